@@ -1,0 +1,46 @@
+/* base/error.h
+ *
+ * Errors are values. A function that can fail returns `struct error`; code 0 means that all went well. The value travels
+ * up unchanged (or with the name of a file or key put before it) to the one place that prints it: main on rank 0.
+ *
+ * The codes are the program's exit codes, so that whoever makes the error decides what the shell will see.
+ */
+#ifndef ZOODIP_BASE_ERROR_H
+#define ZOODIP_BASE_ERROR_H
+
+enum {
+    ERROR_NONE = 0,
+    ERROR_FAILED = 1,     /* the machine's fault: memory, disk, a peer that died */
+    ERROR_BAD_INPUT = 2,  /* the user's file, key or argument; found before any work starts */
+    ERROR_PREEMPTED = 75, /* EX_TEMPFAIL: checkpointed after a signal, run me again */
+};
+
+struct error {
+    int code;
+    char text[508]; /* one line, no newline, no "zoodip:" before it */
+};
+
+struct error ok(void);
+
+/* printf-like; the text is cut at the field's size. Control characters in it are shown as '?', so that a hostile name in
+ * a file cannot move the reader's terminal. */
+__attribute__((format(printf, 1, 2))) struct error error_failed(const char *format, ...);
+__attribute__((format(printf, 1, 2))) struct error error_input(const char *format, ...);
+
+/* "PREFIX: text", same code. A code of 0 passes unchanged. */
+__attribute__((format(printf, 2, 3))) struct error error_in(struct error e, const char *format, ...);
+
+/* "cannot do WHAT PATH: strerror(errno)" with ERROR_FAILED. */
+struct error error_errno(const char *what, const char *path);
+
+struct error error_memory(const char *what);
+
+/* Returns the error of a call from the enclosing function; only where there is nothing to release. */
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        struct error try_error = (call);                                                                               \
+        if (try_error.code != ERROR_NONE)                                                                              \
+            return try_error;                                                                                          \
+    } while (0)
+
+#endif

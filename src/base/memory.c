@@ -1,0 +1,30 @@
+#include "base/memory.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+void *memory_take(int64_t count, int64_t size)
+{
+    int64_t bytes;
+    if (count < 0 || size < 0 || __builtin_mul_overflow(count, size, &bytes) || bytes > INT64_MAX - 64)
+        return NULL;
+    bytes = (bytes / 64 + 1) * 64;
+    void *p = aligned_alloc(64, (size_t)bytes);
+    if (p)
+        memset(p, 0, (size_t)bytes);
+    return p;
+}
+
+void memory_free(void *p)
+{
+    free(p);
+}
+
+char *memory_string(const char *text)
+{
+    size_t bytes = strlen(text) + 1;
+    char *copy = memory_take((int64_t)bytes, 1);
+    if (copy)
+        memcpy(copy, text, bytes);
+    return copy;
+}

@@ -1,0 +1,20 @@
+/* base/memory.h
+ *
+ * Heap memory that starts at zero and on a cache line. Sizes are counts times a size, checked for overflow, since both may
+ * come from a file.
+ */
+#ifndef ZOODIP_BASE_MEMORY_H
+#define ZOODIP_BASE_MEMORY_H
+
+#include <stdint.h>
+
+/* count * size zeroed bytes at a multiple of 64, or NULL. count 0 gives a valid pointer. Free with memory_free. */
+void *memory_take(int64_t count, int64_t size);
+
+/* Frees; NULL is allowed. */
+void memory_free(void *p);
+
+/* A copy of a string, or NULL. */
+char *memory_string(const char *text);
+
+#endif

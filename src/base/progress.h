@@ -1,0 +1,28 @@
+/* base/progress.h
+ *
+ * The live line of long work: step, loss, evaluations/s, time left. On a terminal one line that is drawn over; elsewhere
+ * (a log, a pipe, TERM=dumb) plain lines, at most one every few seconds and one at the end. Written to stderr.
+ */
+#ifndef ZOODIP_BASE_PROGRESS_H
+#define ZOODIP_BASE_PROGRESS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct progress {
+    const char *what;    /* "learning sks" */
+    int64_t total, first; /* steps in all; steps done before this run (a resumed one) */
+    bool terminal, quiet; /* quiet: shows nothing (ranks other than 0) */
+    double started, shown;
+};
+
+void progress_begin(struct progress *p, const char *what, int64_t first, int64_t total, bool quiet);
+
+/* done: steps done in all. note: what else to say, such as "loss 0.0214 (validation 0.0221), 110 evaluations/s"; may be "". */
+void progress_step(struct progress *p, int64_t done, const char *note);
+void progress_end(struct progress *p);
+
+/* Seconds from some fixed moment, monotonic. */
+double clock_seconds(void);
+
+#endif

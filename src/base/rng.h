@@ -1,0 +1,38 @@
+/* base/rng.h
+ *
+ * Every draw has an address: Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) with
+ * key = seed and counter = (index, stream, step). There is no state: any rank can draw any number of any step, and a
+ * resumed run draws what the uninterrupted one would have.
+ *
+ * Normals are Box-Muller over explicit fmaf polynomials, not libm, so that a GPU kernel can draw the same bits.
+ */
+#ifndef ZOODIP_BASE_RNG_H
+#define ZOODIP_BASE_RNG_H
+
+#include <stdint.h>
+
+enum stream {
+    STREAM_PICTURE,
+    STREAM_CAPTION,
+    STREAM_FLIP,
+    STREAM_POSTERIOR,
+    STREAM_NOISE,
+    STREAM_TIMESTEP,
+    STREAM_VALIDATION,
+    STREAM_SAMPLE,
+    STREAM_DIRECTION, /* the last: direction i = 1..n has stream STREAM_DIRECTION + i */
+};
+
+/* The bare bijection: counter and key -> four words. Equals the Random123 known-answer vectors. */
+void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
+
+/* Word `index` of a stream: 32 uniform bits. */
+uint32_t rng_word(uint64_t seed, uint64_t step, uint32_t stream, uint64_t index);
+
+/* Uniform integer in [low, high), high > low, from word `index`: the high half of a 32 x 32 bit product. */
+int32_t rng_integer(uint64_t seed, uint64_t step, uint32_t stream, uint64_t index, int32_t low, int32_t high);
+
+/* out[i] = standard normal number first + i of a stream, i < count. */
+void rng_normals(uint64_t seed, uint64_t step, uint32_t stream, uint64_t first, int64_t count, float *out);
+
+#endif

@@ -1,0 +1,154 @@
+/* device/device.h
+ *
+ * The one interface to compute. A model is written in these ops and never asks which device runs them.
+ *
+ * Lane = one evaluation (a direction under a picture). Invariant, on which equal bits for any number of ranks rest: what
+ * an op writes for a lane depends neither on how many lanes there are, nor on the lane's place among them, nor on
+ * threads. An op's blocking and the order of its sums follow from ONE lane's shape.
+ *
+ * Calls enqueue on one in-order stream. Nothing is returned by an op: the first error sticks to the device until
+ * device_wait hands it over. Step values (ids, timesteps, rows) are CONTENTS of tensors, never arguments, since a
+ * captured graph freezes its arguments.
+ *
+ * Memory: tensors taken inside a program's body come from one arena, sized by a dry pass in which takes and drops are
+ * recorded and ops only check shapes. While a program runs nothing is allocated.
+ */
+#ifndef ZOODIP_DEVICE_DEVICE_H
+#define ZOODIP_DEVICE_DEVICE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "base/error.h"
+
+struct device;
+struct buffer;
+struct weight;
+struct program;
+
+/* [lanes, height, width, channels]; tokens have height 1, vectors height and width 1. A copyable view: it owns nothing.
+ * Strides count numbers, not bytes. */
+struct tensor {
+    struct buffer *base;
+    int64_t offset; /* bytes into base */
+    enum dtype type;
+    int64_t lanes, height, width, channels;
+    int64_t lane_stride; /* 0: one copy serves all lanes */
+    int64_t row_stride;  /* from one position's channels to the next's; >= channels, so that a slice of channels is a view */
+};
+
+/* A weight as it lies in the file: [out, in, kh, kw], mmap'ed, maybe unaligned. */
+struct weight_source {
+    const void *data;
+    enum dtype type;          /* F32, F16, BF16, or I8 with `scale` */
+    const void *scale;        /* [out], per output channel; NULL: none */
+    enum dtype scale_type;
+    const void *bias;         /* [out] or NULL */
+    enum dtype bias_type;
+    int64_t out, in, kh, kw;  /* linear layers: kh = kw = 1; a norm's gain and shift: data and bias of [out], in = 0 */
+    bool gated;               /* the output goes through ACT_GEGLU: rows [0, out/2) are values, [out/2, out) gates */
+};
+
+enum act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU, ACT_GEGLU };
+
+/* What a product does to its result on the way out, in this order: + bias (the weight's), + lane_bias, act, + residual.
+ * lane_bias is F32 [lanes, 1, 1, out], residual has y's shape and may be y itself. ACT_GEGLU: y has out / 2 channels,
+ * y = value * gelu(gate) with the exact (erf) gelu; ACT_GELU is the exact one too. */
+struct epilogue {
+    enum act act;
+    const struct tensor *lane_bias, *residual;
+};
+
+/* Opens "cpu" (with `threads` threads), "cuda" or "auto". "auto" takes the GPU when one answers. */
+struct error device_open(struct device **device, const char *kind, int threads);
+void device_close(struct device *device);
+const char *device_name(const struct device *device); /* such as "cpu (2 threads, avx2)" */
+
+/* Weights are packed for the device into one store. device_store with memory NULL starts a measuring pass: device_weight
+ * only adds up and device_stored tells the bytes. With memory (64-byte aligned, at least that many bytes) and `fill`, the
+ * same calls in the same order pack into it; without `fill` the bytes are there already, packed by another rank of the
+ * node, and only handles are made. The caller owns the memory and frees it after the handles. */
+void device_store(struct device *device, void *memory, int64_t bytes, bool fill);
+int64_t device_stored(const struct device *device);
+
+/* Handle to a packed weight. bits: how it is kept: 32 (F32), 16 (half, or bfloat if the source is), 8 (int8 codes: those
+ * of an I8 source; any other source is quantized as optimum-quanto does, see device/quantize.h). Compute is in F32. Free
+ * with weight_free. */
+struct error device_weight(struct device *device, const struct weight_source *source, int bits, struct weight **weight);
+void weight_free(struct weight *weight);
+
+/* A tensor that outlives programs, zeroed, with its own memory. */
+struct error device_keep(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,
+                         int64_t channels, struct tensor *tensor);
+void device_release(struct device *device, struct tensor *tensor);
+
+/* Inside a program's body: a dense tensor from the arena, and its return. */
+struct tensor device_take(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,
+                          int64_t channels);
+void device_drop(struct device *device, struct tensor *tensor);
+
+/* Views: channels [first, first + count) of every position; lane `lane` alone; one lane's data served to `lanes` lanes. */
+struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count);
+struct tensor tensor_lane(struct tensor x, int64_t lane);
+struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count);
+
+/* A program is a body that takes, drops and calls ops in the same order every time. Making it does the dry pass, checks
+ * every shape, and grows the arena. */
+struct error device_program(struct device *device, struct error (*body)(void *arg), void *arg, struct program **program);
+struct error device_run(struct program *program);
+void program_free(struct program *program);
+int64_t program_bytes(const struct program *program); /* of the arena that it needs */
+
+/* Waits for the stream and hands over the first error, which is then forgotten. */
+struct error device_wait(struct device *device);
+
+/* Host memory, dense, of the tensor's type -> tensor, in stream order; and back, valid after device_wait. */
+void device_write(struct device *device, struct tensor to, const void *from);
+void device_read(struct device *device, void *to, struct tensor from);
+
+/* y = x Wt, with epilogue. x [lanes, h, w, in] -> y [lanes, h, w, out]. */
+void op_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e);
+
+/* y = conv(x), NHWC. Input row of output row r and tap k: r * stride - pad + k, zero where outside; y's height and width
+ * say how far that goes. With `up`, x is first enlarged to y's height and width by nearest neighbour
+ * (F.interpolate(mode="nearest"), source = floor(target * in / out) in float), without a copy; stride is then 1. */
+struct conv {
+    int64_t stride, pad;
+    bool up;
+};
+void op_conv(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
+             struct epilogue e);
+
+/* groups > 0: group norm over (height, width, channels / groups); 0: layer norm over channels. Then act (NONE or SILU).
+ * Biased variance, as in PyTorch. y may be x. */
+void op_norm(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups, float eps,
+             enum act act);
+
+/* y = softmax(q kt / sqrt(head size)) v per head. q, y [lanes, 1 or h, w, heads * size]; k, v [lanes, 1 or h', w',
+ * heads * size]. causal: position i sees keys 0..i. Any head size. */
+void op_attention(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
+                  int64_t heads, bool causal);
+
+/* y = act(x), elementwise; y may be x. */
+void op_act(struct device *device, struct tensor y, struct tensor x, enum act act);
+
+/* y (lane l) = x (lane map[l]); map is I32 [1, 1, 1, y.lanes] on the device, or base NULL: lane l from lane l. y and x may
+ * be channel slices: this is how skips are joined. */
+void op_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map);
+
+/* Token and position embedding with the word being learned: ids I32 [lanes, 1, length, 1]; an id >= first takes row
+ * id - first of `rows` F32 [lanes, 1, vectors, dim] (its own lane's: the perturbed embedding), every other the table's.
+ * table and positions are weights made with in = dim, out = rows, and bits 32 or 16. y F32 [lanes, 1, length, dim]. */
+void op_embed(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
+              const struct weight *positions, struct tensor rows, int64_t first);
+
+/* Sinusoidal embedding of timesteps F32 [lanes, 1, 1, 1] -> F32 [lanes, 1, 1, dim]. Equals diffusers'
+ * get_timestep_embedding(t, dim, flip_sin_to_cos, downscale_freq_shift = shift). */
+void op_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
+
+/* slots F64 [lanes, 1, 1, 1] = mean over one lane of (pred - target)^2, summed in double in a fixed order. `target` may
+ * have lane_stride 0 or be mapped: lane l is compared with lane map[l] of target (map as in op_copy). */
+void op_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
+
+#endif

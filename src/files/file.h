@@ -1,0 +1,44 @@
+/* files/file.h
+ *
+ * Whole files: read into memory, written so that they appear complete or not at all, and folders.
+ */
+#ifndef ZOODIP_FILES_FILE_H
+#define ZOODIP_FILES_FILE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/error.h"
+
+/* Reads a regular file of at most `limit` bytes; adds a zero byte behind the end. Free *data with memory_free. */
+struct error file_read(const char *path, int64_t limit, char **data, int64_t *size);
+
+/* Writes size bytes to PATH: temporary name beside it, fsync, rename, fsync of the folder. On an error the temporary is
+ * removed and an older PATH is untouched. */
+struct error file_write_whole(const char *path, const void *data, int64_t size);
+
+/* The same in pieces: begin gives a stream on the temporary file; end makes it appear, or removes it when `good` is
+ * false. */
+struct whole_file {
+    FILE *stream;
+    char path[4096], temporary[4096];
+};
+struct error whole_file_begin(struct whole_file *file, const char *path);
+struct error whole_file_end(struct whole_file *file, bool good);
+
+bool file_exists(const char *path);
+bool folder_exists(const char *path);
+
+/* mkdir -p. */
+struct error folder_make(const char *path);
+
+/* The names in a folder, sorted bytewise, "." and ".." left out. Free with folder_list_free. */
+struct error folder_list(const char *path, char ***names, int64_t *count);
+void folder_list_free(char **names, int64_t count);
+
+/* "FOLDER/NAME" into a buffer of 4096 bytes; error when it does not fit. */
+struct error path_join(char out[4096], const char *folder, const char *name);
+
+#endif

@@ -1,0 +1,59 @@
+/* files/report.h
+ *
+ * What a run leaves for people: metrics.jsonl (a line a step), TensorBoard events, loss.png, and report.html, one
+ * self-contained page (curve as inline SVG, pictures as data URIs, config, timings). Everything that came from a user is
+ * escaped.
+ */
+#ifndef ZOODIP_FILES_REPORT_H
+#define ZOODIP_FILES_REPORT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "files/picture.h"
+
+struct metric {
+    int64_t step;             /* from 1 */
+    double loss;              /* mean of the unperturbed slots */
+    const double *losses;     /* [slots], row-major [direction 0..n, picture] */
+    int64_t slots;
+    double validation;        /* NAN where it was not due */
+    double grad_norm;         /* of the projected gradient */
+    int64_t removed;          /* directions taken out of this step's gradient */
+    double lr;
+    double seconds;           /* of this step */
+    double evaluations_per_second;
+};
+
+/* One JSON object per line, numbers with 17 significant digits (they read back to the same double), keys: step, loss,
+ * losses, validation_loss (absent where NAN), grad_norm, removed, lr, seconds, evaluations_per_second. NaN and infinity
+ * are written as null. */
+struct metrics;
+
+/* Opens FOLDER/metrics.jsonl and a TensorBoard file FOLDER/events.out.tfevents.*; with `from_step` > 0 (a resumed run)
+ * the lines of steps > from_step are cut off first (written whole, renamed), as is a torn last line; from_step 0 starts
+ * anew. */
+struct error metrics_open(struct metrics **metrics, const char *folder, int64_t from_step);
+struct error metrics_add(struct metrics *metrics, const struct metric *metric);
+struct error metrics_flush(struct metrics *metrics);
+void metrics_close(struct metrics *metrics);
+
+/* Reads FOLDER/metrics.jsonl back for the curve. Arrays of *count, to be freed with memory_free; validation has NAN gaps. */
+struct error metrics_read(const char *folder, int64_t *count, int64_t **steps, double **losses, double **validations,
+                          double **seconds);
+
+/* FOLDER/loss.png: loss (points), its running mean (line), validation loss (marks), axes with numbers. */
+struct error loss_picture(const char *folder);
+
+struct report_picture {
+    const char *caption;
+    const struct picture *picture;
+};
+
+/* FOLDER/report.html. `config` is JSON text shown as it is; `facts` are name, value pairs (timings, device, ranks). The
+ * curve comes from FOLDER/metrics.jsonl. */
+struct error report_write(const char *folder, const char *title, const char *config, const char *const *facts,
+                          int64_t fact_count, const struct report_picture *pictures, int64_t picture_count);
+
+#endif

@@ -1,0 +1,58 @@
+/* files/safetensors.h
+ *
+ * Reads safetensors by mmap, one file or a sharded set behind an index; writes them whole.
+ * Format: 8 bytes little-endian header length, JSON header {name: {dtype, shape, data_offsets}}, data.
+ *
+ * Invariant: after safetensors_open has returned without error, every entry's data lies inside the mapping and its
+ * byte length equals shape x dtype. Nothing is assumed about alignment. The header may be hostile; the reader is
+ * fuzzed.
+ */
+#ifndef ZOODIP_FILES_SAFETENSORS_H
+#define ZOODIP_FILES_SAFETENSORS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/dtype.h"
+#include "base/error.h"
+
+enum { TENSOR_RANKS = 8 };
+
+struct entry {
+    const char *name;
+    enum dtype type;
+    int ranks;
+    int64_t shape[TENSOR_RANKS];
+    int64_t count;    /* product of the shape; 1 for a scalar */
+    const void *data; /* in the mapping when read; the caller's when written */
+};
+
+struct safetensors {
+    char *path;
+    int64_t entry_count;
+    struct entry *entries; /* sorted by name */
+    int64_t metadata_count;
+    char **metadata; /* key, value, key, value, ... */
+    struct mapping *mappings; /* private */
+    int64_t mapping_count;
+};
+
+/* Opens PATH. A PATH that ends in ".index.json" opens all the shards that it lists. The errors name the file. */
+struct error safetensors_open(struct safetensors *file, const char *path);
+void safetensors_close(struct safetensors *file);
+
+/* The entry of that name, or NULL. */
+const struct entry *safetensors_find(const struct safetensors *file, const char *name);
+
+/* The metadata value of that key, or NULL. */
+const char *safetensors_metadata(const struct safetensors *file, const char *key);
+
+/* Tells the kernel that an entry's pages will not be read soon, so that a large file does not stay resident. */
+void safetensors_forget(const struct safetensors *file, const struct entry *entry);
+
+/* Writes entries (any order; `data` filled in) and metadata (pairs, may be NULL) to PATH, whole or not at all: see
+ * file_write_whole. Data starts at a multiple of 64 in the file. */
+struct error safetensors_write(const char *path, const struct entry *entries, int64_t entry_count,
+                               const char *const *metadata, int64_t metadata_count);
+
+#endif

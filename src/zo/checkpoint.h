@@ -1,0 +1,48 @@
+/* zo/checkpoint.h
+ *
+ * All that the next step needs, in one safetensors file `checkpoints/step-N.safetensors`: embedding, Adam's moments, subspace
+ * history and noise directions (tensors), and in the metadata step, seed, a digest of the recipe, and the zlib CRC-32 of
+ * everything else. Draws have addresses, so there is no random state to keep.
+ *
+ * A checkpoint appears whole or not at all (file_write_whole); one that is short, damaged or of another recipe is never
+ * used: resume takes the newest that checks out.
+ */
+#ifndef ZOODIP_ZO_CHECKPOINT_H
+#define ZOODIP_ZO_CHECKPOINT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "zo/optimizer.h"
+#include "zo/subspace.h"
+
+struct state {
+    int64_t step;       /* steps done */
+    int64_t dim;        /* vectors x width */
+    float *embedding;   /* [dim] */
+    struct optimizer optimizer;
+    struct subspace subspace;
+};
+
+struct error state_new(struct state *s, int64_t dim, int64_t tau, double nu, double beta1, double beta2, double eps);
+void state_free(struct state *s);
+
+/* CRC-32 of embedding, moments, history and noise rows: ranks compare it to know that they agree. */
+uint32_t state_hash(const struct state *s);
+
+/* Writes FOLDER/step-N.safetensors (making the folder) and then removes all but the newest `keep` (0: keeps all).
+ * recipe: a line that must be equal for a resume to make sense. */
+struct error checkpoint_write(const struct state *s, const char *folder, const char *recipe, int64_t keep);
+
+/* Reads one file into s (made by state_new with the run's shapes). Errors name the file and what is wrong: cut short,
+ * checksum, another recipe, another shape. s is unchanged on an error. */
+struct error checkpoint_read(struct state *s, const char *path, const char *recipe);
+
+/* Reads the newest checkpoint of FOLDER that checks out; *found is false when there is none. Every one skipped is
+ * reported through warn(text). A newest checkpoint of another recipe is an error (ERROR_BAD_INPUT), not a reason to go on
+ * with an older one. */
+struct error checkpoint_resume(struct state *s, const char *folder, const char *recipe, bool *found,
+                               void (*warn)(const char *text));
+
+#endif

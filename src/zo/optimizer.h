@@ -1,0 +1,45 @@
+/* zo/optimizer.h
+ *
+ * Adam on the embedding, and the learning-rate schedules of diffusers' get_scheduler.
+ *
+ * Adam equals torch.optim.Adam([e], lr, betas=(beta1, beta2), eps=eps), no decay, bias-corrected, in fp32 storage:
+ *     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  e -= lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
+ */
+#ifndef ZOODIP_ZO_OPTIMIZER_H
+#define ZOODIP_ZO_OPTIMIZER_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct optimizer {
+    int64_t dim;
+    double beta1, beta2, eps;
+    float *m, *v; /* [dim] */
+    int64_t step; /* updates done */
+};
+
+struct error optimizer_new(struct optimizer *o, int64_t dim, double beta1, double beta2, double eps);
+void optimizer_free(struct optimizer *o);
+
+/* One update of embedding [dim] with gradient [dim]. */
+void optimizer_update(struct optimizer *o, float *embedding, const double *gradient, double lr);
+
+enum schedule {
+    SCHEDULE_CONSTANT,
+    SCHEDULE_CONSTANT_WITH_WARMUP,
+    SCHEDULE_LINEAR,
+    SCHEDULE_COSINE,
+    SCHEDULE_COSINE_WITH_RESTARTS, /* one cycle, as get_scheduler's default */
+    SCHEDULE_POLYNOMIAL,           /* power 1, end 1e-7, as get_scheduler's defaults */
+    SCHEDULE_COUNT,
+};
+
+/* "constant", "constant_with_warmup", ...; -1 for a name that is none of them. */
+int schedule_find(const char *name);
+const char *schedule_name(int schedule);
+
+/* Learning rate of update number `step` (from 1), of `steps` in all: what LambdaLR gives after step - 1 calls of step(). */
+double schedule_rate(int schedule, double lr, int64_t step, int64_t steps, int64_t warmup);
+
+#endif

@@ -1,0 +1,41 @@
+/* zo/subspace.h
+ *
+ * Subspace gradient (ZOODiP, section 4.2): the last tau updated embeddings span where learning happens; what lies
+ * outside is noise of the estimator. Every tau steps we find the low-variance principal directions of that
+ * history and, until the next refresh, take them out of each gradient.
+ *
+ * Invariant: the rows of `noise` are orthonormal; it has 0 rows until the history first fills.
+ * Equals: with h = sklearn StandardScaler().fit_transform(history), r = min(tau - 1, dim):
+ *     pca = PCA(r, svd_solver="full").fit(h); k = argmax(cumsum(pca.explained_variance_ratio_) > 1 - nu)
+ *     noise = pca.components_[k + 1:r]
+ * (The reference keeps one row more; centred data have rank tau - 1, so that row is rounding noise.)
+ * Where the history's rank q is below r, components from q on are no more than some orthonormal completion, here as there;
+ * a history without any variance removes nothing.
+ */
+#ifndef ZOODIP_ZO_SUBSPACE_H
+#define ZOODIP_ZO_SUBSPACE_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct subspace {
+    int64_t dim;        /* length of the embedding: vectors x width */
+    int64_t tau;        /* rows in the history, and steps between refreshes */
+    double nu;          /* share of the variance that counts as noise */
+    float *history;     /* [tau, dim], oldest first */
+    int64_t filled;     /* rows of history in use */
+    float *noise;       /* [tau - 1, dim], the first noise_rows in use, orthonormal */
+    int64_t noise_rows;
+};
+
+struct error subspace_new(struct subspace *s, int64_t dim, int64_t tau, double nu);
+void subspace_free(struct subspace *s);
+
+/* Appends one updated embedding [dim]; when that fills the history: refreshes `noise` and empties the history. */
+struct error subspace_push(struct subspace *s, const float *embedding);
+
+/* gradient [dim] -= its part in the noise subspace, in place. Sums in double. */
+void subspace_project(const struct subspace *s, double *gradient);
+
+#endif
