@@ -1,0 +1,171 @@
+#include "files/json.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "files/file.h"
+
+enum { JSON_LIMIT = 16 << 20 };
+
+struct error json_open(struct json *json, const char *path)
+{
+    *json = (struct json){.path = path};
+    char *text;
+    int64_t size;
+    TRY(file_read(path, JSON_LIMIT, &text, &size));
+    json->root = cJSON_ParseWithLength(text, (size_t)size);
+    memory_free(text);
+    if (!json->root)
+        return error_input("%s: is not valid JSON", path);
+    if (!cJSON_IsObject(json->root)) {
+        json_close(json);
+        return error_input("%s: holds no JSON object", path);
+    }
+    return ok();
+}
+
+void json_close(struct json *json)
+{
+    cJSON_Delete(json->root);
+    json->root = NULL;
+}
+
+void json_wrong(struct json *json, const char *key, const char *format, ...)
+{
+    if (json->error.code != ERROR_NONE)
+        return;
+    char text[256];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    json->error = error_input("%s: %s: %s", json->path, key, text);
+}
+
+/* The value of a key, or NULL where it is absent or null. */
+static const cJSON *value_of(const struct json *json, const char *key)
+{
+    const cJSON *value = cJSON_GetObjectItemCaseSensitive(json->root, key);
+    return value && !cJSON_IsNull(value) ? value : NULL;
+}
+
+static bool integer_in(const cJSON *value, int64_t low, int64_t high)
+{
+    return cJSON_IsNumber(value) && value->valuedouble == floor(value->valuedouble) &&
+           value->valuedouble >= (double)low && value->valuedouble <= (double)high;
+}
+
+int64_t json_integer(struct json *json, const char *key, int64_t fallback, int64_t low, int64_t high)
+{
+    const cJSON *value = value_of(json, key);
+    if (!value)
+        return fallback;
+    if (!integer_in(value, low, high)) {
+        json_wrong(json, key, "expected a whole number from %lld to %lld", (long long)low, (long long)high);
+        return fallback;
+    }
+    return (int64_t)value->valuedouble;
+}
+
+double json_number(struct json *json, const char *key, double fallback)
+{
+    const cJSON *value = value_of(json, key);
+    if (!value)
+        return fallback;
+    if (!cJSON_IsNumber(value) || !isfinite(value->valuedouble)) {
+        json_wrong(json, key, "expected a number");
+        return fallback;
+    }
+    return value->valuedouble;
+}
+
+bool json_bool(struct json *json, const char *key, bool fallback)
+{
+    const cJSON *value = value_of(json, key);
+    if (!value)
+        return fallback;
+    if (!cJSON_IsBool(value)) {
+        json_wrong(json, key, "expected true or false");
+        return fallback;
+    }
+    return cJSON_IsTrue(value);
+}
+
+const char *json_string(struct json *json, const char *key, const char *fallback)
+{
+    const cJSON *value = value_of(json, key);
+    if (!value)
+        return fallback;
+    if (!cJSON_IsString(value)) {
+        json_wrong(json, key, "expected a string");
+        return fallback;
+    }
+    return value->valuestring;
+}
+
+int64_t json_integers(struct json *json, const char *key, int64_t *out, int64_t room, int64_t count, int64_t low,
+                      int64_t high)
+{
+    const cJSON *value = value_of(json, key);
+    if (!value)
+        return 0;
+    if (!cJSON_IsArray(value) && count > 0) {
+        for (int64_t i = 0; i < count; i++)
+            out[i] = json_integer(json, key, low, low, high);
+        return count;
+    }
+    int64_t length = cJSON_IsArray(value) ? cJSON_GetArraySize(value) : -1;
+    if (length < 0 || length > room) {
+        json_wrong(json, key, "expected a list of at most %lld whole numbers", (long long)room);
+        return 0;
+    }
+    int64_t i = 0;
+    for (const cJSON *item = value->child; item; item = item->next, i++) {
+        if (!integer_in(item, low, high)) {
+            json_wrong(json, key, "expected whole numbers from %lld to %lld", (long long)low, (long long)high);
+            return 0;
+        }
+        out[i] = (int64_t)item->valuedouble;
+    }
+    return length;
+}
+
+int64_t json_strings(struct json *json, const char *key, const char **out, int64_t room)
+{
+    const cJSON *value = value_of(json, key);
+    if (!value)
+        return 0;
+    int64_t length = cJSON_IsArray(value) ? cJSON_GetArraySize(value) : -1;
+    if (length < 0 || length > room) {
+        json_wrong(json, key, "expected a list of at most %lld strings", (long long)room);
+        return 0;
+    }
+    int64_t i = 0;
+    for (const cJSON *item = value->child; item; item = item->next) {
+        if (!cJSON_IsString(item)) {
+            json_wrong(json, key, "expected strings");
+            return 0;
+        }
+        out[i++] = item->valuestring;
+    }
+    return length;
+}
+
+void json_only(struct json *json, const char *key, const char *only)
+{
+    const cJSON *value = value_of(json, key);
+    if (!value)
+        return;
+    cJSON *expected = cJSON_Parse(only);
+    bool same = expected && cJSON_Compare(value, expected, true);
+    cJSON_Delete(expected);
+    if (same)
+        return;
+    char *text = cJSON_PrintUnformatted(value);
+    json_wrong(json, key, "%.120s is not supported, only %s", text ? text : "this value", only);
+    cJSON_free(text);
+}

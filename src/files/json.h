@@ -1,0 +1,46 @@
+/* files/json.h
+ *
+ * Reads the JSON settings of a model folder (config.json and its kin). The first thing wrong sticks to the reader, so
+ * that a config is read as a plain list of keys and checked once at the end. Errors: FILE: KEY: what is wrong.
+ */
+#ifndef ZOODIP_FILES_JSON_H
+#define ZOODIP_FILES_JSON_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct cJSON;
+
+struct json {
+    const char *path; /* borrowed, for the errors */
+    struct cJSON *root;
+    struct error error;
+};
+
+/* Reads a file of at most 16 MB that holds one JSON object. */
+struct error json_open(struct json *json, const char *path);
+void json_close(struct json *json);
+
+/* The value of a key; `fallback` where the key is absent or null. Out of [low, high] is an error. */
+int64_t json_integer(struct json *json, const char *key, int64_t fallback, int64_t low, int64_t high);
+double json_number(struct json *json, const char *key, double fallback);
+bool json_bool(struct json *json, const char *key, bool fallback);
+const char *json_string(struct json *json, const char *key, const char *fallback); /* lives as long as json */
+
+/* A list of at most `room` integers in [low, high], or one integer that stands for `count` equal ones (count > 0).
+ * Returns how many; 0 where the key is absent or null. */
+int64_t json_integers(struct json *json, const char *key, int64_t *out, int64_t room, int64_t count, int64_t low,
+                      int64_t high);
+
+/* A list of at most `room` strings; returns how many. */
+int64_t json_strings(struct json *json, const char *key, const char **out, int64_t room);
+
+/* Refuses the file where a key is there, not null, and not `only`, given as JSON text (such as "false", "1", "\"silu\""). */
+void json_only(struct json *json, const char *key, const char *only);
+
+/* "FILE: KEY: text" as the reader's error, unless there is one already. */
+__attribute__((format(printf, 3, 4))) void json_wrong(struct json *json, const char *key, const char *format, ...);
+
+#endif

@@ -1,0 +1,71 @@
+#include "model/blocks.h"
+
+void resnet_load(struct resnet *r, struct weights *w, int64_t in, int64_t out, int64_t time_dim, int64_t groups,
+                 float eps, const char *name)
+{
+    *r = (struct resnet){.in = in, .out = out, .groups = groups, .eps = eps};
+    r->norm1 = weights_norm(w, in, "%s.norm1", name);
+    r->conv1 = weights_conv(w, out, in, 3, "%s.conv1", name);
+    if (time_dim)
+        r->time = weights_linear(w, out, time_dim, true, "%s.time_emb_proj", name);
+    r->norm2 = weights_norm(w, out, "%s.norm2", name);
+    r->conv2 = weights_conv(w, out, out, 3, "%s.conv2", name);
+    if (in != out)
+        r->shortcut = weights_conv(w, out, in, 1, "%s.conv_shortcut", name);
+}
+
+struct tensor take_like(struct device *d, struct tensor x, int64_t channels)
+{
+    return device_take(d, F32, x.lanes, x.height, x.width, channels);
+}
+
+void become(struct device *d, struct tensor *x, struct tensor next)
+{
+    device_drop(d, x);
+    *x = next;
+}
+
+struct tensor conv_forward(struct device *d, const struct weight *w, struct tensor x, int64_t height, int64_t width,
+                           int64_t out, struct conv c)
+{
+    struct tensor y = device_take(d, F32, x.lanes, height, width, out);
+    op_conv(d, y, x, w, c, (struct epilogue){0});
+    return y;
+}
+
+struct tensor linear_forward(struct device *d, const struct weight *w, struct tensor x, int64_t out)
+{
+    struct tensor y = take_like(d, x, out);
+    op_linear(d, y, x, w, (struct epilogue){0});
+    return y;
+}
+
+struct tensor resnet_forward(struct device *d, const struct resnet *r, struct tensor x, const struct tensor *time)
+{
+    const struct conv same = {.stride = 1, .pad = 1};
+
+    // norm and silu, first convolution, the timestep added to every position
+    struct tensor h = take_like(d, x, r->in);
+    op_norm(d, h, x, r->norm1, r->groups, r->eps, ACT_SILU);
+    struct tensor y = take_like(d, x, r->out);
+    if (time) {
+        struct tensor shift = linear_forward(d, r->time, *time, r->out);
+        op_conv(d, y, h, r->conv1, same, (struct epilogue){.lane_bias = &shift});
+        device_drop(d, &shift);
+    } else {
+        op_conv(d, y, h, r->conv1, same, (struct epilogue){0});
+    }
+    device_drop(d, &h);
+
+    // norm and silu in place, second convolution, residual
+    op_norm(d, y, y, r->norm2, r->groups, r->eps, ACT_SILU);
+    struct tensor out = take_like(d, x, r->out);
+    if (r->shortcut) {
+        op_conv(d, out, x, r->shortcut, (struct conv){.stride = 1}, (struct epilogue){0});
+        op_conv(d, out, y, r->conv2, same, (struct epilogue){.residual = &out});
+    } else {
+        op_conv(d, out, y, r->conv2, same, (struct epilogue){.residual = &x});
+    }
+    device_drop(d, &y);
+    return out;
+}

@@ -1,0 +1,44 @@
+/* model/blocks.h
+ *
+ * What UNet and VAE are built of. Everything is NHWC, so a picture [lanes, h, w, channels] and its tokens
+ * [lanes, h w, channels] are the same bytes.
+ */
+#ifndef ZOODIP_MODEL_BLOCKS_H
+#define ZOODIP_MODEL_BLOCKS_H
+
+#include "device/device.h"
+#include "model/weights.h"
+
+/* diffusers ResnetBlock2D, time_embedding_norm "default":
+ *
+ *     x ─ norm1 ─ silu ─ conv1 ─(+ time)─ norm2 ─ silu ─ conv2 ─(+)─ y
+ *     └──────────────── shortcut (1 x 1, where in != out) ────────┘
+ */
+struct resnet {
+    int64_t in, out, groups;
+    float eps;
+    const struct weight *norm1, *conv1, *time, *norm2, *conv2, *shortcut;
+};
+
+/* time_dim 0: a block without time (the VAE's). name is the block's, such as "down_blocks.0.resnets.1". */
+void resnet_load(struct resnet *r, struct weights *w, int64_t in, int64_t out, int64_t time_dim, int64_t groups,
+                 float eps, const char *name);
+
+/* x [lanes, h, w, in] -> a new tensor [lanes, h, w, out]; x is left alone. time [lanes, 1, 1, time_dim] is
+ * silu(embedding); NULL for a block without. */
+struct tensor resnet_forward(struct device *d, const struct resnet *r, struct tensor x, const struct tensor *time);
+
+/* Replaces *x by a new tensor and drops the old one. */
+void become(struct device *d, struct tensor *x, struct tensor next);
+
+/* conv with bias alone, into a new tensor of the given size. */
+struct tensor conv_forward(struct device *d, const struct weight *w, struct tensor x, int64_t height, int64_t width,
+                           int64_t out, struct conv c);
+
+/* linear with bias alone, into a new tensor. */
+struct tensor linear_forward(struct device *d, const struct weight *w, struct tensor x, int64_t out);
+
+/* A new tensor like x with `channels` channels. */
+struct tensor take_like(struct device *d, struct tensor x, int64_t channels);
+
+#endif

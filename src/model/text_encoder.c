@@ -1,0 +1,112 @@
+#include "model/text_encoder.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "files/file.h"
+#include "files/json.h"
+#include "model/blocks.h"
+
+struct error text_config_read(struct text_config *c, const char *folder)
+{
+    char path[4096];
+    TRY(path_join(path, folder, "text_encoder/config.json"));
+    struct json j;
+    TRY(json_open(&j, path));
+    const char *type = json_string(&j, "model_type", "clip_text_model");
+    if (strcmp(type, "clip_text_model") != 0)
+        json_wrong(&j, "model_type", "\"%.60s\" is not supported, only \"clip_text_model\"", type);
+    c->vocab = json_integer(&j, "vocab_size", 49408, 1, 1 << 24);
+    c->width = json_integer(&j, "hidden_size", 512, 1, 1 << 16);
+    c->inner = json_integer(&j, "intermediate_size", 2048, 1, 1 << 18);
+    c->layers = json_integer(&j, "num_hidden_layers", 12, 1, 1024);
+    c->heads = json_integer(&j, "num_attention_heads", 8, 1, 1 << 12);
+    c->positions = json_integer(&j, "max_position_embeddings", 77, 2, 1 << 16);
+    c->eps = (float)json_number(&j, "layer_norm_eps", 1e-5);
+    const char *act = json_string(&j, "hidden_act", "quick_gelu");
+    if (strcmp(act, "quick_gelu") == 0)
+        c->act = ACT_QUICK_GELU;
+    else if (strcmp(act, "gelu") == 0)
+        c->act = ACT_GELU;
+    else
+        json_wrong(&j, "hidden_act", "\"%.60s\" is not supported, only \"quick_gelu\" and \"gelu\"", act);
+    if (c->width % c->heads != 0)
+        json_wrong(&j, "num_attention_heads", "does not divide hidden_size");
+    json_close(&j);
+    return j.error;
+}
+
+static void load(void *arg, struct weights *w)
+{
+    struct text_encoder *t = arg;
+    const struct text_config *c = &t->config;
+    t->tokens = weights_table(w, c->vocab, c->width, "text_model.embeddings.token_embedding");
+    t->places = weights_table(w, c->positions, c->width, "text_model.embeddings.position_embedding");
+    for (int64_t i = 0; i < c->layers; i++) {
+        struct text_layer *l = &t->layers[i];
+        int n = (int)i;
+        l->norm1 = weights_norm(w, c->width, "text_model.encoder.layers.%d.layer_norm1", n);
+        l->q = weights_linear(w, c->width, c->width, true, "text_model.encoder.layers.%d.self_attn.q_proj", n);
+        l->k = weights_linear(w, c->width, c->width, true, "text_model.encoder.layers.%d.self_attn.k_proj", n);
+        l->v = weights_linear(w, c->width, c->width, true, "text_model.encoder.layers.%d.self_attn.v_proj", n);
+        l->out = weights_linear(w, c->width, c->width, true, "text_model.encoder.layers.%d.self_attn.out_proj", n);
+        l->norm2 = weights_norm(w, c->width, "text_model.encoder.layers.%d.layer_norm2", n);
+        l->fc1 = weights_linear(w, c->inner, c->width, true, "text_model.encoder.layers.%d.mlp.fc1", n);
+        l->fc2 = weights_linear(w, c->width, c->inner, true, "text_model.encoder.layers.%d.mlp.fc2", n);
+    }
+    t->final_norm = weights_norm(w, c->width, "text_model.final_layer_norm");
+}
+
+struct error text_encoder_load(struct text_encoder *t, struct device *d, const char *folder, int bits,
+                               struct store store)
+{
+    *t = (struct text_encoder){0};
+    TRY(text_config_read(&t->config, folder));
+    t->layers = memory_take(t->config.layers, sizeof *t->layers);
+    if (!t->layers)
+        return error_memory("the text encoder");
+    struct error e = weights_load(&t->weights, d, folder, "text_encoder", bits, store, load, t);
+    if (e.code != ERROR_NONE)
+        text_encoder_free(t);
+    return e;
+}
+
+void text_encoder_free(struct text_encoder *t)
+{
+    weights_free(&t->weights);
+    memory_free(t->layers);
+    t->layers = NULL;
+}
+
+struct tensor text_encoder_forward(struct device *d, const struct text_encoder *t, struct tensor ids,
+                                   struct tensor rows, int64_t first)
+{
+    const struct text_config *c = &t->config;
+    struct tensor x = device_take(d, F32, ids.lanes, 1, ids.width, c->width);
+    op_embed(d, x, ids, t->tokens, t->places, rows, first);
+    struct tensor h = take_like(d, x, c->width);
+    for (int64_t i = 0; i < c->layers; i++) {
+        const struct text_layer *l = &t->layers[i];
+
+        // causal attention
+        op_norm(d, h, x, l->norm1, 0, c->eps, ACT_NONE);
+        struct tensor q = linear_forward(d, l->q, h, c->width);
+        struct tensor k = linear_forward(d, l->k, h, c->width);
+        struct tensor v = linear_forward(d, l->v, h, c->width);
+        op_attention(d, h, q, k, v, c->heads, true);
+        device_drop(d, &v);
+        device_drop(d, &k);
+        device_drop(d, &q);
+        op_linear(d, x, h, l->out, (struct epilogue){.residual = &x});
+
+        // feed forward
+        op_norm(d, h, x, l->norm2, 0, c->eps, ACT_NONE);
+        struct tensor inner = take_like(d, x, c->inner);
+        op_linear(d, inner, h, l->fc1, (struct epilogue){.act = c->act});
+        op_linear(d, x, inner, l->fc2, (struct epilogue){.residual = &x});
+        device_drop(d, &inner);
+    }
+    op_norm(d, h, x, t->final_norm, 0, c->eps, ACT_NONE);
+    device_drop(d, &x);
+    return h;
+}

@@ -1,0 +1,46 @@
+/* model/text_encoder.h
+ *
+ * CLIP's text model (transformers CLIPTextModel), up to last_hidden_state:
+ *
+ *     ids ─ token + position embedding ─ N x [ norm ─ causal attention ─(+)─ norm ─ fc1 ─ act ─ fc2 ─(+) ] ─ final norm
+ *
+ * The token embedding is where the word being learned enters: ids from `first` on take their row from the lane's own
+ * `rows`, the perturbed embedding.
+ */
+#ifndef ZOODIP_MODEL_TEXT_ENCODER_H
+#define ZOODIP_MODEL_TEXT_ENCODER_H
+
+#include "device/device.h"
+#include "model/weights.h"
+
+struct text_config {
+    int64_t vocab, width, inner, layers, heads, positions;
+    float eps;
+    enum act act; /* hidden_act: quick_gelu or gelu */
+};
+
+struct text_layer {
+    const struct weight *norm1, *q, *k, *v, *out, *norm2, *fc1, *fc2;
+};
+
+struct text_encoder {
+    struct text_config config;
+    struct weights weights;
+    const struct weight *tokens, *places;
+    struct text_layer *layers;
+    const struct weight *final_norm;
+};
+
+/* Reads FOLDER/text_encoder/config.json; refuses what is not CLIP by key and value. */
+struct error text_config_read(struct text_config *c, const char *folder);
+
+/* Loads FOLDER/text_encoder with its linear weights kept in `bits` (0: as stored). Free with text_encoder_free. */
+struct error text_encoder_load(struct text_encoder *t, struct device *d, const char *folder, int bits,
+                               struct store store);
+void text_encoder_free(struct text_encoder *t);
+
+/* ids I32 [lanes, 1, length, 1], rows F32 [lanes, 1, vectors, width] -> a new tensor [lanes, 1, length, width]. */
+struct tensor text_encoder_forward(struct device *d, const struct text_encoder *t, struct tensor ids,
+                                   struct tensor rows, int64_t first);
+
+#endif

@@ -1,0 +1,460 @@
+#include "model/unet.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "files/file.h"
+#include "files/json.h"
+
+enum { SKIPS = UNET_BLOCKS * (UNET_LAYERS + 1) + 1 };
+
+static const float transformer_eps = 1e-6f, layer_norm_eps = 1e-5f; /* Transformer2DModel and BasicTransformerBlock fix them */
+
+/* ---------------------------------------------------------------------------------------------------- config */
+
+/* Which blocks of a list look at the text: `cross` is the type that does, `plain` the one that does not. */
+static void read_block_types(struct json *j, const char *key, int64_t blocks, const char *cross, const char *plain,
+                             bool *out)
+{
+    const char *types[UNET_BLOCKS];
+    int64_t count = json_strings(j, key, types, UNET_BLOCKS);
+    if (count != blocks) {
+        json_wrong(j, key, "has %lld entries, block_out_channels has %lld", (long long)count, (long long)blocks);
+        return;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        out[i] = strcmp(types[i], cross) == 0;
+        if (!out[i] && strcmp(types[i], plain) != 0)
+            json_wrong(j, key, "\"%.60s\" is not supported, only \"%s\" and \"%s\"", types[i], cross, plain);
+    }
+}
+
+/* One number for every block, or a list with one for each. */
+static void read_per_block(struct json *j, const char *key, int64_t blocks, int64_t fallback, int64_t high, int64_t *out)
+{
+    int64_t count = json_integers(j, key, out, UNET_BLOCKS, blocks, 1, high);
+    if (count == 0)
+        for (int64_t i = 0; i < blocks; i++)
+            out[i] = fallback;
+    else if (count != blocks)
+        json_wrong(j, key, "has %lld entries, block_out_channels has %lld", (long long)count, (long long)blocks);
+}
+
+static void refuse_variants(struct json *j)
+{
+    static const char *const only[][2] = {
+        {"act_fn", "\"silu\""},
+        {"mid_block_type", "\"UNetMidBlock2DCrossAttn\""},
+        {"resnet_time_scale_shift", "\"default\""},
+        {"time_embedding_type", "\"positional\""},
+        {"attention_type", "\"default\""},
+        {"only_cross_attention", "false"},
+        {"mid_block_only_cross_attention", "false"},
+        {"dual_cross_attention", "false"},
+        {"center_input_sample", "false"},
+        {"class_embeddings_concat", "false"},
+        {"resnet_skip_time_act", "false"},
+        {"mid_block_scale_factor", "1"},
+        {"resnet_out_scale_factor", "1"},
+        {"dropout", "0"},
+        {"class_embed_type", "null"},
+        {"num_class_embeds", "null"},
+        {"addition_embed_type", "null"},
+        {"encoder_hid_dim", "null"},
+        {"encoder_hid_dim_type", "null"},
+        {"time_cond_proj_dim", "null"},
+        {"time_embedding_dim", "null"},
+        {"time_embedding_act_fn", "null"},
+        {"timestep_post_act", "null"},
+        {"cross_attention_norm", "null"},
+        {"reverse_transformer_layers_per_block", "null"},
+        {"projection_class_embeddings_input_dim", "null"},
+    };
+    for (size_t i = 0; i < sizeof only / sizeof *only; i++)
+        json_only(j, only[i][0], only[i][1]);
+}
+
+static void check_divisions(struct json *j, const struct unet_config *c)
+{
+    for (int64_t i = 0; i < c->blocks; i++) {
+        if (c->channels[i] % c->groups != 0)
+            json_wrong(j, "norm_num_groups", "%lld does not divide block_out_channels %lld", (long long)c->groups,
+                       (long long)c->channels[i]);
+        if (c->channels[i] % c->heads[i] != 0)
+            json_wrong(j, "attention_head_dim", "%lld heads do not divide block_out_channels %lld",
+                       (long long)c->heads[i], (long long)c->channels[i]);
+    }
+}
+
+struct error unet_config_read(struct unet_config *c, const char *folder)
+{
+    *c = (struct unet_config){0};
+    char path[4096];
+    TRY(path_join(path, folder, "unet/config.json"));
+    struct json j;
+    TRY(json_open(&j, path));
+    const char *class_name = json_string(&j, "_class_name", "UNet2DConditionModel");
+    if (strcmp(class_name, "UNet2DConditionModel") != 0)
+        json_wrong(&j, "_class_name", "\"%.60s\" is not supported, only \"UNet2DConditionModel\"", class_name);
+    c->in_channels = json_integer(&j, "in_channels", 4, 1, 64);
+    c->out_channels = json_integer(&j, "out_channels", 4, 1, 64);
+    c->sample_size = json_integer(&j, "sample_size", 64, 1, 4096);
+    c->blocks = json_integers(&j, "block_out_channels", c->channels, UNET_BLOCKS, 0, 1, 1 << 14);
+    if (c->blocks == 0)
+        json_wrong(&j, "block_out_channels", "is missing, expected a list of at most %d channels", UNET_BLOCKS);
+    read_block_types(&j, "down_block_types", c->blocks, "CrossAttnDownBlock2D", "DownBlock2D", c->down_cross);
+    read_block_types(&j, "up_block_types", c->blocks, "CrossAttnUpBlock2D", "UpBlock2D", c->up_cross);
+    read_per_block(&j, "layers_per_block", c->blocks, 2, UNET_LAYERS - 1, c->layers);
+    read_per_block(&j, "transformer_layers_per_block", c->blocks, 1, UNET_DEPTH, c->depth);
+    // for these models `attention_head_dim` counts heads; `num_attention_heads` does too, and goes first
+    read_per_block(&j, "attention_head_dim", c->blocks, 8, 1 << 12, c->heads);
+    read_per_block(&j, "num_attention_heads", c->blocks, c->heads[0], 1 << 12, c->heads);
+    c->cross_dim = json_integer(&j, "cross_attention_dim", 1280, 1, 1 << 16);
+    c->groups = json_integer(&j, "norm_num_groups", 32, 1, 1 << 14);
+    c->eps = (float)json_number(&j, "norm_eps", 1e-5);
+    c->flip_sin_to_cos = json_bool(&j, "flip_sin_to_cos", true);
+    c->freq_shift = (float)json_number(&j, "freq_shift", 0);
+    c->conv_in_kernel = json_integer(&j, "conv_in_kernel", 3, 1, 15);
+    c->conv_out_kernel = json_integer(&j, "conv_out_kernel", 3, 1, 15);
+    c->downsample_padding = json_integer(&j, "downsample_padding", 1, 0, 1);
+    c->time_dim = 4 * c->channels[0];
+    if (c->conv_in_kernel % 2 == 0 || c->conv_out_kernel % 2 == 0)
+        json_wrong(&j, "conv_in_kernel", "expected an odd number");
+    json_bool(&j, "use_linear_projection", false); // 1 x 1 convolution or linear: the same numbers here
+    json_bool(&j, "upcast_attention", false);      // attention is computed in fp32 anyway
+    refuse_variants(&j);
+    if (j.error.code == ERROR_NONE)
+        check_divisions(&j, c);
+    json_close(&j);
+    return j.error;
+}
+
+/* ---------------------------------------------------------------------------------------------------- loading */
+
+static void load_transformer_block(struct transformer_block *b, struct weights *w, int64_t channels, int64_t cross_dim,
+                                   const char *name)
+{
+    int64_t c = channels, inner = 4 * channels;
+    b->norm1 = weights_norm(w, c, "%s.norm1", name);
+    b->q1 = weights_linear(w, c, c, false, "%s.attn1.to_q", name);
+    b->k1 = weights_linear(w, c, c, false, "%s.attn1.to_k", name);
+    b->v1 = weights_linear(w, c, c, false, "%s.attn1.to_v", name);
+    b->out1 = weights_linear(w, c, c, true, "%s.attn1.to_out.0", name);
+    b->norm2 = weights_norm(w, c, "%s.norm2", name);
+    b->q2 = weights_linear(w, c, c, false, "%s.attn2.to_q", name);
+    b->k2 = weights_linear(w, c, cross_dim, false, "%s.attn2.to_k", name);
+    b->v2 = weights_linear(w, c, cross_dim, false, "%s.attn2.to_v", name);
+    b->out2 = weights_linear(w, c, c, true, "%s.attn2.to_out.0", name);
+    b->norm3 = weights_norm(w, c, "%s.norm3", name);
+    b->gated = weights_gated(w, 2 * inner, c, "%s.ff.net.0.proj", name);
+    b->down = weights_linear(w, c, inner, true, "%s.ff.net.2", name);
+}
+
+static void load_transformer(struct transformer *t, struct weights *w, const struct unet_config *c, int64_t block,
+                             const char *name)
+{
+    *t = (struct transformer){
+        .channels = c->channels[block], .heads = c->heads[block], .depth = c->depth[block], .groups = c->groups};
+    t->norm = weights_norm(w, t->channels, "%s.norm", name);
+    t->proj_in = weights_linear(w, t->channels, t->channels, true, "%s.proj_in", name);
+    for (int64_t i = 0; i < t->depth; i++) {
+        char full[128];
+        snprintf(full, sizeof full, "%s.transformer_blocks.%lld", name, (long long)i);
+        load_transformer_block(&t->blocks[i], w, t->channels, c->cross_dim, full);
+    }
+    t->proj_out = weights_linear(w, t->channels, t->channels, true, "%s.proj_out", name);
+}
+
+/* Resnet j of a block has in[j] input channels; `block` is the place of the block's channels in the config. */
+static void load_block(struct unet_block *b, struct weights *w, const struct unet_config *c, int64_t block,
+                       int64_t layers, const int64_t *in, bool cross, const char *name)
+{
+    b->layers = layers;
+    b->cross = cross;
+    for (int64_t j = 0; j < layers; j++) {
+        char full[96];
+        snprintf(full, sizeof full, "%s.resnets.%lld", name, (long long)j);
+        resnet_load(&b->resnets[j], w, in[j], c->channels[block], c->time_dim, c->groups, c->eps, full);
+        snprintf(full, sizeof full, "%s.attentions.%lld", name, (long long)j);
+        if (cross)
+            load_transformer(&b->transformers[j], w, c, block, full);
+    }
+}
+
+static void load_down(struct unet *u, struct weights *w)
+{
+    const struct unet_config *c = &u->config;
+    for (int64_t i = 0; i < c->blocks; i++) {
+        int64_t in[UNET_LAYERS];
+        for (int64_t j = 0; j < c->layers[i]; j++)
+            in[j] = j ? c->channels[i] : c->channels[i ? i - 1 : 0];
+        char name[64];
+        snprintf(name, sizeof name, "down_blocks.%lld", (long long)i);
+        load_block(&u->down[i], w, c, i, c->layers[i], in, c->down_cross[i], name);
+        if (i + 1 < c->blocks)
+            u->down[i].sampler = weights_conv(w, c->channels[i], c->channels[i], 3, "%s.downsamplers.0.conv", name);
+    }
+}
+
+/* An up block's resnets take what came from below (or from the resnet before) joined with one skip each: the skips of
+ * down block k are its layers' outputs, and below them what came into that block. */
+static void load_up(struct unet *u, struct weights *w)
+{
+    const struct unet_config *c = &u->config;
+    for (int64_t i = 0; i < c->blocks; i++) {
+        int64_t k = c->blocks - 1 - i, layers = c->layers[k] + 1, in[UNET_LAYERS];
+        for (int64_t j = 0; j < layers; j++) {
+            int64_t below = j ? c->channels[k] : c->channels[i ? k + 1 : k];
+            int64_t skip = j + 1 < layers ? c->channels[k] : c->channels[k ? k - 1 : 0];
+            in[j] = below + skip;
+        }
+        char name[64];
+        snprintf(name, sizeof name, "up_blocks.%lld", (long long)i);
+        load_block(&u->up[i], w, c, k, layers, in, c->up_cross[i], name);
+        if (i + 1 < c->blocks)
+            u->up[i].sampler = weights_conv(w, c->channels[k], c->channels[k], 3, "%s.upsamplers.0.conv", name);
+    }
+}
+
+static void load(void *arg, struct weights *w)
+{
+    struct unet *u = arg;
+    const struct unet_config *c = &u->config;
+    int64_t last = c->channels[c->blocks - 1];
+    u->time1 = weights_linear(w, c->time_dim, c->channels[0], true, "time_embedding.linear_1");
+    u->time2 = weights_linear(w, c->time_dim, c->time_dim, true, "time_embedding.linear_2");
+    u->conv_in = weights_conv(w, c->channels[0], c->in_channels, c->conv_in_kernel, "conv_in");
+    load_down(u, w);
+    resnet_load(&u->mid_first, w, last, last, c->time_dim, c->groups, c->eps, "mid_block.resnets.0");
+    load_transformer(&u->mid, w, c, c->blocks - 1, "mid_block.attentions.0");
+    resnet_load(&u->mid_second, w, last, last, c->time_dim, c->groups, c->eps, "mid_block.resnets.1");
+    load_up(u, w);
+    u->norm_out = weights_norm(w, c->channels[0], "conv_norm_out");
+    u->conv_out = weights_conv(w, c->out_channels, c->channels[0], c->conv_out_kernel, "conv_out");
+}
+
+struct error unet_load(struct unet *u, struct device *d, const char *folder, int bits, struct store store)
+{
+    *u = (struct unet){0};
+    TRY(unet_config_read(&u->config, folder));
+    u->down = memory_take(u->config.blocks, sizeof *u->down);
+    u->up = memory_take(u->config.blocks, sizeof *u->up);
+    struct error e = error_memory("the UNet");
+    if (u->down && u->up)
+        e = weights_load(&u->weights, d, folder, "unet", bits, store, load, u);
+    if (e.code != ERROR_NONE)
+        unet_free(u);
+    return e;
+}
+
+void unet_free(struct unet *u)
+{
+    weights_free(&u->weights);
+    memory_free(u->down);
+    memory_free(u->up);
+    u->down = u->up = NULL;
+}
+
+/* ---------------------------------------------------------------------------------------------------- forward */
+
+/* What flows through the network, before and after the lanes part. */
+struct flow {
+    struct device *d;
+    struct tensor h;
+    bool parted;         /* h has a lane for each evaluation, not for each picture */
+    struct tensor time;  /* silu(timestep embedding), for h's lanes */
+    struct tensor map, hidden;
+    struct skip {
+        struct tensor h;
+        bool parted;
+    } skips[SKIPS];
+    int64_t skip_count;
+};
+
+/* A copy of x [pictures, ...] with a lane for each evaluation. */
+static struct tensor part(struct flow *f, struct tensor x)
+{
+    struct tensor y = device_take(f->d, F32, f->hidden.lanes, x.height, x.width, x.channels);
+    op_copy(f->d, y, x, f->map);
+    return y;
+}
+
+static void part_flow(struct flow *f)
+{
+    become(f->d, &f->h, part(f, f->h));
+    become(f->d, &f->time, part(f, f->time));
+    f->parted = true;
+}
+
+static void attend_to_self(struct device *d, const struct transformer *t, const struct transformer_block *b,
+                           struct tensor x)
+{
+    struct tensor h = take_like(d, x, t->channels);
+    op_norm(d, h, x, b->norm1, 0, layer_norm_eps, ACT_NONE);
+    struct tensor q = linear_forward(d, b->q1, h, t->channels);
+    struct tensor k = linear_forward(d, b->k1, h, t->channels);
+    struct tensor v = linear_forward(d, b->v1, h, t->channels);
+    op_attention(d, h, q, k, v, t->heads, false);
+    device_drop(d, &v);
+    device_drop(d, &k);
+    device_drop(d, &q);
+    op_linear(d, x, h, b->out1, (struct epilogue){.residual = &x});
+    device_drop(d, &h);
+}
+
+/* The text comes in here. Up to the query nothing depends on it, so the first time the lanes part right behind the query. */
+static void attend_to_text(struct flow *f, const struct transformer *t, const struct transformer_block *b,
+                           struct tensor *x)
+{
+    struct device *d = f->d;
+    struct tensor h = take_like(d, *x, t->channels);
+    op_norm(d, h, *x, b->norm2, 0, layer_norm_eps, ACT_NONE);
+    struct tensor q = linear_forward(d, b->q2, h, t->channels);
+    device_drop(d, &h);
+    if (!f->parted) {
+        become(d, &q, part(f, q));
+        become(d, x, part(f, *x));
+        part_flow(f);
+    }
+    struct tensor k = linear_forward(d, b->k2, f->hidden, t->channels);
+    struct tensor v = linear_forward(d, b->v2, f->hidden, t->channels);
+    h = take_like(d, *x, t->channels);
+    op_attention(d, h, q, k, v, t->heads, false);
+    device_drop(d, &v);
+    device_drop(d, &k);
+    device_drop(d, &q);
+    op_linear(d, *x, h, b->out2, (struct epilogue){.residual = x});
+    device_drop(d, &h);
+}
+
+static void feed_forward(struct device *d, const struct transformer *t, const struct transformer_block *b,
+                         struct tensor x)
+{
+    struct tensor h = take_like(d, x, t->channels);
+    op_norm(d, h, x, b->norm3, 0, layer_norm_eps, ACT_NONE);
+    struct tensor inner = take_like(d, x, 4 * t->channels);
+    op_linear(d, inner, h, b->gated, (struct epilogue){.act = ACT_GEGLU});
+    device_drop(d, &h);
+    op_linear(d, x, inner, b->down, (struct epilogue){.residual = &x});
+    device_drop(d, &inner);
+}
+
+static void through_transformer(struct flow *f, const struct transformer *t)
+{
+    struct tensor x = take_like(f->d, f->h, t->channels);
+    op_norm(f->d, x, f->h, t->norm, t->groups, transformer_eps, ACT_NONE);
+    become(f->d, &x, linear_forward(f->d, t->proj_in, x, t->channels));
+    for (int64_t i = 0; i < t->depth; i++) {
+        attend_to_self(f->d, t, &t->blocks[i], x);
+        attend_to_text(f, t, &t->blocks[i], &x);
+        feed_forward(f->d, t, &t->blocks[i], x);
+    }
+    struct tensor out = take_like(f->d, x, t->channels);
+    op_linear(f->d, out, x, t->proj_out, (struct epilogue){.residual = &f->h});
+    device_drop(f->d, &x);
+    become(f->d, &f->h, out);
+}
+
+/* h moves on to `next`; what it was lives on as a skip. */
+static void keep_as_skip(struct flow *f)
+{
+    f->skips[f->skip_count++] = (struct skip){f->h, f->parted};
+}
+
+/* h joined with the newest skip along channels; drops both. */
+static void join_skip(struct flow *f)
+{
+    struct skip skip = f->skips[--f->skip_count];
+    struct tensor joined = take_like(f->d, f->h, f->h.channels + skip.h.channels);
+    op_copy(f->d, tensor_channels(joined, 0, f->h.channels), f->h, (struct tensor){0});
+    op_copy(f->d, tensor_channels(joined, f->h.channels, skip.h.channels), skip.h,
+            skip.parted == f->parted ? (struct tensor){0} : f->map);
+    device_drop(f->d, &skip.h);
+    become(f->d, &f->h, joined);
+}
+
+/* One resnet, and the transformer behind it where there is one. `owned`: h is no skip, so that it may be dropped. */
+static void through_layer(struct flow *f, const struct unet_block *b, int64_t j, bool owned)
+{
+    struct tensor y = resnet_forward(f->d, &b->resnets[j], f->h, &f->time);
+    if (owned)
+        device_drop(f->d, &f->h);
+    f->h = y;
+    if (b->cross)
+        through_transformer(f, &b->transformers[j]);
+}
+
+static void go_down(struct flow *f, const struct unet *u)
+{
+    int64_t pad = u->config.downsample_padding;
+    keep_as_skip(f);
+    for (int64_t i = 0; i < u->config.blocks; i++) {
+        const struct unet_block *b = &u->down[i];
+        for (int64_t j = 0; j < b->layers; j++) {
+            through_layer(f, b, j, false);
+            keep_as_skip(f);
+        }
+        if (!b->sampler)
+            continue;
+        // without padding diffusers pads one row below and one column to the right
+        int64_t room = pad ? 2 * pad - 3 : -2;
+        f->h = conv_forward(f->d, b->sampler, f->h, (f->h.height + room) / 2 + 1, (f->h.width + room) / 2 + 1,
+                            f->h.channels, (struct conv){.stride = 2, .pad = pad});
+        keep_as_skip(f);
+    }
+}
+
+static void go_up(struct flow *f, const struct unet *u)
+{
+    for (int64_t i = 0; i < u->config.blocks; i++) {
+        const struct unet_block *b = &u->up[i];
+        for (int64_t j = 0; j < b->layers; j++) {
+            join_skip(f);
+            through_layer(f, b, j, true);
+        }
+        if (!b->sampler)
+            continue;
+        // twice as large; where a size was odd on the way down, as large as the skip that it will meet
+        struct tensor meets = f->skips[f->skip_count - 1].h;
+        become(f->d, &f->h, conv_forward(f->d, b->sampler, f->h, meets.height, meets.width, f->h.channels,
+                                         (struct conv){.stride = 1, .pad = 1, .up = true}));
+    }
+}
+
+static struct tensor embed_time(struct device *d, const struct unet *u, struct tensor timestep)
+{
+    const struct unet_config *c = &u->config;
+    struct tensor wave = device_take(d, F32, timestep.lanes, 1, 1, c->channels[0]);
+    op_timestep(d, wave, timestep, c->flip_sin_to_cos, c->freq_shift);
+    struct tensor h = device_take(d, F32, timestep.lanes, 1, 1, c->time_dim);
+    op_linear(d, h, wave, u->time1, (struct epilogue){.act = ACT_SILU});
+    device_drop(d, &wave);
+    struct tensor time = device_take(d, F32, timestep.lanes, 1, 1, c->time_dim);
+    op_linear(d, time, h, u->time2, (struct epilogue){.act = ACT_SILU}); // every resnet begins with this silu
+    device_drop(d, &h);
+    return time;
+}
+
+struct tensor unet_forward(struct device *d, const struct unet *u, const struct unet_input *in)
+{
+    const struct unet_config *c = &u->config;
+    struct flow f = {.d = d, .map = in->map, .hidden = in->hidden};
+    f.time = embed_time(d, u, in->timestep);
+    f.h = conv_forward(d, u->conv_in, in->sample, in->sample.height, in->sample.width, c->channels[0],
+                       (struct conv){.stride = 1, .pad = c->conv_in_kernel / 2});
+    go_down(&f, u);
+
+    // middle: from here on h is no skip and may be dropped; the last skip is the same tensor, so the first step keeps it
+    f.h = resnet_forward(d, &u->mid_first, f.h, &f.time);
+    through_transformer(&f, &u->mid);
+    become(d, &f.h, resnet_forward(d, &u->mid_second, f.h, &f.time));
+
+    go_up(&f, u);
+    op_norm(d, f.h, f.h, u->norm_out, c->groups, c->eps, ACT_SILU);
+    struct tensor noise = conv_forward(d, u->conv_out, f.h, f.h.height, f.h.width, c->out_channels,
+                                       (struct conv){.stride = 1, .pad = c->conv_out_kernel / 2});
+    device_drop(d, &f.h);
+    device_drop(d, &f.time);
+    return noise;
+}

@@ -1,0 +1,323 @@
+#include "model/weights.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "files/file.h"
+
+enum { NAME_ROOM = 256 };
+
+static struct error take_alone(void *arg, int64_t bytes, void **memory, bool *fill)
+{
+    (void)arg;
+    *memory = memory_take(bytes, 1);
+    *fill = true;
+    return *memory ? ok() : error_memory("the model's weights");
+}
+
+static struct error ready_alone(void *arg, struct error e)
+{
+    (void)arg;
+    return e;
+}
+
+static void give_alone(void *arg, void *memory, int64_t bytes)
+{
+    (void)arg;
+    (void)bytes;
+    memory_free(memory);
+}
+
+struct store store_alone(void)
+{
+    return (struct store){take_alone, ready_alone, give_alone, NULL};
+}
+
+struct error weights_path(char path[4096], const char *folder, const char *part)
+{
+    static const char *const names[] = {
+        "diffusion_pytorch_model.safetensors",      "diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors.index.fp16.json",
+        "diffusion_pytorch_model.bf16.safetensors", "diffusion_pytorch_model.safetensors.index.bf16.json",
+        "model.safetensors",                        "model.safetensors.index.json",
+        "model.fp16.safetensors",                   "model.safetensors.index.fp16.json",
+        "model.bf16.safetensors",                   "model.safetensors.index.bf16.json",
+        "diffusion_pytorch_model.non_ema.safetensors",
+    };
+    char directory[4096];
+    TRY(path_join(directory, folder, part));
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        TRY(path_join(path, directory, names[i]));
+        if (file_exists(path))
+            return ok();
+    }
+    char pickled[4096];
+    TRY(path_join(pickled, directory, "diffusion_pytorch_model.bin"));
+    if (file_exists(pickled))
+        return error_input("%s: only pickled weights (.bin) here; save the model with safe_serialization=True", directory);
+    if (!folder_exists(directory))
+        return error_input("%s: no such folder; a diffusers model folder has a part `%s`", directory, part);
+    return error_input("%s: no weights here; expected %s or %s", directory, names[0], names[6]);
+}
+
+void weights_free(struct weights *w)
+{
+    for (int64_t i = 0; i < w->handle_count; i++)
+        weight_free(w->handles[i]);
+    memory_free(w->handles);
+    w->handles = NULL;
+    w->handle_count = w->handle_room = 0;
+    if (w->memory)
+        w->store.give(w->store.arg, w->memory, w->memory_bytes);
+    w->memory = NULL;
+    safetensors_close(&w->file);
+}
+
+static void drop_handles(struct weights *w)
+{
+    for (int64_t i = 0; i < w->handle_count; i++)
+        weight_free(w->handles[i]);
+    w->handle_count = 0;
+}
+
+struct error weights_load(struct weights *w, struct device *device, const char *folder, const char *part, int bits,
+                          struct store store, void (*load)(void *arg, struct weights *w), void *arg)
+{
+    *w = (struct weights){.device = device, .bits = bits, .store = store};
+    char path[4096];
+    struct error e = weights_path(path, folder, part);
+    if (e.code == ERROR_NONE)
+        e = safetensors_open(&w->file, path);
+    if (e.code != ERROR_NONE)
+        return e;
+
+    device_store(device, NULL, 0, false);
+    load(arg, w);
+    e = w->error;
+    bool fill = false;
+    if (e.code == ERROR_NONE) {
+        w->memory_bytes = device_stored(device);
+        drop_handles(w);
+        e = store.take(store.arg, w->memory_bytes, &w->memory, &fill);
+    }
+    if (e.code == ERROR_NONE) {
+        device_store(device, w->memory, w->memory_bytes, fill);
+        w->filling = fill;
+        load(arg, w);
+        e = store.ready(store.arg, w->error);
+    }
+    if (e.code != ERROR_NONE)
+        weights_free(w);
+    return e;
+}
+
+/* What a name was called before it was renamed upstream, or NULL. */
+static const char *older_spelling(const char *name, char out[NAME_ROOM])
+{
+    static const char *const renamed[][2] = {
+        {".to_q", ".query"}, {".to_k", ".key"}, {".to_v", ".value"}, {".to_out.0", ".proj_attn"}};
+    if (strncmp(name, "text_model.", 11) == 0) {
+        snprintf(out, NAME_ROOM, "%s", name + 11);
+        return out;
+    }
+    for (size_t i = 0; i < sizeof renamed / sizeof *renamed; i++) {
+        const char *at = strstr(name, renamed[i][0]);
+        if (!at)
+            continue;
+        snprintf(out, NAME_ROOM, "%.*s%s%s", (int)(at - name), name, renamed[i][1], at + strlen(renamed[i][0]));
+        return out;
+    }
+    return NULL;
+}
+
+static const struct entry *find_suffixed(const struct weights *w, const char *name, const char *suffix)
+{
+    char full[NAME_ROOM + 32], older[NAME_ROOM];
+    snprintf(full, sizeof full, "%s%s", name, suffix);
+    const struct entry *found = safetensors_find(&w->file, full);
+    if (found || !older_spelling(name, older))
+        return found;
+    snprintf(full, sizeof full, "%s%s", older, suffix);
+    return safetensors_find(&w->file, full);
+}
+
+static bool is_number(enum dtype type)
+{
+    return type == F32 || type == F16 || type == BF16;
+}
+
+/* Does an entry hold `shape` [ranks], when ones at the end are ignored on both sides? */
+static bool has_shape(const struct entry *entry, const int64_t *shape, int ranks)
+{
+    for (int i = 0; i < ranks || i < entry->ranks; i++)
+        if ((i < entry->ranks ? entry->shape[i] : 1) != (i < ranks ? shape[i] : 1))
+            return false;
+    return true;
+}
+
+static void wrong(struct weights *w, const char *name, const char *what)
+{
+    if (w->error.code == ERROR_NONE)
+        w->error = error_input("%s: tensor %s: %s", w->file.path, name, what);
+}
+
+static void wrong_shape(struct weights *w, const struct entry *entry, const int64_t *shape, int ranks)
+{
+    char text[200];
+    size_t used = (size_t)snprintf(text, sizeof text, "shape [");
+    for (int i = 0; i < entry->ranks && used < 80; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, i ? ", %lld" : "%lld", (long long)entry->shape[i]);
+    used += (size_t)snprintf(text + used, sizeof text - used, "], but config.json makes it [");
+    for (int i = 0; i < ranks; i++)
+        used += (size_t)snprintf(text + used, sizeof text - used, i ? ", %lld" : "%lld", (long long)shape[i]);
+    snprintf(text + used, sizeof text - used, "]");
+    wrong(w, entry->name, text);
+}
+
+/* The entry `name``suffix` with its shape checked, or NULL with the error set. */
+static const struct entry *need(struct weights *w, const char *name, const char *suffix, const int64_t *shape, int ranks)
+{
+    const struct entry *entry = find_suffixed(w, name, suffix);
+    if (!entry) {
+        char full[NAME_ROOM + 32];
+        snprintf(full, sizeof full, "%s%s", name, suffix);
+        wrong(w, full, "is missing, though config.json asks for it");
+        return NULL;
+    }
+    if (!has_shape(entry, shape, ranks)) {
+        wrong_shape(w, entry, shape, ranks);
+        return NULL;
+    }
+    return entry;
+}
+
+static struct weight *hand_over(struct weights *w, const char *name, const struct weight_source *source, int bits)
+{
+    if (w->handle_count == w->handle_room) {
+        int64_t room = w->handle_room ? 2 * w->handle_room : 256;
+        struct weight **more = memory_take(room, sizeof *more);
+        if (!more) {
+            w->error = error_memory("the list of weights");
+            return NULL;
+        }
+        if (w->handle_count)
+            memcpy(more, w->handles, (size_t)w->handle_count * sizeof *more);
+        memory_free(w->handles);
+        w->handles = more;
+        w->handle_room = room;
+    }
+    struct weight *weight;
+    struct error e = device_weight(w->device, source, bits, &weight);
+    if (e.code != ERROR_NONE) {
+        w->error = error_in(e, "%s: tensor %s", w->file.path, name);
+        return NULL;
+    }
+    w->handles[w->handle_count++] = weight;
+    return weight;
+}
+
+static const struct weight *layer(struct weights *w, const char *name, int64_t out, int64_t in, int64_t kernel, bool bias,
+                                  bool gated)
+{
+    if (w->error.code != ERROR_NONE)
+        return NULL;
+    const int64_t shape[] = {out, in, kernel, kernel};
+    struct weight_source source = {.out = out, .in = in, .kh = kernel, .kw = kernel, .gated = gated};
+    const struct entry *numbers, *scale = NULL, *shift = NULL;
+    bool codes = !find_suffixed(w, name, ".weight") && find_suffixed(w, name, ".weight._data");
+    if (codes) {
+        numbers = need(w, name, ".weight._data", shape, 4);
+        scale = need(w, name, ".weight._scale", shape, 1);
+        if (scale)
+            source.scale = scale->data, source.scale_type = scale->type;
+    } else {
+        numbers = need(w, name, ".weight", shape, 4);
+    }
+    if (bias)
+        shift = need(w, name, ".bias", shape, 1);
+    if (w->error.code != ERROR_NONE)
+        return NULL;
+    if (codes ? numbers->type != I8 || !is_number(scale->type) : !is_number(numbers->type)) {
+        wrong(w, numbers->name, codes ? "expected I8 codes with a float scale" : "expected F32, F16 or BF16");
+        return NULL;
+    }
+    source.data = numbers->data;
+    source.type = numbers->type;
+    if (shift) {
+        if (!is_number(shift->type)) {
+            wrong(w, shift->name, "expected F32, F16 or BF16");
+            return NULL;
+        }
+        source.bias = shift->data;
+        source.bias_type = shift->type;
+    }
+    int stored = codes ? 8 : numbers->type == F32 ? 32 : 16;
+    const struct weight *weight = hand_over(w, name, &source, codes || !w->bits ? stored : w->bits);
+    if (w->filling)
+        safetensors_forget(&w->file, numbers);
+    return weight;
+}
+
+#define FORMAT_NAME(name, format)                                                                                      \
+    char name[NAME_ROOM];                                                                                              \
+    do {                                                                                                               \
+        va_list arguments;                                                                                             \
+        va_start(arguments, format);                                                                                   \
+        vsnprintf(name, sizeof name, format, arguments);                                                               \
+        va_end(arguments);                                                                                             \
+    } while (0)
+
+const struct weight *weights_linear(struct weights *w, int64_t out, int64_t in, bool bias, const char *format, ...)
+{
+    FORMAT_NAME(name, format);
+    return layer(w, name, out, in, 1, bias, false);
+}
+
+const struct weight *weights_gated(struct weights *w, int64_t out, int64_t in, const char *format, ...)
+{
+    FORMAT_NAME(name, format);
+    return layer(w, name, out, in, 1, true, true);
+}
+
+const struct weight *weights_conv(struct weights *w, int64_t out, int64_t in, int64_t kernel, const char *format, ...)
+{
+    FORMAT_NAME(name, format);
+    return layer(w, name, out, in, kernel, true, false);
+}
+
+const struct weight *weights_norm(struct weights *w, int64_t channels, const char *format, ...)
+{
+    FORMAT_NAME(name, format);
+    if (w->error.code != ERROR_NONE)
+        return NULL;
+    const struct entry *gain = need(w, name, ".weight", &channels, 1);
+    const struct entry *shift = gain ? need(w, name, ".bias", &channels, 1) : NULL;
+    if (!shift)
+        return NULL;
+    if (!is_number(gain->type) || !is_number(shift->type)) {
+        wrong(w, gain->name, "expected F32, F16 or BF16");
+        return NULL;
+    }
+    struct weight_source source = {.data = gain->data, .type = gain->type, .bias = shift->data, .bias_type = shift->type,
+                                   .out = channels, .kh = 1, .kw = 1};
+    return hand_over(w, name, &source, 32);
+}
+
+const struct weight *weights_table(struct weights *w, int64_t rows, int64_t dim, const char *format, ...)
+{
+    FORMAT_NAME(name, format);
+    if (w->error.code != ERROR_NONE)
+        return NULL;
+    const int64_t shape[] = {rows, dim};
+    const struct entry *table = need(w, name, ".weight", shape, 2);
+    if (!table)
+        return NULL;
+    if (!is_number(table->type)) {
+        wrong(w, table->name, "expected F32, F16 or BF16");
+        return NULL;
+    }
+    struct weight_source source = {.data = table->data, .type = table->type, .out = rows, .in = dim, .kh = 1, .kw = 1};
+    return hand_over(w, name, &source, table->type == F32 ? 32 : 16);
+}
