@@ -1,0 +1,97 @@
+/* files/config.h
+ *
+ * A run's recipe: one JSON object whose groups ("data", "token", "zo", ...) are the nested structs below, so that the key
+ * zo.eps of the file is the field config.zo.eps. config.c holds ONE table with a line for every key (name, kind, field,
+ * default, range, meaning); parsing, --set, defaults, errors and the list in --help all follow from it.
+ *
+ * Invariant: after config_read has returned without error every field lies in its key's range and the rules between keys
+ * hold (timesteps in order, captions where use_cc asks for them). What only the model or the disk can tell (does the
+ * folder exist, is the initializer one token, does the resolution fit the VAE) is left to whoever opens those.
+ *
+ * Errors are ERROR_BAD_INPUT, "FILE: KEY: what is wrong, what was expected"; FILE is "--set" for a key set there. The file
+ * may be hostile: at most 16 MB, and nothing in it is trusted.
+ */
+#ifndef ZOODIP_FILES_CONFIG_H
+#define ZOODIP_FILES_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/error.h"
+#include "files/picture.h"
+
+struct texts {
+    char **items; /* [count], owned by the config */
+    int64_t count;
+};
+
+enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
+
+/* Texts are owned and end in zero; schedule and device point at static names. */
+struct config {
+    char *model;        /* a diffusers folder */
+    const char *device; /* "auto", "cpu" or "cuda", as device_open takes it */
+    struct {
+        struct texts images;    /* one folder, or files: as written, nothing is opened here */
+        char *captions;         /* cc.json, or NULL */
+        enum property property; /* which templates serve as captions */
+        int64_t resolution;     /* pixels; 0: the model's own size */
+        enum fit fit;
+        bool flip;
+        int64_t repeats;
+    } data;
+    struct {
+        char *placeholder;
+        char *initializer;
+        int64_t vectors;
+    } token;
+    struct {
+        int64_t n;
+        double eps;
+        int64_t sides; /* 1 or 2 */
+        int64_t tau;   /* 0: min(128, width of the embedding / 6), once the model is known */
+        double nu;
+        int64_t timesteps[2]; /* first, and one behind the last */
+    } zo;
+    struct {
+        int64_t steps;
+        double lr;
+        const char *schedule; /* as schedule_find takes it */
+        int64_t warmup;
+        int64_t batch_size;
+        double beta1, beta2, eps;
+    } optim;
+    struct {
+        int64_t bits; /* 8, 16 or 32 */
+    } quant;
+    struct {
+        char *dir;
+        int64_t save_every;        /* steps; 0: only at the end */
+        int64_t checkpoint_every;  /* steps; 0: by the clock alone */
+        double checkpoint_minutes; /* 0: by steps alone */
+        int64_t checkpoint_keep;   /* 0: all */
+        int64_t sample_every;      /* steps; 0: only at the end */
+        struct texts prompts;      /* "{}" stands for the word */
+    } output;
+    int64_t seed;
+    bool use_cc;
+};
+
+/* Reads PATH, then applies `sets`, set_count texts "KEY=VALUE" in order (VALUE is JSON, or a bare text where it is no
+ * JSON, or where the key wants a text), then fills in defaults and checks. Nothing is owned after an error. */
+struct error config_read(struct config *config, const char *path, const char *const *sets, int64_t set_count);
+void config_free(struct config *config);
+
+/* Every key with the value in force, as indented JSON with a last newline. NULL when out of memory; memory_free. */
+char *config_json(const struct config *config);
+
+/* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out output.*,
+ * device, and optim.steps where the schedule does not depend on it, so that a run may be moved or prolonged. NULL when out
+ * of memory; memory_free. */
+char *config_recipe(const struct config *config);
+
+/* For --help: a line for each key with its default and meaning. */
+void config_help(FILE *stream);
+
+#endif
