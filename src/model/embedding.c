@@ -1,0 +1,67 @@
+#include "model/embedding.h"
+
+#include <stdio.h>
+
+#include "base/memory.h"
+#include "files/safetensors.h"
+
+enum { VECTORS_LIMIT = 1 << 12 };
+
+struct error embedding_write(const char *path, const char *placeholder, const float *rows, int64_t vectors, int64_t dim)
+{
+    const struct entry entry = {
+        .name = placeholder, .type = F32, .ranks = 2, .shape = {vectors, dim}, .count = vectors * dim, .data = rows};
+    static const char *const metadata[] = {"format", "pt"};
+    return safetensors_write(path, &entry, 1, metadata, 1);
+}
+
+struct error embedding_read(struct embedding *e, const char *path)
+{
+    *e = (struct embedding){0};
+    struct safetensors file;
+    TRY(safetensors_open(&file, path));
+    const struct entry *t = file.entry_count == 1 ? file.entries : NULL;
+    struct error error = ok();
+    if (!t)
+        error = error_input("%s: holds %lld tensors; a learned word is one tensor [vectors, dim]", path,
+                            (long long)file.entry_count);
+    else if (t->ranks < 1 || t->ranks > 2 || t->count == 0 || (t->ranks == 2 && t->shape[0] > VECTORS_LIMIT))
+        error = error_input("%s: tensor %s: expected shape [vectors, dim]", path, t->name);
+    else if (t->type != F32 && t->type != F16 && t->type != BF16 && t->type != F64)
+        error = error_input("%s: tensor %s: %s, expected a float type", path, t->name, dtype_name(t->type));
+    else {
+        e->vectors = t->ranks == 2 ? t->shape[0] : 1;
+        e->dim = t->count / e->vectors;
+        e->placeholder = memory_string(t->name);
+        e->rows = memory_take(t->count, sizeof *e->rows);
+        if (e->rows && e->placeholder)
+            dtype_to_float(e->rows, t->data, t->type, t->count);
+        else
+            error = error_memory("a learned word");
+    }
+    safetensors_close(&file);
+    if (error.code != ERROR_NONE)
+        embedding_free(e);
+    return error;
+}
+
+void embedding_free(struct embedding *e)
+{
+    memory_free(e->placeholder);
+    memory_free(e->rows);
+    e->placeholder = NULL;
+    e->rows = NULL;
+}
+
+struct error embedding_add_tokens(struct tokenizer *tokenizer, const char *placeholder, int64_t vectors, int32_t *first)
+{
+    TRY(tokenizer_add(tokenizer, placeholder, first));
+    for (int64_t i = 1; i < vectors; i++) {
+        char word[512];
+        int32_t id;
+        if (snprintf(word, sizeof word, "%s_%lld", placeholder, (long long)i) >= (int)sizeof word)
+            return error_input("token.placeholder: the word is too long");
+        TRY(tokenizer_add(tokenizer, word, &id));
+    }
+    return ok();
+}

@@ -1,0 +1,33 @@
+/* model/embedding.h
+ *
+ * A learned word as a file: {placeholder: F32 [vectors, dim]}, metadata format=pt. diffusers' load_textual_inversion,
+ * AUTOMATIC1111 and ComfyUI read it as it is.
+ */
+#ifndef ZOODIP_MODEL_EMBEDDING_H
+#define ZOODIP_MODEL_EMBEDDING_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+#include "text/tokenizer.h"
+
+struct embedding {
+    char *placeholder;
+    int64_t vectors, dim;
+    float *rows; /* [vectors, dim] */
+};
+
+/* Writes rows [vectors, dim], whole or not at all. */
+struct error embedding_write(const char *path, const char *placeholder, const float *rows, int64_t vectors,
+                             int64_t dim);
+
+/* Reads a file that holds one tensor [vectors, dim] or [dim], of any float type. Free with embedding_free. */
+struct error embedding_read(struct embedding *e, const char *path);
+void embedding_free(struct embedding *e);
+
+/* Adds the tokens of a word of `vectors` vectors as diffusers names them: word, word_1, word_2, ...; *first is the id of
+ * the first, the others follow. An error when one of them is a token already. */
+struct error embedding_add_tokens(struct tokenizer *tokenizer, const char *placeholder, int64_t vectors,
+                                  int32_t *first);
+
+#endif
