@@ -12,6 +12,9 @@
 
 #include "base/error.h"
 
+/* Opens a regular file to read; folders, pipes and devices are refused. Close *descriptor with close(). */
+struct error file_open(const char *path, int *descriptor, int64_t *size);
+
 /* Reads a regular file of at most `limit` bytes; adds a zero byte behind the end. Free *data with memory_free. */
 struct error file_read(const char *path, int64_t limit, char **data, int64_t *size);
 

@@ -1,0 +1,243 @@
+#include "files/file.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+
+/* What open or stat said about a path that the user named: his mistake, unless the machine is out of something. */
+static struct error open_error(const char *what, const char *path)
+{
+    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO)
+        return error_errno(what, path);
+    return error_input("%s: cannot %s: %s", path, what, strerror(errno));
+}
+
+struct error file_open(const char *path, int *descriptor, int64_t *size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC |
+                            O_NONBLOCK); /* nonblocking: a pipe must not hang us before we see what it is */
+    if (fd < 0)
+        return open_error("open", path);
+    struct stat status;
+    struct error e = ok();
+    if (fstat(fd, &status) != 0)
+        e = error_errno("look at", path);
+    else if (S_ISDIR(status.st_mode))
+        e = error_input("%s: is a folder, expected a file", path);
+    else if (!S_ISREG(status.st_mode))
+        e = error_input("%s: is no regular file", path);
+    if (e.code != ERROR_NONE) {
+        close(fd);
+        return e;
+    }
+    *descriptor = fd;
+    *size = (int64_t)status.st_size;
+    return ok();
+}
+
+struct error file_read(const char *path, int64_t limit, char **data, int64_t *size)
+{
+    int fd;
+    int64_t expected;
+    TRY(file_open(path, &fd, &expected));
+    struct error e = ok();
+    char *bytes = NULL;
+    int64_t done = 0;
+    if (expected > limit)
+        e = error_input("%s: has %lld bytes, expected at most %lld", path, (long long)expected, (long long)limit);
+    else if (!(bytes = memory_take(expected + 1, 1)))
+        e = error_memory(path);
+    while (e.code == ERROR_NONE && done < expected) {
+        ssize_t got = read(fd, bytes + done, (size_t)(expected - done));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0)
+            e = error_errno("read", path);
+        if (got <= 0)
+            break;
+        done += got;
+    }
+    close(fd);
+    if (e.code != ERROR_NONE) {
+        memory_free(bytes);
+        return e;
+    }
+    bytes[done] = 0;
+    *data = bytes;
+    *size = done;
+    return ok();
+}
+
+struct error whole_file_begin(struct whole_file *file, const char *path)
+{
+    file->stream = NULL;
+    int length = snprintf(file->path, sizeof file->path, "%s", path);
+    int longer = snprintf(file->temporary, sizeof file->temporary, "%s.%ld.tmp", path, (long)getpid());
+    if (length < 1 || longer >= (int)sizeof file->temporary)
+        return error_input("%s: is %s", path, length < 1 ? "an empty path" : "too long a path");
+    file->stream = fopen(file->temporary, "wbe");
+    if (!file->stream)
+        return error_errno("write", path);
+    return ok();
+}
+
+/* Makes a rename in the folder of `path` survive a power cut. */
+static struct error sync_folder_of(const char *path)
+{
+    char folder[4096];
+    snprintf(folder, sizeof folder, "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (!slash)
+        strcpy(folder, ".");
+    else
+        slash[slash == folder] = 0;
+    int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return error_errno("open", folder);
+    bool synced = fsync(fd) == 0 || errno == EINVAL; /* some file systems cannot, and need not */
+    struct error e = synced ? ok() : error_errno("sync", folder);
+    close(fd);
+    return e;
+}
+
+struct error whole_file_end(struct whole_file *file, bool good)
+{
+    struct error e = ok();
+    if (good && (fflush(file->stream) != 0 || ferror(file->stream) || fsync(fileno(file->stream)) != 0))
+        e = error_errno("write", file->path);
+    if (fclose(file->stream) != 0 && good && e.code == ERROR_NONE)
+        e = error_errno("write", file->path);
+    file->stream = NULL;
+    if (good && e.code == ERROR_NONE && rename(file->temporary, file->path) != 0)
+        e = error_errno("write", file->path);
+    if (!good || e.code != ERROR_NONE) {
+        unlink(file->temporary);
+        return e;
+    }
+    return sync_folder_of(file->path);
+}
+
+struct error file_write_whole(const char *path, const void *data, int64_t size)
+{
+    struct whole_file file;
+    TRY(whole_file_begin(&file, path));
+    if (fwrite(data, 1, (size_t)size, file.stream) == (size_t)size)
+        return whole_file_end(&file, true);
+    struct error e = error_errno("write", path);
+    whole_file_end(&file, false);
+    return e;
+}
+
+bool file_exists(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && !S_ISDIR(status.st_mode);
+}
+
+bool folder_exists(const char *path)
+{
+    struct stat status;
+    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+}
+
+static struct error make_one(const char *path)
+{
+    if (mkdir(path, 0777) == 0 || folder_exists(path))
+        return ok();
+    if (errno == EEXIST)
+        return error_input("%s: is a file, expected a folder", path);
+    return error_errno("make the folder", path);
+}
+
+struct error folder_make(const char *path)
+{
+    char part[4096];
+    size_t length = strlen(path);
+    if (length == 0 || length >= sizeof part)
+        return error_input("%s: is %s", path, length == 0 ? "an empty path" : "too long a path");
+    memcpy(part, path, length + 1);
+    for (size_t i = 1; i < length; i++) {
+        if (part[i] != '/')
+            continue;
+        part[i] = 0;
+        TRY(make_one(part));
+        part[i] = '/';
+    }
+    return make_one(part);
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static struct error append_name(char ***names, int64_t *count, int64_t *room, const char *name)
+{
+    if (*count == *room) {
+        int64_t more = *room ? 2 * *room : 64;
+        char **wider = memory_take(more, sizeof *wider);
+        if (!wider)
+            return error_memory("a folder's names");
+        if (*count)
+            memcpy(wider, *names, (size_t)*count * sizeof *wider);
+        memory_free(*names);
+        *names = wider;
+        *room = more;
+    }
+    if (!((*names)[*count] = memory_string(name)))
+        return error_memory("a folder's names");
+    ++*count;
+    return ok();
+}
+
+struct error folder_list(const char *path, char ***names, int64_t *count)
+{
+    DIR *folder = opendir(path);
+    if (!folder)
+        return open_error("list the folder", path);
+    char **list = NULL;
+    int64_t used = 0, room = 0;
+    struct error e = ok();
+    while (e.code == ERROR_NONE) {
+        errno = 0;
+        const struct dirent *item = readdir(folder);
+        if (!item && errno)
+            e = error_errno("list the folder", path);
+        if (!item)
+            break;
+        if (strcmp(item->d_name, ".") != 0 && strcmp(item->d_name, "..") != 0)
+            e = append_name(&list, &used, &room, item->d_name);
+    }
+    closedir(folder);
+    if (e.code != ERROR_NONE) {
+        folder_list_free(list, used);
+        return e;
+    }
+    if (used)
+        qsort(list, (size_t)used, sizeof *list, compare_names);
+    *names = list;
+    *count = used;
+    return ok();
+}
+
+void folder_list_free(char **names, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        memory_free(names[i]);
+    memory_free(names);
+}
+
+struct error path_join(char out[4096], const char *folder, const char *name)
+{
+    size_t length = strlen(folder);
+    const char *between = length > 0 && folder[length - 1] == '/' ? "" : "/";
+    if (snprintf(out, 4096, "%s%s%s", folder, between, name) >= 4096)
+        return error_input("%.200s: is too long a path", folder);
+    return ok();
+}
