@@ -1,15 +1,15 @@
 /* files/config.h
  *
- * A run's recipe: one JSON object whose groups ("data", "token", "zo", ...) are the nested structs below, so that the key
- * zo.eps of the file is the field config.zo.eps. config.c holds ONE table with a line for every key (name, kind, field,
- * default, range, meaning); parsing, --set, defaults, errors and the list in --help all follow from it.
+ * A run's recipe: one JSON object whose groups ("data", "token", "zo", ...) are the nested structs below, so that the
+ * key zo.eps of the file is the field config.zo.eps. config.c holds ONE table with a line for every key (name, kind,
+ * field, default, range, meaning); parsing, --set, defaults, errors and the list in --help all follow from it.
  *
- * Invariant: after config_read has returned without error every field lies in its key's range and the rules between keys
- * hold (timesteps in order, captions where use_cc asks for them). What only the model or the disk can tell (does the
- * folder exist, is the initializer one token, does the resolution fit the VAE) is left to whoever opens those.
+ * Invariant: after config_read has returned without error every field lies in its key's range and the rules between
+ * keys hold (timesteps in order, captions where use_cc asks for them). What only the model or the disk can tell (does
+ * the folder exist, is the initializer one token, does the resolution fit the VAE) is left to whoever opens those.
  *
- * Errors are ERROR_BAD_INPUT, "FILE: KEY: what is wrong, what was expected"; FILE is "--set" for a key set there. The file
- * may be hostile: at most 16 MB, and nothing in it is trusted.
+ * Errors are ERROR_BAD_INPUT, "FILE: KEY: what is wrong, what was expected"; FILE is "--set" for a key set there. The
+ * file may be hostile: at most 16 MB, and nothing in it is trusted.
  */
 #ifndef ZOODIP_FILES_CONFIG_H
 #define ZOODIP_FILES_CONFIG_H
@@ -86,9 +86,9 @@ void config_free(struct config *config);
 /* Every key with the value in force, as indented JSON with a last newline. NULL when out of memory; memory_free. */
 char *config_json(const struct config *config);
 
-/* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out output.*,
- * device, and optim.steps where the schedule does not depend on it, so that a run may be moved or prolonged. NULL when out
- * of memory; memory_free. */
+/* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out
+ * output.*, device, and optim.steps where the schedule does not depend on it, so that a run may be moved or prolonged.
+ * NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);
 
 /* For --help: a line for each key with its default and meaning. */

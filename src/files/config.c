@@ -1,0 +1,685 @@
+#include "files/config.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+#include <utf8proc.h>
+
+#include "base/memory.h"
+#include "files/file.h"
+
+enum { FILE_LIMIT = 16 << 20, TEXT_LIMIT = 4000, NAME_LIMIT = 128 };
+
+enum kind {
+    INTEGER,  /* int64_t */
+    PAIR,     /* int64_t[2] */
+    NUMBER,   /* double */
+    BOOLEAN,  /* bool */
+    TEXT,     /* char *, not empty */
+    TEXTS,    /* struct texts; one text alone stands for a list of one */
+    NAME,     /* const char *, one of `names` */
+    POSITION, /* an enum: the position among `names` */
+};
+
+struct key {
+    const char *name;
+    enum kind kind;
+    size_t offset;
+    bool trains;              /* another value makes another training: part of the recipe */
+    const char *fallback;     /* JSON; NULL: the key is required */
+    double low, high;         /* of the number, or of how many texts; both inclusive */
+    const char *const *names; /* ended by NULL */
+    struct error (*check)(const struct config *config);
+    const char *meaning;
+};
+
+static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
+static const char *const property_names[] = {[PROPERTY_OBJECT] = "object", [PROPERTY_STYLE] = "style", NULL};
+static const char *const fit_names[] = {[FIT_CROP] = "crop", [FIT_SQUASH] = "squash", NULL};
+static const char *const schedule_names[] = {
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", NULL,
+};
+
+static struct error check_placeholder(const struct config *config)
+{
+    const utf8proc_uint8_t *text = (const utf8proc_uint8_t *)config->token.placeholder;
+    utf8proc_int32_t code;
+    utf8proc_ssize_t taken;
+    while ((taken = utf8proc_iterate(text, -1, &code)) > 0 && code != 0) {
+        utf8proc_category_t category = utf8proc_category(code);
+        if (category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
+            category == UTF8PROC_CATEGORY_ZP)
+            return error_input("\"%.60s\" has white space in it, expected one word", config->token.placeholder);
+        text += taken;
+    }
+    return ok();
+}
+
+static struct error check_timesteps(const struct config *config)
+{
+    const int64_t *range = config->zo.timesteps;
+    if (range[0] < range[1])
+        return ok();
+    return error_input("[%lld, %lld] holds no timestep, expected the first and one behind the last",
+                       (long long)range[0], (long long)range[1]);
+}
+
+static struct error check_bits(const struct config *config)
+{
+    int64_t bits = config->quant.bits;
+    if (bits == 4)
+        return error_input("4 bits is not supported yet, expected 8, 16 or 32");
+    if (bits != 8 && bits != 16 && bits != 32)
+        return error_input("is %lld, expected 8, 16 or 32", (long long)bits);
+    return ok();
+}
+
+#define AT(field) offsetof(struct config, field)
+
+static const struct key keys[] = {
+    {"model", TEXT, AT(model), true, NULL, .meaning = "model folder, as diffusers saves it"},
+    {"device", NAME, AT(device), false, "\"auto\"", .names = device_names,
+     .meaning = "what computes; auto takes a GPU where one answers"},
+    {"data.images", TEXTS, AT(data.images), true, NULL, 1, 65536,
+     .meaning = "the subject's pictures: a folder, or a list of PNG and JPEG files"},
+    {"data.captions", TEXT, AT(data.captions), true, "null",
+     .meaning = "comprehensive captions, {subject: {file: \"a photo of a {} on ...\"}}; used with use_cc"},
+    {"data.property", POSITION, AT(data.property), true, "\"object\"", .names = property_names,
+     .meaning = "what the word names; chooses the templates that serve as captions without use_cc"},
+    {"data.resolution", INTEGER, AT(data.resolution), true, "512", 0, 4096,
+     .meaning = "pixels of the square that the model sees; 0 is the model's own size"},
+    {"data.fit", POSITION, AT(data.fit), true, "\"crop\"", .names = fit_names,
+     .meaning = "how a picture becomes square: cut, or squeezed"},
+    {"data.flip", BOOLEAN, AT(data.flip), true, "true", .meaning = "mirror pictures left to right at random"},
+    {"data.repeats", INTEGER, AT(data.repeats), true, "100", 1, 1000000,
+     .meaning = "times that each picture is seen in one pass over the data"},
+    {"token.placeholder", TEXT, AT(token.placeholder), true, "\"sks\"", .check = check_placeholder,
+     .meaning = "the new word"},
+    {"token.initializer", TEXT, AT(token.initializer), true, NULL,
+     .meaning = "the known word that learning starts from"},
+    {"token.vectors", INTEGER, AT(token.vectors), true, "1", 1, 64,
+     .meaning = "embedding rows that the word stands for"},
+    {"zo.n", INTEGER, AT(zo.n), true, "2", 1, 1024, .meaning = "random directions tried per step"},
+    {"zo.eps", NUMBER, AT(zo.eps), true, "0.001", 1e-9, 10, .meaning = "length of a trial step, per standard normal"},
+    {"zo.sides", INTEGER, AT(zo.sides), true, "1", 1, 2,
+     .meaning = "1: against the unmoved loss; 2: both ways, for n more evaluations a step"},
+    {"zo.tau", INTEGER, AT(zo.tau), true, "0", 0, 65536,
+     .meaning = "embeddings kept to find the subspace; 0 is min(128, width / 6), 1 is no subspace"},
+    {"zo.nu", NUMBER, AT(zo.nu), true, "0.001", 1e-9, 1, .meaning = "share of their variance that counts as noise"},
+    {"zo.timesteps", PAIR, AT(zo.timesteps), true, "[500, 900]", 0, 1000000, .check = check_timesteps,
+     .meaning = "timesteps trained at: the first, and one behind the last"},
+    {"optim.steps", INTEGER, AT(optim.steps), true, "30000", 1, 1000000000, .meaning = "training steps in all"},
+    {"optim.lr", NUMBER, AT(optim.lr), true, "0.01", 1e-12, 1000, .meaning = "learning rate of Adam"},
+    {"optim.schedule", NAME, AT(optim.schedule), true, "\"constant\"", .names = schedule_names,
+     .meaning = "how the learning rate moves, by diffusers' names"},
+    {"optim.warmup", INTEGER, AT(optim.warmup), true, "0", 0, 1000000000,
+     .meaning = "steps in which the learning rate rises from zero, where the schedule has a warmup"},
+    {"optim.batch_size", INTEGER, AT(optim.batch_size), true, "1", 1, 1024, .meaning = "pictures per step"},
+    {"optim.beta1", NUMBER, AT(optim.beta1), true, "0.9", 0, 0.999999999, .meaning = "Adam's decay of the mean"},
+    {"optim.beta2", NUMBER, AT(optim.beta2), true, "0.999", 0, 0.999999999, .meaning = "Adam's decay of the square"},
+    {"optim.eps", NUMBER, AT(optim.eps), true, "0.001", 1e-15, 10, .meaning = "Adam's guard against division by zero"},
+    {"quant.bits", INTEGER, AT(quant.bits), true, "8", 0, 64, .check = check_bits,
+     .meaning = "how weights are kept: 8 (int8), 16 or 32"},
+    {"output.dir", TEXT, AT(output.dir), false, NULL, .meaning = "folder for everything that the run makes"},
+    {"output.save_every", INTEGER, AT(output.save_every), false, "5000", 0, 1000000000,
+     .meaning = "steps between saved embeddings; 0 is only at the end"},
+    {"output.checkpoint_every", INTEGER, AT(output.checkpoint_every), false, "500", 0, 1000000000,
+     .meaning = "steps between checkpoints; 0 is by the clock alone"},
+    {"output.checkpoint_minutes", NUMBER, AT(output.checkpoint_minutes), false, "10", 0, 1e6,
+     .meaning = "minutes between checkpoints at most; 0 is by steps alone"},
+    {"output.checkpoint_keep", INTEGER, AT(output.checkpoint_keep), false, "2", 0, 1000000,
+     .meaning = "newest checkpoints that are kept; 0 is all"},
+    {"output.sample_every", INTEGER, AT(output.sample_every), false, "0", 0, 1000000000,
+     .meaning = "steps between drawn pictures; 0 is only at the end"},
+    {"output.prompts", TEXTS, AT(output.prompts), false,
+     "[\"a photo of a {}\", \"a photo of a {} on the beach\", \"a photo of a {} in the snow\", \"a painting of a {}\"]",
+     0, 64, .meaning = "what is drawn; {} stands for the word, and for the initializer beside it"},
+    {"seed", INTEGER, AT(seed), true, "0", 0, 9007199254740991.0, .meaning = "every random draw follows from it"},
+    {"use_cc", BOOLEAN, AT(use_cc), true, "false", .meaning = "take the captions of data.captions"},
+};
+
+enum { KEY_COUNT = sizeof keys / sizeof keys[0] };
+
+static const struct key *key_find(const char *name)
+{
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (strcmp(keys[i].name, name) == 0)
+            return &keys[i];
+    return NULL;
+}
+
+/* Whether some key's name begins with NAME and a dot. */
+static bool is_group(const char *name)
+{
+    size_t length = strlen(name);
+    for (int i = 0; i < KEY_COUNT; i++)
+        if (strncmp(keys[i].name, name, length) == 0 && keys[i].name[length] == '.')
+            return true;
+    return false;
+}
+
+static void *field(const struct config *config, const struct key *key)
+{
+    return (char *)config + key->offset;
+}
+
+/* What is wrong with a value */
+
+static void expect(char out[256], const struct key *key)
+{
+    switch (key->kind) {
+    case INTEGER:
+        snprintf(out, 256, "a whole number from %.16g to %.16g", key->low, key->high);
+        break;
+    case PAIR:
+        snprintf(out, 256, "a list of two whole numbers from %.16g to %.16g", key->low, key->high);
+        break;
+    case NUMBER:
+        snprintf(out, 256, "a number from %.16g to %.16g", key->low, key->high);
+        break;
+    case BOOLEAN:
+        snprintf(out, 256, "true or false");
+        break;
+    case TEXT:
+        snprintf(out, 256, "a text of 1 to %d bytes", TEXT_LIMIT);
+        break;
+    case TEXTS:
+        snprintf(out, 256, "a text, or a list of %.16g to %.16g texts, of 1 to %d bytes each", key->low, key->high,
+                 TEXT_LIMIT);
+        break;
+    case NAME:
+    case POSITION:
+        out[0] = 0;
+        for (const char *const *name = key->names; *name; name++) {
+            size_t used = strlen(out);
+            snprintf(out + used, 256 - used, "%s\"%s\"", name == key->names ? "" : name[1] ? ", " : " or ", *name);
+        }
+        break;
+    }
+}
+
+/* "is VALUE, expected ..." */
+static struct error unexpected(const struct key *key, const cJSON *value)
+{
+    char expected[256];
+    expect(expected, key);
+    if (cJSON_IsArray(value) || cJSON_IsObject(value))
+        return error_input("is %s, expected %s", cJSON_IsArray(value) ? "such a list" : "an object", expected);
+    if (cJSON_IsString(value))
+        return error_input("is \"%.60s\", expected %s", value->valuestring, expected);
+    if (cJSON_IsNumber(value))
+        return error_input("is %.15g, expected %s", value->valuedouble, expected);
+    return error_input("is %s, expected %s", cJSON_IsBool(value) ? cJSON_IsTrue(value) ? "true" : "false" : "null",
+                       expected);
+}
+
+/* From JSON to the field */
+
+static bool number_fits(const struct key *key, const cJSON *value, bool whole)
+{
+    return cJSON_IsNumber(value) && isfinite(value->valuedouble) && value->valuedouble >= key->low &&
+           value->valuedouble <= key->high && (!whole || value->valuedouble == floor(value->valuedouble));
+}
+
+static bool text_fits(const cJSON *value)
+{
+    return cJSON_IsString(value) && value->valuestring[0] && strlen(value->valuestring) <= TEXT_LIMIT;
+}
+
+static void texts_free(struct texts *texts)
+{
+    for (int64_t i = 0; i < texts->count; i++)
+        memory_free(texts->items[i]);
+    memory_free(texts->items);
+    *texts = (struct texts){0};
+}
+
+static struct error set_text(char **text, const struct key *key, const cJSON *value)
+{
+    if (!text_fits(value))
+        return unexpected(key, value);
+    memory_free(*text);
+    *text = memory_string(value->valuestring);
+    return *text ? ok() : error_memory(key->name);
+}
+
+static struct error set_texts(struct texts *texts, const struct key *key, const cJSON *value)
+{
+    const cJSON *first = cJSON_IsArray(value) ? value->child : value;
+    int64_t count = cJSON_IsArray(value) ? cJSON_GetArraySize(value) : 1;
+    if ((double)count < key->low || (double)count > key->high)
+        return unexpected(key, value);
+    texts_free(texts);
+    texts->items = memory_take(count, sizeof *texts->items);
+    if (!texts->items)
+        return error_memory(key->name);
+    texts->count = count;
+    int64_t i = 0;
+    for (const cJSON *item = first; i < count; item = item->next, i++)
+        TRY(set_text(&texts->items[i], key, item));
+    return ok();
+}
+
+static struct error set_pair(int64_t *pair, const struct key *key, const cJSON *value)
+{
+    if (!cJSON_IsArray(value) || cJSON_GetArraySize(value) != 2)
+        return unexpected(key, value);
+    const cJSON *item = value->child;
+    for (int i = 0; i < 2; i++, item = item->next) {
+        if (!number_fits(key, item, true))
+            return unexpected(key, item);
+        pair[i] = (int64_t)item->valuedouble;
+    }
+    return ok();
+}
+
+static int name_position(const struct key *key, const cJSON *value)
+{
+    for (int i = 0; cJSON_IsString(value) && key->names[i]; i++)
+        if (strcmp(key->names[i], value->valuestring) == 0)
+            return i;
+    return -1;
+}
+
+static struct error set_value(struct config *config, const struct key *key, const cJSON *value)
+{
+    void *to = field(config, key);
+    int position;
+    switch (key->kind) {
+    case INTEGER:
+        if (!number_fits(key, value, true))
+            return unexpected(key, value);
+        *(int64_t *)to = (int64_t)value->valuedouble;
+        return ok();
+    case NUMBER:
+        if (!number_fits(key, value, false))
+            return unexpected(key, value);
+        *(double *)to = value->valuedouble;
+        return ok();
+    case BOOLEAN:
+        if (!cJSON_IsBool(value))
+            return unexpected(key, value);
+        *(bool *)to = cJSON_IsTrue(value);
+        return ok();
+    case PAIR:
+        return set_pair(to, key, value);
+    case TEXT:
+        return set_text(to, key, value);
+    case TEXTS:
+        return set_texts(to, key, value);
+    case NAME:
+    case POSITION:
+        position = name_position(key, value);
+        if (position < 0)
+            return unexpected(key, value);
+        if (key->kind == NAME)
+            *(const char **)to = key->names[position];
+        else
+            *(unsigned *)to = (unsigned)position;
+        return ok();
+    }
+    return ok();
+}
+
+static void clear_value(struct config *config, const struct key *key)
+{
+    void *to = field(config, key);
+    if (key->kind == TEXTS)
+        texts_free(to);
+    if (key->kind == TEXT) {
+        memory_free(*(char **)to);
+        *(char **)to = NULL;
+    }
+}
+
+/* An unknown key's nearest kin */
+
+static int least(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* Levenshtein distance of two names shorter than NAME_LIMIT. */
+static int edit_distance(const char *a, const char *b)
+{
+    int row[NAME_LIMIT];
+    int length = (int)strlen(b);
+    for (int j = 0; j <= length; j++)
+        row[j] = j;
+    for (int i = 1; a[i - 1]; i++) {
+        int diagonal = row[0];
+        row[0] = i;
+        for (int j = 1; j <= length; j++) {
+            int replaced = diagonal + (a[i - 1] != b[j - 1]);
+            diagonal = row[j];
+            row[j] = least(replaced, least(row[j], row[j - 1]) + 1);
+        }
+    }
+    return row[length];
+}
+
+static const char *last_part(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
+}
+
+static struct error unknown_key(const char *source, const char *name)
+{
+    const char *nearest = NULL;
+    int best = NAME_LIMIT;
+    for (int i = 0; i < KEY_COUNT; i++) {
+        int whole = edit_distance(name, keys[i].name);
+        int part = edit_distance(last_part(name), last_part(keys[i].name)) + 1; /* a right word in a wrong group */
+        if (least(whole, part) < best) {
+            best = least(whole, part);
+            nearest = keys[i].name;
+        }
+    }
+    return error_input("%s: %.80s: unknown key; did you mean %s?", source, name, nearest);
+}
+
+/* Layers: the file, then each --set, then the defaults */
+
+struct layer {
+    struct config *config;
+    const char *source;    /* for the errors */
+    bool given[KEY_COUNT]; /* keys that this layer has named */
+    bool *set;             /* [KEY_COUNT] keys that any layer has given a value */
+};
+
+static struct error layer_key(struct layer *layer, const struct key *key, const cJSON *value)
+{
+    int64_t index = key - keys;
+    if (layer->given[index])
+        return error_input("%s: %s: is there twice", layer->source, key->name);
+    layer->given[index] = true;
+    if (cJSON_IsNull(value)) { /* as if it were not there */
+        layer->set[index] = false;
+        clear_value(layer->config, key);
+        return ok();
+    }
+    TRY(error_in(set_value(layer->config, key, value), "%s: %s", layer->source, key->name));
+    layer->set[index] = true;
+    if (key->check)
+        TRY(error_in(key->check(layer->config), "%s: %s", layer->source, key->name));
+    return ok();
+}
+
+static bool is_repeated(const cJSON *object, const cJSON *child)
+{
+    for (const cJSON *other = object->child; other != child; other = other->next)
+        if (strcmp(other->string, child->string) == 0)
+            return true;
+    return false;
+}
+
+/* prefix: "" for the whole file, "zo." for a group. Groups hold no groups, so this nests once. */
+static struct error layer_object(struct layer *layer, const cJSON *object, const char *prefix)
+{
+    for (const cJSON *child = object->child; child; child = child->next) {
+        char name[NAME_LIMIT];
+        snprintf(name, sizeof name, "%s%s", prefix, child->string);
+        const struct key *key = key_find(name);
+        if (!key && !is_group(name))
+            return unknown_key(layer->source, name);
+        if (is_repeated(object, child))
+            return error_input("%s: %s: is there twice", layer->source, name);
+        if (key) {
+            TRY(layer_key(layer, key, child));
+            continue;
+        }
+        if (!cJSON_IsObject(child))
+            return error_input("%s: %s: expected an object with the keys %s.*", layer->source, name, name);
+        char inner[NAME_LIMIT + 1];
+        snprintf(inner, sizeof inner, "%s.", name);
+        TRY(layer_object(layer, child, inner));
+    }
+    return ok();
+}
+
+/* Text to JSON */
+
+/* "line 3, column 7" of a place in a text. */
+static void show_place(char out[64], const char *text, const char *place)
+{
+    long long line = 1, column = 1;
+    for (const char *at = text; at < place; at++) {
+        column = *at == '\n' ? 1 : column + 1;
+        line += *at == '\n';
+    }
+    snprintf(out, 64, "line %lld, column %lld", line, column);
+}
+
+static struct error check_encoding(const char *source, const char *text, int64_t size)
+{
+    char place[64];
+    for (int64_t at = 0; at < size;) {
+        utf8proc_int32_t code;
+        utf8proc_ssize_t taken = utf8proc_iterate((const utf8proc_uint8_t *)text + at, size - at, &code);
+        if (taken <= 0 || code == 0) {
+            show_place(place, text, text + at);
+            return error_input("%s: %s: is not UTF-8 text", source, place);
+        }
+        at += taken;
+    }
+    return ok();
+}
+
+static struct error parse_file(cJSON **root, const char *path)
+{
+    char *text;
+    int64_t size;
+    TRY(file_read(path, FILE_LIMIT, &text, &size));
+    struct error e = check_encoding(path, text, size);
+    const char *end = text;
+    *root = NULL;
+    if (e.code == ERROR_NONE && strspn(text, " \t\r\n") == (size_t)size)
+        e = error_input("%s: is empty, expected a JSON object", path);
+    if (e.code == ERROR_NONE) {
+        *root = cJSON_ParseWithLengthOpts(text, (size_t)size + 1, &end, true);
+        char place[64];
+        show_place(place, text, end);
+        if (!*root)
+            e = error_input("%s: %s: is not valid JSON", path, place);
+        else if (!cJSON_IsObject(*root))
+            e = error_input("%s: expected a JSON object, {\"model\": ...}", path);
+    }
+    memory_free(text);
+    if (e.code != ERROR_NONE)
+        cJSON_Delete(*root);
+    return e;
+}
+
+static struct error read_file(struct layer *layer)
+{
+    cJSON *root;
+    TRY(parse_file(&root, layer->source));
+    struct error e = layer_object(layer, root, "");
+    cJSON_Delete(root);
+    return e;
+}
+
+/* The value of KEY=VALUE: JSON, but where the key takes a text anything else than a JSON text is that text itself. */
+static cJSON *parse_value(const struct key *key, const char *text)
+{
+    cJSON *value = cJSON_ParseWithOpts(text, NULL, true);
+    bool texts = key && (key->kind == TEXT || key->kind == TEXTS);
+    bool as_it_is = !value || (texts && (cJSON_IsNumber(value) || cJSON_IsBool(value)));
+    if (!as_it_is)
+        return value;
+    cJSON_Delete(value);
+    return cJSON_CreateString(text);
+}
+
+static struct error read_set(struct layer *layer, const char *set)
+{
+    TRY(check_encoding(layer->source, set, (int64_t)strlen(set)));
+    const char *equals = strchr(set, '=');
+    if (!equals || equals == set || equals - set >= NAME_LIMIT)
+        return error_input("%s: %.80s: expected KEY=VALUE, such as zo.n=4", layer->source, set);
+    char name[NAME_LIMIT];
+    snprintf(name, sizeof name, "%.*s", (int)(equals - set), set);
+    cJSON *root = cJSON_CreateObject();
+    cJSON *value = parse_value(key_find(name), equals + 1);
+    if (!root || !value || !cJSON_AddItemToObject(root, name, value)) {
+        cJSON_Delete(root);
+        cJSON_Delete(value);
+        return error_memory("--set");
+    }
+    struct error e = layer_object(layer, root, "");
+    cJSON_Delete(root);
+    return e;
+}
+
+static struct error fill_defaults(struct config *config, const char *path, const bool *set)
+{
+    for (int i = 0; i < KEY_COUNT; i++) {
+        const struct key *key = &keys[i];
+        if (set[i])
+            continue;
+        if (!key->fallback)
+            return error_input("%s: %s: is missing, expected %s", path, key->name, key->meaning);
+        cJSON *value = cJSON_Parse(key->fallback);
+        if (!value)
+            return error_memory(key->name);
+        struct error e = cJSON_IsNull(value) ? ok() : set_value(config, key, value);
+        cJSON_Delete(value);
+        TRY(error_in(e, "%s: %s", path, key->name));
+    }
+    return ok();
+}
+
+static struct error check_together(const struct config *config, const char *path)
+{
+    if (config->use_cc && !config->data.captions)
+        return error_input("%s: use_cc: is true, expected data.captions to name the captions' file", path);
+    return ok();
+}
+
+static struct error read_layers(struct config *config, const char *path, const char *const *sets, int64_t set_count)
+{
+    bool set[KEY_COUNT] = {false};
+    struct layer file = {.config = config, .source = path, .set = set};
+    TRY(read_file(&file));
+    for (int64_t i = 0; i < set_count; i++) {
+        struct layer argument = {.config = config, .source = "--set", .set = set};
+        TRY(read_set(&argument, sets[i]));
+    }
+    TRY(fill_defaults(config, path, set));
+    return check_together(config, path);
+}
+
+struct error config_read(struct config *config, const char *path, const char *const *sets, int64_t set_count)
+{
+    *config = (struct config){0};
+    struct error e = read_layers(config, path, sets, set_count);
+    if (e.code != ERROR_NONE)
+        config_free(config);
+    return e;
+}
+
+void config_free(struct config *config)
+{
+    for (int i = 0; i < KEY_COUNT; i++)
+        clear_value(config, &keys[i]);
+}
+
+/* From the fields back to JSON */
+
+static cJSON *value_json(const struct config *config, const struct key *key)
+{
+    const void *from = field(config, key);
+    const struct texts *texts = from;
+    const int64_t *pair = from;
+    switch (key->kind) {
+    case INTEGER:
+        return cJSON_CreateNumber((double)*(const int64_t *)from);
+    case NUMBER:
+        return cJSON_CreateNumber(*(const double *)from);
+    case BOOLEAN:
+        return cJSON_CreateBool(*(const bool *)from);
+    case PAIR:
+        return cJSON_CreateDoubleArray((double[2]){(double)pair[0], (double)pair[1]}, 2);
+    case TEXT:
+        return *(char *const *)from ? cJSON_CreateString(*(char *const *)from) : cJSON_CreateNull();
+    case TEXTS:
+        return cJSON_CreateStringArray((const char *const *)texts->items, (int)texts->count);
+    case NAME:
+        return cJSON_CreateString(*(const char *const *)from);
+    case POSITION:
+        return cJSON_CreateString(key->names[*(const unsigned *)from]);
+    }
+    return NULL;
+}
+
+/* The object that holds a key, made where it is not there yet; NULL when out of memory. */
+static cJSON *group_of(cJSON *root, const struct key *key)
+{
+    const char *dot = strchr(key->name, '.');
+    if (!dot)
+        return root;
+    char name[NAME_LIMIT];
+    snprintf(name, sizeof name, "%.*s", (int)(dot - key->name), key->name);
+    cJSON *group = cJSON_GetObjectItemCaseSensitive(root, name);
+    return group ? group : cJSON_AddObjectToObject(root, name);
+}
+
+static bool add_key(cJSON *root, const struct config *config, const struct key *key)
+{
+    cJSON *group = group_of(root, key);
+    cJSON *value = value_json(config, key);
+    if (group && value && cJSON_AddItemToObject(group, last_part(key->name), value))
+        return true;
+    cJSON_Delete(value);
+    return false;
+}
+
+static bool shapes_training(const struct config *config, const struct key *key)
+{
+    if (key->offset == AT(optim.steps))
+        return strncmp(config->optim.schedule, "constant", strlen("constant")) != 0;
+    return key->trains;
+}
+
+/* The JSON text of all keys or of those that shape the training, with one newline more if `indented`. */
+static char *to_text(const struct config *config, bool only_training, bool indented)
+{
+    cJSON *root = cJSON_CreateObject();
+    bool good = root != NULL;
+    for (int i = 0; i < KEY_COUNT && good; i++)
+        if (!only_training || shapes_training(config, &keys[i]))
+            good = add_key(root, config, &keys[i]);
+    char *printed = !good ? NULL : indented ? cJSON_Print(root) : cJSON_PrintUnformatted(root);
+    cJSON_Delete(root);
+    char *text = printed ? memory_take((int64_t)strlen(printed) + 2, 1) : NULL;
+    if (text)
+        snprintf(text, strlen(printed) + 2, "%s%s", printed, indented ? "\n" : "");
+    cJSON_free(printed);
+    return text;
+}
+
+char *config_json(const struct config *config)
+{
+    return to_text(config, false, true);
+}
+
+char *config_recipe(const struct config *config)
+{
+    return to_text(config, true, false);
+}
+
+void config_help(FILE *stream)
+{
+    for (int i = 0; i < KEY_COUNT; i++) {
+        const struct key *key = &keys[i];
+        fprintf(stream, "  %-26s %s", key->name, key->meaning);
+        if (key->names)
+            for (const char *const *name = key->names; *name; name++)
+                fprintf(stream, "%s%s", name == key->names ? " (" : ", ", *name);
+        fprintf(stream, "%s\n", key->names ? ")" : "");
+        fprintf(stream, "  %-26s   %s%s\n", "", key->fallback ? "default " : "required",
+                key->fallback ? key->fallback : "");
+    }
+}

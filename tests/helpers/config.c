@@ -1,0 +1,33 @@
+/* config [--recipe] CONFIG.json [KEY=VALUE]...   the effective config, or the line that a resume compares
+ * config --help                                  the keys */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "files/config.h"
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--help") == 0) {
+        config_help(stdout);
+        return 0;
+    }
+    bool recipe = argc > 1 && strcmp(argv[1], "--recipe") == 0;
+    int first = recipe ? 2 : 1;
+    if (argc <= first) {
+        fprintf(stderr, "usage: config [--recipe] CONFIG.json [KEY=VALUE]...\n");
+        return 2;
+    }
+    struct config config;
+    struct error e = config_read(&config, argv[first], (const char *const *)argv + first + 1, argc - first - 1);
+    if (e.code != ERROR_NONE) {
+        fprintf(stderr, "%s\n", e.text);
+        return e.code;
+    }
+    char *text = recipe ? config_recipe(&config) : config_json(&config);
+    if (text)
+        fputs(text, stdout);
+    config_free(&config);
+    memory_free(text);
+    return text ? 0 : 1;
+}
