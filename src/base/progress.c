@@ -27,14 +27,14 @@ void progress_begin(struct progress *p, const char *what, int64_t first, int64_t
 }
 
 /* 0:07, 12:30, 1:02:03 */
-static void show_duration(char out[24], double seconds)
+static void show_duration(char out[32], double seconds)
 {
     long long whole = seconds < 0 ? 0 : seconds > 3.6e8 ? 360000000 : (long long)(seconds + 0.5);
     long long hours = whole / 3600, minutes = whole / 60 % 60;
     if (hours)
-        snprintf(out, 24, "%lld:%02lld:%02lld", hours, minutes, whole % 60);
+        snprintf(out, 32, "%lld:%02lld:%02lld", hours, minutes, whole % 60);
     else
-        snprintf(out, 24, "%lld:%02lld", minutes, whole % 60);
+        snprintf(out, 32, "%lld:%02lld", minutes, whole % 60);
 }
 
 /* "[###.....] ", or nothing on a terminal that has no room for it. */
@@ -65,7 +65,7 @@ static void cut(char *line, size_t bytes)
 
 static void make_line(struct progress *p, int64_t done, const char *note, double now)
 {
-    char bar[BAR_WIDTH + 4], so_far[24], left[24], rest[400];
+    char bar[BAR_WIDTH + 4], so_far[32], left[32], rest[400];
     double seconds = now - p->started;
     int64_t here = done - p->first;
     show_bar(bar, p, done);
