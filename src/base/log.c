@@ -1,0 +1,40 @@
+#include "base/log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+static void write_line(const char *prefix, const char *format, va_list arguments)
+{
+    char text[1024];
+    vsnprintf(text, sizeof text, format, arguments);
+    for (char *c = text; *c; c++)
+        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+            *c = '?';
+    fprintf(stderr, "zoodip: %s%s\n", prefix, text);
+}
+
+void log_line(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    write_line("", format, arguments);
+    va_end(arguments);
+}
+
+void log_warning(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    write_line("warning: ", format, arguments);
+    va_end(arguments);
+}
+
+void log_warning_text(const char *text)
+{
+    log_warning("%s", text);
+}
+
+void log_nothing(const char *text)
+{
+    (void)text;
+}

@@ -1,0 +1,267 @@
+#include "zo/dataset.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+#include "base/memory.h"
+#include "files/file.h"
+
+/* ---------------------------------------------------------------------------------------------------- pictures */
+
+static bool looks_like_picture(const char *name)
+{
+    static const char *const endings[] = {".png", ".jpg", ".jpeg"};
+    const char *dot = strrchr(name, '.');
+    for (size_t i = 0; dot && i < sizeof endings / sizeof *endings; i++)
+        if (strcasecmp(dot, endings[i]) == 0)
+            return true;
+    return false;
+}
+
+static struct error add_path(struct dataset *s, const char *path)
+{
+    s->paths[s->count] = memory_string(path);
+    return s->paths[s->count++] ? ok() : error_memory("the list of pictures");
+}
+
+static struct error list_folder(struct dataset *s, const char *folder)
+{
+    char **names;
+    int64_t count;
+    TRY(folder_list(folder, &names, &count));
+    s->paths = memory_take(count, sizeof *s->paths);
+    struct error e = s->paths ? ok() : error_memory("the list of pictures");
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
+        char path[4096];
+        if (!looks_like_picture(names[i]))
+            continue;
+        e = path_join(path, folder, names[i]);
+        if (e.code == ERROR_NONE)
+            e = add_path(s, path);
+    }
+    folder_list_free(names, count);
+    if (e.code == ERROR_NONE && s->count == 0)
+        e = error_input("%s: data.images: no pictures here (.png, .jpg, .jpeg)", folder);
+    return e;
+}
+
+static struct error list_pictures(struct dataset *s, const struct texts *images)
+{
+    if (images->count == 1 && folder_exists(images->items[0]))
+        return list_folder(s, images->items[0]);
+    s->paths = memory_take(images->count, sizeof *s->paths);
+    if (!s->paths)
+        return error_memory("the list of pictures");
+    for (int64_t i = 0; i < images->count; i++) {
+        if (!file_exists(images->items[i]))
+            return error_input("%s: data.images: no such file or folder", images->items[i]);
+        TRY(add_path(s, images->items[i]));
+    }
+    return ok();
+}
+
+static struct error read_pictures(struct dataset *s, enum fit fit, int64_t resolution)
+{
+    s->pictures = memory_take(s->count, sizeof *s->pictures);
+    if (!s->pictures)
+        return error_memory("the pictures");
+    for (int64_t i = 0; i < s->count; i++) {
+        struct picture whole;
+        TRY(picture_read(&whole, s->paths[i]));
+        struct error e = picture_fit(&s->pictures[i], &whole, resolution, resolution, fit);
+        picture_free(&whole);
+        if (e.code != ERROR_NONE)
+            return error_in(e, "%s", s->paths[i]);
+    }
+    return ok();
+}
+
+/* ---------------------------------------------------------------------------------------------------- captions */
+
+static const char *last_part(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* The name under which cc.json knows the subject: the folder that the pictures lie in. */
+static void subject_name(char out[256], const char *picture_path)
+{
+    const char *end = strrchr(picture_path, '/');
+    const char *start = end;
+    while (start && start > picture_path && start[-1] != '/')
+        start--;
+    snprintf(out, 256, "%.*s", end ? (int)(end - start) : 0, end ? start : "");
+}
+
+static struct error find_captions(struct dataset *s, const struct config *config)
+{
+    if (!config->use_cc)
+        return captions_templates(&s->captions, config->data.property == PROPERTY_STYLE);
+    s->caption_per_picture = true;
+    const char **names = memory_take(s->count, sizeof *names);
+    if (!names)
+        return error_memory("the captions");
+    for (int64_t i = 0; i < s->count; i++)
+        names[i] = last_part(s->paths[i]);
+    char subject[256];
+    subject_name(subject, s->paths[0]);
+    struct error e = captions_read(&s->captions, config->data.captions, subject, names, s->count);
+    memory_free(names);
+    return e;
+}
+
+static struct error encode_captions(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
+                                    int32_t first_id, int64_t length)
+{
+    s->length = length;
+    s->ids = memory_take(s->captions.count * length, sizeof *s->ids);
+    if (!s->ids)
+        return error_memory("the captions");
+    for (int64_t i = 0; i < s->captions.count; i++) {
+        char *text;
+        TRY(captions_fill(s->captions.templates[i], config->token.placeholder, config->token.vectors, &text));
+        int32_t *ids = s->ids + i * length;
+        struct error e = tokenizer_encode(tokenizer, text, ids, length);
+        int64_t seen = 0;
+        for (int64_t k = 0; k < length; k++)
+            seen += ids[k] == first_id + config->token.vectors - 1;
+        if (e.code == ERROR_NONE && seen == 0)
+            e = error_input("data.captions: \"%.200s\": the word is not among its first %lld tokens; shorten the caption",
+                            text, (long long)length);
+        memory_free(text);
+        TRY(e);
+    }
+    return ok();
+}
+
+struct error dataset_read(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
+                          int32_t first_id, int64_t resolution, int64_t length)
+{
+    *s = (struct dataset){.flip = config->data.flip};
+    struct error e = list_pictures(s, &config->data.images);
+    if (e.code == ERROR_NONE)
+        e = find_captions(s, config);
+    if (e.code == ERROR_NONE)
+        e = encode_captions(s, config, tokenizer, first_id, length);
+    if (e.code == ERROR_NONE)
+        e = read_pictures(s, config->data.fit, resolution);
+    if (e.code != ERROR_NONE)
+        dataset_free(s);
+    return e;
+}
+
+void dataset_free(struct dataset *s)
+{
+    for (int64_t i = 0; i < s->count; i++) {
+        if (s->paths)
+            memory_free(s->paths[i]);
+        if (s->pictures)
+            picture_free(&s->pictures[i]);
+    }
+    memory_free(s->paths);
+    memory_free(s->pictures);
+    captions_free(&s->captions);
+    memory_free(s->ids);
+    memory_free(s->moments[0]);
+    memory_free(s->moments[1]);
+    *s = (struct dataset){0};
+}
+
+/* ---------------------------------------------------------------------------------------------------- latents */
+
+struct encoding {
+    struct device *device;
+    const struct vae *vae;
+    struct tensor pixels, moments;
+};
+
+static struct error encode_body(void *arg)
+{
+    struct encoding *e = arg;
+    struct tensor moments = vae_encode(e->device, e->vae, e->pixels);
+    op_copy(e->device, e->moments, moments, (struct tensor){0});
+    device_drop(e->device, &moments);
+    return ok();
+}
+
+/* Pixels 0..255 as the network wants them, [-1, 1]: x / 127.5 - 1, as diffusers' textual inversion scales them. */
+static void scale_pixels(float *to, const struct picture *from, bool mirrored)
+{
+    for (int64_t y = 0; y < from->height; y++)
+        for (int64_t x = 0; x < from->width; x++) {
+            const uint8_t *pixel = from->rgb + 3 * (y * from->width + (mirrored ? from->width - 1 - x : x));
+            for (int c = 0; c < 3; c++)
+                *to++ = (float)((double)pixel[c] / 127.5 - 1.0);
+        }
+}
+
+static struct error encode_share(struct dataset *s, struct encoding *e, struct program *program, float *pixels,
+                                 struct comm *comm)
+{
+    int64_t numbers = s->height * s->width * 2 * s->channels;
+    for (int64_t i = comm_rank(comm); i < s->count; i += comm_size(comm))
+        for (int m = 0; m < (s->flip ? 2 : 1); m++) {
+            scale_pixels(pixels, &s->pictures[i], m);
+            device_write(e->device, e->pixels, pixels);
+            TRY(device_run(program));
+            device_read(e->device, s->moments[m] + i * numbers, e->moments);
+            TRY(device_wait(e->device));
+        }
+    return ok();
+}
+
+static struct error encode_mine(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm)
+{
+    struct encoding e = {.device = device, .vae = vae};
+    int64_t resolution = s->pictures[0].height;
+    s->channels = vae->config.latent_channels;
+    s->height = s->width = resolution / vae->config.factor;
+    int64_t numbers = s->height * s->width * 2 * s->channels;
+    float *pixels = memory_take(resolution * resolution * 3, sizeof *pixels);
+    struct program *program = NULL;
+    struct error error = pixels ? ok() : error_memory("a picture");
+    for (int m = 0; m < (s->flip ? 2 : 1) && error.code == ERROR_NONE; m++) {
+        s->moments[m] = memory_take(s->count * numbers, sizeof *s->moments[m]);
+        if (!s->moments[m])
+            error = error_memory("the latents");
+    }
+    if (error.code == ERROR_NONE)
+        error = device_keep(device, F32, 1, resolution, resolution, 3, &e.pixels);
+    if (error.code == ERROR_NONE)
+        error = device_keep(device, F32, 1, s->height, s->width, 2 * s->channels, &e.moments);
+    if (error.code == ERROR_NONE)
+        error = device_program(device, encode_body, &e, &program);
+    if (error.code == ERROR_NONE)
+        error = encode_share(s, &e, program, pixels, comm);
+    program_free(program);
+    device_release(device, &e.pixels);
+    device_release(device, &e.moments);
+    memory_free(pixels);
+    return error;
+}
+
+struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm)
+{
+    TRY(comm_agree(comm, encode_mine(s, device, vae, comm)));
+    int64_t bytes = s->height * s->width * 2 * s->channels * (int64_t)sizeof(float);
+    for (int64_t i = 0; i < s->count; i++)
+        for (int m = 0; m < (s->flip ? 2 : 1); m++)
+            TRY(comm_broadcast(comm, (char *)s->moments[m] + i * bytes, bytes, (int)(i % comm_size(comm))));
+    return ok();
+}
+
+void dataset_latent(const struct dataset *s, int64_t i, bool mirrored, const float *normals, float scaling_factor,
+                    float *latent)
+{
+    int64_t places = s->height * s->width, c = s->channels;
+    const float *moments = s->moments[mirrored] + i * places * 2 * c;
+    for (int64_t p = 0; p < places; p++)
+        for (int64_t k = 0; k < c; k++) {
+            float mean = moments[p * 2 * c + k], logvar = fminf(fmaxf(moments[p * 2 * c + c + k], -30.0f), 20.0f);
+            float std = normals ? expf(0.5f * logvar) * normals[p * c + k] : 0.0f;
+            latent[p * c + k] = (mean + std) * scaling_factor;
+        }
+}

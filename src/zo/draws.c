@@ -1,0 +1,76 @@
+#include "zo/draws.h"
+
+#include "base/memory.h"
+#include "base/rng.h"
+
+struct error draws_new(struct draws *d, const struct draw_shape *shape)
+{
+    *d = (struct draws){.shape = *shape, .epoch = -1};
+    int64_t numbers = shape->batch * shape->height * shape->width * shape->channels;
+    d->picture = memory_take(shape->batch, sizeof *d->picture);
+    d->flip = memory_take(shape->batch, sizeof *d->flip);
+    d->caption = memory_take(shape->batch, sizeof *d->caption);
+    d->timestep = memory_take(shape->batch, sizeof *d->timestep);
+    d->posterior = memory_take(numbers, sizeof *d->posterior);
+    d->noise = memory_take(numbers, sizeof *d->noise);
+    d->directions = memory_take(shape->n * shape->dim, sizeof *d->directions);
+    d->order = memory_take(shape->pictures * shape->repeats, sizeof *d->order);
+    if (d->picture && d->flip && d->caption && d->timestep && d->posterior && d->noise && d->directions && d->order)
+        return ok();
+    draws_free(d);
+    return error_memory("a step's draws");
+}
+
+void draws_free(struct draws *d)
+{
+    memory_free(d->picture);
+    memory_free(d->flip);
+    memory_free(d->caption);
+    memory_free(d->timestep);
+    memory_free(d->posterior);
+    memory_free(d->noise);
+    memory_free(d->directions);
+    memory_free(d->order);
+    *d = (struct draws){0};
+}
+
+static void shuffle(struct draws *d, int64_t epoch)
+{
+    int64_t count = d->shape.pictures * d->shape.repeats;
+    for (int64_t i = 0; i < count; i++)
+        d->order[i] = (int32_t)i;
+    for (int64_t i = count - 1; i > 0; i--) {
+        int32_t j = rng_integer(d->shape.seed, (uint64_t)epoch, STREAM_PICTURE, (uint64_t)i, 0, (int32_t)i + 1);
+        int32_t other = d->order[j];
+        d->order[j] = d->order[i];
+        d->order[i] = other;
+    }
+    d->epoch = epoch;
+}
+
+/* The picture in place `sample` (from 0) of the endless sequence of epochs. */
+static int32_t picture_of(struct draws *d, int64_t sample)
+{
+    int64_t count = d->shape.pictures * d->shape.repeats;
+    if (sample / count != d->epoch)
+        shuffle(d, sample / count);
+    return (int32_t)(d->order[sample % count] % d->shape.pictures);
+}
+
+void draws_make(struct draws *d, int64_t step)
+{
+    const struct draw_shape *s = &d->shape;
+    uint64_t at = (uint64_t)step;
+    for (int64_t b = 0; b < s->batch; b++) {
+        uint64_t index = (uint64_t)b;
+        d->picture[b] = picture_of(d, (step - 1) * s->batch + b);
+        d->flip[b] = s->flip ? (int32_t)(rng_word(s->seed, at, STREAM_FLIP, index) >> 31) : 0;
+        d->caption[b] = s->captions ? rng_integer(s->seed, at, STREAM_CAPTION, index, 0, (int32_t)s->captions) : d->picture[b];
+        d->timestep[b] = rng_integer(s->seed, at, STREAM_TIMESTEP, index, s->timesteps[0], s->timesteps[1]);
+    }
+    int64_t numbers = s->batch * s->height * s->width * s->channels;
+    rng_normals(s->seed, at, STREAM_POSTERIOR, 0, numbers, d->posterior);
+    rng_normals(s->seed, at, STREAM_NOISE, 0, numbers, d->noise);
+    for (int64_t i = 0; i < s->n; i++)
+        rng_normals(s->seed, at, STREAM_DIRECTION + (uint32_t)(i + 1), 0, s->dim, d->directions + i * s->dim);
+}

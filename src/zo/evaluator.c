@@ -1,0 +1,67 @@
+#include "zo/evaluator.h"
+
+#include <stddef.h>
+
+static struct error evaluate(void *arg)
+{
+    struct evaluator *e = arg;
+    struct device *d = e->device;
+    struct unet_input in = e->in;
+    in.hidden = text_encoder_forward(d, e->text, e->ids, e->rows, e->shape.first_id);
+    struct tensor predicted = unet_forward(d, e->unet, &in);
+    op_loss(d, e->slots, predicted, e->target, e->in.map);
+    device_drop(d, &predicted);
+    device_drop(d, &in.hidden);
+    return ok();
+}
+
+static struct error make_inputs(struct evaluator *e)
+{
+    const struct evaluator_shape *s = &e->shape;
+    struct device *d = e->device;
+    TRY(device_keep(d, I32, s->lanes, 1, s->length, 1, &e->ids));
+    TRY(device_keep(d, F32, s->lanes, 1, s->vectors, s->dim, &e->rows));
+    TRY(device_keep(d, F32, s->pictures, s->height, s->width, s->channels, &e->in.sample));
+    TRY(device_keep(d, F32, s->pictures, s->height, s->width, s->channels, &e->target));
+    TRY(device_keep(d, F32, s->pictures, 1, 1, 1, &e->in.timestep));
+    TRY(device_keep(d, I32, 1, 1, 1, s->lanes, &e->in.map));
+    return device_keep(d, F64, s->lanes, 1, 1, 1, &e->slots);
+}
+
+struct error evaluator_new(struct evaluator *e, struct device *device, const struct text_encoder *text,
+                           const struct unet *unet, const struct evaluator_shape *shape)
+{
+    *e = (struct evaluator){.device = device, .text = text, .unet = unet, .shape = *shape};
+    struct error error = make_inputs(e);
+    if (error.code == ERROR_NONE)
+        error = device_program(device, evaluate, e, &e->program);
+    if (error.code != ERROR_NONE)
+        evaluator_free(e);
+    return error;
+}
+
+void evaluator_free(struct evaluator *e)
+{
+    if (!e->device)
+        return;
+    program_free(e->program);
+    struct tensor *const kept[] = {&e->ids,         &e->rows,   &e->in.sample, &e->target,
+                                   &e->in.timestep, &e->in.map, &e->slots};
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+        device_release(e->device, kept[i]);
+    *e = (struct evaluator){0};
+}
+
+struct error evaluator_run(struct evaluator *e, const struct evaluation *batch, double *losses)
+{
+    struct device *d = e->device;
+    device_write(d, e->ids, batch->ids);
+    device_write(d, e->rows, batch->rows);
+    device_write(d, e->in.sample, batch->noisy);
+    device_write(d, e->target, batch->target);
+    device_write(d, e->in.timestep, batch->timesteps);
+    device_write(d, e->in.map, batch->map);
+    TRY(device_run(e->program));
+    device_read(d, losses, e->slots);
+    return device_wait(d);
+}

@@ -1,0 +1,55 @@
+/* zo/evaluator.h
+ *
+ * Evaluations, a batch of lanes at a time: text encoder, UNet, squared error, in one program.
+ *
+ *     ids, rows ─► text encoder ─► hidden ─┐
+ *     noisy latents, timesteps ──────────► UNet ─► prediction ─► mean squared error to the target, a double for each lane
+ *
+ * A lane looks at one of the batch's pictures (`map`); what depends on the picture alone is computed once for all its lanes.
+ */
+#ifndef ZOODIP_ZO_EVALUATOR_H
+#define ZOODIP_ZO_EVALUATOR_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+#include "device/device.h"
+#include "model/text_encoder.h"
+#include "model/unet.h"
+
+struct evaluator_shape {
+    int64_t lanes, pictures;         /* of one run of the program */
+    int64_t height, width, channels; /* of a latent */
+    int64_t length;                  /* ids of a caption */
+    int64_t vectors, dim;            /* of the word: vectors, and the width of one */
+    int32_t first_id;                /* of the word's tokens */
+};
+
+/* One batch. Host memory, the caller's. */
+struct evaluation {
+    const float *noisy, *target; /* [pictures, height, width, channels] */
+    const float *timesteps;      /* [pictures] */
+    const int32_t *map;          /* [lanes]: the picture of each lane */
+    const int32_t *ids;          /* [lanes, length] */
+    const float *rows;           /* [lanes, vectors, dim] */
+};
+
+struct evaluator {
+    struct device *device;
+    const struct text_encoder *text;
+    const struct unet *unet;
+    struct evaluator_shape shape;
+    struct tensor ids, rows, target, slots;
+    struct unet_input in;
+    struct program *program;
+};
+
+/* Text encoder and UNet are borrowed. Free with evaluator_free. */
+struct error evaluator_new(struct evaluator *e, struct device *device, const struct text_encoder *text,
+                           const struct unet *unet, const struct evaluator_shape *shape);
+void evaluator_free(struct evaluator *e);
+
+/* losses [lanes]. */
+struct error evaluator_run(struct evaluator *e, const struct evaluation *batch, double *losses);
+
+#endif

@@ -1,0 +1,491 @@
+#include "zo/train.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/progress.h"
+#include "base/rng.h"
+#include "cluster/signals.h"
+#include "files/file.h"
+#include "model/embedding.h"
+#include "zo/estimator.h"
+
+enum { LANES_AT_ONCE = 16, VALIDATION_DRAWS = 60, VALIDATION_LANES = 4 };
+
+int64_t training_tau(const struct config *config, int64_t width)
+{
+    int64_t fitting = width / 6 < 128 ? width / 6 : 128;
+    return config->zo.tau ? config->zo.tau : fitting > 2 ? fitting : 2;
+}
+
+struct draw_shape training_draws(const struct config *config, int64_t pictures, int64_t captions, int64_t height,
+                                 int64_t width, int64_t channels, int64_t dim)
+{
+    return (struct draw_shape){
+        .seed = (uint64_t)config->seed,
+        .pictures = pictures,
+        .repeats = config->data.repeats,
+        .captions = captions,
+        .flip = config->data.flip,
+        .batch = config->optim.batch_size,
+        .height = height,
+        .width = width,
+        .channels = channels,
+        .n = config->zo.n,
+        .dim = dim,
+        .timesteps = {(int32_t)config->zo.timesteps[0], (int32_t)config->zo.timesteps[1]},
+    };
+}
+
+/* ------------------------------------------------------------------------------------------ one step, as in the paper */
+
+/* Noise on a picture's latent at one timestep, and what the network should say of it. */
+static void make_noisy(struct training *t, int64_t picture, bool mirrored, const float *posterior, const float *noise,
+                       int32_t timestep, float *noisy, float *target)
+{
+    const struct dataset *s = t->parts.dataset;
+    int64_t numbers = s->height * s->width * s->channels;
+    dataset_latent(s, picture, mirrored, posterior, t->parts.scaling_factor, t->latent);
+    noise_add(t->parts.schedule, timestep, t->latent, noise, noisy, numbers);
+    noise_target(t->parts.schedule, timestep, t->latent, noise, target, numbers);
+}
+
+/* The embedding as lane row `i` sees it: e, e + eps z_i, or (i > n) e - eps z_(i - n). */
+static void perturb(const struct training *t, int64_t i, float *row)
+{
+    int64_t n = t->parts.config->zo.n;
+    double eps = t->parts.config->zo.eps;
+    const float *e = t->state.embedding;
+    if (i == 0) {
+        memcpy(row, e, (size_t)t->dim * sizeof *row);
+        return;
+    }
+    const float *z = t->draws.directions + (i > n ? i - n - 1 : i - 1) * t->dim;
+    for (int64_t k = 0; k < t->dim; k++)
+        row[k] = (float)((double)e[k] + (i > n ? -eps : eps) * (double)z[k]);
+}
+
+/* Lanes [first, first + evaluator's lanes) of the step, as far as they lie below `end`; a batch that would be longer
+ * evaluates its last lane again, so that every batch has the same shape. */
+static void gather_lanes(struct training *t, int64_t first, int64_t end)
+{
+    struct lane_batch *l = &t->steps;
+    const struct evaluator_shape *s = &l->evaluator.shape;
+    const struct draws *d = &t->draws;
+    int64_t batch = d->shape.batch, numbers = s->height * s->width * s->channels;
+    for (int64_t p = 0; p < s->pictures; p++) {
+        int64_t b = (first + p) % batch;
+        make_noisy(t, d->picture[b], d->flip[b], d->posterior + b * numbers, d->noise + b * numbers, d->timestep[b],
+                   l->noisy + p * numbers, l->target + p * numbers);
+        l->timesteps[p] = (float)d->timestep[b];
+    }
+    for (int64_t k = 0; k < s->lanes; k++) {
+        int64_t lane = first + k < end ? first + k : end - 1;
+        l->map[k] = (int32_t)((lane - first) % s->pictures);
+        memcpy(l->ids + k * s->length, t->parts.dataset->ids + d->caption[lane % batch] * s->length,
+               (size_t)s->length * sizeof *l->ids);
+        perturb(t, lane / batch, l->rows + k * t->dim);
+    }
+}
+
+static struct error run_batch(struct lane_batch *l)
+{
+    const struct evaluation batch = {l->noisy, l->target, l->timesteps, l->map, l->ids, l->rows};
+    return evaluator_run(&l->evaluator, &batch, l->losses);
+}
+
+/* This rank's lanes into their slots. */
+static struct error evaluate_share(struct training *t)
+{
+    struct share share = share_of(t->lanes, comm_rank(t->parts.comm), comm_size(t->parts.comm));
+    int64_t end = share.first + share.count, step = t->steps.evaluator.shape.lanes;
+    for (int64_t first = share.first; first < end; first += step) {
+        gather_lanes(t, first, end);
+        TRY(run_batch(&t->steps));
+        int64_t count = end - first < step ? end - first : step;
+        memcpy(t->slots + first, t->steps.losses, (size_t)count * sizeof *t->slots);
+    }
+    return ok();
+}
+
+static void estimate(struct training *t)
+{
+    const struct config *c = t->parts.config;
+    estimate_gradient(t->gradient, t->slots, t->draws.directions, c->zo.n, c->zo.sides, c->optim.batch_size, t->dim,
+                      c->zo.eps, t->state.subspace.noise_rows);
+}
+
+/* Step k, from 1. *stop: some rank was asked to end. */
+static struct error take_step(struct training *t, int64_t k, struct metric *m, bool *stop)
+{
+    const struct config *c = t->parts.config;
+    struct state *s = &t->state;
+
+    // draw: pictures, captions, timesteps, noise, directions
+    draws_make(&t->draws, k);
+
+    // evaluate: every rank its share of the lanes, then all have all losses
+    memset(t->slots, 0, (size_t)(t->lanes + 1) * sizeof *t->slots);
+    struct error e = evaluate_share(t);
+    if (e.code != ERROR_NONE)
+        return e;
+    t->slots[t->lanes] = signals_stop_requested();
+    TRY(comm_sum(t->parts.comm, t->slots, t->lanes + 1));
+    *stop = t->slots[t->lanes] > 0;
+
+    // estimate the gradient, take out what the history calls noise
+    m->removed = s->subspace.noise_rows;
+    estimate(t);
+    subspace_project(&s->subspace, t->gradient);
+
+    // update; rank 0's embedding goes to all
+    m->lr = schedule_rate(schedule_find(c->optim.schedule), c->optim.lr, k, c->optim.steps, c->optim.warmup);
+    optimizer_update(&s->optimizer, s->embedding, t->gradient, m->lr);
+    TRY(comm_broadcast(t->parts.comm, s->embedding, t->dim * (int64_t)sizeof *s->embedding, 0));
+    TRY(subspace_push(&s->subspace, s->embedding));
+    s->step = k;
+    return ok();
+}
+
+/* ------------------------------------------------------------------------------------------ validation */
+
+static struct error check_batch(struct training *t, int64_t first, int64_t end, const float *embedding)
+{
+    struct lane_batch *l = &t->checks;
+    const struct evaluator_shape *s = &l->evaluator.shape;
+    const struct config *c = t->parts.config;
+    const struct dataset *set = t->parts.dataset;
+    int64_t numbers = s->height * s->width * s->channels;
+    float *noise = t->draws.noise; // a step's own noise is drawn anew before it is used
+    for (int64_t k = 0; k < s->lanes; k++) {
+        int64_t draw = first + k < end ? first + k : end - 1, picture = draw % set->count;
+        uint64_t seed = (uint64_t)c->seed, index = (uint64_t)draw;
+        int32_t timestep = rng_integer(seed, 0, STREAM_TIMESTEP, index, t->draws.shape.timesteps[0],
+                                       t->draws.shape.timesteps[1]);
+        rng_normals(seed, 0, STREAM_NOISE, index * (uint64_t)numbers, numbers, noise);
+        make_noisy(t, picture, false, NULL, noise, timestep, l->noisy + k * numbers, l->target + k * numbers);
+        int64_t caption = set->caption_per_picture ? picture
+                                                   : rng_integer(seed, 0, STREAM_CAPTION, index, 0, (int32_t)set->captions.count);
+        l->timesteps[k] = (float)timestep;
+        l->map[k] = (int32_t)k;
+        memcpy(l->ids + k * s->length, set->ids + caption * s->length, (size_t)s->length * sizeof *l->ids);
+        memcpy(l->rows + k * t->dim, embedding, (size_t)t->dim * sizeof *embedding);
+    }
+    return run_batch(l);
+}
+
+struct error training_validate(struct training *t, const float *embedding, double *loss)
+{
+    int64_t draws = t->validation_draws, step = t->checks.evaluator.shape.lanes;
+    double *slots = memory_take(draws, sizeof *slots);
+    struct error e = slots ? ok() : error_memory("the validation losses");
+    struct share share = share_of(draws, comm_rank(t->parts.comm), comm_size(t->parts.comm));
+    int64_t end = share.first + share.count;
+    for (int64_t first = share.first; first < end && e.code == ERROR_NONE; first += step) {
+        e = check_batch(t, first, end, embedding);
+        int64_t count = end - first < step ? end - first : step;
+        memcpy(slots + first, t->checks.losses, (size_t)count * sizeof *slots);
+    }
+    e = comm_agree(t->parts.comm, e);
+    if (e.code == ERROR_NONE)
+        e = comm_sum(t->parts.comm, slots, draws);
+    double sum = 0;
+    for (int64_t i = 0; i < draws && slots; i++)
+        sum += slots[i];
+    *loss = sum / (double)draws;
+    memory_free(slots);
+    return e;
+}
+
+/* ------------------------------------------------------------------------------------------ what a run leaves behind */
+
+/* A file that could not be written does not end the training: it is said, and tried again at the next save. */
+static void note(struct training *t, struct error e)
+{
+    t->unsaved = e.code != ERROR_NONE;
+    if (t->unsaved)
+        log_warning("%s; training goes on and tries again at the next save", e.text);
+}
+
+static struct error write_embedding(const struct training *t, const char *name)
+{
+    const struct config *c = t->parts.config;
+    char path[4096];
+    TRY(path_join(path, c->output.dir, name));
+    return embedding_write(path, c->token.placeholder, t->state.embedding, t->vectors, t->dim / t->vectors);
+}
+
+static struct error save_embedding(const struct training *t)
+{
+    char name[64];
+    snprintf(name, sizeof name, "learned_embeds-steps-%lld.safetensors", (long long)t->state.step);
+    TRY(write_embedding(t, name));
+    return write_embedding(t, "learned_embeds.safetensors");
+}
+
+static struct error save_checkpoint(struct training *t)
+{
+    const struct config *c = t->parts.config;
+    char folder[4096];
+    TRY(path_join(folder, c->output.dir, "checkpoints"));
+    t->last_checkpoint = clock_seconds();
+    return checkpoint_write(&t->state, folder, t->parts.recipe, c->output.checkpoint_keep);
+}
+
+static bool every(int64_t step, int64_t period)
+{
+    return period > 0 && step % period == 0;
+}
+
+static bool checkpoint_due(const struct training *t)
+{
+    const struct config *c = t->parts.config;
+    double minutes = c->output.checkpoint_minutes;
+    return every(t->state.step, c->output.checkpoint_every) ||
+           (minutes > 0 && clock_seconds() - t->last_checkpoint >= 60 * minutes);
+}
+
+/* Rank 0, after a step: metrics, and whatever is due. `last`: no step follows in this run. */
+static void keep_records(struct training *t, struct metrics *metrics, const struct metric *m, bool last)
+{
+    struct error e = metrics_add(metrics, m);
+    bool checkpoint = last || checkpoint_due(t);
+    bool embedding = last || every(t->state.step, t->parts.config->output.save_every);
+    if (e.code == ERROR_NONE && (checkpoint || embedding))
+        e = metrics_flush(metrics);
+    if (e.code == ERROR_NONE && embedding)
+        e = save_embedding(t);
+    if (e.code == ERROR_NONE && checkpoint)
+        e = save_checkpoint(t);
+    if (checkpoint || embedding || e.code != ERROR_NONE)
+        note(t, e);
+}
+
+static void show(const struct training *t, struct progress *progress, const struct metric *m)
+{
+    char text[160];
+    snprintf(text, sizeof text, "loss %.5f, validation %.5f, %.3g evaluations/s", m->loss, t->validation_last,
+             m->evaluations_per_second);
+    progress_step(progress, t->state.step, text);
+}
+
+/* ------------------------------------------------------------------------------------------ the run */
+
+/* Every tau steps: do all ranks still hold the same bits as rank 0? */
+static struct error compare_ranks(struct training *t)
+{
+    uint32_t mine = state_hash(&t->state), first = mine;
+    TRY(comm_broadcast(t->parts.comm, &first, sizeof first, 0));
+    struct error e = ok();
+    if (mine != first)
+        e = error_failed("rank %d holds another state than rank 0 after step %lld", comm_rank(t->parts.comm),
+                         (long long)t->state.step);
+    return comm_agree(t->parts.comm, e);
+}
+
+static double mean_loss(const struct training *t)
+{
+    double sum = 0;
+    for (int64_t b = 0; b < t->draws.shape.batch; b++)
+        sum += t->slots[b];
+    return sum / (double)t->draws.shape.batch;
+}
+
+static double norm(const double *x, int64_t count)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < count; i++)
+        sum += x[i] * x[i];
+    return sqrt(sum);
+}
+
+/* The steps after which something collective is due besides the update. */
+static struct error after_step(struct training *t, struct metric *m, bool last, struct error (*sample)(void *, int64_t),
+                               void *arg)
+{
+    const struct config *c = t->parts.config;
+    if (every(t->state.step, t->state.subspace.tau) || last)
+        TRY(compare_ranks(t));
+    if (every(t->state.step, t->validation_every) || last) {
+        TRY(training_validate(t, t->state.embedding, &t->validation_last));
+        m->validation = t->validation_last;
+    }
+    if (!last && every(t->state.step, c->output.sample_every))
+        TRY(sample(arg, t->state.step));
+    return ok();
+}
+
+static struct error run_steps(struct training *t, struct metrics *metrics, struct progress *progress,
+                              struct error (*sample)(void *, int64_t), void *arg)
+{
+    const struct config *c = t->parts.config;
+    bool first_rank = comm_rank(t->parts.comm) == 0, stop = false;
+    while (t->state.step < c->optim.steps && !stop) {
+        double began = clock_seconds();
+        struct metric m = {.losses = t->slots, .slots = t->lanes, .validation = NAN};
+        TRY(take_step(t, t->state.step + 1, &m, &stop));
+        bool last = stop || t->state.step == c->optim.steps;
+        m.step = t->state.step;
+        m.loss = mean_loss(t);
+        m.grad_norm = norm(t->gradient, t->dim);
+        m.seconds = clock_seconds() - began;
+        m.evaluations_per_second = (double)t->lanes / m.seconds;
+        t->seconds += m.seconds;
+        TRY(after_step(t, &m, last, sample, arg));
+        if (first_rank) {
+            keep_records(t, metrics, &m, last);
+            show(t, progress, &m);
+        }
+    }
+    // behind the barrier all that rank 0 saved is on the disk, so any rank may end
+    TRY(comm_barrier(t->parts.comm));
+    if (stop && t->state.step < c->optim.steps)
+        return (struct error){ERROR_PREEMPTED, "stopped by a signal after a checkpoint; run again with --resume to go on"};
+    if (t->unsaved)
+        return error_failed("%s: the last save failed", c->output.dir);
+    return ok();
+}
+
+struct error training_run(struct training *t, struct error (*sample)(void *arg, int64_t step), void *arg)
+{
+    const struct config *c = t->parts.config;
+    bool first_rank = comm_rank(t->parts.comm) == 0;
+    struct metrics *metrics = NULL;
+    struct error e = ok();
+    if (first_rank)
+        e = metrics_open(&metrics, c->output.dir, t->state.step);
+    e = comm_agree(t->parts.comm, e);
+    if (e.code == ERROR_NONE)
+        e = training_validate(t, t->state.embedding, &t->validation_first);
+    if (e.code == ERROR_NONE) {
+        t->validation_last = t->validation_first;
+        t->last_checkpoint = clock_seconds();
+        char what[128];
+        snprintf(what, sizeof what, "learning %.100s", c->token.placeholder);
+        struct progress progress;
+        progress_begin(&progress, what, t->state.step, c->optim.steps, !first_rank);
+        e = run_steps(t, metrics, &progress, sample, arg);
+        progress_end(&progress);
+    }
+    if (first_rank)
+        metrics_close(metrics);
+    return e;
+}
+
+struct error training_resume(struct training *t)
+{
+    const struct config *c = t->parts.config;
+    char folder[4096];
+    bool found = false;
+    struct error e = path_join(folder, c->output.dir, "checkpoints");
+    if (e.code == ERROR_NONE)
+        e = checkpoint_resume(&t->state, folder, t->parts.recipe, &found,
+                              comm_rank(t->parts.comm) == 0 ? log_warning_text : log_nothing);
+    TRY(comm_agree(t->parts.comm, e));
+    if (comm_rank(t->parts.comm) == 0)
+        log_line(found ? "resuming after step %lld" : "no checkpoint yet: starting at step %lld", (long long)t->state.step);
+    return compare_ranks(t);
+}
+
+/* ------------------------------------------------------------------------------------------ making and freeing */
+
+static struct error batch_new(struct lane_batch *l, const struct training *t, int64_t lanes, int64_t pictures)
+{
+    const struct dataset *set = t->parts.dataset;
+    const struct evaluator_shape s = {lanes,          pictures,    set->height,
+                                      set->width,     set->channels, set->length,
+                                      t->vectors,     t->dim / t->vectors, t->parts.first_id};
+    int64_t numbers = set->height * set->width * set->channels;
+    l->noisy = memory_take(pictures * numbers, sizeof *l->noisy);
+    l->target = memory_take(pictures * numbers, sizeof *l->target);
+    l->timesteps = memory_take(pictures, sizeof *l->timesteps);
+    l->rows = memory_take(lanes * t->dim, sizeof *l->rows);
+    l->map = memory_take(lanes, sizeof *l->map);
+    l->ids = memory_take(lanes * set->length, sizeof *l->ids);
+    l->losses = memory_take(lanes, sizeof *l->losses);
+    if (!l->noisy || !l->target || !l->timesteps || !l->rows || !l->map || !l->ids || !l->losses)
+        return error_memory("a batch of lanes");
+    return evaluator_new(&l->evaluator, t->parts.device, t->parts.text, t->parts.unet, &s);
+}
+
+static void batch_free(struct lane_batch *l)
+{
+    evaluator_free(&l->evaluator);
+    memory_free(l->noisy);
+    memory_free(l->target);
+    memory_free(l->timesteps);
+    memory_free(l->rows);
+    memory_free(l->map);
+    memory_free(l->ids);
+    memory_free(l->losses);
+    *l = (struct lane_batch){0};
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* As few batches as LANES_AT_ONCE allows, all of one size. */
+static struct error make_batches(struct training *t)
+{
+    struct share share = share_of(t->lanes, comm_rank(t->parts.comm), comm_size(t->parts.comm));
+    if (share.count > 0) {
+        int64_t batches = (share.count + LANES_AT_ONCE - 1) / LANES_AT_ONCE;
+        int64_t lanes = (share.count + batches - 1) / batches;
+        TRY(batch_new(&t->steps, t, lanes, least(lanes, t->draws.shape.batch)));
+    }
+    share = share_of(t->validation_draws, comm_rank(t->parts.comm), comm_size(t->parts.comm));
+    int64_t lanes = share.count > 1 ? least(share.count, VALIDATION_LANES) : 1;
+    return batch_new(&t->checks, t, lanes, lanes);
+}
+
+static struct error make_state(struct training *t)
+{
+    const struct config *c = t->parts.config;
+    const struct dataset *set = t->parts.dataset;
+    int64_t width = t->dim / t->vectors, numbers = set->height * set->width * set->channels;
+    TRY(state_new(&t->state, t->dim, training_tau(c, width), c->zo.nu, c->optim.beta1, c->optim.beta2, c->optim.eps));
+    for (int64_t i = 0; i < t->vectors; i++)
+        memcpy(t->state.embedding + i * width, t->parts.initializer, (size_t)width * sizeof(float));
+    const struct draw_shape shape = training_draws(c, set->count, set->caption_per_picture ? 0 : set->captions.count,
+                                                   set->height, set->width, set->channels, t->dim);
+    TRY(draws_new(&t->draws, &shape));
+    t->slots = memory_take(t->lanes + 1, sizeof *t->slots);
+    t->gradient = memory_take(t->dim, sizeof *t->gradient);
+    t->latent = memory_take(numbers, sizeof *t->latent);
+    return t->slots && t->gradient && t->latent ? ok() : error_memory("the training state");
+}
+
+struct error training_new(struct training *t, const struct training_parts *parts)
+{
+    const struct config *c = parts->config;
+    *t = (struct training){.parts = *parts, .vectors = c->token.vectors};
+    t->dim = t->vectors * parts->text->config.width;
+    t->lanes = (c->zo.sides * c->zo.n + 1) * c->optim.batch_size;
+    // a look at the validation costs about a hundredth of the training, and five or six looks are enough
+    t->validation_draws = least(VALIDATION_DRAWS, c->optim.steps * t->lanes / 100 + 1);
+    t->validation_every = c->optim.steps / 5 > 0 ? c->optim.steps / 5 : 1;
+    struct error e = make_state(t);
+    if (e.code == ERROR_NONE)
+        e = make_batches(t);
+    e = comm_agree(parts->comm, e);
+    if (e.code != ERROR_NONE)
+        training_free(t);
+    return e;
+}
+
+void training_free(struct training *t)
+{
+    batch_free(&t->steps);
+    batch_free(&t->checks);
+    state_free(&t->state);
+    draws_free(&t->draws);
+    memory_free(t->slots);
+    memory_free(t->gradient);
+    memory_free(t->latent);
+    *t = (struct training){0};
+}

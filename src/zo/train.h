@@ -1,0 +1,94 @@
+/* zo/train.h
+ *
+ * ZOODiP's training, one step after the other (arXiv 2503.14868, section 4). train.c reads from top to bottom as the
+ * algorithm: draw, look at the pictures, perturb, evaluate a share of the lanes, sum the slots, estimate, project, update.
+ *
+ * Lane s = i * batch + b: direction i (0 is the embedding itself; with two sides n + i is direction i backwards) under
+ * picture b. Slots hold the lanes' losses; every rank fills its own and the sum over ranks is exact in any order.
+ *
+ * Invariant: after every step all ranks hold the same state, bit for bit, on any number of ranks and threads.
+ */
+#ifndef ZOODIP_ZO_TRAIN_H
+#define ZOODIP_ZO_TRAIN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "cluster/comm.h"
+#include "cluster/share.h"
+#include "device/device.h"
+#include "files/config.h"
+#include "files/report.h"
+#include "model/scheduler.h"
+#include "model/text_encoder.h"
+#include "model/unet.h"
+#include "zo/checkpoint.h"
+#include "zo/dataset.h"
+#include "zo/draws.h"
+#include "zo/evaluator.h"
+
+/* What training stands on; all borrowed. */
+struct training_parts {
+    const struct config *config;
+    struct comm *comm;
+    struct device *device;
+    const struct dataset *dataset;
+    const struct text_encoder *text;
+    const struct unet *unet;
+    const struct noise_schedule *schedule;
+    float scaling_factor;
+    int32_t first_id;         /* of the word's tokens */
+    const float *initializer; /* [dim of one vector] */
+    const char *recipe;       /* see config_recipe */
+};
+
+/* A batch of lanes being put together for the evaluator. */
+struct lane_batch {
+    struct evaluator evaluator;
+    float *noisy, *target, *timesteps, *rows; /* as in struct evaluation */
+    int32_t *map, *ids;
+    double *losses; /* [lanes] */
+};
+
+struct training {
+    struct training_parts parts;
+    struct state state;
+    struct draws draws;
+    int64_t vectors, dim;     /* dim: vectors x width, the length of the embedding */
+    int64_t lanes;            /* (sides n + 1) x batch */
+    double *slots;            /* [lanes + 1]: the losses, and how many ranks were asked to stop */
+    double *gradient;         /* [dim] */
+    float *latent;            /* one picture's */
+    struct lane_batch steps;  /* this rank's share of a step; unused where it has none */
+    struct lane_batch checks; /* validation */
+    int64_t validation_draws, validation_every;
+    double validation_first, validation_last; /* the initializer's (or the resumed word's), and the newest */
+    double last_checkpoint;   /* when, by clock_seconds */
+    bool unsaved;             /* the last attempt to write something failed */
+    double seconds;           /* in steps, this run */
+};
+
+/* Tokens: tau from the config, or min(128, width / 6). */
+int64_t training_tau(const struct config *config, int64_t width);
+
+/* The draws that a config makes, for `pictures` pictures and `captions` templates (0: one per picture). */
+struct draw_shape training_draws(const struct config *config, int64_t pictures, int64_t captions, int64_t height,
+                                 int64_t width, int64_t channels, int64_t dim);
+
+/* Collective; what is wrong on one rank comes back on all. Free with training_free. */
+struct error training_new(struct training *t, const struct training_parts *parts);
+void training_free(struct training *t);
+
+/* Goes on from the newest good checkpoint in DIR/checkpoints, where there is one. */
+struct error training_resume(struct training *t);
+
+/* Runs the steps that are left, writing metrics, embeddings and checkpoints into config->output.dir. sample(arg, step) is
+ * called where a picture is due. ERROR_PREEMPTED after a signal: all is saved. */
+struct error training_run(struct training *t, struct error (*sample)(void *arg, int64_t step), void *arg);
+
+/* Mean loss over the fixed draws of an embedding [dim]: the pictures in turn, posterior means, noise and timesteps as step 0
+ * would draw them. Collective. */
+struct error training_validate(struct training *t, const float *embedding, double *loss);
+
+#endif
