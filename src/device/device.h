@@ -48,6 +48,7 @@ struct weight_source {
     enum dtype bias_type;
     int64_t out, in, kh, kw;  /* linear layers: kh = kw = 1; a norm's gain and shift: data and bias of [out], in = 0 */
     bool gated;               /* the output goes through ACT_GEGLU: rows [0, out/2) are values, [out/2, out) gates */
+    bool table;               /* [out, in] rows for op_embed: not copied, so `data` must outlive the handle */
 };
 
 enum act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU, ACT_GEGLU };
@@ -139,7 +140,7 @@ void op_copy(struct device *device, struct tensor y, struct tensor x, struct ten
 
 /* Token and position embedding with the word being learned: ids I32 [lanes, 1, length, 1]; an id >= first takes row
  * id - first of `rows` F32 [lanes, 1, vectors, dim] (its own lane's: the perturbed embedding), every other the table's.
- * table and positions are weights made with in = dim, out = rows, and bits 32 or 16. y F32 [lanes, 1, length, dim]. */
+ * table and positions are weights made as tables with in = dim, out = rows. y F32 [lanes, 1, length, dim]. */
 void op_embed(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
               const struct weight *positions, struct tensor rows, int64_t first);
 

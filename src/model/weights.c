@@ -318,6 +318,6 @@ const struct weight *weights_table(struct weights *w, int64_t rows, int64_t dim,
         wrong(w, table->name, "expected F32, F16 or BF16");
         return NULL;
     }
-    struct weight_source source = {.data = table->data, .type = table->type, .out = rows, .in = dim, .kh = 1, .kw = 1};
+    struct weight_source source = {.data = table->data, .type = table->type, .out = rows, .in = dim, .kh = 1, .kw = 1, .table = true};
     return hand_over(w, name, &source, table->type == F32 ? 32 : 16);
 }

@@ -1,0 +1,175 @@
+#include "base/pool.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+
+/* A job is announced by a new number under the lock; workers look for it a short while before they sleep, since the next
+ * op mostly follows within microseconds. Longer would cost other ranks on an oversubscribed machine. */
+enum { SPINS = 2000 };
+
+struct pool {
+    int threads, started;
+    pthread_t *handles;
+    pthread_mutex_t lock;
+    pthread_cond_t wake, finished;
+    atomic_long job;  /* number of the newest job; negative: end */
+    atomic_long next; /* the next task to hand out */
+    atomic_int busy;  /* workers still in the job; falls under the lock */
+    long count;
+    void (*task)(void *arg, int64_t i, int thread);
+    void *arg;
+};
+
+struct worker {
+    struct pool *pool;
+    int thread;
+};
+
+static void pause_briefly(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+static void work(struct pool *p, int thread)
+{
+    for (;;) {
+        long i = atomic_fetch_add_explicit(&p->next, 1, memory_order_relaxed);
+        if (i >= p->count)
+            return;
+        p->task(p->arg, i, thread);
+    }
+}
+
+static long wait_for_job(struct pool *p, long seen)
+{
+    for (int spin = 0; spin < SPINS; spin++) {
+        long job = atomic_load_explicit(&p->job, memory_order_acquire);
+        if (job != seen)
+            return job;
+        pause_briefly();
+    }
+    pthread_mutex_lock(&p->lock);
+    while (atomic_load_explicit(&p->job, memory_order_acquire) == seen)
+        pthread_cond_wait(&p->wake, &p->lock);
+    long job = atomic_load_explicit(&p->job, memory_order_acquire);
+    pthread_mutex_unlock(&p->lock);
+    return job;
+}
+
+static void *worker_main(void *arg)
+{
+    struct worker self = *(struct worker *)arg;
+    memory_free(arg);
+    struct pool *p = self.pool;
+    for (long seen = 0;;) {
+        seen = wait_for_job(p, seen);
+        if (seen < 0)
+            return NULL;
+        work(p, self.thread);
+        pthread_mutex_lock(&p->lock);
+        if (atomic_fetch_sub(&p->busy, 1) == 1)
+            pthread_cond_signal(&p->finished);
+        pthread_mutex_unlock(&p->lock);
+    }
+}
+
+static bool start_worker(struct pool *p, int thread)
+{
+    struct worker *w = memory_take(1, sizeof *w);
+    if (!w)
+        return false;
+    *w = (struct worker){p, thread};
+    if (pthread_create(&p->handles[thread - 1], NULL, worker_main, w) == 0)
+        return true;
+    memory_free(w);
+    return false;
+}
+
+struct error pool_open(struct pool **pool, int threads)
+{
+    struct pool *p = memory_take(1, sizeof *p);
+    if (!p)
+        return error_memory("threads");
+    p->threads = threads < 1 ? 1 : threads;
+    p->handles = memory_take(p->threads, sizeof *p->handles);
+    pthread_mutex_init(&p->lock, NULL);
+    pthread_cond_init(&p->wake, NULL);
+    pthread_cond_init(&p->finished, NULL);
+    while (p->handles && p->started < p->threads - 1 && start_worker(p, p->started + 1))
+        p->started++;
+    if (!p->handles || p->started < p->threads - 1) {
+        pool_close(p);
+        return error_failed("cannot start %d threads", threads);
+    }
+    *pool = p;
+    return ok();
+}
+
+void pool_close(struct pool *p)
+{
+    if (!p)
+        return;
+    pthread_mutex_lock(&p->lock);
+    atomic_store(&p->job, -1);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    for (int i = 0; i < p->started; i++)
+        pthread_join(p->handles[i], NULL);
+    pthread_cond_destroy(&p->wake);
+    pthread_cond_destroy(&p->finished);
+    pthread_mutex_destroy(&p->lock);
+    memory_free(p->handles);
+    memory_free(p);
+}
+
+int pool_threads(const struct pool *p)
+{
+    return p->threads;
+}
+
+void pool_run(struct pool *p, int64_t count, void (*task)(void *arg, int64_t i, int thread), void *arg)
+{
+    if (p->threads == 1 || count <= 1) {
+        for (int64_t i = 0; i < count; i++)
+            task(arg, i, 0);
+        return;
+    }
+    pthread_mutex_lock(&p->lock);
+    p->count = (long)count;
+    p->task = task;
+    p->arg = arg;
+    atomic_store(&p->busy, p->threads - 1);
+    atomic_store_explicit(&p->next, 0, memory_order_relaxed);
+    atomic_fetch_add_explicit(&p->job, 1, memory_order_release);
+    pthread_cond_broadcast(&p->wake);
+    pthread_mutex_unlock(&p->lock);
+    work(p, 0);
+    for (int spin = 0; spin < SPINS && atomic_load(&p->busy) > 0; spin++)
+        pause_briefly();
+    pthread_mutex_lock(&p->lock);
+    while (atomic_load(&p->busy) > 0)
+        pthread_cond_wait(&p->finished, &p->lock);
+    pthread_mutex_unlock(&p->lock);
+}
+
+int pool_default_threads(int ranks_here)
+{
+    const char *asked = getenv("OMP_NUM_THREADS");
+    if (asked && atoi(asked) > 0)
+        return atoi(asked);
+    cpu_set_t mine;
+    int online = (int)sysconf(_SC_NPROCESSORS_ONLN), bound = online;
+    if (sched_getaffinity(0, sizeof mine, &mine) == 0)
+        bound = CPU_COUNT(&mine);
+    // bound to a part of the machine: that part is ours alone; bound to all of it: the ranks share it
+    int threads = bound < online || ranks_here < 1 ? bound : online / ranks_here;
+    return threads < 1 ? 1 : threads;
+}

@@ -1,0 +1,35 @@
+/* commands/options.h
+ *
+ * Command lines by a table: --name VALUE (or --name=VALUE), flags, and plain arguments in order. Errors name the option and
+ * the remedy.
+ */
+#ifndef ZOODIP_COMMANDS_OPTIONS_H
+#define ZOODIP_COMMANDS_OPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct option_values {
+    const char **items; /* [count], borrowed from argv */
+    int64_t count;
+};
+
+/* One of text, number, integer, flag or many receives the value; `name` without the dashes. */
+struct option {
+    const char *name;
+    const char **text;
+    double *number;
+    int64_t *integer;
+    int64_t low, high; /* the integer's range, where low < high */
+    bool *flag;
+    struct option_values *many; /* may be given several times; items has room for argc */
+};
+
+/* argv[1..]: fills what the table points at; *help for -h or --help (everything else is then ignored). `plain` receives at
+ * most `room` arguments that are no options. */
+struct error options_read(int argc, char **argv, const struct option *table, int64_t options, bool *help,
+                          const char **plain, int64_t room, int64_t *plain_count);
+
+#endif
