@@ -2,8 +2,8 @@
  *
  * The one interface to compute. A model is written in these ops and never asks which device runs them.
  *
- * Lane = one evaluation (a direction under a picture). Invariant, on which equal bits for any number of ranks rest: what
- * an op writes for a lane depends neither on how many lanes there are, nor on the lane's place among them, nor on
+ * Lane = one evaluation (a direction under a picture). Invariant, on which equal bits for any number of ranks rest:
+ * what an op writes for a lane depends neither on how many lanes there are, nor on the lane's place among them, nor on
  * threads. An op's blocking and the order of its sums follow from ONE lane's shape.
  *
  * Calls enqueue on one in-order stream. Nothing is returned by an op: the first error sticks to the device until
@@ -35,20 +35,21 @@ struct tensor {
     enum dtype type;
     int64_t lanes, height, width, channels;
     int64_t lane_stride; /* 0: one copy serves all lanes */
-    int64_t row_stride;  /* from one position's channels to the next's; >= channels, so that a slice of channels is a view */
+    int64_t
+        row_stride; /* from one position's channels to the next's; >= channels, so that a slice of channels is a view */
 };
 
 /* A weight as it lies in the file: [out, in, kh, kw], mmap'ed, maybe unaligned. */
 struct weight_source {
     const void *data;
-    enum dtype type;          /* F32, F16, BF16, or I8 with `scale` */
-    const void *scale;        /* [out], per output channel; NULL: none */
+    enum dtype type;   /* F32, F16, BF16, or I8 with `scale` */
+    const void *scale; /* [out], per output channel; NULL: none */
     enum dtype scale_type;
-    const void *bias;         /* [out] or NULL */
+    const void *bias; /* [out] or NULL */
     enum dtype bias_type;
-    int64_t out, in, kh, kw;  /* linear layers: kh = kw = 1; a norm's gain and shift: data and bias of [out], in = 0 */
-    bool gated;               /* the output goes through ACT_GEGLU: rows [0, out/2) are values, [out/2, out) gates */
-    bool table;               /* [out, in] rows for op_embed: not copied, so `data` must outlive the handle */
+    int64_t out, in, kh, kw; /* linear layers: kh = kw = 1; a norm's gain and shift: data and bias of [out], in = 0 */
+    bool gated;              /* the output goes through ACT_GEGLU: rows [0, out/2) are values, [out/2, out) gates */
+    bool table;              /* [out, in] rows for op_embed: not copied, so `data` must outlive the handle */
 };
 
 enum act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU, ACT_GEGLU };
@@ -66,16 +67,16 @@ struct error device_open(struct device **device, const char *kind, int threads);
 void device_close(struct device *device);
 const char *device_name(const struct device *device); /* such as "cpu (2 threads, avx2)" */
 
-/* Weights are packed for the device into one store. device_store with memory NULL starts a measuring pass: device_weight
- * only adds up and device_stored tells the bytes. With memory (64-byte aligned, at least that many bytes) and `fill`, the
- * same calls in the same order pack into it; without `fill` the bytes are there already, packed by another rank of the
- * node, and only handles are made. The caller owns the memory and frees it after the handles. */
+/* Weights are packed for the device into one store. device_store with memory NULL starts a measuring pass:
+ * device_weight only adds up and device_stored tells the bytes. With memory (64-byte aligned, at least that many bytes)
+ * and `fill`, the same calls in the same order pack into it; without `fill` the bytes are there already, packed by
+ * another rank of the node, and only handles are made. The caller owns the memory and frees it after the handles. */
 void device_store(struct device *device, void *memory, int64_t bytes, bool fill);
 int64_t device_stored(const struct device *device);
 
-/* Handle to a packed weight. bits: how it is kept: 32 (F32), 16 (half, or bfloat if the source is), 8 (int8 codes: those
- * of an I8 source; any other source is quantized as optimum-quanto does, see device/quantize.h). Compute is in F32. Free
- * with weight_free. */
+/* Handle to a packed weight. bits: how it is kept: 32 (F32), 16 (half, or bfloat if the source is), 8 (int8 codes:
+ * those of an I8 source; any other source is quantized as optimum-quanto does, see device/quantize.h). Compute is in
+ * F32. Free with weight_free. */
 struct error device_weight(struct device *device, const struct weight_source *source, int bits, struct weight **weight);
 void weight_free(struct weight *weight);
 
@@ -89,14 +90,16 @@ struct tensor device_take(struct device *device, enum dtype type, int64_t lanes,
                           int64_t channels);
 void device_drop(struct device *device, struct tensor *tensor);
 
-/* Views: channels [first, first + count) of every position; lane `lane` alone; one lane's data served to `lanes` lanes. */
+/* Views: channels [first, first + count) of every position; lane `lane` alone; one lane's data served to `lanes` lanes.
+ */
 struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count);
 struct tensor tensor_lane(struct tensor x, int64_t lane);
 struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count);
 
 /* A program is a body that takes, drops and calls ops in the same order every time. Making it does the dry pass, checks
  * every shape, and grows the arena. */
-struct error device_program(struct device *device, struct error (*body)(void *arg), void *arg, struct program **program);
+struct error device_program(struct device *device, struct error (*body)(void *arg), void *arg,
+                            struct program **program);
 struct error device_run(struct program *program);
 void program_free(struct program *program);
 int64_t program_bytes(const struct program *program); /* of the arena that it needs */
@@ -111,8 +114,8 @@ void device_read(struct device *device, void *to, struct tensor from);
 /* y = x Wt, with epilogue. x [lanes, h, w, in] -> y [lanes, h, w, out]. */
 void op_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e);
 
-/* y = conv(x), NHWC. Input row of output row r and tap k: r * stride - pad + k, zero where outside; y's height and width
- * say how far that goes. With `up`, x is first enlarged to y's height and width by nearest neighbour
+/* y = conv(x), NHWC. Input row of output row r and tap k: r * stride - pad + k, zero where outside; y's height and
+ * width say how far that goes. With `up`, x is first enlarged to y's height and width by nearest neighbour
  * (F.interpolate(mode="nearest"), source = floor(target * in / out) in float), without a copy; stride is then 1. */
 struct conv {
     int64_t stride, pad;
@@ -134,8 +137,8 @@ void op_attention(struct device *device, struct tensor y, struct tensor q, struc
 /* y = act(x), elementwise; y may be x. */
 void op_act(struct device *device, struct tensor y, struct tensor x, enum act act);
 
-/* y (lane l) = x (lane map[l]); map is I32 [1, 1, 1, y.lanes] on the device, or base NULL: lane l from lane l. y and x may
- * be channel slices: this is how skips are joined. */
+/* y (lane l) = x (lane map[l]); map is I32 [1, 1, 1, y.lanes] on the device, or base NULL: lane l from lane l. y and x
+ * may be channel slices: this is how skips are joined. */
 void op_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map);
 
 /* Token and position embedding with the word being learned: ids I32 [lanes, 1, length, 1]; an id >= first takes row

@@ -41,7 +41,8 @@ void quantize_rows(int8_t *codes, void *scales, const void *weights, enum dtype 
             int64_t count = in - i < CHUNK ? in - i : CHUNK;
             dtype_to_float(chunk, row + i * dtype_size(type), type, count);
             for (int64_t k = 0; k < count; k++) {
-                float code = scale > 0 ? rintf(round_to(type, chunk[k] / scale)) : 0.0f;
+                // a scale that rounded to zero makes codes of +-infinity, and 0 / 0 is 0
+                float code = chunk[k] == 0 ? 0 : rintf(round_to(type, chunk[k] / scale));
                 codes[i + k] = (int8_t)fminf(fmaxf(code, -128.0f), 127.0f);
             }
         }

@@ -1,7 +1,7 @@
 /* device/quantize.h
  *
- * int8 weights as optimum-quanto's qint8 makes them (quanto/tensor/optimizers, quanto/library/quantize): per output channel,
- * symmetric, everything in the source's own number type:
+ * int8 weights as optimum-quanto's qint8 makes them (quanto/tensor/optimizers, quanto/library/quantize): per output
+ * channel, symmetric, everything in the source's own number type:
  *
  *     scale = amax / 127;  code = clamp(round_half_even(w / scale), -128, 127);  a row of zeros: scale 0, codes 0
  */

@@ -1,0 +1,137 @@
+#include "device/cpu/cpu.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+static bool runs_here(const struct kernels *k)
+{
+#ifdef ZOODIP_X86
+    __builtin_cpu_init();
+    if (k == &kernels_avx512)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    if (k == &kernels_avx2)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#endif
+    return k == &kernels_generic;
+}
+
+const struct kernels *kernels_pick(void)
+{
+    static const struct kernels *const widest_first[] = {
+#ifdef ZOODIP_X86
+        &kernels_avx512,
+        &kernels_avx2,
+#endif
+        &kernels_generic,
+    };
+    const char *asked = getenv("ZOODIP_ISA");
+    for (size_t i = 0; i < sizeof widest_first / sizeof *widest_first; i++)
+        if (runs_here(widest_first[i]) && (!asked || strcmp(asked, widest_first[i]->name) == 0))
+            return widest_first[i];
+    return asked ? NULL : &kernels_generic;
+}
+
+static void cpu_close(struct device *d)
+{
+    struct cpu *cpu = (struct cpu *)d;
+    pool_close(cpu->pool);
+    memory_free(cpu->scratch);
+    memory_free(cpu);
+}
+
+/* Every call has finished when it returns. */
+static struct error cpu_wait(struct device *d)
+{
+    (void)d;
+    return ok();
+}
+
+static struct error cpu_memory(struct device *d, int64_t bytes, void **memory)
+{
+    (void)d;
+    *memory = memory_take(bytes, 1);
+    return *memory ? ok() : error_failed("out of memory: %lld bytes for tensors", (long long)bytes);
+}
+
+static void cpu_memory_free(struct device *d, void *memory)
+{
+    (void)d;
+    memory_free(memory);
+}
+
+/* Copies between a tensor and dense memory, position by position. */
+static void move_rows(struct tensor t, char *dense, bool into_tensor)
+{
+    int64_t size = dtype_size(t.type), row = t.channels * size;
+    for (int64_t lane = 0; lane < t.lanes; lane++)
+        for (int64_t p = 0; p < tensor_positions(t); p++, dense += row) {
+            char *at = (char *)tensor_data(t) + (lane * t.lane_stride + p * t.row_stride) * size;
+            if (into_tensor)
+                memcpy(at, dense, (size_t)row);
+            else
+                memcpy(dense, at, (size_t)row);
+        }
+}
+
+static void cpu_write(struct device *d, struct tensor to, const void *from)
+{
+    (void)d;
+    move_rows(to, (char *)from, true);
+}
+
+static void cpu_read(struct device *d, void *to, struct tensor from)
+{
+    (void)d;
+    move_rows(from, to, false);
+}
+
+static const struct device_ops cpu_ops = {
+    .close = cpu_close,
+    .wait = cpu_wait,
+    .memory = cpu_memory,
+    .memory_free = cpu_memory_free,
+    .weight_place = cpu_weight_place,
+    .weight_pack = cpu_weight_pack,
+    .write = cpu_write,
+    .read = cpu_read,
+    .linear = cpu_linear,
+    .conv = cpu_conv,
+    .norm = cpu_norm,
+    .attention = cpu_attention,
+    .act = cpu_act,
+    .copy = cpu_copy,
+    .embed = cpu_embed,
+    .timestep = cpu_timestep,
+    .loss = cpu_loss,
+};
+
+struct error cpu_open(struct device **device, int threads)
+{
+    const struct kernels *kernels = kernels_pick();
+    if (!kernels)
+        return error_input("ZOODIP_ISA: %s: not an instruction set of this machine", getenv("ZOODIP_ISA"));
+    struct cpu *cpu = memory_take(1, sizeof *cpu);
+    if (!cpu)
+        return error_memory("the device");
+    cpu->device.ops = &cpu_ops;
+    cpu->kernels = kernels;
+    struct error e = pool_open(&cpu->pool, threads);
+    if (e.code == ERROR_NONE) {
+        threads = pool_threads(cpu->pool);
+        cpu->scratch = memory_take(threads, SCRATCH_BYTES);
+        if (!cpu->scratch)
+            e = error_memory("the device's scratch");
+    }
+    if (e.code != ERROR_NONE) {
+        cpu_close(&cpu->device);
+        return e;
+    }
+    snprintf(cpu->device.name, sizeof cpu->device.name, "cpu (%d thread%s, %s)", threads, threads == 1 ? "" : "s",
+             kernels->name);
+    *device = &cpu->device;
+    return ok();
+}

@@ -1,0 +1,255 @@
+#include "device/cpu/kernels.h"
+
+#include "device/cpu/kernels_vector.h"
+
+#if defined(__AVX512F__)
+enum { ROWS = 12 }; /* 24 sums, 2 vectors of b, one of a: of 32 registers */
+#else
+enum { ROWS = 6 }; /* 12 sums, 2 vectors of b, one of a: of 16 registers */
+#endif
+enum { PANEL = 2 * WIDTH };
+
+/* ------------------------------------------------------------------------------------------------ products */
+
+/* One step is 1 + 1 in a constant, so that both walks over a compile to their own loop. */
+static inline __attribute__((always_inline)) void tile_of(float *c, const float *a, int64_t row_step, int64_t k_step,
+                                                          const float *b, int64_t count, bool add)
+{
+    vec sums[ROWS][2];
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; r++)
+        sums[r][0] = sums[r][1] = splat(0.f);
+    for (int64_t k = 0; k < count; k++) {
+        vec b0 = load(b + k * PANEL), b1 = load(b + k * PANEL + WIDTH);
+#pragma GCC unroll 12
+        for (int r = 0; r < ROWS; r++) {
+            vec x = splat(a[r * row_step + k * k_step]);
+            sums[r][0] = fma_of(x, b0, sums[r][0]);
+            sums[r][1] = fma_of(x, b1, sums[r][1]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int r = 0; r < ROWS; r++)
+        for (int half = 0; half < 2; half++) {
+            float *at = c + r * PANEL + half * WIDTH;
+            store(at, add ? load(at) + sums[r][half] : sums[r][half]);
+        }
+}
+
+static void tile(float *c, const float *a, int64_t stride, const float *b, int64_t count, bool add)
+{
+    tile_of(c, a, stride, 1, b, count, add);
+}
+
+static void tile_across(float *c, const float *a, int64_t stride, const float *b, int64_t count, bool add)
+{
+    tile_of(c, a, 1, stride, b, count, add);
+}
+
+static void widen_codes(float *to, const int8_t *from, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++)
+        to[i] = (float)from[i];
+}
+
+static void widen_bfloats(float *to, const uint16_t *from, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        uint32_t bits = (uint32_t)from[i] << 16;
+        memcpy(to + i, &bits, sizeof bits);
+    }
+}
+
+static void widen_halves(float *to, const uint16_t *from, int64_t count)
+{
+#if defined(__AVX2__)
+    for (int64_t i = 0; i < count; i += 8)
+        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
+#elif defined(__aarch64__)
+    for (int64_t i = 0; i < count; i += 4)
+        vst1q_f32(to + i, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from + i))));
+#else
+    for (int64_t i = 0; i < count; i++)
+        to[i] = half_to_float(from[i]);
+#endif
+}
+
+static void widen(float *to, const void *from, enum dtype type, int64_t count)
+{
+    if (type == I8)
+        widen_codes(to, from, count);
+    else if (type == BF16)
+        widen_bfloats(to, from, count);
+    else
+        widen_halves(to, from, count);
+}
+
+/* scale, bias, lane_bias, act of one vector of sums */
+static inline vec finish_vector(const struct finish *f, const float *sums, int64_t packed, int64_t column,
+                                int64_t count)
+{
+    vec v = load(sums);
+    if (f->scale)
+        v = v * load(f->scale + packed);
+    if (f->bias)
+        v = v + load(f->bias + packed);
+    if (f->lane_bias)
+        v = v + load_some(f->lane_bias + column, count);
+    return v;
+}
+
+static void put(const struct finish *f, vec v, int64_t column, int64_t count)
+{
+    if (f->residual)
+        v = v + load_some(f->residual + column, count);
+    store_some(f->y + column, v, count);
+}
+
+/* A gated panel holds WIDTH values and then their gates. */
+static void finish_gated(const struct finish *f)
+{
+    for (int64_t column = 0, p = 0; column < f->columns; column += WIDTH, p++) {
+        int64_t count = f->columns - column;
+        const float *sums = f->sums + p * f->panel_stride;
+        vec value = finish_vector(f, sums, p * PANEL, column, count);
+        vec gate = finish_vector(f, sums + WIDTH, p * PANEL + WIDTH, column, count);
+        put(f, value * gelu_of(gate), column, count);
+    }
+}
+
+static void finish(const struct finish *f)
+{
+    if (f->act == ACT_GEGLU) {
+        finish_gated(f);
+        return;
+    }
+    for (int64_t column = 0; column < f->columns; column += WIDTH) {
+        int64_t count = f->columns - column, p = column / PANEL;
+        const float *sums = f->sums + p * f->panel_stride + column % PANEL;
+        put(f, act_of(finish_vector(f, sums, column, column, count), f->act), column, count);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ attention */
+
+static void hide(float *scores, int64_t keys, const int32_t *visible)
+{
+    ivec v[2];
+    memcpy(v, visible, sizeof v);
+    for (int64_t k = 0; k < keys; k++)
+        for (int half = 0; half < 2; half++) {
+            float *at = scores + k * PANEL + half * WIDTH;
+            store(at, choose(v[half] > (int32_t)k, load(at), splat(-1e30f)));
+        }
+}
+
+static void softmax(struct softmax s, float *scores, int64_t keys, const int32_t *visible)
+{
+    if (visible)
+        hide(scores, keys, visible);
+    for (int half = 0; half < 2; half++) {
+        float *at = scores + half * WIDTH;
+        vec old = load(s.largest + half * WIDTH), largest = old;
+        for (int64_t k = 0; k < keys; k++)
+            largest = max_of(largest, load(at + k * PANEL));
+        vec shrink = exp2_of(old - largest), total = splat(0.f);
+        for (int64_t k = 0; k < keys; k++) {
+            vec weight = exp2_of(load(at + k * PANEL) - largest);
+            store(at + k * PANEL, weight);
+            total = total + weight;
+        }
+        store(s.largest + half * WIDTH, largest);
+        store(s.shrink + half * WIDTH, shrink);
+        store(s.total + half * WIDTH, fma_of(load(s.total + half * WIDTH), shrink, total));
+    }
+}
+
+static void rescale(float *o, const float *factor, int64_t count)
+{
+    vec low = load(factor), high = load(factor + WIDTH);
+    for (int64_t i = 0; i < count; i++, o += PANEL) {
+        store(o, load(o) * low);
+        store(o + WIDTH, load(o + WIDTH) * high);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ rows of numbers */
+
+static void act_row(float *y, const float *x, int64_t count, enum act act)
+{
+    for (int64_t i = 0; i < count; i += WIDTH)
+        store_some(y + i, act_of(load_some(x + i, count - i), act), count - i);
+}
+
+static void scale_shift(float *y, const float *x, const float *scale, const float *shift, int64_t count, enum act act)
+{
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        int64_t left = count - i;
+        vec v = fma_of(load_some(x + i, left), load_some(scale + i, left), load_some(shift + i, left));
+        store_some(y + i, act == ACT_SILU ? v * logistic(v) : v, left);
+    }
+}
+
+static void gather_moments(double *restrict sum, double *restrict square, const float *restrict x, int64_t count)
+{
+    for (int64_t c = 0; c < count; c++) {
+        sum[c] += (double)x[c];
+        square[c] += (double)x[c] * (double)x[c];
+    }
+}
+
+enum { STRANDS = 8 }; /* sums that run side by side: number i goes to strand i % STRANDS */
+
+static double total_of(const double strands[STRANDS])
+{
+    double total = 0;
+    for (int s = 0; s < STRANDS; s++)
+        total += strands[s];
+    return total;
+}
+
+static void row_moments(double *sum, double *square, const float *x, int64_t count)
+{
+    double sums[STRANDS] = {0}, squares[STRANDS] = {0};
+    int64_t i = 0;
+    for (; i + STRANDS <= count; i += STRANDS)
+        gather_moments(sums, squares, x + i, STRANDS);
+    gather_moments(sums, squares, x + i, count - i);
+    *sum = total_of(sums);
+    *square = total_of(squares);
+}
+
+static double squared_error(const float *a, const float *b, int64_t count)
+{
+    double strands[STRANDS] = {0};
+    for (int64_t i = 0; i < count; i += STRANDS)
+        for (int64_t s = 0; s < STRANDS && i + s < count; s++) {
+            double difference = (double)a[i + s] - (double)b[i + s];
+            strands[s] += difference * difference;
+        }
+    return total_of(strands);
+}
+
+const struct kernels KERNELS = {
+#if defined(__AVX512F__)
+    .name = "avx512",
+#elif defined(__AVX2__)
+    .name = "avx2",
+#else
+    .name = "generic",
+#endif
+    .rows = ROWS,
+    .panel = PANEL,
+    .width = WIDTH,
+    .tile = tile,
+    .tile_across = tile_across,
+    .widen = widen,
+    .finish = finish,
+    .softmax = softmax,
+    .rescale = rescale,
+    .act = act_row,
+    .scale_shift = scale_shift,
+    .gather_moments = gather_moments,
+    .row_moments = row_moments,
+    .squared_error = squared_error,
+};

@@ -1,0 +1,74 @@
+/* device/cpu/kernels.h
+ *
+ * The inner loops, one table for each instruction set that kernels.c was compiled for. A panel is `panel` columns of a
+ * product's right side, stored [k][panel]; a tile is `rows` rows of the left side under one panel, stored
+ * [rows][panel].
+ *
+ * Tiles are always computed whole, on padded data: the order of a sum's terms depends on the length of the sum alone.
+ */
+#ifndef ZOODIP_DEVICE_CPU_KERNELS_H
+#define ZOODIP_DEVICE_CPU_KERNELS_H
+
+#include "device/device.h"
+
+/* One row of sums on its way into y, for all panels of a task. */
+struct finish {
+    float *y;             /* [columns] */
+    const float *sums;    /* the row's [panel] sums under the first panel */
+    int64_t panel_stride; /* to those under the next one */
+    int64_t columns;
+    const float *scale, *bias;         /* of the packed columns from the first panel on; NULL: none */
+    const float *lane_bias, *residual; /* [columns] or NULL */
+    enum act act;
+};
+
+/* Running softmax of `panel` queries over blocks of keys. */
+struct softmax {
+    float *largest, *total,
+        *shrink; /* [panel]: the largest score, the sum of weights, what older sums are multiplied by */
+};
+
+struct kernels {
+    const char *name;
+    int64_t rows, panel;
+    int64_t width; /* numbers in a vector; panel = 2 * width */
+
+    /* c [rows][panel] = (add ? c : 0) + sum over k < count of a(row, k) * b[k][panel]. a(row, k) is a[row * stride + k]
+     * in the first, a[k * stride + row] in the second. */
+    void (*tile)(float *c, const float *a, int64_t stride, const float *b, int64_t count, bool add);
+    void (*tile_across)(float *c, const float *a, int64_t stride, const float *b, int64_t count, bool add);
+
+    /* count numbers kept as F16, BF16 or I8, count a multiple of the panel, to floats (codes unscaled). */
+    void (*widen)(float *to, const void *from, enum dtype type, int64_t count);
+
+    void (*finish)(const struct finish *f);
+
+    /* scores [keys][panel], in units of log2, become weights; those of keys >= visible[query] become nothing, where
+     * visible is given. */
+    void (*softmax)(struct softmax s, float *scores, int64_t keys, const int32_t *visible);
+
+    /* o [count][panel] *= factor [panel]. */
+    void (*rescale)(float *o, const float *factor, int64_t count);
+
+    void (*act)(float *y, const float *x, int64_t count, enum act act);
+
+    /* y = act(x * scale + shift), act NONE or SILU; y may be x. */
+    void (*scale_shift)(float *y, const float *x, const float *scale, const float *shift, int64_t count, enum act act);
+
+    /* sum[c] += x[c], square[c] += x[c]^2. */
+    void (*gather_moments)(double *sum, double *square, const float *x, int64_t count);
+
+    /* The sum of x and of x^2, and of (a - b)^2, over count numbers, each in one fixed order. */
+    void (*row_moments)(double *sum, double *square, const float *x, int64_t count);
+    double (*squared_error)(const float *a, const float *b, int64_t count);
+};
+
+extern const struct kernels kernels_generic;
+#ifdef ZOODIP_X86
+extern const struct kernels kernels_avx2, kernels_avx512;
+#endif
+
+/* The widest that this machine runs, or the one that the environment variable ZOODIP_ISA names, which serves tests. */
+const struct kernels *kernels_pick(void);
+
+#endif

@@ -1,0 +1,148 @@
+/* device/cpu/kernels_vector.h
+ *
+ * A vector of WIDTH floats for kernels.c, and what little of it the compilers' vector arithmetic (+ - * / and
+ * comparisons) does not spell: fused multiply-add, maximum, and the transcendental functions. Rounded alike in every
+ * element, so that a tail may be computed in a whole vector.
+ */
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#if defined(__AVX512F__)
+enum { WIDTH = 16 };
+#elif defined(__AVX2__)
+enum { WIDTH = 8 };
+#else
+enum { WIDTH = 4 };
+#endif
+
+typedef float vec __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t ivec __attribute__((vector_size(4 * WIDTH)));
+
+static inline vec splat(float x)
+{
+    return x - (vec){0};
+}
+
+static inline vec load(const float *from)
+{
+    vec v;
+    memcpy(&v, from, sizeof v);
+    return v;
+}
+
+static inline void store(float *to, vec v)
+{
+    memcpy(to, &v, sizeof v);
+}
+
+static inline vec load_some(const float *from, int64_t count)
+{
+    if (count >= WIDTH)
+        return load(from);
+    vec v = {0};
+    memcpy(&v, from, (size_t)count * sizeof *from);
+    return v;
+}
+
+static inline void store_some(float *to, vec v, int64_t count)
+{
+    if (count >= WIDTH)
+        store(to, v);
+    else
+        memcpy(to, &v, (size_t)count * sizeof *to);
+}
+
+/* mask's elements are all ones or all zeros */
+static inline vec choose(ivec mask, vec yes, vec no)
+{
+    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
+}
+
+static inline vec fma_of(vec a, vec b, vec c)
+{
+#if defined(__AVX512F__)
+    return (vec)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (vec)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+/* b where either is not a number */
+static inline vec max_of(vec a, vec b)
+{
+#if defined(__AVX512F__)
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX2__)
+    return (vec)_mm256_max_ps((__m256)a, (__m256)b);
+#else
+    return choose(a > b, a, b);
+#endif
+}
+
+/* 2^x for x in [-126, 127], smaller ones give 2^-126 and larger ones 2^127. Relative error below 1e-7: x = n + r with
+ * |r| <= 1/2, 2^r a polynomial fitted to (2^r - 1) / r at Chebyshev's nodes. */
+static inline vec exp2_of(vec x)
+{
+    x = max_of(splat(-126.f), x); // this order lets a NaN through
+    x = -max_of(splat(-127.f), -x);
+    const vec magic = splat(0x1.8p23f); // adding it leaves round(x) in the lowest bits
+    vec shifted = x + magic;
+    vec r = x - (shifted - magic);
+    vec p = splat(0.00015461447765119374f);
+    p = fma_of(p, r, splat(0.0013390866806730628f));
+    p = fma_of(p, r, splat(0.009618056938052177f));
+    p = fma_of(p, r, splat(0.055503569543361664f));
+    p = fma_of(p, r, splat(0.24022650718688965f));
+    p = fma_of(p, r, splat(0.6931471824645996f));
+    p = fma_of(p, r, splat(1.f));
+    return (vec)((ivec)p + (((ivec)shifted - (ivec)magic) << 23));
+}
+
+static inline vec logistic(vec x)
+{
+    return splat(1.f) / (splat(1.f) + exp2_of(x * splat(-1.44269504f)));
+}
+
+/* x Phi(x), Phi the normal distribution. Its lower tail Phi(-a) = 2^p(a): p was fitted to log2(erfc(a / sqrt 2) / 2) on
+ * [0, 9], weighted so that a Phi(-a) is off by less than 6e-8; no cancellation on either side. */
+static inline vec gelu_of(vec x)
+{
+    vec a = max_of(x, -x);
+    a = -max_of(splat(-9.f), -a);
+    vec p = splat(7.027153259286933e-08f);
+    p = fma_of(p, a, splat(-2.1059095161035657e-06f));
+    p = fma_of(p, a, splat(2.3531969418399967e-05f));
+    p = fma_of(p, a, splat(-9.692402818473056e-05f));
+    p = fma_of(p, a, splat(-0.0003736133221536875f));
+    p = fma_of(p, a, splat(0.007392308674752712f));
+    p = fma_of(p, a, splat(-0.052733130753040314f));
+    p = fma_of(p, a, splat(-0.45912906527519226f));
+    p = fma_of(p, a, splat(-1.1511139869689941f));
+    p = fma_of(p, a, splat(-1.f));
+    vec tail = x * exp2_of(p);
+    return choose(x > splat(0.f), x - tail, tail);
+}
+
+static inline vec act_of(vec x, enum act act)
+{
+    switch (act) {
+    case ACT_SILU:
+        return x * logistic(x);
+    case ACT_GELU:
+        return gelu_of(x);
+    case ACT_QUICK_GELU:
+        return x * logistic(x * splat(1.702f));
+    default:
+        return x;
+    }
+}

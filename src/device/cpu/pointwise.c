@@ -1,0 +1,188 @@
+#include <math.h>
+#include <string.h>
+
+#include "device/cpu/cpu.h"
+
+/* ------------------------------------------------------------------------------------------------ act, copy */
+
+enum { ROWS = 64 }; /* positions in a task */
+
+struct pointwise {
+    const struct kernels *kernels;
+    struct tensor y, x, map;
+    enum act act;
+};
+
+static void act_task(void *arg, int64_t i, int thread)
+{
+    (void)thread;
+    const struct pointwise *p = arg;
+    int64_t positions = tensor_positions(p->y), end = smaller((i + 1) * ROWS, p->y.lanes * positions);
+    for (int64_t r = i * ROWS; r < end; r++)
+        p->kernels->act(tensor_row(p->y, r / positions, r % positions), tensor_row(p->x, r / positions, r % positions),
+                        p->y.channels, p->act);
+}
+
+static int64_t row_tasks(struct tensor y)
+{
+    return (y.lanes * tensor_positions(y) + ROWS - 1) / ROWS;
+}
+
+void cpu_act(struct device *device, struct tensor y, struct tensor x, enum act act)
+{
+    const struct cpu *cpu = cpu_of(device);
+    struct pointwise p = {.kernels = cpu->kernels, .y = y, .x = x, .act = act};
+    pool_run(cpu->pool, row_tasks(y), act_task, &p);
+}
+
+static char *row_bytes(struct tensor t, int64_t lane, int64_t position)
+{
+    return (char *)tensor_data(t) + (lane * t.lane_stride + position * t.row_stride) * dtype_size(t.type);
+}
+
+static void copy_task(void *arg, int64_t i, int thread)
+{
+    (void)thread;
+    const struct pointwise *p = arg;
+    int64_t positions = tensor_positions(p->y), end = smaller((i + 1) * ROWS, p->y.lanes * positions);
+    for (int64_t r = i * ROWS; r < end; r++) {
+        int64_t lane = r / positions, from = mapped_lane(p->map, lane);
+        memmove(row_bytes(p->y, lane, r % positions), row_bytes(p->x, from, r % positions),
+                (size_t)(p->y.channels * dtype_size(p->y.type)));
+    }
+}
+
+/* Is some lane's map outside x? Its contents are known only now. */
+static bool strays(struct tensor map, int64_t lanes, int64_t source_lanes)
+{
+    for (int64_t l = 0; l < lanes; l++)
+        if (mapped_lane(map, l) < 0 || mapped_lane(map, l) >= source_lanes)
+            return true;
+    return false;
+}
+
+void cpu_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map)
+{
+    struct pointwise p = {.y = y, .x = x, .map = map};
+    if (strays(map, y.lanes, x.lanes))
+        device_fail(device, error_failed("op_copy: the map names a lane that is not there"));
+    else
+        pool_run(cpu_of(device)->pool, row_tasks(y), copy_task, &p);
+}
+
+/* ------------------------------------------------------------------------------------------------ embeddings */
+
+struct embedding {
+    struct tensor y, ids, rows;
+    const struct weight *table, *positions;
+    int64_t first;
+};
+
+static const void *table_row(const struct weight *table, int64_t row)
+{
+    return (const char *)table->data + row * table->in * dtype_size(table->type);
+}
+
+static int32_t id_at(struct tensor ids, int64_t lane, int64_t position)
+{
+    return ((const int32_t *)tensor_data(ids))[lane * ids.lane_stride + position * ids.row_stride];
+}
+
+/* Task: one position of one lane. */
+static void embed_task(void *arg, int64_t i, int thread)
+{
+    enum { PIECE = 256 };
+    (void)thread;
+    const struct embedding *e = arg;
+    int64_t length = tensor_positions(e->y), lane = i / length, place = i % length, dim = e->y.channels;
+    int64_t id = id_at(e->ids, lane, place), size = dtype_size(e->positions->type);
+    float *y = tensor_row(e->y, lane, place), piece[PIECE];
+    if (id >= e->first)
+        memcpy(y, tensor_row(e->rows, lane, id - e->first), (size_t)dim * sizeof *y);
+    else
+        dtype_to_float(y, table_row(e->table, id), e->table->type, dim);
+    for (int64_t c = 0; c < dim; c += PIECE) {
+        int64_t count = smaller(PIECE, dim - c);
+        dtype_to_float(piece, (const char *)table_row(e->positions, place) + c * size, e->positions->type, count);
+        for (int64_t j = 0; j < count; j++)
+            y[c + j] += piece[j];
+    }
+}
+
+/* Is there an id without a row? Contents are known only when the op runs. */
+static bool find_stray_id(const struct embedding *e, int32_t *stray)
+{
+    int64_t length = tensor_positions(e->ids), vectors = tensor_positions(e->rows);
+    for (int64_t i = 0; i < e->ids.lanes * length; i++) {
+        int32_t id = id_at(e->ids, i / length, i % length);
+        if (id >= 0 && (id >= e->first ? id - e->first < vectors : id < e->table->out))
+            continue;
+        *stray = id;
+        return true;
+    }
+    return false;
+}
+
+void cpu_embed(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
+               const struct weight *positions, struct tensor rows, int64_t first)
+{
+    struct embedding e = {.y = y, .ids = ids, .rows = rows, .table = table, .positions = positions, .first = first};
+    int32_t stray;
+    if (find_stray_id(&e, &stray))
+        device_fail(device, error_failed("op_embed: token id %d has no row", (int)stray));
+    else
+        pool_run(cpu_of(device)->pool, y.lanes * tensor_positions(y), embed_task, &e);
+}
+
+/* As diffusers does in float: e_j = exp(-log(10000) j / (half - shift)), then sin(t e_j) and cos(t e_j). The three
+ * functions are taken in double and rounded once. */
+void cpu_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift)
+{
+    (void)device;
+    int64_t half = y.channels / 2;
+    for (int64_t lane = 0; lane < y.lanes; lane++) {
+        float step = *tensor_row(t, lane, 0), *to = tensor_row(y, lane, 0);
+        for (int64_t j = 0; j < half; j++) {
+            float exponent = -9.210340371976184f * (float)j / ((float)half - shift);
+            float angle = step * (float)exp((double)exponent);
+            to[flip_sin_to_cos ? half + j : j] = (float)sin((double)angle);
+            to[flip_sin_to_cos ? j : half + j] = (float)cos((double)angle);
+        }
+        if (y.channels % 2)
+            to[y.channels - 1] = 0;
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------ loss */
+
+struct loss {
+    const struct kernels *kernels;
+    struct tensor slots, pred, target, map;
+};
+
+/* Task: one lane, position by position. */
+static void loss_task(void *arg, int64_t lane, int thread)
+{
+    (void)thread;
+    const struct loss *l = arg;
+    int64_t positions = tensor_positions(l->pred), channels = l->pred.channels;
+    int64_t from = mapped_lane(l->map, lane);
+    bool dense = l->pred.row_stride == channels && l->target.row_stride == channels;
+    double sum = 0;
+    if (dense)
+        sum = l->kernels->squared_error(tensor_row(l->pred, lane, 0), tensor_row(l->target, from, 0),
+                                        positions * channels);
+    for (int64_t p = 0; !dense && p < positions; p++)
+        sum += l->kernels->squared_error(tensor_row(l->pred, lane, p), tensor_row(l->target, from, p), channels);
+    ((double *)tensor_data(l->slots))[lane * l->slots.lane_stride] = sum / (double)(positions * channels);
+}
+
+void cpu_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
+{
+    const struct cpu *cpu = cpu_of(device);
+    struct loss l = {.kernels = cpu->kernels, .slots = slots, .pred = pred, .target = target, .map = map};
+    if (strays(map, pred.lanes, target.lanes))
+        device_fail(device, error_failed("op_loss: the map names a lane that is not there"));
+    else
+        pool_run(cpu->pool, pred.lanes, loss_task, &l);
+}

@@ -1,0 +1,203 @@
+#include <string.h>
+
+#include "device/cpu/cpu.h"
+
+/* y = x Wt for linear layers and convolutions alike. Row r of the left side is a position of a lane: its channels, or,
+ * for a convolution, the channels under each tap one after the other, which are copied together only for the block of
+ * rows at hand. All lanes' rows form one tall matrix, so that a weight is read once for all of them.
+ *
+ * The sum over k is cut into blocks of a length that follows from k alone, each block is summed term by term, and the
+ * blocks are added in order. Hence a number of y is the same however rows and columns are shared out, and for any row
+ * beside it. Tasks are (block of rows, chunk of panels). */
+
+enum {
+    DEPTH = 320,     /* most terms in a block: a panel's block stays in the first cache, beside a tile of x */
+    BLOCK_ROWS = 96, /* most rows in a task: their block of x stays in the second cache */
+    CHUNK = 320,     /* most packed columns in a task */
+};
+_Static_assert((BLOCK_ROWS * (DEPTH + CHUNK) + 32 * DEPTH) * sizeof(float) <= SCRATCH_BYTES, "a task's scratch");
+
+struct product {
+    const struct cpu *cpu;
+    const struct kernels *kernels;
+    struct tensor y, x;
+    const struct weight *weight;
+    struct epilogue epilogue;
+    bool gathered; /* a convolution with taps, stride or enlargement */
+    struct conv conv;
+    int64_t positions; /* of a lane of y */
+    int64_t depth, block_depth;
+    int64_t rows, block_rows, row_blocks;
+    int64_t panels, chunk_panels;
+};
+
+/* A task's place and its thread's scratch. */
+struct block {
+    int64_t first_row, rows; /* rows: rounded up to whole tiles in `tiles` */
+    int64_t tiles;
+    int64_t first_panel, panels;
+    float *x;    /* [tiles * tile rows][terms of the block of k] */
+    float *wide; /* [terms][panel] */
+    float *sums; /* [panels][tiles][tile rows][panel] */
+};
+
+/* Where target position `at` of an enlarged picture comes from: F.interpolate(mode="nearest") computes it in float. */
+static int64_t nearest(int64_t at, int64_t in, int64_t out)
+{
+    int64_t from = (int64_t)((float)at * ((float)in / (float)out));
+    return smaller(from, in - 1);
+}
+
+/* The channels under one tap, or NULL outside. */
+static const float *under_tap(const struct product *p, int64_t lane, int64_t position, int64_t tap)
+{
+    int64_t row = position / p->y.width * p->conv.stride - p->conv.pad + tap / p->weight->kw;
+    int64_t column = position % p->y.width * p->conv.stride - p->conv.pad + tap % p->weight->kw;
+    int64_t height = p->conv.up ? p->y.height : p->x.height, width = p->conv.up ? p->y.width : p->x.width;
+    if (row < 0 || row >= height || column < 0 || column >= width)
+        return NULL;
+    if (p->conv.up) {
+        row = nearest(row, p->x.height, height);
+        column = nearest(column, p->x.width, width);
+    }
+    return tensor_row(p->x, lane, row * p->x.width + column);
+}
+
+/* Terms [first, first + count) of one row. */
+static void gather_row(const struct product *p, float *to, int64_t row, int64_t first, int64_t count)
+{
+    int64_t lane = row / p->positions, position = row % p->positions, channels = p->x.channels;
+    if (!p->gathered) {
+        memcpy(to, tensor_row(p->x, lane, position) + first, (size_t)count * sizeof *to);
+        return;
+    }
+    for (int64_t tap = first / channels, skip = first % channels; count > 0; tap++, skip = 0) {
+        int64_t length = smaller(channels - skip, count);
+        const float *from = under_tap(p, lane, position, tap);
+        if (from)
+            memcpy(to, from + skip, (size_t)length * sizeof *to);
+        else
+            memset(to, 0, (size_t)length * sizeof *to);
+        to += length;
+        count -= length;
+    }
+}
+
+static void gather(const struct product *p, const struct block *b, int64_t first, int64_t count)
+{
+    for (int64_t r = 0; r < b->rows; r++)
+        gather_row(p, b->x + r * count, b->first_row + r, first, count);
+    memset(b->x + b->rows * count, 0, (size_t)((b->tiles * p->kernels->rows - b->rows) * count) * sizeof *b->x);
+}
+
+/* Terms [first, first + count) of a panel, as floats. */
+static const float *panel_terms(const struct product *p, const struct block *b, int64_t panel, int64_t first,
+                                int64_t count)
+{
+    int64_t width = p->kernels->panel, at = (panel * p->depth + first) * width;
+    if (p->weight->type == F32)
+        return (const float *)p->weight->data + at;
+    p->kernels->widen(b->wide, (const char *)p->weight->data + at * dtype_size(p->weight->type), p->weight->type,
+                      count * width);
+    return b->wide;
+}
+
+static void finish_block(const struct product *p, const struct block *b)
+{
+    const struct kernels *k = p->kernels;
+    const struct weight *w = p->weight;
+    int64_t packed = b->first_panel * k->panel, per_panel = w->gated ? k->width : k->panel;
+    int64_t column = b->first_panel * per_panel, columns = smaller(b->panels * per_panel, p->y.channels - column);
+    for (int64_t r = 0; r < b->rows; r++) {
+        int64_t lane = (b->first_row + r) / p->positions, position = (b->first_row + r) % p->positions;
+        const struct tensor *bias = p->epilogue.lane_bias, *residual = p->epilogue.residual;
+        struct finish f = {
+            .y = tensor_row(p->y, lane, position) + column,
+            .sums = b->sums + r * k->panel,
+            .panel_stride = b->tiles * k->rows * k->panel,
+            .columns = columns,
+            .scale = w->scale ? w->scale + packed : NULL,
+            .bias = w->bias ? w->bias + packed : NULL,
+            .lane_bias = bias ? tensor_row(*bias, lane, 0) + column : NULL,
+            .residual = residual ? tensor_row(*residual, lane, position) + column : NULL,
+            .act = p->epilogue.act,
+        };
+        k->finish(&f);
+    }
+}
+
+static void product_task(void *arg, int64_t i, int thread)
+{
+    const struct product *p = arg;
+    const struct kernels *k = p->kernels;
+    struct block b = {.first_row = i % p->row_blocks * p->block_rows,
+                      .first_panel = i / p->row_blocks * p->chunk_panels};
+    b.rows = smaller(p->block_rows, p->rows - b.first_row);
+    b.tiles = (b.rows + k->rows - 1) / k->rows;
+    b.panels = smaller(p->chunk_panels, p->panels - b.first_panel);
+    b.wide = cpu_scratch(p->cpu, thread);
+    b.x = b.wide + DEPTH * k->panel;
+    b.sums = b.x + BLOCK_ROWS * DEPTH;
+
+    for (int64_t first = 0; first < p->depth; first += p->block_depth) {
+        int64_t count = smaller(p->block_depth, p->depth - first);
+        gather(p, &b, first, count);
+        for (int64_t n = 0; n < b.panels; n++) {
+            const float *terms = panel_terms(p, &b, b.first_panel + n, first, count);
+            float *sums = b.sums + n * b.tiles * k->rows * k->panel;
+            for (int64_t t = 0; t < b.tiles; t++)
+                k->tile(sums + t * k->rows * k->panel, b.x + t * k->rows * count, count, terms, count, first > 0);
+        }
+    }
+    finish_block(p, &b);
+}
+
+/* Cuts rows and panels into tasks: as large as the scratch allows, but enough of them for all threads. */
+static int64_t cut(struct product *p)
+{
+    const struct kernels *k = p->kernels;
+    int64_t wanted = pool_threads(p->cpu->pool) == 1 ? 1 : 6 * pool_threads(p->cpu->pool);
+    int64_t most_rows = BLOCK_ROWS, fewest_rows = 4 * k->rows;
+    p->chunk_panels = smaller(CHUNK / k->panel, p->panels);
+    for (;;) {
+        p->row_blocks = (p->rows + most_rows - 1) / most_rows;
+        p->block_rows = round_up((p->rows + p->row_blocks - 1) / p->row_blocks, k->rows);
+        p->row_blocks = (p->rows + p->block_rows - 1) / p->block_rows;
+        int64_t tasks = p->row_blocks * ((p->panels + p->chunk_panels - 1) / p->chunk_panels);
+        if (tasks >= wanted || (p->chunk_panels == 1 && (most_rows <= fewest_rows || p->rows <= fewest_rows)))
+            return tasks;
+        if (p->chunk_panels > 4 || most_rows <= fewest_rows || p->rows <= fewest_rows)
+            p->chunk_panels = (p->chunk_panels + 1) / 2;
+        else
+            most_rows = most_rows / 2 < fewest_rows ? fewest_rows : most_rows / 2;
+    }
+}
+
+static void multiply(struct product *p)
+{
+    const struct weight *w = p->weight;
+    const struct kernels *k = p->cpu->kernels;
+    p->kernels = k;
+    p->positions = tensor_positions(p->y);
+    p->rows = p->y.lanes * p->positions;
+    p->depth = w->in * w->kh * w->kw;
+    int64_t blocks = (p->depth + DEPTH - 1) / DEPTH;
+    p->block_depth = round_up((p->depth + blocks - 1) / blocks, 8);
+    p->panels = w->gated ? (w->out / 2 + k->width - 1) / k->width : (w->out + k->panel - 1) / k->panel;
+    pool_run(p->cpu->pool, cut(p), product_task, p);
+}
+
+void cpu_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
+{
+    struct product p = {.cpu = cpu_of(device), .y = y, .x = x, .weight = w, .epilogue = e};
+    multiply(&p);
+}
+
+void cpu_conv(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
+              struct epilogue e)
+{
+    bool same_size = y.height == x.height && y.width == x.width;
+    struct product p = {.cpu = cpu_of(device), .y = y, .x = x, .weight = w, .epilogue = e, .conv = c};
+    p.gathered = w->kh * w->kw > 1 || c.stride > 1 || c.pad > 0 || !same_size;
+    multiply(&p);
+}

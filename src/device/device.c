@@ -1,0 +1,423 @@
+#include <string.h>
+
+#include "base/memory.h"
+#include "device/backend.h"
+
+/* ------------------------------------------------------------------------------------------------ device */
+
+struct error device_open(struct device **device, const char *kind, int threads)
+{
+    if (strcmp(kind, "cuda") == 0)
+        return error_input("device: this zoodip was built without CUDA; expected cpu or auto");
+    if (strcmp(kind, "cpu") != 0 && strcmp(kind, "auto") != 0)
+        return error_input("device: %s: expected auto, cpu or cuda", kind);
+    return cpu_open(device, threads);
+}
+
+void device_close(struct device *d)
+{
+    if (!d)
+        return;
+    d->ops->memory_free(d, d->arena.memory);
+    memory_free(d->plan.used);
+    d->ops->close(d);
+}
+
+const char *device_name(const struct device *d)
+{
+    return d->name;
+}
+
+void device_fail(struct device *d, struct error e)
+{
+    if (d->error.code == ERROR_NONE)
+        d->error = e;
+}
+
+struct error device_wait(struct device *d)
+{
+    device_fail(d, d->ops->wait(d));
+    struct error e = d->error;
+    d->error = ok();
+    return e;
+}
+
+/* ------------------------------------------------------------------------------------------------ weights */
+
+void device_store(struct device *d, void *memory, int64_t bytes, bool fill)
+{
+    d->store = memory;
+    d->store_bytes = bytes;
+    d->stored = 0;
+    d->fill = fill;
+}
+
+int64_t device_stored(const struct device *d)
+{
+    return d->stored;
+}
+
+static enum dtype kept_type(const struct weight_source *s, int bits)
+{
+    if (s->table)
+        return s->type;
+    if (s->in == 0 || bits == 32)
+        return F32;
+    if (bits == 8)
+        return I8;
+    return s->type == BF16 ? BF16 : F16;
+}
+
+struct error device_weight(struct device *d, const struct weight_source *s, int bits, struct weight **weight)
+{
+    if (bits != 32 && bits != 16 && bits != 8)
+        return error_failed("weights are kept in 32, 16 or 8 bits, not in %d", bits);
+    if (s->out < 1 || s->in < 0 || s->kh < 1 || s->kw < 1 || (s->gated && s->out % 2 != 0))
+        return error_failed("a weight of a shape that no layer has");
+    struct weight *w = memory_take(1, sizeof *w);
+    if (!w)
+        return error_memory("a weight's handle");
+    *w = (struct weight){.out = s->out,
+                         .in = s->in,
+                         .kh = s->kh,
+                         .kw = s->kw,
+                         .gated = s->gated,
+                         .table = s->table,
+                         .norm = s->in == 0,
+                         .type = kept_type(s, bits),
+                         .has_bias = s->bias};
+    struct error e = ok();
+    if (s->table) {
+        w->data = s->data;
+    } else {
+        int64_t bytes = d->ops->weight_place(d, w, d->store ? d->store + d->stored : NULL);
+        if (d->store && d->stored + bytes > d->store_bytes)
+            e = error_failed("the store of weights is too small");
+        else if (d->store && d->fill)
+            e = d->ops->weight_pack(d, w, s);
+        d->stored += bytes;
+    }
+    if (e.code != ERROR_NONE) {
+        memory_free(w);
+        return e;
+    }
+    *weight = w;
+    return ok();
+}
+
+void weight_free(struct weight *w)
+{
+    memory_free(w);
+}
+
+/* ------------------------------------------------------------------------------------------------ tensors */
+
+static struct tensor dense(struct buffer *base, int64_t offset, enum dtype type, int64_t lanes, int64_t height,
+                           int64_t width, int64_t channels)
+{
+    return (struct tensor){.base = base,
+                           .offset = offset,
+                           .type = type,
+                           .lanes = lanes,
+                           .height = height,
+                           .width = width,
+                           .channels = channels,
+                           .lane_stride = height * width * channels,
+                           .row_stride = channels};
+}
+
+/* Bytes of a dense tensor, or -1 where a size is not positive or the product overflows. */
+static int64_t dense_bytes(enum dtype type, int64_t lanes, int64_t height, int64_t width, int64_t channels)
+{
+    int64_t bytes = dtype_size(type);
+    const int64_t sizes[] = {lanes, height, width, channels};
+    for (int i = 0; i < 4; i++)
+        if (sizes[i] < 1 || __builtin_mul_overflow(bytes, sizes[i], &bytes))
+            return -1;
+    return bytes;
+}
+
+struct error device_keep(struct device *d, enum dtype type, int64_t lanes, int64_t height, int64_t width,
+                         int64_t channels, struct tensor *tensor)
+{
+    int64_t bytes = dense_bytes(type, lanes, height, width, channels);
+    if (bytes < 0)
+        return error_failed("a tensor of an impossible shape");
+    struct buffer *b = memory_take(1, sizeof *b);
+    if (!b)
+        return error_memory("a tensor");
+    b->bytes = bytes;
+    struct error e = d->ops->memory(d, bytes, &b->memory);
+    if (e.code != ERROR_NONE) {
+        memory_free(b);
+        return e;
+    }
+    *tensor = dense(b, 0, type, lanes, height, width, channels);
+    return ok();
+}
+
+void device_release(struct device *d, struct tensor *t)
+{
+    if (t->base) {
+        d->ops->memory_free(d, t->base->memory);
+        memory_free(t->base);
+    }
+    *t = (struct tensor){0};
+}
+
+struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count)
+{
+    x.offset += first * dtype_size(x.type);
+    x.channels = count;
+    return x;
+}
+
+struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count)
+{
+    x.offset += first * x.lane_stride * dtype_size(x.type);
+    x.lanes = count;
+    return x;
+}
+
+struct tensor tensor_lane(struct tensor x, int64_t lane)
+{
+    return tensor_lanes(x, lane, 1);
+}
+
+/* ------------------------------------------------------------------------------------------------ arena and programs
+ */
+
+/* Makes room for one more span; the list doubles. */
+static bool room_for(struct span **list, int64_t count, int64_t *room)
+{
+    if (count < *room)
+        return true;
+    int64_t more = *room ? 2 * *room : 256;
+    struct span *bigger = memory_take(more, sizeof *bigger);
+    if (!bigger)
+        return false;
+    if (count)
+        memcpy(bigger, *list, (size_t)count * sizeof *bigger);
+    memory_free(*list);
+    *list = bigger;
+    *room = more;
+    return true;
+}
+
+/* Puts `bytes` into the first gap that is large enough. */
+static int64_t plan_take(struct plan *p, int64_t bytes)
+{
+    int64_t at = 0, i = 0;
+    for (; i < p->used_count && p->used[i].offset - at < bytes; i++)
+        at = p->used[i].offset + p->used[i].bytes;
+    memmove(p->used + i + 1, p->used + i, (size_t)(p->used_count - i) * sizeof *p->used);
+    p->used[i] = (struct span){at, bytes};
+    p->used_count++;
+    return at;
+}
+
+static void plan_drop(struct plan *p, int64_t offset)
+{
+    for (int64_t i = 0; i < p->used_count; i++) {
+        if (p->used[i].offset != offset)
+            continue;
+        p->used_count--;
+        memmove(p->used + i, p->used + i + 1, (size_t)(p->used_count - i) * sizeof *p->used);
+        return;
+    }
+}
+
+/* Where the next tensor of the program lies: found in the dry pass, followed in a run. */
+static int64_t next_offset(struct device *d, int64_t bytes)
+{
+    struct program *p = d->program;
+    if (!d->dry) {
+        if (d->cursor < p->take_count && p->takes[d->cursor].bytes == bytes)
+            return p->takes[d->cursor++].offset;
+        device_fail(d, error_failed("a program took other tensors than in its dry pass"));
+        return -1;
+    }
+    if (!room_for(&p->takes, p->take_count, &p->take_room) ||
+        !room_for(&d->plan.used, d->plan.used_count, &d->plan.used_room)) {
+        device_fail(d, error_memory("a program's plan"));
+        return -1;
+    }
+    int64_t offset = plan_take(&d->plan, bytes);
+    p->takes[p->take_count++] = (struct span){offset, bytes};
+    if (offset + bytes > p->bytes)
+        p->bytes = offset + bytes;
+    return offset;
+}
+
+struct tensor device_take(struct device *d, enum dtype type, int64_t lanes, int64_t height, int64_t width,
+                          int64_t channels)
+{
+    enum { ALIGN = 128 };
+    int64_t bytes = dense_bytes(type, lanes, height, width, channels), offset = -1;
+    if (!d->program)
+        device_fail(d, error_failed("a tensor was taken outside a program"));
+    else if (bytes < 0)
+        device_fail(d, error_failed("a tensor of an impossible shape was taken"));
+    else
+        offset = next_offset(d, (bytes + ALIGN - 1) / ALIGN * ALIGN);
+    // without a place it has no base, and every op refuses it
+    return dense(offset < 0 ? NULL : &d->arena, offset, type, lanes, height, width, channels);
+}
+
+void device_drop(struct device *d, struct tensor *t)
+{
+    if (d->dry && t->base == &d->arena)
+        plan_drop(&d->plan, t->offset);
+    *t = (struct tensor){0};
+}
+
+static struct error pass(struct program *p, bool dry)
+{
+    struct device *d = p->device;
+    if (d->program)
+        return error_failed("a program was started inside another");
+    d->program = p;
+    d->dry = dry;
+    d->cursor = 0;
+    d->plan.used_count = 0;
+    struct error e = p->body(p->arg);
+    d->program = NULL;
+    d->dry = false;
+    return e;
+}
+
+static struct error grow_arena(struct device *d, int64_t bytes)
+{
+    if (bytes <= d->arena.bytes)
+        return ok();
+    d->ops->memory_free(d, d->arena.memory);
+    d->arena = (struct buffer){0};
+    TRY(d->ops->memory(d, bytes, &d->arena.memory));
+    d->arena.bytes = bytes;
+    return ok();
+}
+
+struct error device_program(struct device *d, struct error (*body)(void *arg), void *arg, struct program **program)
+{
+    TRY(device_wait(d));
+    struct program *p = memory_take(1, sizeof *p);
+    if (!p)
+        return error_memory("a program");
+    *p = (struct program){.device = d, .body = body, .arg = arg};
+    struct error e = pass(p, true);
+    if (e.code == ERROR_NONE)
+        e = d->error;
+    d->error = ok();
+    if (e.code == ERROR_NONE)
+        e = grow_arena(d, p->bytes);
+    if (e.code != ERROR_NONE) {
+        program_free(p);
+        return e;
+    }
+    *program = p;
+    return ok();
+}
+
+struct error device_run(struct program *p)
+{
+    if (p->bytes > p->device->arena.bytes)
+        return error_failed("the arena is gone");
+    return pass(p, false);
+}
+
+void program_free(struct program *p)
+{
+    if (p)
+        memory_free(p->takes);
+    memory_free(p);
+}
+
+int64_t program_bytes(const struct program *p)
+{
+    return p->bytes;
+}
+
+/* ------------------------------------------------------------------------------------------------ ops */
+
+/* Is there anything to compute? Not after a wrong shape or an earlier error, and not in a dry pass. */
+static bool ready(struct device *d, struct error e)
+{
+    if (e.code != ERROR_NONE)
+        device_fail(d, e);
+    return d->error.code == ERROR_NONE && !d->dry;
+}
+
+static struct error check_host(struct tensor t)
+{
+    return t.base ? ok() : error_failed("a tensor without memory was written or read");
+}
+
+void device_write(struct device *d, struct tensor to, const void *from)
+{
+    if (ready(d, check_host(to)))
+        d->ops->write(d, to, from);
+}
+
+void device_read(struct device *d, void *to, struct tensor from)
+{
+    if (ready(d, check_host(from)))
+        d->ops->read(d, to, from);
+}
+
+void op_linear(struct device *d, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
+{
+    if (ready(d, check_linear(y, x, w, e)))
+        d->ops->linear(d, y, x, w, e);
+}
+
+void op_conv(struct device *d, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
+             struct epilogue e)
+{
+    if (ready(d, check_conv(y, x, w, c, e)))
+        d->ops->conv(d, y, x, w, c, e);
+}
+
+void op_norm(struct device *d, struct tensor y, struct tensor x, const struct weight *w, int64_t groups, float eps,
+             enum act act)
+{
+    if (ready(d, check_norm(y, x, w, groups, act)))
+        d->ops->norm(d, y, x, w, groups, eps, act);
+}
+
+void op_attention(struct device *d, struct tensor y, struct tensor q, struct tensor k, struct tensor v, int64_t heads,
+                  bool causal)
+{
+    if (ready(d, check_attention(y, q, k, v, heads, causal)))
+        d->ops->attention(d, y, q, k, v, heads, causal);
+}
+
+void op_act(struct device *d, struct tensor y, struct tensor x, enum act act)
+{
+    if (ready(d, check_act(y, x, act)))
+        d->ops->act(d, y, x, act);
+}
+
+void op_copy(struct device *d, struct tensor y, struct tensor x, struct tensor map)
+{
+    if (ready(d, check_copy(y, x, map)))
+        d->ops->copy(d, y, x, map);
+}
+
+void op_embed(struct device *d, struct tensor y, struct tensor ids, const struct weight *table,
+              const struct weight *positions, struct tensor rows, int64_t first)
+{
+    if (ready(d, check_embed(y, ids, table, positions, rows)))
+        d->ops->embed(d, y, ids, table, positions, rows, first);
+}
+
+void op_timestep(struct device *d, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift)
+{
+    if (ready(d, check_timestep(y, t)))
+        d->ops->timestep(d, y, t, flip_sin_to_cos, shift);
+}
+
+void op_loss(struct device *d, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
+{
+    if (ready(d, check_loss(slots, pred, target, map)))
+        d->ops->loss(d, slots, pred, target, map);
+}

@@ -1,0 +1,151 @@
+#include <stdio.h>
+
+#include "device/backend.h"
+
+/* Text by value, so that one message can hold two shapes. */
+struct shape_text {
+    char text[80];
+};
+
+static struct shape_text shape(struct tensor t)
+{
+    struct shape_text s;
+    snprintf(s.text, sizeof s.text, "%s[%lld, %lld, %lld, %lld]", dtype_name(t.type), (long long)t.lanes,
+             (long long)t.height, (long long)t.width, (long long)t.channels);
+    return s;
+}
+
+static struct error wrong(const char *op, struct tensor y, struct tensor x)
+{
+    return error_failed("%s: shapes do not fit: %s from %s", op, shape(y).text, shape(x).text);
+}
+
+static int64_t positions(struct tensor t)
+{
+    return t.height * t.width;
+}
+
+static bool usable(struct tensor t, enum dtype type)
+{
+    return t.base && t.type == type && t.lanes > 0 && t.height > 0 && t.width > 0 && t.channels > 0 &&
+           t.row_stride >= t.channels;
+}
+
+static bool same_places(struct tensor a, struct tensor b)
+{
+    return a.lanes == b.lanes && positions(a) == positions(b);
+}
+
+static bool fits_map(struct tensor map, int64_t lanes, int64_t source_lanes)
+{
+    if (!map.base)
+        return source_lanes >= lanes;
+    return usable(map, I32) && map.lanes == 1 && positions(map) == 1 && map.channels == lanes;
+}
+
+static bool fits_epilogue(struct tensor y, const struct weight *w, struct epilogue e)
+{
+    int64_t out = e.act == ACT_GEGLU ? w->out / 2 : w->out;
+    if ((e.act == ACT_GEGLU) != w->gated || y.channels != out)
+        return false;
+    if (e.lane_bias && (!usable(*e.lane_bias, F32) || e.lane_bias->lanes != y.lanes || positions(*e.lane_bias) != 1 ||
+                        e.lane_bias->channels != w->out || w->gated))
+        return false;
+    return !e.residual ||
+           (usable(*e.residual, F32) && same_places(*e.residual, y) && e.residual->channels == y.channels);
+}
+
+static bool is_product(const struct weight *w)
+{
+    return w && !w->table && !w->norm;
+}
+
+struct error check_linear(struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
+{
+    if (!is_product(w) || w->kh != 1 || w->kw != 1)
+        return error_failed("op_linear: not a linear layer's weight");
+    if (!usable(y, F32) || !usable(x, F32) || !same_places(y, x) || x.channels != w->in || !fits_epilogue(y, w, e))
+        return wrong("op_linear", y, x);
+    return ok();
+}
+
+struct error check_conv(struct tensor y, struct tensor x, const struct weight *w, struct conv c, struct epilogue e)
+{
+    if (!is_product(w))
+        return error_failed("op_conv: not a convolution's weight");
+    if (!usable(y, F32) || !usable(x, F32) || y.lanes != x.lanes || x.channels != w->in || !fits_epilogue(y, w, e) ||
+        c.stride < 1 || c.pad < 0 || (c.up && c.stride != 1))
+        return wrong("op_conv", y, x);
+    return ok();
+}
+
+struct error check_norm(struct tensor y, struct tensor x, const struct weight *w, int64_t groups, enum act act)
+{
+    enum { MOST_CHANNELS = 32768 };
+    if (!w || !w->norm || w->out != x.channels || x.channels > MOST_CHANNELS || groups < 0 ||
+        (groups > 0 && x.channels % groups != 0) || (act != ACT_NONE && act != ACT_SILU))
+        return error_failed("op_norm: weight, groups or act do not fit %s", shape(x).text);
+    if (!usable(y, F32) || !usable(x, F32) || !same_places(y, x) || y.channels != x.channels)
+        return wrong("op_norm", y, x);
+    return ok();
+}
+
+struct error check_attention(struct tensor y, struct tensor q, struct tensor k, struct tensor v, int64_t heads,
+                             bool causal)
+{
+    enum { LARGEST_HEAD = 2048 };
+    if (!usable(y, F32) || !usable(q, F32) || !same_places(y, q) || y.channels != q.channels)
+        return wrong("op_attention", y, q);
+    if (!usable(k, F32) || !usable(v, F32) || !same_places(k, v) || k.lanes != q.lanes || k.channels != q.channels ||
+        v.channels != q.channels || (causal && positions(k) != positions(q)))
+        return wrong("op_attention", k, v);
+    if (heads < 1 || q.channels % heads != 0 || q.channels / heads > LARGEST_HEAD)
+        return error_failed("op_attention: %s cannot be cut into %lld heads", shape(q).text, (long long)heads);
+    return ok();
+}
+
+struct error check_act(struct tensor y, struct tensor x, enum act act)
+{
+    if (!usable(y, F32) || !usable(x, F32) || !same_places(y, x) || y.channels != x.channels || act == ACT_GEGLU)
+        return wrong("op_act", y, x);
+    return ok();
+}
+
+struct error check_copy(struct tensor y, struct tensor x, struct tensor map)
+{
+    if (!usable(y, y.type) || !usable(x, y.type) || positions(y) != positions(x) || y.channels != x.channels ||
+        !fits_map(map, y.lanes, x.lanes))
+        return wrong("op_copy", y, x);
+    return ok();
+}
+
+struct error check_embed(struct tensor y, struct tensor ids, const struct weight *table, const struct weight *places,
+                         struct tensor rows)
+{
+    if (!table || !places || !table->table || !places->table || table->in != y.channels || places->in != y.channels)
+        return error_failed("op_embed: tables do not fit %s", shape(y).text);
+    if (!usable(y, F32) || !usable(ids, I32) || !same_places(y, ids) || ids.channels != 1 ||
+        positions(ids) > places->out)
+        return wrong("op_embed", y, ids);
+    if (!usable(rows, F32) || rows.lanes != y.lanes || rows.channels != y.channels)
+        return wrong("op_embed", y, rows);
+    return ok();
+}
+
+struct error check_timestep(struct tensor y, struct tensor t)
+{
+    if (!usable(y, F32) || !usable(t, F32) || y.lanes != t.lanes || positions(y) != 1 || positions(t) != 1 ||
+        t.channels != 1)
+        return wrong("op_timestep", y, t);
+    return ok();
+}
+
+struct error check_loss(struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
+{
+    if (!usable(slots, F64) || slots.lanes != pred.lanes || positions(slots) != 1 || slots.channels != 1)
+        return wrong("op_loss", slots, pred);
+    if (!usable(pred, F32) || !usable(target, F32) || pred.height != target.height || pred.width != target.width ||
+        pred.channels != target.channels || !fits_map(map, pred.lanes, target.lanes))
+        return wrong("op_loss", pred, target);
+    return ok();
+}
