@@ -78,6 +78,19 @@ void text_encoder_free(struct text_encoder *t)
     t->layers = NULL;
 }
 
+struct error text_encoder_token(const struct text_encoder *t, int32_t id, float *row)
+{
+    const struct safetensors *file = &t->weights.file;
+    const struct entry *table = safetensors_find(file, "text_model.embeddings.token_embedding.weight");
+    if (!table)
+        table = safetensors_find(file, "embeddings.token_embedding.weight");
+    if (!table || id < 0 || id >= t->config.vocab)
+        return error_input("%s: token %d is outside the token embedding", file->path, id);
+    int64_t width = t->config.width;
+    dtype_to_float(row, (const char *)table->data + id * width * dtype_size(table->type), table->type, width);
+    return ok();
+}
+
 struct tensor text_encoder_forward(struct device *d, const struct text_encoder *t, struct tensor ids,
                                    struct tensor rows, int64_t first)
 {

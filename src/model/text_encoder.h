@@ -39,6 +39,9 @@ struct error text_encoder_load(struct text_encoder *t, struct device *d, const c
                                struct store store);
 void text_encoder_free(struct text_encoder *t);
 
+/* The token table's row of an id below config.vocab -> row [width]. */
+struct error text_encoder_token(const struct text_encoder *t, int32_t id, float *row);
+
 /* ids I32 [lanes, 1, length, 1], rows F32 [lanes, 1, vectors, width] -> a new tensor [lanes, 1, length, width]. */
 struct tensor text_encoder_forward(struct device *d, const struct text_encoder *t, struct tensor ids,
                                    struct tensor rows, int64_t first);

@@ -1,0 +1,46 @@
+/* commands/subject.h
+ *
+ * From a config to everything that training stands on: the checks that need the model's folder, the pictures, the VAE for as
+ * long as it takes to encode them, then text encoder and UNet in memory that the node's ranks share. Used by train and bench.
+ */
+#ifndef ZOODIP_COMMANDS_SUBJECT_H
+#define ZOODIP_COMMANDS_SUBJECT_H
+
+#include "cluster/comm.h"
+#include "device/device.h"
+#include "files/config.h"
+#include "model/scheduler.h"
+#include "model/text_encoder.h"
+#include "model/unet.h"
+#include "model/vae.h"
+#include "text/tokenizer.h"
+#include "zo/dataset.h"
+
+struct subject {
+    struct config config;
+    char *recipe; /* see config_recipe */
+    struct comm *comm;
+    struct device *device;
+    struct tokenizer *tokenizer;
+    int32_t first_id, initializer_id;
+    int64_t resolution;
+    struct vae_config vae;
+    struct noise_schedule schedule;
+    struct dataset dataset;
+    struct text_encoder text;
+    struct unet unet;
+    float *initializer; /* [width] */
+};
+
+/* Packed weights in memory that the node's ranks share; the first of them packs. */
+struct store store_shared(struct comm *comm);
+
+/* Reads and checks config, tokenizer, model configs and pictures. All ranks return the same. */
+struct error subject_read(struct subject *s, const char *config_path, const char *const *sets, int64_t set_count,
+                          struct comm *comm);
+
+/* Encodes the pictures with the VAE, frees it, and loads text encoder and UNet. */
+struct error subject_load(struct subject *s);
+void subject_free(struct subject *s);
+
+#endif

@@ -1,0 +1,12 @@
+/* commands/version.h
+ *
+ * zoodip --version: what this program was built with and what it finds here.
+ */
+#ifndef ZOODIP_COMMANDS_VERSION_H
+#define ZOODIP_COMMANDS_VERSION_H
+
+#include <stdio.h>
+
+void print_version(FILE *stream);
+
+#endif

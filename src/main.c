@@ -1,0 +1,77 @@
+/* zoodip: looks up the subcommand and prints the one error that comes back. */
+#include <stdio.h>
+#include <string.h>
+
+#include "cluster/comm.h"
+#include "commands/commands.h"
+#include "commands/version.h"
+
+static const struct command {
+    const char *name, *meaning;
+    struct error (*run)(int argc, char **argv, struct comm *comm);
+} commands[] = {
+    {"train", "learn a word from a folder of pictures, all ranks on it", command_train},
+    {"generate", "draw pictures from a prompt, with learned words", command_generate},
+    {"quantize", "write a model with int8 weights", command_quantize},
+    {"inspect", "show what a model, file, checkpoint, config or result holds", command_inspect},
+    {"bench", "measure evaluations per second, step time and memory", command_bench},
+};
+
+static void print_help(void)
+{
+    printf("usage: zoodip COMMAND [ARGUMENTS]\n"
+           "\n"
+           "Teaches a quantized Stable Diffusion model one new word from a handful of pictures, with forward passes only.\n"
+           "\n");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        printf("  %-10s %s\n", commands[i].name, commands[i].meaning);
+    printf("\n"
+           "  zoodip COMMAND --help    options and examples of a command\n"
+           "  zoodip --version         what this zoodip was built with\n"
+           "\n"
+           "examples:\n"
+           "  mpirun -np 2 zoodip train configs/toybox.json\n"
+           "  zoodip generate --model dataset/toybox/model --embedding results/toybox/learned_embeds.safetensors \\\n"
+           "      --prompt \"a photo of a sks on the beach\" --output beach.png\n"
+           "\n"
+           "exit codes: 0 done, 1 failed, 2 bad input, 75 stopped after a checkpoint (run again with --resume)\n");
+}
+
+static struct error dispatch(int argc, char **argv, struct comm *comm)
+{
+    if (argc < 2)
+        return error_input("no command; see zoodip --help");
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (strcmp(argv[1], commands[i].name) == 0)
+            return commands[i].run(argc - 1, argv + 1, comm);
+    return error_input("%s: no such command; see zoodip --help", argv[1]);
+}
+
+static int asks_for(int argc, char **argv, const char *a, const char *b)
+{
+    return argc == 2 && (strcmp(argv[1], a) == 0 || strcmp(argv[1], b) == 0);
+}
+
+int main(int argc, char **argv)
+{
+    struct comm *comm;
+    struct error e = comm_open(&comm, &argc, &argv);
+    if (e.code != ERROR_NONE) {
+        fprintf(stderr, "zoodip: %s\n", e.text);
+        return e.code;
+    }
+    int rank = comm_rank(comm);
+    if (asks_for(argc, argv, "--help", "-h")) {
+        if (rank == 0)
+            print_help();
+    } else if (asks_for(argc, argv, "--version", "-V")) {
+        if (rank == 0)
+            print_version(stdout);
+    } else {
+        e = dispatch(argc, argv, comm);
+    }
+    if (e.code != ERROR_NONE && rank == 0)
+        fprintf(stderr, "zoodip: %s\n", e.text);
+    comm_close(comm);
+    return e.code;
+}

@@ -1,0 +1,222 @@
+#include "model/quantized.h"
+
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "base/memory.h"
+#include "device/quantize.h"
+#include "files/file.h"
+#include "files/safetensors.h"
+#include "model/weights.h"
+
+enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 4 };
+
+/* The tensors of one part being written: entries, and the memory that those which are ours point to. */
+struct part {
+    struct safetensors in;
+    struct entry *entries;
+    int64_t count;
+    void **owned;
+    int64_t owned_count;
+    cJSON *map; /* quanto_qmap.json */
+};
+
+static bool is_float(enum dtype type)
+{
+    return type == F32 || type == F16 || type == BF16;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t a = strlen(text), b = strlen(end);
+    return a >= b && strcmp(text + a - b, end) == 0;
+}
+
+/* Linear and convolution weights are the float tensors of 2 or 4 dimensions called X.weight, except embedding tables. */
+static bool is_layer(const struct entry *t)
+{
+    return ends_with(t->name, ".weight") && (t->ranks == 2 || t->ranks == 4) && is_float(t->type) && t->count > 0 &&
+           !ends_with(t->name, "_embedding.weight");
+}
+
+static void *own(struct part *p, int64_t bytes)
+{
+    void *memory = memory_take(bytes, 1);
+    if (memory)
+        p->owned[p->owned_count++] = memory;
+    return memory;
+}
+
+/* "X.weight" + "._data" and so on; X.input_scale for the two that belong to the layer. */
+static const char *named(struct part *p, const char *weight, size_t keep, const char *suffix)
+{
+    char *name = own(p, NAME_ROOM);
+    if (name)
+        snprintf(name, NAME_ROOM, "%.*s%s", (int)keep, weight, suffix);
+    return name;
+}
+
+static struct error add_ones(struct part *p, const struct entry *t, const char *suffix)
+{
+    size_t keep = strlen(t->name) - strlen(".weight");
+    void *one = own(p, 8);
+    struct entry *e = &p->entries[p->count++];
+    *e = (struct entry){.name = named(p, t->name, keep, suffix), .type = t->type, .count = 1, .data = one};
+    if (!one || !e->name)
+        return error_memory("a quantized layer");
+    uint16_t half = t->type == F16 ? float_to_half(1.0f) : float_to_bfloat(1.0f);
+    float single = 1.0f;
+    memcpy(one, t->type == F32 ? (void *)&single : (void *)&half, (size_t)dtype_size(t->type));
+    return ok();
+}
+
+static struct error add_layer(struct part *p, const struct entry *t)
+{
+    int64_t out = t->shape[0], in = t->count / out;
+    size_t length = strlen(t->name);
+    struct entry *codes = &p->entries[p->count++], *scale = &p->entries[p->count++];
+    void *code_bytes = own(p, t->count), *scale_bytes = own(p, out * dtype_size(t->type));
+    *codes = *t;
+    codes->type = I8;
+    codes->name = named(p, t->name, length, "._data");
+    codes->data = code_bytes;
+    *scale = (struct entry){.type = t->type, .ranks = out > 1 ? t->ranks : 0, .count = out, .data = scale_bytes};
+    scale->name = named(p, t->name, length, "._scale");
+    for (int i = 0; i < scale->ranks; i++)
+        scale->shape[i] = i ? 1 : out;
+    if (!code_bytes || !scale_bytes || !codes->name || !scale->name)
+        return error_memory("a quantized layer");
+    quantize_weight(code_bytes, scale_bytes, t->data, t->type, out, in);
+    safetensors_forget(&p->in, t);
+
+    const char *module = named(p, t->name, length - strlen(".weight"), "");
+    cJSON *kinds = module ? cJSON_AddObjectToObject(p->map, module) : NULL;
+    if (!kinds || !cJSON_AddStringToObject(kinds, "weights", "qint8") ||
+        !cJSON_AddStringToObject(kinds, "activations", "none"))
+        return error_memory("the quantization map");
+    TRY(add_ones(p, t, ".input_scale"));
+    return add_ones(p, t, ".output_scale");
+}
+
+static struct error fill_part(struct part *p)
+{
+    int64_t room = p->in.entry_count * PER_LAYER;
+    p->entries = memory_take(room, sizeof *p->entries);
+    p->owned = memory_take(2 * room, sizeof *p->owned);
+    p->map = cJSON_CreateObject();
+    if (!p->entries || !p->owned || !p->map)
+        return error_memory("a quantized part");
+    for (int64_t i = 0; i < p->in.entry_count; i++) {
+        const struct entry *t = &p->in.entries[i];
+        if (ends_with(t->name, "._data"))
+            return error_input("%s: tensor %s: is quantized already", p->in.path, t->name);
+        if (is_layer(t))
+            TRY(add_layer(p, t));
+        else
+            p->entries[p->count++] = *t;
+    }
+    return ok();
+}
+
+static struct error write_part(struct part *p, const char *folder, const char *file_name)
+{
+    static const char *const metadata[] = {"format", "pt"};
+    char path[4096];
+    TRY(path_join(path, folder, file_name));
+    TRY(safetensors_write(path, p->entries, p->count, metadata, 1));
+    TRY(path_join(path, folder, "quanto_qmap.json"));
+    char *text = cJSON_Print(p->map);
+    if (!text)
+        return error_memory("the quantization map");
+    struct error e = file_write_whole(path, text, (int64_t)strlen(text));
+    cJSON_free(text);
+    return e;
+}
+
+static void free_part(struct part *p)
+{
+    for (int64_t i = 0; i < p->owned_count; i++)
+        memory_free(p->owned[i]);
+    memory_free(p->owned);
+    memory_free(p->entries);
+    cJSON_Delete(p->map);
+    safetensors_close(&p->in);
+}
+
+static struct error quantize_part(const char *folder, const char *out, const char *part)
+{
+    char path[4096], to[4096];
+    TRY(weights_path(path, folder, part));
+    TRY(path_join(to, out, part));
+    TRY(folder_make(to));
+    struct part p = {0};
+    TRY(safetensors_open(&p.in, path));
+    struct error e = fill_part(&p);
+    if (e.code == ERROR_NONE)
+        e = write_part(&p, to, strcmp(part, "text_encoder") == 0 ? "model.safetensors"
+                                                                 : "diffusion_pytorch_model.safetensors");
+    free_part(&p);
+    return e;
+}
+
+/* Small files (configs, vocabularies) of FOLDER/SUB to OUT/SUB; weights are left out. */
+static struct error copy_files(const char *folder, const char *out, const char *sub)
+{
+    char from[4096], to[4096], **names;
+    int64_t count;
+    TRY(path_join(from, folder, sub));
+    TRY(path_join(to, out, sub));
+    if (!folder_exists(from))
+        return ok();
+    TRY(folder_make(to));
+    TRY(folder_list(from, &names, &count));
+    struct error e = ok();
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
+        char source[4096], target[4096], *data;
+        int64_t size;
+        if (!ends_with(names[i], ".json") && !ends_with(names[i], ".txt"))
+            continue;
+        if (strstr(names[i], ".index.") || strcmp(names[i], "quanto_qmap.json") == 0)
+            continue;
+        e = path_join(source, from, names[i]);
+        if (e.code == ERROR_NONE)
+            e = path_join(target, to, names[i]);
+        if (e.code == ERROR_NONE && file_exists(source)) {
+            e = file_read(source, COPY_LIMIT, &data, &size);
+            if (e.code == ERROR_NONE) {
+                e = file_write_whole(target, data, size);
+                memory_free(data);
+            }
+        }
+    }
+    folder_list_free(names, count);
+    return e;
+}
+
+/* Would writing to OUT change the source? */
+static bool same_folder(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+struct error quantized_write(const char *folder, const char *out, void (*progress)(const char *text))
+{
+    static const char *const parts[] = {"text_encoder", "unet", "vae"};
+    static const char *const copied[] = {".", "text_encoder", "unet", "vae", "tokenizer", "scheduler"};
+    if (!folder_exists(folder))
+        return error_input("--model: %s: no such folder; expected a diffusers model folder", folder);
+    TRY(folder_make(out));
+    if (same_folder(folder, out))
+        return error_input("--output: %s: is the model itself; choose another folder", out);
+    for (size_t i = 0; i < sizeof copied / sizeof *copied; i++)
+        TRY(copy_files(folder, out, copied[i]));
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        if (progress)
+            progress(parts[i]);
+        TRY(quantize_part(folder, out, parts[i]));
+    }
+    return ok();
+}
