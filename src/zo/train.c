@@ -15,6 +15,9 @@
 
 enum { LANES_AT_ONCE = 16, VALIDATION_DRAWS = 60, VALIDATION_LANES = 4 };
 
+/* What rides behind the losses in their sum: how many ranks were asked to stop, how many failed. */
+enum { STOP, FAILED, NOTES };
+
 int64_t training_tau(const struct config *config, int64_t width)
 {
     int64_t fitting = width / 6 < 128 ? width / 6 : 128;
@@ -128,13 +131,14 @@ static struct error take_step(struct training *t, int64_t k, struct metric *m, b
     draws_make(&t->draws, k);
 
     // evaluate: every rank its share of the lanes, then all have all losses
-    memset(t->slots, 0, (size_t)(t->lanes + 1) * sizeof *t->slots);
+    memset(t->slots, 0, (size_t)(t->lanes + NOTES) * sizeof *t->slots);
     struct error e = evaluate_share(t);
-    if (e.code != ERROR_NONE)
-        return e;
-    t->slots[t->lanes] = signals_stop_requested();
-    TRY(comm_sum(t->parts.comm, t->slots, t->lanes + 1));
-    *stop = t->slots[t->lanes] > 0;
+    t->slots[t->lanes + STOP] = signals_stop_requested();
+    t->slots[t->lanes + FAILED] = e.code != ERROR_NONE;
+    TRY(comm_sum(t->parts.comm, t->slots, t->lanes + NOTES));
+    if (t->slots[t->lanes + FAILED] > 0)
+        return comm_agree(t->parts.comm, e);
+    *stop = t->slots[t->lanes + STOP] > 0;
 
     // estimate the gradient, take out what the history calls noise
     m->removed = s->subspace.noise_rows;
@@ -454,7 +458,7 @@ static struct error make_state(struct training *t)
     const struct draw_shape shape = training_draws(c, set->count, set->caption_per_picture ? 0 : set->captions.count,
                                                    set->height, set->width, set->channels, t->dim);
     TRY(draws_new(&t->draws, &shape));
-    t->slots = memory_take(t->lanes + 1, sizeof *t->slots);
+    t->slots = memory_take(t->lanes + NOTES, sizeof *t->slots);
     t->gradient = memory_take(t->dim, sizeof *t->gradient);
     t->latent = memory_take(numbers, sizeof *t->latent);
     return t->slots && t->gradient && t->latent ? ok() : error_memory("the training state");

@@ -57,7 +57,7 @@ struct training {
     struct draws draws;
     int64_t vectors, dim;     /* dim: vectors x width, the length of the embedding */
     int64_t lanes;            /* (sides n + 1) x batch */
-    double *slots;            /* [lanes + 1]: the losses, and how many ranks were asked to stop */
+    double *slots;            /* the losses [lanes], and behind them what ranks tell each other */
     double *gradient;         /* [dim] */
     float *latent;            /* one picture's */
     struct lane_batch steps;  /* this rank's share of a step; unused where it has none */
