@@ -1,0 +1,280 @@
+/* op NAME IN.safetensors OUT.safetensors [KEY=NUMBER]...
+ *
+ * Runs one op of the device on tensors from a file, so that it can be compared with PyTorch, and proves that no lane's
+ * bits depend on the lanes beside it, on its place or on threads: the op runs again for each of the first, middle and
+ * last lanes alone with 1, 2 and 3 threads, and a differing byte is an error.
+ *
+ * Tensors: `x` [lanes, height, width, channels] and whichever the op needs of `k`, `v`, `map`, `target`, `rows`,
+ * `lane_bias`, `residual` of the same form; `weight` [out, in, kh, kw] or a table [rows, dim], `scale`, `bias`,
+ * `positions`; the result is `y` (height=, width=, channels= tell its shape where it is not x's). Numbers: bits, gated,
+ * act, threads, stride, pad, up, groups, eps (in millionths), heads, causal, first, flip, shift, repeat (prints
+ * GFLOP/s), slice (reads x as the middle of wider channels).
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/progress.h"
+#include "device/device.h"
+#include "files/safetensors.h"
+
+struct job {
+    int argc;
+    char **argv;
+    const char *name;
+    struct safetensors in;
+};
+
+/* The job for some lanes on a device of its own. */
+struct run {
+    const struct job *job;
+    struct device *device;
+    int64_t first, lanes;
+    struct tensor x, wide, k, v, map, target, rows, lane_bias, residual, y;
+    struct weight *weight, *positions;
+    void *store;
+};
+
+static int64_t number(const struct job *job, const char *key, int64_t otherwise)
+{
+    size_t length = strlen(key);
+    for (int i = 4; i < job->argc; i++)
+        if (strncmp(job->argv[i], key, length) == 0 && job->argv[i][length] == '=')
+            return atoll(job->argv[i] + length + 1);
+    return otherwise;
+}
+
+/* Lanes [first, first + lanes) of a tensor of the file, kept on the device; nothing where the file has none. */
+static struct error keep(struct run *r, const char *name, struct tensor *t)
+{
+    const struct entry *e = safetensors_find(&r->job->in, name);
+    if (!e)
+        return ok();
+    const int64_t *s = e->shape;
+    int64_t lanes = r->lanes, channels = s[3], size = dtype_size(e->type), lane = s[1] * s[2] * s[3];
+    if (strcmp(name, "map") == 0)
+        lanes = 1, channels = r->lanes, lane = 1;
+    else if (strcmp(name, "target") == 0 ||
+             (strcmp(name, "x") == 0 && safetensors_find(&r->job->in, "map") && strcmp(r->job->name, "copy") == 0))
+        lanes = s[0], lane = 0; // the map picks from all of them
+    TRY(device_keep(r->device, e->type, lanes, s[1], s[2], channels, t));
+    device_write(r->device, *t, (const char *)e->data + r->first * lane * size);
+    return device_wait(r->device);
+}
+
+/* x as channels [3, 3 + channels) of a tensor with 8 more, so that strides are put to the test. */
+static struct error slice(struct run *r)
+{
+    struct tensor t = r->x;
+    TRY(device_keep(r->device, t.type, t.lanes, t.height, t.width, t.channels + 8, &r->wide));
+    op_copy(r->device, tensor_channels(r->wide, 3, t.channels), t, (struct tensor){0});
+    device_release(r->device, &r->x);
+    r->x = tensor_channels(r->wide, 3, t.channels);
+    return device_wait(r->device);
+}
+
+static struct weight_source source_of(const struct job *job, const char *name)
+{
+    const struct entry *w = safetensors_find(&job->in, name), *scale = safetensors_find(&job->in, "scale");
+    const struct entry *bias = safetensors_find(&job->in, "bias");
+    struct weight_source s = {.kh = 1, .kw = 1};
+    if (!w)
+        return s;
+    s = (struct weight_source){.data = w->data, .type = w->type, .out = w->shape[0], .kh = 1, .kw = 1};
+    s.in = w->ranks > 1 ? w->shape[1] : 0;
+    if (w->ranks > 2)
+        s.kh = w->shape[2], s.kw = w->shape[3];
+    if (scale)
+        s.scale = scale->data, s.scale_type = scale->type;
+    if (bias)
+        s.bias = bias->data, s.bias_type = bias->type;
+    s.gated = number(job, "gated", 0);
+    s.table = strcmp(job->name, "embed") == 0;
+    return s;
+}
+
+static struct error load_weight(struct run *r)
+{
+    struct weight_source s = source_of(r->job, "weight"), p = source_of(r->job, "positions");
+    if (!s.data)
+        return ok();
+    int bits = (int)number(r->job, "bits", 32);
+    device_store(r->device, NULL, 0, false);
+    TRY(device_weight(r->device, &s, bits, &r->weight));
+    weight_free(r->weight);
+    r->weight = NULL;
+    int64_t bytes = device_stored(r->device);
+    r->store = memory_take(bytes, 1);
+    device_store(r->device, r->store, bytes, true);
+    TRY(device_weight(r->device, &s, bits, &r->weight));
+    return p.data ? device_weight(r->device, &p, bits, &r->positions) : ok();
+}
+
+static struct error body(void *arg)
+{
+    struct run *r = arg;
+    struct device *d = r->device;
+    const struct job *j = r->job;
+    enum act act = (enum act)number(j, "act", ACT_NONE);
+    struct epilogue e = {.act = act,
+                         .lane_bias = r->lane_bias.base ? &r->lane_bias : NULL,
+                         .residual = r->residual.base ? &r->residual : NULL};
+    struct conv c = {.stride = number(j, "stride", 1), .pad = number(j, "pad", 0), .up = number(j, "up", 0)};
+    struct tensor y = device_take(d, r->y.type, r->y.lanes, r->y.height, r->y.width, r->y.channels);
+    if (strcmp(j->name, "linear") == 0)
+        op_linear(d, y, r->x, r->weight, e);
+    else if (strcmp(j->name, "conv") == 0)
+        op_conv(d, y, r->x, r->weight, c, e);
+    else if (strcmp(j->name, "norm") == 0)
+        op_norm(d, y, r->x, r->weight, number(j, "groups", 0), (float)number(j, "eps", 10) * 1e-6f, act);
+    else if (strcmp(j->name, "attention") == 0)
+        op_attention(d, y, r->x, r->k, r->v, number(j, "heads", 1), number(j, "causal", 0));
+    else if (strcmp(j->name, "act") == 0)
+        op_act(d, y, r->x, act);
+    else if (strcmp(j->name, "copy") == 0)
+        op_copy(d, y, r->x, r->map);
+    else if (strcmp(j->name, "embed") == 0)
+        op_embed(d, y, r->x, r->weight, r->positions, r->rows, number(j, "first", 1 << 30));
+    else if (strcmp(j->name, "timestep") == 0)
+        op_timestep(d, y, r->x, number(j, "flip", 1), (float)number(j, "shift", 0));
+    else if (strcmp(j->name, "loss") == 0)
+        op_loss(d, y, r->x, r->target, r->map);
+    op_copy(d, r->y, y, (struct tensor){0});
+    device_drop(d, &y);
+    return ok();
+}
+
+static struct error prepare(struct run *r)
+{
+    TRY(keep(r, "x", &r->x));
+    if (!r->x.base)
+        return error_input("%s: tensor x: is missing", r->job->in.path);
+    if (number(r->job, "slice", 0))
+        TRY(slice(r));
+    struct {
+        const char *name;
+        struct tensor *to;
+    } all[] = {{"k", &r->k},
+               {"v", &r->v},
+               {"map", &r->map},
+               {"target", &r->target},
+               {"rows", &r->rows},
+               {"lane_bias", &r->lane_bias},
+               {"residual", &r->residual}};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        TRY(keep(r, all[i].name, all[i].to));
+    TRY(load_weight(r));
+    return device_keep(r->device, strcmp(r->job->name, "loss") == 0 ? F64 : F32, r->lanes,
+                       number(r->job, "height", r->x.height), number(r->job, "width", r->x.width),
+                       number(r->job, "channels", r->x.channels), &r->y);
+}
+
+static void clean(struct run *r)
+{
+    struct tensor *all[] = {&r->k,        &r->v,    &r->map,
+                            &r->target,   &r->rows, &r->lane_bias,
+                            &r->residual, &r->y,    r->wide.base ? &r->wide : &r->x};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++)
+        device_release(r->device, all[i]);
+    weight_free(r->weight);
+    weight_free(r->positions);
+    memory_free(r->store);
+    device_close(r->device);
+}
+
+static void time_it(struct run *r, struct program *program, int64_t repeat)
+{
+    double best = 1e30;
+    for (int64_t i = 0; i < repeat; i++) {
+        double start = clock_seconds();
+        device_run(program);
+        double took = clock_seconds() - start;
+        best = took < best ? took : best;
+    }
+    struct weight_source s = source_of(r->job, "weight");
+    double positions = (double)(r->y.lanes * r->y.height * r->y.width);
+    double work = s.data ? 2.0 * positions * (double)(s.out * s.in * s.kh * s.kw)
+                         : 4.0 * positions * (double)(r->k.height * r->k.width * r->x.channels);
+    printf("%.3f ms %.1f GFLOP/s\n", best * 1e3, work / best * 1e-9);
+}
+
+/* Runs lanes [first, first + lanes); *result is the caller's to free. */
+static struct error run_lanes(const struct job *job, int64_t first, int64_t lanes, int threads, void **result,
+                              struct entry *shape)
+{
+    struct run r = {.job = job, .first = first, .lanes = lanes};
+    struct program *program = NULL;
+    TRY(device_open(&r.device, "cpu", threads));
+    struct error e = prepare(&r);
+    if (e.code == ERROR_NONE)
+        e = device_program(r.device, body, &r, &program);
+    if (e.code == ERROR_NONE)
+        e = device_run(program);
+    if (e.code == ERROR_NONE) {
+        const struct tensor *y = &r.y;
+        *shape = (struct entry){.name = "y",
+                                .type = y->type,
+                                .ranks = 4,
+                                .shape = {lanes, y->height, y->width, y->channels},
+                                .count = lanes * y->height * y->width * y->channels};
+        *result = memory_take(shape->count, dtype_size(y->type));
+        device_read(r.device, *result, *y);
+        e = device_wait(r.device);
+        int64_t repeat = number(job, "repeat", 0);
+        if (repeat)
+            time_it(&r, program, repeat);
+    }
+    program_free(program);
+    clean(&r);
+    return e;
+}
+
+/* Lane `lane` alone must equal that lane of `all`. */
+static struct error check_lane(const struct job *job, const struct entry *all, int64_t lane, int threads)
+{
+    void *alone = NULL;
+    struct entry one;
+    struct error e = run_lanes(job, lane, 1, threads, &alone, &one);
+    int64_t bytes = e.code == ERROR_NONE ? one.count * dtype_size(one.type) : 0;
+    if (e.code == ERROR_NONE && memcmp(alone, (const char *)all->data + lane * bytes, (size_t)bytes) != 0)
+        e = error_failed("%s: lane %d alone with %d threads has other bits", job->name, (int)lane, threads);
+    memory_free(alone);
+    return e;
+}
+
+static struct error check_lanes(const struct job *job, const struct entry *all)
+{
+    int64_t lanes = all->shape[0];
+    const int64_t places[] = {0, lanes / 2, lanes - 1};
+    for (int threads = 1; threads <= 3; threads++)
+        for (int i = 0; i < 3; i++)
+            TRY(check_lane(job, all, places[i], threads));
+    return ok();
+}
+
+int main(int argc, char **argv)
+{
+    if (argc < 4) {
+        fprintf(stderr, "usage: op NAME IN.safetensors OUT.safetensors [KEY=NUMBER]...\n");
+        return ERROR_BAD_INPUT;
+    }
+    struct job job = {.argc = argc, .argv = argv, .name = argv[1]};
+    struct error e = safetensors_open(&job.in, argv[2]);
+    if (e.code == ERROR_NONE) {
+        const struct entry *x = safetensors_find(&job.in, "x"), *map = safetensors_find(&job.in, "map");
+        void *result = NULL;
+        struct entry all = {0};
+        e = run_lanes(&job, 0, map ? map->count : x ? x->shape[0] : 1, (int)number(&job, "threads", 2), &result, &all);
+        all.data = result;
+        if (e.code == ERROR_NONE && !number(&job, "repeat", 0))
+            e = check_lanes(&job, &all);
+        if (e.code == ERROR_NONE)
+            e = safetensors_write(argv[3], &all, 1, NULL, 0);
+        memory_free(result);
+        safetensors_close(&job.in);
+    }
+    if (e.code != ERROR_NONE)
+        fprintf(stderr, "op: %s\n", e.text);
+    return e.code;
+}
