@@ -1,212 +1,267 @@
 #include "cluster/comm.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/memory.h"
-#include "cluster/internal.h"
+#include "cluster/transport.h"
 
-/* ---------------------------------------------------------------------------------------------------- alone */
+enum { BYTES_AT_ONCE = 1 << 30, NUMBERS_AT_ONCE = 1 << 26 };
 
-static void close_alone(struct comm *c)
-{
-    (void)c;
-}
-
-static struct error sum_alone(struct comm *c, double *values, int64_t count)
-{
-    (void)c;
-    (void)values;
-    (void)count;
-    return ok();
-}
-
-static struct error broadcast_alone(struct comm *c, void *data, int64_t bytes, int root)
-{
-    (void)c;
-    (void)data;
-    (void)bytes;
-    (void)root;
-    return ok();
-}
-
-static struct error barrier_alone(struct comm *c)
-{
-    (void)c;
-    return ok();
-}
-
-static struct error lowest_alone(struct comm *c, int *rank)
-{
-    (void)c;
-    (void)rank;
-    return ok();
-}
-
-static struct error node_broadcast_alone(struct comm *c, void *data, int64_t bytes)
-{
-    return broadcast_alone(c, data, bytes, 0);
-}
-
-static const struct comm_ops alone = {
-    close_alone, sum_alone, broadcast_alone, barrier_alone, lowest_alone, barrier_alone, node_broadcast_alone,
+struct comm {
+    const struct transport *transport; /* NULL: alone */
+    void *state;
+    struct place place;
+    double *failures; /* [size], for comm_agree, which must not fail for want of memory */
 };
 
-/* ---------------------------------------------------------------------------------------------------- opening */
+/* ---------------------------------------------------------------------------------------------------- open, close */
 
-struct error comm_open(struct comm **comm, int *argc, char ***argv)
+static int64_t number_from_environment(const char *name)
 {
-    struct comm *c = memory_take(1, sizeof *c);
-    if (!c)
-        return error_memory("the communicator");
-    *c = (struct comm){.ops = &alone, .size = 1, .ranks_here = 1};
-    struct error e = ok();
+    const char *text = getenv(name);
+    return text && *text ? strtoll(text, NULL, 10) : 0;
+}
+
 #ifdef ZOODIP_MPI
-    if (comm_mpi_launched())
-        e = comm_mpi_open(c, argc, argv);
+/* A process manager told this process its rank: Open MPI's, PMIx's, or PMI's (MPICH, Intel MPI, srun --mpi=pmi2). */
+static bool launched(void)
+{
+    return getenv("OMPI_COMM_WORLD_RANK") || getenv("PMIX_RANK") || getenv("PMI_RANK");
+}
+#endif
+
+/* Processes that run side by side without knowing it would all write the same files. */
+static struct error check_launcher(void)
+{
+#ifdef ZOODIP_MPI
+    if (!launched() && number_from_environment("SLURM_STEP_NUM_TASKS") > 1)
+        return error_input("srun started %lld tasks that cannot hear each other; expected srun --mpi=pmix (or pmi2)",
+                           (long long)number_from_environment("SLURM_STEP_NUM_TASKS"));
+#else
+    const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (number_from_environment(sizes[i]) > 1)
+            return error_input("started as %lld ranks, but this zoodip was built without MPI",
+                               (long long)number_from_environment(sizes[i]));
+#endif
+    return ok();
+}
+
+static struct error join(struct comm *c, int *argc, char ***argv)
+{
+    c->place = (struct place){0, 1, 0, 1};
+#ifdef ZOODIP_MPI
+    if (launched())
+        TRY(mpi_open(&c->transport, &c->state, &c->place, argc, argv));
 #else
     (void)argc;
     (void)argv;
 #endif
-    if (e.code != ERROR_NONE)
-        memory_free(c);
-    else
-        *comm = c;
-    return e;
+    c->failures = memory_take(c->place.size, sizeof *c->failures);
+    return c->failures ? ok() : error_memory("the communicator");
 }
 
-void comm_close(struct comm *c)
+struct error comm_open(struct comm **comm, int *argc, char ***argv)
 {
-    c->ops->close(c);
-    memory_free(c);
+    *comm = NULL;
+    TRY(check_launcher());
+    struct comm *c = memory_take(1, sizeof *c);
+    if (!c)
+        return error_memory("the communicator");
+    struct error e = join(c, argc, argv);
+    if (e.code != ERROR_NONE) {
+        comm_close(c);
+        return e;
+    }
+    *comm = c;
+    return ok();
 }
 
-int comm_rank(const struct comm *c)
+void comm_close(struct comm *comm)
 {
-    return c->rank;
-}
-
-int comm_size(const struct comm *c)
-{
-    return c->size;
-}
-
-int comm_local_rank(const struct comm *c)
-{
-    return c->local_rank;
-}
-
-int comm_ranks_here(const struct comm *c)
-{
-    return c->ranks_here;
+    if (!comm)
+        return;
+    if (comm->transport)
+        comm->transport->close(comm->state);
+    memory_free(comm->failures);
+    memory_free(comm);
 }
 
 const char *comm_library(void)
 {
 #ifdef ZOODIP_MPI
-    return comm_mpi_library();
+    return mpi_library();
 #else
     return "not built in";
 #endif
 }
 
-/* ---------------------------------------------------------------------------------------------------- collectives */
+/* ---------------------------------------------------------------------------------------------------- who and where */
 
-struct error comm_sum(struct comm *c, double *values, int64_t count)
+int comm_rank(const struct comm *comm)
 {
-    return c->ops->sum(c, values, count);
+    return comm->place.rank;
 }
 
-struct error comm_broadcast(struct comm *c, void *data, int64_t bytes, int root)
+int comm_size(const struct comm *comm)
 {
-    return c->ops->broadcast(c, data, bytes, root);
+    return comm->place.size;
 }
 
-struct error comm_barrier(struct comm *c)
+int comm_rank_here(const struct comm *comm)
 {
-    return c->ops->barrier(c);
+    return comm->place.rank_here;
 }
 
-struct error comm_agree(struct comm *c, struct error mine)
+int comm_ranks_here(const struct comm *comm)
 {
-    if (c->size == 1)
-        return mine;
-    int rank = mine.code != ERROR_NONE ? c->rank : c->size;
-    TRY(c->ops->lowest(c, &rank));
-    if (rank == c->size)
+    return comm->place.ranks_here;
+}
+
+/* ---------------------------------------------------------------------------------------------------- verbs */
+
+struct error comm_sum(struct comm *comm, double *values, int64_t count)
+{
+    if (!comm->transport)
         return ok();
-    struct error first = mine;
-    TRY(c->ops->broadcast(c, &first, sizeof first, rank));
-    return first;
+    for (int64_t i = 0; i < count; i += NUMBERS_AT_ONCE) {
+        int64_t part = count - i < NUMBERS_AT_ONCE ? count - i : NUMBERS_AT_ONCE;
+        TRY(comm->transport->sum(comm->state, values + i, (int)part));
+    }
+    return ok();
+}
+
+struct error comm_broadcast(struct comm *comm, void *data, int64_t bytes, int root)
+{
+    if (!comm->transport)
+        return ok();
+    for (int64_t i = 0; i < bytes; i += BYTES_AT_ONCE) {
+        int64_t part = bytes - i < BYTES_AT_ONCE ? bytes - i : BYTES_AT_ONCE;
+        TRY(comm->transport->broadcast(comm->state, (char *)data + i, (int)part, root));
+    }
+    return ok();
+}
+
+struct error comm_barrier(struct comm *comm)
+{
+    return comm->transport ? comm->transport->barrier(comm->state) : ok();
+}
+
+struct error comm_agree(struct comm *comm, struct error e)
+{
+    if (!comm->transport)
+        return e;
+    int size = comm->place.size;
+    memset(comm->failures, 0, (size_t)size * sizeof *comm->failures);
+    comm->failures[comm->place.rank] = e.code != ERROR_NONE;
+    TRY(comm_sum(comm, comm->failures, size));
+    for (int rank = 0; rank < size; rank++) {
+        if (comm->failures[rank] == 0)
+            continue;
+        TRY(comm_broadcast(comm, &e, sizeof e, rank));
+        return e;
+    }
+    return ok();
+}
+
+struct error comm_abort(struct comm *comm, struct error e)
+{
+    if (e.code == ERROR_NONE || comm->place.size == 1)
+        return e;
+    log_line("rank %d: %s", comm->place.rank, e.text);
+    comm->transport->abort(comm->state, e.code);
+    return e;
 }
 
 /* ---------------------------------------------------------------------------------------------------- shared memory */
 
-/* A file in the node's shared memory that has lost its name before anyone uses it, so that nothing is left behind however
- * a rank ends. Opens (leader: makes) it and maps it. */
-static struct error map_file(const char *name, int64_t bytes, bool make, void **memory)
+/* Where the others find the memory of the node's first rank: a file without a name, open in that process. Containers
+ * may number processes each their own way, hence the file's identity beside it. */
+struct address {
+    int64_t process, descriptor;
+    uint64_t device, file;
+};
+
+static struct address address_of(int descriptor)
 {
-    int file = shm_open(name, make ? O_RDWR | O_CREAT | O_EXCL : O_RDWR, 0600);
-    if (file < 0)
-        return error_errno("open shared memory", name);
-    struct error e = ok();
-    if (make && (errno = posix_fallocate(file, 0, bytes)) != 0)
-        e = error_in(error_errno("reserve shared memory", name), "%lld MB of weights", (long long)(bytes >> 20));
-    if (e.code == ERROR_NONE) {
-        *memory = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
-        if (*memory == MAP_FAILED)
-            e = error_errno("map shared memory", name);
+    struct stat status;
+    if (descriptor < 0 || fstat(descriptor, &status) != 0)
+        return (struct address){.descriptor = -1};
+    return (struct address){getpid(), descriptor, status.st_dev, status.st_ino};
+}
+
+static struct error map(void **memory, int64_t bytes, int descriptor)
+{
+    int flags = descriptor < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    void *p = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, flags, descriptor, 0);
+    if (p == MAP_FAILED)
+        return error_memory("weights");
+    *memory = p;
+    return ok();
+}
+
+/* A memfd is not bounded by the size of /dev/shm, which containers keep small, and vanishes with its last user. The
+ * room is taken at once: memory that runs out later would be a SIGBUS. */
+static int make_shared(int64_t bytes)
+{
+    int descriptor = memfd_create("zoodip weights", MFD_CLOEXEC);
+    if (descriptor >= 0 && posix_fallocate(descriptor, 0, bytes) != 0) {
+        close(descriptor);
+        return -1;
     }
-    close(file);
-    if (e.code != ERROR_NONE && make)
-        shm_unlink(name);
+    return descriptor;
+}
+
+static int open_shared(const struct address *address)
+{
+    if (address->descriptor < 0)
+        return -1;
+    char path[64];
+    snprintf(path, sizeof path, "/proc/%lld/fd/%lld", (long long)address->process, (long long)address->descriptor);
+    int descriptor = open(path, O_RDWR | O_CLOEXEC);
+    struct address found = address_of(descriptor);
+    if (descriptor >= 0 && (found.device != address->device || found.file != address->file)) {
+        close(descriptor);
+        return -1;
+    }
+    return descriptor;
+}
+
+/* Collective on the node up to its end, whatever happens on one rank. */
+static struct error share_memory(struct comm *comm, int64_t bytes, void **memory, bool *fill)
+{
+    bool first = comm->place.rank_here == 0;
+    int descriptor = first ? make_shared(bytes) : -1;
+    struct address address = address_of(descriptor);
+    TRY(comm->transport->broadcast_here(comm->state, &address, sizeof address));
+    if (!first)
+        descriptor = open_shared(&address);
+    *fill = first || descriptor < 0;
+    struct error e = map(memory, bytes, descriptor);
+    TRY(comm->transport->barrier_here(comm->state)); // all have opened it: the first may close
+    if (descriptor >= 0)
+        close(descriptor);
     return e;
 }
 
-/* The leader makes the file and tells its name; an empty name says that it could not. */
-static struct error share_file(struct comm *c, int64_t bytes, void **memory)
-{
-    char name[64] = "";
-    struct error e = ok();
-    if (c->local_rank == 0) {
-        snprintf(name, sizeof name, "/zoodip-%d-%d", (int)getpid(), c->shared_count++);
-        e = map_file(name, bytes, true, memory);
-        if (e.code != ERROR_NONE)
-            memset(name, 0, sizeof name);
-    }
-    TRY(c->ops->node_broadcast(c, name, sizeof name));
-    if (c->local_rank != 0 && name[0])
-        e = map_file(name, bytes, false, memory);
-    TRY(c->ops->node_barrier(c));
-    if (c->local_rank == 0 && name[0])
-        shm_unlink(name);
-    return e;
-}
-
-struct error comm_shared(struct comm *c, int64_t bytes, void **memory, bool *leader)
+struct error comm_shared(struct comm *comm, int64_t bytes, void **memory, bool *fill)
 {
     *memory = NULL;
-    *leader = c->local_rank == 0;
-    bytes = bytes > 0 ? bytes : 64;
-    struct error e = ok();
-    if (c->ranks_here > 1) {
-        e = share_file(c, bytes, memory);
-    } else {
-        *memory = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (*memory == MAP_FAILED)
-            e = error_memory("the weights");
-    }
-    if (e.code != ERROR_NONE)
-        *memory = NULL;
-    return comm_agree(c, e);
+    *fill = true;
+    bytes = bytes > 0 ? bytes : 1;
+    return comm->place.ranks_here > 1 ? share_memory(comm, bytes, memory, fill) : map(memory, bytes, -1);
 }
 
-void comm_shared_free(struct comm *c, void *memory, int64_t bytes)
+void comm_shared_free(struct comm *comm, void *memory, int64_t bytes)
 {
-    (void)c;
-    munmap(memory, (size_t)(bytes > 0 ? bytes : 64));
+    (void)comm;
+    if (memory)
+        munmap(memory, (size_t)(bytes > 0 ? bytes : 1));
 }

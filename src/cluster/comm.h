@@ -1,10 +1,13 @@
 /* cluster/comm.h
  *
- * The ranks of a run, behind one small interface: MPI where the program was started by a launcher and built with it, else a
- * rank alone. (NCCL between GPUs is a third table to come.)
+ * How ranks speak to one another: a handful of verbs with a table of functions behind them (cluster/transport.h). MPI
+ * is one transport; a process that no launcher started, or a build without MPI, is alone, and every verb still works.
  *
- * Ranks fail together: where one may fail and the others not, comm_agree hands all of them the same error. Every function
- * is collective, called by all ranks in the same order; comm_rank and its kin are plain look-ups.
+ * Invariant: every rank calls the collective verbs in the same order, and after each of them all ranks hold the same
+ * bytes. Where one rank may fail and another not, comm_agree comes before the next collective, so that all fail
+ * together; in the middle of a step, where the others are already waiting, comm_abort ends them all.
+ *
+ * One thread speaks (MPI_THREAD_FUNNELED). Errors are ERROR_FAILED and name the call.
  */
 #ifndef ZOODIP_CLUSTER_COMM_H
 #define ZOODIP_CLUSTER_COMM_H
@@ -16,29 +19,42 @@
 
 struct comm;
 
-/* Starts MPI when a launcher (mpirun, srun) started this process; otherwise the rank is alone and MPI is left untouched. */
+/* Joins the other ranks where mpirun or srun started this process, else is alone. Refuses to be one of several
+ * processes that cannot hear each other (a launcher whose MPI is not ours). argc, argv as main got them. */
 struct error comm_open(struct comm **comm, int *argc, char ***argv);
+
+/* Collective. NULL is allowed. */
 void comm_close(struct comm *comm);
 
 int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
-int comm_local_rank(const struct comm *comm); /* on this node */
-int comm_ranks_here(const struct comm *comm); /* on this node */
-const char *comm_library(void);               /* "Open MPI 4.1.4" or "not built in" */
+int comm_rank_here(const struct comm *comm);  /* this rank among those on its node */
+int comm_ranks_here(const struct comm *comm); /* how many share its node */
 
-/* values [count] += those of all other ranks. Exact when for each place only one rank has a number other than zero. */
+/* values [count], in place: the sum over ranks. Slots that all but one rank leave at zero come out exact, in whatever
+ * order they are added. */
 struct error comm_sum(struct comm *comm, double *values, int64_t count);
 
 /* data [bytes] of rank `root` to all. */
 struct error comm_broadcast(struct comm *comm, void *data, int64_t bytes, int root);
 
+/* Nobody leaves before all have come. */
 struct error comm_barrier(struct comm *comm);
 
-/* Every rank hands in its own error; all get that of the lowest rank that has one, or none. Also a barrier. */
-struct error comm_agree(struct comm *comm, struct error mine);
+/* Every rank hands in how it fared; all get the error of the lowest rank that failed, or ok. */
+struct error comm_agree(struct comm *comm, struct error e);
 
-/* Memory [bytes], 64-byte aligned, shared by the ranks of this node; *leader on the one rank that is to fill it. */
-struct error comm_shared(struct comm *comm, int64_t bytes, void **memory, bool *leader);
+/* For a failure that the others cannot know of while they wait: says it and ends all ranks with the error's code.
+ * Alone, or where there is no error, it returns `e`, and the caller goes the usual way. Not collective. */
+struct error comm_abort(struct comm *comm, struct error e);
+
+/* Memory that all ranks of this node see, zeroed, at the start of a page. *fill: this rank is the one that writes it;
+ * the others may read after the next comm_agree or comm_barrier. Where the node cannot share, each rank gets its own
+ * and fills it. Collective. Give it back with comm_shared_free. */
+struct error comm_shared(struct comm *comm, int64_t bytes, void **memory, bool *fill);
 void comm_shared_free(struct comm *comm, void *memory, int64_t bytes);
+
+/* Which MPI this was built with, as --version shows it. */
+const char *comm_library(void);
 
 #endif

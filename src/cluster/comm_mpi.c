@@ -1,135 +1,123 @@
-/* The communicator over MPI. */
+/* The MPI transport; an empty file without MPI. */
+#include "cluster/transport.h"
+
 #ifdef ZOODIP_MPI
 
 #include <mpi.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/memory.h"
-#include "cluster/internal.h"
 
 struct mpi {
-    MPI_Comm all, node;
+    MPI_Comm all, here;
 };
 
-bool comm_mpi_launched(void)
+static struct error check(int result, const char *call)
 {
-    static const char *const marks[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "PMI_RANK"};
-    for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
-        if (getenv(marks[i]))
-            return true;
-    return false;
-}
-
-static struct error check(int code, const char *call)
-{
-    if (code == MPI_SUCCESS)
+    if (result == MPI_SUCCESS)
         return ok();
     char text[MPI_MAX_ERROR_STRING] = "";
     int length;
-    MPI_Error_string(code, text, &length);
+    MPI_Error_string(result, text, &length);
     return error_failed("%s: %s", call, text);
 }
 
-static struct mpi *mpi_of(struct comm *c)
+static void mpi_close(void *state)
 {
-    return c->own;
-}
-
-static void close_mpi(struct comm *c)
-{
-    MPI_Comm_free(&mpi_of(c)->node);
-    MPI_Comm_free(&mpi_of(c)->all);
-    memory_free(c->own);
+    struct mpi *m = state;
+    MPI_Comm_free(&m->here);
+    memory_free(m);
     MPI_Finalize();
 }
 
-static struct error sum_mpi(struct comm *c, double *values, int64_t count)
+static struct error mpi_sum(void *state, double *values, int count)
 {
-    return check(MPI_Allreduce(MPI_IN_PLACE, values, (int)count, MPI_DOUBLE, MPI_SUM, mpi_of(c)->all), "MPI_Allreduce");
+    const struct mpi *m = state;
+    return check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, m->all), "MPI_Allreduce");
 }
 
-/* In pieces, since a count is an int. */
-static struct error broadcast_over(MPI_Comm over, void *data, int64_t bytes, int root)
+static struct error mpi_broadcast(void *state, void *data, int bytes, int root)
 {
-    const int64_t most = 1 << 30;
-    for (int64_t at = 0; at < bytes; at += most) {
-        int64_t piece = bytes - at < most ? bytes - at : most;
-        TRY(check(MPI_Bcast((char *)data + at, (int)piece, MPI_BYTE, root, over), "MPI_Bcast"));
-    }
-    return ok();
+    const struct mpi *m = state;
+    return check(MPI_Bcast(data, bytes, MPI_BYTE, root, m->all), "MPI_Bcast");
 }
 
-static struct error broadcast_mpi(struct comm *c, void *data, int64_t bytes, int root)
+static struct error mpi_broadcast_here(void *state, void *data, int bytes)
 {
-    return broadcast_over(mpi_of(c)->all, data, bytes, root);
+    const struct mpi *m = state;
+    return check(MPI_Bcast(data, bytes, MPI_BYTE, 0, m->here), "MPI_Bcast");
 }
 
-static struct error node_broadcast_mpi(struct comm *c, void *data, int64_t bytes)
+static struct error mpi_barrier(void *state)
 {
-    return broadcast_over(mpi_of(c)->node, data, bytes, 0);
+    const struct mpi *m = state;
+    return check(MPI_Barrier(m->all), "MPI_Barrier");
 }
 
-static struct error barrier_mpi(struct comm *c)
+static struct error mpi_barrier_here(void *state)
 {
-    return check(MPI_Barrier(mpi_of(c)->all), "MPI_Barrier");
+    const struct mpi *m = state;
+    return check(MPI_Barrier(m->here), "MPI_Barrier");
 }
 
-static struct error node_barrier_mpi(struct comm *c)
+static void mpi_abort(void *state, int code)
 {
-    return check(MPI_Barrier(mpi_of(c)->node), "MPI_Barrier");
+    const struct mpi *m = state;
+    MPI_Abort(m->all, code);
 }
 
-static struct error lowest_mpi(struct comm *c, int *rank)
+static struct error find_place(struct mpi *m, struct place *place)
 {
-    return check(MPI_Allreduce(MPI_IN_PLACE, rank, 1, MPI_INT, MPI_MIN, mpi_of(c)->all), "MPI_Allreduce");
+    m->all = MPI_COMM_WORLD;
+    TRY(check(MPI_Comm_set_errhandler(m->all, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
+    TRY(check(MPI_Comm_rank(m->all, &place->rank), "MPI_Comm_rank"));
+    TRY(check(MPI_Comm_size(m->all, &place->size), "MPI_Comm_size"));
+    int kind = MPI_COMM_TYPE_SHARED;
+    TRY(check(MPI_Comm_split_type(m->all, kind, place->rank, MPI_INFO_NULL, &m->here), "MPI_Comm_split_type"));
+    TRY(check(MPI_Comm_set_errhandler(m->here, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
+    TRY(check(MPI_Comm_rank(m->here, &place->rank_here), "MPI_Comm_rank"));
+    return check(MPI_Comm_size(m->here, &place->ranks_here), "MPI_Comm_size");
 }
 
-static const struct comm_ops mpi_ops = {
-    close_mpi, sum_mpi, broadcast_mpi, barrier_mpi, lowest_mpi, node_barrier_mpi, node_broadcast_mpi,
-};
-
-static struct error split(struct comm *c, struct mpi *m)
+struct error mpi_open(const struct transport **transport, void **state, struct place *place, int *argc, char ***argv)
 {
-    TRY(check(MPI_Comm_dup(MPI_COMM_WORLD, &m->all), "MPI_Comm_dup"));
-    MPI_Comm_set_errhandler(m->all, MPI_ERRORS_RETURN);
-    MPI_Comm_rank(m->all, &c->rank);
-    MPI_Comm_size(m->all, &c->size);
-    TRY(check(MPI_Comm_split_type(m->all, MPI_COMM_TYPE_SHARED, c->rank, MPI_INFO_NULL, &m->node), "MPI_Comm_split_type"));
-    MPI_Comm_rank(m->node, &c->local_rank);
-    MPI_Comm_size(m->node, &c->ranks_here);
-    return ok();
-}
-
-struct error comm_mpi_open(struct comm *c, int *argc, char ***argv)
-{
+    static const struct transport calls = {
+        .close = mpi_close,
+        .sum = mpi_sum,
+        .broadcast = mpi_broadcast,
+        .broadcast_here = mpi_broadcast_here,
+        .barrier = mpi_barrier,
+        .barrier_here = mpi_barrier_here,
+        .abort = mpi_abort,
+    };
+    // Open MPI: a rank that waits gives its core to whoever works; mpirun's own choice, or the user's, goes first
+    setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
     int provided;
     TRY(check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread"));
     struct mpi *m = memory_take(1, sizeof *m);
-    if (!m)
-        return error_memory("the communicator");
-    struct error e = split(c, m);
+    struct error e = m ? find_place(m, place) : error_memory("the communicator");
     if (e.code != ERROR_NONE) {
         memory_free(m);
+        MPI_Abort(MPI_COMM_WORLD, e.code);
         return e;
     }
-    c->ops = &mpi_ops;
-    c->own = m;
+    *transport = &calls;
+    *state = m;
     return ok();
 }
 
-const char *comm_mpi_library(void)
+#define TEXT_OF(number)                     #number
+#define VERSION_TEXT(major, minor, release) TEXT_OF(major) "." TEXT_OF(minor) "." TEXT_OF(release)
+
+const char *mpi_library(void)
 {
-#ifdef OMPI_MAJOR_VERSION
-#define TEXT_OF(x) #x
-#define VERSION_OF(a, b, c) "Open MPI " TEXT_OF(a) "." TEXT_OF(b) "." TEXT_OF(c)
-    return VERSION_OF(OMPI_MAJOR_VERSION, OMPI_MINOR_VERSION, OMPI_RELEASE_VERSION);
+#if defined(OMPI_MAJOR_VERSION)
+    return "Open MPI " VERSION_TEXT(OMPI_MAJOR_VERSION, OMPI_MINOR_VERSION, OMPI_RELEASE_VERSION);
+#elif defined(MPICH_VERSION)
+    return "MPICH " MPICH_VERSION;
 #else
-    return "MPI";
+    return "MPI standard " VERSION_TEXT(MPI_VERSION, MPI_SUBVERSION, 0);
 #endif
 }
 
-#else
-typedef int comm_without_mpi; /* a file must hold something */
 #endif

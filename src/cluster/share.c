@@ -1,7 +1,10 @@
 #include "cluster/share.h"
 
-struct share share_of(int64_t pieces, int rank, int size)
+struct share share_of(int64_t count, int rank, int size)
 {
-    int64_t least = pieces / size, more = pieces % size;
-    return (struct share){rank * least + (rank < more ? rank : more), least + (rank < more)};
+    int64_t whole = count / size, larger = count % size;
+    return (struct share){
+        .first = rank * whole + (rank < larger ? rank : larger),
+        .count = whole + (rank < larger),
+    };
 }

@@ -1,7 +1,9 @@
 /* cluster/share.h
  *
- * Which of a number of equal pieces of work are a rank's: a contiguous share, sizes differing by one at most, none for ranks
- * beyond the pieces.
+ * Sharing out numbered work: rank r of `size` gets a contiguous share, shares differ by at most one, the larger ones
+ * come first. Where there is less work than ranks, the last ranks get none.
+ *
+ * Invariant: the shares of ranks 0 .. size-1, put one behind the other, are 0 .. count-1.
  */
 #ifndef ZOODIP_CLUSTER_SHARE_H
 #define ZOODIP_CLUSTER_SHARE_H
@@ -12,6 +14,6 @@ struct share {
     int64_t first, count;
 };
 
-struct share share_of(int64_t pieces, int rank, int size);
+struct share share_of(int64_t count, int rank, int size);
 
 #endif

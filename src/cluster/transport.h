@@ -1,0 +1,32 @@
+/* cluster/transport.h
+ *
+ * What a transport provides; comm.c makes the verbs of cluster/comm.h out of it. A new one is one more table.
+ */
+#ifndef ZOODIP_CLUSTER_TRANSPORT_H
+#define ZOODIP_CLUSTER_TRANSPORT_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+
+/* Collective among all ranks, or among those `here` on the node. Counts are small enough for an int: comm.c cuts. */
+struct transport {
+    void (*close)(void *state);
+    struct error (*sum)(void *state, double *values, int count);
+    struct error (*broadcast)(void *state, void *data, int bytes, int root);
+    struct error (*broadcast_here)(void *state, void *data, int bytes);
+    struct error (*barrier)(void *state);
+    struct error (*barrier_here)(void *state);
+    void (*abort)(void *state, int code);
+};
+
+struct place {
+    int rank, size, rank_here, ranks_here;
+};
+
+#ifdef ZOODIP_MPI
+struct error mpi_open(const struct transport **transport, void **state, struct place *place, int *argc, char ***argv);
+const char *mpi_library(void);
+#endif
+
+#endif
