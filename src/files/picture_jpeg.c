@@ -1,0 +1,168 @@
+#include "files/picture_decode.h"
+
+#include <setjmp.h>
+#include <stdio.h>
+#include <string.h>
+
+#include <jpeglib.h>
+#include <jerror.h>
+
+#include "base/memory.h"
+
+enum { SCAN_LIMIT = 500 }; /* progressive files have about 10; more only make a small file take forever */
+
+struct work {
+    struct jpeg_decompress_struct jpeg;
+    struct jpeg_error_mgr errors;
+    struct jpeg_progress_mgr progress;
+    jmp_buf landing;
+    struct picture *picture;
+    uint8_t *cmyk; /* one row */
+    int *orientation;
+    struct error error;
+};
+
+static _Noreturn void fail(struct work *w, struct error e)
+{
+    w->error = e;
+    longjmp(w->landing, 1);
+}
+
+static void on_error(j_common_ptr jpeg)
+{
+    char text[JMSG_LENGTH_MAX];
+    jpeg->err->format_message(jpeg, text);
+    struct work *w = jpeg->client_data;
+    if (jpeg->err->msg_code == JERR_OUT_OF_MEMORY)
+        fail(w, error_memory("a JPEG decoder"));
+    fail(w, error_input("damaged JPEG: %s", text));
+}
+
+/* Level -1 is a warning: libjpeg goes on with a guess. Pillow lets it, but not past the end of the file. */
+static void on_message(j_common_ptr jpeg, int level)
+{
+    if (level < 0 && jpeg->err->msg_code == JWRN_JPEG_EOF)
+        fail(jpeg->client_data, error_input("JPEG is cut short"));
+}
+
+static void on_progress(j_common_ptr jpeg)
+{
+    struct work *w = jpeg->client_data;
+    if (w->jpeg.input_scan_number > SCAN_LIMIT)
+        fail(w, error_input("JPEG of more than %d scans", SCAN_LIMIT));
+}
+
+static void read_orientation(struct work *w)
+{
+    for (jpeg_saved_marker_ptr m = w->jpeg.marker_list; m; m = m->next) {
+        if (m->data_length < 6 || memcmp(m->data, "Exif\0\0", 6) != 0)
+            continue;
+        *w->orientation = exif_orientation(m->data + 6, m->data_length - 6);
+        return;
+    }
+}
+
+static uint8_t clip(int value)
+{
+    return value < 0 ? 0 : value > 255 ? 255 : (uint8_t)value;
+}
+
+/* a * b / 255, rounded, as Pillow's MULDIV255 has it. */
+static int multiply_255(int a, int b)
+{
+    int t = a * b + 128;
+    return ((t >> 8) + t) >> 8;
+}
+
+/* CMYK as Adobe stores it, inverted; what is left of white after black and ink. */
+static void cmyk_to_rgb(uint8_t *rgb, const uint8_t *cmyk, int64_t width)
+{
+    for (int64_t x = 0; x < width; x++, rgb += 3, cmyk += 4)
+        for (int c = 0; c < 3; c++)
+            rgb[c] = clip(cmyk[3] - multiply_255(255 - cmyk[c], cmyk[3]));
+}
+
+static void gray_to_rgb(uint8_t *row, int64_t width)
+{
+    for (int64_t x = width - 1; x >= 0; x--)
+        row[3 * x + 1] = row[3 * x + 2] = row[3 * x] = row[x];
+}
+
+static J_COLOR_SPACE form_of(struct work *w)
+{
+    switch (w->jpeg.num_components) {
+    case 1:
+        return JCS_GRAYSCALE;
+    case 3:
+        return JCS_RGB;
+    case 4:
+        return JCS_CMYK;
+    default:
+        fail(w, error_input("JPEG of %d layers, expected 1, 3 or 4", w->jpeg.num_components));
+    }
+}
+
+static void read_rows(struct work *w)
+{
+    int64_t width = w->picture->width;
+    while (w->jpeg.output_scanline < w->jpeg.output_height) {
+        uint8_t *row = w->picture->rgb + 3 * width * w->jpeg.output_scanline;
+        uint8_t *into = w->cmyk ? w->cmyk : row;
+        jpeg_read_scanlines(&w->jpeg, &into, 1);
+        if (w->cmyk)
+            cmyk_to_rgb(row, w->cmyk, width);
+        else if (w->jpeg.out_color_space == JCS_GRAYSCALE)
+            gray_to_rgb(row, width);
+    }
+}
+
+static void read_all(struct work *w, const uint8_t *bytes, int64_t size)
+{
+    jpeg_create_decompress(&w->jpeg);
+    w->jpeg.client_data = w;
+    w->progress.progress_monitor = on_progress;
+    w->jpeg.progress = &w->progress;
+    jpeg_save_markers(&w->jpeg, JPEG_APP0 + 1, 0xffff);
+    jpeg_mem_src(&w->jpeg, bytes, (unsigned long)size);
+    jpeg_read_header(&w->jpeg, TRUE);
+    read_orientation(w);
+    int64_t width = w->jpeg.image_width, height = w->jpeg.image_height;
+    if (width * height > PICTURE_PIXELS)
+        fail(w, error_input("%lld x %lld pixels are too many", (long long)width, (long long)height));
+    w->jpeg.out_color_space = form_of(w);
+    jpeg_start_decompress(&w->jpeg);
+    if (picture_new(w->picture, width, height).code != ERROR_NONE ||
+        (w->jpeg.out_color_space == JCS_CMYK && !(w->cmyk = memory_take(width, 4))))
+        fail(w, error_memory("a picture"));
+    read_rows(w);
+    jpeg_finish_decompress(&w->jpeg);
+}
+
+static void guarded(struct work *w, const uint8_t *bytes, int64_t size)
+{
+    if (setjmp(w->landing) == 0)
+        read_all(w, bytes, size);
+}
+
+struct error jpeg_decode(struct picture *picture, int *orientation, const uint8_t *bytes, int64_t size)
+{
+    *picture = (struct picture){0};
+    *orientation = 0;
+    struct work *w = memory_take(1, sizeof *w);
+    if (!w)
+        return error_memory("a JPEG decoder");
+    w->picture = picture;
+    w->orientation = orientation;
+    w->jpeg.err = jpeg_std_error(&w->errors);
+    w->jpeg.client_data = w;
+    w->errors.error_exit = on_error;
+    w->errors.emit_message = on_message;
+    guarded(w, bytes, size);
+    jpeg_destroy_decompress(&w->jpeg);
+    memory_free(w->cmyk);
+    struct error e = w->error;
+    memory_free(w);
+    if (e.code != ERROR_NONE)
+        picture_free(picture);
+    return e;
+}

@@ -1,0 +1,204 @@
+#include "files/picture_decode.h"
+
+#include <png.h>
+#include <stdbool.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "files/file.h"
+
+/* One file being read or written; what libpng complained about is in `error`. */
+struct work {
+    png_structp png;
+    png_infop info;
+    png_bytepp rows;
+    struct picture *picture;
+    int *orientation;
+    const uint8_t *bytes; /* reading */
+    uint8_t *out;         /* writing */
+    int64_t at, size;     /* done, and how many bytes there are, or room for */
+    struct error error;
+};
+
+static void on_error(png_structp png, png_const_charp text)
+{
+    struct work *w = png_get_error_ptr(png);
+    if (w->error.code == ERROR_NONE)
+        w->error = error_input("damaged PNG: %s", text);
+    png_longjmp(png, 1);
+}
+
+static void on_warning(png_structp png, png_const_charp text)
+{
+    (void)png;
+    (void)text;
+}
+
+static _Noreturn void fail(struct work *w, struct error e)
+{
+    w->error = e;
+    png_longjmp(w->png, 1);
+}
+
+static void take_bytes(png_structp png, png_bytep out, size_t count)
+{
+    struct work *w = png_get_io_ptr(png);
+    if ((int64_t)count > w->size - w->at)
+        fail(w, error_input("PNG is cut short"));
+    memcpy(out, w->bytes + w->at, count);
+    w->at += (int64_t)count;
+}
+
+/* Only what changes pixels is read: no color profiles, texts or times, and none of their mistakes. */
+static void ignore_chunks(png_structp png)
+{
+    static const png_byte names[] =
+        "bKGD\0cHRM\0gAMA\0hIST\0iCCP\0iTXt\0oFFs\0pCAL\0pHYs\0sBIT\0sCAL\0sPLT\0sRGB\0sTER\0"
+        "tEXt\0tIME\0zTXt";
+    png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, names, (int)(sizeof names / 5));
+}
+
+/* Pillow's mode I;16 turns into RGB by clipping at 255. A row's 2-byte numbers are spread in place, last pixel first.
+ */
+static void clip_gray16(uint8_t *row, int64_t width)
+{
+    for (int64_t x = width - 1; x >= 0; x--) {
+        uint8_t gray = row[2 * x] ? 255 : row[2 * x + 1];
+        row[3 * x] = row[3 * x + 1] = row[3 * x + 2] = gray;
+    }
+}
+
+static void choose_form(struct work *w, bool gray16)
+{
+    if (gray16)
+        return;
+    png_set_strip_16(w->png); /* the high byte, as Pillow takes it */
+    png_set_expand(w->png);
+    png_set_gray_to_rgb(w->png);
+    png_set_strip_alpha(w->png);
+}
+
+static void read_orientation(struct work *w)
+{
+    png_uint_32 size = 0;
+    png_bytep exif = NULL;
+    if (png_get_eXIf_1(w->png, w->info, &size, &exif))
+        *w->orientation = exif_orientation(exif, size);
+}
+
+static void read_all(struct work *w)
+{
+    ignore_chunks(w->png);
+    png_set_user_limits(w->png, PICTURE_PIXELS, PICTURE_PIXELS);
+    png_read_info(w->png, w->info);
+    int64_t width = png_get_image_width(w->png, w->info), height = png_get_image_height(w->png, w->info);
+    bool gray16 =
+        png_get_bit_depth(w->png, w->info) == 16 && png_get_color_type(w->png, w->info) == PNG_COLOR_TYPE_GRAY;
+    if (width * height > PICTURE_PIXELS)
+        fail(w, error_input("%lld x %lld pixels are too many", (long long)width, (long long)height));
+    /* deflate packs at most 1032 to 1: a small file that claims to be huge need not cost its claim in memory */
+    if ((int64_t)png_get_rowbytes(w->png, w->info) * height > 1040 * w->size)
+        fail(w, error_input("PNG is cut short"));
+    choose_form(w, gray16);
+    png_set_interlace_handling(w->png);
+    png_read_update_info(w->png, w->info);
+    if (picture_new(w->picture, width, height).code != ERROR_NONE || !(w->rows = memory_take(height, sizeof *w->rows)))
+        fail(w, error_memory("a picture"));
+    if ((int64_t)png_get_rowbytes(w->png, w->info) != (gray16 ? 2 : 3) * width)
+        fail(w, error_input("PNG of an unknown form"));
+    for (int64_t y = 0; y < height; y++)
+        w->rows[y] = w->picture->rgb + 3 * width * y;
+    png_read_image(w->png, w->rows);
+    png_read_end(w->png, w->info);
+    for (int64_t y = 0; y < height && gray16; y++)
+        clip_gray16(w->rows[y], width);
+    read_orientation(w);
+}
+
+/* Runs body where an error of libpng lands. */
+static void guarded(struct work *w, void (*body)(struct work *))
+{
+    if (setjmp(png_jmpbuf(w->png)) == 0)
+        body(w);
+}
+
+struct error png_decode(struct picture *picture, int *orientation, const uint8_t *bytes, int64_t size)
+{
+    *picture = (struct picture){0};
+    *orientation = 0;
+    struct work w = {.picture = picture, .orientation = orientation, .bytes = bytes, .size = size};
+    w.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &w, on_error, on_warning);
+    w.info = w.png ? png_create_info_struct(w.png) : NULL;
+    if (w.info) {
+        png_set_read_fn(w.png, &w, take_bytes);
+        guarded(&w, read_all);
+    } else {
+        w.error = error_memory("a PNG decoder");
+    }
+    png_destroy_read_struct(&w.png, &w.info, NULL);
+    memory_free(w.rows);
+    if (w.error.code != ERROR_NONE)
+        picture_free(picture);
+    return w.error;
+}
+
+static void give_bytes(png_structp png, png_bytep bytes, size_t count)
+{
+    struct work *w = png_get_io_ptr(png);
+    if ((int64_t)count > w->size - w->at) {
+        int64_t room = 2 * (w->at + (int64_t)count);
+        uint8_t *wider = memory_take(room, 1);
+        if (!wider)
+            fail(w, error_memory("a PNG"));
+        if (w->at)
+            memcpy(wider, w->out, (size_t)w->at);
+        memory_free(w->out);
+        w->out = wider;
+        w->size = room;
+    }
+    memcpy(w->out + w->at, bytes, count);
+    w->at += (int64_t)count;
+}
+
+static void write_all(struct work *w)
+{
+    const struct picture *p = w->picture;
+    png_set_IHDR(w->png, w->info, (png_uint_32)p->width, (png_uint_32)p->height, 8, PNG_COLOR_TYPE_RGB,
+                 PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+    png_write_info(w->png, w->info);
+    for (int64_t y = 0; y < p->height; y++)
+        png_write_row(w->png, p->rgb + 3 * p->width * y);
+    png_write_end(w->png, w->info);
+}
+
+struct error picture_encode(const struct picture *picture, uint8_t **png, int64_t *size)
+{
+    struct picture borrowed = *picture;
+    struct work w = {.picture = &borrowed};
+    w.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &w, on_error, on_warning);
+    w.info = w.png ? png_create_info_struct(w.png) : NULL;
+    if (w.info) {
+        png_set_write_fn(w.png, &w, give_bytes, NULL);
+        guarded(&w, write_all);
+    } else {
+        w.error = error_memory("a PNG encoder");
+    }
+    png_destroy_write_struct(&w.png, &w.info);
+    if (w.error.code != ERROR_NONE) {
+        memory_free(w.out);
+        return error_failed("cannot write a PNG: %s", w.error.text);
+    }
+    *png = w.out;
+    *size = w.at;
+    return ok();
+}
+
+struct error picture_write(const struct picture *picture, const char *path)
+{
+    uint8_t *png;
+    int64_t size;
+    TRY(error_in(picture_encode(picture, &png, &size), "%s", path));
+    struct error e = file_write_whole(path, png, size);
+    memory_free(png);
+    return e;
+}

@@ -1,0 +1,32 @@
+/* picture IN OUT.png [WIDTHxHEIGHT crop|squash]: reads a picture, fits it, writes it. Exit codes as zoodip's. */
+#include <stdio.h>
+#include <string.h>
+
+#include "files/picture.h"
+
+static struct error run(int argc, char **argv)
+{
+    struct picture picture, fitted;
+    int width = 0, height = 0;
+    if (argc != 3 && (argc != 5 || sscanf(argv[3], "%dx%d", &width, &height) != 2 || width < 1 || height < 1))
+        return error_input("usage: picture IN OUT.png [WIDTHxHEIGHT crop|squash]");
+    TRY(picture_read(&picture, argv[1]));
+    struct error e = ok();
+    if (argc == 5) {
+        e = picture_fit(&fitted, &picture, width, height, strcmp(argv[4], "crop") == 0 ? FIT_CROP : FIT_SQUASH);
+        picture_free(&picture);
+        picture = fitted;
+    }
+    if (e.code == ERROR_NONE)
+        e = picture_write(&picture, argv[2]);
+    picture_free(&picture);
+    return e;
+}
+
+int main(int argc, char **argv)
+{
+    struct error e = run(argc, argv);
+    if (e.code != ERROR_NONE)
+        fprintf(stderr, "picture: %s\n", e.text);
+    return e.code;
+}
