@@ -20,98 +20,69 @@ void optimizer_free(struct optimizer *o)
 {
     memory_free(o->m);
     memory_free(o->v);
-    o->m = o->v = NULL;
+    *o = (struct optimizer){0};
 }
 
 void optimizer_update(struct optimizer *o, float *embedding, const double *gradient, double lr)
 {
     o->step++;
-    double bias1 = 1 - pow(o->beta1, (double)o->step), bias2 = 1 - pow(o->beta2, (double)o->step);
-    for (int64_t i = 0; i < o->dim; i++) {
-        double g = gradient[i];
-        double m = o->beta1 * (double)o->m[i] + (1 - o->beta1) * g;
-        double v = o->beta2 * (double)o->v[i] + (1 - o->beta2) * g * g;
-        o->m[i] = (float)m;
-        o->v[i] = (float)v;
-        embedding[i] = (float)((double)embedding[i] - lr * (m / bias1) / (sqrt(v / bias2) + o->eps));
+    double unbias1 = 1 - pow(o->beta1, (double)o->step), unbias2 = 1 - pow(o->beta2, (double)o->step);
+    for (int64_t k = 0; k < o->dim; k++) {
+        double g = gradient[k];
+        o->m[k] = (float)(o->beta1 * (double)o->m[k] + (1 - o->beta1) * g);
+        o->v[k] = (float)(o->beta2 * (double)o->v[k] + (1 - o->beta2) * g * g);
+        double step = (double)o->m[k] / unbias1 / (sqrt((double)o->v[k] / unbias2) + o->eps);
+        embedding[k] = (float)((double)embedding[k] - lr * step);
     }
 }
 
 /* ---------------------------------------------------------------------------------------------------- schedules */
 
-/* Each gives the factor for `step` updates done, as the functions in diffusers/optimization.py do. */
-struct moment {
-    double step, steps, warmup, lr;
-};
+static const double PI = 3.14159265358979323846;
 
-static double progress(struct moment m)
+/* A schedule says which share of lr is left after `progress` in [0, 1] of the steps behind the warmup. */
+static double stay(double progress, double lr)
 {
-    double left = m.steps - m.warmup;
-    return (m.step - m.warmup) / (left > 1 ? left : 1);
-}
-
-static double constant(struct moment m)
-{
-    (void)m;
+    (void)progress;
+    (void)lr;
     return 1;
 }
 
-static double warm(struct moment m)
+static double fall(double progress, double lr)
 {
-    return m.step < m.warmup ? m.step / (m.warmup > 1 ? m.warmup : 1) : 1;
+    (void)lr;
+    return 1 - progress;
 }
 
-static double linear(struct moment m)
+static double half_wave(double progress, double lr)
 {
-    double left = m.steps - m.warmup;
-    if (m.step < m.warmup)
-        return warm(m);
-    return fmax(0, (m.steps - m.step) / (left > 1 ? left : 1));
+    (void)lr;
+    return 0.5 * (1 + cos(PI * progress));
 }
 
-static double cosine(struct moment m)
-{
-    if (m.step < m.warmup)
-        return warm(m);
-    return fmax(0, 0.5 * (1 + cos(M_PI * progress(m))));
-}
-
-static double cosine_with_restarts(struct moment m)
-{
-    if (m.step < m.warmup)
-        return warm(m);
-    if (progress(m) >= 1)
-        return 0;
-    return fmax(0, 0.5 * (1 + cos(M_PI * fmod(progress(m), 1))));
-}
-
-static double polynomial(struct moment m)
+static double fall_to_end(double progress, double lr)
 {
     const double end = 1e-7;
-    if (m.step < m.warmup)
-        return warm(m);
-    if (m.step > m.steps)
-        return end / m.lr;
-    double left = 1 - (m.step - m.warmup) / (m.steps - m.warmup);
-    return ((m.lr - end) * left + end) / m.lr;
+    return ((lr - end) * (1 - progress) + end) / lr;
 }
 
 static const struct {
     const char *name;
-    double (*factor)(struct moment m);
+    int warms_up;
+    double (*share)(double progress, double lr);
 } schedules[SCHEDULE_COUNT] = {
-    [SCHEDULE_CONSTANT] = {"constant", constant},
-    [SCHEDULE_CONSTANT_WITH_WARMUP] = {"constant_with_warmup", warm},
-    [SCHEDULE_LINEAR] = {"linear", linear},
-    [SCHEDULE_COSINE] = {"cosine", cosine},
-    [SCHEDULE_COSINE_WITH_RESTARTS] = {"cosine_with_restarts", cosine_with_restarts},
-    [SCHEDULE_POLYNOMIAL] = {"polynomial", polynomial},
+    [SCHEDULE_CONSTANT] = {"constant", 0, stay},
+    [SCHEDULE_CONSTANT_WITH_WARMUP] = {"constant_with_warmup", 1, stay},
+    [SCHEDULE_LINEAR] = {"linear", 1, fall},
+    [SCHEDULE_COSINE] = {"cosine", 1, half_wave},
+    [SCHEDULE_COSINE_WITH_RESTARTS] = {"cosine_with_restarts", 1, half_wave},
+    [SCHEDULE_POLYNOMIAL] = {"polynomial", 1, fall_to_end},
 };
 
 int schedule_find(const char *name)
 {
     for (int i = 0; i < SCHEDULE_COUNT; i++)
-        if (strcmp(name, schedules[i].name) == 0)
+        if (strcmp(schedules[i].name, name) == 0)
             return i;
     return -1;
 }
@@ -123,6 +94,9 @@ const char *schedule_name(int schedule)
 
 double schedule_rate(int schedule, double lr, int64_t step, int64_t steps, int64_t warmup)
 {
-    const struct moment m = {(double)(step - 1), (double)steps, (double)warmup, lr};
-    return lr * schedules[schedule].factor(m);
+    int64_t done = step - 1;
+    if (schedules[schedule].warms_up && done < warmup)
+        return lr * (double)done / (double)warmup;
+    double progress = steps > warmup ? (double)(done - warmup) / (double)(steps - warmup) : 0;
+    return lr * schedules[schedule].share(progress, lr);
 }

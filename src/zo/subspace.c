@@ -7,206 +7,296 @@
 
 #include "base/memory.h"
 
-enum { SWEEPS = 60 };
+void subspace_project(const struct subspace *s, double *gradient)
+{
+    // the rows are orthonormal: taking out one after the other is the same as all at once
+    for (int64_t i = 0; i < s->noise_rows; i++) {
+        const float *row = s->noise + i * s->dim;
+        double along = 0;
+        for (int64_t k = 0; k < s->dim; k++)
+            along += gradient[k] * (double)row[k];
+        for (int64_t k = 0; k < s->dim; k++)
+            gradient[k] -= along * (double)row[k];
+    }
+}
+
+/* ---------------------------------------------------------------------------------------------- standardized columns
+ */
+
+/* As sklearn's StandardScaler: population variance by the corrected two-pass sum; a column whose variance is within the
+ * rounding error of that sum counts as constant and is only centred. `column` [rows] in place. */
+static void standardize(double *column, int64_t rows)
+{
+    double n = (double)rows, sum = 0, off = 0, squares = 0;
+    for (int64_t i = 0; i < rows; i++)
+        sum += column[i];
+    double mean = sum / n;
+    for (int64_t i = 0; i < rows; i++) {
+        column[i] -= mean;
+        off += column[i];
+        squares += column[i] * column[i];
+    }
+    double variance = (squares - off * off / n) / n, bound = n * mean * DBL_EPSILON;
+    if (variance <= n * DBL_EPSILON * variance + bound * bound)
+        return;
+    double deviation = sqrt(variance);
+    for (int64_t i = 0; i < rows; i++)
+        column[i] /= deviation;
+}
+
+/* ---------------------------------------------------------------------------------------------- singular vectors
+ *
+ * One-sided Jacobi (Hestenes, 1958): rotate pairs of vectors until all are orthogonal; their lengths are then the
+ * singular values, small ones to full relative accuracy. The fewer vectors are rotated: the history's rows where tau <=
+ * dim, else its columns. A rotated row points along its principal direction. A rotated column does not, so each column
+ * carries a unit vector behind it, which goes through the same rotations and ends as the direction.
+ */
+struct vectors {
+    int64_t count;   /* of vectors */
+    int64_t length;  /* numbers that count in products */
+    int64_t width;   /* numbers that are rotated: length, or length + dim */
+    double *numbers; /* [count, width] */
+    double *squares; /* [count]: squared lengths */
+    int64_t *order;  /* [count]: longest first */
+};
+
+static double *vector(const struct vectors *v, int64_t i)
+{
+    return v->numbers + i * v->width;
+}
+
+/* Eight partial sums: a fixed order of adding, which the compiler may still do eight at a time. */
+static double product(const double *a, const double *b, int64_t length)
+{
+    double sums[8] = {0};
+    int64_t k = 0;
+    for (; k + 8 <= length; k += 8)
+        for (int j = 0; j < 8; j++)
+            sums[j] += a[k + j] * b[k + j];
+    for (; k < length; k++)
+        sums[0] += a[k] * b[k];
+    return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
+}
+
+/* Makes vectors a and b orthogonal; false when they were. */
+static int rotate(const struct vectors *v, int64_t a, int64_t b)
+{
+    double *x = vector(v, a), *y = vector(v, b);
+    double along = product(x, y, v->length);
+    if (fabs(along) <= 1e-14 * sqrt(v->squares[a] * v->squares[b]))
+        return 0;
+    double zeta = (v->squares[b] - v->squares[a]) / (2 * along);
+    double tangent = (zeta < 0 ? -1 : 1) / (fabs(zeta) + sqrt(1 + zeta * zeta));
+    double cosine = 1 / sqrt(1 + tangent * tangent), sine = cosine * tangent;
+    for (int64_t k = 0; k < v->width; k++) {
+        double old = x[k];
+        x[k] = cosine * old - sine * y[k];
+        y[k] = sine * old + cosine * y[k];
+    }
+    v->squares[a] -= tangent * along;
+    v->squares[b] += tangent * along;
+    return 1;
+}
+
+/* Squared lengths anew, and the order that they give; equal ones keep their places. */
+static void measure(struct vectors *v)
+{
+    for (int64_t i = 0; i < v->count; i++) {
+        v->squares[i] = product(vector(v, i), vector(v, i), v->length);
+        int64_t place = i;
+        for (; place > 0 && v->squares[v->order[place - 1]] < v->squares[i]; place--)
+            v->order[place] = v->order[place - 1];
+        v->order[place] = i;
+    }
+}
+
+/* How many vectors are longer than rounding has made those that should be zero. */
+static int64_t rank_of(const struct vectors *v)
+{
+    double longer = (double)(v->count > v->length ? v->count : v->length), least = longer * DBL_EPSILON;
+    int64_t rank = 0;
+    while (rank < v->count && v->squares[v->order[rank]] > least * least * v->squares[v->order[0]])
+        rank++;
+    return rank;
+}
+
+static void orthogonalize(struct vectors *v)
+{
+    enum { SWEEPS = 40 }; // about ten are used
+    int turned = 1;
+    for (int sweep = 0; sweep < SWEEPS && turned; sweep++) {
+        turned = 0;
+        measure(v);
+        int64_t rank = rank_of(v);
+        for (int64_t i = 0; i < rank; i++)
+            for (int64_t j = i + 1; j < rank; j++)
+                turned |= rotate(v, v->order[i], v->order[j]);
+    }
+    measure(v);
+}
+
+/* ---------------------------------------------------------------------------------------------- the noise directions
+ */
+
+/* The first index at which the cumulative share of variance exceeds 1 - nu. */
+static int64_t signal_end(const struct vectors *v, double nu)
+{
+    double total = 0, sum = 0;
+    for (int64_t i = 0; i < v->count; i++)
+        total += v->squares[v->order[i]];
+    for (int64_t i = 0; i < v->count; i++) {
+        sum += v->squares[v->order[i]];
+        if (sum / total > 1 - nu)
+            return i;
+    }
+    return v->count - 1; // nu within rounding of 0: all is signal
+}
+
+/* Makes row `count` of rows [count + 1, dim] a unit vector orthogonal to those before it: the axis that they cover
+ * least, less their parts in it (twice, against rounding). */
+static void complete(double *rows, int64_t count, int64_t dim)
+{
+    double *row = rows + count * dim, least = INFINITY;
+    int64_t axis = 0;
+    for (int64_t k = 0; k < dim; k++) {
+        double covered = 0;
+        for (int64_t i = 0; i < count; i++)
+            covered += rows[i * dim + k] * rows[i * dim + k];
+        if (covered < least) {
+            least = covered;
+            axis = k;
+        }
+    }
+    memset(row, 0, (size_t)dim * sizeof *row);
+    row[axis] = 1;
+    for (int64_t i = 0; i < 2 * count; i++) {
+        const double *other = rows + i % count * dim;
+        double along = product(row, other, dim);
+        for (int64_t k = 0; k < dim; k++)
+            row[k] -= along * other[k];
+    }
+    double length = sqrt(product(row, row, dim));
+    for (int64_t k = 0; k < dim; k++)
+        row[k] /= length;
+}
+
+/* Principal directions 0 .. count-1 as rows [count, dim]. */
+static void principal_rows(const struct vectors *v, int64_t dim, double *rows, int64_t count)
+{
+    int64_t rank = rank_of(v);
+    for (int64_t i = 0; i < count; i++) {
+        const double *from = vector(v, v->order[i]);
+        double *row = rows + i * dim;
+        if (v->width > v->length) {
+            memcpy(row, from + v->length, (size_t)dim * sizeof *row);
+        } else if (i < rank) {
+            double length = sqrt(v->squares[v->order[i]]);
+            for (int64_t k = 0; k < dim; k++)
+                row[k] = from[k] / length;
+        } else {
+            complete(rows, i, dim);
+        }
+    }
+}
+
+/* Room for a refresh, taken once: nothing is allocated in the middle of training. */
+struct refresh {
+    struct vectors vectors;
+    double *column; /* [tau] */
+    double *rows;   /* [usable, dim]: the principal directions */
+    int64_t usable; /* min(tau - 1, dim) */
+};
+
+static struct error refresh_new(struct refresh **refresh, int64_t tau, int64_t dim)
+{
+    struct refresh *r = memory_take(1, sizeof *r);
+    *refresh = r;
+    if (!r)
+        return error_memory("the subspace");
+    bool by_rows = tau <= dim;
+    struct vectors *v = &r->vectors;
+    *v = (struct vectors){.count = by_rows ? tau : dim, .length = by_rows ? dim : tau};
+    v->width = by_rows ? dim : tau + dim;
+    v->numbers = memory_take(v->count * v->width, sizeof *v->numbers);
+    v->squares = memory_take(v->count, sizeof *v->squares);
+    v->order = memory_take(v->count, sizeof *v->order);
+    r->usable = tau - 1 < dim ? tau - 1 : dim;
+    r->column = memory_take(tau, sizeof *r->column);
+    r->rows = memory_take(r->usable * dim, sizeof *r->rows);
+    return v->numbers && v->squares && v->order && r->column && r->rows ? ok() : error_memory("the subspace");
+}
+
+static void refresh_free(struct refresh *r)
+{
+    if (!r)
+        return;
+    memory_free(r->vectors.numbers);
+    memory_free(r->vectors.squares);
+    memory_free(r->vectors.order);
+    memory_free(r->column);
+    memory_free(r->rows);
+    memory_free(r);
+}
+
+/* The history, standardized, as the vectors to rotate. */
+static void fill_vectors(struct refresh *r, const struct subspace *s)
+{
+    const struct vectors *v = &r->vectors;
+    bool by_rows = v->width == v->length;
+    memset(v->numbers, 0, (size_t)(v->count * v->width) * sizeof *v->numbers);
+    for (int64_t k = 0; k < s->dim; k++) {
+        for (int64_t i = 0; i < s->tau; i++)
+            r->column[i] = (double)s->history[i * s->dim + k];
+        standardize(r->column, s->tau);
+        for (int64_t i = 0; i < s->tau; i++)
+            *(by_rows ? vector(v, i) + k : vector(v, k) + i) = r->column[i];
+        if (!by_rows)
+            vector(v, k)[s->tau + k] = 1;
+    }
+}
+
+static void find_noise(struct subspace *s)
+{
+    struct refresh *r = s->refresh;
+    fill_vectors(r, s);
+    orthogonalize(&r->vectors);
+    int64_t first = signal_end(&r->vectors, s->nu) + 1;
+    bool varies = r->vectors.squares[r->vectors.order[0]] > 0;
+    s->noise_rows = varies && first < r->usable ? r->usable - first : 0;
+    if (s->noise_rows == 0)
+        return;
+    principal_rows(&r->vectors, s->dim, r->rows, r->usable);
+    for (int64_t i = 0; i < s->noise_rows * s->dim; i++)
+        s->noise[i] = (float)r->rows[first * s->dim + i];
+}
+
+struct error subspace_push(struct subspace *s, const float *embedding)
+{
+    memcpy(s->history + s->filled * s->dim, embedding, (size_t)s->dim * sizeof *embedding);
+    if (++s->filled < s->tau)
+        return ok();
+    s->filled = 0;
+    find_noise(s);
+    return ok();
+}
+
+/* ---------------------------------------------------------------------------------------------- making and freeing */
 
 struct error subspace_new(struct subspace *s, int64_t dim, int64_t tau, double nu)
 {
     *s = (struct subspace){.dim = dim, .tau = tau, .nu = nu};
     s->history = memory_take(tau * dim, sizeof *s->history);
-    s->noise = memory_take(tau * dim, sizeof *s->noise);
-    if (s->history && s->noise)
-        return ok();
-    subspace_free(s);
-    return error_memory("the subspace");
+    s->noise = memory_take((tau - 1) * dim, sizeof *s->noise);
+    struct error e = s->history && s->noise ? refresh_new(&s->refresh, tau, dim) : error_memory("the subspace");
+    if (e.code != ERROR_NONE)
+        subspace_free(s);
+    return e;
 }
 
 void subspace_free(struct subspace *s)
 {
     memory_free(s->history);
     memory_free(s->noise);
-    s->history = s->noise = NULL;
-}
-
-/* ------------------------------------------------------------------------------------------- standardized history */
-
-/* Columns of the history with mean 0 and population variance 1, in double. As scikit-learn decides it, a column is constant
- * when its variance lies within the rounding of its mean; such a column is divided by 1. */
-static void standardize(const struct subspace *s, double *rows)
-{
-    double count = (double)s->tau;
-    for (int64_t c = 0; c < s->dim; c++) {
-        double mean = 0, variance = 0;
-        for (int64_t r = 0; r < s->tau; r++)
-            mean += (double)s->history[r * s->dim + c];
-        mean /= count;
-        for (int64_t r = 0; r < s->tau; r++) {
-            double x = (double)s->history[r * s->dim + c] - mean;
-            variance += x * x;
-        }
-        variance /= count;
-        double rounding = count * DBL_EPSILON * variance + pow(count * mean * DBL_EPSILON, 2);
-        double deviation = variance <= rounding ? 1 : sqrt(variance);
-        for (int64_t r = 0; r < s->tau; r++)
-            rows[r * s->dim + c] = ((double)s->history[r * s->dim + c] - mean) / deviation;
-    }
-}
-
-/* ------------------------------------------------------------------------------------------- singular vectors */
-
-static double dot(const double *a, const double *b, int64_t count)
-{
-    double sum = 0;
-    for (int64_t i = 0; i < count; i++)
-        sum += a[i] * b[i];
-    return sum;
-}
-
-/* One-sided Jacobi (Hestenes): rotates pairs of rows until all are orthogonal. The rows [count, dim] end as singular value
- * times right singular vector; small ones keep their relative accuracy, which a Gram matrix would lose. */
-static void orthogonalize(double *rows, int64_t count, int64_t dim)
-{
-    bool rotated = true;
-    for (int sweep = 0; sweep < SWEEPS && rotated; sweep++) {
-        rotated = false;
-        for (int64_t i = 0; i < count; i++)
-            for (int64_t j = i + 1; j < count; j++) {
-                double *a = rows + i * dim, *b = rows + j * dim;
-                double aa = dot(a, a, dim), bb = dot(b, b, dim), ab = dot(a, b, dim);
-                if (fabs(ab) <= 1e-14 * sqrt(aa * bb) || ab == 0)
-                    continue;
-                rotated = true;
-                double zeta = (bb - aa) / (2 * ab);
-                double t = (zeta >= 0 ? 1 : -1) / (fabs(zeta) + sqrt(1 + zeta * zeta));
-                double c = 1 / sqrt(1 + t * t), s = c * t;
-                for (int64_t k = 0; k < dim; k++) {
-                    double x = a[k], y = b[k];
-                    a[k] = c * x - s * y;
-                    b[k] = s * x + c * y;
-                }
-            }
-    }
-}
-
-/* Rows by falling length, lengths into `lengths`; a selection sort, since there are few. */
-static void sort_rows(double *rows, double *lengths, double *spare, int64_t count, int64_t dim)
-{
-    for (int64_t i = 0; i < count; i++)
-        lengths[i] = sqrt(dot(rows + i * dim, rows + i * dim, dim));
-    for (int64_t i = 0; i < count; i++) {
-        int64_t best = i;
-        for (int64_t j = i + 1; j < count; j++)
-            if (lengths[j] > lengths[best])
-                best = j;
-        if (best == i)
-            continue;
-        size_t bytes = (size_t)dim * sizeof *rows;
-        memcpy(spare, rows + i * dim, bytes);
-        memcpy(rows + i * dim, rows + best * dim, bytes);
-        memcpy(rows + best * dim, spare, bytes);
-        double length = lengths[i];
-        lengths[i] = lengths[best];
-        lengths[best] = length;
-    }
-}
-
-/* row [dim] minus its part in the first `count` orthonormal rows, twice for accuracy; its length then. */
-static double remove_rows(double *row, const double *rows, int64_t count, int64_t dim)
-{
-    for (int pass = 0; pass < 2; pass++)
-        for (int64_t i = 0; i < count; i++) {
-            double part = dot(row, rows + i * dim, dim);
-            for (int64_t k = 0; k < dim; k++)
-                row[k] -= part * rows[i * dim + k];
-        }
-    return sqrt(dot(row, row, dim));
-}
-
-/* A unit vector made orthogonal to the first i rows: of the dim axes one at least keeps sqrt((dim - i) / dim) of its length. */
-static void complete(double *rows, int64_t i, int64_t dim)
-{
-    double *row = rows + i * dim, enough = 0.5 * sqrt((double)(dim - i) / (double)dim), length = 0;
-    for (int64_t axis = 0; axis < dim && length < enough; axis++) {
-        memset(row, 0, (size_t)dim * sizeof *row);
-        row[axis] = 1;
-        length = remove_rows(row, rows, i, dim);
-    }
-    for (int64_t k = 0; k < dim; k++)
-        row[k] /= length;
-}
-
-/* Makes the first `count` rows orthonormal; those whose length is rounding noise say nothing and are replaced. */
-static void normalize_rows(double *rows, const double *lengths, int64_t count, int64_t dim)
-{
-    double noise = lengths[0] * 1e-13 * sqrt((double)dim);
-    for (int64_t i = 0; i < count; i++) {
-        if (lengths[i] <= noise) {
-            complete(rows, i, dim);
-            continue;
-        }
-        for (int64_t k = 0; k < dim; k++)
-            rows[i * dim + k] /= lengths[i];
-    }
-}
-
-/* ------------------------------------------------------------------------------------------- refresh */
-
-/* First index where the cumulative share of the variance exceeds 1 - nu; 0 when none does, as numpy's argmax has it. */
-static int64_t first_noise(const double *lengths, int64_t count, int64_t all, double nu)
-{
-    double total = 0, sum = 0;
-    for (int64_t i = 0; i < all; i++)
-        total += lengths[i] * lengths[i];
-    for (int64_t i = 0; i < count; i++) {
-        sum += lengths[i] * lengths[i];
-        if (sum / total > 1 - nu)
-            return i;
-    }
-    return 0;
-}
-
-static void refresh(struct subspace *s, double *rows, double *lengths, double *spare)
-{
-    int64_t r = s->tau - 1 < s->dim ? s->tau - 1 : s->dim;
-    standardize(s, rows);
-    orthogonalize(rows, s->tau, s->dim);
-    sort_rows(rows, lengths, spare, s->tau, s->dim);
-    s->noise_rows = 0;
-    if (lengths[0] == 0 || r < 1)
-        return;
-    int64_t k = first_noise(lengths, r, s->tau, s->nu);
-    normalize_rows(rows, lengths, r, s->dim);
-    for (int64_t i = k + 1; i < r; i++, s->noise_rows++)
-        for (int64_t c = 0; c < s->dim; c++)
-            s->noise[s->noise_rows * s->dim + c] = (float)rows[i * s->dim + c];
-}
-
-struct error subspace_push(struct subspace *s, const float *embedding)
-{
-    memcpy(s->history + s->filled * s->dim, embedding, (size_t)s->dim * sizeof *embedding);
-    s->filled++;
-    if (s->filled < s->tau)
-        return ok();
-    double *rows = memory_take(s->tau * s->dim, sizeof *rows);
-    double *lengths = memory_take(s->tau, sizeof *lengths), *spare = memory_take(s->dim, sizeof *spare);
-    struct error e = rows && lengths && spare ? ok() : error_memory("the principal directions");
-    if (e.code == ERROR_NONE)
-        refresh(s, rows, lengths, spare);
-    s->filled = 0;
-    memory_free(rows);
-    memory_free(lengths);
-    memory_free(spare);
-    return e;
-}
-
-void subspace_project(const struct subspace *s, double *gradient)
-{
-    // the rows are orthonormal, so taking them out one after the other is g - g Vt V
-    for (int64_t i = 0; i < s->noise_rows; i++) {
-        const float *row = s->noise + i * s->dim;
-        double part = 0;
-        for (int64_t c = 0; c < s->dim; c++)
-            part += gradient[c] * (double)row[c];
-        for (int64_t c = 0; c < s->dim; c++)
-            gradient[c] -= part * (double)row[c];
-    }
+    refresh_free(s->refresh);
+    *s = (struct subspace){0};
 }

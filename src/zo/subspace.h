@@ -9,8 +9,8 @@
  *     pca = PCA(r, svd_solver="full").fit(h); k = argmax(cumsum(pca.explained_variance_ratio_) > 1 - nu)
  *     noise = pca.components_[k + 1:r]
  * (The reference keeps one row more; centred data have rank tau - 1, so that row is rounding noise.)
- * Where the history's rank q is below r, components from q on are no more than some orthonormal completion, here as there;
- * a history without any variance removes nothing.
+ * Where the history's rank q is below r, components from q on are no more than some orthonormal completion, here as
+ * there; a history without any variance removes nothing, and so does one where nu lies within rounding of 0.
  */
 #ifndef ZOODIP_ZO_SUBSPACE_H
 #define ZOODIP_ZO_SUBSPACE_H
@@ -20,15 +20,17 @@
 #include "base/error.h"
 
 struct subspace {
-    int64_t dim;        /* length of the embedding: vectors x width */
-    int64_t tau;        /* rows in the history, and steps between refreshes */
-    double nu;          /* share of the variance that counts as noise */
-    float *history;     /* [tau, dim], oldest first */
-    int64_t filled;     /* rows of history in use */
-    float *noise;       /* [tau - 1, dim], the first noise_rows in use, orthonormal */
+    int64_t dim;    /* length of the embedding: vectors x width */
+    int64_t tau;    /* rows in the history, and steps between refreshes */
+    double nu;      /* share of the variance that counts as noise */
+    float *history; /* [tau, dim], oldest first */
+    int64_t filled; /* rows of history in use */
+    float *noise;   /* [tau - 1, dim], the first noise_rows in use, orthonormal */
     int64_t noise_rows;
+    struct refresh *refresh; /* private: room to work in */
 };
 
+/* tau >= 1. Free with subspace_free. */
 struct error subspace_new(struct subspace *s, int64_t dim, int64_t tau, double nu);
 void subspace_free(struct subspace *s);
 
