@@ -9,8 +9,10 @@
 
 #include "base/memory.h"
 
-/* A job is announced by a new number under the lock; workers look for it a short while before they sleep, since the next
- * op mostly follows within microseconds. Longer would cost other ranks on an oversubscribed machine. */
+/* A job is announced by a new number under the lock; workers look for it a short while before they sleep, since the
+ * next op mostly follows within microseconds. Longer would cost other ranks on an oversubscribed machine. For their
+ * sake too a job does not wait for workers that have not woken: they join while it is open, and its owner closes it
+ * when no task is left. */
 enum { SPINS = 2000 };
 
 struct pool {
@@ -20,7 +22,8 @@ struct pool {
     pthread_cond_t wake, finished;
     atomic_long job;  /* number of the newest job; negative: end */
     atomic_long next; /* the next task to hand out */
-    atomic_int busy;  /* workers still in the job; falls under the lock */
+    bool open;        /* may workers still join? under the lock */
+    atomic_int busy;  /* workers in the job; changed under the lock */
     long count;
     void (*task)(void *arg, int64_t i, int thread);
     void *arg;
@@ -35,6 +38,8 @@ static void pause_briefly(void)
 {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
 #endif
 }
 
@@ -64,6 +69,24 @@ static long wait_for_job(struct pool *p, long seen)
     return job;
 }
 
+static bool join(struct pool *p)
+{
+    pthread_mutex_lock(&p->lock);
+    bool joined = p->open;
+    if (joined)
+        p->busy++;
+    pthread_mutex_unlock(&p->lock);
+    return joined;
+}
+
+static void leave(struct pool *p)
+{
+    pthread_mutex_lock(&p->lock);
+    if (--p->busy == 0)
+        pthread_cond_signal(&p->finished);
+    pthread_mutex_unlock(&p->lock);
+}
+
 static void *worker_main(void *arg)
 {
     struct worker self = *(struct worker *)arg;
@@ -73,11 +96,10 @@ static void *worker_main(void *arg)
         seen = wait_for_job(p, seen);
         if (seen < 0)
             return NULL;
+        if (!join(p))
+            continue;
         work(p, self.thread);
-        pthread_mutex_lock(&p->lock);
-        if (atomic_fetch_sub(&p->busy, 1) == 1)
-            pthread_cond_signal(&p->finished);
-        pthread_mutex_unlock(&p->lock);
+        leave(p);
     }
 }
 
@@ -146,12 +168,15 @@ void pool_run(struct pool *p, int64_t count, void (*task)(void *arg, int64_t i, 
     p->count = (long)count;
     p->task = task;
     p->arg = arg;
-    atomic_store(&p->busy, p->threads - 1);
+    p->open = true;
     atomic_store_explicit(&p->next, 0, memory_order_relaxed);
     atomic_fetch_add_explicit(&p->job, 1, memory_order_release);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
     work(p, 0);
+    pthread_mutex_lock(&p->lock);
+    p->open = false;
+    pthread_mutex_unlock(&p->lock);
     for (int spin = 0; spin < SPINS && atomic_load(&p->busy) > 0; spin++)
         pause_briefly();
     pthread_mutex_lock(&p->lock);

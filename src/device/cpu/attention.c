@@ -14,8 +14,8 @@
 enum {
     TERMS = 160,           /* of a score that are summed in one go: the rounding of longer sums would show */
     KEYS = 96,             /* most keys in a block */
-    KEY_NUMBERS = 16384,   /* most numbers in a block of keys: with as many values it stays in the second cache */
-    QUERY_NUMBERS = 49152, /* the same for a task's queries and sums */
+    KEY_NUMBERS = 32768,   /* most numbers in a block of keys: with as many values it stays in the second cache */
+    QUERY_NUMBERS = 65536, /* the same for a task's queries and sums */
     QUERY_PANELS = 8,      /* most panels in a task */
 };
 
@@ -94,8 +94,8 @@ static void attend(const struct attention *a, const struct query_block *b, int64
         return;
     float *o = b->o + p * a->padded_size * panel, *statistics = b->statistics + p * 3 * panel;
     const float *q = b->q + p * a->size * panel;
-    for (int64_t i = 0; i < count; i += k->rows)
-        for (int64_t c = 0; c < a->size; c += TERMS)
+    for (int64_t c = 0; c < a->size; c += TERMS)
+        for (int64_t i = 0; i < count; i += k->rows)
             k->tile(b->scores + i * panel, b->k + i * a->size + c, a->size, q + c * panel, smaller(TERMS, a->size - c),
                     c > 0);
 

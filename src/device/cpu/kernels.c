@@ -166,6 +166,11 @@ static void softmax(struct softmax s, float *scores, int64_t keys, const int32_t
 
 static void rescale(float *o, const float *factor, int64_t count)
 {
+    bool same = true; // as it mostly is after some blocks: the largest score has been seen
+    for (int64_t i = 0; i < PANEL; i++)
+        same = same && factor[i] == 1;
+    if (same)
+        return;
     vec low = load(factor), high = load(factor + WIDTH);
     for (int64_t i = 0; i < count; i++, o += PANEL) {
         store(o, load(o) * low);
