@@ -1,6 +1,6 @@
 #include "zo/checkpoint.h"
 
-#include <inttypes.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,15 +11,17 @@
 #include "files/file.h"
 #include "files/safetensors.h"
 
-enum { TENSORS = 5 };
+static const char FORMAT[] = "zoodip checkpoint 1";
 
-static const char format_name[] = "zoodip checkpoint 1";
+enum { TENSORS = 5, FACTS = 4, NUMBER_TEXT = 24 };
 
 struct error state_new(struct state *s, int64_t dim, int64_t tau, double nu, double beta1, double beta2, double eps)
 {
     *s = (struct state){.dim = dim};
     s->embedding = memory_take(dim, sizeof *s->embedding);
-    struct error e = s->embedding ? optimizer_new(&s->optimizer, dim, beta1, beta2, eps) : error_memory("the embedding");
+    struct error e = s->embedding ? ok() : error_memory("the embedding");
+    if (e.code == ERROR_NONE)
+        e = optimizer_new(&s->optimizer, dim, beta1, beta2, eps);
     if (e.code == ERROR_NONE)
         e = subspace_new(&s->subspace, dim, tau, nu);
     if (e.code != ERROR_NONE)
@@ -35,97 +37,84 @@ void state_free(struct state *s)
     *s = (struct state){0};
 }
 
-/* The state as tensors. */
-static void list_tensors(const struct state *s, struct entry out[TENSORS])
+/* ---------------------------------------------------------------------------------------------- what a file holds */
+
+static struct entry rows_entry(const char *name, const float *data, int64_t rows, int64_t dim)
 {
-    const struct subspace *sub = &s->subspace;
-    const struct {
-        const char *name;
-        const float *data;
-        int64_t rows;
-    } parts[TENSORS] = {
-        {"embedding", s->embedding, 1},      {"adam_m", s->optimizer.m, 1},       {"adam_v", s->optimizer.v, 1},
-        {"history", sub->history, sub->tau}, {"noise_directions", sub->noise, sub->tau},
-    };
-    for (int i = 0; i < TENSORS; i++)
-        out[i] = (struct entry){.name = parts[i].name, .type = F32, .ranks = 2, .shape = {parts[i].rows, s->dim},
-                                .count = parts[i].rows * s->dim, .data = parts[i].data};
+    return (struct entry){
+        .name = name, .type = F32, .ranks = 2, .shape = {rows, dim}, .count = rows * dim, .data = data};
 }
 
-static uint32_t crc_of(uint32_t crc, const void *data, int64_t bytes)
+static void state_tensors(const struct state *s, struct entry tensors[TENSORS])
 {
-    return (uint32_t)crc32_z(crc, data, (size_t)bytes);
+    tensors[0] = rows_entry("embedding", s->embedding, 1, s->dim);
+    tensors[1] = rows_entry("m", s->optimizer.m, 1, s->dim);
+    tensors[2] = rows_entry("v", s->optimizer.v, 1, s->dim);
+    tensors[3] = rows_entry("history", s->subspace.history, s->subspace.filled, s->dim);
+    tensors[4] = rows_entry("noise", s->subspace.noise, s->subspace.noise_rows, s->dim);
 }
+
+static uint32_t add_tensors(uint32_t sum, const struct entry *tensors)
+{
+    for (int i = 0; i < TENSORS; i++) {
+        sum = (uint32_t)crc32_z(sum, (const void *)tensors[i].shape, 2 * sizeof *tensors[i].shape);
+        if (tensors[i].count > 0)
+            sum = (uint32_t)crc32_z(sum, tensors[i].data, (size_t)tensors[i].count * sizeof(float));
+    }
+    return sum;
+}
+
+/* Everything that means something in the file, but the sum itself. facts: values in the order of fact_names. */
+static uint32_t checksum(const struct entry *tensors, const char *const facts[FACTS])
+{
+    uint32_t sum = 0;
+    for (int i = 0; i < FACTS; i++)
+        sum = (uint32_t)crc32_z(sum, (const void *)facts[i], strlen(facts[i]) + 1);
+    return add_tensors(sum, tensors);
+}
+
+static const char *const fact_names[FACTS] = {"format", "step", "updates", "recipe"};
 
 uint32_t state_hash(const struct state *s)
 {
-    const struct subspace *sub = &s->subspace;
-    int64_t row = s->dim * (int64_t)sizeof(float);
-    uint32_t crc = crc_of(0, s->embedding, row);
-    crc = crc_of(crc, s->optimizer.m, row);
-    crc = crc_of(crc, s->optimizer.v, row);
-    crc = crc_of(crc, sub->history, sub->filled * row);
-    return crc_of(crc, sub->noise, sub->noise_rows * row);
-}
-
-/* What the checksum covers besides the tensors. */
-static void describe(const struct state *s, const char *recipe, char *text, size_t room)
-{
-    snprintf(text, room, "%s step %" PRId64 " updates %" PRId64 " filled %" PRId64 " noise %" PRId64 " recipe %s",
-             format_name, s->step, s->optimizer.step, s->subspace.filled, s->subspace.noise_rows, recipe);
-}
-
-static struct error checksum(const struct state *s, const char *recipe, uint32_t *crc)
-{
-    size_t room = strlen(recipe) + 256;
-    char *text = memory_take((int64_t)room, 1);
-    if (!text)
-        return error_memory("a checkpoint");
-    describe(s, recipe, text, room);
-    *crc = crc_of(0, text, (int64_t)strlen(text));
-    memory_free(text);
     struct entry tensors[TENSORS];
-    list_tensors(s, tensors);
-    for (int i = 0; i < TENSORS; i++)
-        *crc = crc_of(*crc, tensors[i].data, tensors[i].count * (int64_t)sizeof(float));
-    return ok();
+    state_tensors(s, tensors);
+    return add_tensors(0, tensors);
 }
 
-/* ---------------------------------------------------------------------------------------------------- folder */
+/* ---------------------------------------------------------------------------------------------- files of a folder */
 
-/* N of "step-N.safetensors", or -1. */
+/* The N of "step-N.safetensors", or -1 for any other name: half-written files have other names. */
 static int64_t step_of(const char *name)
 {
-    char *end;
-    if (strncmp(name, "step-", 5) != 0 || name[5] < '0' || name[5] > '9')
+    long long step;
+    char exact[64];
+    if (sscanf(name, "step-%18lld.safetensors", &step) != 1 || step < 0)
         return -1;
-    long long step = strtoll(name + 5, &end, 10);
-    return strcmp(end, ".safetensors") == 0 ? (int64_t)step : -1;
+    snprintf(exact, sizeof exact, "step-%lld.safetensors", step);
+    return strcmp(name, exact) == 0 ? step : -1;
 }
 
 static int newest_first(const void *a, const void *b)
 {
     int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return x < y ? 1 : x > y ? -1 : 0;
+    return (x < y) - (x > y);
 }
 
-/* The steps of the checkpoints in a folder, newest first; memory_free. No folder: none. */
+/* The steps that a folder has checkpoints of, newest first. Free with memory_free. */
 static struct error list_steps(const char *folder, int64_t **steps, int64_t *count)
 {
-    *steps = NULL;
-    *count = 0;
-    if (!folder_exists(folder))
-        return ok();
     char **names;
-    int64_t all;
-    TRY(folder_list(folder, &names, &all));
-    *steps = memory_take(all, sizeof **steps);
-    for (int64_t i = 0; i < all && *steps; i++)
+    int64_t name_count;
+    *count = 0;
+    TRY(folder_list(folder, &names, &name_count));
+    *steps = memory_take(name_count, sizeof **steps);
+    for (int64_t i = 0; i < name_count && *steps; i++)
         if (step_of(names[i]) >= 0)
             (*steps)[(*count)++] = step_of(names[i]);
-    folder_list_free(names, all);
+    folder_list_free(names, name_count);
     if (!*steps)
-        return error_memory("the list of checkpoints");
+        return error_memory(folder);
     qsort(*steps, (size_t)*count, sizeof **steps, newest_first);
     return ok();
 }
@@ -133,123 +122,158 @@ static struct error list_steps(const char *folder, int64_t **steps, int64_t *cou
 static struct error step_path(char path[4096], const char *folder, int64_t step)
 {
     char name[64];
-    snprintf(name, sizeof name, "step-%" PRId64 ".safetensors", step);
+    snprintf(name, sizeof name, "step-%lld.safetensors", (long long)step);
     return path_join(path, folder, name);
 }
 
-static struct error remove_old(const char *folder, int64_t keep)
+/* ---------------------------------------------------------------------------------------------- writing */
+
+static struct error remove_old(const char *folder, int64_t step, int64_t keep)
 {
-    int64_t *steps, count;
+    int64_t *steps, count, kept = 0;
     TRY(list_steps(folder, &steps, &count));
     struct error e = ok();
-    for (int64_t i = keep; i < count && e.code == ERROR_NONE; i++) {
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
         char path[4096];
+        bool abandoned = steps[i] > step;
+        if (!abandoned && (keep == 0 || kept++ < keep))
+            continue;
         e = step_path(path, folder, steps[i]);
-        if (e.code == ERROR_NONE && unlink(path) != 0)
+        if (e.code == ERROR_NONE && unlink(path) != 0 && errno != ENOENT)
             e = error_errno("remove", path);
     }
     memory_free(steps);
     return e;
 }
 
-/* ---------------------------------------------------------------------------------------------------- writing */
-
 struct error checkpoint_write(const struct state *s, const char *folder, const char *recipe, int64_t keep)
 {
-    char path[4096], step[32], updates[32], filled[32], noise[32], crc_text[32];
-    uint32_t crc;
+    char path[4096], step[NUMBER_TEXT], updates[NUMBER_TEXT], sum[NUMBER_TEXT];
     TRY(folder_make(folder));
     TRY(step_path(path, folder, s->step));
-    TRY(checksum(s, recipe, &crc));
-    snprintf(step, sizeof step, "%" PRId64, s->step);
-    snprintf(updates, sizeof updates, "%" PRId64, s->optimizer.step);
-    snprintf(filled, sizeof filled, "%" PRId64, s->subspace.filled);
-    snprintf(noise, sizeof noise, "%" PRId64, s->subspace.noise_rows);
-    snprintf(crc_text, sizeof crc_text, "%08" PRIx32, crc);
-    const char *const metadata[] = {"format", format_name, "step",   step,  "updates", updates, "filled",
-                                    filled,   "noise",     noise,    "recipe", recipe,  "crc32", crc_text};
+    snprintf(step, sizeof step, "%lld", (long long)s->step);
+    snprintf(updates, sizeof updates, "%lld", (long long)s->optimizer.step);
     struct entry tensors[TENSORS];
-    list_tensors(s, tensors);
-    TRY(safetensors_write(path, tensors, TENSORS, metadata, sizeof metadata / sizeof *metadata / 2));
-    return keep > 0 ? remove_old(folder, keep) : ok();
-}
-
-/* ---------------------------------------------------------------------------------------------------- reading */
-
-static bool number_of(const struct safetensors *file, const char *key, int64_t low, int64_t high, int64_t *value)
-{
-    const char *text = safetensors_metadata(file, key);
-    char *end;
-    if (!text || *text < '0' || *text > '9')
-        return false;
-    *value = strtoll(text, &end, 10);
-    return *end == 0 && *value >= low && *value <= high;
-}
-
-/* Tensors and counters of an open file into `to`, which has the run's shapes. */
-static struct error take_over(const struct safetensors *file, struct state *to)
-{
-    struct entry tensors[TENSORS];
-    list_tensors(to, tensors);
-    for (int i = 0; i < TENSORS; i++) {
-        const struct entry *from = safetensors_find(file, tensors[i].name);
-        if (!from || from->type != F32 || from->ranks != 2 || from->count != tensors[i].count ||
-            from->shape[0] != tensors[i].shape[0])
-            return error_failed("%s: tensor %s: expected F32 [%lld, %lld]", file->path, tensors[i].name,
-                                (long long)tensors[i].shape[0], (long long)tensors[i].shape[1]);
-        memcpy((void *)tensors[i].data, from->data, (size_t)from->count * sizeof(float));
+    state_tensors(s, tensors);
+    const char *const facts[FACTS] = {FORMAT, step, updates, recipe};
+    snprintf(sum, sizeof sum, "%08x", checksum(tensors, facts));
+    const char *metadata[2 * (FACTS + 1)];
+    for (int i = 0; i < FACTS; i++) {
+        metadata[2 * i] = fact_names[i];
+        metadata[2 * i + 1] = facts[i];
     }
-    struct subspace *sub = &to->subspace;
-    if (!number_of(file, "step", 0, INT64_MAX, &to->step) ||
-        !number_of(file, "updates", 0, INT64_MAX, &to->optimizer.step) ||
-        !number_of(file, "filled", 0, sub->tau - 1, &sub->filled) ||
-        !number_of(file, "noise", 0, sub->tau, &sub->noise_rows))
-        return error_failed("%s: a counter is missing or out of range", file->path);
+    metadata[2 * FACTS] = "crc32";
+    metadata[2 * FACTS + 1] = sum;
+    TRY(safetensors_write(path, tensors, TENSORS, metadata, FACTS + 1));
+    return remove_old(folder, s->step, keep);
+}
+
+/* ---------------------------------------------------------------------------------------------- reading */
+
+struct reading {
+    struct safetensors file;
+    struct entry tensors[TENSORS];
+    const char *facts[FACTS];
+};
+
+/* Is the file what was written? ERROR_FAILED where it is not. */
+static struct error check_whole(struct reading *r, const char *path)
+{
+    struct state empty = {0};
+    state_tensors(&empty, r->tensors); // for the names
+    for (int i = 0; i < FACTS; i++) {
+        r->facts[i] = safetensors_metadata(&r->file, fact_names[i]);
+        if (!r->facts[i])
+            return error_failed("%s: no checkpoint: its metadata has no \"%s\"", path, fact_names[i]);
+    }
+    if (strcmp(r->facts[0], FORMAT) != 0)
+        return error_failed("%s: format: \"%.40s\", expected \"%s\"", path, r->facts[0], FORMAT);
+    for (int i = 0; i < TENSORS; i++) {
+        const struct entry *found = safetensors_find(&r->file, r->tensors[i].name);
+        if (!found || found->type != F32 || found->ranks != 2)
+            return error_failed("%s: no checkpoint: expected a tensor \"%s\", F32 with two dimensions", path,
+                                r->tensors[i].name);
+        r->tensors[i] = *found;
+    }
+    const char *written = safetensors_metadata(&r->file, "crc32");
+    char sum[NUMBER_TEXT];
+    snprintf(sum, sizeof sum, "%08x", checksum(r->tensors, r->facts));
+    if (!written || strcmp(written, sum) != 0)
+        return error_failed("%s: damaged: the CRC-32 of its contents is %s, it says %.8s", path, sum,
+                            written ? written : "nothing");
     return ok();
 }
 
-static struct error check_file(const struct safetensors *file, const char *recipe, struct state *read)
+/* The first key of recipe `a` that differs from `b`. */
+static const char *difference(const char *a, const char *b)
 {
-    const char *format = safetensors_metadata(file, "format"), *made_by = safetensors_metadata(file, "recipe");
-    const char *crc_text = safetensors_metadata(file, "crc32");
-    if (!format || strcmp(format, format_name) != 0 || !made_by || !crc_text)
-        return error_failed("%s: is not a checkpoint of this program", file->path);
-    // a recipe may only be judged when the checksum says that it is what was written
-    bool same = strcmp(made_by, recipe) == 0;
-    struct error e = take_over(file, read);
-    uint32_t crc;
-    if (e.code == ERROR_NONE) {
-        TRY(checksum(read, made_by, &crc));
-        if (strtoull(crc_text, NULL, 16) != crc || strlen(crc_text) != 8)
-            return error_failed("%s: checksum does not match: the file is damaged", file->path);
+    int64_t i = 0;
+    while (a[i] && a[i] == b[i])
+        i++;
+    while (i > 0 && a[i - 1] != ',' && a[i - 1] != '{')
+        i--;
+    return a + i;
+}
+
+/* Is it this run's? ERROR_BAD_INPUT where it is not. */
+static struct error check_ours(const struct reading *r, const struct state *s, const char *path, const char *recipe)
+{
+    if (strcmp(r->facts[3], recipe) != 0)
+        return error_input("%s: made by another recipe: %.80s...; this run's is %.80s...", path,
+                           difference(r->facts[3], recipe), difference(recipe, r->facts[3]));
+    const int64_t most[TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1};
+    for (int i = 0; i < TENSORS; i++) {
+        const struct entry *t = &r->tensors[i];
+        if (t->shape[1] != s->dim || t->shape[0] > most[i] || (i < 3 && t->shape[0] != 1))
+            return error_input("%s: %s: shape [%lld, %lld] does not fit this run's embedding of %lld and tau of %lld",
+                               path, t->name, (long long)t->shape[0], (long long)t->shape[1], (long long)s->dim,
+                               (long long)s->subspace.tau);
     }
-    if (!same)
-        return error_input("%s: belongs to another recipe; choose another output.dir, or start anew without --resume",
-                           file->path);
+    return ok();
+}
+
+static void take(float *to, const struct entry *from)
+{
+    if (from->count > 0)
+        memcpy(to, from->data, (size_t)from->count * sizeof *to);
+}
+
+static void take_all(struct state *s, const struct reading *r)
+{
+    s->step = strtoll(r->facts[1], NULL, 10);
+    s->optimizer.step = strtoll(r->facts[2], NULL, 10);
+    take(s->embedding, &r->tensors[0]);
+    take(s->optimizer.m, &r->tensors[1]);
+    take(s->optimizer.v, &r->tensors[2]);
+    take(s->subspace.history, &r->tensors[3]);
+    take(s->subspace.noise, &r->tensors[4]);
+    s->subspace.filled = r->tensors[3].shape[0];
+    s->subspace.noise_rows = r->tensors[4].shape[0];
+}
+
+/* ERROR_FAILED: damaged, an older one may do; ERROR_BAD_INPUT: whole, but not for this run. */
+static struct error read_checkpoint(struct state *s, const char *path, const char *recipe)
+{
+    struct reading r;
+    struct error e = safetensors_open(&r.file, path);
+    if (e.code != ERROR_NONE) {
+        e.code = ERROR_FAILED;
+        return e;
+    }
+    e = check_whole(&r, path);
+    if (e.code == ERROR_NONE)
+        e = check_ours(&r, s, path, recipe);
+    if (e.code == ERROR_NONE)
+        take_all(s, &r);
+    safetensors_close(&r.file);
     return e;
 }
 
 struct error checkpoint_read(struct state *s, const char *path, const char *recipe)
 {
-    struct safetensors file;
-    struct error e = safetensors_open(&file, path);
-    if (e.code != ERROR_NONE) {
-        e.code = ERROR_FAILED;
-        return e;
-    }
-    const struct optimizer *o = &s->optimizer;
-    struct state read;
-    e = state_new(&read, s->dim, s->subspace.tau, s->subspace.nu, o->beta1, o->beta2, o->eps);
-    if (e.code == ERROR_NONE) {
-        e = check_file(&file, recipe, &read);
-        struct state discarded = read;
-        if (e.code == ERROR_NONE) {
-            discarded = *s;
-            *s = read;
-        }
-        state_free(&discarded);
-    }
-    safetensors_close(&file);
+    struct error e = read_checkpoint(s, path, recipe);
+    if (e.code != ERROR_NONE)
+        e.code = ERROR_BAD_INPUT;
     return e;
 }
 
@@ -257,22 +281,22 @@ struct error checkpoint_resume(struct state *s, const char *folder, const char *
                                void (*warn)(const char *text))
 {
     *found = false;
+    if (!folder_exists(folder))
+        return ok();
     int64_t *steps, count;
     TRY(list_steps(folder, &steps, &count));
     struct error e = ok();
-    for (int64_t i = 0; i < count && !*found && e.code == ERROR_NONE; i++) {
-        char path[4096], text[600];
+    for (int64_t i = 0; i < count && !*found; i++) {
+        char path[4096];
         e = step_path(path, folder, steps[i]);
-        if (e.code != ERROR_NONE)
+        if (e.code == ERROR_NONE)
+            e = read_checkpoint(s, path, recipe);
+        if (e.code == ERROR_BAD_INPUT)
             break;
-        struct error skipped = checkpoint_read(s, path, recipe);
-        *found = skipped.code == ERROR_NONE;
-        if (skipped.code == ERROR_BAD_INPUT) {
-            e = skipped;
-        } else if (!*found) {
-            snprintf(text, sizeof text, "%s; trying the one before", skipped.text);
-            warn(text);
-        }
+        *found = e.code == ERROR_NONE;
+        if (!*found)
+            warn(e.text);
+        e = ok();
     }
     memory_free(steps);
     return e;
