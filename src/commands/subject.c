@@ -137,6 +137,23 @@ struct error subject_load(struct subject *s)
     return comm_agree(s->comm, e);
 }
 
+struct training_parts subject_parts(const struct subject *s)
+{
+    return (struct training_parts){
+        .config = &s->config,
+        .comm = s->comm,
+        .device = s->device,
+        .dataset = &s->dataset,
+        .text = &s->text,
+        .unet = &s->unet,
+        .schedule = &s->schedule,
+        .scaling_factor = s->vae.scaling_factor,
+        .first_id = s->first_id,
+        .initializer = s->initializer,
+        .recipe = s->recipe,
+    };
+}
+
 void subject_free(struct subject *s)
 {
     memory_free(s->initializer);

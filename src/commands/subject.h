@@ -15,6 +15,7 @@
 #include "model/vae.h"
 #include "text/tokenizer.h"
 #include "zo/dataset.h"
+#include "zo/train.h"
 
 struct subject {
     struct config config;
@@ -41,6 +42,9 @@ struct error subject_read(struct subject *s, const char *config_path, const char
 
 /* Encodes the pictures with the VAE, frees it, and loads text encoder and UNet. */
 struct error subject_load(struct subject *s);
+
+/* What training stands on, of a loaded subject. */
+struct training_parts subject_parts(const struct subject *s);
 void subject_free(struct subject *s);
 
 #endif

@@ -30,14 +30,11 @@ static void read_block_types(struct json *j, const char *key, int64_t blocks, co
     }
 }
 
-/* One number for every block, or a list with one for each. */
-static void read_per_block(struct json *j, const char *key, int64_t blocks, int64_t fallback, int64_t high, int64_t *out)
+/* One number for every block, or a list with one for each. Where the key is absent, `out` keeps what it holds. */
+static void read_per_block(struct json *j, const char *key, int64_t blocks, int64_t high, int64_t *out)
 {
     int64_t count = json_integers(j, key, out, UNET_BLOCKS, blocks, 1, high);
-    if (count == 0)
-        for (int64_t i = 0; i < blocks; i++)
-            out[i] = fallback;
-    else if (count != blocks)
+    if (count != 0 && count != blocks)
         json_wrong(j, key, "has %lld entries, block_out_channels has %lld", (long long)count, (long long)blocks);
 }
 
@@ -105,11 +102,16 @@ struct error unet_config_read(struct unet_config *c, const char *folder)
         json_wrong(&j, "block_out_channels", "is missing, expected a list of at most %d channels", UNET_BLOCKS);
     read_block_types(&j, "down_block_types", c->blocks, "CrossAttnDownBlock2D", "DownBlock2D", c->down_cross);
     read_block_types(&j, "up_block_types", c->blocks, "CrossAttnUpBlock2D", "UpBlock2D", c->up_cross);
-    read_per_block(&j, "layers_per_block", c->blocks, 2, UNET_LAYERS - 1, c->layers);
-    read_per_block(&j, "transformer_layers_per_block", c->blocks, 1, UNET_DEPTH, c->depth);
+    for (int64_t i = 0; i < c->blocks; i++) {
+        c->layers[i] = 2;
+        c->depth[i] = 1;
+        c->heads[i] = 8;
+    }
+    read_per_block(&j, "layers_per_block", c->blocks, UNET_LAYERS - 1, c->layers);
+    read_per_block(&j, "transformer_layers_per_block", c->blocks, UNET_DEPTH, c->depth);
     // for these models `attention_head_dim` counts heads; `num_attention_heads` does too, and goes first
-    read_per_block(&j, "attention_head_dim", c->blocks, 8, 1 << 12, c->heads);
-    read_per_block(&j, "num_attention_heads", c->blocks, c->heads[0], 1 << 12, c->heads);
+    read_per_block(&j, "attention_head_dim", c->blocks, 1 << 12, c->heads);
+    read_per_block(&j, "num_attention_heads", c->blocks, 1 << 12, c->heads);
     c->cross_dim = json_integer(&j, "cross_attention_dim", 1280, 1, 1 << 16);
     c->groups = json_integer(&j, "norm_num_groups", 32, 1, 1 << 14);
     c->eps = (float)json_number(&j, "norm_eps", 1e-5);

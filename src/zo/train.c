@@ -154,6 +154,13 @@ static struct error take_step(struct training *t, int64_t k, struct metric *m, b
     return ok();
 }
 
+struct error training_step(struct training *t)
+{
+    struct metric m = {0};
+    bool stop;
+    return take_step(t, t->state.step + 1, &m, &stop);
+}
+
 /* ------------------------------------------------------------------------------------------ validation */
 
 static struct error check_batch(struct training *t, int64_t first, int64_t end, const float *embedding)

@@ -87,6 +87,9 @@ struct error training_resume(struct training *t);
  * called where a picture is due. ERROR_PREEMPTED after a signal: all is saved. */
 struct error training_run(struct training *t, struct error (*sample)(void *arg, int64_t step), void *arg);
 
+/* One step and nothing else: no records, no files. Collective. */
+struct error training_step(struct training *t);
+
 /* Mean loss over the fixed draws of an embedding [dim]: the pictures in turn, posterior means, noise and timesteps as step 0
  * would draw them. Collective. */
 struct error training_validate(struct training *t, const float *embedding, double *loss);

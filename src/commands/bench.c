@@ -1,0 +1,107 @@
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <sys/resource.h>
+
+#include "base/memory.h"
+#include "base/progress.h"
+#include "commands/commands.h"
+#include "commands/options.h"
+#include "commands/subject.h"
+#include "zo/train.h"
+
+static void print_help(void)
+{
+    printf("usage: zoodip bench CONFIG.json [--set KEY=VALUE]... [--evaluations N]\n"
+           "\n"
+           "Runs training steps of a config without writing anything, and prints one line of JSON: evaluations per second,\n"
+           "step time, memory. One step is run first and not counted.\n"
+           "\n"
+           "  --evaluations N   measure at least this many evaluations (default 30)\n"
+           "\n"
+           "example:\n"
+           "  zoodip bench configs/toybox.json --set zo.n=2 --evaluations 300\n");
+}
+
+static double peak_bytes(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)usage.ru_maxrss * 1024;
+}
+
+static struct error print_result(const struct subject *s, const struct training *t, int64_t steps, double seconds,
+                                 double loading)
+{
+    cJSON *line = cJSON_CreateObject();
+    if (!line)
+        return error_memory("the result");
+    int64_t arena = t->steps.evaluator.program ? program_bytes(t->steps.evaluator.program) : 0;
+    cJSON_AddStringToObject(line, "device", device_name(s->device));
+    cJSON_AddNumberToObject(line, "ranks", comm_size(s->comm));
+    cJSON_AddNumberToObject(line, "bits", (double)s->config.quant.bits);
+    cJSON_AddNumberToObject(line, "resolution", (double)s->resolution);
+    cJSON_AddNumberToObject(line, "lanes", (double)t->lanes);
+    cJSON_AddNumberToObject(line, "steps", (double)steps);
+    cJSON_AddNumberToObject(line, "evaluations", (double)(steps * t->lanes));
+    cJSON_AddNumberToObject(line, "seconds", seconds);
+    cJSON_AddNumberToObject(line, "step_seconds", seconds / (double)steps);
+    cJSON_AddNumberToObject(line, "evaluations_per_second", (double)(steps * t->lanes) / seconds);
+    cJSON_AddNumberToObject(line, "loading_seconds", loading);
+    cJSON_AddNumberToObject(line, "peak_bytes", peak_bytes());
+    cJSON_AddNumberToObject(line, "weights_bytes", (double)(s->text.weights.memory_bytes + s->unet.weights.memory_bytes));
+    cJSON_AddNumberToObject(line, "arena_bytes", (double)arena);
+    char *text = cJSON_PrintUnformatted(line);
+    if (text)
+        printf("%s\n", text);
+    cJSON_free(text);
+    cJSON_Delete(line);
+    return text ? ok() : error_memory("the result");
+}
+
+static struct error measure(struct subject *s, int64_t evaluations)
+{
+    double began = clock_seconds();
+    TRY(subject_load(s));
+    const struct training_parts parts = subject_parts(s);
+    struct training t;
+    TRY(training_new(&t, &parts));
+    double loading = clock_seconds() - began;
+    int64_t steps = (evaluations + t.lanes - 1) / t.lanes;
+    struct error e = training_step(&t);
+    TRY(comm_barrier(s->comm));
+    began = clock_seconds();
+    for (int64_t i = 0; i < steps && e.code == ERROR_NONE; i++)
+        e = training_step(&t);
+    if (e.code == ERROR_NONE && comm_rank(s->comm) == 0)
+        e = print_result(s, &t, steps, clock_seconds() - began, loading);
+    training_free(&t);
+    return comm_agree(s->comm, e);
+}
+
+struct error command_bench(int argc, char **argv, struct comm *comm)
+{
+    const char *config = NULL;
+    const char **sets = memory_take(argc, sizeof *sets);
+    if (!sets)
+        return error_memory("the command line");
+    struct option_values many = {.items = sets};
+    int64_t evaluations = 30, plain = 0;
+    bool help = false;
+    const struct option table[] = {{.name = "set", .many = &many},
+                                   {.name = "evaluations", .integer = &evaluations, .low = 1, .high = 1 << 30}};
+    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &help, &config, 1, &plain);
+    if (e.code == ERROR_NONE && !help && !config)
+        e = error_input("bench needs a CONFIG.json; see zoodip bench --help");
+    if (e.code == ERROR_NONE && help && comm_rank(comm) == 0)
+        print_help();
+    struct subject s;
+    if (e.code == ERROR_NONE && !help) {
+        e = subject_read(&s, config, sets, many.count, comm);
+        if (e.code == ERROR_NONE) {
+            e = measure(&s, evaluations);
+            subject_free(&s);
+        }
+    }
+    memory_free(sets);
+    return e;
+}

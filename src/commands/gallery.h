@@ -1,0 +1,31 @@
+/* commands/gallery.h
+ *
+ * A run's pictures: the subject's photos, what the model draws for the initializer word, what it draws for the learned word, on
+ * every prompt of output.prompts, from the same start. All ranks draw; rank 0 puts them together.
+ */
+#ifndef ZOODIP_COMMANDS_GALLERY_H
+#define ZOODIP_COMMANDS_GALLERY_H
+
+#include "commands/subject.h"
+#include "files/report.h"
+
+struct gallery {
+    const struct subject *subject;
+    int64_t prompts;
+    struct picture *initializer, *learned; /* [prompts] */
+    struct report_picture *shown;          /* for the report: photos, then both words on every prompt */
+    char **captions;                       /* [shown_count], owned */
+    int64_t shown_count;
+};
+
+/* Draws both words with PNDM, 50 steps, guidance 7.5. Collective. embedding [vectors, width]. Free with gallery_free. */
+struct error gallery_draw(struct gallery *g, const struct subject *subject, const float *embedding);
+
+/* FOLDER/grid.png: a row of photos, a row of the initializer, a row of the learned word. */
+struct error gallery_save(const struct gallery *g, const char *folder);
+void gallery_free(struct gallery *g);
+
+/* The learned word alone on every prompt, into output.dir/samples/step-N-PROMPT.png. Collective. */
+struct error gallery_sample(const struct subject *subject, const float *embedding, int64_t step);
+
+#endif

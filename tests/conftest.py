@@ -1,0 +1,159 @@
+"""What the tests share: where the programs are, how to run them, and models with random weights.
+
+Programs come from the build folder (environment ZOODIP_BUILD, default `build` in the root of the checkout)."""
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = Path(os.environ.get("ZOODIP_BUILD", ROOT / "build"))
+TOYBOX = ROOT / "dataset" / "toybox"
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HOME", str(ROOT / "build" / "hf"))
+
+
+def program(name):
+    """Path of zoodip, or of a helper (tests/NAME)."""
+    return str(BUILD / name)
+
+
+def environment(threads=1):
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), "OMPI_ALLOW_RUN_AS_ROOT": "1",
+            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1",
+            "OMPI_MCA_hwloc_base_binding_policy": "none", "OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
+
+
+def run(*command, threads=1, check=True, timeout=600, cwd=ROOT, env=None):
+    """Runs a command; returns the finished process with its output as text. `check` fails the test with that output."""
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout, cwd=cwd,
+                          env={**environment(threads), **(env or {})}, errors="replace")
+    if check and done.returncode != 0:
+        pytest.fail(f"{' '.join(map(str, command))}\nexit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+    return done
+
+
+def mpirun(ranks, *command, threads=1, **options):
+    """The same on `ranks` ranks, as many as asked for whatever the number of cores. One rank runs without mpirun."""
+    if ranks == 1:
+        return run(*command, threads=threads, **options)
+    return run("mpirun", "--oversubscribe", "-np", str(ranks), *command, threads=threads, **options)
+
+
+def recipe(output, **changes):
+    """The toybox recipe with keys changed (dots as double underscores: zo__n=1), as a dict."""
+    config = json.loads((ROOT / "configs" / "toybox.json").read_text())
+    config.setdefault("output", {})["dir"] = str(output)
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        if name:
+            config.setdefault(group, {})[name] = value
+        else:
+            config[group] = value
+    return config
+
+
+def write_recipe(folder, **changes):
+    """Writes a recipe whose results go to FOLDER/out; returns (config path, output folder)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    config, output = folder / "config.json", folder / "out"
+    config.write_text(json.dumps(recipe(output, **changes)))
+    return config, output
+
+
+def metrics(output):
+    return [json.loads(line) for line in (Path(output) / "metrics.jsonl").read_text().splitlines()]
+
+
+def learned(output):
+    return (Path(output) / "learned_embeds.safetensors").read_bytes()
+
+
+# Four Stable Diffusions that differ in every dimension. Each: text encoder, UNet, VAE settings.
+SHAPES = {
+    "plain": dict(
+        text=dict(hidden_size=32, intermediate_size=72, num_hidden_layers=2, num_attention_heads=4, hidden_act="quick_gelu"),
+        unet=dict(block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, attention_head_dim=2,
+                  down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D")),
+        vae=dict(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4)),
+    "deep": dict(
+        text=dict(hidden_size=48, intermediate_size=100, num_hidden_layers=3, num_attention_heads=3, hidden_act="gelu"),
+        unet=dict(block_out_channels=(24, 40, 56), layers_per_block=2, norm_num_groups=4, attention_head_dim=(2, 5, 7),
+                  down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+                  up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), use_linear_projection=True),
+        vae=dict(block_out_channels=(12, 20, 36), layers_per_block=2, norm_num_groups=4)),
+    "stacked": dict(
+        text=dict(hidden_size=40, intermediate_size=64, num_hidden_layers=1, num_attention_heads=5, hidden_act="quick_gelu"),
+        unet=dict(block_out_channels=(20, 30, 50), layers_per_block=1, norm_num_groups=5, attention_head_dim=5,
+                  transformer_layers_per_block=2, flip_sin_to_cos=False, freq_shift=1, downsample_padding=0, norm_eps=1e-6,
+                  down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+                  up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D")),
+        vae=dict(block_out_channels=(10, 15, 25, 5), layers_per_block=1, norm_num_groups=5)),
+    "wide": dict(
+        text=dict(hidden_size=72, intermediate_size=33, num_hidden_layers=2, num_attention_heads=2, hidden_act="gelu"),
+        unet=dict(block_out_channels=(33, 66, 99, 66), layers_per_block=2, norm_num_groups=3, attention_head_dim=3,
+                  down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+                  up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3),
+        vae=dict(block_out_channels=(18, 6), layers_per_block=3, norm_num_groups=6)),
+}
+
+SD15 = dict(
+    text=dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12, hidden_act="quick_gelu",
+              vocab_size=49408),
+    unet=dict(block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, norm_num_groups=32, attention_head_dim=8,
+              sample_size=64, down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+              up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3),
+    vae=dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32))
+
+
+def make_model(folder, shape, dtype="float32", seed=0, parts=("text_encoder", "unet", "vae")):
+    """Writes a diffusers folder with random weights; tokenizer and scheduler are toybox's. Returns its path."""
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    folder = Path(folder)
+    torch.manual_seed(seed)
+    for part in ("tokenizer", "scheduler"):
+        shutil.copytree(TOYBOX / "model" / part, folder / part, dirs_exist_ok=True)
+    shutil.copy(TOYBOX / "model" / "model_index.json", folder / "model_index.json")
+    kind = getattr(torch, dtype)
+    if "text_encoder" in parts:
+        text = CLIPTextModel(CLIPTextConfig(**{**dict(vocab_size=1571, max_position_embeddings=77, bos_token_id=1569,
+                                                      eos_token_id=1570, pad_token_id=1570), **shape["text"]}))
+        for name, p in text.named_parameters():
+            p.data.normal_(std=0.15 if p.dim() > 1 else 0.1).add_(1.0 if "norm" in name and "weight" in name else 0.0)
+        text.to(kind).save_pretrained(folder / "text_encoder")
+    if "unet" in parts:
+        unet = UNet2DConditionModel(**{**dict(sample_size=8, in_channels=4, out_channels=4,
+                                              cross_attention_dim=shape["text"]["hidden_size"]), **shape["unet"]})
+        unet.to(kind).save_pretrained(folder / "unet")
+    if "vae" in parts:
+        blocks = len(shape["vae"]["block_out_channels"])
+        vae = AutoencoderKL(in_channels=3, out_channels=3, latent_channels=4, sample_size=64,
+                            down_block_types=("DownEncoderBlock2D",) * blocks, up_block_types=("UpDecoderBlock2D",) * blocks,
+                            **shape["vae"])
+        vae.to(kind).save_pretrained(folder / "vae")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toybox():
+    return TOYBOX
+
+
+@pytest.fixture(scope="session")
+def random_models(tmp_path_factory):
+    """name -> folder of a model of that shape, made when first asked for."""
+    made = {}
+
+    def get(name, dtype="float32"):
+        if (name, dtype) not in made:
+            made[name, dtype] = make_model(tmp_path_factory.mktemp(f"{name}-{dtype}"), SHAPES[name], dtype, seed=len(made))
+        return made[name, dtype]
+    return get

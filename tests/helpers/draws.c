@@ -1,0 +1,92 @@
+/* draws CONFIG.json STEP OUT.safetensors
+ *
+ * What step STEP (from 1) of a run draws: `picture`, `flip`, `timestep` I32 [B], `input_ids` I32 [B, length], `posterior`,
+ * `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width]. Pictures are numbered by the order of their names.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "commands/subject.h"
+#include "files/safetensors.h"
+#include "zo/draws.h"
+#include "zo/train.h"
+
+/* [batch, places, channels] -> [batch, channels, places] */
+static float *channels_first(const float *from, int64_t batch, int64_t places, int64_t channels)
+{
+    float *to = memory_take(batch * places * channels, sizeof *to);
+    for (int64_t b = 0; b < batch && to; b++)
+        for (int64_t p = 0; p < places; p++)
+            for (int64_t c = 0; c < channels; c++)
+                to[(b * channels + c) * places + p] = from[(b * places + p) * channels + c];
+    return to;
+}
+
+static struct error write_draws(const struct draws *d, const struct subject *s, int64_t width, const char *path)
+{
+    const struct draw_shape *h = &d->shape;
+    int64_t batch = h->batch, places = h->height * h->width, length = s->dataset.length;
+    float *posterior = channels_first(d->posterior, batch, places, h->channels);
+    float *noise = channels_first(d->noise, batch, places, h->channels);
+    int32_t *ids = memory_take(batch * length, sizeof *ids);
+    struct error e = posterior && noise && ids ? ok() : error_memory("the draws");
+    if (e.code == ERROR_NONE) {
+        for (int64_t b = 0; b < batch; b++)
+            memcpy(ids + b * length, s->dataset.ids + d->caption[b] * length, (size_t)length * sizeof *ids);
+        int64_t numbers = batch * places * h->channels;
+        const struct entry out[] = {
+            {"picture", I32, 1, {batch}, batch, d->picture},
+            {"flip", I32, 1, {batch}, batch, d->flip},
+            {"timestep", I32, 1, {batch}, batch, d->timestep},
+            {"input_ids", I32, 2, {batch, length}, batch * length, ids},
+            {"posterior", F32, 4, {batch, h->channels, h->height, h->width}, numbers, posterior},
+            {"noise", F32, 4, {batch, h->channels, h->height, h->width}, numbers, noise},
+            {"directions", F32, 3, {h->n, h->dim / width, width}, h->n * h->dim, d->directions},
+        };
+        e = safetensors_write(path, out, sizeof out / sizeof *out, NULL, 0);
+    }
+    memory_free(posterior);
+    memory_free(noise);
+    memory_free(ids);
+    return e;
+}
+
+static struct error work(int argc, char **argv, struct comm *comm)
+{
+    if (argc < 4 || atoll(argv[2]) < 1)
+        return error_input("usage: draws CONFIG.json STEP OUT.safetensors, STEP from 1");
+    struct subject s;
+    TRY(subject_read(&s, argv[1], NULL, 0, comm));
+    struct text_config text;
+    struct error e = text_config_read(&text, s.config.model);
+    if (e.code == ERROR_NONE) {
+        int64_t side = s.resolution / s.vae.factor;
+        const struct draw_shape shape =
+            training_draws(&s.config, s.dataset.count, s.dataset.caption_per_picture ? 0 : s.dataset.captions.count, side,
+                           side, s.vae.latent_channels, s.config.token.vectors * text.width);
+        struct draws d;
+        e = draws_new(&d, &shape);
+        if (e.code == ERROR_NONE) {
+            draws_make(&d, atoll(argv[2]));
+            e = write_draws(&d, &s, text.width, argv[3]);
+            draws_free(&d);
+        }
+    }
+    subject_free(&s);
+    return e;
+}
+
+int main(int argc, char **argv)
+{
+    struct comm *comm;
+    struct error e = comm_open(&comm, &argc, &argv);
+    if (e.code == ERROR_NONE) {
+        e = work(argc, argv, comm);
+        comm_close(comm);
+    }
+    if (e.code != ERROR_NONE)
+        fprintf(stderr, "draws: %s\n", e.text);
+    return e.code;
+}
