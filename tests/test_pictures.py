@@ -1,0 +1,259 @@
+"""Pictures are what Pillow makes of them, byte for byte: decoding, EXIF orientation, resizing and cropping."""
+
+import io
+import os
+import struct
+import subprocess
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+BUILD = Path(os.environ.get("ZOODIP_BUILD", Path(__file__).resolve().parents[1] / "build"))
+
+
+def run(*arguments):
+    return subprocess.run([BUILD / "tests" / "picture", *map(str, arguments)], capture_output=True, text=True)
+
+
+def ours(path, *arguments):
+    out = path.parent / "out.png"
+    done = run(path, out, *arguments)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    return np.array(Image.open(out))
+
+
+def pillow(path):
+    return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+
+
+def same_as_pillow(path):
+    np.testing.assert_array_equal(ours(path), np.array(pillow(path)))
+
+
+def noise(height, width, channels=3, seed=0):
+    """Smooth shapes with noise on them: neither compresses to nothing nor hides a filter's mistakes."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, channels), dtype=np.uint8)
+    smooth = np.repeat(np.repeat(coarse, 8, 0), 8, 1)[:height, :width].astype(int)
+    mixed = np.clip(smooth + rng.integers(-40, 41, smooth.shape), 0, 255).astype(np.uint8)
+    return mixed if channels > 1 else mixed[:, :, 0]
+
+
+# PNG, built chunk by chunk, so that every depth and color type is there
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
+def packed(values, depth):
+    """Rows of samples [height, width * channels] as PNG packs them, each behind filter type 0."""
+    rows = b""
+    for row in values:
+        bits = "".join(format(int(v), f"0{depth}b") for v in row)
+        bits += "0" * (-len(bits) % 8)
+        rows += b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+    return rows
+
+
+def png(values, depth, color, interlaced=False, before=b"", after=b""):
+    height, width, channels = values.shape
+    assert channels == CHANNELS[color]
+    if interlaced:
+        passes = [values[y::dy, x::dx] for x, y, dx, dy in ADAM7]
+        data = b"".join(packed(p.reshape(p.shape[0], -1), depth) for p in passes if p.size)
+    else:
+        data = packed(values.reshape(height, -1), depth)
+    head = struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, interlaced)
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + before + chunk(b"IDAT", zlib.compress(data)) + after
+            + chunk(b"IEND", b""))
+
+
+FORMS = [(color, depth) for color, depths in
+         {0: [1, 2, 4, 8, 16], 2: [8, 16], 3: [1, 2, 4, 8], 4: [8, 16], 6: [8, 16]}.items() for depth in depths]
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+@pytest.mark.parametrize("transparent", [False, True])
+@pytest.mark.parametrize("color, depth", FORMS)
+def test_png_of_every_form(tmp_path, color, depth, transparent, interlaced):
+    rng = np.random.default_rng(depth * 8 + color)
+    values = rng.integers(0, 2**depth, (13, 11, CHANNELS[color]))
+    before = b""
+    if color == 3:
+        before += chunk(b"PLTE", rng.integers(0, 256, 3 * 2**depth, dtype=np.uint8).tobytes())
+    if transparent and color == 3:
+        before += chunk(b"tRNS", bytes(range(2**depth)))
+    if transparent and color in (0, 2):
+        before += chunk(b"tRNS", b"".join(struct.pack(">H", int(v)) for v in values[0, 0]))
+    path = tmp_path / "in.png"
+    path.write_bytes(png(values, depth, color, interlaced, before))
+    np.testing.assert_array_equal(ours(path), np.array(Image.open(path).convert("RGB")))
+
+
+def test_gray_of_16_bits_is_clipped_as_pillow_does(tmp_path):
+    path = tmp_path / "in.png"
+    path.write_bytes(png(np.array([[[0], [1], [254], [255], [256], [257], [30000], [65535]]]), 16, 0))
+    assert ours(path)[0, :, 0].tolist() == [0, 1, 254, 255, 255, 255, 255, 255]
+    same_as_pillow(path)
+
+
+def test_png_palette_index_beyond_the_palette_is_black(tmp_path):
+    path = tmp_path / "in.png"
+    path.write_bytes(png(np.array([[[0], [1], [2], [200]]]), 8, 3, before=chunk(b"PLTE", bytes([9, 8, 7, 6, 5, 4]))))
+    same_as_pillow(path)
+
+
+def test_png_texts_profiles_and_unknown_chunks_change_nothing(tmp_path):
+    extra = (chunk(b"gAMA", struct.pack(">I", 100000)) + chunk(b"sBIT", b"\5\6\5") + chunk(b"iCCP", b"broken")
+             + chunk(b"tEXt", b"Comment\0hello") + chunk(b"zzZz", b"who knows"))
+    path = tmp_path / "in.png"
+    path.write_bytes(png(noise(9, 7).astype(int), 8, 2, before=extra))
+    np.testing.assert_array_equal(ours(path), noise(9, 7))
+
+
+# JPEG
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("size", [(64, 48), (37, 51), (1, 1), (7, 130)])
+def test_jpeg_color(tmp_path, size, subsampling, progressive):
+    path = tmp_path / "in.jpg"
+    Image.fromarray(noise(*size)).save(path, quality=83, subsampling=subsampling, progressive=progressive)
+    same_as_pillow(path)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["L", "CMYK"])
+def test_jpeg_gray_and_cmyk(tmp_path, mode, progressive):
+    path = tmp_path / "in.jpg"
+    pixels = noise(45, 38, 4 if mode == "CMYK" else 1)
+    Image.fromarray(pixels, mode=mode).save(path, quality=90, progressive=progressive)
+    same_as_pillow(path)
+
+
+def test_jpeg_ycck_by_its_adobe_marker(tmp_path):
+    path = tmp_path / "in.jpg"
+    Image.fromarray(noise(32, 40, 4), mode="CMYK").save(path, quality=90)
+    bytes_ = path.read_bytes()
+    at = bytes_.index(b"Adobe")
+    path.write_bytes(bytes_[: at + 11] + b"\2" + bytes_[at + 12 :])  # transform 2: the four layers are YCCK
+    same_as_pillow(path)
+
+
+def test_jpeg_of_a_camera_size(tmp_path):
+    path = tmp_path / "in.jpg"
+    Image.fromarray(noise(2268, 3024)).save(path, quality=92)
+    expected = np.array(pillow(path).crop((378, 0, 2646, 2268)).resize((512, 512), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(ours(path, "512x512", "crop"), expected)
+
+
+# EXIF
+
+
+@pytest.mark.parametrize("orientation", range(0, 10))
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_exif_orientation(tmp_path, suffix, orientation):
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    exif[0x0112] = orientation
+    path = tmp_path / f"in.{suffix}"
+    Image.fromarray(noise(20, 33)).save(path, exif=exif)
+    same_as_pillow(path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_exif_in_both_byte_orders_behind_the_pixels(tmp_path, order):
+    field = struct.pack(order + "HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, 1) + field + bytes(4)
+    path = tmp_path / "in.png"
+    path.write_bytes(png(noise(9, 14).astype(int), 8, 2, after=chunk(b"eXIf", exif)))
+    assert ours(path).shape == (14, 9, 3)
+    same_as_pillow(path)
+
+
+# Resizing
+
+
+@pytest.mark.parametrize("target", [(64, 64), (40, 96), (200, 33), (123, 10), (57, 91), (1, 1), (300, 400), (37, 81), (36, 81)])
+@pytest.mark.parametrize("source", [(57, 91), (128, 64), (1, 5), (333, 200)])
+def test_resize(tmp_path, source, target):
+    path = tmp_path / "in.png"
+    Image.fromarray(noise(*source)).save(path)
+    height, width = target
+    expected = np.array(Image.open(path).resize((width, height), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(ours(path, f"{width}x{height}", "squash"), expected)
+
+
+def test_resize_of_hard_edges_overshoots_and_is_clipped(tmp_path):
+    path = tmp_path / "in.png"
+    Image.fromarray((np.indices((40, 60, 3)).sum(0) // 5 % 2 * 255).astype(np.uint8)).save(path)
+    for width, height in [(61, 41), (97, 23), (31, 80)]:
+        expected = np.array(Image.open(path).resize((width, height), Image.Resampling.BICUBIC))
+        np.testing.assert_array_equal(ours(path, f"{width}x{height}", "squash"), expected)
+
+
+@pytest.mark.parametrize("source", [(57, 90), (90, 57), (64, 63), (63, 64), (50, 50)])
+def test_crop_to_a_square_is_diffusers_center_crop(tmp_path, source):
+    path = tmp_path / "in.png"
+    pixels = noise(*source)
+    Image.fromarray(pixels).save(path)
+    h, w = source
+    crop = min(h, w)
+    part = pixels[(h - crop) // 2 : (h + crop) // 2, (w - crop) // 2 : (w + crop) // 2]
+    expected = np.array(Image.fromarray(part).resize((32, 32), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(ours(path, "32x32", "crop"), expected)
+
+
+def test_crop_to_another_shape_keeps_its_proportions(tmp_path):
+    path = tmp_path / "in.png"
+    Image.fromarray(noise(60, 60)).save(path)
+    expected = Image.open(path).crop((0, 15, 60, 45)).resize((40, 20), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(ours(path, "40x20", "crop"), np.array(expected))
+
+
+# Mistakes: one line that names the file and says what is wrong
+
+
+def encoded(kind, **options):
+    file = io.BytesIO()
+    Image.fromarray(noise(40, 30)).save(file, kind, **options)
+    return file.getvalue()
+
+
+MISTAKES = {
+    "cut.png": (lambda: encoded("PNG")[:-100], "PNG is cut short"),
+    "noend.png": (lambda: encoded("PNG")[:-12], "PNG is cut short"),
+    "flipped.png": (lambda: encoded("PNG")[:200] + b"\xff\0\xff" + encoded("PNG")[203:], "damaged PNG"),
+    "huge.png": (lambda: b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 1 << 20, 1 << 20, 8, 2, 0, 0, 0))
+                 + chunk(b"IDAT", b""), "too many"),
+    "lying.png": (lambda: b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16000, 16000, 8, 2, 0, 0, 0))
+                  + chunk(b"IDAT", zlib.compress(bytes(100))), "PNG is cut short"),
+    "cut.jpg": (lambda: encoded("JPEG")[:-100], "JPEG is cut short"),
+    "noend.jpg": (lambda: encoded("JPEG")[:-2], "JPEG is cut short"),
+    "cutprogressive.jpg": (lambda: encoded("JPEG", progressive=True)[:-100], "JPEG is cut short"),
+    "start.jpg": (lambda: encoded("JPEG")[:20], "JPEG"),
+    "animal.gif": (lambda: encoded("GIF"), "is a GIF file, expected PNG or JPEG"),
+    "animal.webp": (lambda: encoded("WEBP"), "is a WebP or another RIFF file, expected PNG or JPEG"),
+    "text.png": (lambda: b"hello", "is no picture: expected PNG or JPEG"),
+    "empty.png": (lambda: b"", "is no picture: expected PNG or JPEG"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_one_clear_line(tmp_path, name):
+    make, text = MISTAKES[name]
+    path = tmp_path / name
+    path.write_bytes(make())
+    done = run(path, tmp_path / "out.png")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"picture: {path}: ") and text in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "out.png").exists()
