@@ -90,16 +90,34 @@ static void gather(const struct product *p, const struct block *b, int64_t first
     memset(b->x + b->rows * count, 0, (size_t)((b->tiles * p->kernels->rows - b->rows) * count) * sizeof *b->x);
 }
 
-/* Terms [first, first + count) of a panel, as floats. */
-static const float *panel_terms(const struct product *p, const struct block *b, int64_t panel, int64_t first,
-                                int64_t count)
+/* Where a panel's terms from `first` on lie in the store. */
+static const char *panel_at(const struct product *p, int64_t panel, int64_t first)
 {
-    int64_t width = p->kernels->panel, at = (panel * p->depth + first) * width;
-    if (p->weight->type == F32)
-        return (const float *)p->weight->data + at;
-    p->kernels->widen(b->wide, (const char *)p->weight->data + at * dtype_size(p->weight->type), p->weight->type,
-                      count * width);
-    return b->wide;
+    return (const char *)p->weight->data + (panel * p->depth + first) * p->kernels->panel * dtype_size(p->weight->type);
+}
+
+/* Adds terms [first, first + count) of panel n of the task to its sums, and meanwhile fetches the terms that come next:
+ * a weight is mostly read from memory, which a few rows' arithmetic does not hide. */
+static void add_terms(const struct product *p, const struct block *b, int64_t n, int64_t first, int64_t count)
+{
+    const struct kernels *k = p->kernels;
+    const char *at = panel_at(p, b->first_panel + n, first);
+    bool last = n + 1 == b->panels;
+    const char *next = panel_at(p, b->first_panel + (last ? 0 : n + 1), last ? first + count : first);
+    int64_t next_terms = last ? smaller(count, p->depth - first - count) : count;
+    int64_t lines = next_terms * k->panel * dtype_size(p->weight->type) / 64;
+
+    const float *terms = (const float *)at;
+    if (p->weight->type != F32) {
+        k->widen(b->wide, at, p->weight->type, count * k->panel);
+        terms = b->wide;
+    }
+    float *sums = b->sums + n * b->tiles * k->rows * k->panel;
+    for (int64_t t = 0; t < b->tiles; t++) {
+        for (int64_t line = t * lines / b->tiles; line < (t + 1) * lines / b->tiles; line++)
+            __builtin_prefetch(next + line * 64, 0, 2);
+        k->tile(sums + t * k->rows * k->panel, b->x + t * k->rows * count, count, terms, count, first > 0);
+    }
 }
 
 static void finish_block(const struct product *p, const struct block *b)
@@ -142,12 +160,8 @@ static void product_task(void *arg, int64_t i, int thread)
     for (int64_t first = 0; first < p->depth; first += p->block_depth) {
         int64_t count = smaller(p->block_depth, p->depth - first);
         gather(p, &b, first, count);
-        for (int64_t n = 0; n < b.panels; n++) {
-            const float *terms = panel_terms(p, &b, b.first_panel + n, first, count);
-            float *sums = b.sums + n * b.tiles * k->rows * k->panel;
-            for (int64_t t = 0; t < b.tiles; t++)
-                k->tile(sums + t * k->rows * k->panel, b.x + t * k->rows * count, count, terms, count, first > 0);
-        }
+        for (int64_t n = 0; n < b.panels; n++)
+            add_terms(p, &b, n, first, count);
     }
     finish_block(p, &b);
 }
