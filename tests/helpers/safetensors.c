@@ -1,0 +1,24 @@
+/* safetensors IN OUT: reads a file, or a sharded set by its index, and writes what it holds as one file. */
+#include <stdio.h>
+
+#include "files/safetensors.h"
+
+static struct error run(int argc, char **argv)
+{
+    struct safetensors file;
+    if (argc != 3)
+        return error_input("usage: safetensors IN OUT");
+    TRY(safetensors_open(&file, argv[1]));
+    struct error e = safetensors_write(argv[2], file.entries, file.entry_count, (const char *const *)file.metadata,
+                                       file.metadata_count);
+    safetensors_close(&file);
+    return e;
+}
+
+int main(int argc, char **argv)
+{
+    struct error e = run(argc, argv);
+    if (e.code != ERROR_NONE)
+        fprintf(stderr, "safetensors: %s\n", e.text);
+    return e.code;
+}
