@@ -1,0 +1,384 @@
+#include "model/scheduler.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "files/file.h"
+#include "files/json.h"
+
+/* ---------------------------------------------------------------------------------------------------- config */
+
+/* torch.linspace in float: steps from both ends, so that both are exact. */
+static float linspace(double start, double end, int64_t steps, int64_t i)
+{
+    float a = (float)start, b = (float)end, step = (b - a) / (float)(steps - 1);
+    if (steps == 1)
+        return a;
+    return i < steps / 2 ? a + step * (float)i : b - step * (float)(steps - 1 - i);
+}
+
+static float beta_linear(double start, double end, int64_t steps, int64_t i)
+{
+    return linspace(start, end, steps, i);
+}
+
+static float beta_scaled_linear(double start, double end, int64_t steps, int64_t i)
+{
+    float root = linspace(sqrt(start), sqrt(end), steps, i);
+    return root * root;
+}
+
+static double cosine_bar(double t)
+{
+    double c = cos((t + 0.008) / 1.008 * M_PI / 2);
+    return c * c;
+}
+
+static float beta_cosine(double start, double end, int64_t steps, int64_t i)
+{
+    (void)start;
+    (void)end;
+    double beta = 1 - cosine_bar((double)(i + 1) / (double)steps) / cosine_bar((double)i / (double)steps);
+    return (float)fmin(beta, 0.999);
+}
+
+static const struct {
+    const char *name;
+    float (*beta)(double start, double end, int64_t steps, int64_t i);
+} beta_schedules[] = {
+    {"linear", beta_linear}, {"scaled_linear", beta_scaled_linear}, {"squaredcos_cap_v2", beta_cosine}};
+
+static void read_alphas(struct json *j, struct noise_schedule *s)
+{
+    double start = json_number(j, "beta_start", 0.0001), end = json_number(j, "beta_end", 0.02);
+    const char *name = json_string(j, "beta_schedule", "linear");
+    if (!(start > 0 && start < 1 && end > 0 && end < 1))
+        json_wrong(j, "beta_start", "expected beta_start and beta_end between 0 and 1");
+    s->alphas_cumprod = memory_take(s->steps, sizeof *s->alphas_cumprod);
+    if (!s->alphas_cumprod) {
+        j->error = error_memory("the noise schedule");
+        return;
+    }
+    for (size_t k = 0; k < sizeof beta_schedules / sizeof *beta_schedules; k++) {
+        if (strcmp(name, beta_schedules[k].name) != 0)
+            continue;
+        double product = 1;
+        for (int64_t i = 0; i < s->steps; i++) {
+            product *= (double)(1.0f - beta_schedules[k].beta(start, end, s->steps, i));
+            s->alphas_cumprod[i] = (float)product;
+        }
+        return;
+    }
+    json_wrong(j, "beta_schedule", "\"%.60s\" is not supported, only \"linear\", \"scaled_linear\", \"squaredcos_cap_v2\"",
+               name);
+}
+
+static void read_choices(struct json *j, struct noise_schedule *s)
+{
+    const char *prediction = json_string(j, "prediction_type", "epsilon");
+    if (strcmp(prediction, "v_prediction") == 0)
+        s->prediction = PREDICT_V;
+    else if (strcmp(prediction, "epsilon") != 0)
+        json_wrong(j, "prediction_type", "\"%.60s\" is not supported, only \"epsilon\" and \"v_prediction\"", prediction);
+    static const char *const names[] = {"", "leading", "linspace", "trailing"};
+    const char *spacing = json_string(j, "timestep_spacing", "");
+    for (int i = 0; i < 4; i++)
+        if (strcmp(spacing, names[i]) == 0) {
+            s->spacing = (enum spacing)i;
+            return;
+        }
+    json_wrong(j, "timestep_spacing", "\"%.60s\" is not supported, only \"leading\", \"linspace\", \"trailing\"", spacing);
+}
+
+struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
+{
+    *s = (struct noise_schedule){0};
+    char path[4096];
+    TRY(path_join(path, folder, "scheduler/scheduler_config.json"));
+    struct json j;
+    TRY(json_open(&j, path));
+    s->steps = json_integer(&j, "num_train_timesteps", 1000, 2, 1 << 20);
+    s->steps_offset = json_integer(&j, "steps_offset", 0, 0, 1000);
+    // the samplers' classes differ in what holds where the config is silent
+    s->set_alpha_to_one = json_bool(&j, "set_alpha_to_one", false);
+    s->has_alpha_to_one = s->set_alpha_to_one || !json_bool(&j, "set_alpha_to_one", true);
+    s->clip_sample = json_bool(&j, "clip_sample", false);
+    s->has_clip_sample = s->clip_sample || !json_bool(&j, "clip_sample", true);
+    s->clip_range = (float)json_number(&j, "clip_sample_range", 1.0);
+    read_choices(&j, s);
+    read_alphas(&j, s);
+    static const char *const only[][2] = {{"trained_betas", "null"},        {"thresholding", "false"},
+                                          {"rescale_betas_zero_snr", "false"}, {"use_karras_sigmas", "false"},
+                                          {"use_exponential_sigmas", "false"}, {"use_beta_sigmas", "false"},
+                                          {"use_flow_sigmas", "false"},        {"skip_prk_steps", "true"}};
+    for (size_t i = 0; i < sizeof only / sizeof *only; i++)
+        json_only(&j, only[i][0], only[i][1]);
+    json_close(&j);
+    if (j.error.code != ERROR_NONE)
+        noise_schedule_free(s);
+    return j.error;
+}
+
+void noise_schedule_free(struct noise_schedule *s)
+{
+    memory_free(s->alphas_cumprod);
+    s->alphas_cumprod = NULL;
+}
+
+/* ---------------------------------------------------------------------------------------------------- training */
+
+void noise_add(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *noisy,
+               int64_t count)
+{
+    float a = sqrtf(s->alphas_cumprod[t]), b = sqrtf(1.0f - s->alphas_cumprod[t]);
+    for (int64_t i = 0; i < count; i++)
+        noisy[i] = a * latent[i] + b * noise[i];
+}
+
+void noise_target(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *target,
+                  int64_t count)
+{
+    float a = sqrtf(s->alphas_cumprod[t]), b = sqrtf(1.0f - s->alphas_cumprod[t]);
+    for (int64_t i = 0; i < count; i++)
+        target[i] = s->prediction == PREDICT_EPSILON ? noise[i] : a * noise[i] - b * latent[i];
+}
+
+/* ---------------------------------------------------------------------------------------------------- samplers */
+
+static const char *const sampler_names[SAMPLER_COUNT] = {"pndm", "ddim", "euler", "dpm++"};
+
+int sampler_find(const char *name)
+{
+    for (int i = 0; i < SAMPLER_COUNT; i++)
+        if (strcmp(name, sampler_names[i]) == 0)
+            return i;
+    return -1;
+}
+
+static enum spacing spacing_of(const struct sampler *s)
+{
+    static const enum spacing own[SAMPLER_COUNT] = {SPACING_LEADING, SPACING_LEADING, SPACING_LINSPACE,
+                                                    SPACING_LINSPACE};
+    return s->schedule->spacing != SPACING_DEFAULT ? s->schedule->spacing : own[s->kind];
+}
+
+/* Timestep i of n, counted from the noisiest, as each class of diffusers spaces them. */
+static double spaced(const struct sampler *s, int64_t i, int64_t n)
+{
+    int64_t all = s->schedule->steps, up = n - 1 - i;
+    bool dpm = s->kind == SAMPLER_DPM;
+    switch (spacing_of(s)) {
+    case SPACING_LINSPACE: {
+        int64_t last = dpm ? n : n - 1, place = dpm ? n - i : up;
+        double t = last > 0 ? (double)place * ((double)(all - 1) / (double)last) : 0;
+        return s->kind == SAMPLER_EULER ? (double)(float)t : nearbyint(t);
+    }
+    case SPACING_TRAILING:
+        return nearbyint((double)all - (double)i * ((double)all / (double)n)) - 1;
+    default:
+        return (double)((dpm ? up + 1 : up) * (all / (dpm ? n + 1 : n)) + s->schedule->steps_offset);
+    }
+}
+
+/* PLMS visits its second timestep twice, to begin with a better slope. */
+static void space_pndm(struct sampler *s)
+{
+    int64_t n = s->steps;
+    for (int64_t i = 0; i < s->calls; i++)
+        s->timesteps[i] = spaced(s, n == 1 || i < 2 ? i : i - 1, n);
+}
+
+static double sigma_at(const struct noise_schedule *schedule, double t)
+{
+    int64_t low = (int64_t)floor(t), last = schedule->steps - 1;
+    low = low < 0 ? 0 : low > last ? last : low;
+    int64_t high = low < last ? low + 1 : last;
+    double a = (double)schedule->alphas_cumprod[low], b = (double)schedule->alphas_cumprod[high];
+    double from = sqrt((1 - a) / a), to = sqrt((1 - b) / b);
+    return from + (to - from) * (t - (double)low);
+}
+
+static struct error take_memory(struct sampler *s)
+{
+    s->timesteps = memory_take(s->calls, sizeof *s->timesteps);
+    s->sigmas = memory_take(s->calls + 1, sizeof *s->sigmas);
+    s->held = memory_take(s->count, sizeof *s->held);
+    bool all = s->timesteps && s->sigmas && s->held;
+    for (int i = 0; i < SAMPLER_MEMORY; i++) {
+        s->memory[i] = memory_take(s->count, sizeof *s->memory[i]);
+        all = all && s->memory[i];
+    }
+    return all ? ok() : error_memory("the sampler");
+}
+
+struct error sampler_new(struct sampler *s, const struct noise_schedule *schedule, enum sampler_kind kind, int64_t steps,
+                         int64_t count)
+{
+    *s = (struct sampler){.schedule = schedule, .kind = kind, .steps = steps, .count = count, .init_sigma = 1};
+    s->calls = kind == SAMPLER_PNDM && steps > 1 ? steps + 1 : steps;
+    if (steps < 1 || steps > schedule->steps - 1)
+        return error_input("--steps: %lld: expected 1 to %lld", (long long)steps, (long long)schedule->steps - 1);
+    struct error e = take_memory(s);
+    if (e.code != ERROR_NONE) {
+        sampler_free(s);
+        return e;
+    }
+    if (kind == SAMPLER_PNDM)
+        space_pndm(s);
+    for (int64_t i = 0; i < s->calls && kind != SAMPLER_PNDM; i++)
+        s->timesteps[i] = spaced(s, i, steps);
+    for (int64_t i = 0; i < s->calls; i++) // in float, as torch keeps them; the last is 0
+        s->sigmas[i] = (double)(float)sigma_at(schedule, s->timesteps[i]);
+    if (kind == SAMPLER_EULER)
+        s->init_sigma = spacing_of(s) == SPACING_LEADING ? sqrt(s->sigmas[0] * s->sigmas[0] + 1) : s->sigmas[0];
+    return ok();
+}
+
+void sampler_free(struct sampler *s)
+{
+    memory_free(s->timesteps);
+    memory_free(s->sigmas);
+    memory_free(s->held);
+    for (int i = 0; i < SAMPLER_MEMORY; i++)
+        memory_free(s->memory[i]);
+    *s = (struct sampler){0};
+}
+
+void sampler_input(const struct sampler *s, int64_t i, const float *sample, float *input)
+{
+    float scale = s->kind == SAMPLER_EULER ? (float)(1 / sqrt(s->sigmas[i] * s->sigmas[i] + 1)) : 1.0f;
+    for (int64_t k = 0; k < s->count; k++)
+        input[k] = sample[k] * scale;
+}
+
+/* Keeps an output as the newest; the oldest falls out. */
+static float *remember(struct sampler *s, const float *output)
+{
+    float *newest = s->memory[SAMPLER_MEMORY - 1];
+    memmove(s->memory + 1, s->memory, (SAMPLER_MEMORY - 1) * sizeof *s->memory);
+    s->memory[0] = newest;
+    memcpy(newest, output, (size_t)s->count * sizeof *newest);
+    if (s->remembered < SAMPLER_MEMORY)
+        s->remembered++;
+    return newest;
+}
+
+/* alpha_cumprod at a timestep; before the first, what the config says. */
+static double alpha_at(const struct sampler *s, int64_t t)
+{
+    const struct noise_schedule *n = s->schedule;
+    if (t >= 0)
+        return (double)n->alphas_cumprod[t];
+    bool one = n->has_alpha_to_one ? n->set_alpha_to_one : s->kind == SAMPLER_DDIM;
+    return one ? 1 : (double)n->alphas_cumprod[0];
+}
+
+/* PNDM's formula (9), Liu et al. 2022: from t to `to` along a slope. */
+static void pndm_transfer(const struct sampler *s, int64_t t, int64_t to, const float *from, const float *slope,
+                          float *sample)
+{
+    double a = alpha_at(s, t), a_to = alpha_at(s, to), b = 1 - a, b_to = 1 - a_to;
+    double keep = sqrt(a_to / a), weight = (a_to - a) / (a * sqrt(b_to) + sqrt(a * b * a_to));
+    for (int64_t k = 0; k < s->count; k++) {
+        double e = (double)slope[k];
+        if (s->schedule->prediction == PREDICT_V)
+            e = sqrt(a) * e + sqrt(b) * (double)from[k];
+        sample[k] = (float)(keep * (double)from[k] - weight * e);
+    }
+}
+
+/* PLMS: linear multistep over the last outputs (Adams-Bashforth), of rising order at the start. */
+static void step_pndm(struct sampler *s, int64_t i, const float *output, float *sample)
+{
+    static const double weights[4][4] = {{1, 0, 0, 0},
+                                         {3.0 / 2, -1.0 / 2, 0, 0},
+                                         {23.0 / 12, -16.0 / 12, 5.0 / 12, 0},
+                                         {55.0 / 24, -59.0 / 24, 37.0 / 24, -9.0 / 24}};
+    int64_t stride = s->schedule->steps / s->steps, t = (int64_t)s->timesteps[i];
+    size_t bytes = (size_t)s->count * sizeof *sample;
+    if (i == 0)
+        memcpy(s->held, sample, bytes);
+    if (i == 1) { // the first step again, from the first sample, along the mean of both slopes
+        for (int64_t k = 0; k < s->count; k++)
+            s->memory[1][k] = (output[k] + s->memory[0][k]) / 2;
+        pndm_transfer(s, t + stride, t, s->held, s->memory[1], sample);
+        return;
+    }
+    remember(s, output);
+    const double *w = weights[s->remembered - 1];
+    for (int64_t k = 0; k < s->count; k++) {
+        double slope = 0;
+        for (int m = 0; m < s->remembered; m++)
+            slope += w[m] * (double)s->memory[m][k];
+        s->held[k] = i == 0 ? s->held[k] : (float)slope;
+    }
+    pndm_transfer(s, t, t - stride, sample, i == 0 ? output : s->held, sample);
+}
+
+static void step_ddim(struct sampler *s, int64_t i, const float *output, float *sample)
+{
+    const struct noise_schedule *n = s->schedule;
+    int64_t t = (int64_t)s->timesteps[i], to = t - n->steps / s->steps;
+    double a = alpha_at(s, t), a_to = alpha_at(s, to), range = (double)n->clip_range;
+    bool clip = n->has_clip_sample ? n->clip_sample : true;
+    for (int64_t k = 0; k < s->count; k++) {
+        double x = (double)sample[k], e = (double)output[k], clean;
+        if (n->prediction == PREDICT_V) {
+            clean = sqrt(a) * x - sqrt(1 - a) * e;
+            e = sqrt(a) * e + sqrt(1 - a) * x;
+        } else {
+            clean = (x - sqrt(1 - a) * e) / sqrt(a);
+        }
+        if (clip)
+            clean = fmin(fmax(clean, -range), range);
+        sample[k] = (float)(sqrt(a_to) * clean + sqrt(1 - a_to) * e);
+    }
+}
+
+/* The picture that an output predicts, where the sample is x0 + sigma noise. */
+static double clean_of(const struct sampler *s, double sigma, double x, double output)
+{
+    if (s->schedule->prediction == PREDICT_V)
+        return output * (-sigma / sqrt(sigma * sigma + 1)) + x / (sigma * sigma + 1);
+    return x - sigma * output;
+}
+
+static void step_euler(struct sampler *s, int64_t i, const float *output, float *sample)
+{
+    double sigma = s->sigmas[i], to = s->sigmas[i + 1];
+    for (int64_t k = 0; k < s->count; k++) {
+        double x = (double)sample[k], clean = clean_of(s, sigma, x, (double)output[k]);
+        sample[k] = (float)(x + (x - clean) / sigma * (to - sigma));
+    }
+}
+
+/* DPM-Solver++ (Lu et al. 2022), two steps, midpoint; the last step is of first order. */
+static void step_dpm(struct sampler *s, int64_t i, const float *output, float *sample)
+{
+    double sigma = s->sigmas[i], to = s->sigmas[i + 1];
+    double alpha = 1 / sqrt(sigma * sigma + 1), alpha_to = 1 / sqrt(to * to + 1);
+    float *clean = remember(s, output);
+    for (int64_t k = 0; k < s->count; k++) {
+        double x = (double)sample[k], e = (double)output[k];
+        clean[k] = (float)(s->schedule->prediction == PREDICT_V ? alpha * x - sigma * alpha * e
+                                                                 : (x - sigma * alpha * e) / alpha);
+    }
+    double h = log(sigma) - log(to), shrink = exp(-h) - 1; // lambda = -log sigma
+    bool second = i > 0 && i + 1 < s->calls;
+    double before = second ? log(s->sigmas[i - 1]) - log(sigma) : 1;
+    for (int64_t k = 0; k < s->count; k++) {
+        double now = (double)s->memory[0][k], x = (double)sample[k];
+        double next = to * alpha_to / (sigma * alpha) * x - alpha_to * shrink * now;
+        if (second)
+            next -= 0.5 * alpha_to * shrink * (h / before) * (now - (double)s->memory[1][k]);
+        sample[k] = (float)next;
+    }
+}
+
+void sampler_step(struct sampler *s, int64_t i, const float *output, float *sample)
+{
+    static void (*const steps[SAMPLER_COUNT])(struct sampler *, int64_t, const float *, float *) = {
+        step_pndm, step_ddim, step_euler, step_dpm};
+    steps[s->kind](s, i, output, sample);
+}
