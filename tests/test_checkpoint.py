@@ -1,0 +1,140 @@
+"""Checkpoints: all of the state comes back bit for bit, or the file is refused."""
+
+import os
+import re
+import subprocess
+
+import pytest
+from safetensors.numpy import load_file
+from safetensors import safe_open
+
+from conftest import program
+
+RECIPE = '{"seed":1,"zo.n":2,"model":"toybox"}'
+STEPS = [3, 7, 16, 52]  # history empty, part full; noise rows none and some
+
+
+def checkpoint(*arguments, **environment):
+    return subprocess.run([program("tests/checkpoint"), *map(str, arguments)], capture_output=True, text=True,
+                          errors="replace", env=os.environ | environment)
+
+
+def write(folder, *steps, keep=0, recipe=RECIPE):
+    done = checkpoint("write", folder, recipe, keep, *steps)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "checkpoints"
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_what_was_written_comes_back(folder, step):
+    written = write(folder, step)
+    assert checkpoint("resume", folder, RECIPE).stdout.splitlines() == written
+    assert checkpoint("read", RECIPE, folder / f"step-{step}.safetensors").stdout.splitlines() == written
+
+
+def test_it_is_a_safetensors_file_that_says_what_it_is(folder):
+    write(folder, 52)
+    tensors = load_file(folder / "step-52.safetensors")
+    assert {k: v.shape for k, v in tensors.items()} == {"embedding": (1, 24), "m": (1, 24), "v": (1, 24), "history": (3, 24),
+                                                        "noise": (0, 24)}
+    with safe_open(folder / "step-52.safetensors", "np") as file:
+        facts = file.metadata()
+    assert facts["step"] == "52" and facts["recipe"] == RECIPE and re.fullmatch("[0-9a-f]{8}", facts["crc32"])
+
+
+def test_no_folder_and_an_empty_one_are_no_checkpoint(folder):
+    assert checkpoint("resume", folder, RECIPE).stdout == "none\n"
+    folder.mkdir()
+    (folder / "step-9.safetensors.tmp").write_text("half written")
+    (folder / "step-x.safetensors").write_text("")
+    assert checkpoint("resume", folder, RECIPE).stdout == "none\n"
+
+
+def test_the_newest_by_number_wins(folder):
+    written = write(folder, 9, 10, 100)
+    assert checkpoint("resume", folder, RECIPE).stdout.splitlines() == written[-1:]
+
+
+def test_keep_leaves_the_newest(folder):
+    write(folder, 8, 9, 10, 11, keep=2)
+    assert names(folder) == ["step-10.safetensors", "step-11.safetensors"]
+
+
+def test_an_abandoned_runs_later_checkpoints_go(folder):
+    write(folder, 100, 200)
+    written = write(folder, 5)
+    assert names(folder) == ["step-5.safetensors"]
+    assert checkpoint("resume", folder, RECIPE).stdout.splitlines() == written
+
+
+def read_damaged(tmp_path, versions):
+    """Each version read; returns a line for each."""
+    paths = []
+    for i, data in enumerate(versions):
+        paths.append(tmp_path / f"damaged-{i}.safetensors")
+        paths[-1].write_bytes(data)
+    lines = []
+    for i in range(0, len(paths), 500):
+        lines += checkpoint("read", RECIPE, *paths[i:i + 500]).stdout.splitlines()
+    assert len(lines) == len(versions), "the reader died"
+    return lines
+
+
+def test_a_short_file_is_refused(folder, tmp_path):
+    write(folder, 16)
+    data = (folder / "step-16.safetensors").read_bytes()
+    lengths = [*range(0, len(data), 64), len(data) - 1, len(data) - 4]
+    for line in read_damaged(tmp_path, [data[:n] for n in lengths] + [data + b"\0"]):
+        assert line.startswith("refused 2, unchanged: ") and "damaged-" in line
+
+
+def test_a_flipped_bit_is_refused_or_changes_nothing(folder, tmp_path):
+    written, = write(folder, 16)
+    data = (folder / "step-16.safetensors").read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    # every bit of the header, and one of every byte of the numbers
+    flips = [(at, 1 << bit) for at in range(start) for bit in range(8)] + [(at, 1 << at % 8) for at in range(start, len(data))]
+    versions = [data[:at] + bytes([data[at] ^ bit]) + data[at + 1:] for at, bit in flips]
+    for (at, _), line in zip(flips, read_damaged(tmp_path, versions)):
+        assert line.startswith("refused 2, unchanged: ") or (line == written and at < start), (at, line)
+
+
+def test_resume_skips_what_is_damaged_and_says_so(folder):
+    written = write(folder, 3, 16, 52)
+    newest, middle = folder / "step-52.safetensors", folder / "step-16.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-8])
+    damaged = bytearray(middle.read_bytes())
+    damaged[-100] ^= 4
+    middle.write_bytes(damaged)
+    done = checkpoint("resume", folder, RECIPE)
+    assert done.stdout.splitlines() == written[:1]
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["warning", "warning"]
+    assert "step-52" in done.stderr and "step-16" in done.stderr and "CRC-32" in done.stderr
+
+
+def test_another_recipe_is_an_error_that_names_the_key(folder):
+    write(folder, 3)
+    write(folder, 16, recipe=RECIPE.replace('"zo.n":2', '"zo.n":5'))
+    done = checkpoint("resume", folder, RECIPE)
+    assert done.returncode == 2 and "step-16" in done.stderr and '"zo.n":5' in done.stderr and '"zo.n":2' in done.stderr
+
+
+def test_another_shape_is_an_error(folder):
+    write(folder, 16)
+    done = checkpoint("resume", folder, RECIPE, DIM="25")
+    assert done.returncode == 2 and "shape" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = checkpoint("write", tmp_path / "file" / "checkpoints", RECIPE, 0, 3)
+    assert done.returncode in (1, 2) and len(done.stderr.splitlines()) == 1 and "file" in done.stderr

@@ -1,0 +1,82 @@
+"""Ranks speak: every verb of the communicator, alone and under mpirun."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import environment, mpirun, program, run
+
+pytestmark = pytest.mark.filterwarnings("error")
+RANKS = program("tests/ranks")
+
+
+def lines(done):
+    return sorted((json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")), key=lambda x: x["rank"])
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 9])
+def test_all_ranks_hold_the_same(size):
+    told = lines(mpirun(size, RANKS))
+    assert [x["rank"] for x in told] == list(range(size)) and all(x["size"] == size for x in told)
+    for x in told:
+        assert x["slots"] == [1.0 / (i + 3) for i in range(7)]  # exact
+        assert x["word"] == 42 and x["text"] == "written by 0"
+        assert x["ranks_here"] == size and x["rank_here"] == x["rank"] and x["fill"] == (x["rank"] == 0)
+    # balanced, in order, none for ranks beyond the work
+    assert sum(x["count"] for x in told) == 7 and max(x["count"] for x in told) - min(x["count"] for x in told) <= 1
+    assert [x["first"] for x in told] == [sum(y["count"] for y in told[:i]) for i in range(size)]
+
+
+@pytest.mark.parametrize("size, first", [(1, 0), (3, 0), (3, 1), (3, 2)])
+def test_ranks_fail_together_with_the_lowest_ones_error(size, first):
+    told = lines(mpirun(size, RANKS, "fail", first, check=False))
+    assert len(told) == size
+    assert all(x["code"] == 2 and x["text"] == f"rank {first} cannot go on" for x in told)
+
+
+def test_nobody_fails_where_nobody_failed():
+    assert all(x["code"] == 0 for x in lines(mpirun(3, RANKS, "fail", 3)))
+
+
+def test_a_lost_rank_ends_all_with_its_message_and_code():
+    done = mpirun(3, RANKS, "abort", 1, check=False, timeout=60)
+    assert done.returncode == 1 and "zoodip: rank 1: this rank is lost" in done.stderr
+
+
+def test_processes_that_cannot_hear_each_other_are_refused():
+    done = run(RANKS, check=False, env={"SLURM_STEP_NUM_TASKS": "4"})
+    assert done.returncode == 2 and "4" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_asks_to_stop(number):
+    process = subprocess.Popen([RANKS, "stop"], stdout=subprocess.PIPE, text=True, env=environment())
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    assert process.communicate(timeout=30)[0] == "rank 0: 1 asked to stop\n" and process.returncode == 0
+
+
+def test_a_second_interrupt_ends_at_once():
+    process = subprocess.Popen([RANKS, "stop"], stdout=subprocess.PIPE, text=True, env=environment())
+    process.stdout.readline()
+    process.send_signal(signal.SIGSTOP)  # so that both arrive before it can end by itself
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode in (0, -signal.SIGINT)
+
+
+def test_one_rank_asked_stops_all():
+    command = ["mpirun", "--oversubscribe", "-np", "3", RANKS, "stop"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+    assert [process.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout.split()
+    os.kill(int(children[1]), signal.SIGUSR1)
+    out = process.communicate(timeout=60)[0]
+    assert sorted(out.splitlines()) == [f"rank {r}: 1 asked to stop" for r in range(3)] and process.returncode == 0

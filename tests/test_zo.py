@@ -1,0 +1,166 @@
+"""The arithmetic of zeroth-order training against its peers: scikit-learn, torch.optim.Adam, get_scheduler, numpy."""
+
+import subprocess
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from diffusers.optimization import get_scheduler
+from safetensors.numpy import load_file, save_file
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
+
+from conftest import program
+
+NUS = (1e-3, 1e-2, 0.1)
+
+
+@pytest.fixture
+def zo(tmp_path):
+    def call(operation, tensors, *numbers):
+        save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, tmp_path / "in")
+        command = [program("tests/zo"), operation, tmp_path / "in", tmp_path / "out", *map(str, numbers)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return load_file(tmp_path / "out")
+    return call
+
+
+# ------------------------------------------------------------------------------------------------ subspace
+
+
+def walk(tau, dim, seed=0):
+    """Embeddings as training leaves them: an initializer's row that drifts and trembles."""
+    random = np.random.default_rng([seed, tau, dim])
+    steps = random.normal(size=(tau, dim)) * 1e-2 + random.normal(size=dim) * 3e-3
+    return (random.normal(size=dim) * 0.02 + np.cumsum(steps, 0)).astype(np.float32)
+
+
+def peer(history, nu):
+    """scikit-learn's noise directions, how many of them the data determine, and the singular values."""
+    h = StandardScaler().fit_transform(history)
+    pca = PCA(min(len(h) - 1, h.shape[1]), svd_solver="full").fit(h)
+    k = np.argmax(np.cumsum(pca.explained_variance_ratio_) > 1 - nu)
+    determined = (pca.singular_values_ > 1e-5 * pca.singular_values_[0]).sum()
+    return pca.components_[k + 1:], max(determined - k - 1, 0), pca.components_[:k + 1]
+
+
+def noise_of(zo, history, nu):
+    gradient = np.random.default_rng(5).normal(size=(1, history.shape[1]))
+    out = zo("subspace", {"history": history, "gradient": gradient}, len(history), nu)
+    noise = out["noise"].astype(np.float64)
+    assert np.abs(noise @ noise.T - np.eye(len(noise))).max(initial=0) < 1e-6, "the rows are not orthonormal"
+    expected = gradient - gradient @ noise.T @ noise
+    assert np.abs(out["gradient"] - expected).max() < 1e-6
+    return noise
+
+
+@pytest.mark.parametrize("nu", NUS)
+@pytest.mark.parametrize("tau, dim", [(128, 768), (24, 96), (24, 192), (16, 96), (64, 40), (40, 40), (41, 40), (40, 41), (3, 7), (2, 5)])
+def test_noise_directions_are_sklearns(zo, tau, dim, nu):
+    history = walk(tau, dim)
+    noise, (theirs, _, _) = noise_of(zo, history, nu), peer(history, nu)
+    assert len(noise) == len(theirs)
+    assert np.abs(noise.T @ noise - theirs.T @ theirs).max(initial=0) < 1e-5
+
+
+def few_directions(tau, dim, rank):
+    random = np.random.default_rng(rank)
+    return (random.normal(size=(tau, rank)) @ random.normal(size=(rank, dim)) * 1e-2).astype(np.float32)
+
+
+def repeated(tau, dim):
+    return np.repeat(walk(tau // 4, dim), 4, 0)
+
+
+def some_constant(tau, dim):
+    history = walk(tau, dim)
+    history[:, ::3] = history[0, ::3]
+    return history
+
+
+@pytest.mark.parametrize("nu", NUS)
+@pytest.mark.parametrize("history", [
+    few_directions(24, 96, 3), few_directions(64, 40, 5), few_directions(24, 96, 1), repeated(24, 96), repeated(64, 12),
+    some_constant(24, 96), some_constant(64, 40), some_constant(24, 30)],
+    ids=["3-directions", "5-directions-tall", "1-direction", "repeated", "repeated-tall", "constant", "constant-tall", "constant-near"])
+def test_what_the_data_determine_is_sklearns(zo, history, nu):
+    noise = noise_of(zo, history, nu)
+    theirs, determined, signal = peer(history, nu)
+    assert len(noise) == len(theirs)
+    # past the data's rank any completion is as good; what it may not touch is the signal
+    assert np.abs(noise[:determined].T @ noise[:determined] - theirs[:determined].T @ theirs[:determined]).max(initial=0) < 1e-4
+    assert np.abs(noise @ signal.T).max(initial=0) < 1e-4
+
+
+def test_a_history_that_never_moved_removes_nothing(zo):
+    assert len(noise_of(zo, np.repeat(walk(1, 96), 24, 0), 1e-3)) == 0
+    assert len(noise_of(zo, np.zeros((24, 8), np.float32), 1e-3)) == 0
+
+
+def test_nu_zero_removes_nothing(zo):
+    assert len(noise_of(zo, walk(24, 96), 0)) == 0
+
+
+def test_nothing_is_removed_before_the_history_is_full_and_each_filling_counts_alone(zo):
+    first, second = walk(24, 96, seed=1), walk(24, 96, seed=2)
+    gradient = np.ones((1, 96))
+
+    def noise(rows):
+        return zo("subspace", {"history": rows, "gradient": gradient}, 24, 0.01)["noise"]
+    assert len(noise(first[:23])) == 0
+    both = np.concatenate([first, second])
+    assert np.array_equal(noise(both), noise(second))
+    assert np.array_equal(noise(both[:47]), noise(first))
+
+
+# ------------------------------------------------------------------------------------------------ optimizer, estimator
+
+
+@pytest.mark.parametrize("betas, eps", [((0.9, 0.999), 1e-3), ((0.8, 0.99), 1e-8)])
+def test_adam_is_torchs(zo, betas, eps):
+    random = np.random.default_rng(0)
+    steps, dim = 200, 96
+    gradients = random.normal(size=(steps, dim)) * 10.0 ** random.uniform(-4, 0, size=(steps, 1))
+    rates = np.linspace(1e-2, 1e-4, steps)[None]
+    embedding = (random.normal(size=(1, dim)) * 0.02).astype(np.float32)
+    ours = zo("adam", {"embedding": embedding, "gradients": gradients, "rates": rates}, *betas, eps)["embeddings"]
+    row = torch.nn.Parameter(torch.tensor(embedding[0]))
+    adam = torch.optim.Adam([row], lr=1, betas=betas, eps=eps)
+    for k in range(steps):
+        adam.param_groups[0]["lr"] = rates[0, k]
+        row.grad = torch.tensor(gradients[k], dtype=torch.float32)
+        adam.step()
+        theirs = row.detach().numpy()
+        assert np.abs(ours[k] - theirs).max() < 1e-6 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 7, 40])
+@pytest.mark.parametrize("name", ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"])
+def test_schedules_are_diffusers(name, warmup):
+    lr, steps = 3e-2, 40
+    done = subprocess.run([program("tests/zo"), "rates", name, str(lr), str(steps), str(warmup)], capture_output=True, text=True)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    theirs = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no optimizer.step() here
+        for step in range(steps):
+            if step > 0:
+                schedule.step()
+            theirs.append(schedule.get_last_lr()[0])
+    assert np.allclose([float(line) for line in done.stdout.split()], theirs, rtol=1e-12, atol=1e-18)
+
+
+@pytest.mark.parametrize("sides", [1, 2])
+@pytest.mark.parametrize("n, batch, removed", [(1, 1, 0), (2, 1, 40), (5, 3, 7)])
+def test_gradient_is_the_papers_formula(zo, n, batch, removed, sides):
+    random = np.random.default_rng(n)
+    dim, eps = 96, 1e-3
+    losses, z = random.uniform(0.01, 0.2, size=(sides * n + 1, batch)), random.normal(size=(n, dim)).astype(np.float32)
+    ours = zo("gradient", {"losses": losses, "directions": z}, sides, eps, removed)["gradient"][0]
+    mean = losses.mean(1)
+    slopes = (mean[1:] - mean[0]) / eps if sides == 1 else (mean[1:n + 1] - mean[n + 1:]) / (2 * eps)
+    theirs = slopes @ z.astype(np.float64) / (n * np.sqrt((dim - removed + n - 1) / n))
+    assert np.allclose(ours, theirs, rtol=1e-12, atol=1e-12 * np.abs(theirs).max())
