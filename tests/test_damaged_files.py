@@ -141,6 +141,11 @@ def header_lies():
                 header[name][key] = value
                 text = json.dumps(header).encode()
                 yield struct.pack("<Q", len(text)) + text + data
+    for numbers in (0, 1, 3, 1000, 40000, 2**28, 2**40, 2**50):  # shape and offsets that agree with each other, not with the file
+        for begin in (0, 4, 40000, 2**40):
+            entry = {"dtype": "F32", "shape": [numbers], "data_offsets": [begin, begin + 4 * numbers]}
+            text = json.dumps({"w": entry}).encode()
+            yield struct.pack("<Q", len(text)) + text + bytes(8)
 
 
 def test_safetensors(driver, tmp_path):
