@@ -162,7 +162,7 @@ def test_causal_attention_sees_no_later_key(op, length, heads, size):
 
 def test_attention_survives_large_scores(op):
     q, k, v = (torch.randn(2, 1, 150, 64) for _ in range(3))
-    agree(op("attention", {"x": 300 * q, "k": k, "v": v}, heads=1), attention(300 * q, k, v, 1, False), within=1e-4)
+    agree(op("attention", {"x": 300 * q, "k": k, "v": v}, heads=1), attention(300 * q, k, v, 1, False), within=1e-3)
 
 
 # ---------------------------------------------------------------------------------------------------- norms, pointwise

@@ -1,0 +1,26 @@
+"""Promises of the device and of its threads that need no peer: each is a check of the helper `device`."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+BUILD = Path(os.environ.get("ZOODIP_BUILD", Path(__file__).parents[1] / "build"))
+CHECKS = {
+    "arena": "tensors that live at the same time never share memory",
+    "reuse": "a dropped tensor's memory is taken again",
+    "deviation": "a body that takes other tensors than in the dry pass is an error",
+    "outside": "a tensor cannot be taken outside a program",
+    "first-error": "the first error is kept until the wait, then forgotten",
+    "kinds": "an unknown device is the user's mistake",
+    "store": "weights that another rank packed are used as they are",
+    "pool": "every task of every job runs once",
+    "threads": "OMP_NUM_THREADS decides, else the cores",
+}
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=CHECKS.get)
+def test_device(check):
+    done = subprocess.run([BUILD / "tests/device", check], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
