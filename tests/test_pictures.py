@@ -180,6 +180,18 @@ def test_exif_in_both_byte_orders_behind_the_pixels(tmp_path, order):
     same_as_pillow(path)
 
 
+@pytest.mark.parametrize("xmp", [b'<a tiff:Orientation="6"/>', b"<tiff:Orientation>8</tiff:Orientation>", b"<tiff:Orientation>",
+                                 b'tiff:Orientation="x" tiff:Orientation="3', b'tiff:Orientation="9"'])
+@pytest.mark.parametrize("exif, value", [(None, 0), (0x010F, 0), (0x0112, 5), (0x0112, 0), (0x0112, 9)])
+def test_xmp_orientation_counts_where_exif_has_none(tmp_path, xmp, exif, value):
+    block = Image.Exif()
+    if exif:
+        block[exif] = value if exif == 0x0112 else "a camera"
+    path = tmp_path / "in.jpg"
+    Image.fromarray(noise(20, 33)).save(path, xmp=xmp, exif=block)
+    same_as_pillow(path)
+
+
 # Resizing
 
 

@@ -59,7 +59,7 @@ int exif_orientation(const uint8_t *exif, int64_t size)
         if (tag != 0x0112 || count != 1 || (type != 1 && type != 3 && type != 4))
             continue;
         uint32_t value = number_at(exif + at + 8, type == 3 ? 2 : type, big); /* types 1, 3, 4: 1, 2, 4 bytes */
-        return value >= 1 && value <= 8 ? (int)value : 0;
+        return value >= 1 && value <= 8 ? (int)value : 1;
     }
     return 0;
 }

@@ -1,7 +1,8 @@
 /* files/picture.h
  *
  * Pictures in and out: PNG and JPEG decoded to 8-bit RGB as Pillow's Image.open(...).convert("RGB") gives them, EXIF
- * orientation applied (ImageOps.exif_transpose), resized and cropped as Pillow does. The bytes are equal to Pillow's.
+ * orientation applied (ImageOps.exif_transpose; in a JPEG also XMP's), resized and cropped as Pillow does. The bytes
+ * are equal to Pillow's.
  */
 #ifndef ZOODIP_FILES_PICTURE_H
 #define ZOODIP_FILES_PICTURE_H

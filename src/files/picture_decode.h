@@ -14,8 +14,8 @@
 
 enum { PICTURE_PIXELS = 1 << 28 };
 
-/* Orientation 1..8 of a TIFF-shaped EXIF block (the "Exif\0\0" before it taken off); 0 where it holds none or is
- * broken. */
+/* Orientation 1..8 of a TIFF-shaped EXIF block (the "Exif\0\0" before it taken off), 1 for a senseless one; 0 where the
+ * block holds none or is broken. */
 int exif_orientation(const uint8_t *exif, int64_t size);
 
 /* orientation: 0 where the file has none. On an error the picture is empty. */

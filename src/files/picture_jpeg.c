@@ -52,14 +52,43 @@ static void on_progress(j_common_ptr jpeg)
         fail(w, error_input("JPEG of more than %d scans", SCAN_LIMIT));
 }
 
-static void read_orientation(struct work *w)
+/* What follows `prefix` in the first APP1 marker that begins with it, or NULL. */
+static const uint8_t *app1(const struct work *w, const char *prefix, size_t length, size_t *size)
 {
     for (jpeg_saved_marker_ptr m = w->jpeg.marker_list; m; m = m->next) {
-        if (m->data_length < 6 || memcmp(m->data, "Exif\0\0", 6) != 0)
+        if (m->data_length < length || memcmp(m->data, prefix, length) != 0)
             continue;
-        *w->orientation = exif_orientation(m->data + 6, m->data_length - 6);
-        return;
+        *size = m->data_length - length;
+        return m->data + length;
     }
+    return NULL;
+}
+
+/* tiff:Orientation="6" or <tiff:Orientation>6 in an XMP text: what Pillow goes by where EXIF says nothing. */
+static int xmp_orientation(const uint8_t *text, size_t size)
+{
+    static const char name[] = "tiff:Orientation";
+    const uint8_t *end = text + size, *at = text;
+    while ((at = memmem(at, (size_t)(end - at), name, sizeof name - 1))) {
+        at += sizeof name - 1;
+        size_t mark = end - at >= 3 && memcmp(at, "=\"", 2) == 0 ? 2 : end - at >= 2 && *at == '>' ? 1 : 0;
+        if (mark && at[mark] >= '0' && at[mark] <= '9')
+            return at[mark] >= '1' && at[mark] <= '8' ? at[mark] - '0' : 0;
+    }
+    return 0;
+}
+
+static void read_orientation(struct work *w)
+{
+    size_t size;
+    const uint8_t *exif = app1(w, "Exif\0\0", 6, &size);
+    if (exif)
+        *w->orientation = exif_orientation(exif, (int64_t)size);
+    if (*w->orientation != 0)
+        return;
+    const uint8_t *xmp = app1(w, "http://ns.adobe.com/xap/1.0/", 29, &size);
+    if (xmp)
+        *w->orientation = xmp_orientation(xmp, size);
 }
 
 static uint8_t clip(int value)
