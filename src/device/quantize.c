@@ -22,7 +22,7 @@ static void put_scale(void *scales, enum dtype type, int64_t i, float scale)
         memcpy((uint16_t *)scales + i, &half, sizeof half);
 }
 
-void quantize_rows(int8_t *codes, void *scales, const void *weights, enum dtype type, int64_t out, int64_t in)
+void quantize_weight(int8_t *codes, void *scales, const void *weights, enum dtype type, int64_t out, int64_t in)
 {
     enum { CHUNK = 512 };
     float chunk[CHUNK];

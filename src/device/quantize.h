@@ -13,6 +13,6 @@
 #include "base/dtype.h"
 
 /* weights [out, in] of type F32, F16 or BF16 (any alignment) -> codes [out, in], scales [out] of the same type. */
-void quantize_rows(int8_t *codes, void *scales, const void *weights, enum dtype type, int64_t out, int64_t in);
+void quantize_weight(int8_t *codes, void *scales, const void *weights, enum dtype type, int64_t out, int64_t in);
 
 #endif

@@ -21,7 +21,7 @@ static struct error quantize(const struct safetensors *in, const char *path)
     void *scales = memory_take(w->shape[0], dtype_size(w->type));
     struct error e = codes && scales ? ok() : error_memory("the codes");
     if (e.code == ERROR_NONE) {
-        quantize_rows(codes, scales, w->data, w->type, w->shape[0], w->count / w->shape[0]);
+        quantize_weight(codes, scales, w->data, w->type, w->shape[0], w->count / w->shape[0]);
         out[0].data = codes;
         out[1].data = scales;
         e = safetensors_write(path, out, 2, NULL, 0);

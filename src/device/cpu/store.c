@@ -67,7 +67,7 @@ static void put_number(void *to, int64_t at, float x, enum dtype type)
 static void quantize_one(int8_t *codes, float *scale, const char *from, enum dtype type, int64_t depth)
 {
     char narrow[sizeof(float)];
-    quantize_rows(codes, narrow, from, type, 1, depth);
+    quantize_weight(codes, narrow, from, type, 1, depth);
     dtype_to_float(scale, narrow, type, 1);
 }
 
