@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import struct
 import subprocess
 import zlib
@@ -16,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from conftest import ROOT
+from conftest import ROOT, TOYBOX
 
 SOURCES = ["base/*.c", "files/*.c", "text/*.c", "zo/checkpoint.c", "zo/subspace.c", "zo/optimizer.c"]
 LIBRARIES = ["-lcjson", "-lutf8proc", "-lpng", "-ljpeg", "-lz", "-lpthread", "-lm"]
@@ -233,3 +234,48 @@ def test_checkpoint(driver, tmp_path):
     sound = (tmp_path / "step-7.safetensors").read_bytes()
     results = check(driver, "checkpoint", tmp_path, [sound], 1500)
     assert sum(code == 0 for code, _ in results) < len(results) // 20  # the checksum sees nearly all damage
+
+
+def small_tokenizer(folder):
+    """vocab.json and merges.txt of a few words, as toybox's but quick to read."""
+    letters = [chr(c) for c in range(ord("!"), ord("~") + 1)]
+    merges = ["a n", "an d</w>", "t h", "th e</w>", "r e", "re d</w>", "p h", "ph o", "o f</w>"]
+    words = letters + [x + "</w>" for x in letters] + [m.replace(" ", "") for m in merges]
+    words += ["<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir()
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(TOYBOX / "model/tokenizer" / name, folder / name)
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(dict.fromkeys(words))}))
+    (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
+    return folder
+
+
+def all_in_one(folder):
+    """The same as tokenizer.json alone, which is what transformers 5 saves."""
+    from transformers import CLIPTokenizer
+
+    CLIPTokenizer.from_pretrained(small_tokenizer(folder / "parts")).save_pretrained(folder / "one")
+    return folder / "one"
+
+
+def check_tokenizer(driver, sound, names, folder, count):
+    folders = [sound]
+    for name in names:
+        for i, case in enumerate(damaged((sound / name).read_bytes(), count, seed=1)):
+            folders.append(folder / f"{name}-{i}")
+            folders[-1].mkdir()
+            for file in sound.iterdir():
+                if file.name != name:
+                    os.link(file, folders[-1] / file.name)
+            (folders[-1] / name).write_bytes(case)
+    results = read_all(driver, "tokenizer", folders)
+    assert results[0] == (0, "")
+    assert sum(code == 2 for code, _ in results) > len(results) // 10
+
+
+def test_tokenizer_of_vocabulary_and_merges(driver, tmp_path):
+    check_tokenizer(driver, small_tokenizer(tmp_path / "sound"), ["vocab.json", "merges.txt", "tokenizer_config.json"], tmp_path, 600)
+
+
+def test_tokenizer_in_one_file(driver, tmp_path):
+    check_tokenizer(driver, all_in_one(tmp_path), ["tokenizer.json"], tmp_path, 1500)

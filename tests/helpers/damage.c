@@ -8,6 +8,7 @@
 #include "files/json.h"
 #include "files/picture.h"
 #include "files/safetensors.h"
+#include "text/tokenizer.h"
 #include "zo/checkpoint.h"
 
 static struct error read_safetensors(const char *path)
@@ -61,6 +62,16 @@ static struct error read_json(const char *path)
     return e;
 }
 
+static struct error read_tokenizer(const char *folder)
+{
+    struct tokenizer *tokenizer;
+    TRY(tokenizer_load(&tokenizer, folder));
+    int32_t ids[77];
+    struct error e = tokenizer_encode(tokenizer, "a photo of a red \xc3\xa9toile, 42 times!", ids, 77);
+    tokenizer_free(tokenizer);
+    return e;
+}
+
 /* The shape of state that make_checkpoint writes. */
 static struct error new_state(struct state *s)
 {
@@ -90,9 +101,13 @@ static const struct {
     const char *name;
     struct error (*read)(const char *path);
 } kinds[] = {
-    {"safetensors", read_safetensors}, {"picture", read_picture},
-    {"config", read_config},           {"json", read_json},
-    {"checkpoint", read_checkpoint},   {"make-checkpoint", make_checkpoint},
+    {"safetensors", read_safetensors},
+    {"picture", read_picture},
+    {"config", read_config},
+    {"json", read_json},
+    {"tokenizer", read_tokenizer},
+    {"checkpoint", read_checkpoint},
+    {"make-checkpoint", make_checkpoint},
 };
 
 int main(int argc, char **argv)
