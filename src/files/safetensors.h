@@ -4,8 +4,9 @@
  * Format: 8 bytes little-endian header length, JSON header {name: {dtype, shape, data_offsets}}, data.
  *
  * Invariant: after safetensors_open has returned without error, every entry's data lies inside the mapping and its
- * byte length equals shape x dtype. Nothing is assumed about alignment. The header may be hostile; the reader is
- * fuzzed.
+ * byte length equals shape x dtype; every byte of the data belongs to exactly one tensor, as the format wants; names
+ * are unique and free of control characters. Nothing is assumed about alignment. The header may be hostile; the reader
+ * is fuzzed.
  */
 #ifndef ZOODIP_FILES_SAFETENSORS_H
 #define ZOODIP_FILES_SAFETENSORS_H
@@ -32,12 +33,13 @@ struct safetensors {
     int64_t entry_count;
     struct entry *entries; /* sorted by name */
     int64_t metadata_count;
-    char **metadata; /* key, value, key, value, ... */
+    char **metadata;          /* key, value, key, value, ... */
     struct mapping *mappings; /* private */
     int64_t mapping_count;
 };
 
-/* Opens PATH. A PATH that ends in ".index.json" opens all the shards that it lists. The errors name the file. */
+/* Opens PATH. A PATH that ends in ".json" is an index: opens all the shards of its weight_map, plain names of files in
+ * the same folder. Errors: FILE: tensor NAME: what is wrong, what was expected. Nothing is owned after an error. */
 struct error safetensors_open(struct safetensors *file, const char *path);
 void safetensors_close(struct safetensors *file);
 
