@@ -1,0 +1,77 @@
+"""A training run replayed by the reference's own parts (tests/twin.py), in two halves, since 1 / eps makes a thousand of any
+rounding: from the losses that the run reports, its embeddings; from its embeddings, its losses."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import TOYBOX, metrics, program, run, write_recipe
+from twin import Judge, Learner
+
+STEPS, TAU, NU, EPS, LR = 64, 24, 0.01, 1e-3, 3e-2
+SUBJECT = TOYBOX / "subjects" / "bear5"
+CASES = [(n, batch, vectors) for n in (1, 2, 5) for batch in (1, 2) for vectors in (1, 2)]
+
+
+class Run:
+    """A finished run: draws, losses and embeddings by step."""
+
+    def __init__(self, folder, n, batch, vectors):
+        self.folder, self.vectors = folder, vectors
+        self.config, self.output = write_recipe(
+            folder, model=str(TOYBOX / "model"), device="cpu", seed=7, quant__bits=32, data__images=str(SUBJECT),
+            data__flip=True, data__resolution=64, token__placeholder="sks", token__initializer="toy", token__vectors=vectors,
+            zo__n=n, zo__eps=EPS, zo__sides=1, zo__tau=TAU, zo__nu=NU, optim__steps=STEPS, optim__lr=LR,
+            optim__schedule="constant", optim__batch_size=batch, output__save_every=1, output__sample_every=0)
+        run(program("zoodip"), "train", self.config)
+        lines = metrics(self.output)
+        assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+        self.losses = [torch.tensor(line["losses"], dtype=torch.float64).reshape(n + 1, batch) for line in lines]
+        self.removed = [line["removed"] for line in lines]
+        self.draws = [self.draw(step) for step in range(1, STEPS + 1)]
+
+    def draw(self, step):
+        run(program("tests/draws"), self.config, step, self.folder / "draws.safetensors")
+        return {name: t.clone() for name, t in load_file(self.folder / "draws.safetensors").items()}
+
+    def embedding(self, step):
+        return load_file(self.output / f"learned_embeds-steps-{step}.safetensors")["sks"].clone()
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda c: "n{}-batch{}-vectors{}".format(*c))
+def trained(request, tmp_path_factory):
+    return Run(tmp_path_factory.mktemp("trained"), *request.param)
+
+
+@pytest.fixture(scope="module")
+def judges():
+    return {vectors: Judge(TOYBOX / "model", SUBJECT.glob("*.png"), "sks", vectors) for vectors in (1, 2)}
+
+
+def test_from_the_same_losses_the_same_embeddings(trained, judges):
+    start = judges[trained.vectors].word("toy").repeat(trained.vectors, 1)
+    learner = Learner(start, LR, EPS, TAU, NU)
+    for step in range(1, STEPS + 1):
+        assert trained.removed[step - 1] == len(learner.noise)
+        theirs = learner.step(trained.losses[step - 1], trained.draws[step - 1]["directions"])
+        difference = (trained.embedding(step) - theirs).norm() / theirs.norm()
+        assert difference < 1e-6, f"step {step}: {difference:.1e}"
+    assert max(trained.removed) > 0, "no direction was ever removed: the case tests too little"
+
+
+def test_from_the_same_embeddings_the_same_losses(trained, judges):
+    judge = judges[trained.vectors]
+    before = judge.word("toy").repeat(trained.vectors, 1)
+    for step in range(1, STEPS + 1):
+        if step % 7 == 1:  # the others would say the same and cost a minute
+            theirs = judge.losses(before, trained.draws[step - 1], EPS)
+            difference = ((trained.losses[step - 1] - theirs).abs() / theirs).max()
+            assert difference < 1e-5, f"step {step}: {difference:.1e}"
+        before = trained.embedding(step)
+
+
+def test_both_flips_several_pictures_and_captions_were_drawn(trained):
+    assert {int(f) for d in trained.draws for f in d["flip"]} == {0, 1}
+    assert len({int(p) for d in trained.draws for p in d["picture"]}) == 5
+    assert len({tuple(ids.tolist()) for d in trained.draws for ids in d["input_ids"]}) > 3
+    assert all(500 <= int(t) < 900 for d in trained.draws for t in d["timestep"])
