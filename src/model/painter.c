@@ -1,0 +1,182 @@
+#include "model/painter.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+static struct error encode_body(void *arg)
+{
+    struct painter *p = arg;
+    struct device *d = p->parts.device;
+    int64_t first = p->parts.vectors ? p->parts.first_id : INT32_MAX;
+    struct tensor hidden = text_encoder_forward(d, p->parts.text, p->ids, p->rows, first);
+    op_copy(d, p->hidden, hidden, (struct tensor){0});
+    device_drop(d, &hidden);
+    return ok();
+}
+
+static struct error predict_body(void *arg)
+{
+    struct painter *p = arg;
+    struct device *d = p->parts.device;
+    const struct unet_input in = {p->sample, p->timestep, p->hidden, p->map};
+    struct tensor noise = unet_forward(d, p->parts.unet, &in);
+    op_copy(d, p->noise, noise, (struct tensor){0});
+    device_drop(d, &noise);
+    return ok();
+}
+
+static struct error decode_body(void *arg)
+{
+    struct painter *p = arg;
+    struct device *d = p->parts.device;
+    struct tensor image = vae_decode(d, p->parts.vae, p->latent);
+    op_copy(d, p->image, image, (struct tensor){0});
+    device_drop(d, &image);
+    return ok();
+}
+
+static struct error keep_tensors(struct painter *p)
+{
+    const struct painter_parts *s = &p->parts;
+    struct device *d = s->device;
+    int64_t width = s->text->config.width, rows = s->vectors ? s->vectors : 1, factor = s->vae->config.factor;
+    int64_t channels = s->unet->config.in_channels;
+    TRY(device_keep(d, I32, p->lanes, 1, s->length, 1, &p->ids));
+    TRY(device_keep(d, F32, p->lanes, 1, rows, width, &p->rows));
+    TRY(device_keep(d, F32, p->lanes, 1, s->length, width, &p->hidden));
+    TRY(device_keep(d, F32, 1, s->height, s->width, channels, &p->sample));
+    TRY(device_keep(d, F32, 1, 1, 1, 1, &p->timestep));
+    TRY(device_keep(d, I32, 1, 1, 1, p->lanes, &p->map)); // zeros: all lanes look at the one picture
+    TRY(device_keep(d, F32, p->lanes, s->height, s->width, channels, &p->noise));
+    TRY(device_keep(d, F32, 1, s->height, s->width, channels, &p->latent));
+    TRY(device_keep(d, F32, 1, s->height * factor, s->width * factor, 3, &p->image));
+    p->numbers = s->height * s->width * channels;
+    p->latents = memory_take(p->numbers, sizeof *p->latents);
+    p->input = memory_take(p->numbers, sizeof *p->input);
+    p->outputs = memory_take(p->lanes * p->numbers, sizeof *p->outputs);
+    p->pixels = memory_take(p->image.height * p->image.width * 3, sizeof *p->pixels);
+    return p->latents && p->input && p->outputs && p->pixels ? ok() : error_memory("a picture");
+}
+
+struct error painter_new(struct painter *p, const struct painter_parts *parts)
+{
+    *p = (struct painter){.parts = *parts, .lanes = parts->guided ? 2 : 1};
+    struct error e = keep_tensors(p);
+    if (e.code == ERROR_NONE)
+        e = device_program(parts->device, encode_body, p, &p->encode);
+    if (e.code == ERROR_NONE)
+        e = device_program(parts->device, predict_body, p, &p->predict);
+    if (e.code == ERROR_NONE)
+        e = device_program(parts->device, decode_body, p, &p->decode);
+    if (e.code != ERROR_NONE)
+        painter_free(p);
+    return e;
+}
+
+void painter_free(struct painter *p)
+{
+    if (!p->parts.device)
+        return;
+    program_free(p->encode);
+    program_free(p->predict);
+    program_free(p->decode);
+    struct tensor *const kept[] = {&p->ids,  &p->rows,  &p->hidden, &p->sample, &p->timestep,
+                                   &p->map,  &p->noise, &p->latent, &p->image};
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+        device_release(p->parts.device, kept[i]);
+    memory_free(p->latents);
+    memory_free(p->input);
+    memory_free(p->outputs);
+    memory_free(p->pixels);
+    *p = (struct painter){0};
+}
+
+static struct error run(struct painter *p, struct program *program)
+{
+    TRY(device_run(program));
+    return device_wait(p->parts.device);
+}
+
+static struct error encode_prompts(struct painter *p, const int32_t *ids, const float *rows)
+{
+    struct device *d = p->parts.device;
+    device_write(d, p->ids, ids);
+    int64_t count = p->parts.vectors * p->parts.text->config.width;
+    if (count) { // every lane has its own copy
+        float *all = memory_take(p->lanes * count, sizeof *all);
+        if (!all)
+            return error_memory("learned words");
+        for (int64_t l = 0; l < p->lanes; l++)
+            memcpy(all + l * count, rows, (size_t)count * sizeof *all);
+        device_write(d, p->rows, all);
+        struct error e = device_wait(d);
+        memory_free(all);
+        TRY(e);
+    }
+    return run(p, p->encode);
+}
+
+/* uncond + guidance (cond - uncond), into the first lane. */
+static void guide(float *outputs, int64_t numbers, float guidance)
+{
+    for (int64_t k = 0; k < numbers; k++)
+        outputs[k] = outputs[k] + guidance * (outputs[numbers + k] - outputs[k]);
+}
+
+static struct error sample_latents(struct painter *p, struct sampler *s, double guidance,
+                                   void (*tick)(void *, int64_t, int64_t), void *arg)
+{
+    struct device *d = p->parts.device;
+    for (int64_t i = 0; i < s->calls; i++) {
+        float t = (float)s->timesteps[i];
+        sampler_input(s, i, p->latents, p->input);
+        device_write(d, p->sample, p->input);
+        device_write(d, p->timestep, &t);
+        TRY(device_run(p->predict));
+        device_read(d, p->outputs, p->noise);
+        TRY(device_wait(d));
+        if (p->parts.guided)
+            guide(p->outputs, p->numbers, (float)guidance);
+        sampler_step(s, i, p->outputs, p->latents);
+        if (tick)
+            tick(arg, i + 1, s->calls);
+    }
+    return ok();
+}
+
+static struct error decode_latents(struct painter *p, struct picture *picture)
+{
+    struct device *d = p->parts.device;
+    float scaling = p->parts.vae->config.scaling_factor;
+    for (int64_t k = 0; k < p->numbers; k++)
+        p->input[k] = p->latents[k] / scaling;
+    device_write(d, p->latent, p->input);
+    TRY(device_run(p->decode));
+    device_read(d, p->pixels, p->image);
+    TRY(device_wait(d));
+    TRY(picture_new(picture, p->image.width, p->image.height));
+    for (int64_t k = 0; k < p->image.width * p->image.height * 3; k++) {
+        float unit = fminf(fmaxf(p->pixels[k] / 2 + 0.5f, 0.0f), 1.0f);
+        picture->rgb[k] = (uint8_t)rintf(unit * 255.0f);
+    }
+    return ok();
+}
+
+struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, const float *start,
+                          enum sampler_kind kind, int64_t steps, double guidance,
+                          void (*tick)(void *arg, int64_t call, int64_t calls), void *arg, struct picture *picture)
+{
+    struct sampler s;
+    TRY(sampler_new(&s, p->parts.schedule, kind, steps, p->numbers));
+    for (int64_t k = 0; k < p->numbers; k++)
+        p->latents[k] = start[k] * (float)s.init_sigma;
+    struct error e = encode_prompts(p, ids, rows);
+    if (e.code == ERROR_NONE)
+        e = sample_latents(p, &s, guidance, tick, arg);
+    if (e.code == ERROR_NONE)
+        e = decode_latents(p, picture);
+    sampler_free(&s);
+    return e;
+}

@@ -1,0 +1,54 @@
+/* model/painter.h
+ *
+ * Draws a picture from a prompt, as diffusers' StableDiffusionPipeline does:
+ *
+ *     ids ─► text encoder ─► hidden ─┐
+ *     start latents ─► [UNet ─► guidance ─► sampler step] x calls ─► / scaling_factor ─► VAE decoder ─► 8 bits
+ *
+ * With guidance the negative prompt is lane 0 and the prompt lane 1 of one batch; both look at the same latents.
+ */
+#ifndef ZOODIP_MODEL_PAINTER_H
+#define ZOODIP_MODEL_PAINTER_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+#include "device/device.h"
+#include "files/picture.h"
+#include "model/scheduler.h"
+#include "model/text_encoder.h"
+#include "model/unet.h"
+#include "model/vae.h"
+
+/* What a painter stands on; all borrowed. */
+struct painter_parts {
+    struct device *device;
+    const struct text_encoder *text;
+    const struct unet *unet;
+    const struct vae *vae; /* with its decoder */
+    const struct noise_schedule *schedule;
+    int64_t length;           /* ids of a prompt */
+    int64_t height, width;    /* of the latents */
+    int64_t vectors;          /* rows of learned words, 0 for none */
+    int32_t first_id;         /* the id of row 0; the others follow */
+    bool guided;              /* two lanes: negative, prompt */
+};
+
+struct painter {
+    struct painter_parts parts;
+    int64_t lanes, numbers; /* numbers of a latent */
+    struct tensor ids, rows, hidden, sample, timestep, map, noise, latent, image;
+    struct program *encode, *predict, *decode;
+    float *latents, *input, *outputs, *pixels; /* host: NHWC */
+};
+
+struct error painter_new(struct painter *p, const struct painter_parts *parts);
+void painter_free(struct painter *p);
+
+/* ids [lanes, length]: negative first where guided. rows [vectors, width]. start [height, width, channels]: standard normal
+ * latents. tick(arg, call, calls) is told of progress; may be NULL. picture is made new. */
+struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, const float *start,
+                          enum sampler_kind kind, int64_t steps, double guidance,
+                          void (*tick)(void *arg, int64_t call, int64_t calls), void *arg, struct picture *picture);
+
+#endif

@@ -1,0 +1,148 @@
+#include "text/captions.h"
+
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "files/file.h"
+
+enum { FILE_LIMIT = 16 << 20, CAPTION_LIMIT = 4096, WORD_ROOM = 64 };
+
+static const char *const object_templates[] = {
+    "a photo of a {}",          "a rendering of a {}",        "a cropped photo of the {}", "the photo of a {}",
+    "a photo of a clean {}",    "a photo of a dirty {}",      "a dark photo of the {}",    "a photo of my {}",
+    "a photo of the cool {}",   "a close-up photo of a {}",   "a bright photo of the {}",  "a cropped photo of a {}",
+    "a photo of the {}",        "a good photo of the {}",     "a photo of one {}",         "a close-up photo of the {}",
+    "a rendition of the {}",    "a photo of the clean {}",    "a rendition of a {}",       "a photo of a nice {}",
+    "a good photo of a {}",     "a photo of the nice {}",     "a photo of the small {}",   "a photo of the weird {}",
+    "a photo of the large {}",  "a photo of a cool {}",       "a photo of a small {}",
+};
+
+static const char *const style_templates[] = {
+    "a painting in the style of {}",          "a rendering in the style of {}",
+    "a cropped painting in the style of {}",  "the painting in the style of {}",
+    "a clean painting in the style of {}",    "a dirty painting in the style of {}",
+    "a dark painting in the style of {}",     "a picture in the style of {}",
+    "a cool painting in the style of {}",     "a close-up painting in the style of {}",
+    "a bright painting in the style of {}",   "a cropped painting in the style of {}",
+    "a good painting in the style of {}",     "a close-up painting in the style of {}",
+    "a rendition in the style of {}",         "a nice painting in the style of {}",
+    "a small painting in the style of {}",    "a weird painting in the style of {}",
+    "a large painting in the style of {}",
+};
+
+static struct error make_room(struct captions *c, int64_t count)
+{
+    *c = (struct captions){.count = count, .templates = memory_take(count, sizeof *c->templates)};
+    return c->templates ? ok() : error_memory("the captions");
+}
+
+void captions_free(struct captions *c)
+{
+    for (int64_t i = 0; i < c->count && c->templates; i++)
+        memory_free(c->templates[i]);
+    memory_free(c->templates);
+    *c = (struct captions){0};
+}
+
+struct error captions_templates(struct captions *c, bool style)
+{
+    const char *const *all = style ? style_templates : object_templates;
+    TRY(make_room(c, style ? sizeof style_templates / sizeof *style_templates
+                           : sizeof object_templates / sizeof *object_templates));
+    for (int64_t i = 0; i < c->count; i++) {
+        c->templates[i] = memory_string(all[i]);
+        if (!c->templates[i]) {
+            captions_free(c);
+            return error_memory("the captions");
+        }
+    }
+    return ok();
+}
+
+/* The captions of a subject: the object under its name, or the whole file where captions lie at the top. */
+static const cJSON *captions_of(const cJSON *root, const char *subject)
+{
+    const cJSON *own = cJSON_GetObjectItemCaseSensitive(root, subject);
+    if (cJSON_IsObject(own))
+        return own;
+    return root->child && cJSON_IsString(root->child) ? root : NULL;
+}
+
+static struct error pick(struct captions *c, const cJSON *root, const char *path, const char *subject,
+                         const char *const *names)
+{
+    const cJSON *own = captions_of(root, subject);
+    if (!own)
+        return error_input("%s: %s: no captions for this subject; add {\"%s\": {\"FILE\": \"a photo of a {} ...\"}}", path,
+                           subject, subject);
+    for (int64_t i = 0; i < c->count; i++) {
+        const cJSON *caption = cJSON_GetObjectItemCaseSensitive(own, names[i]);
+        if (!caption)
+            return error_input("%s: %s: no caption for picture %s; add one, or set use_cc to false", path, subject, names[i]);
+        if (!cJSON_IsString(caption) || strlen(caption->valuestring) > CAPTION_LIMIT)
+            return error_input("%s: %s: %s: expected a caption of at most %d bytes", path, subject, names[i], CAPTION_LIMIT);
+        if (!strstr(caption->valuestring, "{}"))
+            return error_input("%s: %s: %s: no {} in the caption, where the word goes", path, subject, names[i]);
+        c->templates[i] = memory_string(caption->valuestring);
+        if (!c->templates[i])
+            return error_memory("the captions");
+    }
+    return ok();
+}
+
+struct error captions_read(struct captions *c, const char *path, const char *subject, const char *const *names,
+                           int64_t count)
+{
+    char *text;
+    int64_t size;
+    TRY(file_read(path, FILE_LIMIT, &text, &size));
+    cJSON *root = cJSON_ParseWithLength(text, (size_t)size);
+    memory_free(text);
+    struct error e = ok();
+    if (!cJSON_IsObject(root))
+        e = error_input("%s: is not a JSON object", path);
+    if (e.code == ERROR_NONE)
+        e = make_room(c, count);
+    if (e.code == ERROR_NONE)
+        e = pick(c, root, path, subject, names);
+    if (e.code != ERROR_NONE)
+        captions_free(c);
+    cJSON_Delete(root);
+    return e;
+}
+
+/* "sks sks_1 sks_2" */
+static char *spell(const char *word, int64_t vectors)
+{
+    size_t room = (strlen(word) + WORD_ROOM) * (size_t)vectors;
+    char *all = memory_take((int64_t)room, 1);
+    size_t used = all ? (size_t)snprintf(all, room, "%s", word) : 0;
+    for (int64_t i = 1; i < vectors && all; i++)
+        used += (size_t)snprintf(all + used, room - used, " %s_%lld", word, (long long)i);
+    return all;
+}
+
+struct error captions_fill(const char *template, const char *word, int64_t vectors, char **text)
+{
+    char *words = spell(word, vectors);
+    if (!words)
+        return error_memory("a caption");
+    size_t size = strlen(words), room = 1;
+    for (const char *c = template; *c; c++)
+        room += c[0] == '{' && c[1] == '}' ? size : 1;
+    *text = memory_take((int64_t)room, 1);
+    char *to = *text;
+    for (const char *c = template; *c && to; c++) {
+        if (c[0] != '{' || c[1] != '}') {
+            *to++ = *c;
+            continue;
+        }
+        memcpy(to, words, size);
+        to += size;
+        c++;
+    }
+    memory_free(words);
+    return *text ? ok() : error_memory("a caption");
+}

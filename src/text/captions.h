@@ -1,0 +1,30 @@
+/* text/captions.h
+ *
+ * The captions that pictures are shown under, with "{}" where the word goes: the templates of diffusers' textual inversion
+ * (examples/textual_inversion/textual_inversion.py: 27 for objects, 19 for styles), or comprehensive captions, one for each
+ * picture, from a file {subject: {file name: "a photo of a {} on the beach"}} or {file name: caption} alone.
+ */
+#ifndef ZOODIP_TEXT_CAPTIONS_H
+#define ZOODIP_TEXT_CAPTIONS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct captions {
+    int64_t count;
+    char **templates; /* [count], owned */
+};
+
+struct error captions_templates(struct captions *c, bool style);
+
+/* Caption i is that of picture i, names [count] without folders. Errors name the file, the picture and the remedy. */
+struct error captions_read(struct captions *c, const char *path, const char *subject, const char *const *names,
+                           int64_t count);
+void captions_free(struct captions *c);
+
+/* The template with every "{}" replaced by the word: "sks", or "sks sks_1 sks_2" for several vectors. memory_free. */
+struct error captions_fill(const char *template, const char *word, int64_t vectors, char **text);
+
+#endif
