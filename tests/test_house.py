@@ -1,0 +1,120 @@
+"""The house keeps its plan: rooms use only what lies below them, headers explain themselves, files stay short and
+formatted, and every command says how it is used."""
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from conftest import BUILD, ROOT, run
+
+# What a room under src/ may include, besides itself.
+USES = {
+    "base": set(),
+    "files": {"base"},
+    "device": {"base"},
+    "text": {"base", "files"},
+    "cluster": {"base"},
+    "model": {"base", "files", "device", "text"},
+    "zo": {"base", "files", "device", "text", "model", "cluster"},
+    "commands": {"base", "files", "device", "text", "model", "cluster", "zo"},
+    "main.c": {"base", "cluster", "commands"},
+}
+COMMANDS = ["train", "generate", "quantize", "inspect", "bench"]
+SCRIPTS = ["launch/demo.sh", "launch/run.sh", "launch/setup.sh", "tests/run.sh", "dataset/get_dreambooth.sh"]
+
+
+def tracked(*patterns):
+    """Files of the project that match, as paths below its root; those under dataset/ and results/ only where named."""
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z", *patterns], capture_output=True, text=True, check=True)
+    return [p for p in listed.stdout.split("\0") if p and (ROOT / p).exists()]
+
+
+def text(path):
+    return (ROOT / path).read_text(errors="replace")
+
+
+SOURCES = tracked("src/*.c", "src/*.h", "tests/*.c", "tests/*.h", "kernels/*.cu", "kernels/*.cuh")
+HEADERS = [p for p in SOURCES if p.endswith((".h", ".cuh"))]
+WRITTEN = tracked("*.c", "*.h", "*.cu", "*.cuh", "*.py", "*.sh", "*.md", "*.json", "*.txt", ".ci/run", ":!:dataset/toybox/model/*")
+
+
+def test_includes_go_downward_only():
+    wrong = []
+    for path in tracked("src/*.c", "src/*.h"):
+        room = path.split("/")[1]
+        for used in re.findall(r'^\s*#\s*include\s+"([^"]+)"', text(path), re.M):
+            target = used.split("/")[0]
+            if "/" not in used or not (ROOT / "src" / used).exists():
+                wrong.append(f"{path}: \"{used}\" is not named from src/")
+            elif target != room and target not in USES[room]:
+                wrong.append(f"{path}: {room} may not use \"{used}\"")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_a_header_begins_with_a_page_about_itself():
+    bare = []
+    for path in HEADERS:
+        comment = re.match(r"/\*(.*?)\*/", text(path), re.S)
+        named = path.removeprefix("src/")
+        if not comment or named not in comment.group(1) or len(comment.group(1).split()) < 12:
+            bare.append(path)
+    assert not bare, "no leading comment with the header's name and what it is for: " + ", ".join(bare)
+
+
+def test_files_stay_below_a_thousand_lines():
+    long = {p: n for p in WRITTEN if (n := text(p).count("\n")) >= 1000}
+    assert not long
+
+
+@pytest.mark.skipif(not shutil.which("clang-format"), reason="clang-format is not installed")
+def test_sources_are_formatted():
+    done = subprocess.run(["clang-format", "--dry-run", "-Werror", *SOURCES], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, "\n".join(sorted(set(re.findall(r"^[^:\s]+\.(?:c|h|cu|cuh)", done.stderr, re.M))))
+
+
+def test_no_path_of_a_single_machine():
+    # /tmp may be named where a test or a script makes its own folder there; homes and workplaces may not
+    machine = re.compile(r"(?<![\w.])/(?:home|Users|work|root|farm|mnt|scratch)/[\w.]+")
+    found = [f"{p}: {m.group()}" for p in WRITTEN for m in machine.finditer(text(p))]
+    assert not found, "\n".join(found)
+
+
+def test_nothing_is_left_to_do():
+    marks = re.compile(r"\b(?:" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"]) + r")\b")
+    found = [f"{p}:{i}" for p in WRITTEN for i, line in enumerate(text(p).splitlines(), 1) if marks.search(line)]
+    assert not found, "\n".join(found)
+
+
+def test_help_lists_every_command():
+    said = run(BUILD / "zoodip", "--help").stdout
+    assert all(re.search(rf"^\s+{c}\s+\w", said, re.M) for c in COMMANDS)
+    assert "example" in said and "exit codes" in said
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_a_command_shows_examples(command):
+    done = run(BUILD / "zoodip", command, "--help")
+    assert done.stdout.startswith(f"usage: zoodip {command}") and done.stderr == ""
+    examples = done.stdout.split("example", 1)[1:]
+    assert examples and f"zoodip {command}" in examples[0]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_of_a_script_is_its_first_comment(script):
+    done = run(ROOT / script, "--help")
+    assert script in done.stdout and len(done.stdout.splitlines()) >= 3
+
+
+def test_version_says_what_it_was_built_with():
+    said = run(BUILD / "zoodip", "--version").stdout
+    assert re.match(r"zoodip \d+\.\d+\.\d+", said) and "cpu" in said.lower() and "mpi" in said.lower()
+
+
+def test_clang_builds_it_all_too():
+    """launch/setup.sh --tests builds build-clang with the same flags, -Werror among them."""
+    if not (ROOT / "build-clang" / "Makefile").exists():
+        pytest.skip("no build-clang; tests/run.sh makes it")
+    cache = (ROOT / "build-clang" / "CMakeCache.txt").read_text()
+    assert re.search(r"CMAKE_C_COMPILER:\w+=.*clang", cache)
+    assert re.search(r"zoodip \d", run(ROOT / "build-clang" / "zoodip", "--version").stdout)
