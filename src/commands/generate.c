@@ -1,0 +1,381 @@
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/pool.h"
+#include "base/progress.h"
+#include "base/rng.h"
+#include "commands/commands.h"
+#include "commands/options.h"
+#include "files/file.h"
+#include "files/safetensors.h"
+#include "model/embedding.h"
+#include "model/painter.h"
+#include "text/tokenizer.h"
+
+static void print_help(void)
+{
+    printf("usage: zoodip generate --model DIR --prompt TEXT --output FILE.png [OPTIONS]\n"
+           "\n"
+           "Draws pictures from a prompt, with words that were learned.\n"
+           "\n"
+           "  --model DIR          a diffusers model folder\n"
+           "  --embedding FILE     a learned word, its placeholder may stand in the prompt (may be given several times)\n"
+           "  --prompt TEXT        what to draw\n"
+           "  --negative TEXT      what not to draw (default: nothing)\n"
+           "  --steps N            steps of the sampler (default 50)\n"
+           "  --guidance X         classifier-free guidance; 1 and below: none (default 7.5)\n"
+           "  --scheduler NAME     pndm, ddim, euler or dpm++ (default pndm)\n"
+           "  --seed N             start of the random latents (default 0)\n"
+           "  --latents FILE       start latents instead: a safetensors file with `latents` F32 [1 or count, c, h, w]\n"
+           "  --size WxH           pixels (default: the model's own size)\n"
+           "  --count N            pictures; more than one are numbered FILE-0001.png, ... (default 1)\n"
+           "  --output FILE.png    where to write\n"
+           "\n"
+           "examples:\n"
+           "  zoodip generate --model dataset/toybox/model --prompt \"a photo of a toy on the beach\" --output toy.png\n"
+           "  zoodip generate --model dataset/toybox/model --embedding results/toybox/learned_embeds.safetensors \\\n"
+           "      --prompt \"a photo of a sks on the grass\" --count 4 --output sks.png\n");
+}
+
+struct request {
+    const char *model, *prompt, *negative, *scheduler, *latents, *size, *output;
+    double guidance;
+    int64_t steps, seed, count;
+    struct option_values embeddings;
+};
+
+struct session {
+    const struct request *request;
+    struct device *device;
+    struct tokenizer *tokenizer;
+    struct noise_schedule schedule;
+    struct text_encoder text;
+    struct unet unet;
+    struct vae vae;
+    struct embedding *words; /* [embeddings] */
+    int32_t first_id;
+    int64_t vectors;
+    float *rows; /* [vectors, width] */
+    char *prompt;
+    int64_t height, width; /* of the latents */
+    float *start;          /* [given, h, w, c] from --latents; NULL: drawn */
+    int64_t given;
+    int kind;
+};
+
+/* ---------------------------------------------------------------------------------------------------- words */
+
+/* As diffusers' maybe_convert_prompt: a word of several vectors is spelled out, "sks" -> "sks sks_1 sks_2". */
+static struct error spell_out(char **prompt, const struct embedding *word)
+{
+    size_t size = strlen(word->placeholder), each = (size + 24) * (size_t)word->vectors, room = 1;
+    for (const char *c = *prompt; *c; c++)
+        room += strncmp(c, word->placeholder, size) == 0 ? each : 1;
+    char *out = memory_take((int64_t)room, 1);
+    if (!out)
+        return error_memory("the prompt");
+    size_t used = 0;
+    for (const char *c = *prompt; *c;) {
+        if (strncmp(c, word->placeholder, size) != 0) {
+            out[used++] = *c++;
+            continue;
+        }
+        used += (size_t)snprintf(out + used, room - used, "%s", word->placeholder);
+        for (int64_t i = 1; i < word->vectors; i++)
+            used += (size_t)snprintf(out + used, room - used, " %s_%lld", word->placeholder, (long long)i);
+        c += size;
+    }
+    memory_free(*prompt);
+    *prompt = out;
+    return ok();
+}
+
+static struct error read_words(struct session *s, int64_t dim)
+{
+    const struct option_values *files = &s->request->embeddings;
+    s->words = memory_take(files->count, sizeof *s->words);
+    s->prompt = memory_string(s->request->prompt);
+    if (!s->words || !s->prompt)
+        return error_memory("learned words");
+    s->first_id = tokenizer_size(s->tokenizer);
+    for (int64_t i = 0; i < files->count; i++) {
+        struct embedding *w = &s->words[i];
+        int32_t first;
+        TRY(embedding_read(w, files->items[i]));
+        if (w->dim != dim)
+            return error_input("%s: the word is %lld wide, the model's text encoder %lld", files->items[i],
+                               (long long)w->dim, (long long)dim);
+        TRY(error_in(embedding_add_tokens(s->tokenizer, w->placeholder, w->vectors, &first), "%s", files->items[i]));
+        s->vectors += w->vectors;
+        if (w->vectors > 1)
+            TRY(spell_out(&s->prompt, w));
+        if (!strstr(s->prompt, w->placeholder))
+            log_warning("the prompt does not name \"%s\", the word of %s", w->placeholder, files->items[i]);
+    }
+    s->rows = memory_take(s->vectors * dim, sizeof *s->rows);
+    if (!s->rows)
+        return error_memory("learned words");
+    float *to = s->rows;
+    for (int64_t i = 0; i < files->count; i++, to += s->words[i - 1].vectors * dim)
+        memcpy(to, s->words[i].rows, (size_t)(s->words[i].vectors * dim) * sizeof *to);
+    return ok();
+}
+
+/* ---------------------------------------------------------------------------------------------------- sizes, latents */
+
+static struct error read_size(struct session *s, const struct unet_config *unet, const struct vae_config *vae)
+{
+    long long width = unet->sample_size * vae->factor, height = width;
+    char end;
+    const char *size = s->request->size;
+    if (size && (sscanf(size, "%lldx%lld%c", &width, &height, &end) != 2 || width < vae->factor || height < vae->factor ||
+                 width > 8192 || height > 8192))
+        return error_input("--size: \"%s\": expected WIDTHxHEIGHT in pixels, such as 512x512", size);
+    if (width % vae->factor || height % vae->factor)
+        return error_input("--size: %lldx%lld: expected multiples of %lld", width, height, (long long)vae->factor);
+    s->width = width / vae->factor;
+    s->height = height / vae->factor;
+    return ok();
+}
+
+/* [n, c, h, w] -> [n, h, w, c] */
+static struct error take_latents(struct session *s, const struct entry *t)
+{
+    int64_t places = s->height * s->width, channels = t->shape[1];
+    float *flat = memory_take(t->count, sizeof *flat);
+    s->start = memory_take(t->count, sizeof *s->start);
+    if (!flat || !s->start) {
+        memory_free(flat);
+        return error_memory("the latents");
+    }
+    dtype_to_float(flat, t->data, t->type, t->count);
+    for (int64_t n = 0; n < t->shape[0]; n++)
+        for (int64_t c = 0; c < channels; c++)
+            for (int64_t p = 0; p < places; p++)
+                s->start[(n * places + p) * channels + c] = flat[(n * channels + c) * places + p];
+    s->given = t->shape[0];
+    memory_free(flat);
+    return ok();
+}
+
+static struct error read_latents(struct session *s, const struct unet_config *unet)
+{
+    const char *path = s->request->latents;
+    struct safetensors file;
+    TRY(safetensors_open(&file, path));
+    const struct entry *t = safetensors_find(&file, "latents");
+    struct error e = ok();
+    if (!t)
+        e = error_input("%s: tensor latents: is missing", path);
+    else if (t->ranks != 4 || t->shape[1] != unet->in_channels || (t->type != F32 && t->type != F16 && t->type != BF16))
+        e = error_input("%s: tensor latents: expected F32 [1 or count, %lld, h, w]", path, (long long)unet->in_channels);
+    else if (t->shape[0] != 1 && t->shape[0] != s->request->count)
+        e = error_input("%s: tensor latents: %lld pictures, expected 1 or --count %lld", path, (long long)t->shape[0],
+                        (long long)s->request->count);
+    else if (s->request->size && (t->shape[2] != s->height || t->shape[3] != s->width))
+        e = error_input("%s: tensor latents: does not have the size that --size asks for", path);
+    else if (t->shape[2] < 1 || t->shape[3] < 1 || t->shape[2] > 1024 || t->shape[3] > 1024)
+        e = error_input("%s: tensor latents: height and width must lie in 1 to 1024", path);
+    else {
+        s->height = t->shape[2];
+        s->width = t->shape[3];
+        e = take_latents(s, t);
+    }
+    safetensors_close(&file);
+    return e;
+}
+
+/* ---------------------------------------------------------------------------------------------------- drawing */
+
+static void show_step(void *arg, int64_t call, int64_t calls)
+{
+    (void)calls;
+    progress_step(arg, call, "");
+}
+
+/* FILE.png, or FILE-0001.png for several. */
+static struct error output_path(char path[4096], const struct request *r, int64_t i)
+{
+    size_t length = strlen(r->output);
+    int written = r->count == 1
+                      ? snprintf(path, 4096, "%s", r->output)
+                      : snprintf(path, 4096, "%.*s-%04lld.png", (int)(length - 4), r->output, (long long)i + 1);
+    return written < 4096 ? ok() : error_input("--output: the path is too long");
+}
+
+static struct error draw_one(struct session *s, struct painter *p, const int32_t *ids, float *start, int64_t i)
+{
+    const struct request *r = s->request;
+    char path[4096], what[64];
+    TRY(output_path(path, r, i));
+    if (s->given)
+        memcpy(start, s->start + (s->given > 1 ? i : 0) * p->numbers, (size_t)p->numbers * sizeof *start);
+    else
+        rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, p->numbers, start);
+    struct progress progress;
+    snprintf(what, sizeof what, "drawing %lld of %lld", (long long)i + 1, (long long)r->count);
+    int64_t calls = s->kind == SAMPLER_PNDM && r->steps > 1 ? r->steps + 1 : r->steps;
+    progress_begin(&progress, what, 0, calls, false);
+    struct picture picture;
+    struct error e = painter_draw(p, ids, s->rows, start, (enum sampler_kind)s->kind, r->steps, r->guidance, show_step,
+                                  &progress, &picture);
+    progress_end(&progress);
+    TRY(e);
+    e = picture_write(&picture, path);
+    picture_free(&picture);
+    if (e.code == ERROR_NONE)
+        log_line("wrote %s", path);
+    return e;
+}
+
+static struct error draw_all(struct session *s)
+{
+    const struct request *r = s->request;
+    const struct painter_parts parts = {
+        .device = s->device,
+        .text = &s->text,
+        .unet = &s->unet,
+        .vae = &s->vae,
+        .schedule = &s->schedule,
+        .length = s->text.config.positions,
+        .height = s->height,
+        .width = s->width,
+        .vectors = s->vectors,
+        .first_id = s->first_id,
+        .guided = r->guidance > 1,
+    };
+    struct painter p;
+    TRY(painter_new(&p, &parts));
+    int64_t length = parts.length;
+    int32_t *ids = memory_take(2 * length, sizeof *ids);
+    float *start = memory_take(p.numbers, sizeof *start);
+    struct error e = ids && start ? ok() : error_memory("the prompt");
+    if (e.code == ERROR_NONE && parts.guided)
+        e = tokenizer_encode(s->tokenizer, r->negative, ids, length);
+    if (e.code == ERROR_NONE)
+        e = tokenizer_encode(s->tokenizer, s->prompt, ids + (parts.guided ? length : 0), length);
+    for (int64_t i = 0; i < r->count && e.code == ERROR_NONE; i++)
+        e = draw_one(s, &p, ids, start, i);
+    memory_free(ids);
+    memory_free(start);
+    painter_free(&p);
+    return e;
+}
+
+/* Reads all small files and checks before the weights are loaded. */
+static struct error read_all(struct session *s)
+{
+    const struct request *r = s->request;
+    struct text_config text;
+    struct unet_config unet;
+    struct vae_config vae;
+    char folder[4096];
+    if (!folder_exists(r->model))
+        return error_input("--model: %s: no such folder; expected a diffusers model folder", r->model);
+    TRY(text_config_read(&text, r->model));
+    TRY(unet_config_read(&unet, r->model));
+    TRY(vae_config_read(&vae, r->model));
+    if (unet.cross_dim != text.width || unet.in_channels != vae.latent_channels || unet.out_channels != unet.in_channels)
+        return error_input("%s: text_encoder, unet and vae do not fit one another", r->model);
+    TRY(noise_schedule_read(&s->schedule, r->model));
+    if (r->steps >= s->schedule.steps)
+        return error_input("--steps: %lld: expected 1 to %lld", (long long)r->steps, (long long)s->schedule.steps - 1);
+    TRY(path_join(folder, r->model, "tokenizer"));
+    TRY(tokenizer_load(&s->tokenizer, folder));
+    if (tokenizer_size(s->tokenizer) > text.vocab)
+        return error_input("%s: more tokens than text_encoder/config.json: vocab_size", folder);
+    TRY(read_words(s, text.width));
+    TRY(read_size(s, &unet, &vae));
+    return r->latents ? read_latents(s, &unet) : ok();
+}
+
+static struct error load_all(struct session *s)
+{
+    const char *model = s->request->model;
+    TRY(device_open(&s->device, "auto", pool_default_threads(1)));
+    log_line("loading %s on %s", model, device_name(s->device));
+    TRY(text_encoder_load(&s->text, s->device, model, 0, store_alone()));
+    TRY(unet_load(&s->unet, s->device, model, 0, store_alone()));
+    return vae_load(&s->vae, s->device, model, 0, false, true, store_alone());
+}
+
+static void close_session(struct session *s)
+{
+    vae_free(&s->vae);
+    unet_free(&s->unet);
+    text_encoder_free(&s->text);
+    noise_schedule_free(&s->schedule);
+    tokenizer_free(s->tokenizer);
+    device_close(s->device);
+    for (int64_t i = 0; i < s->request->embeddings.count && s->words; i++)
+        embedding_free(&s->words[i]);
+    memory_free(s->words);
+    memory_free(s->rows);
+    memory_free(s->prompt);
+    memory_free(s->start);
+}
+
+static struct error check_request(const struct request *r, int *kind)
+{
+    const struct {
+        const char *name, *value;
+    } needed[] = {{"model", r->model}, {"prompt", r->prompt}, {"output", r->output}};
+    for (size_t i = 0; i < sizeof needed / sizeof *needed; i++)
+        if (!needed[i].value)
+            return error_input("generate needs --%s; see zoodip generate --help", needed[i].name);
+    size_t length = strlen(r->output);
+    if (length < 5 || strcmp(r->output + length - 4, ".png") != 0)
+        return error_input("--output: %s: expected a name that ends in .png", r->output);
+    *kind = sampler_find(r->scheduler);
+    return *kind >= 0 ? ok() : error_input("--scheduler: \"%s\": expected pndm, ddim, euler or dpm++", r->scheduler);
+}
+
+static struct error run(const struct request *r)
+{
+    struct session s = {.request = r};
+    TRY(check_request(r, &s.kind));
+    struct error e = read_all(&s);
+    if (e.code == ERROR_NONE)
+        e = load_all(&s);
+    if (e.code == ERROR_NONE)
+        e = draw_all(&s);
+    close_session(&s);
+    return e;
+}
+
+struct error command_generate(int argc, char **argv, struct comm *comm)
+{
+    struct request r = {.negative = "", .scheduler = "pndm", .guidance = 7.5, .steps = 50, .count = 1};
+    const char *none[1];
+    int64_t plain;
+    bool help;
+    r.embeddings.items = memory_take(argc, sizeof *r.embeddings.items);
+    if (!r.embeddings.items)
+        return error_memory("the command line");
+    const struct option table[] = {
+        {.name = "model", .text = &r.model},
+        {.name = "embedding", .many = &r.embeddings},
+        {.name = "prompt", .text = &r.prompt},
+        {.name = "negative", .text = &r.negative},
+        {.name = "steps", .integer = &r.steps, .low = 1, .high = 1 << 20},
+        {.name = "guidance", .number = &r.guidance},
+        {.name = "scheduler", .text = &r.scheduler},
+        {.name = "seed", .integer = &r.seed},
+        {.name = "latents", .text = &r.latents},
+        {.name = "size", .text = &r.size},
+        {.name = "count", .integer = &r.count, .low = 1, .high = 9999},
+        {.name = "output", .text = &r.output},
+    };
+    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &help, none, 0, &plain);
+    if (e.code == ERROR_NONE && comm_rank(comm) == 0) {
+        if (help)
+            print_help();
+        else
+            e = run(&r);
+    }
+    memory_free(r.embeddings.items);
+    return comm_agree(comm, e);
+}
