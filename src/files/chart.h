@@ -1,0 +1,43 @@
+/* files/chart.h
+ *
+ * The curve of a run, ready to be drawn: what metrics.jsonl says, the running mean, and axes with rounded ticks.
+ * loss.png and the page's SVG show the same chart.
+ *
+ * Single losses scatter (each has its own picture, noise and timestep), so the axis holds 98 in 100 of them and all of
+ * the mean and the validation losses; points beyond it are left out.
+ */
+#ifndef ZOODIP_FILES_CHART_H
+#define ZOODIP_FILES_CHART_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+enum { CHART_TICKS = 12 };
+
+struct axis {
+    double low, high;
+    double ticks[CHART_TICKS];
+    int tick_count;
+    int decimals; /* that tell the ticks apart */
+};
+
+struct chart {
+    int64_t count;
+    int64_t *steps;                                /* [count] */
+    double *losses, *validations, *seconds, *mean; /* [count], NAN where there is none */
+    struct axis x, y;
+};
+
+/* Reads FOLDER/metrics.jsonl. A run without steps gives an empty chart (count 0). */
+struct error chart_read(struct chart *chart, const char *folder);
+void chart_free(struct chart *chart);
+
+/* Whether a value is a number on the y axis. */
+bool chart_shows(const struct chart *chart, double value);
+
+/* The part of the axis that lies below a value, 0 to 1. */
+double axis_part(const struct axis *axis, double value);
+
+#endif
