@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "files/report.h"
 
-/* Mean over the last `window` losses that are numbers. */
+/* Mean over the last `window` losses that are numbers; none before half a window has passed. */
 static void running_mean(double *mean, const double *losses, int64_t count)
 {
     int64_t window = count / 20 < 10 ? 10 : count / 20 > 500 ? 500 : count / 20;
@@ -19,7 +19,7 @@ static void running_mean(double *mean, const double *losses, int64_t count)
                 sum += losses[j];
                 used++;
             }
-        mean[i] = used ? sum / (double)used : NAN;
+        mean[i] = used && i + 1 >= window / 2 ? sum / (double)used : NAN;
     }
 }
 

@@ -133,7 +133,7 @@ static void put_curve(FILE *out, const struct chart *chart)
             WIDTH, HEIGHT);
     put_legend(out);
     put_axes(out, chart);
-    fprintf(out, "<g opacity=\"%.2f\">", fmax(0.25, fmin(0.6, 300.0 / (double)chart->count)));
+    fprintf(out, "<g opacity=\"%.2f\">", fmax(0.35, fmin(0.7, 700.0 / (double)chart->count)));
     put_path(out, chart, chart->losses, chart->count / 2000 + 1, "dots", true);
     fputs("</g>\n", out);
     put_path(out, chart, chart->mean, chart->count / 600 + 1, "line", false);

@@ -1,0 +1,333 @@
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "commands/commands.h"
+#include "commands/options.h"
+#include "files/config.h"
+#include "files/file.h"
+#include "files/json.h"
+#include "files/report.h"
+#include "files/safetensors.h"
+#include "model/weights.h"
+
+static void print_help(void)
+{
+    printf("usage: zoodip inspect PATH [--set KEY=VALUE]...\n"
+           "\n"
+           "Says what PATH holds:\n"
+           "  a model folder       its parts, their shapes, number types, parameters and bytes, and what is quantized\n"
+           "  a safetensors file   metadata and tensors (a learned word, weights, latents)\n"
+           "  a checkpoint         its step, recipe, and the norms of what it keeps\n"
+           "  a run's folder       steps, losses, time and files\n"
+           "  a config             every key with the value in force\n"
+           "\n"
+           "  --set KEY=VALUE      of a config: as for train\n"
+           "\n"
+           "examples:\n"
+           "  zoodip inspect dataset/toybox/model\n"
+           "  zoodip inspect configs/toybox.json --set zo.n=4\n"
+           "  zoodip inspect results/toybox/learned_embeds.safetensors\n");
+}
+
+/* Text from a file, without what would move the reader's terminal. */
+static void print_text(const char *text)
+{
+    for (; *text; text++)
+        putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), tail = strlen(end);
+    return length >= tail && strcmp(text + length - tail, end) == 0;
+}
+
+/* Safetensors */
+
+static void show_shape(char out[128], const struct entry *entry)
+{
+    size_t used = (size_t)snprintf(out, 128, "[");
+    for (int i = 0; i < entry->ranks && used < 100; i++)
+        used += (size_t)snprintf(out + used, 128 - used, "%s%lld", i ? ", " : "", (long long)entry->shape[i]);
+    snprintf(out + used, 128 - used, "]");
+}
+
+static bool has_norm(enum dtype type)
+{
+    return type == F64 || type == F32 || type == F16 || type == BF16 || type == I8;
+}
+
+static double norm_of(const struct entry *entry)
+{
+    float values[1024];
+    double sum = 0;
+    for (int64_t at = 0; at < entry->count; at += 1024) {
+        int64_t count = entry->count - at < 1024 ? entry->count - at : 1024;
+        dtype_to_float(values, (const char *)entry->data + at * dtype_size(entry->type), entry->type, count);
+        for (int64_t i = 0; i < count; i++)
+            sum += (double)values[i] * values[i];
+    }
+    return sqrt(sum);
+}
+
+static void print_entries(const struct safetensors *file, bool norms)
+{
+    int width = 6;
+    for (int64_t i = 0; i < file->entry_count; i++)
+        if ((int)strnlen(file->entries[i].name, 100) > width)
+            width = (int)strnlen(file->entries[i].name, 100);
+    printf("\n  %-*s  type  %-20s%s\n", width, "tensor", "shape", norms ? "  norm" : "");
+    for (int64_t i = 0; i < file->entry_count; i++) {
+        const struct entry *entry = &file->entries[i];
+        char shape[128];
+        show_shape(shape, entry);
+        printf("  ");
+        print_text(entry->name);
+        printf("%*s  %-4s  %-20s", width - (int)strnlen(entry->name, (size_t)width), "", dtype_name(entry->type),
+               shape);
+        if (norms && has_norm(entry->type))
+            printf("  %.6g", norm_of(entry));
+        printf("\n");
+    }
+}
+
+static int64_t bytes_of(const struct entry *entry)
+{
+    return entry->count * dtype_size(entry->type);
+}
+
+static struct error inspect_safetensors(const char *path)
+{
+    struct safetensors file;
+    TRY(safetensors_open(&file, path));
+    int64_t numbers = 0, bytes = 0;
+    for (int64_t i = 0; i < file.entry_count; i++) {
+        numbers += file.entries[i].count;
+        bytes += bytes_of(&file.entries[i]);
+    }
+    const char *step = safetensors_metadata(&file, "step");
+    bool checkpoint = step && safetensors_metadata(&file, "recipe") && safetensors_metadata(&file, "crc32");
+    print_text(path);
+    printf(": %s, %lld tensors, %lld numbers, %lld bytes\n", checkpoint ? "a checkpoint" : "safetensors",
+           (long long)file.entry_count, (long long)numbers, (long long)bytes);
+    for (int64_t i = 0; i < file.metadata_count; i++) {
+        printf("  ");
+        print_text(file.metadata[2 * i]);
+        printf(" = ");
+        print_text(file.metadata[2 * i + 1]);
+        printf("\n");
+    }
+    print_entries(&file, numbers <= 1000000); /* a few numbers: reading them all is no wait */
+    safetensors_close(&file);
+    return ok();
+}
+
+/* Model folders */
+
+struct part {
+    const char *name;
+    const char *keys[8]; /* of its config.json, the ones that say its shape */
+};
+
+static const struct part parts[] = {
+    {"text_encoder",
+     {"hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "vocab_size",
+      "hidden_act"}},
+    {"unet",
+     {"block_out_channels", "layers_per_block", "attention_head_dim", "cross_attention_dim", "in_channels",
+      "sample_size"}},
+    {"vae", {"block_out_channels", "layers_per_block", "latent_channels", "scaling_factor", "sample_size"}},
+    {"scheduler", {"_class_name", "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type"}},
+};
+
+static struct error print_config_keys(const char *folder, const struct part *part)
+{
+    char name[64], path[4096];
+    bool scheduler = strcmp(part->name, "scheduler") == 0;
+    snprintf(name, sizeof name, "%s/%s", part->name, scheduler ? "scheduler_config.json" : "config.json");
+    struct json json;
+    TRY(path_join(path, folder, name));
+    TRY(json_open(&json, path));
+    for (int i = 0; i < 8 && part->keys[i]; i++) {
+        const cJSON *value = cJSON_GetObjectItemCaseSensitive(json.root, part->keys[i]);
+        char *text = value ? cJSON_PrintUnformatted(value) : NULL;
+        if (text) {
+            printf("    %s ", part->keys[i]);
+            print_text(text);
+            printf("\n");
+        }
+        cJSON_free(text);
+    }
+    json_close(&json);
+    return ok();
+}
+
+/* Numbers, bytes and types of a part's weights; scales of quantized layers count as bytes, not as parameters. */
+static struct error print_weights(const char *folder, const char *part)
+{
+    char path[4096];
+    struct safetensors file;
+    TRY(weights_path(path, folder, part));
+    TRY(safetensors_open(&file, path));
+    int64_t parameters = 0, bytes = 0, quantized = 0, types[DTYPE_COUNT] = {0};
+    for (int64_t i = 0; i < file.entry_count; i++) {
+        const struct entry *entry = &file.entries[i];
+        bytes += bytes_of(entry);
+        if (ends_with(entry->name, "_scale"))
+            continue;
+        parameters += entry->count;
+        types[entry->type] += entry->count;
+        quantized += ends_with(entry->name, ".weight._data");
+    }
+    printf("    %lld parameters, %.1f MB (", (long long)parameters, (double)bytes / 1e6);
+    const char *comma = "";
+    for (int type = 0; type < DTYPE_COUNT; type++)
+        if (types[type]) {
+            printf("%s%s", comma, dtype_name((enum dtype)type));
+            comma = ", ";
+        }
+    printf("), ");
+    if (quantized)
+        printf("%lld layers quantized to int8\n", (long long)quantized);
+    else
+        printf("not quantized\n");
+    safetensors_close(&file);
+    return ok();
+}
+
+static struct error inspect_model(const char *folder)
+{
+    print_text(folder);
+    printf(": a model folder\n");
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        printf("\n  %s\n", parts[i].name);
+        TRY(print_config_keys(folder, &parts[i]));
+        if (strcmp(parts[i].name, "scheduler") != 0)
+            TRY(print_weights(folder, parts[i].name));
+    }
+    return ok();
+}
+
+/* A run's folder */
+
+static void print_losses(int64_t count, const int64_t *steps, const double *losses, const double *validations,
+                         const double *seconds)
+{
+    double sum = 0, time = 0;
+    int64_t used = 0, first = -1, last = -1;
+    for (int64_t i = 0; i < count; i++) {
+        if (isfinite(seconds[i]))
+            time += seconds[i];
+        if (i >= count - 100 && isfinite(losses[i])) {
+            sum += losses[i];
+            used++;
+        }
+        if (isfinite(validations[i])) {
+            first = first < 0 ? i : first;
+            last = i;
+        }
+    }
+    printf("  steps             %lld, in %.1f s\n", count ? (long long)steps[count - 1] : 0LL, time);
+    if (used)
+        printf("  loss              %.5f (mean of the last %lld)\n", sum / (double)used, (long long)used);
+    if (first >= 0)
+        printf("  validation loss   %.5f at step %lld, %.5f at step %lld\n", validations[first],
+               (long long)steps[first], validations[last], (long long)steps[last]);
+}
+
+static struct error print_files(const char *folder, const char *inside)
+{
+    char path[4096], **names;
+    int64_t count;
+    TRY(path_join(path, folder, inside));
+    if (!folder_exists(path))
+        return ok();
+    TRY(folder_list(path, &names, &count));
+    for (int64_t i = 0; i < count; i++) {
+        printf("  ");
+        print_text(strcmp(inside, ".") == 0 ? "" : inside);
+        printf("%s", strcmp(inside, ".") == 0 ? "" : "/");
+        print_text(names[i]);
+        printf("\n");
+    }
+    folder_list_free(names, count);
+    return ok();
+}
+
+static struct error inspect_run(const char *folder)
+{
+    int64_t count, *steps;
+    double *losses, *validations, *seconds;
+    TRY(metrics_read(folder, &count, &steps, &losses, &validations, &seconds));
+    print_text(folder);
+    printf(": a run\n");
+    print_losses(count, steps, losses, validations, seconds);
+    memory_free(steps);
+    memory_free(losses);
+    memory_free(validations);
+    memory_free(seconds);
+    printf("\n");
+    TRY(print_files(folder, "."));
+    return print_files(folder, "checkpoints");
+}
+
+/* Configs */
+
+static struct error inspect_config(const char *path, const struct option_values *sets)
+{
+    struct config config;
+    TRY(config_read(&config, path, sets->items, sets->count));
+    char *text = config_json(&config);
+    config_free(&config);
+    if (!text)
+        return error_memory("the config");
+    fputs(text, stdout);
+    memory_free(text);
+    return ok();
+}
+
+static struct error inspect_folder(const char *path)
+{
+    char inside[4096];
+    TRY(path_join(inside, path, "model_index.json"));
+    if (file_exists(inside))
+        return inspect_model(path);
+    TRY(path_join(inside, path, "metrics.jsonl"));
+    if (file_exists(inside))
+        return inspect_run(path);
+    return error_input("%s: holds neither model_index.json (a model) nor metrics.jsonl (a run)", path);
+}
+
+static struct error inspect_path(const char *path, const struct option_values *sets)
+{
+    if (folder_exists(path))
+        return inspect_folder(path);
+    if (ends_with(path, ".json") && !ends_with(path, ".index.json"))
+        return inspect_config(path, sets);
+    return inspect_safetensors(path);
+}
+
+struct error command_inspect(int argc, char **argv, struct comm *comm)
+{
+    const char *path = NULL;
+    int64_t plain;
+    bool help;
+    struct option_values sets = {.items = memory_take(argc, sizeof *sets.items)};
+    if (!sets.items)
+        return error_memory("the options");
+    const struct option table[] = {{.name = "set", .many = &sets}};
+    struct error e = options_read(argc, argv, table, 1, &help, &path, 1, &plain);
+    if (e.code == ERROR_NONE && !help && plain != 1)
+        e = error_input("inspect: expected one PATH; see zoodip inspect --help");
+    if (e.code == ERROR_NONE && comm_rank(comm) == 0) {
+        if (help)
+            print_help();
+        else
+            e = inspect_path(path, &sets);
+    }
+    memory_free(sets.items);
+    return comm_agree(comm, e);
+}
