@@ -23,16 +23,23 @@ void optimizer_free(struct optimizer *o)
     *o = (struct optimizer){0};
 }
 
+/* m + weight (g - m), from the nearer end, as torch.lerp does. */
+static float mix(float m, float g, float weight)
+{
+    return weight < 0.5f ? fmaf(weight, g - m, m) : fmaf(weight - 1, g - m, g);
+}
+
 void optimizer_update(struct optimizer *o, float *embedding, const double *gradient, double lr)
 {
     o->step++;
     double unbias1 = 1 - pow(o->beta1, (double)o->step), unbias2 = 1 - pow(o->beta2, (double)o->step);
+    float weight1 = (float)(1 - o->beta1), weight2 = (float)(1 - o->beta2), beta2 = (float)o->beta2;
+    float rate = (float)(-lr / unbias1), root = (float)sqrt(unbias2), eps = (float)o->eps;
     for (int64_t k = 0; k < o->dim; k++) {
-        double g = gradient[k];
-        o->m[k] = (float)(o->beta1 * (double)o->m[k] + (1 - o->beta1) * g);
-        o->v[k] = (float)(o->beta2 * (double)o->v[k] + (1 - o->beta2) * g * g);
-        double step = (double)o->m[k] / unbias1 / (sqrt((double)o->v[k] / unbias2) + o->eps);
-        embedding[k] = (float)((double)embedding[k] - lr * step);
+        float g = (float)gradient[k];
+        o->m[k] = mix(o->m[k], g, weight1);
+        o->v[k] = fmaf(weight2 * g, g, o->v[k] * beta2);
+        embedding[k] += rate * o->m[k] / (sqrtf(o->v[k]) / root + eps);
     }
 }
 
