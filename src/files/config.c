@@ -65,6 +65,13 @@ static struct error check_timesteps(const struct config *config)
                        (long long)range[0], (long long)range[1]);
 }
 
+/* Two rows have one direction, which is signal: nothing is removed. One row would have none to tell. */
+static struct error check_tau(const struct config *config)
+{
+    return config->zo.tau == 1 ? error_input("is 1, expected 0 (chosen by width) or 2 and more (2 removes nothing)")
+                               : ok();
+}
+
 static struct error check_bits(const struct config *config)
 {
     int64_t bits = config->quant.bits;
@@ -104,8 +111,8 @@ static const struct key keys[] = {
     {"zo.eps", NUMBER, AT(zo.eps), true, "0.001", 1e-9, 10, .meaning = "length of a trial step, per standard normal"},
     {"zo.sides", INTEGER, AT(zo.sides), true, "1", 1, 2,
      .meaning = "1: against the unmoved loss; 2: both ways, for n more evaluations a step"},
-    {"zo.tau", INTEGER, AT(zo.tau), true, "0", 0, 65536,
-     .meaning = "embeddings kept to find the subspace; 0 is min(128, width / 6), 1 is no subspace"},
+    {"zo.tau", INTEGER, AT(zo.tau), true, "0", 0, 65536, .check = check_tau,
+     .meaning = "embeddings kept to find the subspace; 0 is min(128, width / 6), 2 removes nothing"},
     {"zo.nu", NUMBER, AT(zo.nu), true, "0.001", 1e-9, 1, .meaning = "share of their variance that counts as noise"},
     {"zo.timesteps", PAIR, AT(zo.timesteps), true, "[500, 900]", 0, 1000000, .check = check_timesteps,
      .meaning = "timesteps trained at: the first, and one behind the last"},
@@ -657,6 +664,9 @@ static char *to_text(const struct config *config, bool only_training, bool inden
     if (text)
         snprintf(text, strlen(printed) + 2, "%s%s", printed, indented ? "\n" : "");
     cJSON_free(printed);
+    /* cJSON prints a tab behind a colon; inside texts a tab is always escaped. */
+    for (char *colon = text; colon && (colon = strstr(colon, ":\t"));)
+        colon[1] = ' ';
     return text;
 }
 
