@@ -3,6 +3,7 @@
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
@@ -595,20 +596,38 @@ void config_free(struct config *config)
 
 /* From the fields back to JSON */
 
+/* The fewest digits that read back to the same number: cJSON's own printing rounds in the 16th. */
+static cJSON *number_json(double value)
+{
+    char text[32];
+    for (int digits = 15; digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, value);
+        if (strtod(text, NULL) == value)
+            break;
+    }
+    return cJSON_CreateRaw(text);
+}
+
+static cJSON *pair_json(const int64_t pair[2])
+{
+    char text[64];
+    snprintf(text, sizeof text, "[%lld, %lld]", (long long)pair[0], (long long)pair[1]);
+    return cJSON_CreateRaw(text);
+}
+
 static cJSON *value_json(const struct config *config, const struct key *key)
 {
     const void *from = field(config, key);
     const struct texts *texts = from;
-    const int64_t *pair = from;
     switch (key->kind) {
     case INTEGER:
-        return cJSON_CreateNumber((double)*(const int64_t *)from);
+        return number_json((double)*(const int64_t *)from);
     case NUMBER:
-        return cJSON_CreateNumber(*(const double *)from);
+        return number_json(*(const double *)from);
     case BOOLEAN:
         return cJSON_CreateBool(*(const bool *)from);
     case PAIR:
-        return cJSON_CreateDoubleArray((double[2]){(double)pair[0], (double)pair[1]}, 2);
+        return pair_json(from);
     case TEXT:
         return *(char *const *)from ? cJSON_CreateString(*(char *const *)from) : cJSON_CreateNull();
     case TEXTS:
