@@ -1,0 +1,262 @@
+"""What a run leaves for people: metrics.jsonl, TensorBoard events, loss.png, report.html; and what `inspect` says of it."""
+import base64
+import io
+import json
+import math
+import re
+import struct
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import ROOT, TOYBOX, program, run
+
+HOSTILE = "<script>alert(1)</script> & \"quotes\" 'and' \x1b[2J end"
+
+
+def write(folder, from_step, count):
+    run(program("tests/report"), "write", folder, from_step, count)
+
+
+def lines(folder):
+    text = (folder / "metrics.jsonl").read_text()
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_lines_read_back_to_the_same_doubles(tmp_path):
+    write(tmp_path, 0, 60)
+    read = lines(tmp_path)
+    assert [line["step"] for line in read] == list(range(1, 61))
+    third = read[2]
+    assert list(third) == ["step", "loss", "losses", "grad_norm", "removed", "lr", "seconds", "evaluations_per_second"]
+    loss = (0.02 + 0.01 * math.exp(-3 / 200)) * (0.4 + 1.2 * math.fmod(3 * 0.6180339887498949, 1))
+    assert third["loss"] == pytest.approx(loss, rel=1e-15)
+    assert third["losses"] == [third["loss"], third["loss"] / 3, 0.1 + 1e-17 * 3]
+    assert third["grad_norm"] == 1 / 3 and third["lr"] == 0.03
+    assert [line["step"] for line in read if "validation_loss" in line] == [1, 51]
+    assert read[6]["loss"] is None, "infinity is no JSON number"
+
+
+def test_resume_cuts_what_the_checkpoint_does_not_know(tmp_path):
+    write(tmp_path, 0, 60)
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    with open(tmp_path / "metrics.jsonl", "ab") as file:
+        file.write(b'{"step": 61, "lo')  # torn by a kill
+    write(tmp_path, 40, 20)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == whole
+    write(tmp_path, 0, 3)
+    assert len(lines(tmp_path)) == 3, "a run from step 0 starts anew"
+
+
+def test_resume_without_lines_is_a_start(tmp_path):
+    write(tmp_path / "new" / "folder", 5, 2)
+    assert [line["step"] for line in lines(tmp_path / "new" / "folder")] == [6, 7]
+
+
+# TensorBoard's file, read by the format's own description
+
+
+def crc32c(data):
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def masked(data):
+    crc = crc32c(data)
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def records(data):
+    while data:
+        length, check = struct.unpack("<QI", data[:12])
+        assert check == masked(data[:8])
+        record, (check,) = data[12:12 + length], struct.unpack("<I", data[12 + length:16 + length])
+        assert len(record) == length and check == masked(record)
+        yield record
+        data = data[16 + length:]
+
+
+def varint(data, at):
+    value = shift = 0
+    while True:
+        value |= (data[at] & 127) << shift
+        shift, at = shift + 7, at + 1
+        if data[at - 1] < 128:
+            return value, at
+
+
+def fields(data):
+    """Protobuf wire format: (field number, value)."""
+    at = 0
+    while at < len(data):
+        key, at = varint(data, at)
+        if key & 7 == 0:
+            value, at = varint(data, at)
+        else:
+            size, at = varint(data, at) if key & 7 == 2 else ({1: 8, 5: 4}[key & 7], at)
+            value, at = data[at:at + size], at + size
+        yield key >> 3, value
+
+
+def events(path):
+    """[(step, {tag: value})] of a file, and what else it holds."""
+    scalars, others = [], []
+    for record in records(path.read_bytes()):
+        event = dict(fields(record))
+        assert 1.6e9 < struct.unpack("<d", event[1])[0] < 1e10, "wall time"
+        if 5 not in event:
+            others.append((event[2], event.get(3), event.get(7)))
+            continue
+        values = {}
+        for number, value in fields(event[5]):
+            inner = dict(fields(value))
+            values[inner[1].decode()] = struct.unpack("<f", inner[2])[0]
+        scalars.append((event[2], values))
+    return scalars, others
+
+
+def test_check_sum_is_castagnoli():
+    assert crc32c(b"123456789") == 0xE3069283
+
+
+def test_events_say_what_the_lines_say(tmp_path):
+    write(tmp_path, 0, 60)
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    scalars, others = events(path)
+    assert others == [(0, b"brain.Event:2", None)]
+    assert [step for step, _ in scalars] == list(range(1, 61))
+    for (_, values), line in zip(scalars, lines(tmp_path)):
+        assert set(values) == ({"loss", "lr", "grad_norm", "evaluations_per_second"} |
+                               ({"validation_loss"} if "validation_loss" in line else set()))
+        for tag, value in values.items():
+            assert value == np.float32(math.inf if line[tag] is None else line[tag]), tag
+
+
+def test_a_resumed_run_adds_a_file_that_takes_back_later_steps(tmp_path):
+    write(tmp_path, 0, 60)
+    write(tmp_path, 40, 20)
+    first, second = sorted(tmp_path.glob("events.out.tfevents.*"))
+    scalars, others = events(second)
+    assert [step for step, _ in scalars] == list(range(41, 61))
+    assert others[1] == (41, None, b"\x08\x01"), "session START: forget everything from step 41 on"
+    (tmp_path / "events.out.tfevents.1.other").write_text("not ours")
+    write(tmp_path, 0, 1)
+    assert len(list(tmp_path.glob("*.zoodip"))) == 1 and (tmp_path / "events.out.tfevents.1.other").exists()
+
+
+# The pictures of it
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("page")
+    write(folder, 0, 600)
+    run(program("tests/report"), "page", folder, HOSTILE, HOSTILE, HOSTILE)
+    return folder
+
+
+def test_loss_picture_shows_points_line_and_marks(page):
+    picture = np.asarray(Image.open(page / "loss.png").convert("RGB")).astype(int)
+    assert picture.shape == (720, 1280, 3)
+    plot = picture[100:620, 140:1230]
+    line = (abs(plot - [29, 78, 216]) < 20).all(-1)
+    marks = (abs(plot - [217, 84, 20]) < 20).all(-1)
+    assert line.any(0)[20:].mean() > 0.9, "the mean runs from left to right"
+    assert 11 * 40 < marks.sum() < 13 * 110, "12 validation losses"
+    height = np.array([np.flatnonzero(column).mean() for column in line.T if column.any()])
+    assert height[:100].mean() + 50 < height[-100:].mean(), "a falling loss falls"
+    outside = picture.copy()
+    outside[75:635, 125:1245] = 255
+    assert (outside.min(-1) < 128).sum() > 500, "there are numbers at the axes"
+
+
+class Reader(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links, self.text = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def test_page_holds_everything_itself_and_runs_nothing(page):
+    text = (page / "report.html").read_text()
+    read = Reader(text)
+    assert "script" not in read.tags and not re.search(r"https?:|url\(|@import", text)
+    assert [link[:22] for link in read.links] == ["data:image/png;base64,"]
+    shown = HOSTILE.replace("\x1b", "\ufffd")
+    assert "".join(read.text).count(shown) == 6, "title, heading, fact's name and value, caption, config"
+    picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(read.links[0].split(",")[1]))))
+    assert (picture.ravel() == np.arange(3 * 64 * 48) * 7 % 256).all() and picture.shape == (48, 64, 3)
+    assert {"svg", "circle", "table", "figure", "pre"} <= set(read.tags)
+    assert read.tags.count("circle") == 1 + 12, "the legend's, and one for each validation loss"
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_short_runs_have_pages_too(tmp_path, count):
+    write(tmp_path, 0, count)
+    run(program("tests/report"), "page", tmp_path, "t", "c", "f")
+    assert ("<svg" in (tmp_path / "report.html").read_text()) == (count > 0)
+    Image.open(tmp_path / "loss.png").load()
+
+
+@pytest.mark.parametrize("line", ["{}", "[]", "x", '{"step": -1}', '{"step": 1e300}', '{"step": "1"}'])
+def test_lines_that_are_none_are_named(tmp_path, line):
+    write(tmp_path, 0, 2)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(line + "\n")
+    done = run(program("tests/report"), "page", tmp_path, "t", "c", "f", check=False)
+    assert done.returncode == 2 and "metrics.jsonl: line 3" in done.stderr
+
+
+def test_values_at_the_ends_of_the_numbers_do_no_harm(tmp_path):
+    values = ["1e308", "-1e308", "null", "5e-324", "0"]
+    (tmp_path / "metrics.jsonl").write_text("".join(
+        f'{{"step": {2 ** (10 * i)}, "loss": {v}, "validation_loss": {v}, "seconds": {v}}}\n' for i, v in enumerate(values)))
+    run(program("tests/report"), "page", tmp_path, "t", "c", "f")
+
+
+# inspect
+
+
+def inspect(path, *arguments, check=True):
+    return run(program("zoodip"), "inspect", path, *arguments, check=check)
+
+
+def test_inspect_says_what_a_path_holds(page, tmp_path):
+    model = inspect(TOYBOX / "model").stdout
+    for part in ["493920 parameters", "3173124 parameters", "954567 parameters", "block_out_channels [64,128]", "F16",
+                 "not quantized", "PNDMScheduler"]:
+        assert part in model
+    word = inspect(TOYBOX / "learned" / "bear5.safetensors").stdout
+    assert re.search(r"sks +F32 +\[1, 96\] +5\.36", word) and "format = pt" in word
+    seen = inspect(page).stdout
+    assert "600, in 6.0 s" in seen and "at step 551" in seen and "report.html" in seen
+    config = json.loads(inspect(ROOT / "configs" / "toybox.json", "--set", "zo.n=4").stdout)
+    assert config["zo"]["n"] == 4
+    assert "examples:" in inspect("--help").stdout
+
+
+def test_inspect_of_a_quantized_model_counts_its_layers(tmp_path):
+    run(program("zoodip"), "quantize", "--model", TOYBOX / "model", "--output", tmp_path / "q")
+    assert re.search(r"3173124 parameters, .* \(F16, I8\), \d+ layers quantized to int8", inspect(tmp_path / "q").stdout)
+
+
+def test_inspect_refuses_what_it_cannot_name(tmp_path):
+    (tmp_path / "junk").write_text("junk")
+    for path in [tmp_path, tmp_path / "none", tmp_path / "junk"]:
+        done = inspect(path, check=False)
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and str(path) in done.stderr
+    assert run(program("zoodip"), "inspect", check=False).returncode == 2
