@@ -41,9 +41,9 @@ void quantize_weight(int8_t *codes, void *scales, const void *weights, enum dtyp
             int64_t count = in - i < CHUNK ? in - i : CHUNK;
             dtype_to_float(chunk, row + i * dtype_size(type), type, count);
             for (int64_t k = 0; k < count; k++) {
-                // a scale that rounded to zero makes codes of +-infinity, and 0 / 0 is 0
-                float code = chunk[k] == 0 ? 0 : rintf(round_to(type, chunk[k] / scale));
-                codes[i + k] = (int8_t)fminf(fmaxf(code, -128.0f), 127.0f);
+                // 0 / 0 gives 0; a scale that rounded to zero gives codes of +-infinity
+                float code = rintf(round_to(type, chunk[k] / scale));
+                codes[i + k] = (int8_t)(code > 127 ? 127 : code < -128 ? -128 : isnan(code) ? 0 : code);
             }
         }
     }
