@@ -71,6 +71,23 @@ static struct error read_words(struct subject *s, const struct text_config *text
                     "token.placeholder");
 }
 
+/* Every layer of every part is there and has its shape. */
+static struct error check_weights(struct subject *s)
+{
+    const char *model = s->config.model;
+    int bits = (int)s->config.quant.bits;
+    struct text_encoder text;
+    struct unet unet;
+    struct vae vae;
+    TRY(text_encoder_load(&text, s->device, model, bits, store_nowhere()));
+    text_encoder_free(&text);
+    TRY(unet_load(&unet, s->device, model, bits, store_nowhere()));
+    unet_free(&unet);
+    TRY(vae_load(&vae, s->device, model, 0, true, true, store_nowhere()));
+    vae_free(&vae);
+    return ok();
+}
+
 static struct error read_all(struct subject *s)
 {
     const struct config *c = &s->config;
@@ -87,8 +104,9 @@ static struct error read_all(struct subject *s)
                            (long long)s->schedule.steps);
     TRY(check_parts(s, &text, &unet));
     TRY(read_words(s, &text));
-    TRY(dataset_read(&s->dataset, c, s->tokenizer, s->first_id, s->resolution, text.positions));
-    return device_open(&s->device, c->device, pool_default_threads(comm_ranks_here(s->comm)));
+    TRY(device_open(&s->device, c->device, pool_default_threads(comm_ranks_here(s->comm))));
+    TRY(check_weights(s));
+    return dataset_read(&s->dataset, c, s->tokenizer, s->first_id, s->resolution, text.positions);
 }
 
 struct error subject_read(struct subject *s, const char *config_path, const char *const *sets, int64_t set_count,

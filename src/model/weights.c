@@ -35,6 +35,11 @@ struct store store_alone(void)
     return (struct store){take_alone, ready_alone, give_alone, NULL};
 }
 
+struct store store_nowhere(void)
+{
+    return (struct store){0};
+}
+
 struct error weights_path(char path[4096], const char *folder, const char *part)
 {
     static const char *const names[] = {
@@ -100,9 +105,10 @@ struct error weights_load(struct weights *w, struct device *device, const char *
     if (e.code == ERROR_NONE) {
         w->memory_bytes = device_stored(device);
         drop_handles(w);
-        e = store.take(store.arg, w->memory_bytes, &w->memory, &fill);
+        if (store.take)
+            e = store.take(store.arg, w->memory_bytes, &w->memory, &fill);
     }
-    if (e.code == ERROR_NONE) {
+    if (e.code == ERROR_NONE && store.take) {
         device_store(device, w->memory, w->memory_bytes, fill);
         w->filling = fill;
         load(arg, w);

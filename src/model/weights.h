@@ -30,6 +30,10 @@ struct store {
 /* A process of its own: plain memory, always filled. */
 struct store store_alone(void);
 
+/* Nowhere: a load that only finds and measures every layer, so that what is wrong with a file is known before any work. The
+ * part is then fit for nothing but freeing; weights.memory_bytes says what it would take. */
+struct store store_nowhere(void);
+
 struct weights {
     struct device *device;
     int bits; /* 32, 16 or 8: how linear and convolution weights are kept */

@@ -1,0 +1,174 @@
+"""Whatever is wrong with config, files or arguments: one clear line, exit 2, before any work starts, from rank 0 alone."""
+import json
+import shutil
+
+import pytest
+
+from conftest import TOYBOX, mpirun, program, recipe, run
+
+MODEL, BEAR = TOYBOX / "model", TOYBOX / "subjects" / "bear5"
+
+# name -> (keys of the recipe that change, what the line must say)
+KEYS = {
+    "unknown key": (dict(zo__nn=2), ["zo.nn", "zo.n"]),
+    "unknown group": (dict(optimizer={"lr": 1}), ["optimizer"]),
+    "wrong type": (dict(zo__n="two"), ["zo.n"]),
+    "not whole": (dict(zo__n=1.5), ["zo.n"]),
+    "zero directions": (dict(zo__n=0), ["zo.n"]),
+    "negative eps": (dict(zo__eps=-1e-3), ["zo.eps"]),
+    "three sides": (dict(zo__sides=3), ["zo.sides"]),
+    "negative tau": (dict(zo__tau=-1), ["zo.tau"]),
+    "nu above one": (dict(zo__nu=1.5), ["zo.nu"]),
+    "timesteps backwards": (dict(zo__timesteps=[900, 500]), ["zo.timesteps"]),
+    "timesteps empty": (dict(zo__timesteps=[500, 500]), ["zo.timesteps"]),
+    "timesteps of one": (dict(zo__timesteps=[500]), ["zo.timesteps"]),
+    "timesteps beyond the schedule": (dict(zo__timesteps=[500, 2000]), ["zo.timesteps"]),
+    "no steps": (dict(optim__steps=0), ["optim.steps"]),
+    "lr as text": (dict(optim__lr="fast"), ["optim.lr"]),
+    "negative lr": (dict(optim__lr=-1), ["optim.lr"]),
+    "unknown schedule": (dict(optim__schedule="cosin"), ["optim.schedule", "cosine"]),
+    "batch of zero": (dict(optim__batch_size=0), ["optim.batch_size"]),
+    "beta of one": (dict(optim__beta1=1.0), ["optim.beta1"]),
+    "five bits": (dict(quant__bits=5), ["quant.bits"]),
+    "four bits": (dict(quant__bits=4), ["quant.bits"]),
+    "no model": (dict(model=None), ["model"]),
+    "missing model folder": (dict(model="/nowhere/at/all"), ["model", "/nowhere/at/all"]),
+    "model is a file": (dict(model=str(MODEL / "model_index.json")), ["model"]),
+    "missing pictures": (dict(data__images="/nowhere/photos"), ["data.images"]),
+    "empty picture list": (dict(data__images=[]), ["data.images"]),
+    "unknown device": (dict(device="tpu"), ["device"]),
+    "cuda without cuda": (dict(device="cuda"), ["cuda"]),
+    "odd resolution": (dict(data__resolution=63), ["data.resolution"]),
+    "unknown fit": (dict(data__fit="stretch"), ["data.fit"]),
+    "unknown property": (dict(data__property="thing", use_cc=False), ["data.property"]),
+    "flip as text": (dict(data__flip="no"), ["data.flip"]),
+    "missing captions": (dict(data__captions="/nowhere/cc.json"), ["cc.json"]),
+    "cc without captions": (dict(data__captions=None), ["captions"]),
+    "empty placeholder": (dict(token__placeholder=""), ["token.placeholder"]),
+    "two words as placeholder": (dict(token__placeholder="my toy"), ["token.placeholder"]),
+    "placeholder that is a token": (dict(token__placeholder="toy</w>"), ["token.placeholder"]),
+    "initializer of two tokens": (dict(token__initializer="toy toy"), ["token.initializer"]),
+    "no initializer": (dict(token__initializer=None), ["token.initializer"]),
+    "no vectors": (dict(token__vectors=0), ["token.vectors"]),
+    "no output": (dict(output__dir=None), ["output.dir"]),
+    "negative save_every": (dict(output__save_every=-1), ["output.save_every"]),
+    "prompts as number": (dict(output__prompts=3), ["output.prompts"]),
+    "seed as text": (dict(seed="x"), ["seed"]),
+}
+
+
+def refused(done, *words):
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip:")]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_config_keys(tmp_path, name):
+    changes, words = KEYS[name]
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(recipe(tmp_path / "out", **changes)))
+    refused(run(program("zoodip"), "train", config, check=False), *words)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"model": "x",}', '{"seed": 1, "seed": 2}', "\x00\x01", '{"a":' * 5000])
+def test_config_that_is_no_json_object(tmp_path, text):
+    config = tmp_path / "config.json"
+    config.write_text(text)
+    refused(run(program("zoodip"), "train", config, check=False), "config.json")
+
+
+def test_missing_config(tmp_path):
+    refused(run(program("zoodip"), "train", tmp_path / "none.json", check=False), "none.json")
+    refused(run(program("zoodip"), "train", tmp_path, check=False), str(tmp_path))
+
+
+@pytest.mark.parametrize("arguments,words", [
+    ([], ["command"]), (["trian"], ["trian"]), (["train"], ["CONFIG"]), (["train", "a", "b"], ["b"]), (["train", "--fast"], ["--fast"]),
+    (["train", "configs/toybox.json", "--set"], ["--set"]), (["train", "configs/toybox.json", "--set", "zo.n"], ["zo.n"]),
+    (["train", "configs/toybox.json", "--set", "zo.m=3"], ["zo.m"]), (["quantize"], ["--model"]),
+    (["quantize", "--model", "/nowhere", "--output", "/tmp/never"], ["/nowhere"]), (["inspect"], ["PATH"]),
+    (["inspect", "/nowhere"], ["/nowhere"]), (["bench"], ["CONFIG"]), (["generate"], ["--model"]),
+    (["generate", "--model", str(MODEL), "--prompt", "a toy"], ["--output"]),
+    (["generate", "--model", str(MODEL), "--prompt", "a toy", "--output", "/tmp/x.png", "--scheduler", "magic"], ["magic"]),
+    (["generate", "--model", str(MODEL), "--prompt", "a toy", "--output", "/tmp/x.png", "--size", "64"], ["--size"]),
+    (["generate", "--model", str(MODEL), "--prompt", "a toy", "--output", "/tmp/x.png", "--steps", "0"], ["--steps"]),
+    (["generate", "--model", str(MODEL), "--prompt", "a toy", "--output", "/tmp/x.png", "--embedding", "/nowhere.safetensors"],
+     ["/nowhere.safetensors"])])
+def test_command_lines(arguments, words):
+    refused(run(program("zoodip"), *arguments, check=False), *words)
+
+
+def copy_model(folder):
+    shutil.copytree(MODEL, folder)
+    return folder
+
+
+def drop(path):
+    path.unlink()
+
+
+def cut(path):
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def garble(path):
+    path.write_bytes(b"\xff" * 200)
+
+
+DAMAGE = [(file, harm) for file in ("text_encoder/model.safetensors", "text_encoder/config.json", "unet/config.json",
+                                    "unet/diffusion_pytorch_model.safetensors", "vae/config.json",
+                                    "vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json", "tokenizer/merges.txt")
+          for harm in (drop, cut, empty, garble)
+          if (file, harm) not in (("tokenizer/merges.txt", cut), ("tokenizer/merges.txt", empty))]  # still lists of merges
+
+
+@pytest.mark.parametrize("file,harm", DAMAGE, ids=lambda v: getattr(v, "__name__", v))
+def test_damaged_model_files(tmp_path, file, harm):
+    model = copy_model(tmp_path / "model")
+    harm(model / file)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(recipe(tmp_path / "out", model=str(model))))
+    refused(run(program("zoodip"), "train", config, check=False), file.split("/")[0])
+
+
+def test_config_that_does_not_fit_the_weights(tmp_path):
+    model = copy_model(tmp_path / "model")
+    path = model / "unet" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "layers_per_block": 2}))
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(recipe(tmp_path / "out", model=str(model))))
+    refused(run(program("zoodip"), "train", config, check=False), "diffusion_pytorch_model.safetensors", "missing")
+
+
+@pytest.mark.parametrize("harm", [cut, empty, garble], ids=lambda h: h.__name__)
+def test_damaged_picture(tmp_path, harm):
+    photos = tmp_path / "bear5"
+    shutil.copytree(BEAR, photos)
+    harm(photos / "02.png")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(recipe(tmp_path / "out", data__images=str(photos))))
+    refused(run(program("zoodip"), "train", config, check=False), "02.png")
+
+
+def test_picture_without_a_caption(tmp_path):
+    photos = tmp_path / "bear5"
+    shutil.copytree(BEAR, photos)
+    shutil.copy(photos / "00.png", photos / "99.png")
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(recipe(tmp_path / "out", data__images=str(photos))))
+    refused(run(program("zoodip"), "train", config, check=False), "99.png")
+
+
+def test_ranks_fail_together_with_one_line(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(recipe(tmp_path / "out", model="/nowhere")))
+    refused(mpirun(3, program("zoodip"), "train", config, check=False, timeout=60), "/nowhere")

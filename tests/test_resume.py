@@ -1,0 +1,134 @@
+"""Nothing is lost: kill -9 at random moments and --resume end with the bits of the quiet run, on one rank and on three; a
+signal finishes the step, checkpoints and exits 75."""
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import ROOT, environment, learned, metrics, mpirun, program, run, write_recipe
+
+STEPS = 60
+CHANGES = dict(optim__steps=STEPS, output__checkpoint_every=7, output__checkpoint_keep=3, output__prompts=[], zo__tau=8)
+
+
+def start(ranks, config, *options):
+    command = [program("zoodip"), "train", str(config), *options]
+    if ranks > 1:
+        command = ["mpirun", "--oversubscribe", "-np", str(ranks), *command]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                            start_new_session=True)
+
+
+def wait_for_steps(output, steps, process, timeout=60):
+    end = time.time() + timeout
+    while time.time() < end and process.poll() is None:
+        try:
+            if len((output / "metrics.jsonl").read_text().splitlines()) >= steps:
+                return
+        except FileNotFoundError:
+            pass
+        time.sleep(0.01)
+
+
+def newest(output):
+    return max((int(p.stem.split("-")[1]) for p in (output / "checkpoints").glob("step-*.safetensors")), default=0)
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    config, output = write_recipe(tmp_path_factory.mktemp("quiet"), **CHANGES)
+    run(program("zoodip"), "train", config)
+    return learned(output), [m["losses"] for m in metrics(output)]
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_kill_9_at_random_moments(tmp_path, quiet, ranks):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    chance = random.Random(ranks)
+    for attempt in range(5):
+        process = start(ranks, config, *(["--resume"] if attempt else []))
+        wait_for_steps(output, newest(output) + 1, process)
+        time.sleep(chance.uniform(0, 0.4))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    mpirun(ranks, program("zoodip"), "train", config, "--resume")
+    assert learned(output) == quiet[0]
+    assert [m["losses"] for m in metrics(output)] == quiet[1]
+    assert [m["step"] for m in metrics(output)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("which", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_finishes_the_step_and_exits_75(tmp_path, quiet, ranks, which):
+    if ranks > 1 and which != signal.SIGUSR1:
+        pytest.skip("mpirun kills its ranks soon after a TERM or INT: launch/run.sh turns them into USR1")
+    config, output = write_recipe(tmp_path, **CHANGES)
+    process = start(ranks, config)
+    wait_for_steps(output, 3, process)
+    process.send_signal(which)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, stderr
+    done = len(metrics(output))
+    assert newest(output) == done and done < STEPS
+    assert "--resume" in stderr
+    mpirun(ranks, program("zoodip"), "train", config, "--resume")
+    assert learned(output) == quiet[0]
+
+
+def test_resume_without_a_checkpoint_starts_at_step_0(tmp_path, quiet):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    done = run(program("zoodip"), "train", config, "--resume")
+    assert "step 0" in done.stderr
+    assert learned(output) == quiet[0]
+
+
+def test_resume_of_a_finished_run_changes_nothing(tmp_path, quiet):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    run(program("zoodip"), "train", config)
+    run(program("zoodip"), "train", config, "--resume")
+    assert learned(output) == quiet[0]
+    assert len(metrics(output)) == STEPS
+
+
+def test_more_ranks_may_go_on(tmp_path, quiet):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    process = start(1, config)
+    wait_for_steps(output, 20, process)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=60) == 75
+    process.stderr.close()
+    mpirun(2, program("zoodip"), "train", config, "--resume")
+    assert learned(output) == quiet[0]
+
+
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, quiet):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    process = start(1, config)
+    wait_for_steps(output, 30, process)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=60) == 75
+    process.stderr.close()
+    path = output / "checkpoints" / f"step-{newest(output)}.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    done = run(program("zoodip"), "train", config, "--resume")
+    assert path.name in done.stderr and "checksum" in done.stderr
+    assert learned(output) == quiet[0]
+
+
+def test_another_recipe_is_refused(tmp_path):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    run(program("zoodip"), "train", config, "--set", "optim.steps=8")
+    done = run(program("zoodip"), "train", config, "--resume", "--set", "optim.lr=0.5", check=False)
+    assert done.returncode == 2 and "recipe" in done.stderr
+
+
+def test_a_fresh_start_forgets_older_checkpoints(tmp_path):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    run(program("zoodip"), "train", config, "--set", "optim.steps=14")
+    run(program("zoodip"), "train", config, "--set", "optim.steps=5")
+    assert newest(output) == 5
