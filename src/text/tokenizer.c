@@ -344,7 +344,8 @@ static struct error read_special(struct tokenizer *t, const cJSON *config, const
             *id = t->added[i].id;
     if (*id < 0)
         return error_input("%s: %s: \"%.60s\" is not in the vocabulary", path, key, text);
-    return has_pattern(t, text) ? ok() : add_pattern(t, text, *id, normalized);
+    // whatever `normalized` says there, transformers cuts special tokens out of the raw text
+    return has_pattern(t, text) ? ok() : add_pattern(t, text, *id, false);
 }
 
 static struct error read_added(struct tokenizer *t, const cJSON *item, const cJSON *id, const char *path)
