@@ -105,7 +105,7 @@ def test_chosen_texts(folder):
 def test_chosen_texts_with_added_words(folder):
     compare(folder, TEXTS, ["sks"])
     compare(folder, TEXTS, ["sks", "sks_1", "sks_2"])
-    compare(folder, TEXTS, ["<toy>", "Dog", "do"])
+    compare(folder, TEXTS, ["<toy>", "Dog", "zzq"])
 
 
 def test_random_texts(folder):
