@@ -99,15 +99,24 @@ static struct error paint_jobs(const struct subject *s, const float *embedding, 
 
 /* ---------------------------------------------------------------------------------------------------- gallery */
 
-static struct error show(struct gallery *g, const struct picture *picture, const char *what, const char *prompt)
+/* The caption becomes the gallery's. */
+static struct error show(struct gallery *g, const struct picture *picture, char *caption)
 {
-    char text[300];
-    snprintf(text, sizeof text, prompt ? "%.80s: %.200s" : "%.80s%.200s", what, prompt ? prompt : "");
-    char *caption = memory_string(text);
     if (!caption)
         return error_memory("a caption");
     g->captions[g->shown_count] = caption;
     g->shown[g->shown_count++] = (struct report_picture){caption, picture};
+    return ok();
+}
+
+static struct error show_word(struct gallery *g, const struct picture *pictures, const char *word)
+{
+    const struct texts *prompts = &g->subject->config.output.prompts;
+    for (int64_t i = 0; i < g->prompts; i++) {
+        char *caption;
+        TRY(captions_fill(prompts->items[i], word, 1, &caption));
+        TRY(show(g, &pictures[i], caption));
+    }
     return ok();
 }
 
@@ -122,13 +131,10 @@ static struct error list_shown(struct gallery *g)
         return error_memory("the pictures");
     for (int64_t i = 0; i < s->dataset.count; i++) {
         const char *slash = strrchr(s->dataset.paths[i], '/');
-        TRY(show(g, &s->dataset.pictures[i], slash ? slash + 1 : s->dataset.paths[i], NULL));
+        TRY(show(g, &s->dataset.pictures[i], memory_string(slash ? slash + 1 : s->dataset.paths[i])));
     }
-    for (int64_t i = 0; i < g->prompts; i++)
-        TRY(show(g, &g->initializer[i], c->token.initializer, c->output.prompts.items[i]));
-    for (int64_t i = 0; i < g->prompts; i++)
-        TRY(show(g, &g->learned[i], c->token.placeholder, c->output.prompts.items[i]));
-    return ok();
+    TRY(show_word(g, g->initializer, c->token.initializer));
+    return show_word(g, g->learned, c->token.placeholder);
 }
 
 struct error gallery_draw(struct gallery *g, const struct subject *s, const float *embedding)
