@@ -14,10 +14,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 def noise_directions(history, nu):
     """Principal directions behind those that hold a share 1 - nu of the variance; the last of centred data is no direction."""
-    h = StandardScaler().fit_transform(history)
+    h = StandardScaler().fit_transform(history.astype(np.float64))
     pca = PCA(min(len(h) - 1, h.shape[1]), svd_solver="full").fit(h)
     k = int(np.argmax(np.cumsum(pca.explained_variance_ratio_) > 1 - nu))
-    return torch.tensor(pca.components_[k + 1:], dtype=torch.float32)
+    return torch.tensor(pca.components_[k + 1:])
 
 
 class Learner:
@@ -27,22 +27,26 @@ class Learner:
         self.shape, self.eps, self.tau, self.nu = start.shape, eps, tau, nu
         self.row = torch.nn.Parameter(torch.as_tensor(start, dtype=torch.float32).flatten().clone())
         self.adam = torch.optim.Adam([self.row], lr=lr, betas=(0.9, 0.999), eps=1e-3)
-        self.history, self.noise = [], torch.zeros(0, self.row.numel())
+        self.history, self.noise = [], torch.zeros(0, self.row.numel(), dtype=torch.float64)
 
     def step(self, losses, directions):
         """losses [n + 1, batch], directions [n, vectors, width] -> the new embedding."""
-        z = torch.as_tensor(directions).flatten(1)
+        z = torch.as_tensor(directions).flatten(1).double()
         loss = torch.as_tensor(losses, dtype=torch.float64).mean(1)
-        slopes = ((loss[1:] - loss[0]) / self.eps).float()
         n, d = len(z), self.row.numel() - len(self.noise)
-        gradient = (slopes @ z) / (n * ((d + n - 1) / n) ** 0.5)
-        self.row.grad = gradient - (gradient @ self.noise.T) @ self.noise
+        gradient = ((loss[1:] - loss[0]) / self.eps) @ z / (n * ((d + n - 1) / n) ** 0.5)
+        self.row.grad = (gradient - (gradient @ self.noise.T) @ self.noise).float()
         self.adam.step()
-        self.history.append(self.row.detach().numpy().copy())
+        return self.row.detach().reshape(self.shape).clone()
+
+    def remember(self, embedding):
+        """The updated embedding into the history. A separate act, so that a replay can remember the embeddings of the run
+        that it follows: the directions of least variance magnify the last bit of a history a thousandfold, and PyTorch's
+        own Adam, whose square root is not exactly rounded, has another last bit now and then."""
+        self.history.append(embedding.flatten().numpy().copy())
         if len(self.history) == self.tau:
             self.noise = noise_directions(np.stack(self.history), self.nu)
             self.history = []
-        return self.row.detach().reshape(self.shape).clone()
 
 
 class Judge:
