@@ -1,0 +1,97 @@
+"""The same bits on any number of ranks and threads, in any sharing out, with ranks that get no lane among them."""
+import json
+import re
+
+import pytest
+
+from conftest import SD15, SHAPES, learned, make_model, metrics, mpirun, program, run, write_recipe
+
+GRID = [(ranks, threads) for ranks in (1, 2, 3, 5) for threads in (1, 2)]
+SHORT = dict(optim__steps=20, zo__tau=6, output__prompts=[])
+
+
+def train(folder, ranks, threads, **changes):
+    config, output = write_recipe(folder, **changes)
+    mpirun(ranks, program("zoodip"), "train", config, threads=threads)
+    return learned(output), [m["losses"] for m in metrics(output)]
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """One rank, one thread."""
+    return train(tmp_path_factory.mktemp("quiet"), 1, 1, **SHORT)
+
+
+@pytest.mark.parametrize("ranks,threads", GRID[1:])
+def test_toybox(tmp_path, quiet, ranks, threads):
+    assert train(tmp_path, ranks, threads, **SHORT) == quiet
+
+
+def test_several_pictures_directions_and_vectors(tmp_path):
+    changes = dict(SHORT, optim__steps=6, zo__n=3, optim__batch_size=2, token__vectors=2, data__flip=True, zo__tau=3)
+    one = train(tmp_path / "1", 1, 2, **changes)
+    for ranks in (2, 3, 5):
+        assert train(tmp_path / str(ranks), ranks, 1, **changes) == one
+
+
+def test_more_lanes_than_fit_one_batch(tmp_path):
+    """17 directions under 2 pictures: more lanes than one rank evaluates at once."""
+    changes = dict(SHORT, optim__steps=2, zo__n=17, optim__batch_size=2)
+    assert train(tmp_path / "1", 1, 2, **changes) == train(tmp_path / "4", 4, 1, **changes)
+
+
+def test_two_sides(tmp_path):
+    changes = dict(SHORT, optim__steps=4, zo__n=2, zo__sides=2)
+    one = train(tmp_path / "1", 1, 1, **changes)
+    assert len(one[1][0]) == 5
+    assert train(tmp_path / "3", 3, 1, **changes) == one
+
+
+@pytest.mark.parametrize("bits", [16, 32])
+def test_other_weights(tmp_path, bits):
+    changes = dict(SHORT, optim__steps=4, quant__bits=bits)
+    assert train(tmp_path / "1", 1, 1, **changes) == train(tmp_path / "2", 2, 2, **changes)
+
+
+def test_sd15_layer_widths(tmp_path):
+    """The widths of Stable Diffusion 1.5 with one layer a block and a narrow VAE, at 128 px."""
+    shape = dict(text=dict(SD15["text"], num_hidden_layers=1, vocab_size=1571),
+                 unet=dict(SD15["unet"], layers_per_block=1, sample_size=16),
+                 vae=dict(SHAPES["plain"]["vae"], block_out_channels=(8, 8, 8, 16)))
+    model = make_model(tmp_path / "model", shape, "float16")
+    changes = dict(SHORT, model=str(model), data__resolution=128, optim__steps=2, zo__n=1)
+    runs = [train(tmp_path / f"{r}x{t}", r, t, **changes) for r, t in ((1, 1), (1, 2), (2, 1), (3, 2))]
+    assert all(r == runs[0] for r in runs[1:])
+
+
+def test_every_instruction_set_alone_keeps_its_bits(tmp_path):
+    changes = dict(SHORT, optim__steps=3)
+    config, output = write_recipe(tmp_path, **changes)
+    for isa in ("generic", "avx2", "avx512"):
+        if "ZOODIP_ISA" in run(program("zoodip"), "train", config, threads=1, env={"ZOODIP_ISA": isa}, check=False).stderr:
+            continue  # not an instruction set of this machine
+        one = learned(output)
+        run(program("zoodip"), "train", config, threads=2, env={"ZOODIP_ISA": isa})
+        assert learned(output) == one
+
+
+def test_losses_are_all_there_in_full_precision(tmp_path):
+    config, output = write_recipe(tmp_path, **dict(SHORT, optim__steps=3, zo__n=2, optim__batch_size=2))
+    mpirun(2, program("zoodip"), "train", config)
+    lines = metrics(output)
+    assert [m["step"] for m in lines] == [1, 2, 3]
+    for m in lines:
+        assert len(m["losses"]) == 6
+        assert m["loss"] == pytest.approx((m["losses"][0] + m["losses"][1]) / 2, rel=1e-15)
+    raw = (output / "metrics.jsonl").read_text()
+    assert max(len(n) for n in re.findall(r"0\.\d+", raw)) >= 17
+    assert json.loads(raw.splitlines()[0])["removed"] == 0
+
+
+def test_ranks_of_a_node_share_one_copy_of_the_weights(tmp_path):
+    """The weights' memory counts once, however many ranks: mapped by all, and nothing of it is left behind."""
+    from pathlib import Path
+    before = set(Path("/dev/shm").glob("zoodip*"))
+    config, _ = write_recipe(tmp_path, **SHORT)
+    mpirun(3, program("zoodip"), "train", config)
+    assert set(Path("/dev/shm").glob("zoodip*")) == before
