@@ -83,10 +83,12 @@ class Judge:
         timestep = draws["timestep"].long()
         noisy = self.schedule.add_noise(latents, draws["noise"], timestep)
         rows = [embedding, *(embedding + eps * z for z in draws["directions"])]
-        return torch.stack([self.lane(row, noisy, timestep, draws) for row in rows])
+        hidden = torch.cat([self.hidden(row, draws["input_ids"].long()) for row in rows])
+        lanes = len(rows)
+        predicted = self.unet(noisy.repeat(lanes, 1, 1, 1), timestep.repeat(lanes), hidden).sample
+        errors = predicted - draws["noise"].repeat(lanes, 1, 1, 1)
+        return errors.double().square().flatten(1).mean(1).reshape(lanes, -1)
 
-    def lane(self, rows, noisy, timestep, draws):
+    def hidden(self, rows, ids):
         self.table.data[self.first:self.first + len(rows)] = rows
-        hidden = self.text(draws["input_ids"].long()).last_hidden_state
-        predicted = self.unet(noisy, timestep, hidden).sample
-        return (predicted - draws["noise"]).double().square().flatten(1).mean(1)
+        return self.text(ids).last_hidden_state
