@@ -21,7 +21,8 @@ static void print_help(void)
 {
     printf("usage: zoodip COMMAND [ARGUMENTS]\n"
            "\n"
-           "Teaches a quantized Stable Diffusion model one new word from a handful of pictures, with forward passes only.\n"
+           "Teaches a quantized Stable Diffusion model one new word from a handful of pictures, with forward passes "
+           "only.\n"
            "\n");
     for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
         printf("  %-10s %s\n", commands[i].name, commands[i].meaning);

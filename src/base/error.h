@@ -1,7 +1,8 @@
 /* base/error.h
  *
- * Errors are values. A function that can fail returns `struct error`; code 0 means that all went well. The value travels
- * up unchanged (or with the name of a file or key put before it) to the one place that prints it: main on rank 0.
+ * Errors are values. A function that can fail returns `struct error`; code 0 means that all went well. The value
+ * travels up unchanged (or with the name of a file or key put before it) to the one place that prints it: main on rank
+ * 0.
  *
  * The codes are the program's exit codes, so that whoever makes the error decides what the shell will see.
  */
@@ -22,8 +23,8 @@ struct error {
 
 struct error ok(void);
 
-/* printf-like; the text is cut at the field's size. Control characters in it are shown as '?', so that a hostile name in
- * a file cannot move the reader's terminal. */
+/* printf-like; the text is cut at the field's size. Control characters in it are shown as '?', so that a hostile name
+ * in a file cannot move the reader's terminal. */
 __attribute__((format(printf, 1, 2))) struct error error_failed(const char *format, ...);
 __attribute__((format(printf, 1, 2))) struct error error_input(const char *format, ...);
 

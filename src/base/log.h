@@ -1,7 +1,7 @@
 /* base/log.h
  *
- * Lines for people, on stderr, each begun with "zoodip: ". Control characters are shown as '?'. Rank 0 speaks for all: callers
- * on other ranks stay silent.
+ * Lines for people, on stderr, each begun with "zoodip: ". Control characters are shown as '?'. Rank 0 speaks for all:
+ * callers on other ranks stay silent.
  */
 #ifndef ZOODIP_BASE_LOG_H
 #define ZOODIP_BASE_LOG_H

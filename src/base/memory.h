@@ -1,7 +1,7 @@
 /* base/memory.h
  *
- * Heap memory that starts at zero and on a cache line. Sizes are counts times a size, checked for overflow, since both may
- * come from a file.
+ * Heap memory that starts at zero and on a cache line. Sizes are counts times a size, checked for overflow, since both
+ * may come from a file.
  */
 #ifndef ZOODIP_BASE_MEMORY_H
 #define ZOODIP_BASE_MEMORY_H

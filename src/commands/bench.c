@@ -13,7 +13,8 @@ static void print_help(void)
 {
     printf("usage: zoodip bench CONFIG.json [--set KEY=VALUE]... [--evaluations N]\n"
            "\n"
-           "Runs training steps of a config without writing anything, and prints one line of JSON: evaluations per second,\n"
+           "Runs training steps of a config without writing anything, and prints one line of JSON: evaluations per "
+           "second,\n"
            "step time, memory. One step is run first and not counted.\n"
            "\n"
            "  --evaluations N   measure at least this many evaluations (default 30)\n"
@@ -48,7 +49,8 @@ static struct error print_result(const struct subject *s, const struct training 
     cJSON_AddNumberToObject(line, "evaluations_per_second", (double)(steps * t->lanes) / seconds);
     cJSON_AddNumberToObject(line, "loading_seconds", loading);
     cJSON_AddNumberToObject(line, "peak_bytes", peak_bytes());
-    cJSON_AddNumberToObject(line, "weights_bytes", (double)(s->text.weights.memory_bytes + s->unet.weights.memory_bytes));
+    cJSON_AddNumberToObject(line, "weights_bytes",
+                            (double)(s->text.weights.memory_bytes + s->unet.weights.memory_bytes));
     cJSON_AddNumberToObject(line, "arena_bytes", (double)arena);
     char *text = cJSON_PrintUnformatted(line);
     if (text)

@@ -1,7 +1,7 @@
 /* commands/commands.h
  *
- * The subcommands. Each gets its own arguments (argv[0] is its name) and the communicator, and returns what main prints on
- * rank 0. A command's --help goes to stdout.
+ * The subcommands. Each gets its own arguments (argv[0] is its name) and the communicator, and returns what main prints
+ * on rank 0. A command's --help goes to stdout.
  */
 #ifndef ZOODIP_COMMANDS_COMMANDS_H
 #define ZOODIP_COMMANDS_COMMANDS_H

@@ -177,7 +177,8 @@ void gallery_free(struct gallery *g)
 }
 
 /* A picture into its cell, enlarged where it is small. */
-static struct error place(struct picture *sheet, const struct picture *picture, int64_t cell, int64_t column, int64_t row)
+static struct error place(struct picture *sheet, const struct picture *picture, int64_t cell, int64_t column,
+                          int64_t row)
 {
     struct picture sized;
     TRY(picture_resize(&sized, picture, cell, cell));

@@ -1,7 +1,7 @@
 /* commands/gallery.h
  *
- * A run's pictures: the subject's photos, what the model draws for the initializer word, what it draws for the learned word, on
- * every prompt of output.prompts, from the same start. All ranks draw; rank 0 puts them together.
+ * A run's pictures: the subject's photos, what the model draws for the initializer word, what it draws for the learned
+ * word, on every prompt of output.prompts, from the same start. All ranks draw; rank 0 puts them together.
  */
 #ifndef ZOODIP_COMMANDS_GALLERY_H
 #define ZOODIP_COMMANDS_GALLERY_H
@@ -18,7 +18,8 @@ struct gallery {
     int64_t shown_count;
 };
 
-/* Draws both words with PNDM, 50 steps, guidance 7.5. Collective. embedding [vectors, width]. Free with gallery_free. */
+/* Draws both words with PNDM, 50 steps, guidance 7.5. Collective. embedding [vectors, width]. Free with gallery_free.
+ */
 struct error gallery_draw(struct gallery *g, const struct subject *subject, const float *embedding);
 
 /* FOLDER/grid.png: a row of photos, a row of the initializer, a row of the learned word. */

@@ -1,7 +1,7 @@
 /* commands/options.h
  *
- * Command lines by a table: --name VALUE (or --name=VALUE), flags, and plain arguments in order. Errors name the option and
- * the remedy.
+ * Command lines by a table: --name VALUE (or --name=VALUE), flags, and plain arguments in order. Errors name the option
+ * and the remedy.
  */
 #ifndef ZOODIP_COMMANDS_OPTIONS_H
 #define ZOODIP_COMMANDS_OPTIONS_H
@@ -27,8 +27,8 @@ struct option {
     struct option_values *many; /* may be given several times; items has room for argc */
 };
 
-/* argv[1..]: fills what the table points at; *help for -h or --help (everything else is then ignored). `plain` receives at
- * most `room` arguments that are no options. */
+/* argv[1..]: fills what the table points at; *help for -h or --help (everything else is then ignored). `plain` receives
+ * at most `room` arguments that are no options. */
 struct error options_read(int argc, char **argv, const struct option *table, int64_t options, bool *help,
                           const char **plain, int64_t room, int64_t *plain_count);
 

@@ -7,17 +7,18 @@
 
 static void print_help(void)
 {
-    printf("usage: zoodip quantize --model DIR --output DIR [--bits 8]\n"
-           "\n"
-           "Writes a model folder whose linear and convolution weights are int8, one scale for each output channel, as\n"
-           "optimum-quanto's qint8 makes them. About a quarter of an fp32 model's size; every command reads it.\n"
-           "\n"
-           "  --model DIR     a diffusers model folder (fp32, fp16 or bf16)\n"
-           "  --output DIR    the new folder\n"
-           "  --bits N        8\n"
-           "\n"
-           "example:\n"
-           "  zoodip quantize --model stable-diffusion-v1-5 --output sd15-int8\n");
+    printf(
+        "usage: zoodip quantize --model DIR --output DIR [--bits 8]\n"
+        "\n"
+        "Writes a model folder whose linear and convolution weights are int8, one scale for each output channel, as\n"
+        "optimum-quanto's qint8 makes them. About a quarter of an fp32 model's size; every command reads it.\n"
+        "\n"
+        "  --model DIR     a diffusers model folder (fp32, fp16 or bf16)\n"
+        "  --output DIR    the new folder\n"
+        "  --bits N        8\n"
+        "\n"
+        "example:\n"
+        "  zoodip quantize --model stable-diffusion-v1-5 --output sd15-int8\n");
 }
 
 static void say(const char *part)

@@ -8,7 +8,8 @@
 #include "files/file.h"
 #include "model/embedding.h"
 
-/* ---------------------------------------------------------------------------------------------------- shared weights */
+/* ---------------------------------------------------------------------------------------------------- shared weights
+ */
 
 static struct error take_shared(void *arg, int64_t bytes, void **memory, bool *fill)
 {
@@ -37,8 +38,8 @@ static struct error check_parts(struct subject *s, const struct text_config *tex
 {
     const struct config *c = &s->config;
     if (unet->cross_dim != text->width)
-        return error_input("%s/unet/config.json: cross_attention_dim: %lld, but the text encoder is %lld wide", c->model,
-                           (long long)unet->cross_dim, (long long)text->width);
+        return error_input("%s/unet/config.json: cross_attention_dim: %lld, but the text encoder is %lld wide",
+                           c->model, (long long)unet->cross_dim, (long long)text->width);
     if (unet->in_channels != s->vae.latent_channels || unet->out_channels != s->vae.latent_channels)
         return error_input("%s/unet/config.json: in_channels, out_channels: expected %lld, the VAE's latent_channels",
                            c->model, (long long)s->vae.latent_channels);
@@ -100,8 +101,8 @@ static struct error read_all(struct subject *s)
     TRY(vae_config_read(&s->vae, c->model));
     TRY(noise_schedule_read(&s->schedule, c->model));
     if (c->zo.timesteps[1] > s->schedule.steps)
-        return error_input("zo.timesteps: %lld: the model's scheduler has %lld timesteps", (long long)c->zo.timesteps[1],
-                           (long long)s->schedule.steps);
+        return error_input("zo.timesteps: %lld: the model's scheduler has %lld timesteps",
+                           (long long)c->zo.timesteps[1], (long long)s->schedule.steps);
     TRY(check_parts(s, &text, &unet));
     TRY(read_words(s, &text));
     TRY(device_open(&s->device, c->device, pool_default_threads(comm_ranks_here(s->comm))));
@@ -147,7 +148,8 @@ struct error subject_load(struct subject *s)
     TRY(encode_pictures(s));
     if (speaks)
         log_line("loading text encoder and UNet with %lld-bit weights", (long long)c->quant.bits);
-    TRY(comm_agree(s->comm, text_encoder_load(&s->text, s->device, c->model, (int)c->quant.bits, store_shared(s->comm))));
+    TRY(comm_agree(s->comm,
+                   text_encoder_load(&s->text, s->device, c->model, (int)c->quant.bits, store_shared(s->comm))));
     TRY(comm_agree(s->comm, unet_load(&s->unet, s->device, c->model, (int)c->quant.bits, store_shared(s->comm))));
     s->initializer = memory_take(s->text.config.width, sizeof *s->initializer);
     struct error e = s->initializer ? text_encoder_token(&s->text, s->initializer_id, s->initializer)

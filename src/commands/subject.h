@@ -1,7 +1,8 @@
 /* commands/subject.h
  *
- * From a config to everything that training stands on: the checks that need the model's folder, the pictures, the VAE for as
- * long as it takes to encode them, then text encoder and UNet in memory that the node's ranks share. Used by train and bench.
+ * From a config to everything that training stands on: the checks that need the model's folder, the pictures, the VAE
+ * for as long as it takes to encode them, then text encoder and UNet in memory that the node's ranks share. Used by
+ * train and bench.
  */
 #ifndef ZOODIP_COMMANDS_SUBJECT_H
 #define ZOODIP_COMMANDS_SUBJECT_H

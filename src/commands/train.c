@@ -19,13 +19,15 @@ static void print_help(void)
 {
     printf("usage: zoodip train CONFIG.json [--set KEY=VALUE]... [--resume]\n"
            "\n"
-           "Learns one word from a folder of pictures, all ranks on it. Run it under mpirun to use several ranks; a rank takes\n"
+           "Learns one word from a folder of pictures, all ranks on it. Run it under mpirun to use several ranks; a "
+           "rank takes\n"
            "the cores it is bound to, or OMP_NUM_THREADS threads.\n"
            "\n"
            "  --set KEY=VALUE   a config key for this run, such as zo.n=4 (may be given several times)\n"
            "  --resume          go on from the newest good checkpoint in output.dir; without one, start at step 0\n"
            "\n"
-           "Writes into output.dir: learned_embeds.safetensors, metrics.jsonl, loss.png, grid.png, report.html, checkpoints/.\n"
+           "Writes into output.dir: learned_embeds.safetensors, metrics.jsonl, loss.png, grid.png, report.html, "
+           "checkpoints/.\n"
            "SIGUSR1 (and SIGTERM, SIGINT) finishes the step, checkpoints and exits 75; run again with --resume.\n"
            "\n"
            "examples:\n"
@@ -93,13 +95,25 @@ static struct error write_report(const struct run *r, const struct gallery *gall
     snprintf(text[0], sizeof *text, "%s", device_name(r->subject.device));
     snprintf(text[1], sizeof *text, "%d", comm_size(r->subject.comm));
     snprintf(text[2], sizeof *text, "%lld", (long long)t->state.step);
-    snprintf(text[3], sizeof *text, "%.1f s in steps, %.1f s in all (this run)", t->seconds, clock_seconds() - r->started);
+    snprintf(text[3], sizeof *text, "%.1f s in steps, %.1f s in all (this run)", t->seconds,
+             clock_seconds() - r->started);
     snprintf(text[4], sizeof *text, "%.5f, over %lld fixed draws", t->validation_first, (long long)t->validation_draws);
     snprintf(text[5], sizeof *text, "%.5f", t->validation_last);
     snprintf(text[6], sizeof *text, "%.0f MB on rank 0", peak_megabytes());
-    const char *const facts[] = {"device",          text[0], "ranks", text[1], "steps", text[2], "time", text[3],
-                                 "validation loss at the start", text[4], "validation loss at the end", text[5],
-                                 "peak memory",     text[6]};
+    const char *const facts[] = {"device",
+                                 text[0],
+                                 "ranks",
+                                 text[1],
+                                 "steps",
+                                 text[2],
+                                 "time",
+                                 text[3],
+                                 "validation loss at the start",
+                                 text[4],
+                                 "validation loss at the end",
+                                 text[5],
+                                 "peak memory",
+                                 text[6]};
     char *json = config_json(c);
     if (!json)
         return error_memory("the report");

@@ -37,7 +37,8 @@ int64_t json_integers(struct json *json, const char *key, int64_t *out, int64_t 
 /* A list of at most `room` strings; returns how many. */
 int64_t json_strings(struct json *json, const char *key, const char **out, int64_t room);
 
-/* Refuses the file where a key is there, not null, and not `only`, given as JSON text (such as "false", "1", "\"silu\""). */
+/* Refuses the file where a key is there, not null, and not `only`, given as JSON text (such as "false", "1",
+ * "\"silu\""). */
 void json_only(struct json *json, const char *key, const char *only);
 
 /* "FILE: KEY: text" as the reader's error, unless there is one already. */

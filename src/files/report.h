@@ -1,8 +1,8 @@
 /* files/report.h
  *
  * What a run leaves for people: metrics.jsonl (a line a step), TensorBoard events, loss.png, and report.html, one
- * self-contained page (curve as inline SVG, pictures as data URIs, config, timings). Everything that came from a user is
- * escaped.
+ * self-contained page (curve as inline SVG, pictures as data URIs, config, timings). Everything that came from a user
+ * is escaped.
  */
 #ifndef ZOODIP_FILES_REPORT_H
 #define ZOODIP_FILES_REPORT_H
@@ -14,15 +14,15 @@
 #include "files/picture.h"
 
 struct metric {
-    int64_t step;             /* from 1 */
-    double loss;              /* mean of the unperturbed slots */
-    const double *losses;     /* [slots], row-major [direction 0..n, picture] */
+    int64_t step;         /* from 1 */
+    double loss;          /* mean of the unperturbed slots */
+    const double *losses; /* [slots], row-major [direction 0..n, picture] */
     int64_t slots;
-    double validation;        /* NAN where it was not due */
-    double grad_norm;         /* of the projected gradient */
-    int64_t removed;          /* directions taken out of this step's gradient */
+    double validation; /* NAN where it was not due */
+    double grad_norm;  /* of the projected gradient */
+    int64_t removed;   /* directions taken out of this step's gradient */
     double lr;
-    double seconds;           /* of this step */
+    double seconds; /* of this step */
     double evaluations_per_second;
 };
 
@@ -41,7 +41,8 @@ struct error metrics_add(struct metrics *metrics, const struct metric *metric);
 struct error metrics_flush(struct metrics *metrics);
 void metrics_close(struct metrics *metrics);
 
-/* Reads FOLDER/metrics.jsonl back for the curve. Arrays of *count, to be freed with memory_free; validation has NAN gaps. */
+/* Reads FOLDER/metrics.jsonl back for the curve. Arrays of *count, to be freed with memory_free; validation has NAN
+ * gaps. */
 struct error metrics_read(const char *folder, int64_t *count, int64_t **steps, double **losses, double **validations,
                           double **seconds);
 

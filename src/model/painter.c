@@ -82,8 +82,8 @@ void painter_free(struct painter *p)
     program_free(p->encode);
     program_free(p->predict);
     program_free(p->decode);
-    struct tensor *const kept[] = {&p->ids,  &p->rows,  &p->hidden, &p->sample, &p->timestep,
-                                   &p->map,  &p->noise, &p->latent, &p->image};
+    struct tensor *const kept[] = {&p->ids, &p->rows,  &p->hidden, &p->sample, &p->timestep,
+                                   &p->map, &p->noise, &p->latent, &p->image};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_release(p->parts.device, kept[i]);
     memory_free(p->latents);

@@ -27,11 +27,11 @@ struct painter_parts {
     const struct unet *unet;
     const struct vae *vae; /* with its decoder */
     const struct noise_schedule *schedule;
-    int64_t length;           /* ids of a prompt */
-    int64_t height, width;    /* of the latents */
-    int64_t vectors;          /* rows of learned words, 0 for none */
-    int32_t first_id;         /* the id of row 0; the others follow */
-    bool guided;              /* two lanes: negative, prompt */
+    int64_t length;        /* ids of a prompt */
+    int64_t height, width; /* of the latents */
+    int64_t vectors;       /* rows of learned words, 0 for none */
+    int32_t first_id;      /* the id of row 0; the others follow */
+    bool guided;           /* two lanes: negative, prompt */
 };
 
 struct painter {
@@ -45,8 +45,8 @@ struct painter {
 struct error painter_new(struct painter *p, const struct painter_parts *parts);
 void painter_free(struct painter *p);
 
-/* ids [lanes, length]: negative first where guided. rows [vectors, width]. start [height, width, channels]: standard normal
- * latents. tick(arg, call, calls) is told of progress; may be NULL. picture is made new. */
+/* ids [lanes, length]: negative first where guided. rows [vectors, width]. start [height, width, channels]: standard
+ * normal latents. tick(arg, call, calls) is told of progress; may be NULL. picture is made new. */
 struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, const float *start,
                           enum sampler_kind kind, int64_t steps, double guidance,
                           void (*tick)(void *arg, int64_t call, int64_t calls), void *arg, struct picture *picture);

@@ -34,7 +34,8 @@ static bool ends_with(const char *text, const char *end)
     return a >= b && strcmp(text + a - b, end) == 0;
 }
 
-/* Linear and convolution weights are the float tensors of 2 or 4 dimensions called X.weight, except embedding tables. */
+/* Linear and convolution weights are the float tensors of 2 or 4 dimensions called X.weight, except embedding tables.
+ */
 static bool is_layer(const struct entry *t)
 {
     return ends_with(t->name, ".weight") && (t->ranks == 2 || t->ranks == 4) && is_float(t->type) && t->count > 0 &&
@@ -155,8 +156,8 @@ static struct error quantize_part(const char *folder, const char *out, const cha
     TRY(safetensors_open(&p.in, path));
     struct error e = fill_part(&p);
     if (e.code == ERROR_NONE)
-        e = write_part(&p, to, strcmp(part, "text_encoder") == 0 ? "model.safetensors"
-                                                                 : "diffusion_pytorch_model.safetensors");
+        e = write_part(&p, to,
+                       strcmp(part, "text_encoder") == 0 ? "model.safetensors" : "diffusion_pytorch_model.safetensors");
     free_part(&p);
     return e;
 }

@@ -9,7 +9,8 @@
 
 enum { SKIPS = UNET_BLOCKS * (UNET_LAYERS + 1) + 1 };
 
-static const float transformer_eps = 1e-6f, layer_norm_eps = 1e-5f; /* Transformer2DModel and BasicTransformerBlock fix them */
+static const float transformer_eps = 1e-6f,
+                   layer_norm_eps = 1e-5f; /* Transformer2DModel and BasicTransformerBlock fix them */
 
 /* ---------------------------------------------------------------------------------------------------- config */
 
@@ -264,8 +265,8 @@ void unet_free(struct unet *u)
 struct flow {
     struct device *d;
     struct tensor h;
-    bool parted;         /* h has a lane for each evaluation, not for each picture */
-    struct tensor time;  /* silu(timestep embedding), for h's lanes */
+    bool parted;        /* h has a lane for each evaluation, not for each picture */
+    struct tensor time; /* silu(timestep embedding), for h's lanes */
     struct tensor map, hidden;
     struct skip {
         struct tensor h;
@@ -305,7 +306,8 @@ static void attend_to_self(struct device *d, const struct transformer *t, const 
     device_drop(d, &h);
 }
 
-/* The text comes in here. Up to the query nothing depends on it, so the first time the lanes part right behind the query. */
+/* The text comes in here. Up to the query nothing depends on it, so the first time the lanes part right behind the
+ * query. */
 static void attend_to_text(struct flow *f, const struct transformer *t, const struct transformer_block *b,
                            struct tensor *x)
 {
@@ -419,8 +421,9 @@ static void go_up(struct flow *f, const struct unet *u)
             continue;
         // twice as large; where a size was odd on the way down, as large as the skip that it will meet
         struct tensor meets = f->skips[f->skip_count - 1].h;
-        become(f->d, &f->h, conv_forward(f->d, b->sampler, f->h, meets.height, meets.width, f->h.channels,
-                                         (struct conv){.stride = 1, .pad = 1, .up = true}));
+        become(f->d, &f->h,
+               conv_forward(f->d, b->sampler, f->h, meets.height, meets.width, f->h.channels,
+                            (struct conv){.stride = 1, .pad = 1, .up = true}));
     }
 }
 
@@ -447,7 +450,8 @@ struct tensor unet_forward(struct device *d, const struct unet *u, const struct 
                        (struct conv){.stride = 1, .pad = c->conv_in_kernel / 2});
     go_down(&f, u);
 
-    // middle: from here on h is no skip and may be dropped; the last skip is the same tensor, so the first step keeps it
+    // middle: from here on h is no skip and may be dropped; the last skip is the same tensor, so the first step keeps
+    // it
     f.h = resnet_forward(d, &u->mid_first, f.h, &f.time);
     through_transformer(&f, &u->mid);
     become(d, &f.h, resnet_forward(d, &u->mid_second, f.h, &f.time));

@@ -3,11 +3,12 @@
  * diffusers' UNet2DConditionModel as Stable Diffusion 1.x and 2.x configure it:
  *
  *     timestep ─ sinusoid ─ linear ─ silu ─ linear ─ silu ─► every resnet
- *     sample ─ conv_in ─ [resnet (─ transformer)] x layers ─ down ... ─ mid ─ ... [concat skip ─ resnet (─ transformer)] ─ up ─ norm ─ conv_out
+ *     sample ─ conv_in ─ [resnet (─ transformer)] x layers ─ down ... ─ mid ─ ... [concat skip ─ resnet (─
+ * transformer)] ─ up ─ norm ─ conv_out
  *
- * A lane is one evaluation. What cannot depend on the text (timestep, conv_in, everything up to the first cross-attention)
- * is computed once per picture and then handed to the picture's lanes: `map` says which picture a lane looks at. After
- * that point a lane has its own numbers; `struct flow` carries which side of it we are on.
+ * A lane is one evaluation. What cannot depend on the text (timestep, conv_in, everything up to the first
+ * cross-attention) is computed once per picture and then handed to the picture's lanes: `map` says which picture a lane
+ * looks at. After that point a lane has its own numbers; `struct flow` carries which side of it we are on.
  */
 #ifndef ZOODIP_MODEL_UNET_H
 #define ZOODIP_MODEL_UNET_H
@@ -21,9 +22,9 @@ enum { UNET_BLOCKS = 8, UNET_LAYERS = 17, UNET_DEPTH = 16 };
 struct unet_config {
     int64_t in_channels, out_channels, sample_size;
     int64_t blocks, channels[UNET_BLOCKS];
-    int64_t layers[UNET_BLOCKS]; /* layers_per_block */
-    int64_t heads[UNET_BLOCKS];  /* attention heads of each block's channels */
-    int64_t depth[UNET_BLOCKS];  /* transformer_layers_per_block */
+    int64_t layers[UNET_BLOCKS];                         /* layers_per_block */
+    int64_t heads[UNET_BLOCKS];                          /* attention heads of each block's channels */
+    int64_t depth[UNET_BLOCKS];                          /* transformer_layers_per_block */
     bool down_cross[UNET_BLOCKS], up_cross[UNET_BLOCKS]; /* does the block look at the text? */
     int64_t cross_dim, groups, time_dim, conv_in_kernel, conv_out_kernel, downsample_padding;
     float eps, freq_shift;

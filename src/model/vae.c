@@ -174,10 +174,12 @@ static void through_mid(struct device *d, const struct vae_mid *m, int64_t group
     become(d, x, resnet_forward(d, &m->second, *x, NULL));
 }
 
-static struct tensor finish(struct device *d, const struct vae_half *half, int64_t groups, struct tensor *x, int64_t out)
+static struct tensor finish(struct device *d, const struct vae_half *half, int64_t groups, struct tensor *x,
+                            int64_t out)
 {
     op_norm(d, *x, *x, half->norm_out, groups, vae_eps, ACT_SILU);
-    struct tensor y = conv_forward(d, half->conv_out, *x, x->height, x->width, out, (struct conv){.stride = 1, .pad = 1});
+    struct tensor y =
+        conv_forward(d, half->conv_out, *x, x->height, x->width, out, (struct conv){.stride = 1, .pad = 1});
     device_drop(d, x);
     return y;
 }
@@ -194,8 +196,9 @@ struct tensor vae_encode(struct device *d, const struct vae *v, struct tensor pi
             become(d, &x, resnet_forward(d, &b->resnets[j], x, NULL));
         // diffusers pads one row below and one column to the right, none above and left: F.pad (0, 1, 0, 1)
         if (b->sampler)
-            become(d, &x, conv_forward(d, b->sampler, x, (x.height - 2) / 2 + 1, (x.width - 2) / 2 + 1, x.channels,
-                                       (struct conv){.stride = 2, .pad = 0}));
+            become(d, &x,
+                   conv_forward(d, b->sampler, x, (x.height - 2) / 2 + 1, (x.width - 2) / 2 + 1, x.channels,
+                                (struct conv){.stride = 2, .pad = 0}));
     }
     through_mid(d, &e->mid, c->groups, &x);
     struct tensor moments = finish(d, e, c->groups, &x, 2 * c->latent_channels);
@@ -221,8 +224,9 @@ struct tensor vae_decode(struct device *d, const struct vae *v, struct tensor la
         for (int64_t j = 0; j < b->resnet_count; j++)
             become(d, &x, resnet_forward(d, &b->resnets[j], x, NULL));
         if (b->sampler)
-            become(d, &x, conv_forward(d, b->sampler, x, 2 * x.height, 2 * x.width, x.channels,
-                                       (struct conv){.stride = 1, .pad = 1, .up = true}));
+            become(d, &x,
+                   conv_forward(d, b->sampler, x, 2 * x.height, 2 * x.width, x.channels,
+                                (struct conv){.stride = 1, .pad = 1, .up = true}));
     }
     return finish(d, e, c->groups, &x, c->out_channels);
 }

@@ -43,12 +43,18 @@ struct store store_nowhere(void)
 struct error weights_path(char path[4096], const char *folder, const char *part)
 {
     static const char *const names[] = {
-        "diffusion_pytorch_model.safetensors",      "diffusion_pytorch_model.safetensors.index.json",
-        "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors.index.fp16.json",
-        "diffusion_pytorch_model.bf16.safetensors", "diffusion_pytorch_model.safetensors.index.bf16.json",
-        "model.safetensors",                        "model.safetensors.index.json",
-        "model.fp16.safetensors",                   "model.safetensors.index.fp16.json",
-        "model.bf16.safetensors",                   "model.safetensors.index.bf16.json",
+        "diffusion_pytorch_model.safetensors",
+        "diffusion_pytorch_model.safetensors.index.json",
+        "diffusion_pytorch_model.fp16.safetensors",
+        "diffusion_pytorch_model.safetensors.index.fp16.json",
+        "diffusion_pytorch_model.bf16.safetensors",
+        "diffusion_pytorch_model.safetensors.index.bf16.json",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "model.fp16.safetensors",
+        "model.safetensors.index.fp16.json",
+        "model.bf16.safetensors",
+        "model.safetensors.index.bf16.json",
         "diffusion_pytorch_model.non_ema.safetensors",
     };
     char directory[4096];
@@ -61,7 +67,8 @@ struct error weights_path(char path[4096], const char *folder, const char *part)
     char pickled[4096];
     TRY(path_join(pickled, directory, "diffusion_pytorch_model.bin"));
     if (file_exists(pickled))
-        return error_input("%s: only pickled weights (.bin) here; save the model with safe_serialization=True", directory);
+        return error_input("%s: only pickled weights (.bin) here; save the model with safe_serialization=True",
+                           directory);
     if (!folder_exists(directory))
         return error_input("%s: no such folder; a diffusers model folder has a part `%s`", directory, part);
     return error_input("%s: no weights here; expected %s or %s", directory, names[0], names[6]);
@@ -183,7 +190,8 @@ static void wrong_shape(struct weights *w, const struct entry *entry, const int6
 }
 
 /* The entry `name``suffix` with its shape checked, or NULL with the error set. */
-static const struct entry *need(struct weights *w, const char *name, const char *suffix, const int64_t *shape, int ranks)
+static const struct entry *need(struct weights *w, const char *name, const char *suffix, const int64_t *shape,
+                                int ranks)
 {
     const struct entry *entry = find_suffixed(w, name, suffix);
     if (!entry) {
@@ -224,8 +232,8 @@ static struct weight *hand_over(struct weights *w, const char *name, const struc
     return weight;
 }
 
-static const struct weight *layer(struct weights *w, const char *name, int64_t out, int64_t in, int64_t kernel, bool bias,
-                                  bool gated)
+static const struct weight *layer(struct weights *w, const char *name, int64_t out, int64_t in, int64_t kernel,
+                                  bool bias, bool gated)
 {
     if (w->error.code != ERROR_NONE)
         return NULL;
@@ -306,8 +314,13 @@ const struct weight *weights_norm(struct weights *w, int64_t channels, const cha
         wrong(w, gain->name, "expected F32, F16 or BF16");
         return NULL;
     }
-    struct weight_source source = {.data = gain->data, .type = gain->type, .bias = shift->data, .bias_type = shift->type,
-                                   .out = channels, .kh = 1, .kw = 1};
+    struct weight_source source = {.data = gain->data,
+                                   .type = gain->type,
+                                   .bias = shift->data,
+                                   .bias_type = shift->type,
+                                   .out = channels,
+                                   .kh = 1,
+                                   .kw = 1};
     return hand_over(w, name, &source, 32);
 }
 
@@ -324,6 +337,7 @@ const struct weight *weights_table(struct weights *w, int64_t rows, int64_t dim,
         wrong(w, table->name, "expected F32, F16 or BF16");
         return NULL;
     }
-    struct weight_source source = {.data = table->data, .type = table->type, .out = rows, .in = dim, .kh = 1, .kw = 1, .table = true};
+    struct weight_source source = {
+        .data = table->data, .type = table->type, .out = rows, .in = dim, .kh = 1, .kw = 1, .table = true};
     return hand_over(w, name, &source, table->type == F32 ? 32 : 16);
 }

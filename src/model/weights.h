@@ -4,9 +4,9 @@
  * transformers give them and handed to the device. The first thing wrong sticks, so that a network is loaded as a plain
  * list of its layers and checked once at the end.
  *
- * Two spellings of one layer are the same to the caller: text encoders with and without "text_model.", the VAE's attention
- * before and after diffusers 0.17 (query, key, value, proj_attn). A layer may be stored as numbers (X.weight) or as
- * optimum-quanto stores int8 (X.weight._data, X.weight._scale).
+ * Two spellings of one layer are the same to the caller: text encoders with and without "text_model.", the VAE's
+ * attention before and after diffusers 0.17 (query, key, value, proj_attn). A layer may be stored as numbers (X.weight)
+ * or as optimum-quanto stores int8 (X.weight._data, X.weight._scale).
  */
 #ifndef ZOODIP_MODEL_WEIGHTS_H
 #define ZOODIP_MODEL_WEIGHTS_H
@@ -18,8 +18,8 @@
 #include "device/device.h"
 #include "files/safetensors.h"
 
-/* Where the packed weights go. take gives `bytes` of memory and says whether this process is the one to fill it; ready is
- * called when it has (or has failed: `e`), and returns what all who share the memory agree on. */
+/* Where the packed weights go. take gives `bytes` of memory and says whether this process is the one to fill it; ready
+ * is called when it has (or has failed: `e`), and returns what all who share the memory agree on. */
 struct store {
     struct error (*take)(void *arg, int64_t bytes, void **memory, bool *fill);
     struct error (*ready)(void *arg, struct error e);
@@ -30,8 +30,8 @@ struct store {
 /* A process of its own: plain memory, always filled. */
 struct store store_alone(void);
 
-/* Nowhere: a load that only finds and measures every layer, so that what is wrong with a file is known before any work. The
- * part is then fit for nothing but freeing; weights.memory_bytes says what it would take. */
+/* Nowhere: a load that only finds and measures every layer, so that what is wrong with a file is known before any work.
+ * The part is then fit for nothing but freeing; weights.memory_bytes says what it would take. */
 struct store store_nowhere(void);
 
 struct weights {
@@ -47,9 +47,9 @@ struct weights {
     int64_t memory_bytes;
 };
 
-/* Opens the weights in FOLDER/PART, whichever of diffusers' and transformers' file names is there: sharded or not, with a
- * variant (fp16) or not; calls load(arg, weights) twice, once to measure and once to fill, and closes up.
- * bits 0: each layer as the file has it. */
+/* Opens the weights in FOLDER/PART, whichever of diffusers' and transformers' file names is there: sharded or not, with
+ * a variant (fp16) or not; calls load(arg, weights) twice, once to measure and once to fill, and closes up. bits 0:
+ * each layer as the file has it. */
 struct error weights_load(struct weights *w, struct device *device, const char *folder, const char *part, int bits,
                           struct store store, void (*load)(void *arg, struct weights *w), void *arg);
 void weights_free(struct weights *w);
@@ -57,7 +57,8 @@ void weights_free(struct weights *w);
 /* Which of diffusers' file names FOLDER/PART has. */
 struct error weights_path(char path[4096], const char *folder, const char *part);
 
-/* Layers by name (printf-like, without ".weight"). A linear layer may be stored as a 1 x 1 convolution and the other way. */
+/* Layers by name (printf-like, without ".weight"). A linear layer may be stored as a 1 x 1 convolution and the other
+ * way. */
 __attribute__((format(printf, 5, 6))) const struct weight *weights_linear(struct weights *w, int64_t out, int64_t in,
                                                                           bool bias, const char *name, ...);
 __attribute__((format(printf, 4, 5))) const struct weight *weights_gated(struct weights *w, int64_t out, int64_t in,

@@ -10,25 +10,25 @@
 enum { FILE_LIMIT = 16 << 20, CAPTION_LIMIT = 4096, WORD_ROOM = 64 };
 
 static const char *const object_templates[] = {
-    "a photo of a {}",          "a rendering of a {}",        "a cropped photo of the {}", "the photo of a {}",
-    "a photo of a clean {}",    "a photo of a dirty {}",      "a dark photo of the {}",    "a photo of my {}",
-    "a photo of the cool {}",   "a close-up photo of a {}",   "a bright photo of the {}",  "a cropped photo of a {}",
-    "a photo of the {}",        "a good photo of the {}",     "a photo of one {}",         "a close-up photo of the {}",
-    "a rendition of the {}",    "a photo of the clean {}",    "a rendition of a {}",       "a photo of a nice {}",
-    "a good photo of a {}",     "a photo of the nice {}",     "a photo of the small {}",   "a photo of the weird {}",
-    "a photo of the large {}",  "a photo of a cool {}",       "a photo of a small {}",
+    "a photo of a {}",         "a rendering of a {}",      "a cropped photo of the {}", "the photo of a {}",
+    "a photo of a clean {}",   "a photo of a dirty {}",    "a dark photo of the {}",    "a photo of my {}",
+    "a photo of the cool {}",  "a close-up photo of a {}", "a bright photo of the {}",  "a cropped photo of a {}",
+    "a photo of the {}",       "a good photo of the {}",   "a photo of one {}",         "a close-up photo of the {}",
+    "a rendition of the {}",   "a photo of the clean {}",  "a rendition of a {}",       "a photo of a nice {}",
+    "a good photo of a {}",    "a photo of the nice {}",   "a photo of the small {}",   "a photo of the weird {}",
+    "a photo of the large {}", "a photo of a cool {}",     "a photo of a small {}",
 };
 
 static const char *const style_templates[] = {
-    "a painting in the style of {}",          "a rendering in the style of {}",
-    "a cropped painting in the style of {}",  "the painting in the style of {}",
-    "a clean painting in the style of {}",    "a dirty painting in the style of {}",
-    "a dark painting in the style of {}",     "a picture in the style of {}",
-    "a cool painting in the style of {}",     "a close-up painting in the style of {}",
-    "a bright painting in the style of {}",   "a cropped painting in the style of {}",
-    "a good painting in the style of {}",     "a close-up painting in the style of {}",
-    "a rendition in the style of {}",         "a nice painting in the style of {}",
-    "a small painting in the style of {}",    "a weird painting in the style of {}",
+    "a painting in the style of {}",         "a rendering in the style of {}",
+    "a cropped painting in the style of {}", "the painting in the style of {}",
+    "a clean painting in the style of {}",   "a dirty painting in the style of {}",
+    "a dark painting in the style of {}",    "a picture in the style of {}",
+    "a cool painting in the style of {}",    "a close-up painting in the style of {}",
+    "a bright painting in the style of {}",  "a cropped painting in the style of {}",
+    "a good painting in the style of {}",    "a close-up painting in the style of {}",
+    "a rendition in the style of {}",        "a nice painting in the style of {}",
+    "a small painting in the style of {}",   "a weird painting in the style of {}",
     "a large painting in the style of {}",
 };
 
@@ -75,14 +75,16 @@ static struct error pick(struct captions *c, const cJSON *root, const char *path
 {
     const cJSON *own = captions_of(root, subject);
     if (!own)
-        return error_input("%s: %s: no captions for this subject; add {\"%s\": {\"FILE\": \"a photo of a {} ...\"}}", path,
-                           subject, subject);
+        return error_input("%s: %s: no captions for this subject; add {\"%s\": {\"FILE\": \"a photo of a {} ...\"}}",
+                           path, subject, subject);
     for (int64_t i = 0; i < c->count; i++) {
         const cJSON *caption = cJSON_GetObjectItemCaseSensitive(own, names[i]);
         if (!caption)
-            return error_input("%s: %s: no caption for picture %s; add one, or set use_cc to false", path, subject, names[i]);
+            return error_input("%s: %s: no caption for picture %s; add one, or set use_cc to false", path, subject,
+                               names[i]);
         if (!cJSON_IsString(caption) || strlen(caption->valuestring) > CAPTION_LIMIT)
-            return error_input("%s: %s: %s: expected a caption of at most %d bytes", path, subject, names[i], CAPTION_LIMIT);
+            return error_input("%s: %s: %s: expected a caption of at most %d bytes", path, subject, names[i],
+                               CAPTION_LIMIT);
         if (!strstr(caption->valuestring, "{}"))
             return error_input("%s: %s: %s: no {} in the caption, where the word goes", path, subject, names[i]);
         c->templates[i] = memory_string(caption->valuestring);

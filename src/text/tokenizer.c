@@ -12,8 +12,8 @@
 
 enum { FILE_LIMIT = 64 << 20, BYTES = 256 };
 
-/* A word that is cut out of the text before anything else: `pattern` is matched in the raw text, or, where `normalized`, the
- * normalized pattern in the normalized text. */
+/* A word that is cut out of the text before anything else: `pattern` is matched in the raw text, or, where
+ * `normalized`, the normalized pattern in the normalized text. */
 struct added {
     char *pattern;
     int32_t id;
@@ -31,8 +31,8 @@ struct tokenizer {
 
 /* ---------------------------------------------------------------------------------------------------- characters */
 
-/* The visible character that stands for a byte (GPT-2's bytes_to_unicode): itself where it is printable Latin-1, else the
- * next free one from 256 on. */
+/* The visible character that stands for a byte (GPT-2's bytes_to_unicode): itself where it is printable Latin-1, else
+ * the next free one from 256 on. */
 static int32_t character_of_byte(int byte)
 {
     int32_t next = 256;
@@ -164,8 +164,8 @@ static int64_t contraction(const char *text, int64_t length)
     return 0;
 }
 
-/* Normalized text without added words, cut by CLIP's pattern: contractions, runs of letters, single digits, runs of what is
- * neither letter, digit nor space. */
+/* Normalized text without added words, cut by CLIP's pattern: contractions, runs of letters, single digits, runs of
+ * what is neither letter, digit nor space. */
 static struct error split_text(const struct tokenizer *t, const char *text, int64_t length, struct ids *out)
 {
     for (int64_t at = 0; at < length;) {
@@ -308,7 +308,8 @@ struct error tokenizer_add(struct tokenizer *t, const char *word, int32_t *id)
 
 /* ---------------------------------------------------------------------------------------------------- loading */
 
-/* A special token's text: a string, or an object with `content`. *normalized as the object says (default: `otherwise`). */
+/* A special token's text: a string, or an object with `content`. *normalized as the object says (default: `otherwise`).
+ */
 static const char *token_text(const cJSON *item, bool otherwise, bool *normalized)
 {
     *normalized = otherwise;
@@ -355,7 +356,8 @@ static struct error read_added(struct tokenizer *t, const cJSON *item, const cJS
     if (!text || !*text || !cJSON_IsNumber(id) || id->valuedouble != floor(id->valuedouble) || id->valuedouble < 0 ||
         id->valuedouble >= 1 << 24)
         return error_input("%s: added_tokens: expected objects with id and content", path);
-    return has_pattern(t, text) ? ok() : error_in(add_pattern(t, text, (int32_t)id->valuedouble, normalized), "%s", path);
+    return has_pattern(t, text) ? ok()
+                                : error_in(add_pattern(t, text, (int32_t)id->valuedouble, normalized), "%s", path);
 }
 
 /* Pieces for single bytes. */

@@ -1,8 +1,9 @@
 /* text/tokenizer.h
  *
- * CLIP's byte-level BPE (transformers' CLIPTokenizer): text is normalized (NFC, white space collapsed, lower case), split
- * by CLIP's pattern, bytes mapped to visible characters, pairs merged by rank, the last piece of a word marked "</w>".
- * Added words (the placeholder) are cut out of the text first, as AddedVocabulary of the tokenizers library does.
+ * CLIP's byte-level BPE (transformers' CLIPTokenizer): text is normalized (NFC, white space collapsed, lower case),
+ * split by CLIP's pattern, bytes mapped to visible characters, pairs merged by rank, the last piece of a word marked
+ * "</w>". Added words (the placeholder) are cut out of the text first, as AddedVocabulary of the tokenizers library
+ * does.
  *
  * Ids equal `CLIPTokenizer.from_pretrained(folder)(text, padding="max_length", max_length=n, truncation=True)`.
  */
@@ -16,7 +17,8 @@
 
 struct tokenizer;
 
-/* Loads FOLDER (the model's `tokenizer/`): vocab.json + merges.txt, or tokenizer.json alone. Errors name file and key. */
+/* Loads FOLDER (the model's `tokenizer/`): vocab.json + merges.txt, or tokenizer.json alone. Errors name file and key.
+ */
 struct error tokenizer_load(struct tokenizer **tokenizer, const char *folder);
 void tokenizer_free(struct tokenizer *tokenizer);
 

@@ -109,7 +109,10 @@ struct error vocabulary_add_merge(struct vocabulary *v, const char *left, const 
     memcpy(joined + a, right, b + 1);
     int32_t l = vocabulary_find(v, left), r = vocabulary_find(v, right), result = vocabulary_find(v, joined);
     if (l < 0 || r < 0 || result < 0)
-        return error_input("merge %d: \"%.100s\" is not in the vocabulary", rank + 1, l < 0 ? left : r < 0 ? right : joined);
+        return error_input("merge %d: \"%.100s\" is not in the vocabulary", rank + 1,
+                           l < 0   ? left
+                           : r < 0 ? right
+                                   : joined);
     if (2 * v->merge_count >= v->merge_room)
         TRY(grow_merges(v));
     struct merge_slot *slot = merge_slot(v->merges, v->merge_room, l, r);

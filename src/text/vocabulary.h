@@ -1,6 +1,7 @@
 /* text/vocabulary.h
  *
- * The tables of a byte-level BPE: pieces by name, merges by pair. Read from vocab.json + merges.txt, or from tokenizer.json.
+ * The tables of a byte-level BPE: pieces by name, merges by pair. Read from vocab.json + merges.txt, or from
+ * tokenizer.json.
  *
  * Invariant: ids lie in [0, size), size is one above the highest id; every merge's parts and result are pieces.
  */
@@ -17,11 +18,11 @@ struct vocabulary {
     struct piece_slot {
         char *name; /* NULL: free */
         int32_t id;
-    } *pieces; /* open addressing, piece_room a power of two */
+    } * pieces; /* open addressing, piece_room a power of two */
     int64_t piece_count, piece_room;
     struct merge_slot {
         int32_t left, right, result, rank; /* result < 0: free */
-    } *merges;
+    } * merges;
     int64_t merge_count, merge_room;
 };
 

@@ -129,8 +129,9 @@ static struct error encode_captions(struct dataset *s, const struct config *conf
         for (int64_t k = 0; k < length; k++)
             seen += ids[k] == first_id + config->token.vectors - 1;
         if (e.code == ERROR_NONE && seen == 0)
-            e = error_input("data.captions: \"%.200s\": the word is not among its first %lld tokens; shorten the caption",
-                            text, (long long)length);
+            e = error_input(
+                "data.captions: \"%.200s\": the word is not among its first %lld tokens; shorten the caption", text,
+                (long long)length);
         memory_free(text);
         TRY(e);
     }

@@ -1,7 +1,7 @@
 /* zo/dataset.h
  *
- * The subject: its pictures, as posteriors of the VAE (mean and log-variance, encoded once, plain and mirrored), and the
- * captions with the word in them, as token ids.
+ * The subject: its pictures, as posteriors of the VAE (mean and log-variance, encoded once, plain and mirrored), and
+ * the captions with the word in them, as token ids.
  */
 #ifndef ZOODIP_ZO_DATASET_H
 #define ZOODIP_ZO_DATASET_H
@@ -24,15 +24,16 @@ struct dataset {
     struct picture *pictures; /* [count], fitted to the resolution */
     struct captions captions; /* templates, or one for each picture */
     bool caption_per_picture;
-    int64_t length;           /* ids of a caption */
-    int32_t *ids;             /* [captions.count, length] */
+    int64_t length; /* ids of a caption */
+    int32_t *ids;   /* [captions.count, length] */
     bool flip;
     int64_t height, width, channels; /* of a latent; set by dataset_encode */
-    float *moments[2];        /* plain, mirrored (NULL without flip): [count, height, width, 2 channels] */
+    float *moments[2];               /* plain, mirrored (NULL without flip): [count, height, width, 2 channels] */
 };
 
-/* Finds and reads the pictures, fits them to resolution x resolution, reads or makes the captions. Says through the error
- * which key, file or caption is at fault. `first_id`.. are the word's tokens: every caption must keep them within `length`. */
+/* Finds and reads the pictures, fits them to resolution x resolution, reads or makes the captions. Says through the
+ * error which key, file or caption is at fault. `first_id`.. are the word's tokens: every caption must keep them within
+ * `length`. */
 struct error dataset_read(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
                           int32_t first_id, int64_t resolution, int64_t length);
 void dataset_free(struct dataset *s);
@@ -40,8 +41,8 @@ void dataset_free(struct dataset *s);
 /* Encodes the pictures: each rank a share of them, then all have all. Collective. */
 struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm);
 
-/* A sample of picture i's posterior times the VAE's scaling factor -> latent [height, width, channels]: mean + std * normals,
- * with log-variance clamped to [-30, 20] (diffusers' DiagonalGaussianDistribution). normals NULL: the mean. */
+/* A sample of picture i's posterior times the VAE's scaling factor -> latent [height, width, channels]: mean + std *
+ * normals, with log-variance clamped to [-30, 20] (diffusers' DiagonalGaussianDistribution). normals NULL: the mean. */
 void dataset_latent(const struct dataset *s, int64_t i, bool mirrored, const float *normals, float scaling_factor,
                     float *latent);
 

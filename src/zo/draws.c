@@ -65,7 +65,8 @@ void draws_make(struct draws *d, int64_t step)
         uint64_t index = (uint64_t)b;
         d->picture[b] = picture_of(d, (step - 1) * s->batch + b);
         d->flip[b] = s->flip ? (int32_t)(rng_word(s->seed, at, STREAM_FLIP, index) >> 31) : 0;
-        d->caption[b] = s->captions ? rng_integer(s->seed, at, STREAM_CAPTION, index, 0, (int32_t)s->captions) : d->picture[b];
+        d->caption[b] =
+            s->captions ? rng_integer(s->seed, at, STREAM_CAPTION, index, 0, (int32_t)s->captions) : d->picture[b];
         d->timestep[b] = rng_integer(s->seed, at, STREAM_TIMESTEP, index, s->timesteps[0], s->timesteps[1]);
     }
     int64_t numbers = s->batch * s->height * s->width * s->channels;

@@ -3,9 +3,11 @@
  * Evaluations, a batch of lanes at a time: text encoder, UNet, squared error, in one program.
  *
  *     ids, rows ─► text encoder ─► hidden ─┐
- *     noisy latents, timesteps ──────────► UNet ─► prediction ─► mean squared error to the target, a double for each lane
+ *     noisy latents, timesteps ──────────► UNet ─► prediction ─► mean squared error to the target, a double for each
+ * lane
  *
- * A lane looks at one of the batch's pictures (`map`); what depends on the picture alone is computed once for all its lanes.
+ * A lane looks at one of the batch's pictures (`map`); what depends on the picture alone is computed once for all its
+ * lanes.
  */
 #ifndef ZOODIP_ZO_EVALUATOR_H
 #define ZOODIP_ZO_EVALUATOR_H

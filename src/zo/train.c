@@ -43,7 +43,8 @@ struct draw_shape training_draws(const struct config *config, int64_t pictures, 
     };
 }
 
-/* ------------------------------------------------------------------------------------------ one step, as in the paper */
+/* ------------------------------------------------------------------------------------------ one step, as in the paper
+ */
 
 /* Noise on a picture's latent at one timestep, and what the network should say of it. */
 static void make_noisy(struct training *t, int64_t picture, bool mirrored, const float *posterior, const float *noise,
@@ -174,12 +175,13 @@ static struct error check_batch(struct training *t, int64_t first, int64_t end, 
     for (int64_t k = 0; k < s->lanes; k++) {
         int64_t draw = first + k < end ? first + k : end - 1, picture = draw % set->count;
         uint64_t seed = (uint64_t)c->seed, index = (uint64_t)draw;
-        int32_t timestep = rng_integer(seed, 0, STREAM_TIMESTEP, index, t->draws.shape.timesteps[0],
-                                       t->draws.shape.timesteps[1]);
+        int32_t timestep =
+            rng_integer(seed, 0, STREAM_TIMESTEP, index, t->draws.shape.timesteps[0], t->draws.shape.timesteps[1]);
         rng_normals(seed, 0, STREAM_NOISE, index * (uint64_t)numbers, numbers, noise);
         make_noisy(t, picture, false, NULL, noise, timestep, l->noisy + k * numbers, l->target + k * numbers);
-        int64_t caption = set->caption_per_picture ? picture
-                                                   : rng_integer(seed, 0, STREAM_CAPTION, index, 0, (int32_t)set->captions.count);
+        int64_t caption = set->caption_per_picture
+                              ? picture
+                              : rng_integer(seed, 0, STREAM_CAPTION, index, 0, (int32_t)set->captions.count);
         l->timesteps[k] = (float)timestep;
         l->map[k] = (int32_t)k;
         memcpy(l->ids + k * s->length, set->ids + caption * s->length, (size_t)s->length * sizeof *l->ids);
@@ -211,7 +213,8 @@ struct error training_validate(struct training *t, const float *embedding, doubl
     return e;
 }
 
-/* ------------------------------------------------------------------------------------------ what a run leaves behind */
+/* ------------------------------------------------------------------------------------------ what a run leaves behind
+ */
 
 /* A file that could not be written does not end the training: it is said, and tried again at the next save. */
 static void note(struct training *t, struct error e)
@@ -354,7 +357,8 @@ static struct error run_steps(struct training *t, struct metrics *metrics, struc
     // behind the barrier all that rank 0 saved is on the disk, so any rank may end
     TRY(comm_barrier(t->parts.comm));
     if (stop && t->state.step < c->optim.steps)
-        return (struct error){ERROR_PREEMPTED, "stopped by a signal after a checkpoint; run again with --resume to go on"};
+        return (struct error){ERROR_PREEMPTED,
+                              "stopped by a signal after a checkpoint; run again with --resume to go on"};
     if (t->unsaved)
         return error_failed("%s: the last save failed", c->output.dir);
     return ok();
@@ -397,7 +401,8 @@ struct error training_resume(struct training *t)
                               comm_rank(t->parts.comm) == 0 ? log_warning_text : log_nothing);
     TRY(comm_agree(t->parts.comm, e));
     if (comm_rank(t->parts.comm) == 0)
-        log_line(found ? "resuming after step %lld" : "no checkpoint yet: starting at step %lld", (long long)t->state.step);
+        log_line(found ? "resuming after step %lld" : "no checkpoint yet: starting at step %lld",
+                 (long long)t->state.step);
     return compare_ranks(t);
 }
 
@@ -406,9 +411,8 @@ struct error training_resume(struct training *t)
 static struct error batch_new(struct lane_batch *l, const struct training *t, int64_t lanes, int64_t pictures)
 {
     const struct dataset *set = t->parts.dataset;
-    const struct evaluator_shape s = {lanes,          pictures,    set->height,
-                                      set->width,     set->channels, set->length,
-                                      t->vectors,     t->dim / t->vectors, t->parts.first_id};
+    const struct evaluator_shape s = {lanes,       pictures,   set->height,         set->width,       set->channels,
+                                      set->length, t->vectors, t->dim / t->vectors, t->parts.first_id};
     int64_t numbers = set->height * set->width * set->channels;
     l->noisy = memory_take(pictures * numbers, sizeof *l->noisy);
     l->target = memory_take(pictures * numbers, sizeof *l->target);

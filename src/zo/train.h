@@ -1,7 +1,8 @@
 /* zo/train.h
  *
  * ZOODiP's training, one step after the other (arXiv 2503.14868, section 4). train.c reads from top to bottom as the
- * algorithm: draw, look at the pictures, perturb, evaluate a share of the lanes, sum the slots, estimate, project, update.
+ * algorithm: draw, look at the pictures, perturb, evaluate a share of the lanes, sum the slots, estimate, project,
+ * update.
  *
  * Lane s = i * batch + b: direction i (0 is the embedding itself; with two sides n + i is direction i backwards) under
  * picture b. Slots hold the lanes' losses; every rank fills its own and the sum over ranks is exact in any order.
@@ -64,9 +65,9 @@ struct training {
     struct lane_batch checks; /* validation */
     int64_t validation_draws, validation_every;
     double validation_first, validation_last; /* the initializer's (or the resumed word's), and the newest */
-    double last_checkpoint;   /* when, by clock_seconds */
-    bool unsaved;             /* the last attempt to write something failed */
-    double seconds;           /* in steps, this run */
+    double last_checkpoint;                   /* when, by clock_seconds */
+    bool unsaved;                             /* the last attempt to write something failed */
+    double seconds;                           /* in steps, this run */
 };
 
 /* Tokens: tau from the config, or min(128, width / 6). */
@@ -83,15 +84,15 @@ void training_free(struct training *t);
 /* Goes on from the newest good checkpoint in DIR/checkpoints, where there is one. */
 struct error training_resume(struct training *t);
 
-/* Runs the steps that are left, writing metrics, embeddings and checkpoints into config->output.dir. sample(arg, step) is
- * called where a picture is due. ERROR_PREEMPTED after a signal: all is saved. */
+/* Runs the steps that are left, writing metrics, embeddings and checkpoints into config->output.dir. sample(arg, step)
+ * is called where a picture is due. ERROR_PREEMPTED after a signal: all is saved. */
 struct error training_run(struct training *t, struct error (*sample)(void *arg, int64_t step), void *arg);
 
 /* One step and nothing else: no records, no files. Collective. */
 struct error training_step(struct training *t);
 
-/* Mean loss over the fixed draws of an embedding [dim]: the pictures in turn, posterior means, noise and timesteps as step 0
- * would draw them. Collective. */
+/* Mean loss over the fixed draws of an embedding [dim]: the pictures in turn, posterior means, noise and timesteps as
+ * step 0 would draw them. Collective. */
 struct error training_validate(struct training *t, const float *embedding, double *loss);
 
 #endif

@@ -1,7 +1,8 @@
 /* draws CONFIG.json STEP OUT.safetensors
  *
- * What step STEP (from 1) of a run draws: `picture`, `flip`, `timestep` I32 [B], `input_ids` I32 [B, length], `posterior`,
- * `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width]. Pictures are numbered by the order of their names.
+ * What step STEP (from 1) of a run draws: `picture`, `flip`, `timestep` I32 [B], `input_ids` I32 [B, length],
+ * `posterior`, `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width]. Pictures are numbered by the
+ * order of their names.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,8 +65,8 @@ static struct error work(int argc, char **argv, struct comm *comm)
     if (e.code == ERROR_NONE) {
         int64_t side = s.resolution / s.vae.factor;
         const struct draw_shape shape =
-            training_draws(&s.config, s.dataset.count, s.dataset.caption_per_picture ? 0 : s.dataset.captions.count, side,
-                           side, s.vae.latent_channels, s.config.token.vectors * text.width);
+            training_draws(&s.config, s.dataset.count, s.dataset.caption_per_picture ? 0 : s.dataset.captions.count,
+                           side, side, s.vae.latent_channels, s.config.token.vectors * text.width);
         struct draws d;
         e = draws_new(&d, &shape);
         if (e.code == ERROR_NONE) {

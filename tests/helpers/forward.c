@@ -1,8 +1,9 @@
 /* forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8] [--device cpu|cuda]
  *
- * Runs the parts of a model whose inputs are present, so that anyone can compare them with diffusers. F32 and NCHW in the
- * files: `input_ids` (I32 [B, n]) -> `hidden`; `sample` [B, 4, h, w] + `timestep` (I32 [B]) + `encoder_hidden_states` ->
- * `noise_pred`; `pixels` [B, 3, H, W] -> `latent_mean`, `latent_logvar`; `latent` -> `image`.
+ * Runs the parts of a model whose inputs are present, so that anyone can compare them with diffusers. F32 and NCHW in
+ * the files: `input_ids` (I32 [B, n]) -> `hidden`; `sample` [B, 4, h, w] + `timestep` (I32 [B]) +
+ * `encoder_hidden_states` -> `noise_pred`; `pixels` [B, 3, H, W] -> `latent_mean`, `latent_logvar`; `latent` ->
+ * `image`.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -97,8 +98,8 @@ static struct error keep_picture(struct job *job, const struct entry *entry, str
     return e;
 }
 
-/* Adds channels [first, first + count) of a device tensor to the outputs, NCHW; as tokens [lanes, width, channels] where
- * `tokens`. */
+/* Adds channels [first, first + count) of a device tensor to the outputs, NCHW; as tokens [lanes, width, channels]
+ * where `tokens`. */
 static struct error give(struct job *job, const char *name, struct tensor t, int64_t first, int64_t count, bool tokens)
 {
     int64_t places = t.height * t.width, total = t.lanes * places * t.channels;
@@ -228,7 +229,8 @@ static struct error fill_unet_input(struct job *job, struct run *r, const struct
     TRY(device_keep(job->device, F32, lanes, 1, 1, 1, &r->unet_in.timestep));
     TRY(device_keep(job->device, F32, lanes, 1, hidden->shape[1], hidden->shape[2], &r->unet_in.hidden));
     TRY(device_keep(job->device, I32, 1, 1, 1, lanes, &r->unet_in.map));
-    TRY(device_keep(job->device, F32, lanes, sample->shape[2], sample->shape[3], r->unet->config.out_channels, &r->out));
+    TRY(device_keep(job->device, F32, lanes, sample->shape[2], sample->shape[3], r->unet->config.out_channels,
+                    &r->out));
     int32_t *steps = NULL, *map = memory_take(lanes, sizeof *map);
     float *text = NULL, *wide = memory_take(lanes, sizeof *wide);
     struct error e = map && wide ? floats(job, hidden, &text) : error_memory("inputs");
@@ -337,7 +339,8 @@ static struct error work(int argc, char **argv)
             files[file_count++] = argv[i];
     }
     if (file_count < 3 || (job.bits != 32 && job.bits != 16 && job.bits != 8))
-        return error_input("usage: forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8] [--device cpu|cuda]");
+        return error_input(
+            "usage: forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8] [--device cpu|cuda]");
     job.folder = files[0];
     TRY(safetensors_open(&job.in, files[1]));
     struct error e = device_open(&job.device, kind, pool_default_threads(1));
