@@ -99,22 +99,22 @@ struct error weights_load(struct weights *w, struct device *device, const char *
 {
     *w = (struct weights){.device = device, .bits = bits, .store = store};
     char path[4096];
+    bool fill = false;
     struct error e = weights_path(path, folder, part);
     if (e.code == ERROR_NONE)
         e = safetensors_open(&w->file, path);
-    if (e.code != ERROR_NONE)
-        return e;
-
-    device_store(device, NULL, 0, false);
-    load(arg, w);
-    e = w->error;
-    bool fill = false;
     if (e.code == ERROR_NONE) {
+        device_store(device, NULL, 0, false);
+        load(arg, w);
+        e = w->error;
         w->memory_bytes = device_stored(device);
         drop_handles(w);
-        if (store.take)
-            e = store.take(store.arg, w->memory_bytes, &w->memory, &fill);
     }
+    // whoever shares the memory must know of a failure before waiting for it
+    if (store.ready)
+        e = store.ready(store.arg, e);
+    if (e.code == ERROR_NONE && store.take)
+        e = store.take(store.arg, w->memory_bytes, &w->memory, &fill);
     if (e.code == ERROR_NONE && store.take) {
         device_store(device, w->memory, w->memory_bytes, fill);
         w->filling = fill;
