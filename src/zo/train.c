@@ -439,6 +439,35 @@ static void batch_free(struct lane_batch *l)
     *l = (struct lane_batch){0};
 }
 
+/* The promise that a lane's bits are its own, kept at every start: the first lane of a full batch, the same lane as the
+ * last of the batch, and alone. */
+static struct error check_lanes(struct training *t)
+{
+    struct lane_batch *l = &t->steps, alone = {0};
+    const struct evaluator_shape *s = &l->evaluator.shape;
+    struct share share = share_of(t->lanes, comm_rank(t->parts.comm), comm_size(t->parts.comm));
+    if (share.count == 0)
+        return ok();
+    int64_t last = s->lanes - 1;
+    draws_make(&t->draws, 1);
+    gather_lanes(t, share.first, share.first + share.count);
+    l->map[last] = l->map[0];
+    memcpy(l->ids + last * s->length, l->ids, (size_t)s->length * sizeof *l->ids);
+    memcpy(l->rows + last * t->dim, l->rows, (size_t)t->dim * sizeof *l->rows);
+    TRY(run_batch(l));
+    struct error e = batch_new(&alone, t, 1, 1);
+    if (e.code == ERROR_NONE) {
+        const struct evaluation one = {l->noisy, l->target, l->timesteps, alone.map, l->ids, l->rows};
+        e = evaluator_run(&alone.evaluator, &one, alone.losses);
+    }
+    if (e.code == ERROR_NONE && (alone.losses[0] != l->losses[0] || l->losses[last] != l->losses[0]))
+        e = error_failed(
+            "%s: a lane's loss depends on the lanes beside it: %.17g alone, %.17g first, %.17g last of %lld",
+            device_name(t->parts.device), alone.losses[0], l->losses[0], l->losses[last], (long long)s->lanes);
+    batch_free(&alone);
+    return e;
+}
+
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -487,6 +516,8 @@ struct error training_new(struct training *t, const struct training_parts *parts
     struct error e = make_state(t);
     if (e.code == ERROR_NONE)
         e = make_batches(t);
+    if (e.code == ERROR_NONE)
+        e = check_lanes(t);
     e = comm_agree(parts->comm, e);
     if (e.code != ERROR_NONE)
         training_free(t);
