@@ -217,7 +217,7 @@ static struct error draw_one(struct session *s, struct painter *p, const int32_t
         rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, p->numbers, start);
     struct progress progress;
     snprintf(what, sizeof what, "drawing %lld of %lld", (long long)i + 1, (long long)r->count);
-    int64_t calls = s->kind == SAMPLER_PNDM && r->steps > 1 ? r->steps + 1 : r->steps;
+    int64_t calls = sampler_calls(&s->schedule, (enum sampler_kind)s->kind, r->steps);
     progress_begin(&progress, what, 0, calls, false);
     struct picture picture;
     struct error e = painter_draw(p, ids, s->rows, start, (enum sampler_kind)s->kind, r->steps, r->guidance, show_step,

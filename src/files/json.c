@@ -11,12 +11,35 @@
 
 enum { JSON_LIMIT = 16 << 20 };
 
+/* Python writes infinities as bare words, which is no JSON, and diffusers' files have them ("lambda_min_clipped":
+ * -Infinity). They become null: the key's default. */
+static void blank_infinities(char *text, int64_t size)
+{
+    static const char *const words[] = {"-Infinity", "Infinity"};
+    static const char null[] = "null";
+    bool inside = false;
+    for (int64_t i = 0; i < size; i++) {
+        if (inside && text[i] == '\\')
+            i++;
+        else if (text[i] == '"')
+            inside = !inside;
+        for (int w = 0; w < 2 && !inside && i < size; w++) {
+            int64_t length = (int64_t)strlen(words[w]);
+            if (i + length > size || strncmp(text + i, words[w], (size_t)length) != 0)
+                continue;
+            memset(text + i, ' ', (size_t)length);
+            memcpy(text + i, null, strlen(null));
+        }
+    }
+}
+
 struct error json_open(struct json *json, const char *path)
 {
     *json = (struct json){.path = path};
     char *text;
     int64_t size;
     TRY(file_read(path, JSON_LIMIT, &text, &size));
+    blank_infinities(text, size);
     json->root = cJSON_ParseWithLength(text, (size_t)size);
     memory_free(text);
     if (!json->root)

@@ -53,8 +53,10 @@ static void read_alphas(struct json *j, struct noise_schedule *s)
 {
     double start = json_number(j, "beta_start", 0.0001), end = json_number(j, "beta_end", 0.02);
     const char *name = json_string(j, "beta_schedule", "linear");
-    if (!(start > 0 && start < 1 && end > 0 && end < 1))
-        json_wrong(j, "beta_start", "expected beta_start and beta_end between 0 and 1");
+    if (!(start > 0 && start < 1))
+        json_wrong(j, "beta_start", "expected a number between 0 and 1");
+    if (!(end > 0 && end < 1))
+        json_wrong(j, "beta_end", "expected a number between 0 and 1");
     s->alphas_cumprod = memory_take(s->steps, sizeof *s->alphas_cumprod);
     if (!s->alphas_cumprod) {
         j->error = error_memory("the noise schedule");
@@ -70,8 +72,8 @@ static void read_alphas(struct json *j, struct noise_schedule *s)
         }
         return;
     }
-    json_wrong(j, "beta_schedule", "\"%.60s\" is not supported, only \"linear\", \"scaled_linear\", \"squaredcos_cap_v2\"",
-               name);
+    json_wrong(j, "beta_schedule",
+               "\"%.60s\" is not supported, only \"linear\", \"scaled_linear\", \"squaredcos_cap_v2\"", name);
 }
 
 static void read_choices(struct json *j, struct noise_schedule *s)
@@ -80,7 +82,8 @@ static void read_choices(struct json *j, struct noise_schedule *s)
     if (strcmp(prediction, "v_prediction") == 0)
         s->prediction = PREDICT_V;
     else if (strcmp(prediction, "epsilon") != 0)
-        json_wrong(j, "prediction_type", "\"%.60s\" is not supported, only \"epsilon\" and \"v_prediction\"", prediction);
+        json_wrong(j, "prediction_type", "\"%.60s\" is not supported, only \"epsilon\" and \"v_prediction\"",
+                   prediction);
     static const char *const names[] = {"", "leading", "linspace", "trailing"};
     const char *spacing = json_string(j, "timestep_spacing", "");
     for (int i = 0; i < 4; i++)
@@ -88,7 +91,61 @@ static void read_choices(struct json *j, struct noise_schedule *s)
             s->spacing = (enum spacing)i;
             return;
         }
-    json_wrong(j, "timestep_spacing", "\"%.60s\" is not supported, only \"leading\", \"linspace\", \"trailing\"", spacing);
+    json_wrong(j, "timestep_spacing", "\"%.60s\" is not supported, only \"leading\", \"linspace\", \"trailing\"",
+               spacing);
+}
+
+/* Refuses the file where a key is there and none of the names, a list that ends with NULL. */
+static void only_one_of(struct json *j, const char *key, const char *const *names)
+{
+    const char *value = json_string(j, key, NULL);
+    for (int i = 0; value && names[i]; i++)
+        if (strcmp(value, names[i]) == 0)
+            return;
+    if (value)
+        json_wrong(j, key, "\"%.60s\" is not supported, only \"%s\" and its like", value, names[0]);
+}
+
+/* What would change the numbers and is not done here. The classes that share this schedule name their settings in each
+ * other's files, and take their own default for another's word ("logrho" is DEIS's "midpoint"). */
+static void refuse_others(struct json *j)
+{
+    static const char *const classes[] = {"PNDMScheduler",
+                                          "DDIMScheduler",
+                                          "DDPMScheduler",
+                                          "EulerDiscreteScheduler",
+                                          "EulerAncestralDiscreteScheduler",
+                                          "DPMSolverMultistepScheduler",
+                                          "DPMSolverSinglestepScheduler",
+                                          "DEISMultistepScheduler",
+                                          "UniPCMultistepScheduler",
+                                          "LMSDiscreteScheduler",
+                                          NULL};
+    static const char *const algorithms[] = {"dpmsolver++", "deis", NULL};
+    static const char *const solvers[] = {"midpoint", "logrho", "bh1", "bh2", NULL};
+    static const struct {
+        const char *key;
+        const char *const *names;
+    } one_of[] = {{"_class_name", classes}, {"algorithm_type", algorithms}, {"solver_type", solvers}};
+    static const char *const only[][2] = {{"trained_betas", "null"},
+                                          {"thresholding", "false"},
+                                          {"rescale_betas_zero_snr", "false"},
+                                          {"use_karras_sigmas", "false"},
+                                          {"use_exponential_sigmas", "false"},
+                                          {"use_beta_sigmas", "false"},
+                                          {"use_flow_sigmas", "false"},
+                                          {"use_lu_lambdas", "false"},
+                                          {"lambda_min_clipped", "null"},
+                                          {"solver_order", "2"},
+                                          {"final_sigmas_type", "\"zero\""},
+                                          {"timestep_type", "\"discrete\""},
+                                          {"sigma_min", "null"},
+                                          {"interpolation_type", "\"linear\""},
+                                          {"sigma_max", "null"}};
+    for (size_t i = 0; i < sizeof one_of / sizeof *one_of; i++)
+        only_one_of(j, one_of[i].key, one_of[i].names);
+    for (size_t i = 0; i < sizeof only / sizeof *only; i++)
+        json_only(j, only[i][0], only[i][1]);
 }
 
 struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
@@ -108,12 +165,8 @@ struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
     s->clip_range = (float)json_number(&j, "clip_sample_range", 1.0);
     read_choices(&j, s);
     read_alphas(&j, s);
-    static const char *const only[][2] = {{"trained_betas", "null"},        {"thresholding", "false"},
-                                          {"rescale_betas_zero_snr", "false"}, {"use_karras_sigmas", "false"},
-                                          {"use_exponential_sigmas", "false"}, {"use_beta_sigmas", "false"},
-                                          {"use_flow_sigmas", "false"},        {"skip_prk_steps", "true"}};
-    for (size_t i = 0; i < sizeof only / sizeof *only; i++)
-        json_only(&j, only[i][0], only[i][1]);
+    s->runge_kutta = !json_bool(&j, "skip_prk_steps", false);
+    refuse_others(&j);
     json_close(&j);
     if (j.error.code != ERROR_NONE)
         noise_schedule_free(s);
@@ -174,19 +227,28 @@ static double spaced(const struct sampler *s, int64_t i, int64_t n)
         double t = last > 0 ? (double)place * ((double)(all - 1) / (double)last) : 0;
         return s->kind == SAMPLER_EULER ? (double)(float)t : nearbyint(t);
     }
-    case SPACING_TRAILING:
-        return nearbyint((double)all - (double)i * ((double)all / (double)n)) - 1;
+    case SPACING_TRAILING: { // as numpy.arange rounds its stride, for the sake of ties
+        double stride = ((double)all - (double)all / (double)n) - (double)all;
+        return nearbyint((double)all + (double)i * stride) - 1;
+    }
     default:
         return (double)((dpm ? up + 1 : up) * (all / (dpm ? n + 1 : n)) + s->schedule->steps_offset);
     }
 }
 
-/* PLMS visits its second timestep twice, to begin with a better slope. */
-static void space_pndm(struct sampler *s)
+enum { RUNGE_KUTTA_STEPS = 3, RUNGE_KUTTA_CALLS = 4 * RUNGE_KUTTA_STEPS };
+
+/* A Runge-Kutta step looks at its start, twice at the middle, at its end. PLMS visits its second timestep twice
+ * instead, to begin with a better slope. */
+static double spaced_pndm(const struct sampler *s, int64_t i)
 {
     int64_t n = s->steps;
-    for (int64_t i = 0; i < s->calls; i++)
-        s->timesteps[i] = spaced(s, n == 1 || i < 2 ? i : i - 1, n);
+    if (!s->schedule->runge_kutta)
+        return spaced(s, n == 1 || i < 2 ? i : i - 1, n);
+    if (i >= RUNGE_KUTTA_CALLS)
+        return spaced(s, i - RUNGE_KUTTA_CALLS + RUNGE_KUTTA_STEPS, n);
+    int64_t step = i / 4, place = i % 4, half = s->schedule->steps / n / 2;
+    return place == 0 ? spaced(s, step, n) : spaced(s, step + 1, n) + (double)(place == 3 ? 0 : half);
 }
 
 static double sigma_at(const struct noise_schedule *schedule, double t)
@@ -212,22 +274,42 @@ static struct error take_memory(struct sampler *s)
     return all ? ok() : error_memory("the sampler");
 }
 
-struct error sampler_new(struct sampler *s, const struct noise_schedule *schedule, enum sampler_kind kind, int64_t steps,
-                         int64_t count)
+int64_t sampler_calls(const struct noise_schedule *schedule, enum sampler_kind kind, int64_t steps)
+{
+    if (kind != SAMPLER_PNDM)
+        return steps;
+    return schedule->runge_kutta ? steps + RUNGE_KUTTA_CALLS - RUNGE_KUTTA_STEPS : steps > 1 ? steps + 1 : 1;
+}
+
+static struct error space_timesteps(struct sampler *s)
+{
+    for (int64_t i = 0; i < s->calls; i++) {
+        double t = s->kind == SAMPLER_PNDM ? spaced_pndm(s, i) : spaced(s, i, s->steps);
+        if (t < 0 || t > (double)(s->schedule->steps - 1))
+            return error_input("--steps: %lld: with the model's steps_offset %lld that is timestep %.0f of %lld",
+                               (long long)s->steps, (long long)s->schedule->steps_offset, t,
+                               (long long)s->schedule->steps);
+        s->timesteps[i] = t;
+    }
+    return ok();
+}
+
+struct error sampler_new(struct sampler *s, const struct noise_schedule *schedule, enum sampler_kind kind,
+                         int64_t steps, int64_t count)
 {
     *s = (struct sampler){.schedule = schedule, .kind = kind, .steps = steps, .count = count, .init_sigma = 1};
-    s->calls = kind == SAMPLER_PNDM && steps > 1 ? steps + 1 : steps;
-    if (steps < 1 || steps > schedule->steps - 1)
-        return error_input("--steps: %lld: expected 1 to %lld", (long long)steps, (long long)schedule->steps - 1);
+    int64_t least = kind == SAMPLER_PNDM && schedule->runge_kutta ? RUNGE_KUTTA_STEPS + 1 : 1;
+    if (steps < least || steps > schedule->steps - 1)
+        return error_input("--steps: %lld: expected %lld to %lld", (long long)steps, (long long)least,
+                           (long long)schedule->steps - 1);
+    s->calls = sampler_calls(schedule, kind, steps);
     struct error e = take_memory(s);
+    if (e.code == ERROR_NONE)
+        e = space_timesteps(s);
     if (e.code != ERROR_NONE) {
         sampler_free(s);
         return e;
     }
-    if (kind == SAMPLER_PNDM)
-        space_pndm(s);
-    for (int64_t i = 0; i < s->calls && kind != SAMPLER_PNDM; i++)
-        s->timesteps[i] = spaced(s, i, steps);
     for (int64_t i = 0; i < s->calls; i++) // in float, as torch keeps them; the last is 0
         s->sigmas[i] = (double)(float)sigma_at(schedule, s->timesteps[i]);
     if (kind == SAMPLER_EULER)
@@ -288,9 +370,29 @@ static void pndm_transfer(const struct sampler *s, int64_t t, int64_t to, const 
     }
 }
 
+/* Runge-Kutta of fourth order: four looks, each from the step's first sample; the last goes along their mean. */
+static void step_runge_kutta(struct sampler *s, int64_t i, const float *output, float *sample)
+{
+    static const double weights[4] = {1.0 / 6, 1.0 / 3, 1.0 / 3, 1.0 / 6};
+    int64_t place = i % 4, half = s->schedule->steps / s->steps / 2;
+    if (place == 0) {
+        remember(s, output);
+        memcpy(s->held, sample, (size_t)s->count * sizeof *sample);
+    }
+    float *mean = s->memory[SAMPLER_MEMORY - 1];
+    for (int64_t k = 0; k < s->count; k++)
+        mean[k] = (float)((place ? (double)mean[k] : 0) + weights[place] * (double)output[k]);
+    int64_t t = (int64_t)s->timesteps[i - place], to = (int64_t)s->timesteps[i] - (place % 2 ? 0 : half);
+    pndm_transfer(s, t, to, s->held, place == 3 ? mean : output, sample);
+}
+
 /* PLMS: linear multistep over the last outputs (Adams-Bashforth), of rising order at the start. */
 static void step_pndm(struct sampler *s, int64_t i, const float *output, float *sample)
 {
+    if (s->schedule->runge_kutta && i < RUNGE_KUTTA_CALLS) {
+        step_runge_kutta(s, i, output, sample);
+        return;
+    }
     static const double weights[4][4] = {{1, 0, 0, 0},
                                          {3.0 / 2, -1.0 / 2, 0, 0},
                                          {23.0 / 12, -16.0 / 12, 5.0 / 12, 0},
@@ -362,7 +464,7 @@ static void step_dpm(struct sampler *s, int64_t i, const float *output, float *s
     for (int64_t k = 0; k < s->count; k++) {
         double x = (double)sample[k], e = (double)output[k];
         clean[k] = (float)(s->schedule->prediction == PREDICT_V ? alpha * x - sigma * alpha * e
-                                                                 : (x - sigma * alpha * e) / alpha);
+                                                                : (x - sigma * alpha * e) / alpha);
     }
     double h = log(sigma) - log(to), shrink = exp(-h) - 1; // lambda = -log sigma
     bool second = i > 0 && i + 1 < s->calls;
@@ -378,7 +480,7 @@ static void step_dpm(struct sampler *s, int64_t i, const float *output, float *s
 
 void sampler_step(struct sampler *s, int64_t i, const float *output, float *sample)
 {
-    static void (*const steps[SAMPLER_COUNT])(struct sampler *, int64_t, const float *, float *) = {
-        step_pndm, step_ddim, step_euler, step_dpm};
+    static void (*const steps[SAMPLER_COUNT])(struct sampler *, int64_t, const float *,
+                                              float *) = {step_pndm, step_ddim, step_euler, step_dpm};
     steps[s->kind](s, i, output, sample);
 }

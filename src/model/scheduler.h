@@ -1,9 +1,9 @@
 /* model/scheduler.h
  *
- * The noise schedule of a model (scheduler/scheduler_config.json), for training: x_t = sqrt(a_t) z + sqrt(1 - a_t) noise; and
- * the samplers that walk it back, for drawing. Equal to diffusers' DDPMScheduler.add_noise and get_velocity, and to
- * PNDMScheduler (PLMS), DDIMScheduler (eta 0), EulerDiscreteScheduler and DPMSolverMultistepScheduler (2M), each made
- * from the model's config as from_config does.
+ * The noise schedule of a model (scheduler/scheduler_config.json), for training: x_t = sqrt(a_t) z + sqrt(1 - a_t)
+ * noise; and the samplers that walk it back, for drawing. Equal to diffusers' DDPMScheduler.add_noise and get_velocity,
+ * and to PNDMScheduler (PLMS), DDIMScheduler (eta 0), EulerDiscreteScheduler and DPMSolverMultistepScheduler (2M), each
+ * made from the model's config as from_config does.
  */
 #ifndef ZOODIP_MODEL_SCHEDULER_H
 #define ZOODIP_MODEL_SCHEDULER_H
@@ -19,15 +19,18 @@ enum spacing { SPACING_DEFAULT, SPACING_LEADING, SPACING_LINSPACE, SPACING_TRAIL
 struct noise_schedule {
     int64_t steps; /* num_train_timesteps */
     enum prediction prediction;
-    enum spacing spacing;   /* SPACING_DEFAULT: the config names none, the sampler's own default holds */
+    enum spacing spacing; /* SPACING_DEFAULT: the config names none, the sampler's own default holds */
     int64_t steps_offset;
     bool set_alpha_to_one, has_alpha_to_one; /* has_: named by the config */
     bool clip_sample, has_clip_sample;
     float clip_range;
+    bool runge_kutta; /* PNDM begins with Runge-Kutta steps: skip_prk_steps is false, which is what holds where it is
+                         not named */
     float *alphas_cumprod; /* [steps] */
 };
 
-/* Reads FOLDER/scheduler/scheduler_config.json; refuses by key what is not supported. */
+/* Reads FOLDER/scheduler/scheduler_config.json, whichever of the common classes wrote it; keys that are not there have
+ * diffusers' defaults. Refuses by key what is not supported. */
 struct error noise_schedule_read(struct noise_schedule *s, const char *folder);
 void noise_schedule_free(struct noise_schedule *s);
 
@@ -42,25 +45,30 @@ enum sampler_kind { SAMPLER_PNDM, SAMPLER_DDIM, SAMPLER_EULER, SAMPLER_DPM, SAMP
 /* "pndm", "ddim", "euler" or "dpm++"; -1 for another name. */
 int sampler_find(const char *name);
 
+/* How often a sampler calls the network for so many steps. */
+int64_t sampler_calls(const struct noise_schedule *schedule, enum sampler_kind kind, int64_t steps);
+
 enum { SAMPLER_MEMORY = 4 };
 
 struct sampler {
     const struct noise_schedule *schedule;
     enum sampler_kind kind;
-    int64_t steps;      /* asked for */
-    int64_t calls;      /* of the network; PNDM makes one more than asked for */
-    double *timesteps;  /* [calls] */
-    double *sigmas;     /* [calls + 1], Euler and DPM */
-    double init_sigma;  /* start latents are noise times this */
-    int64_t count;      /* numbers of a sample */
-    float *memory[SAMPLER_MEMORY]; /* [count] each: earlier outputs, newest first */
-    float *held;        /* [count]: PNDM's first sample; and scratch */
+    int64_t steps;                 /* asked for */
+    int64_t calls;                 /* of the network */
+    double *timesteps;             /* [calls] */
+    double *sigmas;                /* [calls + 1], Euler and DPM */
+    double init_sigma;             /* start latents are noise times this */
+    int64_t count;                 /* numbers of a sample */
+    float *memory[SAMPLER_MEMORY]; /* [count] each: earlier outputs, newest first; the last is PNDM's scratch at the
+                                      start */
+    float *held;                   /* [count]: the sample that PNDM starts from again; and scratch */
     int64_t remembered;
 };
 
-/* For samples of `count` numbers; the schedule is borrowed. Free with sampler_free. */
-struct error sampler_new(struct sampler *s, const struct noise_schedule *schedule, enum sampler_kind kind, int64_t steps,
-                         int64_t count);
+/* For samples of `count` numbers in any layout; the schedule is borrowed. Free with sampler_free. Steps that the
+ * schedule does not have are an error of the user's. */
+struct error sampler_new(struct sampler *s, const struct noise_schedule *schedule, enum sampler_kind kind,
+                         int64_t steps, int64_t count);
 void sampler_free(struct sampler *s);
 
 /* What the network is shown at call i: sample [count] scaled, into input [count]. */

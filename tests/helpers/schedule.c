@@ -1,0 +1,111 @@
+/* schedule MODEL_DIR IN.safetensors OUT.safetensors
+ *     `latent`, `noise` F32 [steps, count], a row for every timestep -> `noisy`, `target` F32 [steps, count], `alphas`
+ * F32 [steps]
+ *
+ * schedule MODEL_DIR IN.safetensors OUT.safetensors pndm|ddim|euler|dpm++ STEPS
+ *     `outputs` F32 [calls or more, count], what the network says; `samples` F32 [1, count], the start, or [calls or
+ * more, count], the sample to go on from at each call -> `inputs`, `samples` F32 [calls, count] shown to the network
+ * and after each step, `timesteps` F64 [calls], `init_sigma` F64 [1]
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "files/safetensors.h"
+#include "model/scheduler.h"
+
+/* A tensor of the file, copied so that it is aligned; its shape in rows, count. */
+static float *load(const struct safetensors *file, const char *name, int64_t *rows, int64_t *count)
+{
+    const struct entry *e = safetensors_find(file, name);
+    float *copy = e ? memory_take(e->count, sizeof *copy) : NULL;
+    if (!copy || e->ranks != 2 || e->type != F32) {
+        fprintf(stderr, "schedule: no %s F32 [rows, count]\n", name);
+        exit(2);
+    }
+    memcpy(copy, e->data, (size_t)e->count * sizeof *copy);
+    *rows = e->shape[0];
+    *count = e->shape[1];
+    return copy;
+}
+
+static struct entry result(const char *name, enum dtype type, int64_t rows, int64_t count, const void *data)
+{
+    return (struct entry){name, type, 2, {rows, count}, rows * count, data};
+}
+
+static struct error add_noise(const struct noise_schedule *schedule, const struct safetensors *in, const char *out)
+{
+    int64_t rows, count;
+    float *latent = load(in, "latent", &rows, &count), *noise = load(in, "noise", &rows, &count);
+    float *noisy = memory_take(rows * count, sizeof *noisy), *target = memory_take(rows * count, sizeof *target);
+    for (int64_t t = 0; t < rows; t++) {
+        noise_add(schedule, t, latent + t * count, noise + t * count, noisy + t * count, count);
+        noise_target(schedule, t, latent + t * count, noise + t * count, target + t * count, count);
+    }
+    const struct entry results[] = {result("noisy", F32, rows, count, noisy),
+                                    result("target", F32, rows, count, target),
+                                    result("alphas", F32, schedule->steps, 1, schedule->alphas_cumprod)};
+    struct error e = safetensors_write(out, results, 3, NULL, 0);
+    memory_free(latent);
+    memory_free(noise);
+    memory_free(noisy);
+    memory_free(target);
+    return e;
+}
+
+static struct error sample(const struct noise_schedule *schedule, const struct safetensors *in, const char *out,
+                           int kind, int64_t steps)
+{
+    int64_t rows, starts, count;
+    float *outputs = load(in, "outputs", &rows, &count), *from = load(in, "samples", &starts, &count);
+    struct sampler s = {0};
+    struct error e =
+        kind < 0 ? error_input("unknown sampler") : sampler_new(&s, schedule, (enum sampler_kind)kind, steps, count);
+    if (e.code == ERROR_NONE && (rows < s.calls || (starts != 1 && starts < s.calls)))
+        e = error_input("the network is called %lld times", (long long)s.calls);
+    float *inputs = memory_take(s.calls * count, sizeof *inputs), *samples = memory_take(s.calls * count, sizeof *from);
+    for (int64_t i = 0; i < s.calls && e.code == ERROR_NONE; i++) {
+        const float *before = i == 0 || starts > 1 ? from + i * count : samples + (i - 1) * count;
+        memcpy(samples + i * count, before, (size_t)count * sizeof *samples);
+        sampler_input(&s, i, before, inputs + i * count);
+        sampler_step(&s, i, outputs + i * count, samples + i * count);
+    }
+    const struct entry results[] = {
+        result("inputs", F32, s.calls, count, inputs), result("samples", F32, s.calls, count, samples),
+        result("timesteps", F64, s.calls, 1, s.timesteps), result("init_sigma", F64, 1, 1, &s.init_sigma)};
+    if (e.code == ERROR_NONE)
+        e = safetensors_write(out, results, 4, NULL, 0);
+    sampler_free(&s);
+    memory_free(outputs);
+    memory_free(from);
+    memory_free(inputs);
+    memory_free(samples);
+    return e;
+}
+
+static struct error run(int argc, char **argv)
+{
+    if (argc != 4 && argc != 6)
+        return error_input("usage: schedule MODEL_DIR IN OUT [SAMPLER STEPS]");
+    struct noise_schedule schedule;
+    TRY(noise_schedule_read(&schedule, argv[1]));
+    struct safetensors in;
+    struct error e = safetensors_open(&in, argv[2]);
+    if (e.code == ERROR_NONE) {
+        e = argc == 4 ? add_noise(&schedule, &in, argv[3])
+                      : sample(&schedule, &in, argv[3], sampler_find(argv[4]), atoll(argv[5]));
+        safetensors_close(&in);
+    }
+    noise_schedule_free(&schedule);
+    return e;
+}
+
+int main(int argc, char **argv)
+{
+    struct error e = run(argc, argv);
+    if (e.code != ERROR_NONE)
+        fprintf(stderr, "schedule: %s\n", e.text);
+    return (int)e.code;
+}

@@ -1,0 +1,195 @@
+"""The noise schedule and the samplers are diffusers' own, made from the same scheduler_config.json by from_config."""
+import json
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file, save_file
+
+from conftest import program, run
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, about numpy
+
+SAMPLERS = {"pndm": diffusers.PNDMScheduler, "ddim": diffusers.DDIMScheduler, "euler": diffusers.EulerDiscreteScheduler,
+            "dpm++": diffusers.DPMSolverMultistepScheduler}
+
+# Stable Diffusion 1.5's, as it is published.
+SD15 = dict(_class_name="PNDMScheduler", beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
+            num_train_timesteps=1000, set_alpha_to_one=False, skip_prk_steps=True, steps_offset=1, trained_betas=None,
+            clip_sample=False)
+SILENT = {k: v for k, v in SD15.items() if k != "clip_sample"}  # DDIM then clips: its class says so
+SCHEDULES = {
+    "sd15": SD15,
+    "linear": {**SD15, "beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02},
+    "cosine": {**SD15, "beta_schedule": "squaredcos_cap_v2"},
+    "short": {**SD15, "num_train_timesteps": 137, "beta_end": 0.05},
+    "all defaults": {},
+}
+COUNT = 48
+
+
+def folder_of(tmp_path, config):
+    folder = tmp_path / "model"
+    (folder / "scheduler").mkdir(parents=True, exist_ok=True)
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def peer(kind, config):
+    """diffusers' scheduler of that class for a model with that config file: from_pretrained, then from_config."""
+    own = getattr(diffusers, config.get("_class_name", "PNDMScheduler")).from_config(dict(config))
+    return kind.from_config(own.config)
+
+
+def helper(folder, tensors, *arguments, check=True):
+    source, target = folder / "in.safetensors", folder / "out.safetensors"
+    save_file({k: np.ascontiguousarray(v, dtype=np.float32) for k, v in tensors.items()}, source)
+    done = run(program("tests/schedule"), folder, source, target, *arguments, check=check)
+    return load_file(target) if check else done
+
+
+def worst(ours, theirs):
+    """The largest error of a row, relative to that row's largest value."""
+    assert ours.shape == theirs.shape and np.isfinite(ours).all()
+    return (np.abs(ours - theirs).max(1) / np.abs(theirs).max(1)).max()
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_noise_and_target_at_every_timestep(tmp_path, name, prediction):
+    config = {**SCHEDULES[name], "prediction_type": prediction}
+    theirs = peer(diffusers.DDPMScheduler, config)
+    steps = theirs.config.num_train_timesteps
+    generator = torch.Generator().manual_seed(1)
+    latent, noise = (torch.randn(steps, COUNT, generator=generator) for _ in range(2))
+    ours = helper(folder_of(tmp_path, config), {"latent": latent, "noise": noise})
+    t = torch.arange(steps)
+    target = theirs.get_velocity(latent, noise, t) if prediction == "v_prediction" else noise
+    alphas = theirs.alphas_cumprod.numpy()
+    assert np.abs(ours["alphas"][:, 0] / alphas - 1).max() < 1e-6
+    assert worst(ours["noisy"], theirs.add_noise(latent, noise, t).numpy()) < 1e-6
+    assert worst(ours["target"], target.numpy()) < 1e-6
+
+
+# ------------------------------------------------------------------------------------------------------------ sampling
+
+
+def walk(scheduler, steps, seed=0):
+    """diffusers' walk through random outputs of a network: timesteps, inputs, outputs, samples before and after."""
+    generator = torch.Generator().manual_seed(seed)
+    scheduler.set_timesteps(steps)
+    sample = torch.randn(1, COUNT, generator=generator) * scheduler.init_noise_sigma
+    rows = {"inputs": [], "outputs": [], "before": [], "after": []}
+    for t in scheduler.timesteps:
+        shown = scheduler.scale_model_input(sample, t)
+        output = torch.randn(1, COUNT, generator=generator) + 0.3 * shown
+        rows["before"].append(sample)
+        sample = scheduler.step(output, t, sample).prev_sample
+        for name, row in (("inputs", shown), ("outputs", output), ("after", sample)):
+            rows[name].append(row)
+    return {"timesteps": np.array([float(t) for t in scheduler.timesteps]),
+            **{name: torch.cat(values).numpy() for name, values in rows.items()}}
+
+
+def compare(tmp_path, sampler, config, steps):
+    scheduler = peer(SAMPLERS[sampler], config)
+    theirs = walk(scheduler, steps)
+    folder = folder_of(tmp_path, config)
+    stepwise = helper(folder, {"outputs": theirs["outputs"], "samples": theirs["before"]}, sampler, steps)
+    assert np.array_equal(stepwise["timesteps"][:, 0], theirs["timesteps"])
+    assert abs(stepwise["init_sigma"].item() / float(scheduler.init_noise_sigma) - 1) < 1e-6
+    assert worst(stepwise["inputs"], theirs["inputs"]) < 1e-6
+    assert worst(stepwise["samples"], theirs["after"]) < 1e-6
+    alone = helper(folder, {"outputs": theirs["outputs"], "samples": theirs["before"][:1]}, sampler, steps)
+    assert worst(alone["samples"], theirs["after"]) < 5e-6, "the errors of the steps add up"
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 20, 50])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_step(tmp_path, sampler, prediction, steps):
+    compare(tmp_path, sampler, {**SD15, "prediction_type": prediction}, steps)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_spacings_and_other_schedules(tmp_path, sampler, spacing):
+    for config in (SD15, SCHEDULES["linear"], SCHEDULES["short"]):
+        for steps in (7, 20):
+            compare(tmp_path, sampler, {**config, "timestep_spacing": spacing}, steps)
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_timesteps_of_many_counts(tmp_path, sampler, spacing):
+    config = {**SD15, "timestep_spacing": spacing}
+    for steps in (4, 11, 33, 48, 96, 250, 333, 900):
+        scheduler = peer(SAMPLERS[sampler], config)
+        scheduler.set_timesteps(steps)
+        calls = len(scheduler.timesteps)
+        zeros = np.zeros((calls, 1))
+        ours = helper(folder_of(tmp_path, config), {"outputs": zeros, "samples": zeros}, sampler, steps)
+        assert np.array_equal(ours["timesteps"][:, 0], scheduler.timesteps.numpy().astype(np.float64)), steps
+
+
+@pytest.mark.parametrize("changes", [dict(set_alpha_to_one=True), dict(set_alpha_to_one=None), dict(steps_offset=0)], ids=str)
+@pytest.mark.parametrize("sampler", ["pndm", "ddim"])
+def test_the_last_step(tmp_path, sampler, changes):
+    config = {k: v for k, v in {**SD15, **changes}.items() if v is not None}
+    compare(tmp_path, sampler, config, 10)
+
+
+@pytest.mark.parametrize("changes", [dict(), dict(clip_sample=True), dict(clip_sample=True, clip_sample_range=0.5)], ids=str)
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+def test_ddim_clips_where_the_model_does_not_forbid_it(tmp_path, prediction, changes):
+    compare(tmp_path, "ddim", {**SILENT, **changes, "prediction_type": prediction}, 20)
+
+
+@pytest.mark.parametrize("steps", [4, 5, 20])
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+def test_pndm_begins_with_runge_kutta_where_the_model_does_not_skip_it(tmp_path, spacing, prediction, steps):
+    config = {k: v for k, v in SD15.items() if k != "skip_prk_steps"}
+    compare(tmp_path, "pndm", {**config, "prediction_type": prediction, "timestep_spacing": spacing}, steps)
+
+
+@pytest.mark.parametrize("theirs", ["DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler",
+                                    "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler",
+                                    "UniPCMultistepScheduler", "LMSDiscreteScheduler"])
+def test_a_model_saved_with_another_scheduler(tmp_path, theirs):
+    """Whatever class saved the file, with all its keys; its own settings mean something here only where they are ours too."""
+    saved = getattr(diffusers, theirs)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    config = json.loads(saved.to_json_string())
+    for sampler in SAMPLERS:
+        if (theirs, sampler) != ("DEISMultistepScheduler", "dpm++"):  # diffusers itself trips over the algorithm_type there
+            compare(tmp_path, sampler, config, 12)
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize("changes", [
+    dict(beta_schedule="sigmoid"), dict(beta_start=-1), dict(beta_end=2), dict(num_train_timesteps=0), dict(num_train_timesteps="many"),
+    dict(prediction_type="sample"), dict(timestep_spacing="even"), dict(steps_offset=-1), dict(trained_betas=[0.1] * 1000),
+    dict(thresholding=True), dict(rescale_betas_zero_snr=True), dict(use_karras_sigmas=True), dict(use_exponential_sigmas=True),
+    dict(use_beta_sigmas=True), dict(use_flow_sigmas=True), dict(use_lu_lambdas=True), dict(algorithm_type="sde-dpmsolver++"),
+    dict(solver_type="heun"), dict(solver_order=3), dict(lambda_min_clipped=-5.1), dict(final_sigmas_type="sigma_min"), dict(interpolation_type="log_linear"),
+    dict(_class_name="FlowMatchEulerDiscreteScheduler")], ids=lambda c: next(iter(c)))
+def test_what_is_not_supported_is_refused_by_name(tmp_path, changes):
+    rows = np.zeros((1, 1))
+    done = helper(folder_of(tmp_path, {**SD15, **changes}), {"outputs": rows, "samples": rows}, "ddim", 1, check=False)
+    assert done.returncode == 2
+    assert f"scheduler_config.json: {next(iter(changes))}" in done.stderr
+
+
+@pytest.mark.parametrize("config, sampler, steps", [
+    (SD15, "pndm", 0), (SD15, "ddim", 1000), ({**SD15, "steps_offset": 1000}, "ddim", 1), ({**SD15, "steps_offset": 900}, "pndm", 2),
+    ({**SD15, "skip_prk_steps": False}, "pndm", 3)], ids=str)
+def test_steps_that_the_schedule_does_not_have(tmp_path, config, sampler, steps):
+    rows = np.zeros((1, 1))
+    done = helper(folder_of(tmp_path, config), {"outputs": rows, "samples": rows}, sampler, steps, check=False)
+    assert done.returncode == 2 and "--steps" in done.stderr
