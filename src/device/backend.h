@@ -79,7 +79,8 @@ struct device {
     char name[96];
     struct error error; /* the first since the last wait */
     struct buffer arena;
-    char *store; /* NULL while measuring */
+    int64_t programs; /* alive; the arena goes with the last */
+    char *store;      /* NULL while measuring */
     int64_t store_bytes, stored;
     bool fill;
     struct plan plan;

@@ -304,6 +304,7 @@ struct error device_program(struct device *d, struct error (*body)(void *arg), v
     if (!p)
         return error_memory("a program");
     *p = (struct program){.device = d, .body = body, .arg = arg};
+    d->programs++;
     struct error e = pass(p, true);
     if (e.code == ERROR_NONE)
         e = d->error;
@@ -327,8 +328,14 @@ struct error device_run(struct program *p)
 
 void program_free(struct program *p)
 {
-    if (p)
-        memory_free(p->takes);
+    if (!p)
+        return;
+    struct device *d = p->device;
+    if (--d->programs == 0) { // what comes next may need far less: pictures are encoded before the UNet is loaded
+        d->ops->memory_free(d, d->arena.memory);
+        d->arena = (struct buffer){0};
+    }
+    memory_free(p->takes);
     memory_free(p);
 }
 

@@ -101,7 +101,7 @@ struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count);
 struct error device_program(struct device *device, struct error (*body)(void *arg), void *arg,
                             struct program **program);
 struct error device_run(struct program *program);
-void program_free(struct program *program);
+void program_free(struct program *program);           /* the last one takes the arena with it */
 int64_t program_bytes(const struct program *program); /* of the arena that it needs */
 
 /* Waits for the stream and hands over the first error, which is then forgotten. */
