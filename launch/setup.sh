@@ -87,9 +87,7 @@ build() {
     shift
     mkdir -p "$folder"
     [ -e "$folder/Makefile" ] || logged "$folder/configure.log" cmake -S . -B "$folder" "$@"
-    if ! make -q -C "$folder" >/dev/null 2>&1; then
-        say "building $folder/ on $(cores) cores"
-    fi
+    [ -e "$folder/zoodip" ] || say "building $folder/ on $(cores) cores"
     logged "$folder/build.log" make -C "$folder" -j "$(cores)"
 }
 
