@@ -17,27 +17,28 @@
 
 static void print_help(void)
 {
-    printf("usage: zoodip generate --model DIR --prompt TEXT --output FILE.png [OPTIONS]\n"
-           "\n"
-           "Draws pictures from a prompt, with words that were learned.\n"
-           "\n"
-           "  --model DIR          a diffusers model folder\n"
-           "  --embedding FILE     a learned word, its placeholder may stand in the prompt (may be given several times)\n"
-           "  --prompt TEXT        what to draw\n"
-           "  --negative TEXT      what not to draw (default: nothing)\n"
-           "  --steps N            steps of the sampler (default 50)\n"
-           "  --guidance X         classifier-free guidance; 1 and below: none (default 7.5)\n"
-           "  --scheduler NAME     pndm, ddim, euler or dpm++ (default pndm)\n"
-           "  --seed N             start of the random latents (default 0)\n"
-           "  --latents FILE       start latents instead: a safetensors file with `latents` F32 [1 or count, c, h, w]\n"
-           "  --size WxH           pixels (default: the model's own size)\n"
-           "  --count N            pictures; more than one are numbered FILE-0001.png, ... (default 1)\n"
-           "  --output FILE.png    where to write\n"
-           "\n"
-           "examples:\n"
-           "  zoodip generate --model dataset/toybox/model --prompt \"a photo of a toy on the beach\" --output toy.png\n"
-           "  zoodip generate --model dataset/toybox/model --embedding results/toybox/learned_embeds.safetensors \\\n"
-           "      --prompt \"a photo of a sks on the grass\" --count 4 --output sks.png\n");
+    printf(
+        "usage: zoodip generate --model DIR --prompt TEXT --output FILE.png [OPTIONS]\n"
+        "\n"
+        "Draws pictures from a prompt, with words that were learned.\n"
+        "\n"
+        "  --model DIR          a diffusers model folder\n"
+        "  --embedding FILE     a learned word, its placeholder may stand in the prompt (may be given several times)\n"
+        "  --prompt TEXT        what to draw\n"
+        "  --negative TEXT      what not to draw (default: nothing)\n"
+        "  --steps N            steps of the sampler (default 50)\n"
+        "  --guidance X         classifier-free guidance; 1 and below: none (default 7.5)\n"
+        "  --scheduler NAME     pndm, ddim, euler or dpm++ (default pndm)\n"
+        "  --seed N             start of the random latents (default 0)\n"
+        "  --latents FILE       start latents instead: a safetensors file with `latents` F32 [1 or count, c, h, w]\n"
+        "  --size WxH           pixels (default: the model's own size)\n"
+        "  --count N            pictures; more than one are numbered FILE-0001.png, ... (default 1)\n"
+        "  --output FILE.png    where to write\n"
+        "\n"
+        "examples:\n"
+        "  zoodip generate --model dataset/toybox/model --prompt \"a photo of a toy on the beach\" --output toy.png\n"
+        "  zoodip generate --model dataset/toybox/model --embedding results/toybox/learned_embeds.safetensors \\\n"
+        "      --prompt \"a photo of a sks on the grass\" --count 4 --output sks.png\n");
 }
 
 struct request {
@@ -58,17 +59,17 @@ struct session {
     struct embedding *words; /* [embeddings] */
     int32_t first_id;
     int64_t vectors;
-    float *rows; /* [vectors, width] */
-    char *prompt;
-    int64_t height, width; /* of the latents */
-    float *start;          /* [given, h, w, c] from --latents; NULL: drawn */
+    float *rows;             /* [vectors, width] */
+    char *prompt, *negative; /* with words of several vectors spelled out */
+    int64_t height, width;   /* of the latents */
+    float *start;            /* [given, h, w, c] from --latents; NULL: drawn */
     int64_t given;
     int kind;
 };
 
 /* ---------------------------------------------------------------------------------------------------- words */
 
-/* As diffusers' maybe_convert_prompt: a word of several vectors is spelled out, "sks" -> "sks sks_1 sks_2". */
+/* Every "sks" becomes "sks sks_1 sks_2", for a word of three vectors. */
 static struct error spell_out(char **prompt, const struct embedding *word)
 {
     size_t size = strlen(word->placeholder), each = (size + 24) * (size_t)word->vectors, room = 1;
@@ -93,12 +94,59 @@ static struct error spell_out(char **prompt, const struct embedding *word)
     return ok();
 }
 
+/* *found becomes true where the tokenizer finds a token in a text. */
+static struct error find_token(const struct tokenizer *tokenizer, const char *text, int32_t token, bool *found)
+{
+    int64_t room = (int64_t)strlen(text) * 2 + 2, count = 0;
+    int32_t *ids = memory_take(room, sizeof *ids);
+    if (!ids)
+        return error_memory("the prompt");
+    struct error e = tokenizer_pieces(tokenizer, text, ids, room, &count);
+    for (int64_t i = 0; i < count && i < room && e.code == ERROR_NONE; i++)
+        *found = *found || ids[i] == token;
+    memory_free(ids);
+    return e;
+}
+
+/* As diffusers' maybe_convert_prompt: the words of several vectors that the tokenizer finds in the text are spelled
+ * out. named[i] where word i is found. */
+static struct error convert_prompt(const struct session *s, const char *text, char **prompt, bool *named)
+{
+    int32_t first = s->first_id;
+    *prompt = memory_string(text);
+    if (!*prompt)
+        return error_memory("the prompt");
+    for (int64_t i = 0; i < s->request->embeddings.count; first += (int32_t)s->words[i++].vectors) {
+        bool found = false;
+        TRY(find_token(s->tokenizer, text, first, &found));
+        named[i] = named[i] || found;
+        if (found && s->words[i].vectors > 1)
+            TRY(spell_out(prompt, &s->words[i]));
+    }
+    return ok();
+}
+
+static struct error convert_prompts(struct session *s)
+{
+    const struct option_values *files = &s->request->embeddings;
+    bool *named = memory_take(files->count, sizeof *named);
+    struct error e = named ? ok() : error_memory("the prompt");
+    if (e.code == ERROR_NONE)
+        e = convert_prompt(s, s->request->prompt, &s->prompt, named);
+    if (e.code == ERROR_NONE)
+        e = convert_prompt(s, s->request->negative, &s->negative, named);
+    for (int64_t i = 0; i < files->count && e.code == ERROR_NONE; i++)
+        if (!named[i])
+            log_warning("the prompt does not name \"%s\", the word of %s", s->words[i].placeholder, files->items[i]);
+    memory_free(named);
+    return e;
+}
+
 static struct error read_words(struct session *s, int64_t dim)
 {
     const struct option_values *files = &s->request->embeddings;
     s->words = memory_take(files->count, sizeof *s->words);
-    s->prompt = memory_string(s->request->prompt);
-    if (!s->words || !s->prompt)
+    if (!s->words)
         return error_memory("learned words");
     s->first_id = tokenizer_size(s->tokenizer);
     for (int64_t i = 0; i < files->count; i++) {
@@ -110,10 +158,6 @@ static struct error read_words(struct session *s, int64_t dim)
                                (long long)w->dim, (long long)dim);
         TRY(error_in(embedding_add_tokens(s->tokenizer, w->placeholder, w->vectors, &first), "%s", files->items[i]));
         s->vectors += w->vectors;
-        if (w->vectors > 1)
-            TRY(spell_out(&s->prompt, w));
-        if (!strstr(s->prompt, w->placeholder))
-            log_warning("the prompt does not name \"%s\", the word of %s", w->placeholder, files->items[i]);
     }
     s->rows = memory_take(s->vectors * dim, sizeof *s->rows);
     if (!s->rows)
@@ -124,15 +168,16 @@ static struct error read_words(struct session *s, int64_t dim)
     return ok();
 }
 
-/* ---------------------------------------------------------------------------------------------------- sizes, latents */
+/* ---------------------------------------------------------------------------------------------------- sizes, latents
+ */
 
 static struct error read_size(struct session *s, const struct unet_config *unet, const struct vae_config *vae)
 {
     long long width = unet->sample_size * vae->factor, height = width;
     char end;
     const char *size = s->request->size;
-    if (size && (sscanf(size, "%lldx%lld%c", &width, &height, &end) != 2 || width < vae->factor || height < vae->factor ||
-                 width > 8192 || height > 8192))
+    if (size && (sscanf(size, "%lldx%lld%c", &width, &height, &end) != 2 || width < vae->factor ||
+                 height < vae->factor || width > 8192 || height > 8192))
         return error_input("--size: \"%s\": expected WIDTHxHEIGHT in pixels, such as 512x512", size);
     if (width % vae->factor || height % vae->factor)
         return error_input("--size: %lldx%lld: expected multiples of %lld", width, height, (long long)vae->factor);
@@ -171,7 +216,8 @@ static struct error read_latents(struct session *s, const struct unet_config *un
     if (!t)
         e = error_input("%s: tensor latents: is missing", path);
     else if (t->ranks != 4 || t->shape[1] != unet->in_channels || (t->type != F32 && t->type != F16 && t->type != BF16))
-        e = error_input("%s: tensor latents: expected F32 [1 or count, %lld, h, w]", path, (long long)unet->in_channels);
+        e = error_input("%s: tensor latents: expected F32 [1 or count, %lld, h, w]", path,
+                        (long long)unet->in_channels);
     else if (t->shape[0] != 1 && t->shape[0] != s->request->count)
         e = error_input("%s: tensor latents: %lld pictures, expected 1 or --count %lld", path, (long long)t->shape[0],
                         (long long)s->request->count);
@@ -254,7 +300,7 @@ static struct error draw_all(struct session *s)
     float *start = memory_take(p.numbers, sizeof *start);
     struct error e = ids && start ? ok() : error_memory("the prompt");
     if (e.code == ERROR_NONE && parts.guided)
-        e = tokenizer_encode(s->tokenizer, r->negative, ids, length);
+        e = tokenizer_encode(s->tokenizer, s->negative, ids, length);
     if (e.code == ERROR_NONE)
         e = tokenizer_encode(s->tokenizer, s->prompt, ids + (parts.guided ? length : 0), length);
     for (int64_t i = 0; i < r->count && e.code == ERROR_NONE; i++)
@@ -263,6 +309,18 @@ static struct error draw_all(struct session *s)
     memory_free(start);
     painter_free(&p);
     return e;
+}
+
+static struct error make_output_folder(const char *output)
+{
+    char folder[4096];
+    const char *end = strrchr(output, '/');
+    if (!end || end == output)
+        return ok();
+    if (end - output >= (int)sizeof folder)
+        return error_input("--output: the path is too long");
+    snprintf(folder, sizeof folder, "%.*s", (int)(end - output), output);
+    return error_in(folder_make(folder), "--output");
 }
 
 /* Reads all small files and checks before the weights are loaded. */
@@ -278,18 +336,23 @@ static struct error read_all(struct session *s)
     TRY(text_config_read(&text, r->model));
     TRY(unet_config_read(&unet, r->model));
     TRY(vae_config_read(&vae, r->model));
-    if (unet.cross_dim != text.width || unet.in_channels != vae.latent_channels || unet.out_channels != unet.in_channels)
+    if (unet.cross_dim != text.width || unet.in_channels != vae.latent_channels ||
+        unet.out_channels != unet.in_channels)
         return error_input("%s: text_encoder, unet and vae do not fit one another", r->model);
     TRY(noise_schedule_read(&s->schedule, r->model));
-    if (r->steps >= s->schedule.steps)
-        return error_input("--steps: %lld: expected 1 to %lld", (long long)r->steps, (long long)s->schedule.steps - 1);
+    struct sampler trial; // whether the schedule has so many steps
+    TRY(sampler_new(&trial, &s->schedule, (enum sampler_kind)s->kind, r->steps, 1));
+    sampler_free(&trial);
     TRY(path_join(folder, r->model, "tokenizer"));
     TRY(tokenizer_load(&s->tokenizer, folder));
     if (tokenizer_size(s->tokenizer) > text.vocab)
         return error_input("%s: more tokens than text_encoder/config.json: vocab_size", folder);
     TRY(read_words(s, text.width));
+    TRY(convert_prompts(s));
     TRY(read_size(s, &unet, &vae));
-    return r->latents ? read_latents(s, &unet) : ok();
+    if (r->latents)
+        TRY(read_latents(s, &unet));
+    return make_output_folder(r->output);
 }
 
 static struct error load_all(struct session *s)
@@ -315,6 +378,7 @@ static void close_session(struct session *s)
     memory_free(s->words);
     memory_free(s->rows);
     memory_free(s->prompt);
+    memory_free(s->negative);
     memory_free(s->start);
 }
 
