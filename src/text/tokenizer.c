@@ -1,21 +1,21 @@
 #include "text/tokenizer.h"
 
 #include <cjson/cJSON.h>
-#include <math.h>
-#include <stdlib.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "base/memory.h"
 #include "files/file.h"
+#include "files/json.h"
+#include "text/characters.h"
+#include "text/special.h"
 #include "text/vocabulary.h"
 
-enum { FILE_LIMIT = 64 << 20, BYTES = 256 };
+enum { BYTES = 256 };
 
 /* A word that is cut out of the text before anything else: `pattern` is matched in the raw text, or, where
- * `normalized`, the normalized pattern in the normalized text. */
+ * `normalized`, the normalized word in the normalized text. */
 struct added {
-    char *pattern;
+    char *text, *pattern;
     int32_t id;
     bool normalized;
 };
@@ -25,86 +25,29 @@ struct tokenizer {
     int32_t size; /* ids in use, added words included */
     struct added *added;
     int64_t added_count, added_room;
-    int32_t start, end, padding, unknown;
+    int32_t special[SPECIAL_COUNT];
     int32_t byte_piece[BYTES], last_byte_piece[BYTES]; /* a byte inside a word, and as its last; -1: not a piece */
 };
-
-/* ---------------------------------------------------------------------------------------------------- characters */
-
-/* The visible character that stands for a byte (GPT-2's bytes_to_unicode): itself where it is printable Latin-1, else
- * the next free one from 256 on. */
-static int32_t character_of_byte(int byte)
-{
-    int32_t next = 256;
-    for (int b = 0; b <= byte; b++) {
-        bool itself = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || (b >= 0xae && b <= 0xff);
-        if (b == byte)
-            return itself ? b : next;
-        next += !itself;
-    }
-    return 0;
-}
-
-static bool is_space(int32_t c)
-{
-    return (c >= 9 && c <= 13) || c == ' ' || c == 0x85 || c == 0xa0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200a) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f || c == 0x3000;
-}
-
-enum kind { KIND_SPACE, KIND_LETTER, KIND_NUMBER, KIND_OTHER };
-
-static enum kind kind_of(int32_t c)
-{
-    if (is_space(c))
-        return KIND_SPACE;
-    switch (utf8proc_category(c)) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
-        return KIND_LETTER;
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_NO:
-        return KIND_NUMBER;
-    default:
-        return KIND_OTHER;
-    }
-}
-
-/* One character at `text`; the text is valid UTF-8. */
-static int64_t read_character(const char *text, int32_t *c)
-{
-    return (int64_t)utf8proc_iterate((const utf8proc_uint8_t *)text, -1, c);
-}
 
 /* NFC, runs of white space to one blank, lower case. *out is memory_free'd. */
 static struct error normalize(const char *text, char **out)
 {
-    utf8proc_uint8_t *composed = NULL;
-    utf8proc_ssize_t length = utf8proc_map((const utf8proc_uint8_t *)text, 0, &composed,
-                                           UTF8PROC_NULLTERM | UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    if (length < 0)
-        return error_input("\"%.100s\": is not valid UTF-8", text);
-    char *to = memory_take(2 * (int64_t)length + 4, 1); // lower case grows a character by two bytes at most
+    char *composed;
+    TRY(characters_compose(text, &composed));
+    char *to = memory_take(2 * (int64_t)strlen(composed) + 1, 1); // lower case adds a byte to a character at most
     *out = to;
     bool blank = false;
-    for (const char *at = (const char *)composed; to && *at;) {
+    for (const char *at = composed; to && *at;) {
         int32_t c;
-        at += read_character(at, &c);
-        if (is_space(c)) {
-            if (!blank)
-                *to++ = ' ';
-            blank = true;
-            continue;
-        }
-        blank = false;
-        to += utf8proc_encode_char(c == 0x130 ? 'i' : utf8proc_tolower(c), (utf8proc_uint8_t *)to);
-        if (c == 0x130) // the one character whose lower case is two: i and a dot above
-            to += utf8proc_encode_char(0x307, (utf8proc_uint8_t *)to);
+        at += character_read(at, &c);
+        bool space = character_kind(c) == CHARACTER_SPACE;
+        if (!space)
+            to += character_write_lower(to, c);
+        else if (!blank)
+            *to++ = ' ';
+        blank = space;
     }
-    free(composed);
+    memory_free(composed);
     return *out ? ok() : error_memory("a text");
 }
 
@@ -147,16 +90,15 @@ static struct error split_word(const struct tokenizer *t, const char *word, int6
         length--;
     }
     for (int64_t i = 0; i < length; i++)
-        put(out, pieces[i] >= 0 ? pieces[i] : t->unknown);
+        put(out, pieces[i] >= 0 ? pieces[i] : t->special[SPECIAL_UNKNOWN]);
     memory_free(pieces);
     return ok();
 }
 
-/* Length of the contraction ('s, 't, 're, ...) that a text begins with, or 0. */
-static int64_t contraction(const char *text, int64_t length)
+/* Length of the one of `all` that a text begins with, or 0. */
+static int64_t begins_with(const char *text, int64_t length, const char *const *all, int64_t count)
 {
-    static const char *const all[] = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
-    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+    for (int64_t i = 0; i < count; i++) {
         int64_t size = (int64_t)strlen(all[i]);
         if (size <= length && strncmp(text, all[i], (size_t)size) == 0)
             return size;
@@ -164,25 +106,42 @@ static int64_t contraction(const char *text, int64_t length)
     return 0;
 }
 
-/* Normalized text without added words, cut by CLIP's pattern: contractions, runs of letters, single digits, runs of
- * what is neither letter, digit nor space. */
+/* Length of the word that CLIP's pattern finds at the beginning of a text: a contraction, a run of letters, one digit,
+ * a run of what is neither letter, digit nor space; 0 for a space. */
+static int64_t word_length(const char *text, int64_t length)
+{
+    static const char *const contractions[] = {"'s", "'t", "'re", "'ve", "'m", "'ll", "'d"};
+    int64_t size = begins_with(text, length, contractions, sizeof contractions / sizeof *contractions);
+    if (size)
+        return size;
+    int32_t c;
+    size = character_read(text, &c);
+    enum character_kind kind = character_kind(c);
+    if (kind == CHARACTER_SPACE || kind == CHARACTER_NUMBER)
+        return kind == CHARACTER_NUMBER ? size : 0;
+    for (int64_t more; size < length; size += more) {
+        more = character_read(text + size, &c);
+        if (character_kind(c) != kind)
+            break;
+    }
+    return size;
+}
+
+/* Normalized text without added words, cut by CLIP's pattern. In that pattern the special tokens come first, so a word
+ * ends behind one even where it was not cut out (typed in capitals, it appears by normalizing); inside, it is three
+ * words. */
 static struct error split_text(const struct tokenizer *t, const char *text, int64_t length, struct ids *out)
 {
-    for (int64_t at = 0; at < length;) {
-        int32_t c;
-        int64_t end = at + read_character(text + at, &c), size = contraction(text + at, length - at);
-        enum kind kind = kind_of(c);
-        if (size > 0)
-            end = at + size;
-        else if (kind == KIND_LETTER || kind == KIND_OTHER)
-            for (int64_t more; end < length; end += more) {
-                more = read_character(text + end, &c);
-                if (kind_of(c) != kind)
-                    break;
-            }
-        if (size > 0 || kind != KIND_SPACE)
-            TRY(split_word(t, text + at, end - at, out));
-        at = end;
+    static const char *const specials[] = {"<|startoftext|>", "<|endoftext|>"};
+    int64_t special_end = 0;
+    for (int64_t at = 0, size; at < length; at += size) {
+        if (at >= special_end)
+            special_end = at + begins_with(text + at, length - at, specials, sizeof specials / sizeof *specials);
+        size = word_length(text + at, (at < special_end ? special_end : length) - at);
+        if (size)
+            TRY(split_word(t, text + at, size, out));
+        else
+            size = 1; // a space: all are blanks now
     }
     return ok();
 }
@@ -252,11 +211,11 @@ struct error tokenizer_encode(const struct tokenizer *t, const char *text, int32
     int64_t count, room = length > 2 ? length - 2 : 0;
     TRY(tokenizer_pieces(t, text, ids + 1, room, &count));
     count = count < room ? count : room;
-    ids[0] = t->start;
+    ids[0] = t->special[SPECIAL_START];
     if (length > 1)
-        ids[count + 1] = t->end;
+        ids[count + 1] = t->special[SPECIAL_END];
     for (int64_t i = count + 2; i < length; i++)
-        ids[i] = t->padding;
+        ids[i] = t->special[SPECIAL_PADDING];
     return ok();
 }
 
@@ -267,97 +226,91 @@ int32_t tokenizer_size(const struct tokenizer *t)
     return t->size;
 }
 
-static struct error add_pattern(struct tokenizer *t, const char *word, int32_t id, bool normalized)
+static struct added *find_added(const struct tokenizer *t, const char *word)
 {
-    if (t->added_count == t->added_room) {
-        int64_t room = t->added_room ? 2 * t->added_room : 16;
-        struct added *more = memory_take(room, sizeof *more);
-        if (!more)
-            return error_memory("added words");
-        if (t->added_count)
-            memcpy(more, t->added, (size_t)t->added_count * sizeof *more);
-        memory_free(t->added);
-        t->added = more;
-        t->added_room = room;
-    }
-    struct added a = {.id = id, .normalized = normalized};
-    if (normalized)
-        TRY(normalize(word, &a.pattern));
-    else
-        a.pattern = memory_string(word);
-    if (!a.pattern)
+    for (int64_t i = 0; i < t->added_count; i++)
+        if (strcmp(t->added[i].text, word) == 0)
+            return &t->added[i];
+    return NULL;
+}
+
+static struct error grow_added(struct tokenizer *t)
+{
+    int64_t room = t->added_room ? 2 * t->added_room : 16;
+    struct added *more = memory_take(room, sizeof *more);
+    if (!more)
         return error_memory("added words");
-    t->added[t->added_count++] = a;
+    if (t->added_count)
+        memcpy(more, t->added, (size_t)t->added_count * sizeof *more);
+    memory_free(t->added);
+    t->added = more;
+    t->added_room = room;
+    return ok();
+}
+
+/* Cuts a word out of texts from now on; a word that is cut out already is from now on matched as `normalized` says. */
+static struct error add_word(struct tokenizer *t, const char *word, int32_t id, bool normalized)
+{
+    struct added *a = find_added(t, word);
+    if (!a) {
+        if (t->added_count == t->added_room)
+            TRY(grow_added(t));
+        a = &t->added[t->added_count];
+        a->text = memory_string(word);
+        if (!a->text)
+            return error_memory("added words");
+        t->added_count++;
+    }
+    memory_free(a->pattern);
+    a->id = id;
+    a->normalized = normalized;
+    a->pattern = NULL;
+    if (normalized)
+        TRY(normalize(word, &a->pattern));
+    else
+        a->pattern = memory_string(word);
     if (id >= t->size)
         t->size = id + 1;
-    return ok();
+    return a->pattern ? ok() : error_memory("added words");
+}
+
+/* An added word's or a piece's id, or -1. */
+static int32_t find_id(const struct tokenizer *t, const char *word)
+{
+    const struct added *a = find_added(t, word);
+    return a ? a->id : vocabulary_find(&t->vocabulary, word);
 }
 
 struct error tokenizer_add(struct tokenizer *t, const char *word, int32_t *id)
 {
     if (!*word)
         return error_input("the word is empty");
-    bool known = vocabulary_find(&t->vocabulary, word) >= 0;
+    char *pattern;
+    TRY(normalize(word, &pattern));
+    bool known = find_id(t, word) >= 0;
     for (int64_t i = 0; i < t->added_count && !known; i++)
-        known = strcmp(t->added[i].pattern, word) == 0;
+        known = t->added[i].normalized && strcmp(t->added[i].pattern, pattern) == 0;
+    memory_free(pattern);
     if (known)
         return error_input("\"%.100s\" is a token of this model already; choose another word", word);
     *id = t->size;
-    return add_pattern(t, word, *id, true);
+    return add_word(t, word, *id, true);
 }
 
 /* ---------------------------------------------------------------------------------------------------- loading */
 
-/* A special token's text: a string, or an object with `content`. *normalized as the object says (default: `otherwise`).
- */
-static const char *token_text(const cJSON *item, bool otherwise, bool *normalized)
+/* The visible character that stands for a byte (GPT-2's bytes_to_unicode): itself where it is printable Latin-1, else
+ * the next free one from 256 on. */
+static int32_t character_of_byte(int byte)
 {
-    *normalized = otherwise;
-    if (cJSON_IsString(item))
-        return item->valuestring;
-    const cJSON *flag = cJSON_GetObjectItemCaseSensitive(item, "normalized");
-    if (cJSON_IsBool(flag))
-        *normalized = cJSON_IsTrue(flag);
-    const cJSON *content = cJSON_GetObjectItemCaseSensitive(item, "content");
-    return cJSON_IsString(content) ? content->valuestring : NULL;
-}
-
-static bool has_pattern(const struct tokenizer *t, const char *word)
-{
-    for (int64_t i = 0; i < t->added_count; i++)
-        if (strcmp(t->added[i].pattern, word) == 0)
-            return true;
-    return false;
-}
-
-/* The id of one of the four special tokens, which is also cut out of texts. */
-static struct error read_special(struct tokenizer *t, const cJSON *config, const char *key, const char *fallback,
-                                 const char *path, int32_t *id)
-{
-    bool normalized = false;
-    const cJSON *item = cJSON_GetObjectItemCaseSensitive(config, key);
-    const char *text = item && !cJSON_IsNull(item) ? token_text(item, false, &normalized) : fallback;
-    if (!text)
-        return error_input("%s: %s: expected a token", path, key);
-    *id = vocabulary_find(&t->vocabulary, text);
-    for (int64_t i = 0; i < t->added_count && *id < 0; i++)
-        if (strcmp(t->added[i].pattern, text) == 0)
-            *id = t->added[i].id;
-    if (*id < 0)
-        return error_input("%s: %s: \"%.60s\" is not in the vocabulary", path, key, text);
-    // whatever `normalized` says there, transformers cuts special tokens out of the raw text
-    return has_pattern(t, text) ? ok() : add_pattern(t, text, *id, false);
-}
-
-static struct error read_added(struct tokenizer *t, const cJSON *item, const cJSON *id, const char *path)
-{
-    bool normalized;
-    const char *text = token_text(item, true, &normalized);
-    if (!text || !*text || !cJSON_IsNumber(id) || id->valuedouble != floor(id->valuedouble) || id->valuedouble < 0 ||
-        id->valuedouble >= 1 << 24)
-        return error_input("%s: added_tokens: expected objects with id and content", path);
-    return has_pattern(t, text) ? ok()
-                                : error_in(add_pattern(t, text, (int32_t)id->valuedouble, normalized), "%s", path);
+    int32_t next = 256;
+    for (int b = 0; b <= byte; b++) {
+        bool itself = (b >= '!' && b <= '~') || (b >= 0xa1 && b <= 0xac) || (b >= 0xae && b <= 0xff);
+        if (b == byte)
+            return itself ? b : next;
+        next += !itself;
+    }
+    return 0;
 }
 
 /* Pieces for single bytes. */
@@ -365,86 +318,54 @@ static void find_bytes(struct tokenizer *t)
 {
     for (int b = 0; b < BYTES; b++) {
         char name[16] = "";
-        utf8proc_ssize_t size = utf8proc_encode_char(character_of_byte(b), (utf8proc_uint8_t *)name);
+        int64_t size = character_write(name, character_of_byte(b));
         t->byte_piece[b] = vocabulary_find(&t->vocabulary, name);
         memcpy(name + size, "</w>", 5);
         t->last_byte_piece[b] = vocabulary_find(&t->vocabulary, name);
     }
 }
 
-/* FOLDER/NAME as JSON; *root NULL where the file is not there. */
-static struct error read_json(const char *folder, const char *name, char path[4096], cJSON **root)
+/* Words that were added get their ids in their order, as the peer gives them; special tokens must be there already. */
+static struct error add_special(struct tokenizer *t, const struct special_tokens *s, const char *folder)
 {
-    char *text;
-    int64_t size;
-    *root = NULL;
-    TRY(path_join(path, folder, name));
-    if (!file_exists(path))
-        return ok();
-    TRY(file_read(path, FILE_LIMIT, &text, &size));
-    *root = cJSON_ParseWithLength(text, (size_t)size);
-    memory_free(text);
-    if (*root && cJSON_IsObject(*root))
-        return ok();
-    cJSON_Delete(*root);
-    *root = NULL;
-    return error_input("%s: is not a JSON object", path);
-}
-
-static struct error read_tables(struct tokenizer *t, const char *folder)
-{
-    char vocab[4096], path[4096];
-    TRY(path_join(vocab, folder, "vocab.json"));
-    if (file_exists(vocab))
-        return vocabulary_read_files(&t->vocabulary, folder);
-    cJSON *root;
-    TRY(read_json(folder, "tokenizer.json", path, &root));
-    if (!root)
-        return error_input("%s: neither vocab.json with merges.txt nor tokenizer.json is here", folder);
-    struct error e = vocabulary_read_model(&t->vocabulary, cJSON_GetObjectItemCaseSensitive(root, "model"), path);
-    t->size = t->vocabulary.size;
-    const cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "added_tokens");
-    for (const cJSON *item = list ? list->child : NULL; item && e.code == ERROR_NONE; item = item->next)
-        e = read_added(t, item, cJSON_GetObjectItemCaseSensitive(item, "id"), path);
-    cJSON_Delete(root);
-    return e;
-}
-
-/* added_tokens_decoder of tokenizer_config.json: {"49406": {"content": ...}}. */
-static struct error read_decoder(struct tokenizer *t, const cJSON *config, const char *path)
-{
-    const cJSON *decoder = cJSON_GetObjectItemCaseSensitive(config, "added_tokens_decoder");
-    for (const cJSON *item = decoder ? decoder->child : NULL; item; item = item->next) {
-        cJSON *id = item->string ? cJSON_CreateNumber(atof(item->string)) : NULL;
-        struct error e = read_added(t, item, id, path);
-        cJSON_Delete(id);
-        TRY(e);
+    for (int64_t i = 0; i < s->count; i++) {
+        const struct special_token *token = &s->items[i];
+        int32_t id = find_id(t, token->text);
+        if (id < 0 && token->id < 0)
+            return error_input("%s: %s: \"%.60s\" is not in the vocabulary", folder, token->key, token->text);
+        TRY(error_in(add_word(t, token->text, id < 0 ? t->size : id, token->normalized), "%s: %s", folder, token->key));
     }
+    for (int i = 0; i < SPECIAL_COUNT; i++)
+        t->special[i] = find_id(t, s->names[i]);
     return ok();
 }
 
+static struct error load_with(struct tokenizer *t, const char *folder, const struct json *json)
+{
+    TRY(json->root ? vocabulary_read_model(&t->vocabulary, json->root, json->path)
+                   : vocabulary_read_files(&t->vocabulary, folder));
+    t->size = t->vocabulary.size;
+    find_bytes(t);
+    struct special_tokens s;
+    TRY(special_tokens_read(&s, folder, json->root));
+    struct error e = add_special(t, &s, folder);
+    special_tokens_free(&s);
+    return e;
+}
+
+/* tokenizer.json comes first where both generations lie side by side, as for the peer. */
 static struct error load(struct tokenizer *t, const char *folder)
 {
-    static const char start[] = "<|startoftext|>", end[] = "<|endoftext|>";
-    char path[4096];
-    cJSON *config;
-    TRY(read_tables(t, folder));
-    if (t->vocabulary.size > t->size)
-        t->size = t->vocabulary.size;
-    find_bytes(t);
-    TRY(read_json(folder, "tokenizer_config.json", path, &config));
-    struct error e = config ? read_decoder(t, config, path) : ok();
-    if (!config)
-        TRY(path_join(path, folder, "vocab.json"));
-    if (e.code == ERROR_NONE)
-        e = read_special(t, config, "bos_token", start, path, &t->start);
-    if (e.code == ERROR_NONE)
-        e = read_special(t, config, "eos_token", end, path, &t->end);
-    if (e.code == ERROR_NONE)
-        e = read_special(t, config, "unk_token", end, path, &t->unknown);
-    if (e.code == ERROR_NONE)
-        e = read_special(t, config, "pad_token", end, path, &t->padding);
-    cJSON_Delete(config);
+    char path[4096], vocab[4096];
+    struct json json = {0};
+    TRY(path_join(path, folder, "tokenizer.json"));
+    TRY(path_join(vocab, folder, "vocab.json"));
+    if (file_exists(path))
+        TRY(json_open(&json, path));
+    else if (!file_exists(vocab))
+        return error_input("%s: neither vocab.json with merges.txt nor tokenizer.json is here", folder);
+    struct error e = load_with(t, folder, &json);
+    json_close(&json);
     return e;
 }
 
@@ -466,8 +387,10 @@ void tokenizer_free(struct tokenizer *t)
     if (!t)
         return;
     vocabulary_free(&t->vocabulary);
-    for (int64_t i = 0; i < t->added_count; i++)
+    for (int64_t i = 0; i < t->added_count; i++) {
+        memory_free(t->added[i].text);
         memory_free(t->added[i].pattern);
+    }
     memory_free(t->added);
     memory_free(t);
 }

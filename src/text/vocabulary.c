@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "files/file.h"
+#include "files/json.h"
 
 enum { FILE_LIMIT = 64 << 20, ID_LIMIT = 1 << 24 };
 
@@ -140,17 +141,34 @@ void vocabulary_free(struct vocabulary *v)
 
 /* ---------------------------------------------------------------------------------------------------- files */
 
-static struct error read_pieces(struct vocabulary *v, const cJSON *object, const char *path)
+/* No two pieces have one id. */
+static struct error check_ids(const struct vocabulary *v, const char *path)
+{
+    bool *taken = memory_take(v->size, sizeof *taken);
+    struct error e = taken ? ok() : error_memory("the vocabulary");
+    for (int64_t i = 0; i < v->piece_room && e.code == ERROR_NONE; i++) {
+        const struct piece_slot *slot = &v->pieces[i];
+        if (slot->name && taken[slot->id])
+            e = error_input("%s: \"%.100s\": another piece has its id, %d, too", path, slot->name, slot->id);
+        else if (slot->name)
+            taken[slot->id] = true;
+    }
+    memory_free(taken);
+    return e;
+}
+
+/* key: where the object stands in its file, for the errors. */
+static struct error read_pieces(struct vocabulary *v, const cJSON *object, const char *path, const char *key)
 {
     if (!cJSON_IsObject(object) || !object->child)
-        return error_input("%s: vocab: expected an object of pieces and their ids", path);
+        return error_input("%s: %s: expected an object of pieces and their ids", path, key);
     for (const cJSON *item = object->child; item; item = item->next) {
         double id = item->valuedouble;
         if (!cJSON_IsNumber(item) || id != floor(id) || id < 0 || id >= ID_LIMIT)
             return error_input("%s: \"%.100s\": expected an id from 0 to %d", path, item->string, ID_LIMIT - 1);
         TRY(error_in(vocabulary_add(v, item->string, (int32_t)id), "%s", path));
     }
-    return ok();
+    return check_ids(v, path);
 }
 
 /* "left right", cut in place. */
@@ -166,17 +184,15 @@ static struct error read_merge(struct vocabulary *v, char *line, int32_t rank, c
 static struct error read_merge_lines(struct vocabulary *v, char *text, const char *path)
 {
     int32_t rank = 0;
-    bool first = true;
-    for (char *line = text, *next; line; line = next, first = false) {
+    for (char *line = text, *next; line; line = next) {
         next = strchr(line, '\n');
         if (next)
             *next++ = 0;
         size_t length = strlen(line);
         if (length && line[length - 1] == '\r')
             line[length - 1] = 0;
-        if (!*line || (first && strncmp(line, "#version", 8) == 0))
-            continue;
-        TRY(read_merge(v, line, rank++, path));
+        if (*line && strncmp(line, "#version", 8) != 0)
+            TRY(read_merge(v, line, rank++, path));
     }
     return ok();
 }
@@ -185,12 +201,11 @@ struct error vocabulary_read_files(struct vocabulary *v, const char *folder)
 {
     char path[4096], *text;
     int64_t size;
+    struct json json;
     TRY(path_join(path, folder, "vocab.json"));
-    TRY(file_read(path, FILE_LIMIT, &text, &size));
-    cJSON *root = cJSON_ParseWithLength(text, (size_t)size);
-    memory_free(text);
-    struct error e = root ? read_pieces(v, root, path) : error_input("%s: is not valid JSON", path);
-    cJSON_Delete(root);
+    TRY(json_open(&json, path));
+    struct error e = read_pieces(v, json.root, path, "the file");
+    json_close(&json);
     TRY(e);
     TRY(path_join(path, folder, "merges.txt"));
     TRY(file_read(path, FILE_LIMIT, &text, &size));
@@ -216,11 +231,12 @@ static struct error read_merge_list(struct vocabulary *v, const cJSON *list, con
     return ok();
 }
 
-struct error vocabulary_read_model(struct vocabulary *v, const struct cJSON *model, const char *path)
+struct error vocabulary_read_model(struct vocabulary *v, const struct cJSON *root, const char *path)
 {
+    const cJSON *model = cJSON_GetObjectItemCaseSensitive(root, "model");
     const cJSON *type = cJSON_GetObjectItemCaseSensitive(model, "type");
     if (cJSON_IsString(type) && strcmp(type->valuestring, "BPE") != 0)
         return error_input("%s: model.type: \"%.60s\" is not supported, only \"BPE\"", path, type->valuestring);
-    TRY(read_pieces(v, cJSON_GetObjectItemCaseSensitive(model, "vocab"), path));
+    TRY(read_pieces(v, cJSON_GetObjectItemCaseSensitive(model, "vocab"), path, "model.vocab"));
     return read_merge_list(v, cJSON_GetObjectItemCaseSensitive(model, "merges"), path);
 }

@@ -3,7 +3,8 @@
  * The tables of a byte-level BPE: pieces by name, merges by pair. Read from vocab.json + merges.txt, or from
  * tokenizer.json.
  *
- * Invariant: ids lie in [0, size), size is one above the highest id; every merge's parts and result are pieces.
+ * Invariant: ids lie in [0, size), no two pieces share one; size is one above the highest id; every merge's parts and
+ * result are pieces.
  */
 #ifndef ZOODIP_TEXT_VOCABULARY_H
 #define ZOODIP_TEXT_VOCABULARY_H
@@ -43,8 +44,8 @@ struct error vocabulary_read_files(struct vocabulary *v, const char *folder);
 
 struct cJSON;
 
-/* The "model" of a tokenizer.json; path for the errors. */
-struct error vocabulary_read_model(struct vocabulary *v, const struct cJSON *model, const char *path);
+/* The "model" of a tokenizer.json's content; path for the errors. */
+struct error vocabulary_read_model(struct vocabulary *v, const struct cJSON *root, const char *path);
 
 void vocabulary_free(struct vocabulary *v);
 

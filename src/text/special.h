@@ -1,0 +1,39 @@
+/* text/special.h
+ *
+ * What a tokenizer's folder says of words beside its vocabulary: the four special tokens, and words that were added.
+ * Two generations of folders say it in different places:
+ *
+ *     tokenizer_config.json has `added_tokens_decoder`: all is in that file;
+ *     it has not: special_tokens_map.json overrules it, and added words are in added_tokens.json or tokenizer.json.
+ *
+ * Equals what transformers' TokenizersBackend adds to the tokenizer, in its order: added words by id, then special
+ * tokens, then additional ones; where a text comes twice, the last decides how it is matched.
+ */
+#ifndef ZOODIP_TEXT_SPECIAL_H
+#define ZOODIP_TEXT_SPECIAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+enum special { SPECIAL_START, SPECIAL_END, SPECIAL_UNKNOWN, SPECIAL_PADDING, SPECIAL_COUNT };
+
+struct special_tokens {
+    struct special_token {
+        char *text;
+        int64_t id;      /* as the file says: for the order only; -1: a special token */
+        bool normalized; /* matched in the normalized text, else in the raw one */
+        const char *key; /* where it was found, for the errors; a constant */
+    } * items;
+    int64_t count, room;
+    char *names[SPECIAL_COUNT]; /* texts of the four */
+};
+
+struct cJSON;
+
+/* tokenizer: the content of tokenizer.json, or NULL where there is none. */
+struct error special_tokens_read(struct special_tokens *s, const char *folder, const struct cJSON *tokenizer);
+void special_tokens_free(struct special_tokens *s);
+
+#endif
