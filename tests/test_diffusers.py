@@ -34,14 +34,15 @@ def pipeline(model=MODEL, scheduler=None, **swaps):
 
 def draw_both(tmp_path, pipe, prompt, *, width=64, height=64, steps=50, guidance=7.5, scheduler="pndm", negative=None,
               embedding=None, model=MODEL, seed=7):
-    """(diffusers' picture, zoodip's) of the same prompt from the same latents, uint8 [height, width, 3]."""
+    """(diffusers' picture, zoodip's) of the same prompt from the same latents, uint8 [height, width, 3]. embedding: a path or a list."""
     latents = torch.randn(1, 4, height // 4, width // 4, generator=torch.Generator().manual_seed(seed))
     start, picture = tmp_path / "latents.safetensors", tmp_path / "picture.png"
     save_file({"latents": latents.numpy()}, start)
     with torch.no_grad():
         theirs = pipe(prompt, negative_prompt=negative, latents=latents, num_inference_steps=steps, guidance_scale=guidance,
                       width=width, height=height).images[0]
-    options = ["--embedding", embedding] if embedding else []
+    embeddings = embedding if isinstance(embedding, list) else [embedding] if embedding else []
+    options = [option for path in embeddings for option in ("--embedding", path)]
     options += ["--negative", negative] if negative else []
     run(program("zoodip"), "generate", "--model", model, "--prompt", prompt, "--latents", start, "--output", picture,
         "--steps", steps, "--guidance", guidance, "--scheduler", scheduler, "--size", f"{width}x{height}", *options, threads=2)

@@ -19,7 +19,7 @@ struct json {
     struct error error;
 };
 
-/* Reads a file of at most 16 MB that holds one JSON object. */
+/* Reads a file of at most 16 MB that holds one JSON object. Infinity, as Python writes it, is read as null. */
 struct error json_open(struct json *json, const char *path);
 void json_close(struct json *json);
 

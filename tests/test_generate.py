@@ -1,0 +1,165 @@
+"""`zoodip generate`: how words stand in prompts, which files appear, what is refused. Pictures are compared with diffusers'."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.numpy import save_file
+
+from conftest import TOYBOX, program, run
+from test_diffusers import assert_same_picture, draw_both, pipeline
+
+MODEL = TOYBOX / "model"
+
+
+def make_word(folder, name, vectors, seed=0, width=96):
+    """A word that nobody learned: vectors as long as those of the vocabulary."""
+    path = folder / f"{name}.safetensors"
+    rows = np.random.default_rng(seed).normal(size=(vectors, width)).astype(np.float32) * 0.3
+    save_file({name: rows}, path, metadata={"format": "pt"})
+    return path
+
+
+def generate(*options, check=True, model=MODEL):
+    return run(program("zoodip"), "generate", "--model", model, *options, check=check)
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+
+
+@pytest.mark.parametrize("prompt, negative", [
+    ("a photo of a sks on the beach", None),
+    ("sks and a bix, a sks again", "a dark bix"),  # a word of several vectors is spelled out in the negative prompt too
+    ("a photo of a sks_1 on the beach", None),     # one vector of three, by its own name
+    ("a photo of a toy", "sks"),
+], ids=str)
+def test_words_in_prompts(tmp_path, prompt, negative):
+    words = [make_word(tmp_path, "sks", 3), make_word(tmp_path, "bix", 2, seed=1)]
+    pipe = pipeline()
+    for word in words:
+        pipe.load_textual_inversion(str(word))
+    assert_same_picture(*draw_both(tmp_path, pipe, prompt, negative=negative, embedding=words, steps=5))
+
+
+def changed_model(folder, **changes):
+    """toybox with keys of its scheduler changed; None takes a key out."""
+    shutil.copytree(MODEL, folder)
+    path = folder / "scheduler" / "scheduler_config.json"
+    config = {k: v for k, v in {**json.loads(path.read_text()), **changes}.items() if v is not None}
+    path.write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("changes", [dict(prediction_type="v_prediction"), dict(skip_prk_steps=None), dict(timestep_spacing="trailing")],
+                         ids=str)
+def test_models_with_other_schedules(tmp_path, changes):
+    model = changed_model(tmp_path / "model", **changes)
+    assert_same_picture(*draw_both(tmp_path, pipeline(model), "a photo of a toy on the grass", model=model, steps=5))
+
+
+@pytest.mark.parametrize("width, height", [(72, 88), (40, 104)])
+def test_sizes_that_the_unet_cannot_halve_evenly(tmp_path, width, height):
+    assert_same_picture(*draw_both(tmp_path, pipeline(), "a photo of a toy on the grass", width=width, height=height, steps=5))
+
+
+def test_latents_for_every_picture_of_a_count(tmp_path):
+    latents = torch.randn(2, 4, 16, 16, generator=torch.Generator().manual_seed(3)).numpy()
+    for name, rows in {"both": latents, "0": latents[:1], "1": latents[1:]}.items():
+        save_file({"latents": np.ascontiguousarray(rows)}, tmp_path / f"{name}.safetensors")
+    common = ["--prompt", "a toy", "--steps", 3]
+    generate(*common, "--latents", tmp_path / "both.safetensors", "--count", 2, "--output", tmp_path / "new" / "toy.png")
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["toy-0001.png", "toy-0002.png"]
+    for i in (0, 1):
+        generate(*common, "--latents", tmp_path / f"{i}.safetensors", "--output", tmp_path / "one.png")
+        assert (tmp_path / "one.png").read_bytes() == (tmp_path / "new" / f"toy-000{i + 1}.png").read_bytes()
+
+
+def test_the_pictures_of_a_count_differ_and_the_first_is_that_of_one(tmp_path):
+    common = ["--prompt", "a toy", "--steps", 2, "--seed", 5]
+    generate(*common, "--count", 2, "--output", tmp_path / "toy.png")
+    generate(*common, "--output", tmp_path / "one.png")
+    first, second = (tmp_path / f"toy-000{i}.png" for i in (1, 2))
+    assert first.read_bytes() == (tmp_path / "one.png").read_bytes() != second.read_bytes()
+
+
+def test_the_size_is_the_models_own_or_the_one_asked_for(tmp_path):
+    for options, size in (([], (64, 64)), (["--size", "96x48"], (96, 48))):
+        generate("--prompt", "a toy", "--steps", 1, "--output", tmp_path / "toy.png", *options)
+        with Image.open(tmp_path / "toy.png") as picture:
+            assert picture.size == size and picture.mode == "RGB"
+
+
+def test_a_word_that_the_prompt_does_not_name_is_worth_a_warning(tmp_path):
+    word = make_word(tmp_path, "sks", 1)
+    done = generate("--prompt", "a toy", "--embedding", word, "--steps", 1, "--output", tmp_path / "toy.png")
+    assert "does not name" in done.stderr and "sks" in done.stderr
+
+
+def test_help_shows_every_option_and_examples():
+    done = run(program("zoodip"), "generate", "--help")
+    for word in ("--model", "--embedding", "--prompt", "--negative", "--steps", "--guidance", "--scheduler", "--seed", "--latents",
+                 "--size", "--count", "--output", "example"):
+        assert word in done.stdout
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def refused(done, *words):
+    lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip:")]
+    assert done.returncode == 2 and len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--steps", "1000"], ["--steps"]), (["--steps", "3.5"], ["--steps"]), (["--guidance", "nan"], ["--guidance"]),
+    (["--guidance"], ["--guidance"]), (["--count", "0"], ["--count"]), (["--seed", "x"], ["--seed"]), (["--size", "0x64"], ["--size"]),
+    (["--size", "64x66"], ["--size", "4"]), (["--size", "64x64x3"], ["--size"]), (["--scheduler", "PNDM"], ["--scheduler", "pndm"]),
+    (["--latents", "/nowhere.safetensors"], ["/nowhere.safetensors"]), (["--colour", "red"], ["--colour"]), (["toy"], ["toy"]),
+    (["--model", "/nowhere"], ["/nowhere"])], ids=str)
+def test_options(tmp_path, options, words):
+    output = tmp_path / "toy.png"
+    refused(generate("--prompt", "a toy", "--output", output, *options, check=False), *words)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("output", ["toy.jpg", "toy", ".png"])
+def test_output_that_is_no_png(tmp_path, output):
+    refused(generate("--prompt", "a toy", "--output", output, check=False), "--output")
+
+
+@pytest.mark.parametrize("tensors, words", [
+    ({"noise": np.zeros((1, 4, 16, 16), np.float32)}, ["latents"]), ({"latents": np.zeros((4, 16, 16), np.float32)}, ["latents"]),
+    ({"latents": np.zeros((1, 3, 16, 16), np.float32)}, ["latents", "4"]), ({"latents": np.zeros((3, 4, 16, 16), np.float32)}, ["3"]),
+    ({"latents": np.zeros((1, 4, 16, 16), np.int32)}, ["latents"]), ({"latents": np.zeros((1, 4, 0, 16), np.float32)}, ["latents"])])
+def test_latents_that_do_not_fit(tmp_path, tensors, words):
+    path = tmp_path / "latents.safetensors"
+    save_file(tensors, path)
+    refused(generate("--prompt", "a toy", "--latents", path, "--output", tmp_path / "toy.png", check=False), str(path), *words)
+
+
+def test_latents_of_another_size_than_asked_for(tmp_path):
+    path = tmp_path / "latents.safetensors"
+    save_file({"latents": np.zeros((1, 4, 16, 16), np.float32)}, path)
+    refused(generate("--prompt", "a toy", "--latents", path, "--size", "96x64", "--output", tmp_path / "toy.png", check=False), "--size")
+
+
+def test_words_that_do_not_fit(tmp_path):
+    common = ["--prompt", "a toy", "--output", tmp_path / "toy.png"]
+    wide = make_word(tmp_path, "wide", 1, width=768)
+    refused(generate(*common, "--embedding", wide, check=False), "wide.safetensors", "768", "96")
+    known = make_word(tmp_path, "toy<w>", 1).rename(tmp_path / "known.safetensors")
+    save_file({"toy</w>": np.zeros((1, 96), np.float32)}, known)
+    refused(generate(*common, "--embedding", known, check=False), "known.safetensors", "toy</w>")
+    word = make_word(tmp_path, "sks", 2)
+    refused(generate(*common, "--embedding", word, "--embedding", word, check=False), "sks.safetensors")
+    save_file({"a": np.zeros((1, 96), np.float32), "b": np.zeros((1, 96), np.float32)}, tmp_path / "two.safetensors")
+    refused(generate(*common, "--embedding", tmp_path / "two.safetensors", check=False), "two.safetensors")
+
+
+def test_no_place_for_the_output(tmp_path):
+    (tmp_path / "file").write_text("")
+    refused(generate("--prompt", "a toy", "--output", tmp_path / "file" / "toy.png", check=False), "--output", "file")
