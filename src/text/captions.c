@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "files/file.h"
+#include "files/json.h"
 
-enum { FILE_LIMIT = 16 << 20, CAPTION_LIMIT = 4096, WORD_ROOM = 64 };
+enum { CAPTION_LIMIT = 4096, WORD_ROOM = 64 };
 
 static const char *const object_templates[] = {
     "a photo of a {}",         "a rendering of a {}",      "a cropped photo of the {}", "the photo of a {}",
@@ -97,21 +97,14 @@ static struct error pick(struct captions *c, const cJSON *root, const char *path
 struct error captions_read(struct captions *c, const char *path, const char *subject, const char *const *names,
                            int64_t count)
 {
-    char *text;
-    int64_t size;
-    TRY(file_read(path, FILE_LIMIT, &text, &size));
-    cJSON *root = cJSON_ParseWithLength(text, (size_t)size);
-    memory_free(text);
-    struct error e = ok();
-    if (!cJSON_IsObject(root))
-        e = error_input("%s: is not a JSON object", path);
+    struct json json;
+    TRY(json_open(&json, path));
+    struct error e = make_room(c, count);
     if (e.code == ERROR_NONE)
-        e = make_room(c, count);
-    if (e.code == ERROR_NONE)
-        e = pick(c, root, path, subject, names);
+        e = pick(c, json.root, path, subject, names);
     if (e.code != ERROR_NONE)
         captions_free(c);
-    cJSON_Delete(root);
+    json_close(&json);
     return e;
 }
 

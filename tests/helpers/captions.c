@@ -1,0 +1,52 @@
+/* captions object|style  or  captions FILE SUBJECT PICTURE...
+ *
+ * The captions of diffusers' templates, or those that FILE has for a subject's pictures, filled with "sks" as one, then
+ * as three vectors: two JSON strings for each caption, a line each.
+ */
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "text/captions.h"
+
+static struct error show(const char *template)
+{
+    for (int64_t vectors = 1; vectors <= 3; vectors += 2) {
+        char *text;
+        struct error e = captions_fill(template, "sks", vectors, &text);
+        if (e.code != ERROR_NONE)
+            return e;
+        cJSON *json = cJSON_CreateString(text);
+        char *line = cJSON_PrintUnformatted(json);
+        printf("%s\n", line ? line : "");
+        cJSON_free(line);
+        cJSON_Delete(json);
+        memory_free(text);
+    }
+    return ok();
+}
+
+static struct error work(int argc, char **argv)
+{
+    if (argc < 2)
+        return error_input("usage: captions object|style, or captions FILE SUBJECT PICTURE...");
+    struct captions c;
+    if (argc == 2)
+        TRY(captions_templates(&c, strcmp(argv[1], "style") == 0));
+    else
+        TRY(captions_read(&c, argv[1], argv[2], (const char *const *)argv + 3, argc - 3));
+    struct error e = ok();
+    for (int64_t i = 0; i < c.count && e.code == ERROR_NONE; i++)
+        e = show(c.templates[i]);
+    captions_free(&c);
+    return e;
+}
+
+int main(int argc, char **argv)
+{
+    struct error e = work(argc, argv);
+    if (e.code != ERROR_NONE)
+        fprintf(stderr, "captions: %s\n", e.text);
+    return e.code;
+}
