@@ -1,5 +1,6 @@
 """The ids are those of the installed transformers' CLIPTokenizer: thousands of texts over vocabularies of several sizes, trained
-here, and toybox's; both layouts of files; added words wherever they stand."""
+here, and toybox's; every character of Unicode; both layouts of files and what they say of special tokens; added words wherever
+they stand. Files that make no sense are refused by name."""
 import json
 import random
 import shutil
@@ -22,7 +23,8 @@ TEXTS = [
     "ﬁne ﬂow", "İstanbul I ı", "Straße ẞ", "ΣΊΣΥΦΟΣ ς", "日本 語", "한국어 한국어", "👍🏽 👨\u200d👩\u200d👧", "a\u200db\u200cc", "naïve\u0301", "\u0301alone",
     "<|startoftext|>", "<|endoftext|> after", "a<|endoftext|>b", "<|ENDOFTEXT|>", "<|startoftext", "a_b-c+d=e", "http://x.y/z?q=1&r=2", "#tag @you",
     "long " * 120, "x" * 300, "ab" * 200, "é" * 100, "\u0085next\u2028line", "\x01\x02control\x7f", "ⅷ ª º ᵃ", "ǅ ǆ Ǆ", "ﷺ", "a" * 75, "a b " * 38, "½¼ ²³",
-    "🇩🇪", "\ufeffbom", "\u00ad soft", "टेस्ट हिन्दी", "ไทย", "ԱԲԳ", "ᏣᎳᎩ", "Ⴀ ⴀ", "K Å Ω", "…—–“”‘’"]
+    "🇩🇪", "\ufeffbom", "\u00ad soft", "टेस्ट हिन्दी", "ไทย", "ԱԲԳ", "ᏣᎳᎩ", "Ⴀ ⴀ", "K Å Ω", "…—–“”‘’",
+    "<|STARTOFTEXT|>!!", "<|ENDOFTEXT|>!!'s", "!<|EndOfText|>", "<|endoftext|><|ENDOFTEXT|>1", "a <|STARTOFTEXT|>b"]
 
 
 def train(folder, size):
@@ -66,16 +68,18 @@ def ours(folder, texts, *options):
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def compare(folder, texts, words=(), source=None):
-    theirs = CLIPTokenizer.from_pretrained(source or folder)
+def compare(folder, texts, words=(), bare_only=False):
+    theirs = CLIPTokenizer.from_pretrained(folder)
     for word in words:
         assert theirs.add_tokens(word) == 1
     options = [o for w in words for o in ("--add", w)]
-    full = theirs(texts, padding="max_length", max_length=77, truncation=True).input_ids
-    bare = [theirs.encode(t, add_special_tokens=False) for t in texts]
-    for text, a, b in zip(texts, ours(folder, texts, *options, "--length", "77"), full):
+    bare = theirs(texts, add_special_tokens=False).input_ids
+    for text, a, b in zip(texts, ours(folder, texts, *options), bare, strict=True):
         assert a == b, repr(text)
-    for text, a, b in zip(texts, ours(folder, texts, *options), bare):
+    if bare_only:
+        return
+    full = theirs(texts, padding="max_length", max_length=77, truncation=True).input_ids
+    for text, a, b in zip(texts, ours(folder, texts, *options, "--length", "77"), full, strict=True):
         assert a == b, repr(text)
 
 
@@ -141,7 +145,141 @@ def test_a_word_that_is_a_token_already_is_refused(folder):
         assert done.returncode == 2
 
 
-def test_captions_as_written_by_hand():
-    """A text that is no UTF-8 is refused, not guessed at."""
+def test_a_text_that_is_no_utf8_is_refused():
     done = subprocess.run([program("tests/tokenize"), str(TOYBOX / "model" / "tokenizer")], capture_output=True, input=b'"\xff\xfe"\n')
     assert done.returncode == 2 and b"UTF-8" in done.stderr
+
+
+def test_every_character():
+    """Letter, number or neither; its lower case; where NFC moves it. Of large uniform blocks only the ends. The peer's parts follow
+    several versions of Unicode, all but one of them not utf8proc's."""
+    uniform = [(0x4e10, 0x9ff0), (0xac10, 0xd790), (0xd800, 0xdfff), (0xe010, 0xf8f0), (0x17010, 0x187f0), (0x20010, 0x2a6c0)]
+    characters = [chr(c) for c in [*range(1, 0x32400), *range(0xe0000, 0xe0200)] if not any(a <= c <= b for a, b in uniform)]
+    compare(TOYBOX / "model" / "tokenizer", [t for c in characters for t in (f"a{c}{c}b", f"e{c}\u0334", f"e\u0301{c}")], bare_only=True)
+
+
+def token(text, **more):
+    return dict(content=text, lstrip=False, rstrip=False, single_word=False, normalized=True) | more
+
+
+def marked(text, **more):
+    return dict(__type="AddedToken") | token(text, **more)
+
+
+NEXT = 1571  # toybox's tokenizer has 1571 tokens, end the last
+SETTINGS = {
+    "nothing": {},
+    "texts": dict(config=dict(bos_token=START, eos_token=END, unk_token=END, pad_token=END)),
+    "objects": dict(config=dict(bos_token=marked(START), eos_token=marked(END), unk_token=marked(END), pad_token=marked(END))),
+    "objects and a text": dict(config=dict(bos_token=marked(START), eos_token=marked(END), unk_token=marked(END), pad_token=END)),
+    "raw": dict(config=dict(bos_token=marked(START, normalized=False), pad_token=marked(END, normalized=False))),
+    "map": dict(map=dict(bos_token=token(START), eos_token=token(END), unk_token=token(END), pad_token="!")),
+    "map over config": dict(config=dict(pad_token=END), map=dict(pad_token="!")),
+    "decoder over map": dict(config=dict(pad_token="!", added_tokens_decoder={"0": token("!", normalized=False, special=True)}), map=dict(pad_token=END)),
+    "decoder": dict(config=dict(added_tokens_decoder={str(NEXT): token("<x>", special=False), str(NEXT - 1): token(END, special=True)})),
+    "decoder with gaps": dict(config=dict(added_tokens_decoder={"1600": token("<x>", special=False), "1580": token("<Y>", normalized=False)})),
+    "added words": dict(words={"<x>": NEXT, "<pad>": NEXT + 1, "<Y>": NEXT + 2}, map=dict(pad_token="<pad>", additional_special_tokens=["<Y>"])),
+    "more special tokens": dict(config=dict(extra_special_tokens=["!", END])),
+    "other special tokens": dict(config=dict(mask_token="!", cls_token="a</w>", unk_token="!")),
+    "start and end swapped": dict(config=dict(bos_token=END, eos_token=START)),
+}
+SPOKEN = TEXTS + ["a <x> b", "<X>foo <y>", "<Y><x>", "! !!", "foo<pad>", "sks <X> SKS", "a</w>"]
+
+
+@pytest.fixture
+def toybox(tmp_path):
+    """Toybox's vocabulary, without a word on special tokens."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        shutil.copy(TOYBOX / "model" / "tokenizer" / name, folder / name)
+    return folder
+
+
+@pytest.mark.parametrize("case", SETTINGS)
+def test_settings_of_special_tokens(toybox, case):
+    names = dict(config="tokenizer_config.json", map="special_tokens_map.json", words="added_tokens.json")
+    for which, content in SETTINGS[case].items():
+        (toybox / names[which]).write_text(json.dumps(content))
+    compare(toybox, SPOKEN)
+    compare(toybox, SPOKEN, ["sks"])
+
+
+def test_tokenizer_json_comes_first(toybox, tmp_path):
+    """A folder with both generations, and words added before it was saved: vocab.json beside it is another's."""
+    saved = CLIPTokenizer.from_pretrained(toybox)
+    saved.add_tokens(["<x>", "Zzq"])
+    saved.save_pretrained(tmp_path / "new")
+    vocabulary = json.loads((toybox / "vocab.json").read_text())
+    (tmp_path / "new" / "vocab.json").write_text(json.dumps({k: len(vocabulary) - 1 - i for k, i in vocabulary.items()}))
+    shutil.copy(toybox / "merges.txt", tmp_path / "new")
+    compare(tmp_path / "new", SPOKEN + ["zzq ZZQ's"], ["sks"])
+
+
+def vocabulary_with(**changes):
+    def damage(folder):
+        content = json.loads((folder / "vocab.json").read_text()) | changes
+        (folder / "vocab.json").write_text(json.dumps({k: v for k, v in content.items() if v != "gone"}))
+    return damage
+
+
+def file_with(name, content):
+    def damage(folder):
+        (folder / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    return damage
+
+
+SMALL = dict(type="BPE", vocab={"a": 0, "a</w>": 1, START: 2, END: 3}, merges=[])
+
+
+def model_with(**changes):
+    return file_with("tokenizer.json", dict(model=SMALL | changes))
+
+
+BROKEN = {
+    "no vocabulary": (lambda folder: (folder / "vocab.json").unlink(), "neither vocab.json with merges.txt nor tokenizer.json"),
+    "no merges": (lambda folder: (folder / "merges.txt").unlink(), "merges.txt"),
+    "not JSON": (file_with("vocab.json", "{"), "vocab.json: is not valid JSON"),
+    "no pieces": (file_with("vocab.json", "{}"), "vocab.json: the file: expected an object of pieces"),
+    "id as text": (vocabulary_with(a="1"), 'vocab.json: "a": expected an id'),
+    "half an id": (vocabulary_with(a=1.5), 'vocab.json: "a": expected an id'),
+    "negative id": (vocabulary_with(a=-1), 'vocab.json: "a": expected an id'),
+    "huge id": (vocabulary_with(a=1e15), 'vocab.json: "a": expected an id'),
+    "two pieces with one id": (vocabulary_with(a=1), "vocab.json: "),
+    "piece listed twice": (file_with("vocab.json", '{"a": 0, "a": 1}'), 'vocab.json: "a" is there twice'),
+    "no end": (vocabulary_with(**{END: "gone"}), f'eos_token: "{END}" is not in the vocabulary'),
+    "merge of unknown pieces": (file_with("merges.txt", "#version: 0.2\nqqq www\n"), 'merges.txt: merge 1: "qqq" is not in the vocabulary'),
+    "merge of one": (file_with("merges.txt", "a\n"), 'merges.txt: merge 1: "a": expected two pieces'),
+    "merge of three": (file_with("merges.txt", "a b c\n"), "merges.txt: merge 1"),
+    "zero byte": (file_with("merges.txt", "a\0b\n"), "merges.txt: holds a zero byte"),
+    "another model": (model_with(type="WordPiece"), 'tokenizer.json: model.type: "WordPiece" is not supported'),
+    "no pieces in the model": (model_with(vocab=[]), "tokenizer.json: model.vocab: expected an object"),
+    "no list of merges": (model_with(merges={}), "tokenizer.json: model.merges: expected a list"),
+    "merge as number": (model_with(merges=[7]), "tokenizer.json: model.merges: merge 1"),
+    "added tokens as object": (file_with("tokenizer.json", dict(model=SMALL, added_tokens={})), "tokenizer.json: added_tokens: expected a list"),
+    "decoder as list": (file_with("tokenizer_config.json", dict(added_tokens_decoder=[])), "tokenizer_config.json: added_tokens_decoder"),
+    "decoder without an id": (file_with("tokenizer_config.json", dict(added_tokens_decoder={"x": token("<x>")})),
+                              'tokenizer_config.json: added_tokens_decoder: "x": expected an id'),
+    "decoder without content": (file_with("tokenizer_config.json", dict(added_tokens_decoder={"9": {}})), "tokenizer_config.json: added_tokens_decoder"),
+    "word that strips": (file_with("tokenizer_config.json", dict(added_tokens_decoder={"9": token("<x>", lstrip=True)})), "lstrip is not supported"),
+    "padding as number": (file_with("special_tokens_map.json", dict(pad_token=3)), "special_tokens_map.json: pad_token: expected a token"),
+    "unknown padding": (file_with("tokenizer_config.json", dict(pad_token="[PAD]")), 'pad_token: "[PAD]" is not in the vocabulary'),
+    "added word without id": (file_with("added_tokens.json", {"<x>": None}), 'added_tokens.json: added tokens: "<x>": expected an id'),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_file_that_makes_no_sense(toybox, case):
+    damage, said = BROKEN[case]
+    damage(toybox)
+    done = subprocess.run([program("tests/tokenize"), str(toybox)], text=True, capture_output=True, input='"a"\n')
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert str(toybox) in done.stderr and said in done.stderr
+
+
+def test_merges_as_other_systems_write_them(toybox):
+    """Blank lines at the end, lines that end in CR LF."""
+    before = ours(toybox, TEXTS)
+    text = (toybox / "merges.txt").read_bytes()
+    (toybox / "merges.txt").write_bytes(text.replace(b"\n", b"\r\n") + b"\r\n\n")
+    assert ours(toybox, TEXTS) == before
