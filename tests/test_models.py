@@ -11,8 +11,13 @@ from transformers import CLIPTextModel
 
 from conftest import SD15, SHAPES, TOYBOX, make_model, program, run
 
-torch.set_grad_enabled(False)
 LIMIT = 1e-4
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
 
 
 def forward(folder, tmp_path, inputs, *options, **kw):

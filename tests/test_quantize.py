@@ -13,9 +13,14 @@ from transformers import CLIPTextModel
 from conftest import SHAPES, TOYBOX, learned, make_model, program, run, write_recipe
 from test_models import error, forward, inputs_for
 
-torch.set_grad_enabled(False)
 KINDS = dict(text_encoder=CLIPTextModel, unet=UNet2DConditionModel, vae=AutoencoderKL)
 FILES = dict(text_encoder="model.safetensors", unet="diffusion_pytorch_model.safetensors", vae="diffusion_pytorch_model.safetensors")
+
+
+@pytest.fixture(autouse=True)
+def no_gradients():
+    with torch.no_grad():
+        yield
 
 
 def peer(folder, part, dtype):
