@@ -71,6 +71,8 @@ int main(int argc, char **argv)
     } else {
         e = dispatch(argc, argv, comm);
     }
+    if (fflush(stdout) != 0 && e.code == ERROR_NONE)
+        e = error_failed("cannot write to the standard output");
     if (e.code != ERROR_NONE && rank == 0)
         fprintf(stderr, "zoodip: %s\n", e.text);
     comm_close(comm);

@@ -46,6 +46,8 @@ KEYS = {
     "cc without captions": (dict(data__captions=None), ["captions"]),
     "empty placeholder": (dict(token__placeholder=""), ["token.placeholder"]),
     "two words as placeholder": (dict(token__placeholder="my toy"), ["token.placeholder"]),
+    "placeholder that files cannot hold": (dict(token__placeholder="__metadata__"), ["token.placeholder"]),
+    "two folders": (dict(data__images=[str(BEAR), str(BEAR)]), ["data.images", "folder"]),
     "placeholder that is a token": (dict(token__placeholder="toy</w>"), ["token.placeholder"]),
     "initializer of two tokens": (dict(token__initializer="toy toy"), ["token.initializer"]),
     "no initializer": (dict(token__initializer=None), ["token.initializer"]),
@@ -157,6 +159,16 @@ def test_damaged_picture(tmp_path, harm):
     config = tmp_path / "config.json"
     config.write_text(json.dumps(recipe(tmp_path / "out", data__images=str(photos))))
     refused(run(program("zoodip"), "train", config, check=False), "02.png")
+
+
+def test_hidden_files_and_folders_are_no_pictures(tmp_path):
+    photos = tmp_path / "bear5"
+    shutil.copytree(BEAR, photos)
+    (photos / "._00.png").write_bytes(b"left by a file manager")
+    (photos / "more.png").mkdir()
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(recipe(tmp_path / "out", data__images=str(photos), optim__steps=1, output__prompts=[])))
+    run(program("zoodip"), "train", config)
 
 
 def test_picture_without_a_caption(tmp_path):

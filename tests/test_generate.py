@@ -52,7 +52,8 @@ def changed_model(folder, **changes):
     return folder
 
 
-@pytest.mark.parametrize("changes", [dict(prediction_type="v_prediction"), dict(skip_prk_steps=None), dict(timestep_spacing="trailing")],
+@pytest.mark.parametrize("changes", [dict(prediction_type="v_prediction"), dict(steps_offset=0), dict(steps_offset=None),
+                                     dict(skip_prk_steps=None), dict(timestep_spacing="trailing")],
                          ids=str)
 def test_models_with_other_schedules(tmp_path, changes):
     model = changed_model(tmp_path / "model", **changes)

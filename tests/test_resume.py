@@ -132,3 +132,14 @@ def test_a_fresh_start_forgets_older_checkpoints(tmp_path):
     run(program("zoodip"), "train", config, "--set", "optim.steps=14")
     run(program("zoodip"), "train", config, "--set", "optim.steps=5")
     assert newest(output) == 5
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_save_that_fails_is_said_and_ends_all_ranks_with_1(tmp_path, ranks):
+    """A folder stands where the word should be written: training goes on, the other files are written, and the run fails."""
+    config, output = write_recipe(tmp_path, **CHANGES)
+    (output / "learned_embeds.safetensors").mkdir(parents=True)
+    done = mpirun(ranks, program("zoodip"), "train", config, "--set", "optim.steps=9", check=False, timeout=60)
+    assert done.returncode == 1
+    assert "learned_embeds.safetensors" in done.stderr and "the last save failed" in done.stderr
+    assert newest(output) == 9 and len(metrics(output)) == 9

@@ -340,6 +340,7 @@ static struct error read_all(struct session *s)
         unet.out_channels != unet.in_channels)
         return error_input("%s: text_encoder, unet and vae do not fit one another", r->model);
     TRY(noise_schedule_read(&s->schedule, r->model));
+    noise_schedule_as_pipeline(&s->schedule);
     struct sampler trial; // whether the schedule has so many steps
     TRY(sampler_new(&trial, &s->schedule, (enum sampler_kind)s->kind, r->steps, 1));
     sampler_free(&trial);

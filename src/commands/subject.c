@@ -100,6 +100,7 @@ static struct error read_all(struct subject *s)
     TRY(unet_config_read(&unet, c->model));
     TRY(vae_config_read(&s->vae, c->model));
     TRY(noise_schedule_read(&s->schedule, c->model));
+    noise_schedule_as_pipeline(&s->schedule);
     if (c->zo.timesteps[1] > s->schedule.steps)
         return error_input("zo.timesteps: %lld: the model's scheduler has %lld timesteps",
                            (long long)c->zo.timesteps[1], (long long)s->schedule.steps);

@@ -173,6 +173,12 @@ struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
     return j.error;
 }
 
+void noise_schedule_as_pipeline(struct noise_schedule *s)
+{
+    s->steps_offset = 1;
+    s->clip_sample = false;
+}
+
 void noise_schedule_free(struct noise_schedule *s)
 {
     memory_free(s->alphas_cumprod);

@@ -34,6 +34,11 @@ struct noise_schedule {
 struct error noise_schedule_read(struct noise_schedule *s, const char *folder);
 void noise_schedule_free(struct noise_schedule *s);
 
+/* What StableDiffusionPipeline makes of a model's schedule when it is loaded (pipeline_stable_diffusion.py, __init__):
+ * steps_offset is 1, and a clip_sample that the config sets is switched off. For drawing; training does not look at
+ * either. */
+void noise_schedule_as_pipeline(struct noise_schedule *s);
+
 /* noisy, target [count] from latent and noise [count] at timestep t in [0, steps). */
 void noise_add(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *noisy,
                int64_t count);

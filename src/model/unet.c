@@ -55,7 +55,6 @@ static void refuse_variants(struct json *j)
         {"resnet_skip_time_act", "false"},
         {"mid_block_scale_factor", "1"},
         {"resnet_out_scale_factor", "1"},
-        {"dropout", "0"},
         {"class_embed_type", "null"},
         {"num_class_embeds", "null"},
         {"addition_embed_type", "null"},

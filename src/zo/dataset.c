@@ -14,6 +14,8 @@ static bool looks_like_picture(const char *name)
 {
     static const char *const endings[] = {".png", ".jpg", ".jpeg"};
     const char *dot = strrchr(name, '.');
+    if (*name == '.') // hidden: what file managers leave beside pictures
+        return false;
     for (size_t i = 0; dot && i < sizeof endings / sizeof *endings; i++)
         if (strcasecmp(dot, endings[i]) == 0)
             return true;
@@ -38,7 +40,7 @@ static struct error list_folder(struct dataset *s, const char *folder)
         if (!looks_like_picture(names[i]))
             continue;
         e = path_join(path, folder, names[i]);
-        if (e.code == ERROR_NONE)
+        if (e.code == ERROR_NONE && !folder_exists(path))
             e = add_path(s, path);
     }
     folder_list_free(names, count);
@@ -55,6 +57,9 @@ static struct error list_pictures(struct dataset *s, const struct texts *images)
     if (!s->paths)
         return error_memory("the list of pictures");
     for (int64_t i = 0; i < images->count; i++) {
+        if (folder_exists(images->items[i]))
+            return error_input("%s: data.images: is a folder; expected one folder alone, or a list of files",
+                               images->items[i]);
         if (!file_exists(images->items[i]))
             return error_input("%s: data.images: no such file or folder", images->items[i]);
         TRY(add_path(s, images->items[i]));

@@ -262,18 +262,24 @@ static bool checkpoint_due(const struct training *t)
            (minutes > 0 && clock_seconds() - t->last_checkpoint >= 60 * minutes);
 }
 
+static struct error first_error(struct error a, struct error b)
+{
+    return a.code != ERROR_NONE ? a : b;
+}
+
 /* Rank 0, after a step: metrics, and whatever is due. `last`: no step follows in this run. */
 static void keep_records(struct training *t, struct metrics *metrics, const struct metric *m, bool last)
 {
     struct error e = metrics_add(metrics, m);
     bool checkpoint = last || checkpoint_due(t);
     bool embedding = last || every(t->state.step, t->parts.config->output.save_every);
-    if (e.code == ERROR_NONE && (checkpoint || embedding))
-        e = metrics_flush(metrics);
-    if (e.code == ERROR_NONE && embedding)
-        e = save_embedding(t);
-    if (e.code == ERROR_NONE && checkpoint)
-        e = save_checkpoint(t);
+    // each is tried whatever became of the one before: a full disk may still have room for the smallest
+    if (checkpoint || embedding)
+        e = first_error(e, metrics_flush(metrics));
+    if (embedding)
+        e = first_error(e, save_embedding(t));
+    if (checkpoint)
+        e = first_error(e, save_checkpoint(t));
     if (checkpoint || embedding || e.code != ERROR_NONE)
         note(t, e);
 }
@@ -354,13 +360,12 @@ static struct error run_steps(struct training *t, struct metrics *metrics, struc
             show(t, progress, &m);
         }
     }
-    // behind the barrier all that rank 0 saved is on the disk, so any rank may end
-    TRY(comm_barrier(t->parts.comm));
+    // agreeing is a barrier too: behind it all that rank 0 saved is on the disk, so any rank may end
+    struct error saved = t->unsaved ? error_failed("%s: the last save failed", c->output.dir) : ok();
+    TRY(comm_agree(t->parts.comm, saved));
     if (stop && t->state.step < c->optim.steps)
         return (struct error){ERROR_PREEMPTED,
                               "stopped by a signal after a checkpoint; run again with --resume to go on"};
-    if (t->unsaved)
-        return error_failed("%s: the last save failed", c->output.dir);
     return ok();
 }
 

@@ -196,6 +196,9 @@ static struct error forward_text(struct job *job)
         for (int64_t i = 0; i < entry->count && e.code == ERROR_NONE; i++)
             if (ids[i] < 0 || ids[i] >= t.config.vocab)
                 e = error_input("%s: tensor input_ids: id %d is outside the vocabulary", job->in.path, ids[i]);
+        if (length > t.config.positions)
+            e = error_input("%s: tensor input_ids: longer than the model's %lld positions", job->in.path,
+                            (long long)t.config.positions);
         if (e.code == ERROR_NONE)
             e = device_keep(job->device, I32, lanes, 1, length, 1, &r.in);
         if (e.code == ERROR_NONE)
@@ -287,6 +290,8 @@ static struct error forward_vae(struct job *job, const char *name, bool encode)
     struct error e = ok();
     if (s[1] != (encode ? v.config.in_channels : latent))
         e = error_input("%s: tensor %s: wrong number of channels", job->in.path, name);
+    if (e.code == ERROR_NONE && encode && (s[2] < factor || s[3] < factor))
+        e = error_input("%s: tensor %s: smaller than one latent", job->in.path, name);
     if (e.code == ERROR_NONE)
         e = keep_picture(job, entry, &r.in);
     if (e.code == ERROR_NONE && encode)
