@@ -38,7 +38,9 @@ command -v mpirun >/dev/null || refuse "mpirun is missing: install openmpi-bin, 
 
 # mpirun refuses root until told twice; in a container a rank may not read another's memory, and there is no need to.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
-# Unbound ranks share the cores among themselves: each takes as many threads as its share.
+# Unbound ranks share the cores among themselves, those that this process may use: each takes as many threads as its share.
+threads=$(($(nproc) / ranks))
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 launcher=(mpirun --quiet --oversubscribe --bind-to none -np "$ranks")
 # Behind mpirun no rank sees the terminal; rank 0 gets it back, for the progress bar.
 if [ -t 2 ] && [ -w /dev/tty ]; then
@@ -50,6 +52,7 @@ fi
 asked=
 mpirun=
 stop() {
+    mpirun=${mpirun:-${!-}} # started already, though its id is not noted yet
     if [ -z "$mpirun" ]; then
         exit 75
     elif [ -z "$asked" ]; then

@@ -97,3 +97,14 @@ def test_bits_4_and_quantizing_twice_are_refused(tmp_path):
     assert done.returncode == 2 and "already" in done.stderr
     done = run(program("zoodip"), "quantize", "--model", TOYBOX / "model", "--output", TOYBOX / "model", check=False)
     assert done.returncode == 2
+
+
+def test_a_file_of_many_small_layers(tmp_path):
+    """What config.json says is not asked when a folder is quantized: any number of layers, with biases or without."""
+    import shutil
+    from safetensors.torch import save_file
+    shutil.copytree(TOYBOX / "model", tmp_path / "model")
+    save_file({f"l{i}.weight": torch.randn(2, 2) for i in range(400)},
+              tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")
+    run(program("zoodip"), "quantize", "--model", tmp_path / "model", "--output", tmp_path / "int8")
+    assert len(load_file(tmp_path / "int8" / "unet" / FILES["unet"])) == 1600

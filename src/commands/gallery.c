@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"
 #include "files/file.h"
@@ -80,6 +81,8 @@ static struct error paint(struct easel *e, const float *embedding, const struct 
 static struct error paint_jobs(const struct subject *s, const float *embedding, const struct job *jobs, int64_t count)
 {
     struct easel e;
+    if (comm_rank(s->comm) == 0)
+        log_line("drawing %lld pictures of %d steps", (long long)count, STEPS);
     struct error error = open_easel(&e, s);
     int size = comm_size(s->comm);
     if (error.code == ERROR_NONE) {
@@ -149,10 +152,11 @@ struct error gallery_draw(struct gallery *g, const struct subject *s, const floa
         jobs[2 * i] = (struct job){c->token.initializer, 1, i, &g->initializer[i]};
         jobs[2 * i + 1] = (struct job){c->token.placeholder, c->token.vectors, i, &g->learned[i]};
     }
+    e = comm_agree(s->comm, e);
     if (e.code == ERROR_NONE && g->prompts > 0)
         e = paint_jobs(s, embedding, jobs, 2 * g->prompts);
     if (e.code == ERROR_NONE)
-        e = list_shown(g);
+        e = comm_agree(s->comm, list_shown(g));
     memory_free(jobs);
     if (e.code != ERROR_NONE)
         gallery_free(g);
@@ -237,6 +241,7 @@ struct error gallery_sample(const struct subject *s, const float *embedding, int
     struct error e = pictures && jobs ? ok() : error_memory("the samples");
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
         jobs[i] = (struct job){c->token.placeholder, c->token.vectors, i, &pictures[i]};
+    e = comm_agree(s->comm, e);
     if (e.code == ERROR_NONE && count > 0)
         e = paint_jobs(s, embedding, jobs, count);
     if (e.code == ERROR_NONE && comm_rank(s->comm) == 0)

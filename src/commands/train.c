@@ -49,6 +49,8 @@ static struct error start_anew(const struct config *c)
         return ok();
     TRY(folder_list(folder, &names, &count));
     struct error e = ok();
+    if (count > 0)
+        log_warning("%s: starting anew removes an earlier run's checkpoints; --resume would go on from them", folder);
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
         char path[4096];
         if (strncmp(names[i], "step-", 5) != 0)

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <stdio_ext.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -14,6 +15,7 @@ struct metrics {
     FILE *lines;
     char path[4096];
     struct events *events;
+    off_t good; /* where the last whole line ends */
 };
 
 /* Lines in */
@@ -103,6 +105,8 @@ static struct error open_files(struct metrics *m, const char *folder, int64_t fr
     m->lines = fopen(m->path, from_step > 0 ? "abe" : "wbe");
     if (!m->lines)
         return error_errno("write", m->path);
+    fseeko(m->lines, 0, SEEK_END);
+    m->good = ftello(m->lines);
     return events_open(&m->events, folder, from_step);
 }
 
@@ -131,6 +135,17 @@ static void put_number(FILE *stream, const char *before, double value)
         fputs("null", stream);
 }
 
+/* What a failed write left of a line is taken back, so that the next try finds the file as it was. */
+static struct error write_failed(struct metrics *metrics)
+{
+    struct error e = error_errno("write", metrics->path);
+    __fpurge(metrics->lines);
+    clearerr(metrics->lines);
+    if (ftruncate(fileno(metrics->lines), metrics->good) == 0)
+        fseeko(metrics->lines, metrics->good, SEEK_SET);
+    return e;
+}
+
 struct error metrics_add(struct metrics *metrics, const struct metric *metric)
 {
     FILE *out = metrics->lines;
@@ -147,8 +162,9 @@ struct error metrics_add(struct metrics *metrics, const struct metric *metric)
     put_number(out, ", \"lr\": ", metric->lr);
     put_number(out, ", \"seconds\": ", metric->seconds);
     put_number(out, ", \"evaluations_per_second\": ", metric->evaluations_per_second);
-    if (fputs("}\n", out) == EOF || ferror(out))
-        return error_errno("write", metrics->path);
+    if (fputs("}\n", out) == EOF || ferror(out) || fflush(out) != 0)
+        return write_failed(metrics);
+    metrics->good = ftello(out);
 
     struct scalar scalars[] = {
         {"loss", metric->loss},
@@ -162,8 +178,8 @@ struct error metrics_add(struct metrics *metrics, const struct metric *metric)
 
 struct error metrics_flush(struct metrics *metrics)
 {
-    if (fflush(metrics->lines) != 0)
-        return error_errno("write", metrics->path);
+    if (fflush(metrics->lines) != 0 || fsync(fileno(metrics->lines)) != 0)
+        return write_failed(metrics);
     return events_flush(metrics->events);
 }
 

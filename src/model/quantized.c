@@ -11,7 +11,8 @@
 #include "files/safetensors.h"
 #include "model/weights.h"
 
-enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 4 };
+/* A layer becomes four entries and nine pieces of memory: codes, scale, two ones, five names. */
+enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 4, OWNED_PER_LAYER = 9 };
 
 /* The tensors of one part being written: entries, and the memory that those which are ours point to. */
 struct part {
@@ -105,7 +106,7 @@ static struct error fill_part(struct part *p)
 {
     int64_t room = p->in.entry_count * PER_LAYER;
     p->entries = memory_take(room, sizeof *p->entries);
-    p->owned = memory_take(2 * room, sizeof *p->owned);
+    p->owned = memory_take(p->in.entry_count * OWNED_PER_LAYER, sizeof *p->owned);
     p->map = cJSON_CreateObject();
     if (!p->entries || !p->owned || !p->map)
         return error_memory("a quantized part");

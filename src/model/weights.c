@@ -113,13 +113,15 @@ struct error weights_load(struct weights *w, struct device *device, const char *
     // whoever shares the memory must know of a failure before waiting for it
     if (store.ready)
         e = store.ready(store.arg, e);
-    if (e.code == ERROR_NONE && store.take)
-        e = store.take(store.arg, w->memory_bytes, &w->memory, &fill);
     if (e.code == ERROR_NONE && store.take) {
-        device_store(device, w->memory, w->memory_bytes, fill);
-        w->filling = fill;
-        load(arg, w);
-        e = store.ready(store.arg, w->error);
+        e = store.take(store.arg, w->memory_bytes, &w->memory, &fill);
+        if (e.code == ERROR_NONE) {
+            device_store(device, w->memory, w->memory_bytes, fill);
+            w->filling = fill;
+            load(arg, w);
+            e = w->error;
+        }
+        e = store.ready(store.arg, e);
     }
     if (e.code != ERROR_NONE)
         weights_free(w);

@@ -148,6 +148,9 @@ struct error dataset_read(struct dataset *s, const struct config *config, const 
 {
     *s = (struct dataset){.flip = config->data.flip};
     struct error e = list_pictures(s, &config->data.images);
+    if (e.code == ERROR_NONE && s->count * config->data.repeats > INT32_MAX)
+        e = error_input("data.repeats: %lld times %lld pictures is more than one epoch can hold",
+                        (long long)config->data.repeats, (long long)s->count);
     if (e.code == ERROR_NONE)
         e = find_captions(s, config);
     if (e.code == ERROR_NONE)

@@ -323,18 +323,16 @@ static double norm(const double *x, int64_t count)
 }
 
 /* The steps after which something collective is due besides the update. */
-static struct error after_step(struct training *t, struct metric *m, bool last, struct error (*sample)(void *, int64_t),
-                               void *arg)
+static struct error after_step(struct training *t, struct metric *m, bool last)
 {
     const struct config *c = t->parts.config;
     if (every(t->state.step, t->state.subspace.tau) || last)
         TRY(compare_ranks(t));
-    if (every(t->state.step, t->validation_every) || last) {
+    // not for a run that was asked to stop: it has a checkpoint to write, and may have little time
+    if (every(t->state.step, t->validation_every) || t->state.step == c->optim.steps) {
         TRY(training_validate(t, t->state.embedding, &t->validation_last));
         m->validation = t->validation_last;
     }
-    if (!last && every(t->state.step, c->output.sample_every))
-        TRY(sample(arg, t->state.step));
     return ok();
 }
 
@@ -354,11 +352,13 @@ static struct error run_steps(struct training *t, struct metrics *metrics, struc
         m.seconds = clock_seconds() - began;
         m.evaluations_per_second = (double)t->lanes / m.seconds;
         t->seconds += m.seconds;
-        TRY(after_step(t, &m, last, sample, arg));
+        TRY(after_step(t, &m, last));
         if (first_rank) {
             keep_records(t, metrics, &m, last);
             show(t, progress, &m);
         }
+        if (!last && every(t->state.step, c->output.sample_every))
+            TRY(sample(arg, t->state.step));
     }
     // agreeing is a barrier too: behind it all that rank 0 saved is on the disk, so any rank may end
     struct error saved = t->unsaved ? error_failed("%s: the last save failed", c->output.dir) : ok();
@@ -465,6 +465,8 @@ static struct error check_lanes(struct training *t)
         const struct evaluation one = {l->noisy, l->target, l->timesteps, alone.map, l->ids, l->rows};
         e = evaluator_run(&alone.evaluator, &one, alone.losses);
     }
+    if (e.code == ERROR_NONE && !isfinite(alone.losses[0]))
+        e = error_failed("%s: the model's loss is not a number; are its weights damaged?", t->parts.config->model);
     if (e.code == ERROR_NONE && (alone.losses[0] != l->losses[0] || l->losses[last] != l->losses[0]))
         e = error_failed(
             "%s: a lane's loss depends on the lanes beside it: %.17g alone, %.17g first, %.17g last of %lld",
