@@ -33,6 +33,15 @@ def wait_for_steps(output, steps, process, timeout=60):
         time.sleep(0.01)
 
 
+def stop_after(config, output, steps):
+    """One rank, asked to end after so many steps."""
+    process = start(1, config)
+    wait_for_steps(output, steps, process)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(timeout=60) == 75
+    process.stderr.close()
+
+
 def newest(output):
     return max((int(p.stem.split("-")[1]) for p in (output / "checkpoints").glob("step-*.safetensors")), default=0)
 
@@ -95,22 +104,14 @@ def test_resume_of_a_finished_run_changes_nothing(tmp_path, quiet):
 
 def test_more_ranks_may_go_on(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES)
-    process = start(1, config)
-    wait_for_steps(output, 20, process)
-    process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=60) == 75
-    process.stderr.close()
+    stop_after(config, output, 20)
     mpirun(2, program("zoodip"), "train", config, "--resume")
     assert learned(output) == quiet[0]
 
 
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES)
-    process = start(1, config)
-    wait_for_steps(output, 30, process)
-    process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=60) == 75
-    process.stderr.close()
+    stop_after(config, output, 30)
     path = output / "checkpoints" / f"step-{newest(output)}.safetensors"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

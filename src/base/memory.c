@@ -15,6 +15,21 @@ void *memory_take(int64_t count, int64_t size)
     return p;
 }
 
+void *memory_grow(void *list, int64_t count, int64_t *room, int64_t size)
+{
+    if (count < *room)
+        return list;
+    int64_t wider = *room ? 2 * *room : 64;
+    void *more = memory_take(wider, size);
+    if (!more)
+        return NULL;
+    if (count)
+        memcpy(more, list, (size_t)(count * size));
+    memory_free(list);
+    *room = wider;
+    return more;
+}
+
 void memory_free(void *p)
 {
     free(p);

@@ -5,7 +5,8 @@
  *
  * Invariant: every rank calls the collective verbs in the same order, and after each of them all ranks hold the same
  * bytes. Where one rank may fail and another not, comm_agree comes before the next collective, so that all fail
- * together; in the middle of a step, where the others are already waiting, comm_abort ends them all.
+ * together; a step tells of failures in slots beside its losses. comm_abort is for a rank that cannot wait for the
+ * others.
  *
  * One thread speaks (MPI_THREAD_FUNNELED). Errors are ERROR_FAILED and name the call.
  */

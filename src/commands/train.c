@@ -1,7 +1,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/memory.h"
@@ -39,6 +38,11 @@ static void print_help(void)
     config_help(stdout);
 }
 
+static bool is_checkpoint(const char *name)
+{
+    return strncmp(name, "step-", 5) == 0;
+}
+
 /* A run that does not resume must not find an older run's checkpoints later. */
 static struct error start_anew(const struct config *c)
 {
@@ -48,19 +52,10 @@ static struct error start_anew(const struct config *c)
     if (!folder_exists(folder))
         return ok();
     TRY(folder_list(folder, &names, &count));
-    struct error e = ok();
+    folder_list_free(names, count);
     if (count > 0)
         log_warning("%s: starting anew removes an earlier run's checkpoints; --resume would go on from them", folder);
-    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        char path[4096];
-        if (strncmp(names[i], "step-", 5) != 0)
-            continue;
-        e = path_join(path, folder, names[i]);
-        if (e.code == ERROR_NONE && unlink(path) != 0)
-            e = error_errno("remove", path);
-    }
-    folder_list_free(names, count);
-    return e;
+    return folder_clean(folder, is_checkpoint);
 }
 
 struct run {

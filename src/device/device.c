@@ -172,36 +172,16 @@ struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count)
     return x;
 }
 
-struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count)
-{
-    x.offset += first * x.lane_stride * dtype_size(x.type);
-    x.lanes = count;
-    return x;
-}
-
-struct tensor tensor_lane(struct tensor x, int64_t lane)
-{
-    return tensor_lanes(x, lane, 1);
-}
-
 /* ------------------------------------------------------------------------------------------------ arena and programs
  */
 
 /* Makes room for one more span; the list doubles. */
 static bool room_for(struct span **list, int64_t count, int64_t *room)
 {
-    if (count < *room)
-        return true;
-    int64_t more = *room ? 2 * *room : 256;
-    struct span *bigger = memory_take(more, sizeof *bigger);
-    if (!bigger)
-        return false;
-    if (count)
-        memcpy(bigger, *list, (size_t)count * sizeof *bigger);
-    memory_free(*list);
-    *list = bigger;
-    *room = more;
-    return true;
+    struct span *more = memory_grow(*list, count, room, sizeof *more);
+    if (more)
+        *list = more;
+    return more != NULL;
 }
 
 /* Puts `bytes` into the first gap that is large enough. */

@@ -90,11 +90,8 @@ struct tensor device_take(struct device *device, enum dtype type, int64_t lanes,
                           int64_t channels);
 void device_drop(struct device *device, struct tensor *tensor);
 
-/* Views: channels [first, first + count) of every position; lane `lane` alone; one lane's data served to `lanes` lanes.
- */
+/* A view: channels [first, first + count) of every position. */
 struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count);
-struct tensor tensor_lane(struct tensor x, int64_t lane);
-struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count);
 
 /* A program is a body that takes, drops and calls ops in the same order every time. Making it does the dry pass, checks
  * every shape, and grows the arena. */

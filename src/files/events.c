@@ -5,7 +5,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/memory.h"
 #include "files/file.h"
@@ -121,24 +120,6 @@ static bool is_event_file(const char *name)
            strcmp(name + length - strlen(file_suffix), file_suffix) == 0;
 }
 
-static struct error remove_old(const char *folder)
-{
-    char **names;
-    int64_t count;
-    TRY(folder_list(folder, &names, &count));
-    struct error e = ok();
-    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        char path[4096];
-        if (!is_event_file(names[i]))
-            continue;
-        e = path_join(path, folder, names[i]);
-        if (e.code == ERROR_NONE && unlink(path) != 0)
-            e = error_errno("remove", path);
-    }
-    folder_list_free(names, count);
-    return e;
-}
-
 /* TensorBoard reads a folder's files in the order of their names: a later one gets a greater number. */
 static struct error create_file(struct events *events, const char *folder)
 {
@@ -170,7 +151,7 @@ static struct error write_start(struct events *events, int64_t from_step)
 struct error events_open(struct events **events, const char *folder, int64_t from_step)
 {
     if (from_step == 0)
-        TRY(remove_old(folder));
+        TRY(folder_clean(folder, is_event_file));
     struct events *made = memory_take(1, sizeof *made);
     if (!made)
         return error_memory("the event file");

@@ -241,3 +241,21 @@ struct error path_join(char out[4096], const char *folder, const char *name)
         return error_input("%.200s: is too long a path", folder);
     return ok();
 }
+
+struct error folder_clean(const char *path, bool (*unwanted)(const char *name))
+{
+    char **names;
+    int64_t count;
+    TRY(folder_list(path, &names, &count));
+    struct error e = ok();
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
+        char full[4096];
+        if (!unwanted(names[i]))
+            continue;
+        e = path_join(full, path, names[i]);
+        if (e.code == ERROR_NONE && unlink(full) != 0)
+            e = error_errno("remove", full);
+    }
+    folder_list_free(names, count);
+    return e;
+}

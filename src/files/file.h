@@ -41,6 +41,9 @@ struct error folder_make(const char *path);
 struct error folder_list(const char *path, char ***names, int64_t *count);
 void folder_list_free(char **names, int64_t count);
 
+/* Removes the files of a folder whose names are `unwanted`. */
+struct error folder_clean(const char *path, bool (*unwanted)(const char *name));
+
 /* "FOLDER/NAME" into a buffer of 4096 bytes; error when it does not fit. */
 struct error path_join(char out[4096], const char *folder, const char *name);
 

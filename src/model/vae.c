@@ -174,6 +174,12 @@ static void through_mid(struct device *d, const struct vae_mid *m, int64_t group
     become(d, x, resnet_forward(d, &m->second, *x, NULL));
 }
 
+static void through_resnets(struct device *d, const struct vae_block *b, struct tensor *x)
+{
+    for (int64_t j = 0; j < b->resnet_count; j++)
+        become(d, x, resnet_forward(d, &b->resnets[j], *x, NULL));
+}
+
 static struct tensor finish(struct device *d, const struct vae_half *half, int64_t groups, struct tensor *x,
                             int64_t out)
 {
@@ -192,8 +198,7 @@ struct tensor vae_encode(struct device *d, const struct vae *v, struct tensor pi
                                    (struct conv){.stride = 1, .pad = 1});
     for (int64_t i = 0; i < c->blocks; i++) {
         const struct vae_block *b = &e->blocks[i];
-        for (int64_t j = 0; j < b->resnet_count; j++)
-            become(d, &x, resnet_forward(d, &b->resnets[j], x, NULL));
+        through_resnets(d, b, &x);
         // diffusers pads one row below and one column to the right, none above and left: F.pad (0, 1, 0, 1)
         if (b->sampler)
             become(d, &x,
@@ -221,8 +226,7 @@ struct tensor vae_decode(struct device *d, const struct vae *v, struct tensor la
     through_mid(d, &e->mid, c->groups, &x);
     for (int64_t i = 0; i < c->blocks; i++) {
         const struct vae_block *b = &e->blocks[i];
-        for (int64_t j = 0; j < b->resnet_count; j++)
-            become(d, &x, resnet_forward(d, &b->resnets[j], x, NULL));
+        through_resnets(d, b, &x);
         if (b->sampler)
             become(d, &x,
                    conv_forward(d, b->sampler, x, 2 * x.height, 2 * x.width, x.channels,

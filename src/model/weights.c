@@ -211,19 +211,12 @@ static const struct entry *need(struct weights *w, const char *name, const char 
 
 static struct weight *hand_over(struct weights *w, const char *name, const struct weight_source *source, int bits)
 {
-    if (w->handle_count == w->handle_room) {
-        int64_t room = w->handle_room ? 2 * w->handle_room : 256;
-        struct weight **more = memory_take(room, sizeof *more);
-        if (!more) {
-            w->error = error_memory("the list of weights");
-            return NULL;
-        }
-        if (w->handle_count)
-            memcpy(more, w->handles, (size_t)w->handle_count * sizeof *more);
-        memory_free(w->handles);
-        w->handles = more;
-        w->handle_room = room;
+    struct weight **handles = memory_grow(w->handles, w->handle_count, &w->handle_room, sizeof *handles);
+    if (!handles) {
+        w->error = error_memory("the list of weights");
+        return NULL;
     }
+    w->handles = handles;
     struct weight *weight;
     struct error e = device_weight(w->device, source, bits, &weight);
     if (e.code != ERROR_NONE) {

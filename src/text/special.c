@@ -49,17 +49,10 @@ static const cJSON *setting(const struct settings *f, const char *key, const cha
 
 static struct error put(struct special_tokens *s, const char *text, int64_t id, bool normalized, const char *key)
 {
-    if (s->count == s->room) {
-        int64_t room = s->room ? 2 * s->room : 16;
-        struct special_token *more = memory_take(room, sizeof *more);
-        if (!more)
-            return error_memory("added words");
-        if (s->count)
-            memcpy(more, s->items, (size_t)s->count * sizeof *more);
-        memory_free(s->items);
-        s->items = more;
-        s->room = room;
-    }
+    struct special_token *items = memory_grow(s->items, s->count, &s->room, sizeof *items);
+    if (!items)
+        return error_memory("added words");
+    s->items = items;
     char *copy = memory_string(text);
     if (!copy)
         return error_memory("added words");

@@ -234,27 +234,15 @@ static struct added *find_added(const struct tokenizer *t, const char *word)
     return NULL;
 }
 
-static struct error grow_added(struct tokenizer *t)
-{
-    int64_t room = t->added_room ? 2 * t->added_room : 16;
-    struct added *more = memory_take(room, sizeof *more);
-    if (!more)
-        return error_memory("added words");
-    if (t->added_count)
-        memcpy(more, t->added, (size_t)t->added_count * sizeof *more);
-    memory_free(t->added);
-    t->added = more;
-    t->added_room = room;
-    return ok();
-}
-
 /* Cuts a word out of texts from now on; a word that is cut out already is from now on matched as `normalized` says. */
 static struct error add_word(struct tokenizer *t, const char *word, int32_t id, bool normalized)
 {
     struct added *a = find_added(t, word);
     if (!a) {
-        if (t->added_count == t->added_room)
-            TRY(grow_added(t));
+        struct added *more = memory_grow(t->added, t->added_count, &t->added_room, sizeof *more);
+        if (!more)
+            return error_memory("added words");
+        t->added = more;
         a = &t->added[t->added_count];
         a->text = memory_string(word);
         if (!a->text)

@@ -94,11 +94,6 @@ int schedule_find(const char *name)
     return -1;
 }
 
-const char *schedule_name(int schedule)
-{
-    return schedules[schedule].name;
-}
-
 double schedule_rate(int schedule, double lr, int64_t step, int64_t steps, int64_t warmup)
 {
     int64_t done = step - 1;

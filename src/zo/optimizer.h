@@ -39,7 +39,6 @@ enum schedule {
 
 /* "constant", "constant_with_warmup", ...; -1 for a name that is none of them. */
 int schedule_find(const char *name);
-const char *schedule_name(int schedule);
 
 /* Learning rate of update number `step` (from 1), of `steps` in all: what LambdaLR gives after step - 1 calls of
  * step(). */
