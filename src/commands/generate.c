@@ -359,7 +359,7 @@ static struct error read_all(struct session *s)
 static struct error load_all(struct session *s)
 {
     const char *model = s->request->model;
-    TRY(device_open(&s->device, "auto", pool_default_threads(1)));
+    TRY(device_open(&s->device, "auto", 0, pool_default_threads(1)));
     log_line("loading %s on %s", model, device_name(s->device));
     TRY(text_encoder_load(&s->text, s->device, model, 0, store_alone()));
     TRY(unet_load(&s->unet, s->device, model, 0, store_alone()));

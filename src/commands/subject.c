@@ -106,7 +106,7 @@ static struct error read_all(struct subject *s)
                            (long long)c->zo.timesteps[1], (long long)s->schedule.steps);
     TRY(check_parts(s, &text, &unet));
     TRY(read_words(s, &text));
-    TRY(device_open(&s->device, c->device, pool_default_threads(comm_ranks_here(s->comm))));
+    TRY(device_open(&s->device, c->device, comm_rank_here(s->comm), pool_default_threads(comm_ranks_here(s->comm))));
     TRY(check_weights(s));
     return dataset_read(&s->dataset, c, s->tokenizer, s->first_id, s->resolution, text.positions);
 }

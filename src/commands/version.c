@@ -8,7 +8,7 @@ void print_version(FILE *stream)
 {
     fprintf(stream, "zoodip %s\n", ZOODIP_VERSION);
     struct device *device;
-    struct error e = device_open(&device, "cpu", pool_default_threads(1));
+    struct error e = device_open(&device, "cpu", 0, pool_default_threads(1));
     fprintf(stream, "device: %s\n", e.code == ERROR_NONE ? device_name(device) : e.text);
     if (e.code == ERROR_NONE)
         device_close(device);

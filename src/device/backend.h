@@ -21,10 +21,20 @@ struct buffer {
 struct weight {
     int64_t out, in, kh, kw;
     bool gated, table, norm;
-    enum dtype type; /* kept as F32, F16, BF16 or I8 (norms: F32; tables: the source's) */
+    bool bfloat; /* the GPU's: numbers of 16 and 32 bits are kept as bfloats */
+    enum dtype type; /* kept as F32, F16, BF16, I8, or U8 for 4 bits (norms: F32; tables: the source's) */
+    int64_t group;   /* 4 bits: numbers of a row, in the file's order, that share a scale and a shift; else 0 */
     bool has_bias;
     const void *data;          /* NULL in a measuring pass */
     const float *scale, *bias; /* in the order of the packed columns; NULL: none */
+    const float *shift;        /* the CPU's, 4 bits: as scale, each [panel][groups of a row][column of the panel] */
+    const uint32_t *groups;    /* the GPU's, 4 bits: [packed rows][groups of a row], scale and shift as two halves */
+    const float *rows;         /* a table on a GPU: the rows that are there, F32 [.., in] (device_rows) */
+    const int32_t *place;      /* [out]: each row's place among them, -1 for a row that is not there */
+    struct device *device;     /* a table's, and its memory there: place, then rows */
+    void *resident;
+    int64_t resident_bytes, resident_rows;
+    int32_t *host_place; /* place, on the host */
 };
 
 struct device_ops {
@@ -32,6 +42,13 @@ struct device_ops {
     struct error (*wait)(struct device *device);
     struct error (*memory)(struct device *device, int64_t bytes, void **memory); /* zeroed */
     void (*memory_free)(struct device *device, void *memory);
+    struct error (*memory_left)(struct device *device, int64_t *bytes); /* NULL: nobody counts it */
+    /* Host memory to the device's, at once. NULL: weights are used where they were packed. */
+    struct error (*upload)(struct device *device, void *to, const void *from, int64_t bytes);
+    /* Runs a program whose arena is there, the body by program_pass. NULL: the body itself is the run. */
+    struct error (*run)(struct program *program);
+    void (*forget)(struct program *program); /* frees program->compiled; NULL where there is none */
+    struct error (*activations)(struct device *device, bool bfloat); /* NULL: float only */
     /* Sets the pointers of w for parts that begin at `at` (may be NULL), gives the bytes. */
     int64_t (*weight_place)(const struct device *device, struct weight *w, char *at);
     struct error (*weight_pack)(struct device *device, const struct weight *w, const struct weight_source *source);
@@ -64,7 +81,9 @@ struct program {
     void *arg;
     struct span *takes; /* [take_count], in the order of the takes: a run follows them */
     int64_t take_count, take_room;
-    int64_t bytes; /* the arena it needs */
+    int64_t bytes;      /* the arena it needs */
+    void *compiled;     /* the device's own form of it */
+    int64_t generation; /* device->generation when it was compiled */
 };
 
 /* Where a dry pass stands: the spans in use, by offset. */
@@ -76,9 +95,11 @@ struct plan {
 /* The head of every device. */
 struct device {
     const struct device_ops *ops;
-    char name[96];
+    char name[96], note[300];
     struct error error; /* the first since the last wait */
     struct buffer arena;
+    int64_t generation; /* counts the times when memory moved that programs point into */
+    struct memory_use use;
     int64_t programs; /* alive; the arena goes with the last */
     char *store;      /* NULL while measuring */
     int64_t store_bytes, stored;
@@ -92,8 +113,17 @@ struct device {
 /* Keeps the error if it is the first. */
 void device_fail(struct device *device, struct error e);
 
-/* device/cpu/cpu.c */
+/* The body once more, its ops for real. */
+struct error program_pass(struct program *program);
+
+/* Memory of a device, counted; NULL may be freed. */
+struct error take_memory(struct device *device, enum memory_kind kind, int64_t bytes, void **memory);
+void free_memory(struct device *device, enum memory_kind kind, void *memory, int64_t bytes);
+
+/* device/cpu/cpu.c; kernels/device.cu, or device/no_cuda.c in a build without CUDA; device/planned.c */
 struct error cpu_open(struct device **device, int threads);
+struct error cuda_open(struct device **device, int index, int threads);
+const char *cuda_versions(void); /* "CUDA 13.0, sm_90 ..." or "no CUDA", for --version */
 
 /* Address of a tensor's first number. */
 static inline void *tensor_data(struct tensor t)

@@ -1,24 +1,33 @@
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "device/backend.h"
+#include "device/quantize.h"
 
 /* ------------------------------------------------------------------------------------------------ device */
 
-struct error device_open(struct device **device, const char *kind, int threads)
+struct error device_open(struct device **device, const char *kind, int index, int threads)
 {
-    if (strcmp(kind, "cuda") == 0)
-        return error_input("device: this zoodip was built without CUDA; expected cpu or auto");
-    if (strcmp(kind, "cpu") != 0 && strcmp(kind, "auto") != 0)
+    bool any = strcmp(kind, "auto") == 0;
+    if (!any && strcmp(kind, "cpu") != 0 && strcmp(kind, "cuda") != 0)
         return error_input("device: %s: expected auto, cpu or cuda", kind);
-    return cpu_open(device, threads);
+    struct error e = ok();
+    if (strcmp(kind, "cpu") != 0)
+        e = cuda_open(device, index, threads);
+    if (strcmp(kind, "cuda") == 0 || (any && e.code == ERROR_NONE))
+        return error_in(e, "device");
+    TRY(cpu_open(device, threads));
+    if (any)
+        snprintf((*device)->note, sizeof(*device)->note, "%s", e.text);
+    return ok();
 }
 
 void device_close(struct device *d)
 {
     if (!d)
         return;
-    d->ops->memory_free(d, d->arena.memory);
+    free_memory(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
     memory_free(d->plan.used);
     d->ops->close(d);
 }
@@ -26,6 +35,16 @@ void device_close(struct device *d)
 const char *device_name(const struct device *d)
 {
     return d->name;
+}
+
+const char *device_note(const struct device *d)
+{
+    return d->note;
+}
+
+struct error device_activations(struct device *d, bool bfloat)
+{
+    return d->ops->activations ? d->ops->activations(d, bfloat) : ok();
 }
 
 void device_fail(struct device *d, struct error e)
@@ -40,6 +59,41 @@ struct error device_wait(struct device *d)
     struct error e = d->error;
     d->error = ok();
     return e;
+}
+
+/* ------------------------------------------------------------------------------------------------ memory */
+
+struct error take_memory(struct device *d, enum memory_kind kind, int64_t bytes, void **memory)
+{
+    struct memory_use *u = &d->use;
+    TRY(d->ops->memory(d, bytes, memory));
+    u->now[kind] += bytes;
+    u->total += bytes;
+    if (u->total > u->most) {
+        u->most = u->total;
+        memcpy(u->peak, u->now, sizeof u->peak);
+    }
+    return ok();
+}
+
+void free_memory(struct device *d, enum memory_kind kind, void *memory, int64_t bytes)
+{
+    if (!memory)
+        return;
+    d->ops->memory_free(d, memory);
+    d->use.now[kind] -= bytes;
+    d->use.total -= bytes;
+}
+
+struct memory_use device_memory(const struct device *d)
+{
+    return d->use;
+}
+
+struct error device_memory_left(struct device *d, int64_t *bytes)
+{
+    *bytes = INT64_MAX;
+    return d->ops->memory_left ? d->ops->memory_left(d, bytes) : ok();
 }
 
 /* ------------------------------------------------------------------------------------------------ weights */
@@ -65,13 +119,25 @@ static enum dtype kept_type(const struct weight_source *s, int bits)
         return F32;
     if (bits == 8)
         return I8;
-    return s->type == BF16 ? BF16 : F16;
+    if (bits == 4)
+        return quantize_cycles(s->out, s->in * s->kh * s->kw) ? F32 : U8;
+    return s->type == BF16 || (s->scale && s->scale_type == BF16) ? BF16 : F16;
+}
+
+/* May a source be kept in `bits`? */
+static struct error check_bits(const struct weight_source *s, int bits)
+{
+    int codes = s->type == I8 ? 8 : s->type == U8 ? 4 : 0;
+    if (bits != 32 && bits != 16 && bits != 8 && bits != 4)
+        return error_failed("weights are kept in 32, 16, 8 or 4 bits, not in %d", bits);
+    if (codes && bits < 16 && bits != codes)
+        return error_input("is quantized to %d bits; %d bits are made from a model that is not quantized", codes, bits);
+    return ok();
 }
 
 struct error device_weight(struct device *d, const struct weight_source *s, int bits, struct weight **weight)
 {
-    if (bits != 32 && bits != 16 && bits != 8)
-        return error_failed("weights are kept in 32, 16 or 8 bits, not in %d", bits);
+    TRY(check_bits(s, bits));
     if (s->out < 1 || s->in < 0 || s->kh < 1 || s->kw < 1 || (s->gated && s->out % 2 != 0))
         return error_failed("a weight of a shape that no layer has");
     struct weight *w = memory_take(1, sizeof *w);
@@ -86,6 +152,7 @@ struct error device_weight(struct device *d, const struct weight_source *s, int 
                          .norm = s->in == 0,
                          .type = kept_type(s, bits),
                          .has_bias = s->bias};
+    w->group = w->type == U8 ? quantize_group(s->in * s->kh * s->kw) : 0;
     struct error e = ok();
     if (s->table) {
         w->data = s->data;
@@ -107,7 +174,105 @@ struct error device_weight(struct device *d, const struct weight_source *s, int 
 
 void weight_free(struct weight *w)
 {
+    if (!w)
+        return;
+    if (w->device)
+        free_memory(w->device, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
+    memory_free(w->host_place);
     memory_free(w);
+}
+
+/* Gives every id that has no place yet the next one; returns how many have one now. */
+static int64_t give_places(struct weight *w, const int32_t *ids, int64_t count)
+{
+    int64_t rows = w->resident_rows;
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] >= 0 && ids[i] < w->out && w->host_place[ids[i]] < 0)
+            w->host_place[ids[i]] = (int32_t)rows++;
+    return rows;
+}
+
+/* Places and rows as they will lie on the device. */
+static void lay_out_rows(const struct weight *w, char *memory, int64_t places)
+{
+    memcpy(memory, w->host_place, (size_t)w->out * sizeof *w->host_place);
+    for (int64_t i = 0; i < w->out; i++)
+        if (w->host_place[i] >= 0)
+            dtype_to_float((float *)(memory + places) + w->host_place[i] * w->in,
+                           (const char *)w->data + i * w->in * dtype_size(w->type), w->type, w->in);
+}
+
+struct error device_rows(struct device *d, struct weight *w, const int32_t *ids, int64_t count)
+{
+    enum { ALIGN = 128 };
+    if (!d->ops->upload)
+        return ok();
+    if (!w->host_place) {
+        w->host_place = memory_take(w->out, sizeof *w->host_place);
+        if (!w->host_place)
+            return error_memory("a table's places");
+        memset(w->host_place, 0xff, (size_t)w->out * sizeof *w->host_place);
+        w->device = d;
+    }
+    int64_t rows = give_places(w, ids, count);
+    if (rows == w->resident_rows)
+        return ok();
+    int64_t places = (w->out * (int64_t)sizeof *w->host_place + ALIGN - 1) / ALIGN * ALIGN;
+    int64_t bytes = places + rows * w->in * (int64_t)sizeof(float);
+    char *memory = memory_take(bytes, 1);
+    if (!memory)
+        return error_memory("a table's rows");
+    lay_out_rows(w, memory, places);
+    free_memory(d, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
+    w->resident = NULL;
+    w->resident_rows = 0;
+    d->generation++;
+    struct error e = take_memory(d, MEMORY_WEIGHTS, bytes, &w->resident);
+    if (e.code == ERROR_NONE) {
+        w->resident_bytes = bytes;
+        e = d->ops->upload(d, w->resident, memory, bytes);
+    }
+    memory_free(memory);
+    TRY(e);
+    w->resident_rows = rows;
+    w->place = w->resident;
+    w->rows = (const float *)((const char *)w->resident + places);
+    return ok();
+}
+
+static const void *moved(const void *at, const char *from, const char *to)
+{
+    return at ? to + ((const char *)at - from) : NULL;
+}
+
+struct error device_settle(struct device *d, struct weight **weights, int64_t count, const void *memory, int64_t bytes,
+                           void **settled)
+{
+    *settled = NULL;
+    if (!d->ops->upload || bytes == 0)
+        return ok();
+    TRY(take_memory(d, MEMORY_WEIGHTS, bytes, settled));
+    struct error e = d->ops->upload(d, *settled, memory, bytes);
+    if (e.code != ERROR_NONE) {
+        device_unsettle(d, *settled, bytes);
+        *settled = NULL;
+        return e;
+    }
+    for (int64_t i = 0; i < count; i++) {
+        struct weight *w = weights[i];
+        if (w->table)
+            continue;
+        w->data = moved(w->data, memory, *settled);
+        w->scale = moved(w->scale, memory, *settled);
+        w->bias = moved(w->bias, memory, *settled);
+        w->groups = moved(w->groups, memory, *settled);
+    }
+    return ok();
+}
+
+void device_unsettle(struct device *d, void *settled, int64_t bytes)
+{
+    free_memory(d, MEMORY_WEIGHTS, settled, bytes);
 }
 
 /* ------------------------------------------------------------------------------------------------ tensors */
@@ -147,7 +312,7 @@ struct error device_keep(struct device *d, enum dtype type, int64_t lanes, int64
     if (!b)
         return error_memory("a tensor");
     b->bytes = bytes;
-    struct error e = d->ops->memory(d, bytes, &b->memory);
+    struct error e = take_memory(d, MEMORY_STATE, bytes, &b->memory);
     if (e.code != ERROR_NONE) {
         memory_free(b);
         return e;
@@ -159,7 +324,7 @@ struct error device_keep(struct device *d, enum dtype type, int64_t lanes, int64
 void device_release(struct device *d, struct tensor *t)
 {
     if (t->base) {
-        d->ops->memory_free(d, t->base->memory);
+        free_memory(d, MEMORY_STATE, t->base->memory, t->base->bytes);
         memory_free(t->base);
     }
     *t = (struct tensor){0};
@@ -251,7 +416,7 @@ void device_drop(struct device *d, struct tensor *t)
     *t = (struct tensor){0};
 }
 
-static struct error pass(struct program *p, bool dry)
+static struct error follow(struct program *p, bool dry)
 {
     struct device *d = p->device;
     if (d->program)
@@ -270,9 +435,10 @@ static struct error grow_arena(struct device *d, int64_t bytes)
 {
     if (bytes <= d->arena.bytes)
         return ok();
-    d->ops->memory_free(d, d->arena.memory);
+    free_memory(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
     d->arena = (struct buffer){0};
-    TRY(d->ops->memory(d, bytes, &d->arena.memory));
+    d->generation++;
+    TRY(take_memory(d, MEMORY_ACTIVATIONS, bytes, &d->arena.memory));
     d->arena.bytes = bytes;
     return ok();
 }
@@ -285,7 +451,7 @@ struct error device_program(struct device *d, struct error (*body)(void *arg), v
         return error_memory("a program");
     *p = (struct program){.device = d, .body = body, .arg = arg};
     d->programs++;
-    struct error e = pass(p, true);
+    struct error e = follow(p, true);
     if (e.code == ERROR_NONE)
         e = d->error;
     d->error = ok();
@@ -303,7 +469,12 @@ struct error device_run(struct program *p)
 {
     if (p->bytes > p->device->arena.bytes)
         return error_failed("the arena is gone");
-    return pass(p, false);
+    return p->device->ops->run ? p->device->ops->run(p) : program_pass(p);
+}
+
+struct error program_pass(struct program *p)
+{
+    return follow(p, false);
 }
 
 void program_free(struct program *p)
@@ -312,9 +483,11 @@ void program_free(struct program *p)
         return;
     struct device *d = p->device;
     if (--d->programs == 0) { // what comes next may need far less: pictures are encoded before the UNet is loaded
-        d->ops->memory_free(d, d->arena.memory);
+        free_memory(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
         d->arena = (struct buffer){0};
     }
+    if (d->ops->forget)
+        d->ops->forget(p);
     memory_free(p->takes);
     memory_free(p);
 }

@@ -42,9 +42,11 @@ struct tensor {
 /* A weight as it lies in the file: [out, in, kh, kw], mmap'ed, maybe unaligned. */
 struct weight_source {
     const void *data;
-    enum dtype type;   /* F32, F16, BF16, or I8 with `scale` */
-    const void *scale; /* [out], per output channel; NULL: none */
-    enum dtype scale_type;
+    enum dtype type;   /* F32, F16, BF16, I8 with `scale`, or U8: 4-bit codes, two in a byte, with `scale` and `shift` */
+    const void *scale; /* I8: [out]; U8: [groups], see device/quantize.h; NULL: none */
+    const void *shift; /* as scale; only of U8 */
+    enum dtype scale_type; /* of shift too */
+    int64_t cycle; /* U8, one output that no group divides: number i has scale i % cycle; else 0 */
     const void *bias; /* [out] or NULL */
     enum dtype bias_type;
     int64_t out, in, kh, kw; /* linear layers: kh = kw = 1; a norm's gain and shift: data and bias of [out], in = 0 */
@@ -62,10 +64,31 @@ struct epilogue {
     const struct tensor *lane_bias, *residual;
 };
 
-/* Opens "cpu" (with `threads` threads), "cuda" or "auto". "auto" takes the GPU when one answers. */
-struct error device_open(struct device **device, const char *kind, int threads);
+/* Opens "cpu" (with `threads` threads), "cuda" or "auto". "auto" takes the GPU when one answers; device_note says why
+ * none did. Of several GPUs that are visible the one with number `index` modulo their count. */
+struct error device_open(struct device **device, const char *kind, int index, int threads);
 void device_close(struct device *device);
 const char *device_name(const struct device *device); /* such as "cpu (2 threads, avx2)" */
+const char *device_note(const struct device *device); /* something to tell the user, or "" */
+
+/* A GPU that is not there: it takes and counts memory as the CUDA device does and computes nothing; programs run to no
+ * effect and reads leave host memory as it is. What a run would take is learned by going through it. */
+struct error device_plan(struct device **device);
+
+/* What products are fed with on a GPU: pairs of halves (11 + 11 bits, up to 65504; the default), or of bfloats (8 + 8,
+ * float's range). Before any weight is made. The CPU computes in float either way. */
+struct error device_activations(struct device *device, bool bfloat);
+
+/* Memory that the device holds, in bytes, by what it is for. Host memory of the CPU's shared store is not among it. */
+enum memory_kind { MEMORY_WEIGHTS, MEMORY_ACTIVATIONS, MEMORY_STATE, MEMORY_KINDS };
+struct memory_use {
+    int64_t now[MEMORY_KINDS], peak[MEMORY_KINDS]; /* peak: as it was when the sum was largest */
+    int64_t total, most;
+};
+struct memory_use device_memory(const struct device *device);
+
+/* Bytes that could still be taken; INT64_MAX where nobody counts. */
+struct error device_memory_left(struct device *device, int64_t *bytes);
 
 /* Weights are packed for the device into one store. device_store with memory NULL starts a measuring pass:
  * device_weight only adds up and device_stored tells the bytes. With memory (64-byte aligned, at least that many bytes)
@@ -74,11 +97,22 @@ const char *device_name(const struct device *device); /* such as "cpu (2 threads
 void device_store(struct device *device, void *memory, int64_t bytes, bool fill);
 int64_t device_stored(const struct device *device);
 
-/* Handle to a packed weight. bits: how it is kept: 32 (F32), 16 (half, or bfloat if the source is), 8 (int8 codes:
- * those of an I8 source; any other source is quantized as optimum-quanto does, see device/quantize.h). Compute is in
- * F32. Free with weight_free. */
+/* Handle to a packed weight. bits: how it is kept: 32 (F32), 16 (half, or bfloat if the source is), 8 (int8 codes)
+ * or 4 (codes in groups). Codes are those of a source that has as many bits, or made from floats as optimum-quanto makes
+ * them, see device/quantize.h; from codes of other bits they are refused. In 4 bits a single output that no group
+ * divides is kept in F32. Compute is in F32. Free with weight_free. */
 struct error device_weight(struct device *device, const struct weight_source *source, int bits, struct weight **weight);
 void weight_free(struct weight *weight);
+
+/* Moves packed weights to where the device computes: a GPU takes memory of its own (*settled) and `memory` may be given
+ * back; on the CPU they stay, *settled is NULL. Give *settled back, behind the handles, with device_unsettle. */
+struct error device_settle(struct device *device, struct weight **weights, int64_t count, const void *memory,
+                           int64_t bytes, void **settled);
+void device_unsettle(struct device *device, void *settled, int64_t bytes);
+
+/* Rows of a table that op_embed may be asked for from now on, besides those named before. A GPU keeps only these, the
+ * CPU reads the table where it lies. Ids outside the table are passed over. */
+struct error device_rows(struct device *device, struct weight *table, const int32_t *ids, int64_t count);
 
 /* A tensor that outlives programs, zeroed, with its own memory. */
 struct error device_keep(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,

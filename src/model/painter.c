@@ -102,6 +102,7 @@ static struct error run(struct painter *p, struct program *program)
 static struct error encode_prompts(struct painter *p, const int32_t *ids, const float *rows)
 {
     struct device *d = p->parts.device;
+    TRY(text_encoder_words(d, p->parts.text, ids, p->lanes * p->parts.length));
     device_write(d, p->ids, ids);
     int64_t count = p->parts.vectors * p->parts.text->config.width;
     if (count) { // every lane has its own copy

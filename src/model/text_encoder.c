@@ -57,6 +57,25 @@ static void load(void *arg, struct weights *w)
     t->final_norm = weights_norm(w, c->width, "text_model.final_layer_norm");
 }
 
+/* Every position of a text is met. */
+static struct error use_places(struct device *d, const struct text_encoder *t)
+{
+    int64_t count = t->config.positions;
+    int32_t *all = memory_take(count, sizeof *all);
+    if (!all)
+        return error_memory("the positions");
+    for (int64_t i = 0; i < count; i++)
+        all[i] = (int32_t)i;
+    struct error e = device_rows(d, t->places, all, count);
+    memory_free(all);
+    return e;
+}
+
+struct error text_encoder_words(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count)
+{
+    return device_rows(d, t->tokens, ids, count);
+}
+
 struct error text_encoder_load(struct text_encoder *t, struct device *d, const char *folder, int bits,
                                struct store store)
 {
@@ -66,6 +85,8 @@ struct error text_encoder_load(struct text_encoder *t, struct device *d, const c
     if (!t->layers)
         return error_memory("the text encoder");
     struct error e = weights_load(&t->weights, d, folder, "text_encoder", bits, store, load, t);
+    if (e.code == ERROR_NONE && store.take)
+        e = use_places(d, t);
     if (e.code != ERROR_NONE)
         text_encoder_free(t);
     return e;

@@ -26,7 +26,7 @@ struct text_layer {
 struct text_encoder {
     struct text_config config;
     struct weights weights;
-    const struct weight *tokens, *places;
+    struct weight *tokens, *places;
     struct text_layer *layers;
     const struct weight *final_norm;
 };
@@ -41,6 +41,10 @@ void text_encoder_free(struct text_encoder *t);
 
 /* The token table's row of an id below config.vocab -> row [width]. */
 struct error text_encoder_token(const struct text_encoder *t, int32_t id, float *row);
+
+/* Tokens that text_encoder_forward will meet from now on, besides those named before; ids of learned words are passed
+ * over. */
+struct error text_encoder_words(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count);
 
 /* ids I32 [lanes, 1, length, 1], rows F32 [lanes, 1, vectors, width] -> a new tensor [lanes, 1, length, width]. */
 struct tensor text_encoder_forward(struct device *d, const struct text_encoder *t, struct tensor ids,

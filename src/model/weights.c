@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "device/quantize.h"
 #include "files/file.h"
 
 enum { NAME_ROOM = 256 };
@@ -74,6 +75,13 @@ struct error weights_path(char path[4096], const char *folder, const char *part)
     return error_input("%s: no weights here; expected %s or %s", directory, names[0], names[6]);
 }
 
+static void give_memory(struct weights *w)
+{
+    if (w->memory)
+        w->store.give(w->store.arg, w->memory, w->memory_bytes);
+    w->memory = NULL;
+}
+
 void weights_free(struct weights *w)
 {
     for (int64_t i = 0; i < w->handle_count; i++)
@@ -81,9 +89,9 @@ void weights_free(struct weights *w)
     memory_free(w->handles);
     w->handles = NULL;
     w->handle_count = w->handle_room = 0;
-    if (w->memory)
-        w->store.give(w->store.arg, w->memory, w->memory_bytes);
-    w->memory = NULL;
+    give_memory(w);
+    device_unsettle(w->device, w->settled, w->memory_bytes);
+    w->settled = NULL;
     safetensors_close(&w->file);
 }
 
@@ -122,6 +130,10 @@ struct error weights_load(struct weights *w, struct device *device, const char *
             e = w->error;
         }
         e = store.ready(store.arg, e);
+        if (e.code == ERROR_NONE)
+            e = device_settle(device, w->handles, w->handle_count, w->memory, w->memory_bytes, &w->settled);
+        if (w->settled)
+            give_memory(w);
     }
     if (e.code != ERROR_NONE)
         weights_free(w);
@@ -227,43 +239,110 @@ static struct weight *hand_over(struct weights *w, const char *name, const struc
     return weight;
 }
 
+static const struct entry *need_floats(struct weights *w, const char *name, const char *suffix, const int64_t *shape,
+                                       int ranks)
+{
+    const struct entry *entry = need(w, name, suffix, shape, ranks);
+    if (!entry || is_number(entry->type))
+        return entry;
+    wrong(w, entry->name, "expected F32, F16 or BF16");
+    return NULL;
+}
+
+static const struct entry *need_codes(struct weights *w, const char *name, const char *suffix, enum dtype type,
+                                      const int64_t *shape, int ranks)
+{
+    const struct entry *entry = need(w, name, suffix, shape, ranks);
+    if (!entry || entry->type == type)
+        return entry;
+    wrong(w, entry->name, type == I8 ? "expected I8 codes with a float scale" : "expected 4-bit codes in U8");
+    return NULL;
+}
+
+/* 8-bit codes and their scales. */
+static const struct entry *find_codes8(struct weights *w, const char *name, struct weight_source *s)
+{
+    const int64_t shape[] = {s->out, s->in, s->kh, s->kw};
+    const struct entry *codes = need_codes(w, name, ".weight._data", I8, shape, 4);
+    const struct entry *scale = codes ? need_floats(w, name, ".weight._scale", shape, 1) : NULL;
+    if (!scale)
+        return NULL;
+    s->scale = scale->data;
+    s->scale_type = scale->type;
+    return codes;
+}
+
+/* 4-bit codes, their scales and their shifts: see device/quantize.h for the shapes. */
+static const struct entry *find_codes4(struct weights *w, const char *name, struct weight_source *s)
+{
+    int64_t depth = s->in * s->kh * s->kw, group = quantize_group(depth), groups = s->out * depth / group;
+    const int64_t grouped[] = {(groups + 1) / 2, group}, whole[] = {(groups + 1) / 2, s->in, s->kh, s->kw};
+    const struct entry *codes = need_codes(w, name, ".weight._data._data", U8, group < depth ? grouped : whole,
+                                           group < depth ? 2 : 4);
+    if (!codes)
+        return NULL;
+    if (quantize_cycles(s->out, depth))
+        s->cycle = codes->ranks < 4 ? s->in : s->kw;
+    const int64_t flat[] = {1, s->cycle}, deep[] = {1, 1, 1, s->cycle};
+    const int64_t *shape = !s->cycle ? &groups : codes->ranks < 4 ? flat : deep;
+    int ranks = !s->cycle ? 1 : codes->ranks < 4 ? 2 : 4;
+    const struct entry *scale = need_floats(w, name, ".weight._scale", shape, ranks);
+    const struct entry *shift = scale ? need_floats(w, name, ".weight._shift", shape, ranks) : NULL;
+    if (!shift)
+        return NULL;
+    if (shift->type != scale->type) {
+        wrong(w, shift->name, "is of another type than the layer's scales");
+        return NULL;
+    }
+    s->scale = scale->data;
+    s->shift = shift->data;
+    s->scale_type = scale->type;
+    return codes;
+}
+
+/* A layer's numbers or codes, with what belongs to them in the source, and the bits that they have in the file. */
+static const struct entry *find_numbers(struct weights *w, const char *name, struct weight_source *s, int *stored)
+{
+    const int64_t shape[] = {s->out, s->in, s->kh, s->kw};
+    const struct entry *numbers;
+    bool plain = find_suffixed(w, name, ".weight");
+    if (!plain && find_suffixed(w, name, ".weight._data")) {
+        *stored = 8;
+        numbers = find_codes8(w, name, s);
+    } else if (!plain && find_suffixed(w, name, ".weight._data._data")) {
+        *stored = 4;
+        numbers = find_codes4(w, name, s);
+    } else {
+        numbers = need_floats(w, name, ".weight", shape, 4);
+        *stored = numbers && numbers->type == F32 ? 32 : 16;
+    }
+    if (numbers) {
+        s->data = numbers->data;
+        s->type = numbers->type;
+    }
+    return numbers;
+}
+
 static const struct weight *layer(struct weights *w, const char *name, int64_t out, int64_t in, int64_t kernel,
                                   bool bias, bool gated)
 {
     if (w->error.code != ERROR_NONE)
         return NULL;
-    const int64_t shape[] = {out, in, kernel, kernel};
     struct weight_source source = {.out = out, .in = in, .kh = kernel, .kw = kernel, .gated = gated};
-    const struct entry *numbers, *scale = NULL, *shift = NULL;
-    bool codes = !find_suffixed(w, name, ".weight") && find_suffixed(w, name, ".weight._data");
-    if (codes) {
-        numbers = need(w, name, ".weight._data", shape, 4);
-        scale = need(w, name, ".weight._scale", shape, 1);
-        if (scale)
-            source.scale = scale->data, source.scale_type = scale->type;
-    } else {
-        numbers = need(w, name, ".weight", shape, 4);
-    }
-    if (bias)
-        shift = need(w, name, ".bias", shape, 1);
-    if (w->error.code != ERROR_NONE)
-        return NULL;
-    if (codes ? numbers->type != I8 || !is_number(scale->type) : !is_number(numbers->type)) {
-        wrong(w, numbers->name, codes ? "expected I8 codes with a float scale" : "expected F32, F16 or BF16");
-        return NULL;
-    }
-    source.data = numbers->data;
-    source.type = numbers->type;
-    if (shift) {
-        if (!is_number(shift->type)) {
-            wrong(w, shift->name, "expected F32, F16 or BF16");
+    int stored;
+    const struct entry *numbers = find_numbers(w, name, &source, &stored);
+    if (numbers && bias) {
+        const struct entry *shift = need_floats(w, name, ".bias", &out, 1);
+        if (!shift)
             return NULL;
-        }
         source.bias = shift->data;
         source.bias_type = shift->type;
     }
-    int stored = codes ? 8 : numbers->type == F32 ? 32 : 16;
-    const struct weight *weight = hand_over(w, name, &source, codes || !w->bits ? stored : w->bits);
+    if (!numbers)
+        return NULL;
+    // codes stay as they are: more bits would hold the same numbers; fewer are refused by the device
+    bool stays = !w->bits || (stored < 16 && w->bits >= stored);
+    const struct weight *weight = hand_over(w, name, &source, stays ? stored : w->bits);
     if (w->filling)
         safetensors_forget(&w->file, numbers);
     return weight;
@@ -319,7 +398,7 @@ const struct weight *weights_norm(struct weights *w, int64_t channels, const cha
     return hand_over(w, name, &source, 32);
 }
 
-const struct weight *weights_table(struct weights *w, int64_t rows, int64_t dim, const char *format, ...)
+struct weight *weights_table(struct weights *w, int64_t rows, int64_t dim, const char *format, ...)
 {
     FORMAT_NAME(name, format);
     if (w->error.code != ERROR_NONE)

@@ -6,7 +6,8 @@
  *
  * Two spellings of one layer are the same to the caller: text encoders with and without "text_model.", the VAE's
  * attention before and after diffusers 0.17 (query, key, value, proj_attn). A layer may be stored as numbers (X.weight)
- * or as optimum-quanto stores int8 (X.weight._data, X.weight._scale).
+ * or as optimum-quanto stores codes: of 8 bits (X.weight._data, X.weight._scale) or of 4 (X.weight._data._data,
+ * X.weight._scale, X.weight._shift). Codes stay as they are, whatever bits are asked for; only 4 bits from 8 are refused.
  */
 #ifndef ZOODIP_MODEL_WEIGHTS_H
 #define ZOODIP_MODEL_WEIGHTS_H
@@ -36,14 +37,15 @@ struct store store_nowhere(void);
 
 struct weights {
     struct device *device;
-    int bits; /* 32, 16 or 8: how linear and convolution weights are kept */
+    int bits; /* 32, 16, 8 or 4: how linear and convolution weights are kept */
     struct safetensors file;
     struct weight **handles; /* all that were made, freed together */
     int64_t handle_count, handle_room;
     bool filling; /* this pass reads the file's numbers */
     struct error error;
     struct store store;
-    void *memory;
+    void *memory;  /* packed, on the host: where the device computes, or on its way there */
+    void *settled; /* packed, on a GPU */
     int64_t memory_bytes;
 };
 
@@ -68,7 +70,7 @@ __attribute__((format(printf, 5, 6))) const struct weight *weights_conv(struct w
 __attribute__((format(printf, 3, 4))) const struct weight *weights_norm(struct weights *w, int64_t channels,
                                                                         const char *name, ...);
 /* An embedding table [rows, dim]; never quantized. */
-__attribute__((format(printf, 4, 5))) const struct weight *weights_table(struct weights *w, int64_t rows, int64_t dim,
+__attribute__((format(printf, 4, 5))) struct weight *weights_table(struct weights *w, int64_t rows, int64_t dim,
                                                                          const char *name, ...);
 
 #endif

@@ -520,7 +520,10 @@ struct error training_new(struct training *t, const struct training_parts *parts
     // a look at the validation costs about a hundredth of the training, and five or six looks are enough
     t->validation_draws = least(VALIDATION_DRAWS, c->optim.steps * t->lanes / 100 + 1);
     t->validation_every = c->optim.steps / 5 > 0 ? c->optim.steps / 5 : 1;
+    const struct dataset *set = parts->dataset;
     struct error e = make_state(t);
+    if (e.code == ERROR_NONE)
+        e = text_encoder_words(parts->device, parts->text, set->ids, set->captions.count * set->length);
     if (e.code == ERROR_NONE)
         e = make_batches(t);
     if (e.code == ERROR_NONE)

@@ -157,8 +157,8 @@ static struct error check_kinds(struct device *d)
 {
     (void)d;
     struct device *none;
-    EXPECT(device_open(&none, "cuda", 1).code == ERROR_BAD_INPUT);
-    EXPECT(device_open(&none, "tpu", 1).code == ERROR_BAD_INPUT);
+    EXPECT(device_open(&none, "cuda", 0, 1).code == ERROR_BAD_INPUT);
+    EXPECT(device_open(&none, "tpu", 0, 1).code == ERROR_BAD_INPUT);
     return ok();
 }
 
@@ -277,7 +277,7 @@ int main(int argc, char **argv)
         struct device *device;
         if (strcmp(argv[1], checks[i].name) != 0)
             continue;
-        e = device_open(&device, "cpu", 2);
+        e = device_open(&device, "cpu", 0, 2);
         if (e.code != ERROR_NONE)
             break;
         e = checks[i].check(device);

@@ -348,7 +348,7 @@ static struct error work(int argc, char **argv)
             "usage: forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8] [--device cpu|cuda]");
     job.folder = files[0];
     TRY(safetensors_open(&job.in, files[1]));
-    struct error e = device_open(&job.device, kind, pool_default_threads(1));
+    struct error e = device_open(&job.device, kind, 0, pool_default_threads(1));
     if (e.code == ERROR_NONE) {
         e = forward_all(&job);
         device_close(job.device);

@@ -7,7 +7,7 @@
  * Tensors: `x` [lanes, height, width, channels] and whichever the op needs of `k`, `v`, `map`, `target`, `rows`,
  * `lane_bias`, `residual` of the same form; `weight` [out, in, kh, kw] or a table [rows, dim], `scale`, `bias`,
  * `positions`; the result is `y` (height=, width=, channels= tell its shape where it is not x's). Numbers: bits, gated,
- * act, threads, stride, pad, up, groups, eps (in millionths), heads, causal, first, flip, shift, repeat (prints
+ * act, threads, device (1: the GPU), bfloat, stride, pad, up, groups, eps (in millionths), heads, causal, first, flip, shift, repeat (prints
  * GFLOP/s), slice (reads x as the middle of wider channels).
  */
 #include <stdio.h>
@@ -33,7 +33,8 @@ struct run {
     int64_t first, lanes;
     struct tensor x, wide, k, v, map, target, rows, lane_bias, residual, y;
     struct weight *weight, *positions;
-    void *store;
+    void *store, *settled;
+    int64_t store_bytes;
 };
 
 static int64_t number(const struct job *job, const char *key, int64_t otherwise)
@@ -94,6 +95,18 @@ static struct weight_source source_of(const struct job *job, const char *name)
     return s;
 }
 
+static struct error use_all_rows(struct device *d, struct weight *table, int64_t rows)
+{
+    int32_t *all = memory_take(rows, sizeof *all);
+    if (!all)
+        return error_memory("a table's ids");
+    for (int64_t i = 0; i < rows; i++)
+        all[i] = (int32_t)i;
+    struct error e = device_rows(d, table, all, rows);
+    memory_free(all);
+    return e;
+}
+
 static struct error load_weight(struct run *r)
 {
     struct weight_source s = source_of(r->job, "weight"), p = source_of(r->job, "positions");
@@ -105,10 +118,15 @@ static struct error load_weight(struct run *r)
     weight_free(r->weight);
     r->weight = NULL;
     int64_t bytes = device_stored(r->device);
+    r->store_bytes = bytes;
     r->store = memory_take(bytes, 1);
     device_store(r->device, r->store, bytes, true);
     TRY(device_weight(r->device, &s, bits, &r->weight));
-    return p.data ? device_weight(r->device, &p, bits, &r->positions) : ok();
+    if (!p.data)
+        return device_settle(r->device, &r->weight, 1, r->store, bytes, &r->settled);
+    TRY(device_weight(r->device, &p, bits, &r->positions));
+    TRY(use_all_rows(r->device, r->weight, s.out));
+    return use_all_rows(r->device, r->positions, p.out);
 }
 
 static struct error body(void *arg)
@@ -179,6 +197,7 @@ static void clean(struct run *r)
         device_release(r->device, all[i]);
     weight_free(r->weight);
     weight_free(r->positions);
+    device_unsettle(r->device, r->settled, r->store_bytes);
     memory_free(r->store);
     device_close(r->device);
 }
@@ -205,8 +224,10 @@ static struct error run_lanes(const struct job *job, int64_t first, int64_t lane
 {
     struct run r = {.job = job, .first = first, .lanes = lanes};
     struct program *program = NULL;
-    TRY(device_open(&r.device, "cpu", threads));
-    struct error e = prepare(&r);
+    TRY(device_open(&r.device, number(job, "device", 0) ? "cuda" : "cpu", 0, threads));
+    struct error e = device_activations(r.device, number(job, "bfloat", 0));
+    if (e.code == ERROR_NONE)
+        e = prepare(&r);
     if (e.code == ERROR_NONE)
         e = device_program(r.device, body, &r, &program);
     if (e.code == ERROR_NONE)
@@ -247,7 +268,8 @@ static struct error check_lanes(const struct job *job, const struct entry *all)
 {
     int64_t lanes = all->shape[0];
     const int64_t places[] = {0, lanes / 2, lanes - 1};
-    for (int threads = 1; threads <= 3; threads++)
+    int most = number(job, "device", 0) ? 1 : 3; // a GPU's threads are not these
+    for (int threads = 1; threads <= most; threads++)
         for (int i = 0; i < 3; i++)
             TRY(check_lane(job, all, places[i], threads));
     return ok();

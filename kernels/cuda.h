@@ -1,0 +1,115 @@
+/* kernels/cuda.h
+ *
+ * What the files of the CUDA device share: the device itself, how a kernel is launched, and how a kernel sees tensors.
+ *
+ * A kernel takes ONE argument, a struct by value, and uses no shared memory but `extern __shared__ ... shared_memory[]`,
+ * laid out as a struct whose size its launcher passes. So a launch is one line, and the same source compiles for the
+ * host, where the tests run it (tests/cuda/).
+ *
+ * P4: what a kernel writes for a lane follows from that lane alone. Lanes are rows or a grid dimension; the order of
+ * every sum follows from one lane's shape.
+ */
+#ifndef ZOODIP_KERNELS_CUDA_H
+#define ZOODIP_KERNELS_CUDA_H
+
+extern "C" {
+#include "device/backend.h"
+}
+#include "kernels/ptx.h"
+
+struct cuda {
+    struct device device; /* the head that device.c knows */
+    int index;            /* of the GPU among those visible */
+    int capability;       /* 90 for compute capability 9.0 */
+    int processors;       /* streaming multiprocessors */
+    enum operand operand;
+    cudaStream_t stream;
+    struct complaint *complaint; /* on the GPU: what a kernel found wrong with contents, read by device_wait */
+};
+
+/* The first thing that a kernel found wrong with the contents of a tensor: which only the kernel can see. */
+struct complaint {
+    int what; /* enum what, 0: nothing */
+    int value;
+};
+
+enum what { CONTENT, STRAY_ID, STRAY_LANE };
+
+__device__ static inline void complain(struct complaint *c, enum what what, int value)
+{
+    if (atomicCAS(&c->what, CONTENT, (int)what) == CONTENT)
+        c->value = value;
+}
+
+static inline struct cuda *cuda_of(struct device *device)
+{
+    return (struct cuda *)device;
+}
+
+/* Turns what a call returned into an error that names the call; ok for cudaSuccess. */
+struct error cuda_error(cudaError_t code, const char *call);
+
+/* Enqueues kernel(args) on the device's stream; a refusal becomes the device's error. `name` is for that message. */
+template <class Args>
+static void launch(struct device *device, const char *name, void (*kernel)(Args), dim3 grid, unsigned threads,
+                   size_t shared, const Args &args)
+{
+    enum { WITHOUT_ASKING = 48 << 10 };
+    void *list[] = {(void *)&args};
+    cudaError_t code = cudaSuccess;
+    if (shared > WITHOUT_ASKING)
+        code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
+    if (code == cudaSuccess)
+        code = cudaLaunchKernel(kernel, grid, dim3(threads), list, shared, cuda_of(device)->stream);
+    if (code != cudaSuccess)
+        device_fail(device, cuda_error(code, name));
+}
+
+/* A tensor as a kernel sees it. Strides count numbers. */
+template <class T> struct view {
+    T *data;
+    int64_t lane_stride, row_stride;
+    int lanes, positions, channels; /* positions: height x width */
+};
+
+template <class T> static inline struct view<T> view_of(struct tensor t)
+{
+    struct view<T> v = {};
+    if (t.base)
+        v = {(T *)tensor_data(t), t.lane_stride, t.row_stride, (int)t.lanes, (int)(t.height * t.width), (int)t.channels};
+    return v;
+}
+
+/* The channels of one position. */
+template <class T> __device__ static inline T *row_of(const struct view<T> &v, int lane, int position)
+{
+    return v.data + lane * v.lane_stride + position * v.row_stride;
+}
+
+/* Lane that lane `lane` reads of a mapped tensor (device.h, op_copy). */
+__device__ static inline int mapped_lane(const struct view<int32_t> &map, int lane)
+{
+    return map.data ? map.data[lane] : lane;
+}
+
+static inline int64_t blocks_for(int64_t items, int64_t each)
+{
+    return (items + each - 1) / each;
+}
+
+/* The ops, as struct device_ops wants them: product.cu, attention.cu, norm.cu, pointwise.cu. */
+void cuda_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e);
+void cuda_conv(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
+               struct epilogue e);
+void cuda_norm(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups, float eps,
+               enum act act);
+void cuda_attention(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
+                    int64_t heads, bool causal);
+void cuda_act(struct device *device, struct tensor y, struct tensor x, enum act act);
+void cuda_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map);
+void cuda_embed(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
+                const struct weight *positions, struct tensor rows, int64_t first);
+void cuda_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
+void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
+
+#endif

@@ -1,0 +1,342 @@
+/* kernels/device.cu
+ *
+ * The CUDA device: a GPU, one stream, memory, weights, and programs as graphs.
+ *
+ * Idea. Ops enqueue kernels on one stream. A program is captured once, as a CUDA graph, and replayed from then on: the
+ * host enqueues one thing for a whole evaluation. It is captured anew where memory that its kernels point into has moved
+ * (device->generation). Weights are packed on the host (device/tiles.h), in memory that the ranks of a node share, and
+ * uploaded at once.
+ *
+ * What a kernel finds wrong with contents (an id without a row) it writes into a complaint that device_wait reads.
+ */
+#include <stdio.h>
+#include <string.h>
+
+#include "kernels/cuda.h"
+extern "C" {
+#include "base/memory.h"
+#include "base/pool.h"
+}
+#include "device/tiles.h"
+
+/* What a program is captured as. */
+struct graph {
+    cudaGraphExec_t exec;
+};
+
+struct opened {
+    struct cuda cuda; /* first: the device is known by its head */
+    struct pool *pool;
+    struct complaint *heard; /* on the host, pinned */
+};
+
+struct error cuda_error(cudaError_t code, const char *call)
+{
+    if (code == cudaSuccess)
+        return ok();
+    if (code == cudaErrorMemoryAllocation)
+        return error_failed("%s: out of GPU memory; lower data.resolution, zo.n or optim.batch_size, or use quant.bits 4",
+                            call);
+    return error_failed("%s: %s (%s)", call, cudaGetErrorString(code), cudaGetErrorName(code));
+}
+
+#define CALL(call, name) TRY(cuda_error(call, name))
+
+static struct opened *opened_of(struct device *device)
+{
+    return (struct opened *)device;
+}
+
+/* ------------------------------------------------------------------------------------------------ memory, copies */
+
+static struct error take(struct device *device, int64_t bytes, void **memory)
+{
+    CALL(cudaMalloc(memory, (size_t)bytes), "cudaMalloc");
+    cudaError_t code = cudaMemsetAsync(*memory, 0, (size_t)bytes, cuda_of(device)->stream);
+    if (code == cudaSuccess)
+        return ok();
+    cudaFree(*memory);
+    *memory = NULL;
+    return cuda_error(code, "cudaMemsetAsync");
+}
+
+static void give(struct device *device, void *memory)
+{
+    (void)device;
+    cudaFree(memory); // waits for the work that uses it
+}
+
+static struct error left(struct device *device, int64_t *bytes)
+{
+    (void)device;
+    size_t free_bytes, all;
+    CALL(cudaMemGetInfo(&free_bytes, &all), "cudaMemGetInfo");
+    *bytes = (int64_t)free_bytes;
+    return ok();
+}
+
+static struct error upload(struct device *device, void *to, const void *from, int64_t bytes)
+{
+    cudaStream_t stream = cuda_of(device)->stream;
+    CALL(cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    return cuda_error(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+}
+
+/* A tensor's rows <-> dense host memory. Lanes that share memory are written once for each, the last one stays. */
+static void move(struct device *device, struct tensor t, void *dense, bool into_tensor)
+{
+    size_t size = (size_t)dtype_size(t.type), row = (size_t)t.channels * size, pitch = (size_t)t.row_stride * size;
+    size_t rows = (size_t)(t.height * t.width);
+    bool whole = pitch == row && t.lane_stride == (int64_t)rows * t.channels;
+    if (whole)
+        rows *= (size_t)t.lanes;
+    for (int64_t lane = 0; lane < (whole ? 1 : t.lanes); lane++) {
+        char *at = (char *)tensor_data(t) + (size_t)(lane * t.lane_stride) * size;
+        char *host = (char *)dense + (size_t)lane * rows * row;
+        cudaError_t code = into_tensor ? cudaMemcpy2DAsync(at, pitch, host, row, row, rows, cudaMemcpyHostToDevice,
+                                                           cuda_of(device)->stream)
+                                       : cudaMemcpy2DAsync(host, row, at, pitch, row, rows, cudaMemcpyDeviceToHost,
+                                                           cuda_of(device)->stream);
+        if (code != cudaSuccess)
+            device_fail(device, cuda_error(code, "cudaMemcpy2DAsync"));
+    }
+}
+
+static void write_tensor(struct device *device, struct tensor to, const void *from)
+{
+    move(device, to, (void *)from, true);
+}
+
+static void read_tensor(struct device *device, void *to, struct tensor from)
+{
+    move(device, from, to, false);
+}
+
+static struct error complaint_error(struct complaint c)
+{
+    if (c.what == STRAY_ID)
+        return error_failed("op_embed: token id %d has no row", c.value);
+    return error_failed("a map names lane %d, which is not there", c.value);
+}
+
+static struct error wait(struct device *device)
+{
+    struct opened *o = opened_of(device);
+    cudaStream_t stream = o->cuda.stream;
+    CALL(cudaMemcpyAsync(o->heard, o->cuda.complaint, sizeof *o->heard, cudaMemcpyDeviceToHost, stream),
+         "cudaMemcpyAsync");
+    CALL(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
+    if (o->heard->what == CONTENT)
+        return ok();
+    CALL(cudaMemsetAsync(o->cuda.complaint, 0, sizeof *o->heard, stream), "cudaMemsetAsync");
+    return complaint_error(*o->heard);
+}
+
+/* ------------------------------------------------------------------------------------------------ weights */
+
+static int64_t place(const struct device *device, struct weight *w, char *at)
+{
+    w->bfloat = ((const struct cuda *)device)->operand == BFLOAT;
+    return tile_place(w, at);
+}
+
+struct packing {
+    const struct weight *weight;
+    const struct weight_source *source;
+    char *scratch;
+    int64_t scratch_bytes;
+};
+
+static void pack_row(void *arg, int64_t row, int thread)
+{
+    const struct packing *p = (const struct packing *)arg;
+    tile_pack_row(p->weight, p->source, row, p->scratch + thread * p->scratch_bytes);
+}
+
+static struct error pack(struct device *device, const struct weight *w, const struct weight_source *source)
+{
+    if (w->norm) {
+        dtype_to_float((float *)w->data, source->data, source->type, w->out);
+        if (w->bias)
+            dtype_to_float((float *)w->bias, source->bias, source->bias_type, w->out);
+        return ok();
+    }
+    struct pool *pool = opened_of(device)->pool;
+    struct packing p = {w, source, NULL, tile_scratch(w)};
+    p.scratch = (char *)memory_take(pool_threads(pool), p.scratch_bytes);
+    if (!p.scratch)
+        return error_memory("packing a weight");
+    pool_run(pool, tile_layout_of(w).rows, pack_row, &p);
+    memory_free(p.scratch);
+    return ok();
+}
+
+static struct error activations(struct device *device, bool bfloat)
+{
+    if (bfloat && cuda_of(device)->capability < 80)
+        return error_input("%s: has no bfloat16, that needs compute capability 8.0", device->name);
+    cuda_of(device)->operand = bfloat ? BFLOAT : HALF;
+    return ok();
+}
+
+/* ------------------------------------------------------------------------------------------------ programs */
+
+static void forget(struct program *p)
+{
+    if (!p->compiled)
+        return;
+    struct graph *g = (struct graph *)p->compiled;
+    cudaGraphExecDestroy(g->exec);
+    memory_free(g);
+    p->compiled = NULL;
+}
+
+/* Records the body; the graph is for the caller to destroy. */
+static struct error record(struct program *p, cudaGraph_t *graph)
+{
+    struct device *device = p->device;
+    cudaStream_t stream = cuda_of(device)->stream;
+    CALL(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    struct error e = program_pass(p);
+    cudaError_t code = cudaStreamEndCapture(stream, graph);
+    if (e.code == ERROR_NONE)
+        e = device->error; // an op's error, more exact than what it did to the capture
+    return e.code != ERROR_NONE ? e : cuda_error(code, "cudaStreamEndCapture");
+}
+
+static struct error compile(struct program *p)
+{
+    forget(p);
+    struct graph *g = (struct graph *)memory_take(1, sizeof *g);
+    if (!g)
+        return error_memory("a program's graph");
+    cudaGraph_t graph = NULL;
+    struct error e = record(p, &graph);
+    if (e.code == ERROR_NONE)
+        e = cuda_error(cudaGraphInstantiate(&g->exec, graph, 0), "cudaGraphInstantiate");
+    if (graph)
+        cudaGraphDestroy(graph);
+    if (e.code != ERROR_NONE) {
+        memory_free(g);
+        return e;
+    }
+    p->compiled = g;
+    p->generation = p->device->generation;
+    return ok();
+}
+
+static struct error run(struct program *p)
+{
+    struct device *device = p->device;
+    if (device->error.code != ERROR_NONE)
+        return ok(); // it sticks until device_wait
+    if (!p->compiled || p->generation != device->generation)
+        TRY(compile(p));
+    return cuda_error(cudaGraphLaunch(((struct graph *)p->compiled)->exec, cuda_of(device)->stream), "cudaGraphLaunch");
+}
+
+/* ------------------------------------------------------------------------------------------------ opening */
+
+static void close_device(struct device *device)
+{
+    struct opened *o = opened_of(device);
+    if (o->cuda.complaint)
+        cudaFree(o->cuda.complaint);
+    if (o->heard)
+        cudaFreeHost(o->heard);
+    if (o->cuda.stream)
+        cudaStreamDestroy(o->cuda.stream);
+    pool_close(o->pool);
+    memory_free(o);
+}
+
+static const struct device_ops ops = {
+    close_device,
+    wait,
+    take,
+    give,
+    left,
+    upload,
+    run,
+    forget,
+    activations,
+    place,
+    pack,
+    write_tensor,
+    read_tensor,
+    cuda_linear,
+    cuda_conv,
+    cuda_norm,
+    cuda_attention,
+    cuda_act,
+    cuda_copy,
+    cuda_embed,
+    cuda_timestep,
+    cuda_loss,
+};
+
+/* Is there a driver, new enough, with a GPU to show? */
+static struct error find_gpus(int *count)
+{
+    cudaError_t code = cudaGetDeviceCount(count);
+    if (code == cudaErrorNoDevice || (code == cudaSuccess && *count == 0))
+        return error_input("no GPU is visible to CUDA; is CUDA_VISIBLE_DEVICES right?");
+    if (code == cudaErrorInsufficientDriver) {
+        int driver = 0, runtime = 0;
+        cudaDriverGetVersion(&driver);
+        cudaRuntimeGetVersion(&runtime);
+        if (driver == 0)
+            return error_input("no NVIDIA driver answers");
+        return error_input("the NVIDIA driver is for CUDA %d.%d, this zoodip needs %d.%d; update the driver",
+                           driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    }
+    return cuda_error(code, "cudaGetDeviceCount");
+}
+
+static struct error open_parts(struct opened *o, int threads)
+{
+    struct cuda *c = &o->cuda;
+    int major, minor;
+    CALL(cudaSetDevice(c->index), "cudaSetDevice");
+    CALL(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, c->index), "cudaDeviceGetAttribute");
+    CALL(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, c->index), "cudaDeviceGetAttribute");
+    CALL(cudaDeviceGetAttribute(&c->processors, cudaDevAttrMultiProcessorCount, c->index), "cudaDeviceGetAttribute");
+    c->capability = major * 10 + minor;
+    if (c->capability < 75)
+        return error_input("GPU %d has compute capability %d.%d; expected 7.5 or newer", c->index, major, minor);
+    struct cudaDeviceProp about;
+    CALL(cudaGetDeviceProperties(&about, c->index), "cudaGetDeviceProperties");
+    snprintf(c->device.name, sizeof c->device.name, "cuda (GPU %d, %.60s)", c->index, about.name);
+    CALL(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    CALL(cudaMalloc((void **)&c->complaint, sizeof *c->complaint), "cudaMalloc");
+    CALL(cudaMallocHost((void **)&o->heard, sizeof *o->heard), "cudaMallocHost");
+    CALL(cudaMemsetAsync(c->complaint, 0, sizeof *c->complaint, c->stream), "cudaMemsetAsync");
+    return pool_open(&o->pool, threads);
+}
+
+struct error cuda_open(struct device **device, int index, int threads)
+{
+    int count;
+    TRY(find_gpus(&count));
+    struct opened *o = (struct opened *)memory_take(1, sizeof *o);
+    if (!o)
+        return error_memory("the device");
+    o->cuda.device.ops = &ops;
+    o->cuda.index = index % count;
+    struct error e = open_parts(o, threads);
+    if (e.code != ERROR_NONE) {
+        close_device(&o->cuda.device);
+        return e;
+    }
+    *device = &o->cuda.device;
+    return ok();
+}
+
+const char *cuda_versions(void)
+{
+    static char text[64];
+    int version = 0;
+    cudaRuntimeGetVersion(&version);
+    snprintf(text, sizeof text, "CUDA %d.%d", version / 1000, version % 1000 / 10);
+    return text;
+}

@@ -1,0 +1,423 @@
+/* kernels/product.cu
+ *
+ * Linear layers and convolutions: one tiled kernel.
+ *
+ * Idea. y [M, N] = x [M, K] Wt, M = lanes x positions, K = taps x channels. A convolution is the same product with a
+ * left factor that is never stored: the row of output position (oy, ox) under tap (ky, kx) is the input's position
+ * (oy * stride - pad + ky, ...), zeros where that lies outside; enlarging by nearest neighbour is one more map of
+ * positions. K goes by chunks of 32 channels of one tap, so a chunk of a row is 128 contiguous bytes.
+ *
+ *     global memory ── copy_async, STAGES ahead ─► shared: x floats, weights still packed
+ *     shared ── float4 and ldmatrix ─► registers: x split into pairs, codes widened ─► mma ─► float accumulators
+ *     accumulators ─► x scale + bias + lane bias, activation (or value x gelu(gate)), + residual ─► y
+ *
+ * Weights meet the matrix units as they lie in memory, 8 or 4 bits wide; nothing is ever unpacked into memory. How a
+ * row is laid out so that a lane finds its four k with one load is told in src/device/tiles.h.
+ *
+ * P4: every number of y is one chain of sums over k in order, whatever tile it lies in and whoever lies beside it. So
+ * tiles may follow the number of rows.
+ */
+#include "device/tiles.h"
+#include "kernels/cuda.h"
+
+enum { DEPTH = TILE_DEPTH, ROW_PIECES = DEPTH / 4 }; /* of a chunk: numbers, and 16-byte pieces of x */
+
+/* ------------------------------------------------------------------------------------------------ kernel */
+
+struct product_args {
+    struct view<float> y;
+    struct view<const float> x, residual, lane_bias;
+    const unsigned char *weights;
+    const float *scale, *bias;
+    const uint32_t *groups; /* 4 bits: [packed rows][groups per row] scale and shift, two halves */
+    int64_t row_bytes;      /* of a packed row of weights */
+    int weight_rows, group, groups_per_row;
+    int kernel_width, taps, chunks; /* chunks: of a tap's channels */
+    int in_height, in_width, out_width, stride, pad;
+    float step_y, step_x; /* up: input rows and columns per output's; 0: none */
+    int column_tiles;
+    enum act act;
+};
+
+/* What a chunk of a weight row takes: 16-byte pieces, and how they are spread over banks so that ldmatrix reads eight
+ * rows at once. */
+template <enum tile_kind W> struct weight_tile {
+    static const int PIECES = W == TILE_4 ? 1 : W == TILE_8 ? 2 : W == TILE_16 ? 4 : 8;
+    __device__ static int place(int row, int piece)
+    {
+        return piece ^ ((row * PIECES / 8) & (PIECES - 1));
+    }
+};
+
+template <enum tile_kind W, int ROWS, int COLUMNS> struct stage {
+    float x[ROWS * DEPTH];
+    unsigned char w[COLUMNS * weight_tile<W>::PIECES * 16];
+};
+
+/* Piece `piece` of row `row` of x: odd rows swap halves, so that two rows' float4 loads meet in no bank. */
+__device__ static int x_place(int row, int piece)
+{
+    return row * DEPTH + (piece ^ ((row & 1) << 2)) * 4;
+}
+
+/* The rows of x that one thread copies, piece tid % 8 of each. */
+template <int COUNT> struct copy_rows {
+    const float *from[COUNT]; /* its lane's first number */
+    int y[COUNT], x[COUNT];   /* of the first tap; y far outside for rows behind the last */
+};
+
+__device__ static float silu(float x)
+{
+    return x / (1.0f + expf(-x));
+}
+
+__device__ static float gelu(float x)
+{
+    return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+}
+
+__device__ static float activate(float x, enum act act)
+{
+    switch (act) {
+    case ACT_SILU:
+        return silu(x);
+    case ACT_GELU:
+        return gelu(x);
+    case ACT_QUICK_GELU:
+        return x / (1.0f + expf(-1.702f * x));
+    default:
+        return x;
+    }
+}
+
+template <int COUNT, int STEP>
+__device__ static void find_rows(struct copy_rows<COUNT> &rows, const struct product_args &a, int first)
+{
+    const int OUTSIDE = -(1 << 28);
+    for (int i = 0; i < COUNT; i++) {
+        int row = first + (int)threadIdx.x / ROW_PIECES + i * STEP;
+        bool inside = row < a.y.lanes * a.y.positions;
+        int lane = inside ? row / a.y.positions : 0, position = row - lane * a.y.positions;
+        int top = position / a.out_width, left = position - top * a.out_width;
+        rows.from[i] = a.x.data + lane * a.x.lane_stride;
+        rows.y[i] = inside ? top * a.stride - a.pad : OUTSIDE;
+        rows.x[i] = left * a.stride - a.pad;
+    }
+}
+
+/* Row and column of x under a tap, or false where the tap looks outside. */
+__device__ static bool find_input(const struct product_args &a, int *y, int *x)
+{
+    if (a.step_y > 0) { // the kernel slides over the enlarged picture
+        int height = a.y.positions / a.out_width;
+        if (*y < 0 || *y >= height || *x < 0 || *x >= a.out_width)
+            return false;
+        *y = min((int)floorf((float)*y * a.step_y), a.in_height - 1);
+        *x = min((int)floorf((float)*x * a.step_x), a.in_width - 1);
+        return true;
+    }
+    return *y >= 0 && *y < a.in_height && *x >= 0 && *x < a.in_width;
+}
+
+template <enum tile_kind W, int ROWS, int COLUMNS, int THREADS, bool ALIGNED>
+__device__ static void begin_copies(struct stage<W, ROWS, COLUMNS> &s, const struct product_args &a,
+                                    const struct copy_rows<ROWS * ROW_PIECES / THREADS> &rows, int first_column,
+                                    int chunk)
+{
+    const int STEP = THREADS / ROW_PIECES, COUNT = ROWS / STEP, PIECES = weight_tile<W>::PIECES;
+    int tap = chunk / a.chunks, channel = (chunk - tap * a.chunks) * DEPTH, piece = (int)threadIdx.x % ROW_PIECES;
+    int ky = tap / a.kernel_width, kx = tap - ky * a.kernel_width;
+    int at = channel + piece * 4, left = a.x.channels - at;
+    for (int i = 0; i < COUNT; i++) {
+        int row = (int)threadIdx.x / ROW_PIECES + i * STEP, y = rows.y[i] + ky, x = rows.x[i] + kx;
+        bool inside = find_input(a, &y, &x);
+        const float *from = rows.from[i] + (inside ? (int64_t)(y * a.in_width + x) * a.x.row_stride + at : 0);
+        float *to = s.x + x_place(row, piece);
+        if (ALIGNED) { // the channels are whole pieces
+            copy_async<16>(to, inside && left > 0 ? from : a.x.data, inside && left > 0);
+        } else {
+            for (int j = 0; j < 4; j++)
+                copy_async<4>(to + j, inside && j < left ? from + j : a.x.data, inside && j < left);
+        }
+    }
+    for (int i = (int)threadIdx.x; i < COLUMNS * PIECES; i += THREADS) {
+        int row = i / PIECES, part = i % PIECES;
+        bool inside = first_column + row < a.weight_rows;
+        const unsigned char *from = a.weights + (inside ? (first_column + row) * a.row_bytes : 0) +
+                                    ((int64_t)chunk * PIECES + part) * 16;
+        copy_async<16>(s.w + (row * PIECES + weight_tile<W>::place(row, part)) * 16, from, inside);
+    }
+    copy_commit();
+}
+
+/* A 16 x 16 tile of x as pairs: rows `row` + g and + 8, the lane's four k of step `step`. */
+template <enum operand O>
+__device__ static void load_x(uint32_t (&hi)[4], uint32_t (&lo)[4], const float *x, int row, int step)
+{
+    int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    for (int half = 0; half < 2; half++) {
+        float4 v = *(const float4 *)(x + x_place(row + half * 8 + g, step * 4 + t));
+        split_two<O>(v.x, v.y, &hi[half], &lo[half]);
+        split_two<O>(v.z, v.w, &hi[half + 2], &lo[half + 2]);
+    }
+}
+
+/* One group's scale and shift for the lane's four k, which may lie in two groups of the file's order (channel, tap). */
+struct affine {
+    uint32_t first, last; /* scale in the low half, shift in the high one */
+    int change;           /* the first of the four that lies in the last group */
+};
+
+__device__ static struct affine find_group(const struct product_args &a, int row, int tap, int channel)
+{
+    int from = channel * a.taps + tap, first = from / a.group, last = (from + 3 * a.taps) / a.group;
+    last = min(last, a.groups_per_row - 1); // channels of padding
+    first = min(first, last);
+    const uint32_t *groups = a.groups + (int64_t)min(row, a.weight_rows - 1) * a.groups_per_row;
+    return {groups[first], groups[last], ((first + 1) * a.group - from + a.taps - 1) / a.taps};
+}
+
+/* Four nibbles -> code * scale - shift, rounded once to the operand's type. */
+template <enum operand O> __device__ static void widen_nibbles(uint32_t (&out)[2], uint32_t nibbles, struct affine f)
+{
+    float w[4];
+    float2 first = unpack_two<HALF>(f.first), last = unpack_two<HALF>(f.last);
+    for (int j = 0; j < 4; j++) {
+        float2 of = j < f.change ? first : last;
+        w[j] = fmaf((float)((nibbles >> (4 * j)) & 15u), of.x, -of.y);
+    }
+    out[0] = pack_two<O>(w[0], w[1]);
+    out[1] = pack_two<O>(w[2], w[3]);
+}
+
+/* Four 16 x 8 tiles of the weights for both steps of a chunk; `low` only for pairs of floats. */
+template <enum operand O, enum tile_kind W>
+__device__ static void load_w(uint32_t (&high)[2][4][2], uint32_t (&low)[2][4][2], const unsigned char *w, int column,
+                              const struct product_args &a, int first_column, int tap, int channel)
+{
+    const int PIECES = weight_tile<W>::PIECES;
+    int lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4, matrix = lane / 8;
+    uint32_t words[4];
+    if (W == TILE_4) { // one matrix a tile: a word has the four k of both steps
+        int row = column + matrix * 8 + lane % 8;
+        load_matrices(words, w + row * 16);
+        for (int i = 0; i < 4; i++)
+            for (int step = 0; step < 2; step++) {
+                struct affine f =
+                    find_group(a, first_column + column + i * 8 + g, tap, channel + step * 16 + t * 4);
+                widen_nibbles<O>(high[step][i], words[i] >> (16 * step), f);
+            }
+        return;
+    }
+    if (W == TILE_8) { // a matrix for each tile and step
+        for (int pair = 0; pair < 2; pair++) {
+            int row = column + (pair * 2 + matrix / 2) * 8 + lane % 8;
+            load_matrices(words, w + (row * PIECES + weight_tile<W>::place(row, matrix % 2)) * 16);
+            for (int i = 0; i < 4; i++)
+                widen_codes<O>(words[i], high[i % 2][pair * 2 + i / 2]);
+        }
+        return;
+    }
+    const int PLANES = W == TILE_32 ? 2 : 1;
+    for (int plane = 0; plane < PLANES; plane++)
+        for (int step = 0; step < 2; step++)
+            for (int pair = 0; pair < 2; pair++) {
+                int row = column + (pair * 2 + matrix / 2) * 8 + lane % 8, piece = plane * 4 + step * 2 + matrix % 2;
+                load_matrices(words, w + (row * PIECES + weight_tile<W>::place(row, piece)) * 16);
+                for (int i = 0; i < 4; i++)
+                    (plane ? low : high)[step][pair * 2 + i / 2][i % 2] = words[i];
+            }
+}
+
+/* What becomes of columns (value, value + 1) of one row. `gate`: their gates' sums. */
+__device__ static void finish(const struct product_args &a, int row, int packed, int column, const float *value,
+                              const float *gate)
+{
+    int lane = row / a.y.positions, position = row - lane * a.y.positions;
+    float *y = row_of(a.y, lane, position) + column;
+    for (int j = 0; j < 2 && column + j < a.y.channels; j++) {
+        float v = value[j] * (a.scale ? a.scale[packed + j] : 1.0f) + (a.bias ? a.bias[packed + j] : 0.0f);
+        if (gate) {
+            int behind = packed + 8 + j; // tiles.h: eight values, then their gates
+            v *= gelu(gate[j] * (a.scale ? a.scale[behind] : 1.0f) + (a.bias ? a.bias[behind] : 0.0f));
+        } else {
+            if (a.lane_bias.data)
+                v += row_of(a.lane_bias, lane, 0)[column + j];
+            v = activate(v, a.act);
+        }
+        if (a.residual.data)
+            v += row_of(a.residual, lane, position)[column + j];
+        y[j] = v;
+    }
+}
+
+template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, bool ALIGNED> struct tile_shape {
+    static const int WARP_ROWS = ROWS / 2, WARP_COLUMNS = 32;
+    static const int THREADS = 2 * (COLUMNS / WARP_COLUMNS) * 32;
+    static const int STAGES = W == TILE_32 ? 2 : 3;
+};
+
+template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, bool ALIGNED>
+__global__ void
+__launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THREADS, ROWS == 128 ? 1 : 3)
+    product_kernel(const struct product_args a)
+{
+    using shape = tile_shape<O, W, ROWS, COLUMNS, ALIGNED>;
+    const int STAGES = shape::STAGES, THREADS = shape::THREADS, TALL = shape::WARP_ROWS / 16;
+    extern __shared__ __align__(16) unsigned char shared_memory[];
+    auto *stages = (struct stage<W, ROWS, COLUMNS> *)shared_memory;
+    int row_tile = (int)blockIdx.x / a.column_tiles, column_tile = (int)blockIdx.x - row_tile * a.column_tiles;
+    int first_row = row_tile * ROWS, first_column = column_tile * COLUMNS, total = a.taps * a.chunks;
+    int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    int warp_row = warp % 2 * shape::WARP_ROWS, warp_column = warp / 2 * shape::WARP_COLUMNS;
+
+    struct copy_rows<ROWS * ROW_PIECES / THREADS> rows;
+    find_rows<ROWS * ROW_PIECES / THREADS, THREADS / ROW_PIECES>(rows, a, first_row);
+    float acc[TALL][4][4] = {};
+    for (int c = 0; c < STAGES - 1; c++) {
+        if (c < total)
+            begin_copies<W, ROWS, COLUMNS, THREADS, ALIGNED>(stages[c], a, rows, first_column, c);
+        else
+            copy_commit(); // every step closes one group, so that counting groups counts chunks
+    }
+    for (int c = 0; c < total; c++) {
+        copy_wait<STAGES - 2>();
+        __syncthreads(); // chunk c is there, and all have left the stage that is filled next
+        if (c + STAGES - 1 < total)
+            begin_copies<W, ROWS, COLUMNS, THREADS, ALIGNED>(stages[(c + STAGES - 1) % STAGES], a, rows, first_column,
+                                                             c + STAGES - 1);
+        else
+            copy_commit();
+        const struct stage<W, ROWS, COLUMNS> &s = stages[c % STAGES];
+        uint32_t high[2][4][2], low[2][4][2];
+        load_w<O, W>(high, low, s.w, warp_column, a, first_column, c / a.chunks, c % a.chunks * DEPTH);
+#pragma unroll
+        for (int step = 0; step < 2; step++)
+#pragma unroll
+            for (int i = 0; i < TALL; i++) {
+                uint32_t x_high[4], x_low[4];
+                load_x<O>(x_high, x_low, s.x, warp_row + i * 16, step);
+                if (W == TILE_32)
+                    mma_tile<O>(acc[i], x_high, low[step]);
+                mma_tile<O>(acc[i], x_low, high[step]);
+                mma_tile<O>(acc[i], x_high, high[step]);
+            }
+    }
+
+#pragma unroll
+    for (int i = 0; i < TALL; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int row = first_row + warp_row + i * 16 + half * 8 + g;
+            if (row >= a.y.lanes * a.y.positions)
+                continue;
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                int packed = first_column + warp_column + n * 8 + t * 2;
+                if (a.act != ACT_GEGLU)
+                    finish(a, row, packed, packed, &acc[i][n][half * 2], NULL);
+                else if (n % 2 == 0)
+                    finish(a, row, packed, packed / 16 * 8 + packed % 8, &acc[i][n][half * 2],
+                           &acc[i][n + 1][half * 2]);
+            }
+        }
+}
+
+/* ------------------------------------------------------------------------------------------------ launcher */
+
+template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, bool ALIGNED>
+static void start(struct device *device, const char *name, struct product_args &a)
+{
+    using shape = tile_shape<O, W, ROWS, COLUMNS, ALIGNED>;
+    a.column_tiles = (int)blocks_for(a.weight_rows, COLUMNS);
+    int64_t blocks = blocks_for((int64_t)a.y.lanes * a.y.positions, ROWS) * a.column_tiles;
+    launch(device, name, product_kernel<O, W, ROWS, COLUMNS, ALIGNED>, dim3((unsigned)blocks), shape::THREADS,
+           shape::STAGES * sizeof(struct stage<W, ROWS, COLUMNS>), a);
+}
+
+/* Large tiles read each number less often, small ones keep all processors busy. */
+template <enum operand O, enum tile_kind W>
+static void choose_tile(struct device *device, const char *name, struct product_args &a)
+{
+    int64_t rows = (int64_t)a.y.lanes * a.y.positions;
+    bool aligned = a.x.channels % 4 == 0 && a.x.row_stride % 4 == 0 && a.x.lane_stride % 4 == 0 &&
+                   (uintptr_t)a.x.data % 16 == 0;
+    if (!aligned)
+        start<O, W, 64, 64, false>(device, name, a);
+    else if (blocks_for(rows, 128) * blocks_for(a.weight_rows, 128) < cuda_of(device)->processors)
+        start<O, W, 64, 64, true>(device, name, a);
+    else
+        start<O, W, 128, 128, true>(device, name, a);
+}
+
+template <enum operand O> static void choose_weights(struct device *device, const char *name, struct product_args &a,
+                                                     enum tile_kind kind)
+{
+    switch (kind) {
+    case TILE_4:
+        return choose_tile<O, TILE_4>(device, name, a);
+    case TILE_8:
+        return choose_tile<O, TILE_8>(device, name, a);
+    case TILE_16:
+        return choose_tile<O, TILE_16>(device, name, a);
+    case TILE_32:
+        return choose_tile<O, TILE_32>(device, name, a);
+    }
+}
+
+static struct product_args arguments(struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
+{
+    struct product_args a = {};
+    struct tile_layout l = tile_layout_of(w);
+    a.y = view_of<float>(y);
+    a.x = view_of<const float>(x);
+    a.residual = e.residual ? view_of<const float>(*e.residual) : a.residual;
+    a.lane_bias = e.lane_bias ? view_of<const float>(*e.lane_bias) : a.lane_bias;
+    a.weights = (const unsigned char *)w->data;
+    a.scale = w->scale;
+    a.bias = w->bias;
+    a.groups = w->groups;
+    a.row_bytes = l.row_bytes;
+    a.weight_rows = (int)l.rows;
+    a.group = (int)l.group;
+    a.groups_per_row = (int)l.groups_per_row;
+    a.kernel_width = (int)w->kw;
+    a.taps = (int)(w->kh * w->kw);
+    a.chunks = (int)l.chunks;
+    a.act = e.act;
+    return a;
+}
+
+static void multiply(struct device *device, const char *name, struct product_args &a, const struct weight *w)
+{
+    enum tile_kind kind = tile_layout_of(w).kind;
+    if (cuda_of(device)->operand == BFLOAT)
+        choose_weights<BFLOAT>(device, name, a, kind);
+    else
+        choose_weights<HALF>(device, name, a, kind);
+}
+
+void cuda_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
+{
+    struct product_args a = arguments(y, x, w, e);
+    a.in_height = 1;
+    a.in_width = a.out_width = a.y.positions;
+    a.stride = 1;
+    multiply(device, "op_linear", a, w);
+}
+
+void cuda_conv(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
+               struct epilogue e)
+{
+    struct product_args a = arguments(y, x, w, e);
+    a.in_height = (int)x.height;
+    a.in_width = (int)x.width;
+    a.out_width = (int)y.width;
+    a.stride = (int)c.stride;
+    a.pad = (int)c.pad;
+    if (c.up) {
+        a.step_y = (float)x.height / (float)y.height;
+        a.step_x = (float)x.width / (float)y.width;
+    }
+    multiply(device, "op_conv", a, w);
+}

@@ -1,0 +1,16 @@
+#include "device/backend.h"
+
+/* Linked in the place of kernels/ where there is no CUDA toolkit. */
+
+struct error cuda_open(struct device **device, int index, int threads)
+{
+    (void)device;
+    (void)index;
+    (void)threads;
+    return error_input("this zoodip was built without CUDA; expected cpu");
+}
+
+const char *cuda_versions(void)
+{
+    return "no CUDA";
+}

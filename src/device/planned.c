@@ -1,0 +1,88 @@
+/* The CUDA device where there is no GPU: it counts memory and computes nothing. */
+#include <stdio.h>
+
+#include "base/memory.h"
+#include "device/backend.h"
+#include "device/tiles.h"
+
+static void close_plan(struct device *d)
+{
+    memory_free(d);
+}
+
+static struct error wait(struct device *d)
+{
+    (void)d;
+    return ok();
+}
+
+/* An address that nobody looks at. */
+static struct error memory(struct device *d, int64_t bytes, void **at)
+{
+    (void)bytes;
+    *at = d;
+    return ok();
+}
+
+static void give(struct device *d, void *at)
+{
+    (void)d;
+    (void)at;
+}
+
+static struct error upload(struct device *d, void *to, const void *from, int64_t bytes)
+{
+    (void)d;
+    (void)to;
+    (void)from;
+    (void)bytes;
+    return ok();
+}
+
+static struct error run(struct program *p)
+{
+    (void)p;
+    return ok();
+}
+
+static int64_t place(const struct device *d, struct weight *w, char *at)
+{
+    (void)d;
+    return tile_place(w, at);
+}
+
+static void write(struct device *d, struct tensor to, const void *from)
+{
+    (void)d;
+    (void)to;
+    (void)from;
+}
+
+static void read(struct device *d, void *to, struct tensor from)
+{
+    (void)d;
+    (void)to;
+    (void)from;
+}
+
+struct error device_plan(struct device **device)
+{
+    static const struct device_ops ops = {
+        .close = close_plan,
+        .wait = wait,
+        .memory = memory,
+        .memory_free = give,
+        .upload = upload,
+        .run = run,
+        .weight_place = place,
+        .write = write,
+        .read = read,
+    };
+    struct device *d = memory_take(1, sizeof *d);
+    if (!d)
+        return error_memory("a plan");
+    d->ops = &ops;
+    snprintf(d->name, sizeof d->name, "a GPU, planned");
+    *device = d;
+    return ok();
+}
