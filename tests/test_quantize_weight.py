@@ -1,4 +1,4 @@
-"""int8 codes and scales against optimum-quanto, bit for bit, for each type that a model may be saved in."""
+"""Codes, scales and shifts against optimum-quanto, bit for bit, in 8 and 4 bits, for each type that a model may be saved in."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from optimum.quanto import AbsmaxOptimizer, qint8, quantize_weight
+from optimum.quanto import AbsmaxOptimizer, MaxOptimizer, QConv2d, QLinear, qint4, qint8, quantize_weight
 from safetensors.torch import load_file, save_file
 
 BUILD = Path(os.environ.get("ZOODIP_BUILD", Path(__file__).parents[1] / "build"))
@@ -71,3 +71,77 @@ def test_a_scale_that_rounds_to_zero_saturates_the_codes(quantize):
     weight[0, :4] = torch.tensor([2e-6, -2e-6, 1e-7, 0])
     weight[1] = 1
     agree(quantize(weight), quantos(weight))
+
+
+# ---------------------------------------------------------------------------------------------------- four bits
+
+
+@pytest.fixture
+def quantize4(tmp_path):
+    def run(weight):
+        save_file({"weight": weight}, tmp_path / "in")
+        subprocess.run([BUILD / "tests/quantize", tmp_path / "in", tmp_path / "out", "4"], check=True)
+        return load_file(tmp_path / "out")
+
+    return run
+
+
+def quantos4(weight):
+    """What freezing a layer makes, before it is repacked for the machine that does so (which loses bits of bfloat shifts)."""
+    if weight.dim() == 2:
+        layer = QLinear(weight.shape[1], weight.shape[0], weights=qint4)
+    else:
+        layer = QConv2d(weight.shape[1], weight.shape[0], weight.shape[2:], weights=qint4)
+    group = layer.weight_group_size
+    scale, shift = MaxOptimizer()(weight, qtype=qint4, axis=0, group_size=group)
+    return quantize_weight(weight, qint4, 0, scale, shift, group_size=group, optimized=False)
+
+
+def agree4(ours, weight):
+    theirs = quantos4(weight)
+    assert torch.equal(ours["codes"].flatten(), theirs._data._data.flatten())
+    assert ours["scales"].dtype == theirs._scale.dtype == theirs._shift.dtype
+    assert torch.equal(ours["scales"], theirs._scale.flatten())
+    assert torch.equal(ours["shifts"], theirs._shift.flatten())
+    theirs._scale, theirs._shift = theirs._scale.float(), theirs._shift.float()
+    assert torch.equal(ours["values"], theirs.dequantize().reshape(ours["values"].shape))
+
+
+GROUPED = [(64, 256), (7, 768), (3, 288), (5, 320), (7, 64, 3, 3), (9, 1280, 1, 1), (20, 40, 2, 2), (1, 256)]
+WHOLE = [(33, 128), (5, 200), (6, 5), (7, 5, 3, 3), (3, 33, 3, 3), (4, 1155), (2, 1)]
+ALONE = [(1, 100), (1, 128), (1, 4, 3, 3), (1, 64, 1, 1), (1, 7, 2, 5), (1, 700)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", GROUPED + WHOLE + ALONE)
+def test_codes_scales_and_shifts_are_quantos(quantize4, kind, shape):
+    """Rows that a group divides, rows that none divides, and single rows, whose scales quanto lays along the last dimension."""
+    torch.manual_seed(0)
+    weight = (0.05 * torch.randn(shape) + 0.01).to(kind)
+    agree4(quantize4(weight), weight)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_halves_round_to_even_in_four_bits(quantize4, kind):
+    weight = (torch.arange(31) / 2).repeat(2, 1).to(kind)  # from 0 to 15: the scale is 1, every other code ends in .5
+    agree4(quantize4(weight), weight)
+    assert quantize4(weight)["scales"].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_of_equal_numbers_are_exact(quantize4, kind):
+    weight = torch.randn(4, 256).to(kind)
+    weight[0], weight[1, 128:], weight[3, :128] = 0, 0.3, -7
+    ours = quantize4(weight)
+    agree4(ours, weight)
+    same = ours["scales"] == 0
+    assert same.tolist() == [True, True, False, True, False, False, True, False]
+    assert torch.equal(ours["values"].reshape(8, 128)[same], weight.float().reshape(8, 128)[same])
+
+
+def test_a_scale_that_rounds_to_zero_saturates_the_codes_of_four_bits(quantize4):
+    weight = torch.zeros(2, 8, dtype=torch.float16)
+    weight[0, :3] = torch.tensor([3e-7, 1e-7, -1e-7])
+    weight[1] = torch.linspace(-1, 2, 8)
+    assert quantize4(weight)["scales"][0] == 0
+    agree4(quantize4(weight), weight)

@@ -165,22 +165,37 @@ static struct error print_config_keys(const char *folder, const struct part *par
     return ok();
 }
 
-/* Numbers, bytes and types of a part's weights; scales of quantized layers count as bytes, not as parameters. */
+/* How many numbers 4-bit codes stand for: as many rows as there are rows of scales. */
+static int64_t packed_count(const struct safetensors *file, const struct entry *codes)
+{
+    char name[512];
+    snprintf(name, sizeof name, "%.*s._scale", (int)(strlen(codes->name) - strlen("._data._data")), codes->name);
+    const struct entry *scale = safetensors_find(file, name);
+    if (!scale || scale->ranks < 1 || codes->ranks < 1 || codes->count == 0)
+        return 2 * codes->count;
+    return scale->shape[0] * (codes->count / codes->shape[0]);
+}
+
+/* Numbers, bytes and types of a part's weights; scales and shifts of quantized layers count as bytes, not as
+ * parameters.
+ */
 static struct error print_weights(const char *folder, const char *part)
 {
     char path[4096];
     struct safetensors file;
     TRY(weights_path(path, folder, part));
     TRY(safetensors_open(&file, path));
-    int64_t parameters = 0, bytes = 0, quantized = 0, types[DTYPE_COUNT] = {0};
+    int64_t parameters = 0, bytes = 0, quantized = 0, packed4 = 0, types[DTYPE_COUNT] = {0};
     for (int64_t i = 0; i < file.entry_count; i++) {
         const struct entry *entry = &file.entries[i];
         bytes += bytes_of(entry);
-        if (ends_with(entry->name, "_scale"))
+        if (ends_with(entry->name, "_scale") || ends_with(entry->name, "_shift"))
             continue;
-        parameters += entry->count;
+        bool packed = ends_with(entry->name, ".weight._data._data");
+        parameters += packed ? packed_count(&file, entry) : entry->count;
         types[entry->type] += entry->count;
-        quantized += ends_with(entry->name, ".weight._data");
+        quantized += packed || ends_with(entry->name, ".weight._data");
+        packed4 += packed;
     }
     printf("    %lld parameters, %.1f MB (", (long long)parameters, (double)bytes / 1e6);
     const char *comma = "";
@@ -191,7 +206,7 @@ static struct error print_weights(const char *folder, const char *part)
         }
     printf("), ");
     if (quantized)
-        printf("%lld layers quantized to int8\n", (long long)quantized);
+        printf("%lld layers quantized to %s\n", (long long)quantized, packed4 ? "4 bits" : "int8");
     else
         printf("not quantized\n");
     safetensors_close(&file);

@@ -1,18 +1,55 @@
 /* device/quantize.h
  *
- * int8 weights as optimum-quanto's qint8 makes them (quanto/tensor/optimizers, quanto/library/quantize): per output
- * channel, symmetric, everything in the source's own number type:
+ * Weights of few bits as optimum-quanto makes them (quanto/tensor/optimizers, quanto/library/quantize), everything in
+ * the source's own number type. Eight bits, qint8: per output channel, symmetric.
  *
  *     scale = amax / 127;  code = clamp(round_half_even(w / scale), -128, 127);  a row of zeros: scale 0, codes 0
+ *
+ * Four bits, qint4: a row of in * kh * kw numbers, in the file's order, is cut into groups, each affine.
+ *
+ *     scale = (max - min) / 15;  shift = -min;  code = clamp(round_half_even((w + shift) / scale), 0, 15)
+ *     value = scale * code - shift;  a group of equal numbers: scale 0, codes 0, the value exact
+ *
+ * A value is computed in float from the scale and shift widened to float, as quanto does for a model in fp32.
+ *
+ * Four bits in a file: the groups of all rows, one below the other, form a matrix [groups, group]; its first half
+ * (rounded up) lies in the low halves of the bytes [(groups + 1) / 2, group], the rest in the high ones. Scales and
+ * shifts are [groups].
+ *
+ * A single row that no group divides is its own case: quanto then gives a scale to every place of the tensor's last
+ * dimension, `cycle` of them, and number i has scale i % cycle. For a linear layer that is a scale for each number,
+ * which keeps it exactly; devices keep such a row in floats.
  */
 #ifndef ZOODIP_DEVICE_QUANTIZE_H
 #define ZOODIP_DEVICE_QUANTIZE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/dtype.h"
+#include "device/device.h"
 
 /* weights [out, in] of type F32, F16 or BF16 (any alignment) -> codes [out, in], scales [out] of the same type. */
 void quantize_weight(int8_t *codes, void *scales, const void *weights, enum dtype type, int64_t out, int64_t in);
+
+/* Numbers of a row that share a scale in 4 bits: 128, 96, 64 or 32, the largest that divides a longer row; else all. */
+int64_t quantize_group(int64_t depth);
+
+/* Whether rows of `depth` numbers are cut at all, and whether `out` of them are the case of a single row. */
+bool quantize_cycles(int64_t out, int64_t depth);
+
+/* weights [out, depth] of type F32, F16 or BF16 (any alignment) -> packed codes [(groups + 1) / 2, group], scales and
+ * shifts [groups] of the same type, groups = out * depth / group; of a single row without groups: [last], last being
+ * the length of the tensor's last dimension. */
+void quantize_weight4(uint8_t *packed, void *scales, void *shifts, const void *weights, enum dtype type, int64_t out,
+                      int64_t depth, int64_t last);
+
+/* Row `row` of a source in 4 bits: codes [depth], one in a byte, in the file's order; scales and shifts [depth /
+ * group]. A source of 4 bits gives its own, one of floats is quantized; no other type, and no single row without
+ * groups. */
+void weight_row_codes4(const struct weight_source *source, int64_t row, uint8_t *codes, float *scales, float *shifts);
+
+/* Row `row` of a source of any type as floats [depth], in the file's order. */
+void weight_row_floats(const struct weight_source *source, int64_t row, float *to);
 
 #endif

@@ -78,10 +78,8 @@ static struct error check_tau(const struct config *config)
 static struct error check_bits(const struct config *config)
 {
     int64_t bits = config->quant.bits;
-    if (bits == 4)
-        return error_input("4 bits is not supported yet, expected 8, 16 or 32");
-    if (bits != 8 && bits != 16 && bits != 32)
-        return error_input("is %lld, expected 8, 16 or 32", (long long)bits);
+    if (bits != 4 && bits != 8 && bits != 16 && bits != 32)
+        return error_input("is %lld, expected 4, 8, 16 or 32", (long long)bits);
     return ok();
 }
 
@@ -130,7 +128,7 @@ static const struct key keys[] = {
     {"optim.beta2", NUMBER, AT(optim.beta2), true, "0.999", 0, 0.999999999, .meaning = "Adam's decay of the square"},
     {"optim.eps", NUMBER, AT(optim.eps), true, "0.001", 1e-15, 10, .meaning = "Adam's guard against division by zero"},
     {"quant.bits", INTEGER, AT(quant.bits), true, "8", 0, 64, .check = check_bits,
-     .meaning = "how weights are kept: 8 (int8), 16 or 32"},
+     .meaning = "how weights are kept: 8 (int8), 4, 16 or 32; a quantized model's stay as they are"},
     {"output.dir", TEXT, AT(output.dir), false, NULL, .meaning = "folder for everything that the run makes"},
     {"output.save_every", INTEGER, AT(output.save_every), false, "5000", 0, 1000000000,
      .meaning = "steps between saved embeddings; 0 is only at the end"},

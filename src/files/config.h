@@ -63,7 +63,7 @@ struct config {
         double beta1, beta2, eps;
     } optim;
     struct {
-        int64_t bits; /* 8, 16 or 32 */
+        int64_t bits; /* 4, 8, 16 or 32 */
     } quant;
     struct {
         char *dir;

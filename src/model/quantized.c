@@ -11,12 +11,13 @@
 #include "files/safetensors.h"
 #include "model/weights.h"
 
-/* A layer becomes four entries and nine pieces of memory: codes, scale, two ones, five names. */
-enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 4, OWNED_PER_LAYER = 9 };
+/* A layer becomes at most five entries and eleven pieces of memory: codes, scale, shift, two ones, six names. */
+enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 5, OWNED_PER_LAYER = 11 };
 
 /* The tensors of one part being written: entries, and the memory that those which are ours point to. */
 struct part {
     struct safetensors in;
+    int bits; /* 8 or 4 */
     struct entry *entries;
     int64_t count;
     void **owned;
@@ -74,28 +75,64 @@ static struct error add_ones(struct part *p, const struct entry *t, const char *
     return ok();
 }
 
+/* Makes one of a layer's new tensors of the shape that `shape` has, and returns its numbers, or NULL. */
+static void *add_tensor(struct part *p, const struct entry *t, const char *suffix, struct entry shape)
+{
+    shape.count = 1;
+    for (int i = 0; i < shape.ranks; i++)
+        shape.count *= shape.shape[i];
+    void *data = own(p, shape.count * dtype_size(shape.type));
+    shape.data = data;
+    shape.name = named(p, t->name, strlen(t->name), suffix);
+    p->entries[p->count++] = shape;
+    return shape.name ? data : NULL;
+}
+
+static struct error add_codes8(struct part *p, const struct entry *t)
+{
+    struct entry codes = *t, scale = {.type = t->type, .ranks = t->shape[0] > 1 ? t->ranks : 0};
+    codes.type = I8;
+    for (int i = 0; i < scale.ranks; i++)
+        scale.shape[i] = i ? 1 : t->shape[0];
+    void *code_bytes = add_tensor(p, t, "._data", codes), *scales = add_tensor(p, t, "._scale", scale);
+    if (!code_bytes || !scales)
+        return error_memory("a quantized layer");
+    quantize_weight(code_bytes, scales, t->data, t->type, t->shape[0], t->count / t->shape[0]);
+    return ok();
+}
+
+/* Rows that are cut into groups lose their shape, others keep it. */
+static struct error add_codes4(struct part *p, const struct entry *t)
+{
+    int64_t out = t->shape[0], depth = t->count / out, group = quantize_group(depth);
+    int64_t groups = out * depth / group, last = t->shape[t->ranks - 1];
+    struct entry codes = *t, scale = {.type = t->type, .ranks = t->ranks, .shape = {1, 1, 1, 1}};
+    codes.type = U8;
+    codes.shape[0] = (groups + 1) / 2;
+    if (group < depth) {
+        codes.ranks = scale.ranks = 2;
+        codes.shape[1] = group;
+    }
+    scale.shape[0] = groups;
+    if (quantize_cycles(out, depth))
+        scale.shape[scale.ranks - 1] = last;
+    void *packed = add_tensor(p, t, "._data._data", codes), *scales = add_tensor(p, t, "._scale", scale);
+    void *shifts = add_tensor(p, t, "._shift", scale);
+    if (!packed || !scales || !shifts)
+        return error_memory("a quantized layer");
+    quantize_weight4(packed, scales, shifts, t->data, t->type, out, depth, last);
+    return ok();
+}
+
 static struct error add_layer(struct part *p, const struct entry *t)
 {
-    int64_t out = t->shape[0], in = t->count / out;
     size_t length = strlen(t->name);
-    struct entry *codes = &p->entries[p->count++], *scale = &p->entries[p->count++];
-    void *code_bytes = own(p, t->count), *scale_bytes = own(p, out * dtype_size(t->type));
-    *codes = *t;
-    codes->type = I8;
-    codes->name = named(p, t->name, length, "._data");
-    codes->data = code_bytes;
-    *scale = (struct entry){.type = t->type, .ranks = out > 1 ? t->ranks : 0, .count = out, .data = scale_bytes};
-    scale->name = named(p, t->name, length, "._scale");
-    for (int i = 0; i < scale->ranks; i++)
-        scale->shape[i] = i ? 1 : out;
-    if (!code_bytes || !scale_bytes || !codes->name || !scale->name)
-        return error_memory("a quantized layer");
-    quantize_weight(code_bytes, scale_bytes, t->data, t->type, out, in);
+    TRY(p->bits == 4 ? add_codes4(p, t) : add_codes8(p, t));
     safetensors_forget(&p->in, t);
 
     const char *module = named(p, t->name, length - strlen(".weight"), "");
     cJSON *kinds = module ? cJSON_AddObjectToObject(p->map, module) : NULL;
-    if (!kinds || !cJSON_AddStringToObject(kinds, "weights", "qint8") ||
+    if (!kinds || !cJSON_AddStringToObject(kinds, "weights", p->bits == 4 ? "qint4" : "qint8") ||
         !cJSON_AddStringToObject(kinds, "activations", "none"))
         return error_memory("the quantization map");
     TRY(add_ones(p, t, ".input_scale"));
@@ -147,13 +184,13 @@ static void free_part(struct part *p)
     safetensors_close(&p->in);
 }
 
-static struct error quantize_part(const char *folder, const char *out, const char *part)
+static struct error quantize_part(const char *folder, const char *out, const char *part, int bits)
 {
     char path[4096], to[4096];
     TRY(weights_path(path, folder, part));
     TRY(path_join(to, out, part));
     TRY(folder_make(to));
-    struct part p = {0};
+    struct part p = {.bits = bits};
     TRY(safetensors_open(&p.in, path));
     struct error e = fill_part(&p);
     if (e.code == ERROR_NONE)
@@ -204,7 +241,7 @@ static bool same_folder(const char *a, const char *b)
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-struct error quantized_write(const char *folder, const char *out, void (*progress)(const char *text))
+struct error quantized_write(const char *folder, const char *out, int bits, void (*progress)(const char *text))
 {
     static const char *const parts[] = {"text_encoder", "unet", "vae"};
     static const char *const copied[] = {".", "text_encoder", "unet", "vae", "tokenizer", "scheduler"};
@@ -218,7 +255,7 @@ struct error quantized_write(const char *folder, const char *out, void (*progres
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         if (progress)
             progress(parts[i]);
-        TRY(quantize_part(folder, out, parts[i]));
+        TRY(quantize_part(folder, out, parts[i], bits));
     }
     return ok();
 }

@@ -1,16 +1,24 @@
 /* model/quantized.h
  *
- * A model folder with int8 weights, as optimum-quanto saves one: every linear and convolution weight X.weight of text
- * encoder, UNet and VAE becomes X.weight._data (I8), X.weight._scale [out, 1 ...] in the source's number type,
- * X.input_scale and X.output_scale (ones, not used: only weights are quantized), and each part gets quanto_qmap.json.
- * Everything else is copied.
+ * A model folder with weights of 8 or 4 bits, as optimum-quanto saves one: every linear and convolution weight X.weight
+ * of text encoder, UNet and VAE becomes
+ *
+ *     8 bits   X.weight._data (I8), X.weight._scale [out, 1 ...]
+ *     4 bits   X.weight._data._data (U8), X.weight._scale and X.weight._shift [groups, 1] (see device/quantize.h)
+ *
+ * with scales and shifts in the source's number type, X.input_scale and X.output_scale (ones, not used: only weights
+ * are quantized), and each part gets quanto_qmap.json. Everything else is copied.
+ *
+ * Of bfloat16 models quanto itself rounds 4-bit shifts once more where it has repacked a layer for a kernel of its own
+ * before saving; these are the shifts before that.
  */
 #ifndef ZOODIP_MODEL_QUANTIZED_H
 #define ZOODIP_MODEL_QUANTIZED_H
 
 #include "base/error.h"
 
-/* Writes the model of FOLDER to the new folder OUT. progress(text) is told each part; may be NULL. */
-struct error quantized_write(const char *folder, const char *out, void (*progress)(const char *text));
+/* Writes the model of FOLDER in `bits` (8 or 4) to the new folder OUT. progress(text) is told each part; may be NULL.
+ */
+struct error quantized_write(const char *folder, const char *out, int bits, void (*progress)(const char *text));
 
 #endif

@@ -1,4 +1,4 @@
-/* forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8] [--device cpu|cuda]
+/* forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8|4] [--device cpu|cuda]
  *
  * Runs the parts of a model whose inputs are present, so that anyone can compare them with diffusers. F32 and NCHW in
  * the files: `input_ids` (I32 [B, n]) -> `hidden`; `sample` [B, 4, h, w] + `timestep` (I32 [B]) +
@@ -343,9 +343,9 @@ static struct error work(int argc, char **argv)
         else if (file_count < 3)
             files[file_count++] = argv[i];
     }
-    if (file_count < 3 || (job.bits != 32 && job.bits != 16 && job.bits != 8))
+    if (file_count < 3 || (job.bits != 32 && job.bits != 16 && job.bits != 8 && job.bits != 4))
         return error_input(
-            "usage: forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8] [--device cpu|cuda]");
+            "usage: forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8|4] [--device cpu|cuda]");
     job.folder = files[0];
     TRY(safetensors_open(&job.in, files[1]));
     struct error e = device_open(&job.device, kind, 0, pool_default_threads(1));

@@ -5,10 +5,11 @@
  * last lanes alone with 1, 2 and 3 threads, and a differing byte is an error.
  *
  * Tensors: `x` [lanes, height, width, channels] and whichever the op needs of `k`, `v`, `map`, `target`, `rows`,
- * `lane_bias`, `residual` of the same form; `weight` [out, in, kh, kw] or a table [rows, dim], `scale`, `bias`,
- * `positions`; the result is `y` (height=, width=, channels= tell its shape where it is not x's). Numbers: bits, gated,
+ * `lane_bias`, `residual` of the same form; `weight` [out, in, kh, kw], 4-bit codes as in a file or a table [rows,
+ * dim], `scale`, `shift`, `bias`, `positions`; the result is `y` (height=, width=, channels= tell its shape where it is not x's). Numbers: bits, gated,
  * act, threads, device (1: the GPU), bfloat, stride, pad, up, groups, eps (in millionths), heads, causal, first, flip, shift, repeat (prints
- * GFLOP/s), slice (reads x as the middle of wider channels).
+ * GFLOP/s), slice (reads x as the middle of wider channels); of 4-bit codes
+ * the shape that they do not tell: out, in, kernel, cycle.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,6 +89,11 @@ static struct weight_source source_of(const struct job *job, const char *name)
         s.kh = w->shape[2], s.kw = w->shape[3];
     if (scale)
         s.scale = scale->data, s.scale_type = scale->type;
+    if (w->type == U8) {
+        s.shift = safetensors_find(&job->in, "shift")->data;
+        s.out = number(job, "out", 1), s.in = number(job, "in", 1), s.cycle = number(job, "cycle", 0);
+        s.kh = s.kw = number(job, "kernel", 1);
+    }
     if (bias)
         s.bias = bias->data, s.bias_type = bias->type;
     s.gated = number(job, "gated", 0);

@@ -84,6 +84,17 @@ static void widen(float *to, const void *from, enum dtype type, int64_t count)
         widen_halves(to, from, count);
 }
 
+/* Not one fused step: optimum-quanto rounds the product and then the difference. */
+static void unpack(float *to, const uint8_t *from, const float *scale, const float *shift, int64_t count)
+{
+    vec scales[2] = {load(scale), load(scale + WIDTH)}, shifts[2] = {load(shift), load(shift + WIDTH)};
+    for (int64_t k = 0; k < count; k++, from += WIDTH, to += PANEL) {
+        ivec codes = load_bytes(from);
+        store(to, float_of(codes & 15) * scales[0] - shifts[0]);
+        store(to + WIDTH, float_of(codes >> 4) * scales[1] - shifts[1]);
+    }
+}
+
 /* scale, bias, lane_bias, act of one vector of sums */
 static inline vec finish_vector(const struct finish *f, const float *sums, int64_t packed, int64_t column,
                                 int64_t count)
@@ -249,6 +260,7 @@ const struct kernels KERNELS = {
     .tile = tile,
     .tile_across = tile_across,
     .widen = widen,
+    .unpack = unpack,
     .finish = finish,
     .softmax = softmax,
     .rescale = rescale,

@@ -41,6 +41,10 @@ struct kernels {
     /* count numbers kept as F16, BF16 or I8, count a multiple of the panel, to floats (codes unscaled). */
     void (*widen)(float *to, const void *from, enum dtype type, int64_t count);
 
+    /* count terms of 4-bit codes [count][panel / 2], byte j holding columns j and j + width (in its high half), to
+     * scale * code - shift [count][panel]; scale, shift [panel]. */
+    void (*unpack)(float *to, const uint8_t *from, const float *scale, const float *shift, int64_t count);
+
     void (*finish)(const struct finish *f);
 
     /* scores [keys][panel], in units of log2, become weights; those of keys >= visible[query] become nothing, where

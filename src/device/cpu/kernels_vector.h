@@ -41,6 +41,26 @@ static inline void store(float *to, vec v)
     memcpy(to, &v, sizeof v);
 }
 
+/* WIDTH bytes, each in its own element. */
+static inline ivec load_bytes(const uint8_t *from)
+{
+#if defined(__AVX512F__)
+    return (ivec)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
+#elif defined(__AVX2__)
+    return (ivec)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
+#else
+    ivec v;
+    for (int i = 0; i < WIDTH; i++)
+        v[i] = from[i];
+    return v;
+#endif
+}
+
+static inline vec float_of(ivec v)
+{
+    return __builtin_convertvector(v, vec);
+}
+
 static inline vec load_some(const float *from, int64_t count)
 {
     if (count >= WIDTH)

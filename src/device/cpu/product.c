@@ -27,6 +27,7 @@ struct product {
     struct conv conv;
     int64_t positions; /* of a lane of y */
     int64_t depth, block_depth;
+    int64_t term_bytes; /* of one term of a panel */
     int64_t rows, block_rows, row_blocks;
     int64_t panels, chunk_panels;
 };
@@ -93,7 +94,38 @@ static void gather(const struct product *p, const struct block *b, int64_t first
 /* Where a panel's terms from `first` on lie in the store. */
 static const char *panel_at(const struct product *p, int64_t panel, int64_t first)
 {
-    return (const char *)p->weight->data + (panel * p->depth + first) * p->kernels->panel * dtype_size(p->weight->type);
+    return (const char *)p->weight->data + (panel * p->depth + first) * p->term_bytes;
+}
+
+/* 4-bit terms [first, first + count) of a panel become numbers, run by run of terms that share a group. The file counts
+ * (channel, tap), so that under one tap a group holds every taps-th of its numbers. */
+static void unpack_terms(const struct product *p, float *to, int64_t panel, int64_t first, int64_t count)
+{
+    const struct weight *w = p->weight;
+    int64_t width = p->kernels->panel, taps = w->kh * w->kw, groups = p->depth / w->group;
+    for (int64_t term = first; term < first + count;) {
+        int64_t tap = term / w->in, channel = term % w->in, group = (channel * taps + tap) / w->group;
+        int64_t next_channel = ((group + 1) * w->group - tap + taps - 1) / taps;
+        int64_t run = smaller(smaller(next_channel, w->in) - channel, first + count - term);
+        int64_t scales = (panel * groups + group) * width;
+        p->kernels->unpack(to, (const uint8_t *)panel_at(p, panel, term), w->scale + scales, w->shift + scales, run);
+        to += run * width;
+        term += run;
+    }
+}
+
+/* A panel's terms [first, first + count) as floats: in place, or in the task's scratch. */
+static const float *terms_of(const struct product *p, const struct block *b, int64_t panel, int64_t first,
+                             int64_t count)
+{
+    const char *at = panel_at(p, panel, first);
+    if (p->weight->type == F32)
+        return (const float *)at;
+    if (p->weight->group)
+        unpack_terms(p, b->wide, panel, first, count);
+    else
+        p->kernels->widen(b->wide, at, p->weight->type, count * p->kernels->panel);
+    return b->wide;
 }
 
 /* Adds terms [first, first + count) of panel n of the task to its sums, and meanwhile fetches the terms that come next:
@@ -101,17 +133,12 @@ static const char *panel_at(const struct product *p, int64_t panel, int64_t firs
 static void add_terms(const struct product *p, const struct block *b, int64_t n, int64_t first, int64_t count)
 {
     const struct kernels *k = p->kernels;
-    const char *at = panel_at(p, b->first_panel + n, first);
     bool last = n + 1 == b->panels;
     const char *next = panel_at(p, b->first_panel + (last ? 0 : n + 1), last ? first + count : first);
     int64_t next_terms = last ? smaller(count, p->depth - first - count) : count;
-    int64_t lines = next_terms * k->panel * dtype_size(p->weight->type) / 64;
+    int64_t lines = next_terms * p->term_bytes / 64;
 
-    const float *terms = (const float *)at;
-    if (p->weight->type != F32) {
-        k->widen(b->wide, at, p->weight->type, count * k->panel);
-        terms = b->wide;
-    }
+    const float *terms = terms_of(p, b, b->first_panel + n, first, count);
     float *sums = b->sums + n * b->tiles * k->rows * k->panel;
     for (int64_t t = 0; t < b->tiles; t++) {
         for (int64_t line = t * lines / b->tiles; line < (t + 1) * lines / b->tiles; line++)
@@ -134,7 +161,7 @@ static void finish_block(const struct product *p, const struct block *b)
             .sums = b->sums + r * k->panel,
             .panel_stride = b->tiles * k->rows * k->panel,
             .columns = columns,
-            .scale = w->scale ? w->scale + packed : NULL,
+            .scale = w->type == I8 ? w->scale + packed : NULL,
             .bias = w->bias ? w->bias + packed : NULL,
             .lane_bias = bias ? tensor_row(*bias, lane, 0) + column : NULL,
             .residual = residual ? tensor_row(*residual, lane, position) + column : NULL,
@@ -195,6 +222,7 @@ static void multiply(struct product *p)
     p->positions = tensor_positions(p->y);
     p->rows = p->y.lanes * p->positions;
     p->depth = w->in * w->kh * w->kw;
+    p->term_bytes = w->group ? k->panel / 2 : k->panel * dtype_size(w->type);
     int64_t blocks = (p->depth + DEPTH - 1) / DEPTH;
     p->block_depth = round_up((p->depth + blocks - 1) / blocks, 8);
     p->panels = w->gated ? (w->out / 2 + k->width - 1) / k->width : (w->out + k->panel - 1) / k->panel;

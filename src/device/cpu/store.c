@@ -5,9 +5,10 @@
 #include "device/quantize.h"
 
 /* A weight in the store: panels [columns / panel][k][panel] of the kept type, k over (ky, kx, channel); then the scales
- * of int8 and the bias, F32 [columns], in the panels' order. Columns are the outputs, filled up with zeros to whole
- * panels. A gated layer's panel holds `width` values and then the gates that belong to them, so that one task makes
- * both. */
+ * of int8 and the bias, F32 [columns], in the panels' order. 4-bit codes lie two in a byte, a panel's first half of
+ * columns low and its second high; their scales and shifts are F32 [columns / panel][groups of a row][panel]. Columns
+ * are the outputs, filled up with zeros to whole panels. A gated layer's panel holds `width` values and then the gates
+ * that belong to them, so that one task makes both. */
 
 static int64_t packed_columns(const struct kernels *k, const struct weight *w)
 {
@@ -35,15 +36,16 @@ int64_t cpu_weight_place(const struct device *device, struct weight *w, char *at
     enum { ALIGN = 64 };
     const struct kernels *k = cpu_of(device)->kernels;
     int64_t columns = w->norm ? w->out : packed_columns(k, w), depth = w->norm ? 1 : depth_of(w);
-    int64_t panels = round_up(columns * depth * dtype_size(w->type), ALIGN);
-    int64_t row = round_up(columns * (int64_t)sizeof(float), ALIGN);
-    int64_t scale = w->type == I8 ? row : 0, bias = w->has_bias ? row : 0;
+    int64_t panels = round_up(w->group ? columns * depth / 2 : columns * depth * dtype_size(w->type), ALIGN);
+    int64_t row = round_up(columns * (int64_t)sizeof(float), ALIGN), bias = w->has_bias ? row : 0;
+    int64_t scale = w->type == I8 ? row : w->group ? row * (depth / w->group) : 0, shift = w->group ? scale : 0;
     if (at) {
         w->data = at;
         w->scale = scale ? (const float *)(at + panels) : NULL;
-        w->bias = bias ? (const float *)(at + panels + scale) : NULL;
+        w->shift = shift ? (const float *)(at + panels + scale) : NULL;
+        w->bias = bias ? (const float *)(at + panels + scale + shift) : NULL;
     }
-    return panels + scale + bias;
+    return panels + scale + shift + bias;
 }
 
 /* ------------------------------------------------------------------------------------------------ packing */
@@ -52,7 +54,7 @@ struct packing {
     const struct kernels *kernels;
     const struct weight *weight;
     const struct weight_source *source;
-    char *rows; /* [threads][depth] numbers of the kept type's width or float, for the row at hand */
+    char *rows; /* [threads][row_bytes]: for the row at hand, [depth] floats or codes, with codes' scales and shifts */
     int64_t row_bytes;
 };
 
@@ -78,17 +80,26 @@ static float read_row(const struct packing *p, int64_t o, void *row)
     int64_t depth = depth_of(p->weight);
     const char *from = (const char *)s->data + o * depth * dtype_size(s->type);
     float scale = 1;
-    if (s->scale)
-        dtype_to_float(&scale, (const char *)s->scale + o * dtype_size(s->scale_type), s->scale_type, 1);
-    if (p->weight->type == I8 && s->type == I8)
+    if (p->weight->type != I8) {
+        weight_row_floats(s, o, row);
+    } else if (s->type == I8) {
         memcpy(row, from, (size_t)depth);
-    else if (p->weight->type == I8)
+        dtype_to_float(&scale, (const char *)s->scale + o * dtype_size(s->scale_type), s->scale_type, 1);
+    } else {
         quantize_one(row, &scale, from, s->type, depth);
-    else
-        dtype_to_float(row, from, s->type, depth);
-    for (int64_t i = 0; s->scale && p->weight->type != I8 && i < depth; i++)
-        ((float *)row)[i] *= scale;
+    }
     return scale;
+}
+
+static void pack_bias(const struct packing *p, int64_t column, int64_t o)
+{
+    float bias = 0;
+    if (!p->weight->bias)
+        return;
+    if (o >= 0)
+        dtype_to_float(&bias, (const char *)p->source->bias + o * dtype_size(p->source->bias_type),
+                       p->source->bias_type, 1);
+    ((float *)p->weight->bias)[column] = bias;
 }
 
 /* Task: one packed column. The file's order is (channel, tap), the panel's (tap, channel). */
@@ -112,13 +123,41 @@ static void pack_column(void *arg, int64_t column, int thread)
         }
     if (w->scale)
         ((float *)w->scale)[column] = scale;
-    if (w->bias) {
-        float bias = 0;
-        if (o >= 0)
-            dtype_to_float(&bias, (const char *)p->source->bias + o * dtype_size(p->source->bias_type),
-                           p->source->bias_type, 1);
-        ((float *)w->bias)[column] = bias;
+    pack_bias(p, column, o);
+}
+
+/* One packed column of 4-bit codes; those of a panel's first half come before those that share their bytes. */
+static void pack_codes4(const struct packing *p, int64_t column, void *row)
+{
+    const struct weight *w = p->weight;
+    int64_t panel = p->kernels->panel, width = p->kernels->width, taps = w->kh * w->kw, depth = depth_of(w);
+    int64_t groups = depth / w->group, within = column % panel, o = output_of(p->kernels, w, column);
+    float *scales = row, *shifts = scales + groups;
+    uint8_t *codes = (uint8_t *)(shifts + groups);
+    uint8_t *to = (uint8_t *)w->data + (column - within) * depth / 2 + within % width;
+    memset(row, 0, (size_t)p->row_bytes);
+    if (o >= 0)
+        weight_row_codes4(p->source, o, codes, scales, shifts);
+    for (int64_t tap = 0; tap < taps; tap++)
+        for (int64_t c = 0; c < w->in; c++, to += width) {
+            uint8_t code = codes[c * taps + tap];
+            *to = within < width ? code : (uint8_t)(*to | code << 4);
+        }
+    int64_t place = (column - within) * groups + within;
+    for (int64_t g = 0; g < groups; g++) {
+        ((float *)w->scale)[place + g * panel] = scales[g];
+        ((float *)w->shift)[place + g * panel] = shifts[g];
     }
+    pack_bias(p, column, o);
+}
+
+/* Task: one panel, since two columns share their bytes. */
+static void pack_panel4(void *arg, int64_t i, int thread)
+{
+    const struct packing *p = arg;
+    int64_t panel = p->kernels->panel;
+    for (int64_t column = i * panel; column < (i + 1) * panel; column++)
+        pack_codes4(p, column, p->rows + thread * p->row_bytes);
 }
 
 struct error cpu_weight_pack(struct device *device, const struct weight *w, const struct weight_source *source)
@@ -135,7 +174,11 @@ struct error cpu_weight_pack(struct device *device, const struct weight *w, cons
     p.rows = memory_take(pool_threads(cpu->pool), p.row_bytes);
     if (!p.rows)
         return error_memory("packing a weight");
-    pool_run(cpu->pool, packed_columns(cpu->kernels, w), pack_column, &p);
+    int64_t columns = packed_columns(cpu->kernels, w);
+    if (w->group)
+        pool_run(cpu->pool, columns / cpu->kernels->panel, pack_panel4, &p);
+    else
+        pool_run(cpu->pool, columns, pack_column, &p);
     memory_free(p.rows);
     return ok();
 }
