@@ -2,9 +2,9 @@
  *
  * What the files of the CUDA device share: the device itself, how a kernel is launched, and how a kernel sees tensors.
  *
- * A kernel takes ONE argument, a struct by value, and uses no shared memory but `extern __shared__ ... shared_memory[]`,
- * laid out as a struct whose size its launcher passes. So a launch is one line, and the same source compiles for the
- * host, where the tests run it (tests/cuda/).
+ * A kernel takes ONE argument, a struct by value, and uses no shared memory but `extern __shared__ ...
+ * shared_memory[]`, laid out as a struct whose size its launcher passes. So a launch is one line, and the same source
+ * compiles for the host, where the tests run it (tests/cuda/).
  *
  * P4: what a kernel writes for a lane follows from that lane alone. Lanes are rows or a grid dimension; the order of
  * every sum follows from one lane's shape.
@@ -25,7 +25,10 @@ struct cuda {
     enum operand operand;
     cudaStream_t stream;
     struct complaint *complaint; /* on the GPU: what a kernel found wrong with contents, read by device_wait */
+    float2 *moments;             /* [MOMENTS] on the GPU: scratch of norm.cu, between its two kernels */
 };
+
+enum { MOMENTS = 1 << 16 }; /* 64 chunks of 32 groups for 32 lanes: 512 KiB */
 
 /* The first thing that a kernel found wrong with the contents of a tensor: which only the kernel can see. */
 struct complaint {
@@ -72,16 +75,17 @@ template <class T> struct view {
     int lanes, positions, channels; /* positions: height x width */
 };
 
-template <class T> static inline struct view<T> view_of(struct tensor t)
-{
-    struct view<T> v = {};
+template <class T> static inline struct view<T> view_of(struct tensor t) {
+    struct view<T> v = {
+    };
     if (t.base)
-        v = {(T *)tensor_data(t), t.lane_stride, t.row_stride, (int)t.lanes, (int)(t.height * t.width), (int)t.channels};
+        v = {(T *)tensor_data(t), t.lane_stride, t.row_stride, (int)t.lanes, (int)(t.height *t.width), (int)t.channels};
     return v;
 }
 
 /* The channels of one position. */
-template <class T> __device__ static inline T *row_of(const struct view<T> &v, int lane, int position)
+template <class T>
+__device__ static inline T *row_of(const struct view<T> &v, int lane, int position)
 {
     return v.data + lane * v.lane_stride + position * v.row_stride;
 }
@@ -101,8 +105,8 @@ static inline int64_t blocks_for(int64_t items, int64_t each)
 void cuda_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e);
 void cuda_conv(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
                struct epilogue e);
-void cuda_norm(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups, float eps,
-               enum act act);
+void cuda_norm(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
+               float eps, enum act act);
 void cuda_attention(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
                     int64_t heads, bool causal);
 void cuda_act(struct device *device, struct tensor y, struct tensor x, enum act act);

@@ -3,9 +3,9 @@
  * The CUDA device: a GPU, one stream, memory, weights, and programs as graphs.
  *
  * Idea. Ops enqueue kernels on one stream. A program is captured once, as a CUDA graph, and replayed from then on: the
- * host enqueues one thing for a whole evaluation. It is captured anew where memory that its kernels point into has moved
- * (device->generation). Weights are packed on the host (device/tiles.h), in memory that the ranks of a node share, and
- * uploaded at once.
+ * host enqueues one thing for a whole evaluation. It is captured anew where memory that its kernels point into has
+ * moved (device->generation). Weights are packed on the host (device/tiles.h), in memory that the ranks of a node
+ * share, and uploaded at once.
  *
  * What a kernel finds wrong with contents (an id without a row) it writes into a complaint that device_wait reads.
  */
@@ -35,8 +35,8 @@ struct error cuda_error(cudaError_t code, const char *call)
     if (code == cudaSuccess)
         return ok();
     if (code == cudaErrorMemoryAllocation)
-        return error_failed("%s: out of GPU memory; lower data.resolution, zo.n or optim.batch_size, or use quant.bits 4",
-                            call);
+        return error_failed(
+            "%s: out of GPU memory; lower data.resolution, zo.n or optim.batch_size, or use quant.bits 4", call);
     return error_failed("%s: %s (%s)", call, cudaGetErrorString(code), cudaGetErrorName(code));
 }
 
@@ -93,10 +93,10 @@ static void move(struct device *device, struct tensor t, void *dense, bool into_
     for (int64_t lane = 0; lane < (whole ? 1 : t.lanes); lane++) {
         char *at = (char *)tensor_data(t) + (size_t)(lane * t.lane_stride) * size;
         char *host = (char *)dense + (size_t)lane * rows * row;
-        cudaError_t code = into_tensor ? cudaMemcpy2DAsync(at, pitch, host, row, row, rows, cudaMemcpyHostToDevice,
-                                                           cuda_of(device)->stream)
-                                       : cudaMemcpy2DAsync(host, row, at, pitch, row, rows, cudaMemcpyDeviceToHost,
-                                                           cuda_of(device)->stream);
+        cudaError_t code =
+            into_tensor
+                ? cudaMemcpy2DAsync(at, pitch, host, row, row, rows, cudaMemcpyHostToDevice, cuda_of(device)->stream)
+                : cudaMemcpy2DAsync(host, row, at, pitch, row, rows, cudaMemcpyDeviceToHost, cuda_of(device)->stream);
         if (code != cudaSuccess)
             device_fail(device, cuda_error(code, "cudaMemcpy2DAsync"));
     }
@@ -251,28 +251,9 @@ static void close_device(struct device *device)
 }
 
 static const struct device_ops ops = {
-    close_device,
-    wait,
-    take,
-    give,
-    left,
-    upload,
-    run,
-    forget,
-    activations,
-    place,
-    pack,
-    write_tensor,
-    read_tensor,
-    cuda_linear,
-    cuda_conv,
-    cuda_norm,
-    cuda_attention,
-    cuda_act,
-    cuda_copy,
-    cuda_embed,
-    cuda_timestep,
-    cuda_loss,
+    close_device,   wait,     take,      give,         left,          upload,      run,       forget,
+    activations,    place,    pack,      write_tensor, read_tensor,   cuda_linear, cuda_conv, cuda_norm,
+    cuda_attention, cuda_act, cuda_copy, cuda_embed,   cuda_timestep, cuda_loss,
 };
 
 /* Is there a driver, new enough, with a GPU to show? */

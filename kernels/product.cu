@@ -143,8 +143,8 @@ __device__ static void begin_copies(struct stage<W, ROWS, COLUMNS> &s, const str
     for (int i = (int)threadIdx.x; i < COLUMNS * PIECES; i += THREADS) {
         int row = i / PIECES, part = i % PIECES;
         bool inside = first_column + row < a.weight_rows;
-        const unsigned char *from = a.weights + (inside ? (first_column + row) * a.row_bytes : 0) +
-                                    ((int64_t)chunk * PIECES + part) * 16;
+        const unsigned char *from =
+            a.weights + (inside ? (first_column + row) * a.row_bytes : 0) + ((int64_t)chunk * PIECES + part) * 16;
         copy_async<16>(s.w + (row * PIECES + weight_tile<W>::place(row, part)) * 16, from, inside);
     }
     copy_commit();
@@ -203,8 +203,7 @@ __device__ static void load_w(uint32_t (&high)[2][4][2], uint32_t (&low)[2][4][2
         load_matrices(words, w + row * 16);
         for (int i = 0; i < 4; i++)
             for (int step = 0; step < 2; step++) {
-                struct affine f =
-                    find_group(a, first_column + column + i * 8 + g, tap, channel + step * 16 + t * 4);
+                struct affine f = find_group(a, first_column + column + i * 8 + g, tap, channel + step * 16 + t * 4);
                 widen_nibbles<O>(high[step][i], words[i] >> (16 * step), f);
             }
         return;
@@ -251,15 +250,15 @@ __device__ static void finish(const struct product_args &a, int row, int packed,
     }
 }
 
-template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, bool ALIGNED> struct tile_shape {
+template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, bool ALIGNED>
+struct tile_shape {
     static const int WARP_ROWS = ROWS / 2, WARP_COLUMNS = 32;
     static const int THREADS = 2 * (COLUMNS / WARP_COLUMNS) * 32;
     static const int STAGES = W == TILE_32 ? 2 : 3;
 };
 
 template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, bool ALIGNED>
-__global__ void
-__launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THREADS, ROWS == 128 ? 1 : 3)
+__global__ void __launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THREADS, ROWS == 128 ? 1 : 3)
     product_kernel(const struct product_args a)
 {
     using shape = tile_shape<O, W, ROWS, COLUMNS, ALIGNED>;
@@ -340,8 +339,8 @@ template <enum operand O, enum tile_kind W>
 static void choose_tile(struct device *device, const char *name, struct product_args &a)
 {
     int64_t rows = (int64_t)a.y.lanes * a.y.positions;
-    bool aligned = a.x.channels % 4 == 0 && a.x.row_stride % 4 == 0 && a.x.lane_stride % 4 == 0 &&
-                   (uintptr_t)a.x.data % 16 == 0;
+    bool aligned =
+        a.x.channels % 4 == 0 && a.x.row_stride % 4 == 0 && a.x.lane_stride % 4 == 0 && (uintptr_t)a.x.data % 16 == 0;
     if (!aligned)
         start<O, W, 64, 64, false>(device, name, a);
     else if (blocks_for(rows, 128) * blocks_for(a.weight_rows, 128) < cuda_of(device)->processors)
@@ -350,8 +349,8 @@ static void choose_tile(struct device *device, const char *name, struct product_
         start<O, W, 128, 128, true>(device, name, a);
 }
 
-template <enum operand O> static void choose_weights(struct device *device, const char *name, struct product_args &a,
-                                                     enum tile_kind kind)
+template <enum operand O>
+static void choose_weights(struct device *device, const char *name, struct product_args &a, enum tile_kind kind)
 {
     switch (kind) {
     case TILE_4:

@@ -5,8 +5,8 @@
  *
  * Precision. Activations are float in memory. The matrix units take 16-bit operands, and a zeroth-order slope is a
  * small difference of big numbers, so a float goes in as a PAIR: hi = round16(x), lo = round16(x - hi), two products
- * into one float accumulator. A single rounding would put 15 to 20 % of noise into (L_i - L_0) / eps on toybox, the pair
- * leaves 0.07 % (results/README.md). Codes of 4 and 8 bits are exact as they are.
+ * into one float accumulator. A single rounding would put 15 to 20 % of noise into (L_i - L_0) / eps on toybox, the
+ * pair leaves 0.07 % (results/README.md). Codes of 4 and 8 bits are exact as they are.
  *
  * Fragments are those of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"): with g = lane / 4, t = lane % 4,
  *
@@ -72,8 +72,8 @@ template <int PENDING> __device__ static inline void copy_wait()
 
 /* ------------------------------------------------------------------------------------------------ fragments */
 
-/* ldmatrix.x4: lane l gives the address of row l % 8 (16 bytes, aligned) of matrix l / 8, and gets bytes 4t..4t+3 of row
- * g of each of the four. Called by the whole warp. */
+/* ldmatrix.x4: lane l gives the address of row l % 8 (16 bytes, aligned) of matrix l / 8, and gets bytes 4t..4t+3 of
+ * row g of each of the four. Called by the whole warp. */
 __device__ static inline void load_matrices(uint32_t (&out)[4], const void *row)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
@@ -99,10 +99,11 @@ __device__ static inline void mma_tile(float (&acc)[N][4], const uint32_t (&a)[4
     for (int i = 0; i < N; i++) {
 #if __CUDA_ARCH__ >= 800
         if (O == HALF)
-            asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                         "{%0, %1, %2, %3};\n"
-                         : "+f"(acc[i][0]), "+f"(acc[i][1]), "+f"(acc[i][2]), "+f"(acc[i][3])
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[i][0]), "r"(b[i][1]));
+            asm volatile(
+                "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                "{%0, %1, %2, %3};\n"
+                : "+f"(acc[i][0]), "+f"(acc[i][1]), "+f"(acc[i][2]), "+f"(acc[i][3])
+                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[i][0]), "r"(b[i][1]));
         else
             asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
                          "{%8, %9}, {%0, %1, %2, %3};\n"
@@ -152,7 +153,8 @@ template <enum operand O> __device__ static inline void widen_codes(uint32_t cod
 {
     if (O == HALF) {
         // 0x6400 | u is the half 1024 + u; u = code + 128
-        uint32_t u = codes ^ 0x80808080u, low = __byte_perm(u, 0x64646464u, 0x4140), high = __byte_perm(u, 0x64646464u, 0x4342);
+        uint32_t u = codes ^ 0x80808080u, low = __byte_perm(u, 0x64646464u, 0x4140),
+                 high = __byte_perm(u, 0x64646464u, 0x4342);
         uint32_t offset = 0x64806480u; // 1152
         *(__half2 *)&out[0] = __hsub2(*(__half2 *)&low, *(__half2 *)&offset);
         *(__half2 *)&out[1] = __hsub2(*(__half2 *)&high, *(__half2 *)&offset);

@@ -21,7 +21,7 @@ struct buffer {
 struct weight {
     int64_t out, in, kh, kw;
     bool gated, table, norm;
-    bool bfloat; /* the GPU's: numbers of 16 and 32 bits are kept as bfloats */
+    bool bfloat;     /* the GPU's: numbers of 16 and 32 bits are kept as bfloats */
     enum dtype type; /* kept as F32, F16, BF16, I8, or U8 for 4 bits (norms: F32; tables: the source's) */
     int64_t group;   /* 4 bits: numbers of a row, in the file's order, that share a scale and a shift; else 0 */
     bool has_bias;
@@ -68,6 +68,12 @@ struct device_ops {
     void (*timestep)(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
     void (*loss)(struct device *device, struct tensor slots, struct tensor pred, struct tensor target,
                  struct tensor map);
+    void (*draw)(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);
+    void (*noise)(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
+                  const struct noising *n);
+    void (*perturb)(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
+                    struct tensor which, double eps);
+    void (*update)(struct device *device, const struct update *u);
 };
 
 /* One tensor that a program takes. */
@@ -143,5 +149,9 @@ struct error check_embed(struct tensor y, struct tensor ids, const struct weight
                          struct tensor rows);
 struct error check_timestep(struct tensor y, struct tensor t);
 struct error check_loss(struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
+struct error check_draw(struct tensor y, struct tensor step);
+struct error check_noise(struct tensor noisy, struct tensor target, struct tensor timesteps, const struct noising *n);
+struct error check_perturb(struct tensor rows, struct tensor embedding, struct tensor directions, struct tensor which);
+struct error check_update(const struct update *u);
 
 #endif

@@ -337,6 +337,13 @@ struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count)
     return x;
 }
 
+struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count)
+{
+    x.offset += first * x.lane_stride * dtype_size(x.type);
+    x.lanes = count;
+    return x;
+}
+
 /* ------------------------------------------------------------------------------------------------ arena and programs
  */
 
@@ -580,4 +587,30 @@ void op_loss(struct device *d, struct tensor slots, struct tensor pred, struct t
 {
     if (ready(d, check_loss(slots, pred, target, map)))
         d->ops->loss(d, slots, pred, target, map);
+}
+
+void op_draw(struct device *d, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream)
+{
+    if (ready(d, check_draw(y, step)))
+        d->ops->draw(d, y, step, seed, stream);
+}
+
+void op_noise(struct device *d, struct tensor noisy, struct tensor target, struct tensor timesteps,
+              const struct noising *n)
+{
+    if (ready(d, check_noise(noisy, target, timesteps, n)))
+        d->ops->noise(d, noisy, target, timesteps, n);
+}
+
+void op_perturb(struct device *d, struct tensor rows, struct tensor embedding, struct tensor directions,
+                struct tensor which, double eps)
+{
+    if (ready(d, check_perturb(rows, embedding, directions, which)))
+        d->ops->perturb(d, rows, embedding, directions, which, eps);
+}
+
+void op_update(struct device *d, const struct update *u)
+{
+    if (ready(d, check_update(u)))
+        d->ops->update(d, u);
 }

@@ -42,12 +42,12 @@ struct tensor {
 /* A weight as it lies in the file: [out, in, kh, kw], mmap'ed, maybe unaligned. */
 struct weight_source {
     const void *data;
-    enum dtype type;   /* F32, F16, BF16, I8 with `scale`, or U8: 4-bit codes, two in a byte, with `scale` and `shift` */
-    const void *scale; /* I8: [out]; U8: [groups], see device/quantize.h; NULL: none */
-    const void *shift; /* as scale; only of U8 */
+    enum dtype type; /* F32, F16, BF16, I8 with `scale`, or U8: 4-bit codes, two in a byte, with `scale` and `shift` */
+    const void *scale;     /* I8: [out]; U8: [groups], see device/quantize.h; NULL: none */
+    const void *shift;     /* as scale; only of U8 */
     enum dtype scale_type; /* of shift too */
-    int64_t cycle; /* U8, one output that no group divides: number i has scale i % cycle; else 0 */
-    const void *bias; /* [out] or NULL */
+    int64_t cycle;         /* U8, one output that no group divides: number i has scale i % cycle; else 0 */
+    const void *bias;      /* [out] or NULL */
     enum dtype bias_type;
     int64_t out, in, kh, kw; /* linear layers: kh = kw = 1; a norm's gain and shift: data and bias of [out], in = 0 */
     bool gated;              /* the output goes through ACT_GEGLU: rows [0, out/2) are values, [out/2, out) gates */
@@ -98,8 +98,8 @@ void device_store(struct device *device, void *memory, int64_t bytes, bool fill)
 int64_t device_stored(const struct device *device);
 
 /* Handle to a packed weight. bits: how it is kept: 32 (F32), 16 (half, or bfloat if the source is), 8 (int8 codes)
- * or 4 (codes in groups). Codes are those of a source that has as many bits, or made from floats as optimum-quanto makes
- * them, see device/quantize.h; from codes of other bits they are refused. In 4 bits a single output that no group
+ * or 4 (codes in groups). Codes are those of a source that has as many bits, or made from floats as optimum-quanto
+ * makes them, see device/quantize.h; from codes of other bits they are refused. In 4 bits a single output that no group
  * divides is kept in F32. Compute is in F32. Free with weight_free. */
 struct error device_weight(struct device *device, const struct weight_source *source, int bits, struct weight **weight);
 void weight_free(struct weight *weight);
@@ -126,6 +126,9 @@ void device_drop(struct device *device, struct tensor *tensor);
 
 /* A view: channels [first, first + count) of every position. */
 struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count);
+
+/* A view: lanes [first, first + count). */
+struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count);
 
 /* A program is a body that takes, drops and calls ops in the same order every time. Making it does the dry pass, checks
  * every shape, and grows the arena. */
@@ -185,5 +188,47 @@ void op_timestep(struct device *device, struct tensor y, struct tensor t, bool f
 /* slots F64 [lanes, 1, 1, 1] = mean over one lane of (pred - target)^2, summed in double in a fixed order. `target` may
  * have lane_stride 0 or be mapped: lane l is compared with lane map[l] of target (map as in op_copy). */
 void op_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
+
+/* ---- a training step (arithmetic: device/step_core.h) ---- */
+
+/* y F32, lane l = standard normal numbers 0, 1, ... of stream `stream` + l (base/rng.h) at the step that `step`
+ * I64 [1, 1, 1, 1] holds. y is dense. */
+void op_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);
+
+/* Latents with noise, the network's targets and its timesteps F32 [pictures, 1, 1, 1], from a posterior sample of each.
+ * noisy and target F32 [pictures, height, width, channels], all tensors dense. */
+struct noising {
+    struct tensor moments;          /* F32 [rows, height, width, 2 channels]: a position's means, then its deviations */
+    struct tensor posterior, noise; /* F32 [batch, height, width, channels]: normals */
+    struct tensor levels;           /* F32 [timesteps, 1, 1, 2]: sqrt(abar), sqrt(1 - abar) */
+    struct tensor choice;           /* I32 [pictures, 1, 1, 3]: row of moments, timestep, place in the batch */
+    float scaling;
+    bool velocity; /* target: v, or the noise */
+};
+void op_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
+              const struct noising *n);
+
+/* rows F32 [lanes, 1, vectors, width] = embedding [1, 1, vectors, width] + eps z_i where which I32 [1, 1, 1, lanes]
+ * holds i = 1..n, - eps z_i where it holds -i, the embedding itself where 0. directions F32 [n, 1, vectors, width]. All
+ * dense. */
+void op_perturb(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
+                struct tensor which, double eps);
+
+/* One update from the losses of all lanes: estimate the gradient, take out the noise directions, Adam. All dense, F32
+ * unless said otherwise. */
+struct update {
+    struct tensor embedding, m, v; /* [1, 1, vectors, width], in place */
+    struct tensor gradient;        /* out: F64 [1, 1, vectors, width] */
+    struct tensor
+        slots; /* F64 [(sides n + 1) batch or more, 1, 1, 1]: row by row the lanes of e, then of each direction */
+    struct tensor directions; /* [n, 1, vectors, width] */
+    struct tensor noise;      /* [rows, 1, vectors, width], orthonormal */
+    struct tensor noise_rows; /* I32 [1, 1, 1, 1]: how many of them are in use */
+    struct tensor rates;      /* F64 [1, 1, 1, 3]: the estimate's scale, -lr / (1 - beta1^t), sqrt(1 - beta2^t) */
+    int64_t sides, batch;
+    double eps;
+    float weight1, weight2, beta2, adam_eps; /* 1 - beta1, 1 - beta2 */
+};
+void op_update(struct device *device, const struct update *u);
 
 #endif

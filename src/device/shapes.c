@@ -149,3 +149,70 @@ struct error check_loss(struct tensor slots, struct tensor pred, struct tensor t
         return wrong("op_loss", pred, target);
     return ok();
 }
+
+/* ---- a training step ---- */
+
+static bool dense_as(struct tensor t, enum dtype type)
+{
+    return usable(t, type) && t.row_stride == t.channels && t.lane_stride == positions(t) * t.channels;
+}
+
+static bool same_shape(struct tensor a, struct tensor b)
+{
+    return a.lanes == b.lanes && a.height == b.height && a.width == b.width && a.channels == b.channels;
+}
+
+static bool is_scalar(struct tensor t, enum dtype type, int64_t count)
+{
+    return dense_as(t, type) && t.lanes == 1 && positions(t) == 1 && t.channels == count;
+}
+
+struct error check_draw(struct tensor y, struct tensor step)
+{
+    return dense_as(y, F32) && is_scalar(step, I64, 1) ? ok() : wrong("op_draw", y, step);
+}
+
+struct error check_noise(struct tensor noisy, struct tensor target, struct tensor timesteps, const struct noising *n)
+{
+    if (!dense_as(noisy, F32) || !dense_as(target, F32) || !same_shape(noisy, target))
+        return wrong("op_noise", noisy, target);
+    if (!dense_as(n->moments, F32) || positions(n->moments) != positions(noisy) ||
+        n->moments.channels != 2 * noisy.channels)
+        return wrong("op_noise", noisy, n->moments);
+    if (!dense_as(n->noise, F32) || !dense_as(n->posterior, F32) || !same_shape(n->noise, n->posterior) ||
+        positions(n->noise) != positions(noisy) || n->noise.channels != noisy.channels)
+        return wrong("op_noise", noisy, n->noise);
+    if (!dense_as(n->choice, I32) || n->choice.lanes != noisy.lanes || n->choice.channels != 3 ||
+        !dense_as(timesteps, F32) || timesteps.lanes != noisy.lanes || !dense_as(n->levels, F32) ||
+        n->levels.channels != 2)
+        return wrong("op_noise", timesteps, n->choice);
+    return ok();
+}
+
+/* As many lanes as they like of the embedding's shape. */
+static bool fits_embedding(struct tensor t, enum dtype type, struct tensor embedding)
+{
+    return dense_as(t, type) && positions(t) == positions(embedding) && t.channels == embedding.channels;
+}
+
+struct error check_perturb(struct tensor rows, struct tensor embedding, struct tensor directions, struct tensor which)
+{
+    if (!fits_embedding(embedding, F32, embedding) || embedding.lanes != 1 || !fits_embedding(rows, F32, embedding))
+        return wrong("op_perturb", rows, embedding);
+    if (!fits_embedding(directions, F32, embedding) || !is_scalar(which, I32, rows.lanes))
+        return wrong("op_perturb", rows, directions);
+    return ok();
+}
+
+struct error check_update(const struct update *u)
+{
+    struct tensor e = u->embedding;
+    if (!fits_embedding(e, F32, e) || e.lanes != 1 || !fits_embedding(u->m, F32, e) || !fits_embedding(u->v, F32, e) ||
+        !fits_embedding(u->gradient, F64, e) || !fits_embedding(u->noise, F32, e) ||
+        !fits_embedding(u->directions, F32, e) || !is_scalar(u->noise_rows, I32, 1) || !is_scalar(u->rates, F64, 3))
+        return wrong("op_update", e, u->gradient);
+    if (!dense_as(u->slots, F64) || u->slots.channels != 1 || positions(u->slots) != 1 || u->sides < 1 ||
+        u->sides > 2 || u->slots.lanes < (u->sides * u->directions.lanes + 1) * u->batch)
+        return wrong("op_update", u->slots, u->directions);
+    return ok();
+}

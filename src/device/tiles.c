@@ -69,7 +69,7 @@ static int64_t depth_of(const struct weight *w)
 int64_t tile_scratch(const struct weight *w)
 {
     int64_t groups = tile_layout_of(w).groups_per_row;
-    return depth_of(w) * (int64_t)sizeof(float) + 2 * groups * (int64_t)sizeof(float);
+    return (depth_of(w) + 1) * (int64_t)sizeof(float) + 2 * groups * (int64_t)sizeof(float);
 }
 
 /* Where number `channel` of a tap lies in a packed row of 16-bit numbers with `planes` planes. */
@@ -137,19 +137,6 @@ static void put_nibbles(const struct weight *w, uint8_t *to, const uint8_t *code
         }
 }
 
-/* Row `o` of the source as floats. */
-static void read_floats(const struct weight *w, const struct weight_source *s, int64_t o, float *row)
-{
-    int64_t depth = depth_of(w);
-    dtype_to_float(row, (const char *)s->data + o * depth * dtype_size(s->type), s->type, depth);
-    if (!s->scale)
-        return;
-    float scale;
-    dtype_to_float(&scale, (const char *)s->scale + o * dtype_size(s->scale_type), s->scale_type, 1);
-    for (int64_t i = 0; i < depth; i++)
-        row[i] *= scale;
-}
-
 /* Row `o` as int8 codes; returns their scale. */
 static float read_codes(const struct weight *w, const struct weight_source *s, int64_t o, int8_t *codes)
 {
@@ -167,6 +154,17 @@ static float read_codes(const struct weight *w, const struct weight_source *s, i
     return scale;
 }
 
+/* Row `o` as 4-bit codes; scales and shifts go to the groups of packed row `row`. */
+static void read_nibbles(const struct weight *w, const struct weight_source *s, int64_t o, int64_t row, uint8_t *codes)
+{
+    int64_t groups = tile_layout_of(w).groups_per_row, depth = depth_of(w);
+    float *scales = (float *)(codes + (depth + 3) / 4 * 4), *shifts = scales + groups;
+    uint32_t *to = (uint32_t *)w->groups + row * groups;
+    weight_row_codes4(s, o, codes, scales, shifts);
+    for (int64_t g = 0; g < groups; g++)
+        to[g] = (uint32_t)float_to_half(scales[g]) | (uint32_t)float_to_half(shifts[g]) << 16;
+}
+
 void tile_pack_row(const struct weight *w, const struct weight_source *source, int64_t row, void *scratch)
 {
     struct tile_layout l = tile_layout_of(w);
@@ -177,8 +175,11 @@ void tile_pack_row(const struct weight *w, const struct weight_source *source, i
     if (o >= 0 && l.kind == TILE_8) {
         scale = read_codes(w, source, o, scratch);
         put_codes(w, (int8_t *)to, scratch);
+    } else if (o >= 0 && l.kind == TILE_4) {
+        read_nibbles(w, source, o, row, scratch);
+        put_nibbles(w, (uint8_t *)to, scratch);
     } else if (o >= 0) {
-        read_floats(w, source, o, scratch);
+        weight_row_floats(source, o, scratch);
         scale = level(scratch, depth_of(w));
         put_halves(w, (uint16_t *)to, scratch, l.kind == TILE_32 ? 2 : 1);
     }

@@ -277,8 +277,8 @@ static const struct entry *find_codes4(struct weights *w, const char *name, stru
 {
     int64_t depth = s->in * s->kh * s->kw, group = quantize_group(depth), groups = s->out * depth / group;
     const int64_t grouped[] = {(groups + 1) / 2, group}, whole[] = {(groups + 1) / 2, s->in, s->kh, s->kw};
-    const struct entry *codes = need_codes(w, name, ".weight._data._data", U8, group < depth ? grouped : whole,
-                                           group < depth ? 2 : 4);
+    const struct entry *codes =
+        need_codes(w, name, ".weight._data._data", U8, group < depth ? grouped : whole, group < depth ? 2 : 4);
     if (!codes)
         return NULL;
     if (quantize_cycles(s->out, depth))

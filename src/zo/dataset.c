@@ -262,15 +262,21 @@ struct error dataset_encode(struct dataset *s, struct device *device, const stru
     return ok();
 }
 
-void dataset_latent(const struct dataset *s, int64_t i, bool mirrored, const float *normals, float scaling_factor,
-                    float *latent)
+void dataset_moments(const struct dataset *s, bool mirrored, int64_t position, float *moments)
+{
+    int64_t c = s->channels;
+    const float *from = s->moments[mirrored] + position * 2 * c;
+    for (int64_t k = 0; k < c; k++) {
+        moments[k] = from[k];
+        moments[c + k] = expf(0.5f * fminf(fmaxf(from[c + k], -30.0f), 20.0f));
+    }
+}
+
+void dataset_latent(const struct dataset *s, int64_t i, float scaling_factor, float *latent)
 {
     int64_t places = s->height * s->width, c = s->channels;
-    const float *moments = s->moments[mirrored] + i * places * 2 * c;
+    const float *moments = s->moments[0] + i * places * 2 * c;
     for (int64_t p = 0; p < places; p++)
-        for (int64_t k = 0; k < c; k++) {
-            float mean = moments[p * 2 * c + k], logvar = fminf(fmaxf(moments[p * 2 * c + c + k], -30.0f), 20.0f);
-            float std = normals ? expf(0.5f * logvar) * normals[p * c + k] : 0.0f;
-            latent[p * c + k] = (mean + std) * scaling_factor;
-        }
+        for (int64_t k = 0; k < c; k++)
+            latent[p * c + k] = moments[p * 2 * c + k] * scaling_factor;
 }

@@ -41,9 +41,11 @@ void dataset_free(struct dataset *s);
 /* Encodes the pictures: each rank a share of them, then all have all. Collective. */
 struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm);
 
-/* A sample of picture i's posterior times the VAE's scaling factor -> latent [height, width, channels]: mean + std *
- * normals, with log-variance clamped to [-30, 20] (diffusers' DiagonalGaussianDistribution). normals NULL: the mean. */
-void dataset_latent(const struct dataset *s, int64_t i, bool mirrored, const float *normals, float scaling_factor,
-                    float *latent);
+/* Mean and standard deviation of the posterior at a position -> moments [channels of means, channels of deviations].
+ * position: of [count, height, width]; log-variance clamped to [-30, 20] (diffusers' DiagonalGaussianDistribution). */
+void dataset_moments(const struct dataset *s, bool mirrored, int64_t position, float *moments);
+
+/* Picture i's posterior mean times the VAE's scaling factor -> latent [height, width, channels]. */
+void dataset_latent(const struct dataset *s, int64_t i, float scaling_factor, float *latent);
 
 #endif

@@ -6,16 +6,12 @@
 struct error draws_new(struct draws *d, const struct draw_shape *shape)
 {
     *d = (struct draws){.shape = *shape, .epoch = -1};
-    int64_t numbers = shape->batch * shape->height * shape->width * shape->channels;
     d->picture = memory_take(shape->batch, sizeof *d->picture);
     d->flip = memory_take(shape->batch, sizeof *d->flip);
     d->caption = memory_take(shape->batch, sizeof *d->caption);
     d->timestep = memory_take(shape->batch, sizeof *d->timestep);
-    d->posterior = memory_take(numbers, sizeof *d->posterior);
-    d->noise = memory_take(numbers, sizeof *d->noise);
-    d->directions = memory_take(shape->n * shape->dim, sizeof *d->directions);
     d->order = memory_take(shape->pictures * shape->repeats, sizeof *d->order);
-    if (d->picture && d->flip && d->caption && d->timestep && d->posterior && d->noise && d->directions && d->order)
+    if (d->picture && d->flip && d->caption && d->timestep && d->order)
         return ok();
     draws_free(d);
     return error_memory("a step's draws");
@@ -27,9 +23,6 @@ void draws_free(struct draws *d)
     memory_free(d->flip);
     memory_free(d->caption);
     memory_free(d->timestep);
-    memory_free(d->posterior);
-    memory_free(d->noise);
-    memory_free(d->directions);
     memory_free(d->order);
     *d = (struct draws){0};
 }
@@ -69,9 +62,4 @@ void draws_make(struct draws *d, int64_t step)
             s->captions ? rng_integer(s->seed, at, STREAM_CAPTION, index, 0, (int32_t)s->captions) : d->picture[b];
         d->timestep[b] = rng_integer(s->seed, at, STREAM_TIMESTEP, index, s->timesteps[0], s->timesteps[1]);
     }
-    int64_t numbers = s->batch * s->height * s->width * s->channels;
-    rng_normals(s->seed, at, STREAM_POSTERIOR, 0, numbers, d->posterior);
-    rng_normals(s->seed, at, STREAM_NOISE, 0, numbers, d->noise);
-    for (int64_t i = 0; i < s->n; i++)
-        rng_normals(s->seed, at, STREAM_DIRECTION + (uint32_t)(i + 1), 0, s->dim, d->directions + i * s->dim);
 }

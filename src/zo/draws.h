@@ -1,7 +1,9 @@
 /* zo/draws.h
  *
- * What chance decides in a step: pictures, flips, captions, timesteps, the posterior's and the noise's normals, and the
- * directions. Everything follows from (seed, step): see base/rng.h.
+ * What chance decides in a step, as far as it is integers: pictures, flips, captions, timesteps. Everything follows
+ * from (seed, step), see base/rng.h, and so do the normals, which the device draws where it needs them (op_draw): the
+ * posterior's and the noise's run through a step's pictures [batch, height, width, channels] in STREAM_POSTERIOR and
+ * STREAM_NOISE, direction i = 1..n [dim] is STREAM_DIRECTION + i.
  *
  * Pictures come as diffusers' textual inversion hands them out: the set `repeats` times over, shuffled anew every epoch
  * (Fisher-Yates over words of the epoch), batch after batch; an epoch's end does not cut a batch short.
@@ -28,8 +30,6 @@ struct draw_shape {
 struct draws {
     struct draw_shape shape;
     int32_t *picture, *flip, *caption, *timestep; /* [batch] */
-    float *posterior, *noise;                     /* [batch, height, width, channels] */
-    float *directions;                            /* [n, dim] */
     int32_t *order;                               /* private: the epoch's shuffle, [pictures * repeats] */
     int64_t epoch;
 };
@@ -37,7 +37,7 @@ struct draws {
 struct error draws_new(struct draws *d, const struct draw_shape *shape);
 void draws_free(struct draws *d);
 
-/* Fills in what step `step` (from 1) draws. */
+/* Fills in the integers of step `step` (from 1). */
 void draws_make(struct draws *d, int64_t step);
 
 #endif

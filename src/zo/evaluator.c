@@ -2,9 +2,8 @@
 
 #include <stddef.h>
 
-static struct error evaluate(void *arg)
+void evaluator_forward(const struct evaluator *e)
 {
-    struct evaluator *e = arg;
     struct device *d = e->device;
     struct unet_input in = e->in;
     in.hidden = text_encoder_forward(d, e->text, e->ids, e->rows, e->shape.first_id);
@@ -12,6 +11,11 @@ static struct error evaluate(void *arg)
     op_loss(d, e->slots, predicted, e->target, e->in.map);
     device_drop(d, &predicted);
     device_drop(d, &in.hidden);
+}
+
+static struct error evaluate(void *arg)
+{
+    evaluator_forward(arg);
     return ok();
 }
 
@@ -33,8 +37,6 @@ struct error evaluator_new(struct evaluator *e, struct device *device, const str
 {
     *e = (struct evaluator){.device = device, .text = text, .unet = unet, .shape = *shape};
     struct error error = make_inputs(e);
-    if (error.code == ERROR_NONE)
-        error = device_program(device, evaluate, e, &e->program);
     if (error.code != ERROR_NONE)
         evaluator_free(e);
     return error;
@@ -50,6 +52,11 @@ void evaluator_free(struct evaluator *e)
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_release(e->device, kept[i]);
     *e = (struct evaluator){0};
+}
+
+struct error evaluator_program(struct evaluator *e)
+{
+    return device_program(e->device, evaluate, e, &e->program);
 }
 
 struct error evaluator_run(struct evaluator *e, const struct evaluation *batch, double *losses)

@@ -51,6 +51,12 @@ struct error evaluator_new(struct evaluator *e, struct device *device, const str
                            const struct unet *unet, const struct evaluator_shape *shape);
 void evaluator_free(struct evaluator *e);
 
+/* The ops of one batch, from its inputs (ids, rows, in, target) to its slots: for the body of a program. */
+void evaluator_forward(const struct evaluator *e);
+
+/* A program of its own, for evaluator_run. */
+struct error evaluator_program(struct evaluator *e);
+
 /* losses [lanes]. */
 struct error evaluator_run(struct evaluator *e, const struct evaluation *batch, double *losses);
 

@@ -23,24 +23,10 @@ void optimizer_free(struct optimizer *o)
     *o = (struct optimizer){0};
 }
 
-/* m + weight (g - m), from the nearer end, as torch.lerp does. */
-static float mix(float m, float g, float weight)
+void optimizer_rates(const struct optimizer *o, int64_t step, double lr, double *rate, double *root)
 {
-    return weight < 0.5f ? fmaf(weight, g - m, m) : fmaf(weight - 1, g - m, g);
-}
-
-void optimizer_update(struct optimizer *o, float *embedding, const double *gradient, double lr)
-{
-    o->step++;
-    double unbias1 = 1 - pow(o->beta1, (double)o->step), unbias2 = 1 - pow(o->beta2, (double)o->step);
-    float weight1 = (float)(1 - o->beta1), weight2 = (float)(1 - o->beta2), beta2 = (float)o->beta2;
-    float rate = (float)(-lr / unbias1), root = (float)sqrt(unbias2), eps = (float)o->eps;
-    for (int64_t k = 0; k < o->dim; k++) {
-        float g = (float)gradient[k];
-        o->m[k] = mix(o->m[k], g, weight1);
-        o->v[k] = fmaf(weight2 * g, g, o->v[k] * beta2);
-        embedding[k] += rate * o->m[k] / (sqrtf(o->v[k]) / root + eps);
-    }
+    *rate = -lr / (1 - pow(o->beta1, (double)step));
+    *root = sqrt(1 - pow(o->beta2, (double)step));
 }
 
 /* ---------------------------------------------------------------------------------------------------- schedules */

@@ -24,8 +24,9 @@ struct optimizer {
 struct error optimizer_new(struct optimizer *o, int64_t dim, double beta1, double beta2, double eps);
 void optimizer_free(struct optimizer *o);
 
-/* One update of embedding [dim] with gradient [dim]. */
-void optimizer_update(struct optimizer *o, float *embedding, const double *gradient, double lr);
+/* What update number `step` (from 1) needs of Adam's bias correction: -lr / (1 - beta1^step), sqrt(1 - beta2^step). The
+ * update itself is op_update's (device/step_core.h). */
+void optimizer_rates(const struct optimizer *o, int64_t step, double lr, double *rate, double *root);
 
 enum schedule {
     SCHEDULE_CONSTANT,

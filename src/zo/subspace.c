@@ -7,19 +7,6 @@
 
 #include "base/memory.h"
 
-void subspace_project(const struct subspace *s, double *gradient)
-{
-    // the rows are orthonormal: taking out one after the other is the same as all at once
-    for (int64_t i = 0; i < s->noise_rows; i++) {
-        const float *row = s->noise + i * s->dim;
-        double along = 0;
-        for (int64_t k = 0; k < s->dim; k++)
-            along += gradient[k] * (double)row[k];
-        for (int64_t k = 0; k < s->dim; k++)
-            gradient[k] -= along * (double)row[k];
-    }
-}
-
 /* ---------------------------------------------------------------------------------------------- standardized columns
  */
 

@@ -37,7 +37,4 @@ void subspace_free(struct subspace *s);
 /* Appends one updated embedding [dim]; when that fills the history: refreshes `noise` and empties the history. */
 struct error subspace_push(struct subspace *s, const float *embedding);
 
-/* gradient [dim] -= its part in the noise subspace, in place. Sums in double. */
-void subspace_project(const struct subspace *s, double *gradient);
-
 #endif

@@ -13,7 +13,7 @@
 #include "model/embedding.h"
 #include "zo/estimator.h"
 
-enum { LANES_AT_ONCE = 16, VALIDATION_DRAWS = 60, VALIDATION_LANES = 4 };
+enum { VALIDATION_DRAWS = 60, VALIDATION_LANES = 4 };
 
 /* What rides behind the losses in their sum: how many ranks were asked to stop, how many failed. */
 enum { STOP, FAILED, NOTES };
@@ -46,111 +46,88 @@ struct draw_shape training_draws(const struct config *config, int64_t pictures, 
 /* ------------------------------------------------------------------------------------------ one step, as in the paper
  */
 
-/* Noise on a picture's latent at one timestep, and what the network should say of it. */
-static void make_noisy(struct training *t, int64_t picture, bool mirrored, const float *posterior, const float *noise,
-                       int32_t timestep, float *noisy, float *target)
+/* The losses of all ranks' lanes, *stop and what went wrong somewhere: a rank that failed says so beside its losses, so
+ * that all end together. */
+static struct error sum_slots(struct training *t, struct error mine, bool *stop)
 {
-    const struct dataset *s = t->parts.dataset;
-    int64_t numbers = s->height * s->width * s->channels;
-    dataset_latent(s, picture, mirrored, posterior, t->parts.scaling_factor, t->latent);
-    noise_add(t->parts.schedule, timestep, t->latent, noise, noisy, numbers);
-    noise_target(t->parts.schedule, timestep, t->latent, noise, target, numbers);
-}
-
-/* The embedding as lane row `i` sees it: e, e + eps z_i, or (i > n) e - eps z_(i - n). */
-static void perturb(const struct training *t, int64_t i, float *row)
-{
-    int64_t n = t->parts.config->zo.n;
-    double eps = t->parts.config->zo.eps;
-    const float *e = t->state.embedding;
-    if (i == 0) {
-        memcpy(row, e, (size_t)t->dim * sizeof *row);
-        return;
-    }
-    const float *z = t->draws.directions + (i > n ? i - n - 1 : i - 1) * t->dim;
-    for (int64_t k = 0; k < t->dim; k++)
-        row[k] = (float)((double)e[k] + (i > n ? -eps : eps) * (double)z[k]);
-}
-
-/* Lanes [first, first + evaluator's lanes) of the step, as far as they lie below `end`; a batch that would be longer
- * evaluates its last lane again, so that every batch has the same shape. */
-static void gather_lanes(struct training *t, int64_t first, int64_t end)
-{
-    struct lane_batch *l = &t->steps;
-    const struct evaluator_shape *s = &l->evaluator.shape;
-    const struct draws *d = &t->draws;
-    int64_t batch = d->shape.batch, numbers = s->height * s->width * s->channels;
-    for (int64_t p = 0; p < s->pictures; p++) {
-        int64_t b = (first + p) % batch;
-        make_noisy(t, d->picture[b], d->flip[b], d->posterior + b * numbers, d->noise + b * numbers, d->timestep[b],
-                   l->noisy + p * numbers, l->target + p * numbers);
-        l->timesteps[p] = (float)d->timestep[b];
-    }
-    for (int64_t k = 0; k < s->lanes; k++) {
-        int64_t lane = first + k < end ? first + k : end - 1;
-        l->map[k] = (int32_t)((lane - first) % s->pictures);
-        memcpy(l->ids + k * s->length, t->parts.dataset->ids + d->caption[lane % batch] * s->length,
-               (size_t)s->length * sizeof *l->ids);
-        perturb(t, lane / batch, l->rows + k * t->dim);
-    }
-}
-
-static struct error run_batch(struct lane_batch *l)
-{
-    const struct evaluation batch = {l->noisy, l->target, l->timesteps, l->map, l->ids, l->rows};
-    return evaluator_run(&l->evaluator, &batch, l->losses);
-}
-
-/* This rank's lanes into their slots. */
-static struct error evaluate_share(struct training *t)
-{
-    struct share share = share_of(t->lanes, comm_rank(t->parts.comm), comm_size(t->parts.comm));
-    int64_t end = share.first + share.count, step = t->steps.evaluator.shape.lanes;
-    for (int64_t first = share.first; first < end; first += step) {
-        gather_lanes(t, first, end);
-        TRY(run_batch(&t->steps));
-        int64_t count = end - first < step ? end - first : step;
-        memcpy(t->slots + first, t->steps.losses, (size_t)count * sizeof *t->slots);
-    }
+    t->slots[t->lanes + STOP] = signals_stop_requested();
+    t->slots[t->lanes + FAILED] = mine.code != ERROR_NONE;
+    TRY(comm_sum(t->parts.comm, t->slots, t->lanes + NOTES));
+    if (t->slots[t->lanes + FAILED] > 0)
+        return comm_agree(t->parts.comm, mine);
+    *stop = t->slots[t->lanes + STOP] > 0;
     return ok();
 }
 
-static void estimate(struct training *t)
+/* What the update needs to know besides the losses; see struct update. */
+static void find_rates(struct training *t, double lr, double rates[3])
 {
-    const struct config *c = t->parts.config;
-    estimate_gradient(t->gradient, t->slots, t->draws.directions, c->zo.n, c->zo.sides, c->optim.batch_size, t->dim,
-                      c->zo.eps, t->state.subspace.noise_rows);
+    struct state *s = &t->state;
+    s->optimizer.step++;
+    rates[0] = estimate_scale(t->parts.config->zo.n, t->dim, s->subspace.noise_rows);
+    optimizer_rates(&s->optimizer, s->optimizer.step, lr, &rates[1], &rates[2]);
+}
+
+/* A rank alone: the whole step in one program. */
+static struct error step_alone(struct training *t, int64_t k, const double rates[3], bool *stop)
+{
+    struct device *d = t->parts.device;
+    TRY(step_whole(&t->step, k, &t->draws, rates));
+    device_read(d, t->slots, tensor_lanes(t->step.slots, 0, t->lanes));
+    *stop = signals_stop_requested();
+    return ok();
+}
+
+/* One of several: every rank evaluates its share of the lanes, then all have all losses and make the same update. */
+static struct error step_together(struct training *t, int64_t k, const double rates[3], bool *stop)
+{
+    const double notes[NOTES] = {0};
+    struct device *d = t->parts.device;
+    struct error e = step_evaluate(&t->step, k, &t->draws, notes, false);
+    device_read(d, t->slots, t->step.slots);
+    struct error late = device_wait(d);
+    TRY(sum_slots(t, e.code != ERROR_NONE ? e : late, stop));
+    device_write(d, t->step.slots, t->slots);
+    return step_update(&t->step, rates);
+}
+
+/* Rank 0's embedding to all: mixed hardware cannot drift apart. */
+static struct error broadcast_embedding(struct training *t, struct error mine)
+{
+    if (comm_size(t->parts.comm) == 1)
+        return mine;
+    TRY(comm_agree(t->parts.comm, mine));
+    TRY(comm_broadcast(t->parts.comm, t->state.embedding, t->dim * (int64_t)sizeof *t->state.embedding, 0));
+    device_write(t->parts.device, t->step.embedding, t->state.embedding);
+    return ok();
 }
 
 /* Step k, from 1. *stop: some rank was asked to end. */
 static struct error take_step(struct training *t, int64_t k, struct metric *m, bool *stop)
 {
     const struct config *c = t->parts.config;
+    struct device *d = t->parts.device;
     struct state *s = &t->state;
+    double rates[3];
 
-    // draw: pictures, captions, timesteps, noise, directions
+    // choose: pictures, captions, timesteps; the device draws noise and directions
     draws_make(&t->draws, k);
-
-    // evaluate: every rank its share of the lanes, then all have all losses
-    memset(t->slots, 0, (size_t)(t->lanes + NOTES) * sizeof *t->slots);
-    struct error e = evaluate_share(t);
-    t->slots[t->lanes + STOP] = signals_stop_requested();
-    t->slots[t->lanes + FAILED] = e.code != ERROR_NONE;
-    TRY(comm_sum(t->parts.comm, t->slots, t->lanes + NOTES));
-    if (t->slots[t->lanes + FAILED] > 0)
-        return comm_agree(t->parts.comm, e);
-    *stop = t->slots[t->lanes + STOP] > 0;
-
-    // estimate the gradient, take out what the history calls noise
     m->removed = s->subspace.noise_rows;
-    estimate(t);
-    subspace_project(&s->subspace, t->gradient);
-
-    // update; rank 0's embedding goes to all
     m->lr = schedule_rate(schedule_find(c->optim.schedule), c->optim.lr, k, c->optim.steps, c->optim.warmup);
-    optimizer_update(&s->optimizer, s->embedding, t->gradient, m->lr);
-    TRY(comm_broadcast(t->parts.comm, s->embedding, t->dim * (int64_t)sizeof *s->embedding, 0));
+    find_rates(t, m->lr, rates);
+
+    // evaluate the lanes, estimate the gradient, take out what the history calls noise, update (zo/step.h)
+    TRY(comm_size(t->parts.comm) == 1 ? step_alone(t, k, rates, stop) : step_together(t, k, rates, stop));
+    device_read(d, t->gradient, t->step.gradient);
+    device_read(d, s->embedding, t->step.embedding);
+    struct error e = device_wait(d);
+
+    // rank 0's embedding goes to all, and into the history
+    TRY(broadcast_embedding(t, e));
+    int64_t refreshed = s->subspace.filled + 1 == s->subspace.tau;
     TRY(subspace_push(&s->subspace, s->embedding));
+    if (refreshed)
+        step_put_noise(&t->step, s);
     s->step = k;
     return ok();
 }
@@ -171,14 +148,16 @@ static struct error check_batch(struct training *t, int64_t first, int64_t end, 
     const struct config *c = t->parts.config;
     const struct dataset *set = t->parts.dataset;
     int64_t numbers = s->height * s->width * s->channels;
-    float *noise = t->draws.noise; // a step's own noise is drawn anew before it is used
+    float *noise = t->noise;
     for (int64_t k = 0; k < s->lanes; k++) {
         int64_t draw = first + k < end ? first + k : end - 1, picture = draw % set->count;
         uint64_t seed = (uint64_t)c->seed, index = (uint64_t)draw;
         int32_t timestep =
             rng_integer(seed, 0, STREAM_TIMESTEP, index, t->draws.shape.timesteps[0], t->draws.shape.timesteps[1]);
         rng_normals(seed, 0, STREAM_NOISE, index * (uint64_t)numbers, numbers, noise);
-        make_noisy(t, picture, false, NULL, noise, timestep, l->noisy + k * numbers, l->target + k * numbers);
+        dataset_latent(set, picture, t->parts.scaling_factor, t->latent);
+        noise_add(t->parts.schedule, timestep, t->latent, noise, l->noisy + k * numbers, numbers);
+        noise_target(t->parts.schedule, timestep, t->latent, noise, l->target + k * numbers, numbers);
         int64_t caption = set->caption_per_picture
                               ? picture
                               : rng_integer(seed, 0, STREAM_CAPTION, index, 0, (int32_t)set->captions.count);
@@ -187,7 +166,8 @@ static struct error check_batch(struct training *t, int64_t first, int64_t end, 
         memcpy(l->ids + k * s->length, set->ids + caption * s->length, (size_t)s->length * sizeof *l->ids);
         memcpy(l->rows + k * t->dim, embedding, (size_t)t->dim * sizeof *embedding);
     }
-    return run_batch(l);
+    const struct evaluation batch = {l->noisy, l->target, l->timesteps, l->map, l->ids, l->rows};
+    return evaluator_run(&l->evaluator, &batch, l->losses);
 }
 
 struct error training_validate(struct training *t, const float *embedding, double *loss)
@@ -270,8 +250,10 @@ static struct error first_error(struct error a, struct error b)
 /* Rank 0, after a step: metrics, and whatever is due. `last`: no step follows in this run. */
 static void keep_records(struct training *t, struct metrics *metrics, const struct metric *m, bool last)
 {
-    struct error e = metrics_add(metrics, m);
     bool checkpoint = last || checkpoint_due(t);
+    struct error e = metrics_add(metrics, m);
+    if (checkpoint)
+        e = first_error(e, step_get(&t->step, &t->state));
     bool embedding = last || every(t->state.step, t->parts.config->output.save_every);
     // each is tried whatever became of the one before: a full disk may still have room for the smallest
     if (checkpoint || embedding)
@@ -297,6 +279,7 @@ static void show(const struct training *t, struct progress *progress, const stru
 /* Every tau steps: do all ranks still hold the same bits as rank 0? */
 static struct error compare_ranks(struct training *t)
 {
+    TRY(comm_agree(t->parts.comm, step_get(&t->step, &t->state)));
     uint32_t mine = state_hash(&t->state), first = mine;
     TRY(comm_broadcast(t->parts.comm, &first, sizeof first, 0));
     struct error e = ok();
@@ -408,6 +391,7 @@ struct error training_resume(struct training *t)
     if (comm_rank(t->parts.comm) == 0)
         log_line(found ? "resuming after step %lld" : "no checkpoint yet: starting at step %lld",
                  (long long)t->state.step);
+    step_put(&t->step, &t->state);
     return compare_ranks(t);
 }
 
@@ -428,7 +412,8 @@ static struct error batch_new(struct lane_batch *l, const struct training *t, in
     l->losses = memory_take(lanes, sizeof *l->losses);
     if (!l->noisy || !l->target || !l->timesteps || !l->rows || !l->map || !l->ids || !l->losses)
         return error_memory("a batch of lanes");
-    return evaluator_new(&l->evaluator, t->parts.device, t->parts.text, t->parts.unet, &s);
+    TRY(evaluator_new(&l->evaluator, t->parts.device, t->parts.text, t->parts.unet, &s));
+    return evaluator_program(&l->evaluator);
 }
 
 static void batch_free(struct lane_batch *l)
@@ -444,34 +429,43 @@ static void batch_free(struct lane_batch *l)
     *l = (struct lane_batch){0};
 }
 
+/* Runs step 1 without its update; the losses go to `losses` [lanes of a step]. */
+static struct error try_lanes(struct training *t, struct step *step, double *losses)
+{
+    const double notes[NOTES] = {0};
+    struct device *d = t->parts.device;
+    step_put(step, &t->state);
+    draws_make(&t->draws, 1);
+    TRY(step_evaluate(step, 1, &t->draws, notes, true));
+    device_read(d, losses, tensor_lanes(step->slots, 0, t->lanes));
+    return device_wait(d);
+}
+
 /* The promise that a lane's bits are its own, kept at every start: the first lane of a full batch, the same lane as the
  * last of the batch, and alone. */
-static struct error check_lanes(struct training *t)
+static struct error check_lanes(struct training *t, const struct step_parts *parts)
 {
-    struct lane_batch *l = &t->steps, alone = {0};
-    const struct evaluator_shape *s = &l->evaluator.shape;
-    struct share share = share_of(t->lanes, comm_rank(t->parts.comm), comm_size(t->parts.comm));
+    struct share share = t->step.share;
     if (share.count == 0)
         return ok();
-    int64_t last = s->lanes - 1;
-    draws_make(&t->draws, 1);
-    gather_lanes(t, share.first, share.first + share.count);
-    l->map[last] = l->map[0];
-    memcpy(l->ids + last * s->length, l->ids, (size_t)s->length * sizeof *l->ids);
-    memcpy(l->rows + last * t->dim, l->rows, (size_t)t->dim * sizeof *l->rows);
-    TRY(run_batch(l));
-    struct error e = batch_new(&alone, t, 1, 1);
+    struct step alone;
+    double *one = memory_take(t->lanes, sizeof *one);
+    struct error e = one ? try_lanes(t, &t->step, t->slots) : error_memory("the losses");
+    if (e.code == ERROR_NONE)
+        e = step_new(&alone, parts, t->lanes, (struct share){share.first, 1}, false);
     if (e.code == ERROR_NONE) {
-        const struct evaluation one = {l->noisy, l->target, l->timesteps, alone.map, l->ids, l->rows};
-        e = evaluator_run(&alone.evaluator, &one, alone.losses);
+        e = try_lanes(t, &alone, one);
+        step_free(&alone);
     }
-    if (e.code == ERROR_NONE && !isfinite(alone.losses[0]))
+    int64_t lanes = t->step.evaluator.shape.lanes, last = share.first + lanes - 1;
+    double mine = one ? one[share.first] : 0;
+    memory_free(one);
+    if (e.code == ERROR_NONE && !isfinite(mine))
         e = error_failed("%s: the model's loss is not a number; are its weights damaged?", t->parts.config->model);
-    if (e.code == ERROR_NONE && (alone.losses[0] != l->losses[0] || l->losses[last] != l->losses[0]))
+    if (e.code == ERROR_NONE && (mine != t->slots[share.first] || t->slots[last] != mine))
         e = error_failed(
             "%s: a lane's loss depends on the lanes beside it: %.17g alone, %.17g first, %.17g last of %lld",
-            device_name(t->parts.device), alone.losses[0], l->losses[0], l->losses[last], (long long)s->lanes);
-    batch_free(&alone);
+            device_name(t->parts.device), mine, t->slots[share.first], t->slots[last], (long long)lanes);
     return e;
 }
 
@@ -480,16 +474,11 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-/* As few batches as LANES_AT_ONCE allows, all of one size. */
-static struct error make_batches(struct training *t)
+static struct error make_batches(struct training *t, const struct step_parts *parts)
 {
-    struct share share = share_of(t->lanes, comm_rank(t->parts.comm), comm_size(t->parts.comm));
-    if (share.count > 0) {
-        int64_t batches = (share.count + LANES_AT_ONCE - 1) / LANES_AT_ONCE;
-        int64_t lanes = (share.count + batches - 1) / batches;
-        TRY(batch_new(&t->steps, t, lanes, least(lanes, t->draws.shape.batch)));
-    }
-    share = share_of(t->validation_draws, comm_rank(t->parts.comm), comm_size(t->parts.comm));
+    int rank = comm_rank(t->parts.comm), ranks = comm_size(t->parts.comm);
+    TRY(step_new(&t->step, parts, t->lanes, share_of(t->lanes, rank, ranks), ranks == 1));
+    struct share share = share_of(t->validation_draws, rank, ranks);
     int64_t lanes = share.count > 1 ? least(share.count, VALIDATION_LANES) : 1;
     return batch_new(&t->checks, t, lanes, lanes);
 }
@@ -508,7 +497,8 @@ static struct error make_state(struct training *t)
     t->slots = memory_take(t->lanes + NOTES, sizeof *t->slots);
     t->gradient = memory_take(t->dim, sizeof *t->gradient);
     t->latent = memory_take(numbers, sizeof *t->latent);
-    return t->slots && t->gradient && t->latent ? ok() : error_memory("the training state");
+    t->noise = memory_take(numbers, sizeof *t->noise);
+    return t->slots && t->gradient && t->latent && t->noise ? ok() : error_memory("the training state");
 }
 
 struct error training_new(struct training *t, const struct training_parts *parts)
@@ -524,10 +514,24 @@ struct error training_new(struct training *t, const struct training_parts *parts
     struct error e = make_state(t);
     if (e.code == ERROR_NONE)
         e = text_encoder_words(parts->device, parts->text, set->ids, set->captions.count * set->length);
+    const struct step_parts step_parts = {c,
+                                          parts->device,
+                                          set,
+                                          parts->text,
+                                          parts->unet,
+                                          parts->schedule,
+                                          parts->scaling_factor,
+                                          parts->first_id,
+                                          t->vectors,
+                                          t->dim / t->vectors,
+                                          t->state.subspace.tau,
+                                          NOTES};
     if (e.code == ERROR_NONE)
-        e = make_batches(t);
+        e = make_batches(t, &step_parts);
     if (e.code == ERROR_NONE)
-        e = check_lanes(t);
+        e = check_lanes(t, &step_parts);
+    if (e.code == ERROR_NONE)
+        step_put(&t->step, &t->state);
     e = comm_agree(parts->comm, e);
     if (e.code != ERROR_NONE)
         training_free(t);
@@ -536,12 +540,13 @@ struct error training_new(struct training *t, const struct training_parts *parts
 
 void training_free(struct training *t)
 {
-    batch_free(&t->steps);
+    step_free(&t->step);
     batch_free(&t->checks);
     state_free(&t->state);
     draws_free(&t->draws);
     memory_free(t->slots);
     memory_free(t->gradient);
     memory_free(t->latent);
+    memory_free(t->noise);
     *t = (struct training){0};
 }

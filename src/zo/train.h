@@ -1,8 +1,7 @@
 /* zo/train.h
  *
- * ZOODiP's training, one step after the other (arXiv 2503.14868, section 4). train.c reads from top to bottom as the
- * algorithm: draw, look at the pictures, perturb, evaluate a share of the lanes, sum the slots, estimate, project,
- * update.
+ * ZOODiP's training, one step after the other (arXiv 2503.14868, section 4). step.c and train.c read as the algorithm:
+ * draw, look at the pictures, perturb, evaluate a share of the lanes, sum the slots, estimate, project, update.
  *
  * Lane s = i * batch + b: direction i (0 is the embedding itself; with two sides n + i is direction i backwards) under
  * picture b. Slots hold the lanes' losses; every rank fills its own and the sum over ranks is exact in any order.
@@ -28,6 +27,7 @@
 #include "zo/dataset.h"
 #include "zo/draws.h"
 #include "zo/evaluator.h"
+#include "zo/step.h"
 
 /* What training stands on; all borrowed. */
 struct training_parts {
@@ -44,7 +44,7 @@ struct training_parts {
     const char *recipe;       /* see config_recipe */
 };
 
-/* A batch of lanes being put together for the evaluator. */
+/* A batch of lanes being put together on the host for the evaluator. */
 struct lane_batch {
     struct evaluator evaluator;
     float *noisy, *target, *timesteps, *rows; /* as in struct evaluation */
@@ -60,8 +60,8 @@ struct training {
     int64_t lanes;            /* (sides n + 1) x batch */
     double *slots;            /* the losses [lanes], and behind them what ranks tell each other */
     double *gradient;         /* [dim] */
-    float *latent;            /* one picture's */
-    struct lane_batch steps;  /* this rank's share of a step; unused where it has none */
+    float *latent, *noise;    /* one picture's, for validation */
+    struct step step;         /* this rank's part */
     struct lane_batch checks; /* validation */
     int64_t validation_draws, validation_every;
     double validation_first, validation_last; /* the initializer's (or the resumed word's), and the newest */

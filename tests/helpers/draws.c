@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/rng.h"
 #include "commands/subject.h"
 #include "files/safetensors.h"
 #include "zo/draws.h"
@@ -25,18 +26,39 @@ static float *channels_first(const float *from, int64_t batch, int64_t places, i
     return to;
 }
 
-static struct error write_draws(const struct draws *d, const struct subject *s, int64_t width, const char *path)
+/* count normals of a stream, as the device draws them. */
+static float *normals(const struct draws *d, int64_t step, uint32_t stream, int64_t count)
+{
+    float *all = memory_take(count, sizeof *all);
+    if (all)
+        rng_normals(d->shape.seed, (uint64_t)step, stream, 0, count, all);
+    return all;
+}
+
+static float *directions(const struct draws *d, int64_t step)
+{
+    float *all = memory_take(d->shape.n * d->shape.dim, sizeof *all);
+    for (int64_t i = 0; i < d->shape.n && all; i++)
+        rng_normals(d->shape.seed, (uint64_t)step, STREAM_DIRECTION + (uint32_t)(i + 1), 0, d->shape.dim,
+                    all + i * d->shape.dim);
+    return all;
+}
+
+static struct error write_draws(const struct draws *d, const struct subject *s, int64_t width, int64_t step,
+                                const char *path)
 {
     const struct draw_shape *h = &d->shape;
     int64_t batch = h->batch, places = h->height * h->width, length = s->dataset.length;
-    float *posterior = channels_first(d->posterior, batch, places, h->channels);
-    float *noise = channels_first(d->noise, batch, places, h->channels);
+    int64_t numbers = batch * places * h->channels;
+    float *plain_posterior = normals(d, step, STREAM_POSTERIOR, numbers);
+    float *plain_noise = normals(d, step, STREAM_NOISE, numbers), *z = directions(d, step);
+    float *posterior = plain_posterior ? channels_first(plain_posterior, batch, places, h->channels) : NULL;
+    float *noise = plain_noise ? channels_first(plain_noise, batch, places, h->channels) : NULL;
     int32_t *ids = memory_take(batch * length, sizeof *ids);
-    struct error e = posterior && noise && ids ? ok() : error_memory("the draws");
+    struct error e = posterior && noise && z && ids ? ok() : error_memory("the draws");
     if (e.code == ERROR_NONE) {
         for (int64_t b = 0; b < batch; b++)
             memcpy(ids + b * length, s->dataset.ids + d->caption[b] * length, (size_t)length * sizeof *ids);
-        int64_t numbers = batch * places * h->channels;
         const struct entry out[] = {
             {"picture", I32, 1, {batch}, batch, d->picture},
             {"flip", I32, 1, {batch}, batch, d->flip},
@@ -44,10 +66,13 @@ static struct error write_draws(const struct draws *d, const struct subject *s, 
             {"input_ids", I32, 2, {batch, length}, batch * length, ids},
             {"posterior", F32, 4, {batch, h->channels, h->height, h->width}, numbers, posterior},
             {"noise", F32, 4, {batch, h->channels, h->height, h->width}, numbers, noise},
-            {"directions", F32, 3, {h->n, h->dim / width, width}, h->n * h->dim, d->directions},
+            {"directions", F32, 3, {h->n, h->dim / width, width}, h->n * h->dim, z},
         };
         e = safetensors_write(path, out, sizeof out / sizeof *out, NULL, 0);
     }
+    memory_free(plain_posterior);
+    memory_free(plain_noise);
+    memory_free(z);
     memory_free(posterior);
     memory_free(noise);
     memory_free(ids);
@@ -71,7 +96,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
         e = draws_new(&d, &shape);
         if (e.code == ERROR_NONE) {
             draws_make(&d, atoll(argv[2]));
-            e = write_draws(&d, &s, text.width, argv[3]);
+            e = write_draws(&d, &s, text.width, atoll(argv[2]), argv[3]);
             draws_free(&d);
         }
     }

@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "device/device.h"
 #include "files/safetensors.h"
 #include "zo/estimator.h"
 #include "zo/optimizer.h"
@@ -36,17 +37,101 @@ static struct entry result(const char *name, enum dtype type, int64_t rows, int6
     return (struct entry){name, type, 2, {rows, columns}, rows * columns, data};
 }
 
+/* op_update on plain arrays, on the device that the environment's DEVICE names (cpu without it). */
+struct job {
+    int64_t dim, n, sides, batch, noise_rows;
+    const double *losses, *rates; /* [(sides n + 1) batch], [3] */
+    const float *directions, *noise;
+    double eps, beta1, beta2, adam_eps;
+    float *embedding, *m, *v; /* in and out */
+    double *gradient;         /* out */
+};
+
+static struct error run_update(const struct job *j)
+{
+    const char *kind = getenv("DEVICE");
+    struct device *d;
+    TRY(device_open(&d, kind ? kind : "cpu", 0, 1));
+    int64_t lanes = (j->sides * j->n + 1) * j->batch;
+    int32_t rows = (int32_t)j->noise_rows;
+    struct update u = {.sides = j->sides,
+                       .batch = j->batch,
+                       .eps = j->eps,
+                       .weight1 = (float)(1 - j->beta1),
+                       .weight2 = (float)(1 - j->beta2),
+                       .beta2 = (float)j->beta2,
+                       .adam_eps = (float)j->adam_eps};
+    TRY(device_keep(d, F32, 1, 1, 1, j->dim, &u.embedding));
+    TRY(device_keep(d, F32, 1, 1, 1, j->dim, &u.m));
+    TRY(device_keep(d, F32, 1, 1, 1, j->dim, &u.v));
+    TRY(device_keep(d, F64, 1, 1, 1, j->dim, &u.gradient));
+    TRY(device_keep(d, F64, lanes, 1, 1, 1, &u.slots));
+    TRY(device_keep(d, F32, j->n, 1, 1, j->dim, &u.directions));
+    TRY(device_keep(d, F32, rows ? rows : 1, 1, 1, j->dim, &u.noise));
+    TRY(device_keep(d, I32, 1, 1, 1, 1, &u.noise_rows));
+    TRY(device_keep(d, F64, 1, 1, 1, 3, &u.rates));
+    device_write(d, u.embedding, j->embedding);
+    device_write(d, u.m, j->m);
+    device_write(d, u.v, j->v);
+    device_write(d, u.slots, j->losses);
+    device_write(d, u.directions, j->directions);
+    if (rows)
+        device_write(d, u.noise, j->noise);
+    device_write(d, u.noise_rows, &rows);
+    device_write(d, u.rates, j->rates);
+    op_update(d, &u);
+    device_read(d, j->embedding, u.embedding);
+    device_read(d, j->m, u.m);
+    device_read(d, j->v, u.v);
+    device_read(d, j->gradient, u.gradient);
+    struct error e = device_wait(d);
+    struct tensor *const kept[] = {&u.embedding,  &u.m,     &u.v,          &u.gradient, &u.slots,
+                                   &u.directions, &u.noise, &u.noise_rows, &u.rates};
+    for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
+        device_release(d, kept[i]);
+    device_close(d);
+    return e;
+}
+
+/* One direction whose slope is 1: the gradient is what is asked for, rounded to float. */
+static const double unit_losses[] = {0, 1}, unit_rates[] = {1, 0, 1};
+
+static struct error update_along(struct job *j, const double *gradient, double *out)
+{
+    float *direction = memory_take(j->dim, sizeof *direction);
+    for (int64_t k = 0; k < j->dim; k++)
+        direction[k] = (float)gradient[k];
+    j->n = j->sides = j->batch = 1;
+    j->eps = 1;
+    j->losses = unit_losses;
+    j->directions = direction;
+    j->gradient = out;
+    struct error e = run_update(j);
+    memory_free(direction);
+    return e;
+}
+
 static struct error run_subspace(const struct safetensors *in, const char *out, char **numbers)
 {
     int64_t rows, dim, one;
     float *history = load(in, "history", &rows, &dim);
     double *gradient = load(in, "gradient", &one, &dim);
+    float *zeros = memory_take(3 * dim, sizeof *zeros);
     struct subspace s;
     TRY(subspace_new(&s, dim, atoll(numbers[0]), atof(numbers[1])));
     struct error e = ok();
     for (int64_t i = 0; i < rows && e.code == ERROR_NONE; i++)
         e = subspace_push(&s, history + i * dim);
-    subspace_project(&s, gradient);
+    struct job j = {.dim = dim,
+                    .rates = unit_rates,
+                    .noise = s.noise,
+                    .noise_rows = s.noise_rows,
+                    .embedding = zeros,
+                    .m = zeros + dim,
+                    .v = zeros + 2 * dim,
+                    .adam_eps = 1};
+    if (e.code == ERROR_NONE)
+        e = update_along(&j, gradient, gradient);
     const struct entry results[] = {result("noise", F32, s.noise_rows, dim, s.noise),
                                     result("gradient", F64, 1, dim, gradient)};
     if (e.code == ERROR_NONE)
@@ -54,6 +139,7 @@ static struct error run_subspace(const struct safetensors *in, const char *out, 
     subspace_free(&s);
     memory_free(history);
     memory_free(gradient);
+    memory_free(zeros);
     return e;
 }
 
@@ -61,20 +147,33 @@ static struct error run_adam(const struct safetensors *in, const char *out, char
 {
     int64_t steps, dim, one;
     float *embedding = load(in, "embedding", &one, &dim);
-    double *rates = load(in, "rates", &one, &steps), *gradients = load(in, "gradients", &steps, &dim);
+    double *lr = load(in, "rates", &one, &steps), *gradients = load(in, "gradients", &steps, &dim);
     float *all = memory_take(steps * dim, sizeof *all);
+    double rates[3] = {1}, *unused = memory_take(dim, sizeof *unused);
     struct optimizer o;
     TRY(optimizer_new(&o, dim, atof(numbers[0]), atof(numbers[1]), atof(numbers[2])));
-    for (int64_t i = 0; i < steps; i++) {
-        optimizer_update(&o, embedding, gradients + i * dim, rates[i]);
+    struct job j = {.dim = dim,
+                    .rates = rates,
+                    .embedding = embedding,
+                    .m = o.m,
+                    .v = o.v,
+                    .beta1 = o.beta1,
+                    .beta2 = o.beta2,
+                    .adam_eps = o.eps};
+    struct error e = ok();
+    for (int64_t i = 0; i < steps && e.code == ERROR_NONE; i++) {
+        optimizer_rates(&o, i + 1, lr[i], &rates[1], &rates[2]);
+        e = update_along(&j, gradients + i * dim, unused);
         memcpy(all + i * dim, embedding, (size_t)dim * sizeof *all);
     }
     const struct entry results[] = {result("embeddings", F32, steps, dim, all)};
-    struct error e = safetensors_write(out, results, 1, NULL, 0);
+    if (e.code == ERROR_NONE)
+        e = safetensors_write(out, results, 1, NULL, 0);
     optimizer_free(&o);
     memory_free(embedding);
-    memory_free(rates);
+    memory_free(lr);
     memory_free(gradients);
+    memory_free(unused);
     memory_free(all);
     return e;
 }
@@ -83,14 +182,29 @@ static struct error run_gradient(const struct safetensors *in, const char *out, 
 {
     int64_t rows, batch, n, dim;
     double *losses = load(in, "losses", &rows, &batch);
-    float *directions = load(in, "directions", &n, &dim);
+    float *directions = load(in, "directions", &n, &dim), *zeros = memory_take(3 * dim, sizeof *zeros);
     double *gradient = memory_take(dim, sizeof *gradient);
-    estimate_gradient(gradient, losses, directions, n, atoll(numbers[0]), batch, dim, atof(numbers[1]),
-                      atoll(numbers[2]));
+    const double rates[] = {estimate_scale(n, dim, atoll(numbers[2])), 0, 1};
+    const struct job j = {.dim = dim,
+                          .n = n,
+                          .sides = atoll(numbers[0]),
+                          .batch = batch,
+                          .losses = losses,
+                          .rates = rates,
+                          .directions = directions,
+                          .eps = atof(numbers[1]),
+                          .adam_eps = 1,
+                          .embedding = zeros,
+                          .m = zeros + dim,
+                          .v = zeros + 2 * dim,
+                          .gradient = gradient};
+    struct error e = run_update(&j);
     const struct entry results[] = {result("gradient", F64, 1, dim, gradient)};
-    struct error e = safetensors_write(out, results, 1, NULL, 0);
+    if (e.code == ERROR_NONE)
+        e = safetensors_write(out, results, 1, NULL, 0);
     memory_free(losses);
     memory_free(directions);
+    memory_free(zeros);
     memory_free(gradient);
     return e;
 }

@@ -107,6 +107,10 @@ static const struct device_ops cpu_ops = {
     .embed = cpu_embed,
     .timestep = cpu_timestep,
     .loss = cpu_loss,
+    .draw = cpu_draw,
+    .noise = cpu_noise,
+    .perturb = cpu_perturb,
+    .update = cpu_update,
 };
 
 struct error cpu_open(struct device **device, int threads)

@@ -83,4 +83,12 @@ void cpu_embed(struct device *device, struct tensor y, struct tensor ids, const 
 void cpu_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
 void cpu_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
 
+/* step.c */
+void cpu_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);
+void cpu_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
+               const struct noising *n);
+void cpu_perturb(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
+                 struct tensor which, double eps);
+void cpu_update(struct device *device, const struct update *u);
+
 #endif

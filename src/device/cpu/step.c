@@ -1,0 +1,102 @@
+#include <string.h>
+
+#include "base/rng.h"
+#include "device/cpu/cpu.h"
+#include "device/step_core.h"
+
+/* A training step's own ops. They are small beside the networks: one thread does them. */
+
+void cpu_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream)
+{
+    (void)device;
+    uint64_t at = (uint64_t) * (const int64_t *)tensor_data(step);
+    for (int64_t l = 0; l < y.lanes; l++)
+        rng_normals(seed, at, stream + (uint32_t)l, 0, tensor_positions(y) * y.channels, tensor_row(y, l, 0));
+}
+
+void cpu_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
+               const struct noising *n)
+{
+    int64_t positions = tensor_positions(noisy), c = noisy.channels;
+    const int32_t *choice = tensor_data(n->choice);
+    for (int64_t l = 0; l < noisy.lanes; l++, choice += 3) {
+        if (choice[0] < 0 || choice[0] >= n->moments.lanes || choice[1] < 0 || choice[1] >= n->levels.lanes ||
+            choice[2] < 0 || choice[2] >= n->noise.lanes) {
+            device_fail(device, error_failed("op_noise: a picture, timestep or place that is not there"));
+            return;
+        }
+        const float *levels = tensor_row(n->levels, choice[1], 0);
+        *tensor_row(timesteps, l, 0) = (float)choice[1];
+        for (int64_t p = 0; p < positions; p++) {
+            const float *moments = tensor_row(n->moments, choice[0], p);
+            const float *posterior = tensor_row(n->posterior, choice[2], p),
+                        *noise = tensor_row(n->noise, choice[2], p);
+            for (int64_t k = 0; k < c; k++)
+                step_noise(moments[k], moments[c + k], posterior[k], noise[k], n->scaling, levels[0], levels[1],
+                           n->velocity, tensor_row(noisy, l, p) + k, tensor_row(target, l, p) + k);
+        }
+    }
+}
+
+void cpu_perturb(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
+                 struct tensor which, double eps)
+{
+    int64_t dim = tensor_positions(embedding) * embedding.channels;
+    const float *e = tensor_data(embedding);
+    for (int64_t l = 0; l < rows.lanes; l++) {
+        int32_t i = ((const int32_t *)tensor_data(which))[l];
+        if (i > directions.lanes || -i > directions.lanes) {
+            device_fail(device, error_failed("op_perturb: direction %d is not there", i));
+            return;
+        }
+        float *row = tensor_row(rows, l, 0);
+        if (i == 0) {
+            memcpy(row, e, (size_t)dim * sizeof *row);
+            continue;
+        }
+        const float *z = tensor_row(directions, (i < 0 ? -i : i) - 1, 0);
+        for (int64_t k = 0; k < dim; k++)
+            row[k] = step_perturb(e[k], i < 0 ? -eps : eps, z[k]);
+    }
+}
+
+/* g = sum_i slope_i z_i */
+static void estimate(const struct update *u, double scale, double *gradient, int64_t dim)
+{
+    int64_t n = u->directions.lanes;
+    memset(gradient, 0, (size_t)dim * sizeof *gradient);
+    for (int64_t i = 1; i <= n; i++) {
+        double slope = step_slope(tensor_data(u->slots), i, n, u->sides, u->batch, u->eps, scale);
+        const float *z = tensor_row(u->directions, i - 1, 0);
+        for (int64_t k = 0; k < dim; k++)
+            gradient[k] += slope * (double)z[k];
+    }
+}
+
+/* g -= its part along each noise direction. They are orthonormal: one after the other is the same as all at once. */
+static void project(const struct update *u, double *gradient, int64_t dim)
+{
+    int32_t rows = *(const int32_t *)tensor_data(u->noise_rows);
+    for (int64_t i = 0; i < rows && i < u->noise.lanes; i++) {
+        const float *row = tensor_row(u->noise, i, 0);
+        double along = 0;
+        for (int64_t k = 0; k < dim; k++)
+            along += gradient[k] * (double)row[k];
+        for (int64_t k = 0; k < dim; k++)
+            gradient[k] -= along * (double)row[k];
+    }
+}
+
+void cpu_update(struct device *device, const struct update *u)
+{
+    (void)device;
+    int64_t dim = tensor_positions(u->embedding) * u->embedding.channels;
+    const double *rates = tensor_data(u->rates);
+    const struct step_adam adam = {u->weight1, u->weight2, u->beta2, u->adam_eps};
+    double *gradient = tensor_data(u->gradient);
+    float *e = tensor_data(u->embedding), *m = tensor_data(u->m), *v = tensor_data(u->v);
+    estimate(u, rates[0], gradient, dim);
+    project(u, gradient, dim);
+    for (int64_t k = 0; k < dim; k++)
+        step_adam(&adam, (float)rates[1], (float)rates[2], gradient[k], e + k, m + k, v + k);
+}

@@ -1,0 +1,81 @@
+/* zo/step.h
+ *
+ * The device's part of a training step. The host decides what chance picks (a few integers, zo/draws.h) and writes it
+ * into tensors; then one or two programs run without it:
+ *
+ *     evaluate: normals ─► for each batch of this rank's lanes: noisy pictures, captions, perturbed rows ─► evaluator
+ *               ─► losses into their slots
+ *     update:   slots ─► gradient estimate ─► subspace projection ─► Adam ─► embedding
+ *
+ * Between the two the ranks sum their slots (zo/train.c). A rank alone runs both as one program.
+ *
+ * Embedding and Adam's moments live on the device; step_put and step_get move them from and to a struct state.
+ */
+#ifndef ZOODIP_ZO_STEP_H
+#define ZOODIP_ZO_STEP_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+#include "cluster/share.h"
+#include "device/device.h"
+#include "files/config.h"
+#include "model/scheduler.h"
+#include "zo/checkpoint.h"
+#include "zo/dataset.h"
+#include "zo/draws.h"
+#include "zo/evaluator.h"
+
+/* What a step stands on; all borrowed. */
+struct step_parts {
+    const struct config *config;
+    struct device *device;
+    const struct dataset *dataset;
+    const struct text_encoder *text;
+    const struct unet *unet;
+    const struct noise_schedule *schedule;
+    float scaling_factor;
+    int32_t first_id;
+    int64_t vectors, width; /* of the word */
+    int64_t tau;
+    int64_t notes; /* slots behind the losses for what ranks tell each other */
+};
+
+struct step {
+    struct step_parts parts;
+    struct share share;         /* this rank's lanes */
+    int64_t lanes, batches;     /* of a step in all; batches of evaluator.shape.lanes for the share */
+    struct evaluator evaluator; /* of one batch; unused where the share is empty */
+    struct tensor number;       /* I64: the step */
+    struct tensor integers;     /* I32: all that the host writes for the batches, see step.c */
+    struct tensor moments, levels, captions;
+    struct tensor posterior, noise, directions;
+    struct tensor embedding, m, v, gradient, slots;
+    struct tensor noise_directions, noise_rows, rates;
+    struct program *evaluate, *update, *whole; /* whole: both, for a rank alone */
+    int32_t *contents;                         /* host: integers */
+    double *fresh;                             /* host: what the slots begin with, zeros and the notes */
+};
+
+/* lanes: of a step on all ranks together. alone: no other rank adds to the slots. Free with step_free. */
+struct error step_new(struct step *s, const struct step_parts *parts, int64_t lanes, struct share share, bool alone);
+void step_free(struct step *s);
+
+/* The state's embedding, moments and noise directions to the device; embedding and moments back. */
+void step_put(struct step *s, const struct state *state);
+void step_put_noise(struct step *s, const struct state *state); /* the directions alone */
+struct error step_get(struct step *s, struct state *state);
+
+/* Enqueues the evaluation of this rank's lanes in step number `number` on the draws. Slots of other ranks' lanes become
+ * zero, those behind the losses notes [parts.notes]. With `twin` the last lane of the first batch is made the same as
+ * its first. */
+struct error step_evaluate(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool twin);
+
+/* Enqueues the update from the slots; rates as struct update has them. */
+struct error step_update(struct step *s, const double rates[3]);
+
+/* Both at once, for a rank alone. */
+struct error step_whole(struct step *s, int64_t number, const struct draws *draws, const double rates[3]);
+
+#endif
