@@ -1,0 +1,269 @@
+/* kernels/pointwise.cu
+ *
+ * What is done number by number: activations, copies, embeddings, and the squared error of a lane.
+ *
+ * Idea. A thread takes one number, or one 16-byte piece where everything lies so; lanes are grid.y. Contents that only
+ * a kernel can see (ids, maps) are checked where they are used: what cannot be used is reported through complain() and
+ * not touched.
+ *
+ * P4: a number follows from its own inputs. A loss is summed by one block, in double: thread t takes numbers t,
+ * t + THREADS, ..., then a tree of fixed form.
+ */
+#include "kernels/cuda.h"
+
+namespace
+{
+
+enum { THREADS = 256 };
+
+__device__ int64_t thread_number()
+{
+    return (int64_t)blockIdx.x * THREADS + threadIdx.x;
+}
+
+dim3 grid_over(int64_t items, int64_t lanes)
+{
+    return dim3((unsigned)blocks_for(items, THREADS), (unsigned)lanes);
+}
+
+/* ------------------------------------------------------------------------------------------------ act */
+
+struct act_args {
+    struct view<float> y, x;
+    enum act act;
+};
+
+__device__ float activated(float x, enum act act)
+{
+    switch (act) {
+    case ACT_SILU:
+        return x / (1 + expf(-x));
+    case ACT_GELU:
+        return 0.5f * x * (1 + erff(x * 0.70710678f));
+    case ACT_QUICK_GELU:
+        return x / (1 + expf(-1.702f * x));
+    default:
+        return x;
+    }
+}
+
+__global__ void __launch_bounds__(THREADS) activate(const struct act_args a)
+{
+    int64_t i = thread_number();
+    int position = (int)(i / a.y.channels), channel = (int)(i % a.y.channels), lane = (int)blockIdx.y;
+    if (position < a.y.positions)
+        row_of(a.y, lane, position)[channel] = activated(row_of(a.x, lane, position)[channel], a.act);
+}
+
+/* ------------------------------------------------------------------------------------------------ copy */
+
+/* Strides and channels count pieces of T. */
+template <class T> struct copy_args {
+    struct view<T> y, x;
+    struct view<int32_t> map;
+    int source_lanes;
+    struct complaint *complaint;
+};
+
+/* The lane of `lanes` that lane `lane` reads, or -1, said once, by the block's first thread. */
+__device__ int lane_to_read(const struct view<int32_t> &map, int lane, int lanes, struct complaint *complaint)
+{
+    int from = mapped_lane(map, lane);
+    if (from >= 0 && from < lanes)
+        return from;
+    if (threadIdx.x == 0)
+        complain(complaint, STRAY_LANE, from);
+    return -1;
+}
+
+template <class T> __global__ void __launch_bounds__(THREADS) copy(const struct copy_args<T> a)
+{
+    int64_t i = thread_number();
+    int position = (int)(i / a.y.channels), channel = (int)(i % a.y.channels), lane = (int)blockIdx.y;
+    int from = lane_to_read(a.map, lane, a.source_lanes, a.complaint);
+    if (from >= 0 && position < a.y.positions)
+        row_of(a.y, lane, position)[channel] = row_of(a.x, from, position)[channel];
+}
+
+/* Both tensors in pieces of T. */
+template <class T> void copy_pieces(struct device *device, struct tensor y, struct tensor x, struct tensor map)
+{
+    struct copy_args<T> a = {
+        view_of<T>(y), view_of<T>(x), view_of<int32_t>(map), (int)x.lanes, cuda_of(device)->complaint
+    };
+    int64_t size = dtype_size(y.type), piece = (int64_t)sizeof(T);
+    for (struct view<T> *v : {&a.y, &a.x}) {
+        v->lane_stride = v->lane_stride * size / piece;
+        v->row_stride = v->row_stride * size / piece;
+        v->channels = (int)(v->channels * size / piece);
+    }
+    launch(device, "copy", copy<T>, grid_over((int64_t)a.y.positions * a.y.channels, y.lanes), THREADS, 0, a);
+}
+
+/* ------------------------------------------------------------------------------------------------ embeddings */
+
+struct table {
+    const float *rows;
+    const int32_t *place;
+    int count; /* of ids */
+};
+
+struct embed_args {
+    struct view<float> y;
+    struct view<const float> rows;
+    struct view<const int32_t> ids;
+    struct table table, positions;
+    int64_t first;
+    struct complaint *complaint;
+};
+
+/* A table's row for an id, NULL where there is none. */
+__device__ const float *find_row(const struct table &t, int id, int dim)
+{
+    int place = id >= 0 && id < t.count ? t.place[id] : -1;
+    return place < 0 ? NULL : t.rows + (int64_t)place * dim;
+}
+
+/* Block: one position of one lane. */
+__global__ void __launch_bounds__(THREADS) embed(const struct embed_args a)
+{
+    int position = (int)blockIdx.x, lane = (int)blockIdx.y, dim = a.y.channels, id = *row_of(a.ids, lane, position);
+    const float *word = NULL, *place = find_row(a.positions, position, dim);
+    if (id < a.first)
+        word = find_row(a.table, id, dim);
+    else if (id - a.first < a.rows.positions)
+        word = row_of(a.rows, lane, (int)(id - a.first));
+    if (!word || !place) {
+        if (threadIdx.x == 0)
+            complain(a.complaint, STRAY_ID, word ? position : id);
+        return;
+    }
+    for (int c = (int)threadIdx.x; c < dim; c += THREADS)
+        row_of(a.y, lane, position)[c] = word[c] + place[c];
+}
+
+struct table table_of(const struct weight *w)
+{
+    return {w->rows, w->place, w->place ? (int)w->out : 0};
+}
+
+struct timestep_args {
+    struct view<float> y, t;
+    bool flip_sin_to_cos;
+    float shift;
+};
+
+/* As the CPU device: e_j = exp(-log(10000) j / (half - shift)), then sin and cos of t e_j, each in double and rounded
+ * once. */
+__global__ void __launch_bounds__(THREADS) embed_timestep(const struct timestep_args a)
+{
+    int j = (int)thread_number(), lane = (int)blockIdx.y, half = a.y.channels / 2;
+    float *to = row_of(a.y, lane, 0);
+    if (j == half && a.y.channels % 2)
+        to[a.y.channels - 1] = 0;
+    if (j >= half)
+        return;
+    float exponent = -9.210340371976184f * (float)j / ((float)half - a.shift);
+    float angle = *row_of(a.t, lane, 0) * (float)exp((double)exponent);
+    to[a.flip_sin_to_cos ? half + j : j] = (float)sin((double)angle);
+    to[a.flip_sin_to_cos ? j : half + j] = (float)cos((double)angle);
+}
+
+/* ------------------------------------------------------------------------------------------------ loss */
+
+enum { LOSS_THREADS = 1024 };
+
+struct loss_args {
+    struct view<double> slots;
+    struct view<const float> pred, target;
+    struct view<int32_t> map;
+    int target_lanes;
+    struct complaint *complaint;
+};
+
+struct loss_shared {
+    double of_warp[32];
+};
+
+__device__ double sum_over_warp(double x)
+{
+    for (int lanes = 16; lanes > 0; lanes /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, lanes);
+    return x;
+}
+
+/* Block: one lane. */
+__global__ void __launch_bounds__(LOSS_THREADS) mean_squared_error(const struct loss_args a)
+{
+    extern __shared__ __align__(16) unsigned char shared_memory[];
+    struct loss_shared *s = (struct loss_shared *)shared_memory;
+    int lane = (int)blockIdx.x, thread = (int)threadIdx.x, channels = a.pred.channels;
+    int from = lane_to_read(a.map, lane, a.target_lanes, a.complaint);
+    if (from < 0)
+        return;
+    int64_t numbers = (int64_t)a.pred.positions * channels;
+    double sum = 0;
+    for (int64_t i = thread; i < numbers; i += LOSS_THREADS) {
+        int position = (int)(i / channels), channel = (int)(i % channels);
+        double away =
+            (double)row_of(a.pred, lane, position)[channel] - (double)row_of(a.target, from, position)[channel];
+        sum = fma(away, away, sum);
+    }
+    sum = sum_over_warp(sum);
+    if (thread % 32 == 0)
+        s->of_warp[thread / 32] = sum;
+    __syncthreads();
+    if (thread >= 32)
+        return;
+    sum = sum_over_warp(s->of_warp[thread]);
+    if (thread == 0)
+        *row_of(a.slots, lane, 0) = sum / (double)numbers;
+}
+
+} // namespace
+
+/* ------------------------------------------------------------------------------------------------ launching */
+
+void cuda_act(struct device *device, struct tensor y, struct tensor x, enum act act)
+{
+    struct act_args a = {view_of<float>(y), view_of<float>(x), act};
+    launch(device, "activate", activate, grid_over((int64_t)a.y.positions * a.y.channels, y.lanes), THREADS, 0, a);
+}
+
+/* The widest piece that addresses, strides and channels are multiples of. */
+void cuda_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map)
+{
+    uint64_t size = (uint64_t)dtype_size(y.type), all = 0;
+    for (const struct tensor *t : {&y, &x})
+        all |= (uint64_t)(uintptr_t)tensor_data(*t) | ((uint64_t)t->lane_stride | (uint64_t)t->row_stride) * size;
+    all |= (uint64_t)y.channels * size;
+    if (all % 16 == 0)
+        copy_pieces<int4>(device, y, x, map);
+    else if (all % 4 == 0)
+        copy_pieces<int32_t>(device, y, x, map);
+    else
+        copy_pieces<uint8_t>(device, y, x, map);
+}
+
+void cuda_embed(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
+                const struct weight *positions, struct tensor rows, int64_t first)
+{
+    struct embed_args a = {view_of<float>(y),         view_of<const float>(rows), view_of<const int32_t>(ids),
+                           table_of(table),           table_of(positions),        first,
+                           cuda_of(device)->complaint};
+    launch(device, "embed", embed, dim3((unsigned)a.y.positions, (unsigned)y.lanes), THREADS, 0, a);
+}
+
+void cuda_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift)
+{
+    struct timestep_args a = {view_of<float>(y), view_of<float>(t), flip_sin_to_cos, shift};
+    launch(device, "embed_timestep", embed_timestep, grid_over(y.channels / 2 + 1, y.lanes), THREADS, 0, a);
+}
+
+void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
+{
+    struct loss_args a = {view_of<double>(slots), view_of<const float>(pred), view_of<const float>(target),
+                          view_of<int32_t>(map),  (int)target.lanes,          cuda_of(device)->complaint};
+    launch(device, "mean_squared_error", mean_squared_error, dim3((unsigned)pred.lanes), LOSS_THREADS,
+           sizeof(struct loss_shared), a);
+}
