@@ -137,6 +137,47 @@ def test_int8_weights_are_quantos(op, kind):
     agree(op("conv", codes, channels=30, pad=1, bits=32), theirs)
 
 
+FOUR_BITS = [(64, 256, 1), (30, 10, 3), (50, 64, 3), (37, 96, 3), (20, 33, 3), (26, 200, 1), (1, 256, 1), (1, 40, 3), (1, 90, 1)]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("outer, inner, kernel", FOUR_BITS)
+def test_four_bit_weights_are_quantos(op, kind, outer, inner, kernel):
+    """Groups that end within a channel's taps, rows without groups, single rows; codes made at load, as in a file, or widened."""
+    from test_quantize_weight import quantos4
+
+    x, w = torch.randn(3, 5, 6, inner), (torch.randn(outer, inner, kernel, kernel) / (inner * kernel**2) ** 0.5).to(kind)
+    four, numbers = quantos4(w), dict(channels=outer, pad=kernel // 2)
+    file = {"x": x, "weight": four._data._data, "scale": four._scale, "shift": four._shift}
+    alone = outer == 1 and four._group_size is None
+    shape = dict(out=outer, kernel=kernel, cycle=four._scale.numel() if alone else 0, **{"in": inner})
+    four._scale, four._shift = four._scale.float(), four._shift.float()
+    theirs = nhwc(F.conv2d(nchw(x), four.dequantize(), padding=kernel // 2))
+    ours = op("conv", file, bits=4, **numbers, **shape)
+    agree(ours, theirs)
+    assert torch.equal(ours, op("conv", file, bits=32, **numbers, **shape))
+    if not alone:  # which at load is left as it is
+        assert torch.equal(ours, op("conv", {"x": x, "weight": w}, bits=4, **numbers))
+    half = 2e-3 if kind == torch.float16 else 2e-2
+    agree(op("conv", file, bits=16, **numbers, **shape), theirs, half)
+
+
+def test_gated_four_bit_layers(op):
+    from test_quantize_weight import quantos4
+
+    x, w, b = torch.randn(3, 1, 9, 256), torch.randn(52, 256) / 16, torch.randn(52)
+    value, gate = F.linear(x, quantos4(w).dequantize(), b).chunk(2, -1)
+    agree(op("linear", {"x": x, "weight": w, "bias": b}, channels=26, act=GEGLU, gated=1, bits=4), value * F.gelu(gate))
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_codes_do_not_become_codes_of_other_bits(op, bits):
+    w = {8: torch.zeros(2, 40, dtype=torch.uint8), 4: torch.zeros(4, 40, dtype=torch.int8)}[bits]
+    file = {"x": torch.zeros(1, 1, 1, 40), "weight": w, "scale": torch.ones(4), "shift": torch.ones(4)}
+    with pytest.raises(AssertionError, match=f"is quantized to {12 - bits} bits; {bits} bits are made from"):
+        op("linear", file, channels=4, bits=bits, out=4, **{"in": 40})
+
+
 # ---------------------------------------------------------------------------------------------------- attention
 
 
@@ -240,9 +281,9 @@ def test_every_instruction_set_agrees(op, isa):
     if isa != "generic" and {"avx2": "avx2", "avx512": "avx512bw"}[isa] not in flags:
         pytest.skip(f"no {isa} here")
     x, w = torch.randn(3, 6, 7, 37), torch.randn(26, 37, 3, 3) / 18
-    for bits in (32, 16, 8):
+    for bits in (32, 16, 8, 4):
         ours = op("conv", {"x": x, "weight": w}, isa, channels=26, pad=1, bits=bits)
-        agree(ours, nhwc(F.conv2d(nchw(x), w, padding=1)), within={32: 2e-6, 16: 1e-3, 8: 3e-2}[bits])
+        agree(ours, nhwc(F.conv2d(nchw(x), w, padding=1)), within={32: 2e-6, 16: 1e-3, 8: 3e-2, 4: 0.3}[bits])
     w = torch.randn(26, 37) / 6
     value, gate = F.linear(x, w).chunk(2, -1)
     agree(op("linear", {"x": x, "weight": w}, isa, channels=13, act=GEGLU, gated=1), value * F.gelu(gate))

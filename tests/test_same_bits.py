@@ -47,7 +47,7 @@ def test_two_sides(tmp_path):
     assert train(tmp_path / "3", 3, 1, **changes) == one
 
 
-@pytest.mark.parametrize("bits", [16, 32])
+@pytest.mark.parametrize("bits", [4, 16, 32])
 def test_other_weights(tmp_path, bits):
     changes = dict(SHORT, optim__steps=4, quant__bits=bits)
     assert train(tmp_path / "1", 1, 1, **changes) == train(tmp_path / "2", 2, 2, **changes)
