@@ -1,9 +1,13 @@
 // The matrix instructions of host/kernels/ptx.h: asynchronous copies, ldmatrix and mma, with their documented demands
 // (PTX ISA: "cp.async", "ldmatrix", "mma.m16n8k16"). mma is where the time of a run goes: operands are decoded once per
-// warp, and sixteen rows are summed side by side, each in the order of k.
+// warp, and eight columns are summed side by side, each in the order of k with a fused multiply-add.
 #include <string.h>
+#if defined(__FMA__) && defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 #include "block.h"
+#include "host/kernels/ptx.h"
 #include "memory.h"
 #include "race.h"
 
@@ -90,126 +94,160 @@ void standin_load_matrices(uint32_t out[4], const void *row, bool transposed)
 
 /* ------------------------------------------------------------------------------------------------ mma */
 
-static inline float fused(float x, float y, float z)
+enum { MOST_TILES = 32 };
+
+// Words of two numbers: left [row][pair of k], right [pair of k][column], an order in which lanes write whole words.
+// Decoded: left [row][k], right [k][column]; sums [row][column].
+#if defined(__FMA__) && defined(__F16C__)
+
+static void decode_left(bool half, float (*out)[16], const uint32_t (*in)[8])
 {
-#ifdef __FMA__
-    return __builtin_fmaf(x, y, z);
+    for (int row = 0; row < 16; row++)
+        for (int i = 0; i < 8; i += 4) {
+            __m128i w = _mm_loadu_si128((const __m128i *)&in[row][i]);
+            __m256 x = half ? _mm256_cvtph_ps(w) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(w), 16));
+            _mm256_storeu_ps(&out[row][2 * i], x);
+        }
+}
+
+// Eight 32-bit numbers below 65536, as halves.
+static inline __m256 from_halves(__m256i w)
+{
+    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
+}
+
+static void decode_right(bool half, float (*out)[8], const uint32_t (*in)[8])
+{
+    for (int i = 0; i < 8; i++) {
+        __m256i w = _mm256_loadu_si256((const __m256i *)in[i]);
+        __m256i even = _mm256_slli_epi32(w, 16), odd = _mm256_andnot_si256(_mm256_set1_epi32(0xffff), w);
+        _mm256_storeu_ps(out[2 * i], half ? from_halves(_mm256_srli_epi32(even, 16)) : _mm256_castsi256_ps(even));
+        _mm256_storeu_ps(out[2 * i + 1], half ? from_halves(_mm256_srli_epi32(odd, 16)) : _mm256_castsi256_ps(odd));
+    }
+}
+
+static void multiply(float (*sum)[8], const float (*left)[16], const float (*right)[8])
+{
+    enum { ROWS = 8 }; // whose sums stay in registers
+    for (int first = 0; first < 16; first += ROWS) {
+        __m256 s[ROWS];
+        for (int i = 0; i < ROWS; i++)
+            s[i] = _mm256_loadu_ps(sum[first + i]);
+        for (int k = 0; k < 16; k++) {
+            __m256 w = _mm256_loadu_ps(right[k]);
+            for (int i = 0; i < ROWS; i++)
+                s[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(&left[first + i][k]), w, s[i]);
+        }
+        for (int i = 0; i < ROWS; i++)
+            _mm256_storeu_ps(sum[first + i], s[i]);
+    }
+}
+
 #else
-    return x * y + z;
+
+static float2 decode(bool half, uint32_t word)
+{
+    return half ? unpack_two<HALF>(word) : unpack_two<BFLOAT>(word);
+}
+
+static void decode_left(bool half, float (*out)[16], const uint32_t (*in)[8])
+{
+    for (int row = 0; row < 16; row++)
+        for (int i = 0; i < 8; i++) {
+            float2 two = decode(half, in[row][i]);
+            out[row][2 * i] = two.x;
+            out[row][2 * i + 1] = two.y;
+        }
+}
+
+static void decode_right(bool half, float (*out)[8], const uint32_t (*in)[8])
+{
+    for (int i = 0; i < 8; i++)
+        for (int column = 0; column < 8; column++) {
+            float2 two = decode(half, in[i][column]);
+            out[2 * i][column] = two.x;
+            out[2 * i + 1][column] = two.y;
+        }
+}
+
+static void multiply(float (*sum)[8], const float (*left)[16], const float (*right)[8])
+{
+    for (int row = 0; row < 16; row++)
+        for (int k = 0; k < 16; k++)
+            for (int column = 0; column < 8; column++)
+                sum[row][column] = fmaf(left[row][k], right[k][column], sum[row][column]);
+}
+
 #endif
-}
 
-// Written so that a compiler can do many at once, subnormal numbers too.
-static inline void decode_halves(float *out, const uint16_t *in, int count)
+static void collect_left(const struct warp &w, uint32_t (*out)[8])
 {
-    for (int i = 0; i < count; i++) {
-        uint32_t h = in[i], rest = h & 0x7fff, bits;
-        float small = (float)(int32_t)(h & 0x3ff) * 0x1p-24f;
-        memcpy(&bits, &small, 4);
-        bits = rest < 0x400 ? bits : (rest << 13) + (rest < 0x7c00 ? 0x38000000u : 0x70000000u);
-        bits |= (h & 0x8000) << 16;
-        memcpy(&out[i], &bits, 4);
-    }
-}
-
-static inline void decode_bfloats(float *out, const uint16_t *in, int count)
-{
-    for (int i = 0; i < count; i++) {
-        uint32_t bits = (uint32_t)in[i] << 16;
-        memcpy(&out[i], &bits, 4);
-    }
-}
-
-static void decode(bool half, float *out, const uint16_t *in, int count)
-{
-    if (half)
-        decode_halves(out, in, count);
-    else
-        decode_bfloats(out, in, count);
-}
-
-// The left factor, [k][row].
-static void left_factor(const struct warp &w, bool half, float (*out)[16])
-{
-    uint16_t bits[16][16];
     for (int lane = 0; lane < LANES; lane++) {
         int g = lane / 4, t = lane % 4;
         const uint32_t *a = (const uint32_t *)w.offers[lane].in[1];
-        for (int i = 0; i < 4; i++) {
-            int row = g + 8 * (i & 1), k = 2 * t + 8 * (i >> 1);
-            bits[k][row] = (uint16_t)a[i];
-            bits[k + 1][row] = (uint16_t)(a[i] >> 16);
-        }
+        out[g][t] = a[0];
+        out[g + 8][t] = a[1];
+        out[g][t + 4] = a[2];
+        out[g + 8][t + 4] = a[3];
     }
-    decode(half, out[0], bits[0], 256);
 }
 
-// One tile of the right factor, [column][k].
-static void right_factor(const struct warp &w, bool half, int tile, float (*out)[16])
+static void collect_right(const struct warp &w, int tile, uint32_t (*out)[8])
 {
-    uint32_t bits[8][8];
     for (int lane = 0; lane < LANES; lane++) {
         int g = lane / 4, t = lane % 4;
         const uint32_t *b = (const uint32_t *)w.offers[lane].in[2] + 2 * tile;
-        bits[g][t] = b[0];
-        bits[g][t + 4] = b[1];
-    }
-    decode(half, out[0], (const uint16_t *)bits, 128);
-}
-
-static void multiply(float (*__restrict sum)[16], const float (*__restrict a)[16], const float (*__restrict b)[16])
-{
-    enum { COLUMNS = 4 }; // as many sums as stay in registers
-    for (int first = 0; first < 8; first += COLUMNS) {
-        float s[COLUMNS][16];
-        memcpy(s, sum[first], sizeof(s));
-        for (int k = 0; k < 16; k++)
-            for (int c = 0; c < COLUMNS; c++)
-                for (int row = 0; row < 16; row++)
-                    s[c][row] = fused(a[k][row], b[first + c][k], s[c][row]);
-        memcpy(sum[first], s, sizeof(s));
+        out[t][g] = b[0];
+        out[t + 4][g] = b[1];
     }
 }
 
-static void gather(const struct warp &w, int tile, float (*sum)[16])
+static void collect_sums(const struct warp &w, int tile, float (*sum)[8])
 {
     for (int lane = 0; lane < LANES; lane++) {
         int g = lane / 4, t = lane % 4;
         const float *acc = (const float *)w.offers[lane].in[0] + 4 * tile;
-        sum[2 * t][g] = acc[0];
-        sum[2 * t + 1][g] = acc[1];
-        sum[2 * t][g + 8] = acc[2];
-        sum[2 * t + 1][g + 8] = acc[3];
+        memcpy(&sum[g][2 * t], &acc[0], 8);
+        memcpy(&sum[g + 8][2 * t], &acc[2], 8);
     }
 }
 
-static void scatter(struct warp &w, int tile, const float (*sum)[16])
+static void hand_out_sums(struct warp &w, int tile, const float (*sum)[8])
 {
     for (int lane = 0; lane < LANES; lane++) {
         int g = lane / 4, t = lane % 4;
         float *acc = (float *)w.offers[lane].in[0] + 4 * tile;
-        acc[0] = sum[2 * t][g];
-        acc[1] = sum[2 * t + 1][g];
-        acc[2] = sum[2 * t][g + 8];
-        acc[3] = sum[2 * t + 1][g + 8];
+        memcpy(&acc[0], &sum[g][2 * t], 8);
+        memcpy(&acc[2], &sum[g + 8][2 * t], 8);
     }
 }
 
+// Everything is collected before anything is computed: a wide load right behind the narrow stores of its bytes would
+// have to wait for them.
 static void multiply_for_all(struct warp &w)
 {
     bool half = w.offers[0].word != 0;
-    float left[16][16], right[8][16], sum[8][16];
-    left_factor(w, half, left);
-    for (int tile = 0; tile < w.offers[0].argument; tile++) {
-        right_factor(w, half, tile, right);
-        gather(w, tile, sum);
-        multiply(sum, left, right);
-        scatter(w, tile, sum);
+    int tiles = w.offers[0].argument;
+    uint32_t left_words[16][8], right_words[MOST_TILES][8][8];
+    float left[16][16], right[16][8], sums[MOST_TILES][16][8];
+    collect_left(w, left_words);
+    for (int tile = 0; tile < tiles; tile++) {
+        collect_right(w, tile, right_words[tile]);
+        collect_sums(w, tile, sums[tile]);
     }
+    decode_left(half, left, left_words);
+    for (int tile = 0; tile < tiles; tile++) {
+        decode_right(half, right, right_words[tile]);
+        multiply(sums[tile], left, right);
+    }
+    for (int tile = 0; tile < tiles; tile++)
+        hand_out_sums(w, tile, sums[tile]);
 }
 
 void standin_mma(bool half, int tiles, float *acc, const uint32_t a[4], const uint32_t *b)
 {
+    if (tiles > MOST_TILES)
+        block_fault("mma_tile: %d tiles at a time", tiles);
     my_offer() = {half, tiles, {acc, (void *)a, (void *)b}};
     meet(MMA, true, multiply_for_all);
 }

@@ -25,7 +25,7 @@ static table &pinned_table()
     return t;
 }
 
-static const size_t PAGE = 4096, ALIGNMENT = 256; // cudaMalloc's own, Programming Guide, "Device Memory Accesses"
+static const size_t PAGE = 4096;
 
 int64_t device_limit()
 {
@@ -33,22 +33,39 @@ int64_t device_limit()
     return asked ? atoll(asked) : (int64_t)8 << 30;
 }
 
-static size_t room_of(size_t bytes)
-{
-    return (bytes + PAGE - 1) / PAGE * PAGE + PAGE; // and the gap behind
-}
+#ifdef STANDIN_ASAN
 
 uintptr_t device_range(size_t *bytes)
 {
-#ifdef STANDIN_ASAN
     *bytes = 0;
     return 0;
+}
+
+// cudaMalloc aligns to 256 (Programming Guide, "Device Memory Accesses").
+static void *take_device(size_t bytes)
+{
+    void *memory = NULL;
+    return posix_memalign(&memory, 256, bytes) == 0 ? memory : NULL;
+}
+
+static void give_device(void *memory, size_t)
+{
+    free(memory);
+}
+
 #else
+
+uintptr_t device_range(size_t *bytes)
+{
     static size_t reserved = 2 * (size_t)device_limit() + (64 << 20); // gaps and fragments
     static void *range = mmap(NULL, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     *bytes = range == MAP_FAILED ? 0 : reserved;
     return range == MAP_FAILED ? 0 : (uintptr_t)range;
-#endif
+}
+
+static size_t room_of(size_t bytes)
+{
+    return (bytes + PAGE - 1) / PAGE * PAGE + PAGE; // and the gap behind
 }
 
 // The first hole of the range that is wide enough; 0: none.
@@ -66,26 +83,18 @@ static uintptr_t find_hole(size_t room)
 
 static void *take_device(size_t bytes)
 {
-#ifdef STANDIN_ASAN
-    void *memory = NULL;
-    return posix_memalign(&memory, ALIGNMENT, bytes) == 0 ? memory : NULL;
-#else
     uintptr_t at = find_hole(room_of(bytes));
     if (!at || mprotect((void *)at, room_of(bytes) - PAGE, PROT_READ | PROT_WRITE) != 0)
         return NULL;
     return (void *)at;
-#endif
 }
 
 static void give_device(void *memory, size_t bytes)
 {
-#ifdef STANDIN_ASAN
-    (void)bytes;
-    free(memory);
-#else
     mmap(memory, room_of(bytes), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-#endif
 }
+
+#endif
 
 static void *enter(table &t, struct usage &u, void *memory, size_t bytes)
 {

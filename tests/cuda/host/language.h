@@ -13,6 +13,7 @@
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
+#include <initializer_list>
 
 #define __global__
 #define __device__
