@@ -36,7 +36,7 @@ struct complaint {
     int value;
 };
 
-enum what { CONTENT, STRAY_ID, STRAY_LANE };
+enum what { CONTENT, STRAY_ID, STRAY_LANE, STRAY_CHOICE };
 
 __device__ static inline void complain(struct complaint *c, enum what what, int value)
 {
@@ -67,6 +67,9 @@ static void launch(struct device *device, const char *name, void (*kernel)(Args)
     if (code != cudaSuccess)
         device_fail(device, cuda_error(code, name));
 }
+
+/* A block's shared memory: as many bytes as its launch asked for. */
+extern __shared__ __align__(16) unsigned char shared_memory[];
 
 /* A tensor as a kernel sees it. Strides count numbers. */
 template <class T> struct view {
@@ -115,5 +118,13 @@ void cuda_embed(struct device *device, struct tensor y, struct tensor ids, const
                 const struct weight *positions, struct tensor rows, int64_t first);
 void cuda_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
 void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
+
+/* step.cu */
+void cuda_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);
+void cuda_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
+                const struct noising *n);
+void cuda_perturb(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
+                  struct tensor which, double eps);
+void cuda_update(struct device *device, const struct update *u);
 
 #endif

@@ -116,6 +116,8 @@ static struct error complaint_error(struct complaint c)
 {
     if (c.what == STRAY_ID)
         return error_failed("op_embed: token id %d has no row", c.value);
+    if (c.what == STRAY_CHOICE)
+        return error_failed("a step chose picture, timestep or direction %d, which is not there", c.value);
     return error_failed("a map names lane %d, which is not there", c.value);
 }
 
@@ -250,11 +252,37 @@ static void close_device(struct device *device)
     memory_free(o);
 }
 
-static const struct device_ops ops = {
-    close_device,   wait,     take,      give,         left,          upload,      run,       forget,
-    activations,    place,    pack,      write_tensor, read_tensor,   cuda_linear, cuda_conv, cuda_norm,
-    cuda_attention, cuda_act, cuda_copy, cuda_embed,   cuda_timestep, cuda_loss,
-};
+static const struct device_ops *table()
+{
+    static struct device_ops ops;
+    ops.close = close_device;
+    ops.wait = wait;
+    ops.memory = take;
+    ops.memory_free = give;
+    ops.memory_left = left;
+    ops.upload = upload;
+    ops.run = run;
+    ops.forget = forget;
+    ops.activations = activations;
+    ops.weight_place = place;
+    ops.weight_pack = pack;
+    ops.write = write_tensor;
+    ops.read = read_tensor;
+    ops.linear = cuda_linear;
+    ops.conv = cuda_conv;
+    ops.norm = cuda_norm;
+    ops.attention = cuda_attention;
+    ops.act = cuda_act;
+    ops.copy = cuda_copy;
+    ops.embed = cuda_embed;
+    ops.timestep = cuda_timestep;
+    ops.loss = cuda_loss;
+    ops.draw = cuda_draw;
+    ops.noise = cuda_noise;
+    ops.perturb = cuda_perturb;
+    ops.update = cuda_update;
+    return &ops;
+}
 
 /* Is there a driver, new enough, with a GPU to show? */
 static struct error find_gpus(int *count)
@@ -302,7 +330,7 @@ struct error cuda_open(struct device **device, int index, int threads)
     struct opened *o = (struct opened *)memory_take(1, sizeof *o);
     if (!o)
         return error_memory("the device");
-    o->cuda.device.ops = &ops;
+    o->cuda.device.ops = table();
     o->cuda.index = index % count;
     struct error e = open_parts(o, threads);
     if (e.code != ERROR_NONE) {

@@ -128,7 +128,6 @@ struct apply_shared {
 /* Block: up to SLAB channels of one chunk of one lane. A thread keeps its channels and walks down the rows. */
 template <int V> __global__ void __launch_bounds__(THREADS) group_apply(const struct group_args a)
 {
-    extern __shared__ __align__(16) unsigned char shared_memory[];
     struct apply_shared *s = (struct apply_shared *)shared_memory;
     int chunk = (int)blockIdx.x, lane = (int)blockIdx.z, slab = (int)blockIdx.y * SLAB;
     int width = min(SLAB, a.x.channels - slab), first = slab / a.size, last = (slab + width - 1) / a.size;

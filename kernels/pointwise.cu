@@ -195,7 +195,6 @@ __device__ double sum_over_warp(double x)
 /* Block: one lane. */
 __global__ void __launch_bounds__(LOSS_THREADS) mean_squared_error(const struct loss_args a)
 {
-    extern __shared__ __align__(16) unsigned char shared_memory[];
     struct loss_shared *s = (struct loss_shared *)shared_memory;
     int lane = (int)blockIdx.x, thread = (int)threadIdx.x, channels = a.pred.channels;
     int from = lane_to_read(a.map, lane, a.target_lanes, a.complaint);

@@ -263,7 +263,6 @@ __global__ void __launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THRE
 {
     using shape = tile_shape<O, W, ROWS, COLUMNS, ALIGNED>;
     const int STAGES = shape::STAGES, THREADS = shape::THREADS, TALL = shape::WARP_ROWS / 16;
-    extern __shared__ __align__(16) unsigned char shared_memory[];
     auto *stages = (struct stage<W, ROWS, COLUMNS> *)shared_memory;
     int row_tile = (int)blockIdx.x / a.column_tiles, column_tile = (int)blockIdx.x - row_tile * a.column_tiles;
     int first_row = row_tile * ROWS, first_column = column_tile * COLUMNS, total = a.taps * a.chunks;

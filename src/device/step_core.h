@@ -52,11 +52,11 @@ STEP_INLINE double step_slope(const double *losses, int64_t i, int64_t n, int64_
 
 /* Adam as torch.optim.Adam computes it in float: m by lerp from the nearer end, then v, then the step. rate =
  * -lr / (1 - beta1^t), root = sqrt(1 - beta2^t). */
-struct step_adam {
+struct step_betas {
     float weight1, weight2, beta2, eps; /* 1 - beta1, 1 - beta2 */
 };
 
-STEP_INLINE void step_adam(const struct step_adam *a, float rate, float root, double gradient, float *e, float *m,
+STEP_INLINE void step_adam(const struct step_betas *a, float rate, float root, double gradient, float *e, float *m,
                            float *v)
 {
     float g = (float)gradient;

@@ -92,7 +92,7 @@ void cpu_update(struct device *device, const struct update *u)
     (void)device;
     int64_t dim = tensor_positions(u->embedding) * u->embedding.channels;
     const double *rates = tensor_data(u->rates);
-    const struct step_adam adam = {u->weight1, u->weight2, u->beta2, u->adam_eps};
+    const struct step_betas adam = {u->weight1, u->weight2, u->beta2, u->adam_eps};
     double *gradient = tensor_data(u->gradient);
     float *e = tensor_data(u->embedding), *m = tensor_data(u->m), *v = tensor_data(u->v);
     estimate(u, rates[0], gradient, dim);

@@ -1,0 +1,253 @@
+/* kernels/step.cu
+ *
+ * A training step's own ops: draws, noisy pictures, perturbed rows, and the update.
+ *
+ * Idea. Everything here is small beside the networks, but on the host it would cut the step in two. The arithmetic is
+ * that of base/rng_core.h and device/step_core.h, the same lines that the CPU runs; compiled with -fmad=false, so that
+ * both round alike. The update is one block: its sums (a projection onto some hundred directions) need barriers more
+ * than breadth.
+ */
+#include "base/rng_core.h"
+#include "device/step_core.h"
+#include "kernels/cuda.h"
+
+enum { THREADS = 256 };
+
+/* ------------------------------------------------------------------------------------------------ draws */
+
+struct draw_args {
+    float *y;
+    const int64_t *step;
+    int64_t numbers; /* of a lane */
+    uint64_t seed;
+    uint32_t stream;
+};
+
+/* A thread draws a block of four; a lane is a stream. */
+__global__ void draw_kernel(const struct draw_args a)
+{
+    int64_t block = (int64_t)blockIdx.x * THREADS + threadIdx.x, first = block * 4;
+    if (first >= a.numbers)
+        return;
+    uint32_t words[4];
+    float normals[4];
+    rng_block(a.seed, (uint64_t)*a.step, a.stream + blockIdx.y, (uint32_t)block, words);
+    rng_normal_pair(words, normals);
+    rng_normal_pair(words + 2, normals + 2);
+    for (int64_t i = 0; i < 4 && first + i < a.numbers; i++)
+        a.y[blockIdx.y * a.numbers + first + i] = normals[i];
+}
+
+void cuda_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream)
+{
+    const struct draw_args a = {(float *)tensor_data(y), (const int64_t *)tensor_data(step), y.lane_stride, seed, stream};
+    dim3 grid((unsigned)blocks_for(a.numbers, 4 * THREADS), (unsigned)y.lanes);
+    launch(device, "op_draw", draw_kernel, grid, THREADS, 0, a);
+}
+
+/* ------------------------------------------------------------------------------------------------ noisy pictures */
+
+struct noise_args {
+    float *noisy, *target, *timesteps;
+    const float *moments, *posterior, *noise, *levels;
+    const int32_t *choice;
+    int64_t positions;
+    int channels, rows, levels_count, batch;
+    float scaling;
+    bool velocity;
+    struct complaint *complaint;
+};
+
+/* A thread makes one number of one picture. */
+__global__ void noise_kernel(const struct noise_args a)
+{
+    int64_t numbers = a.positions * a.channels, i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    const int32_t *choice = a.choice + blockIdx.y * 3;
+    int row = choice[0], timestep = choice[1], place = choice[2];
+    if (row < 0 || row >= a.rows || timestep < 0 || timestep >= a.levels_count || place < 0 || place >= a.batch) {
+        complain(a.complaint, STRAY_CHOICE, row);
+        return;
+    }
+    if (i == 0)
+        a.timesteps[blockIdx.y] = (float)timestep;
+    if (i >= numbers)
+        return;
+    int64_t position = i / a.channels, channel = i - position * a.channels;
+    const float *moments = a.moments + (row * a.positions + position) * 2 * a.channels + channel;
+    step_noise(moments[0], moments[a.channels], a.posterior[place * numbers + i], a.noise[place * numbers + i],
+               a.scaling, a.levels[2 * timestep], a.levels[2 * timestep + 1], a.velocity,
+               a.noisy + blockIdx.y * numbers + i, a.target + blockIdx.y * numbers + i);
+}
+
+void cuda_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
+                const struct noising *n)
+{
+    struct noise_args a = {};
+    a.noisy = (float *)tensor_data(noisy);
+    a.target = (float *)tensor_data(target);
+    a.timesteps = (float *)tensor_data(timesteps);
+    a.moments = (const float *)tensor_data(n->moments);
+    a.posterior = (const float *)tensor_data(n->posterior);
+    a.noise = (const float *)tensor_data(n->noise);
+    a.levels = (const float *)tensor_data(n->levels);
+    a.choice = (const int32_t *)tensor_data(n->choice);
+    a.positions = noisy.height * noisy.width;
+    a.channels = (int)noisy.channels;
+    a.rows = (int)n->moments.lanes;
+    a.levels_count = (int)n->levels.lanes;
+    a.batch = (int)n->noise.lanes;
+    a.scaling = n->scaling;
+    a.velocity = n->velocity;
+    a.complaint = cuda_of(device)->complaint;
+    dim3 grid((unsigned)blocks_for(noisy.lane_stride, THREADS), (unsigned)noisy.lanes);
+    launch(device, "op_noise", noise_kernel, grid, THREADS, 0, a);
+}
+
+/* ------------------------------------------------------------------------------------------------ perturbed rows */
+
+struct perturb_args {
+    float *rows;
+    const float *embedding, *directions;
+    const int32_t *which;
+    int64_t dim;
+    int count; /* of directions */
+    double eps;
+    struct complaint *complaint;
+};
+
+__global__ void perturb_kernel(const struct perturb_args a)
+{
+    int64_t k = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    int which = a.which[blockIdx.y], i = which < 0 ? -which : which;
+    if (i > a.count) {
+        complain(a.complaint, STRAY_CHOICE, which);
+        return;
+    }
+    if (k >= a.dim)
+        return;
+    float e = a.embedding[k];
+    a.rows[blockIdx.y * a.dim + k] =
+        i == 0 ? e : step_perturb(e, which < 0 ? -a.eps : a.eps, a.directions[(i - 1) * a.dim + k]);
+}
+
+void cuda_perturb(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
+                  struct tensor which, double eps)
+{
+    const struct perturb_args a = {(float *)tensor_data(rows),
+                                   (const float *)tensor_data(embedding),
+                                   (const float *)tensor_data(directions),
+                                   (const int32_t *)tensor_data(which),
+                                   embedding.lane_stride,
+                                   (int)directions.lanes,
+                                   eps,
+                                   cuda_of(device)->complaint};
+    dim3 grid((unsigned)blocks_for(a.dim, THREADS), (unsigned)rows.lanes);
+    launch(device, "op_perturb", perturb_kernel, grid, THREADS, 0, a);
+}
+
+/* ------------------------------------------------------------------------------------------------ update */
+
+enum { UPDATE_THREADS = 512, WARPS = UPDATE_THREADS / 32, AT_ONCE = 256 };
+
+struct update_args {
+    float *embedding, *m, *v;
+    double *gradient;
+    const double *slots, *rates;
+    const float *directions, *noise;
+    const int32_t *noise_rows;
+    int64_t dim;
+    int n, sides, batch, most_rows;
+    double eps;
+    struct step_betas adam;
+};
+
+/* Factors of as many directions as one sweep over the gradient takes. */
+struct update_memory {
+    double factors[AT_ONCE];
+};
+
+/* gradient[k] += sum_i sign factors[i] rows[i][k], in the order of i. A thread keeps to its own k. */
+__device__ static void add_rows(const struct update_args &a, const struct update_memory &s, const float *rows, int count,
+                                double sign)
+{
+    for (int64_t k = threadIdx.x; k < a.dim; k += UPDATE_THREADS) {
+        double g = a.gradient[k];
+        for (int i = 0; i < count; i++)
+            g += sign * s.factors[i] * (double)rows[i * a.dim + k];
+        a.gradient[k] = g;
+    }
+}
+
+__device__ static void estimate(const struct update_args &a, struct update_memory &s)
+{
+    for (int64_t k = threadIdx.x; k < a.dim; k += UPDATE_THREADS)
+        a.gradient[k] = 0;
+    for (int first = 0; first < a.n; first += AT_ONCE) {
+        int count = min(AT_ONCE, a.n - first), i = (int)threadIdx.x;
+        __syncthreads();
+        if (i < count)
+            s.factors[i] = step_slope(a.slots, first + i + 1, a.n, a.sides, a.batch, a.eps, a.rates[0]);
+        __syncthreads();
+        add_rows(a, s, a.directions + first * a.dim, count, 1);
+    }
+}
+
+/* A warp sums along one direction: every lane its own numbers, then lanes by halves. */
+__device__ static double along(const struct update_args &a, const float *row)
+{
+    double sum = 0;
+    for (int64_t k = threadIdx.x % 32; k < a.dim; k += 32)
+        sum += a.gradient[k] * (double)row[k];
+    for (int half = 16; half > 0; half /= 2)
+        sum += __shfl_xor_sync(0xffffffffu, sum, half);
+    return sum;
+}
+
+/* The directions are orthonormal: some at once is the same as one after the other. */
+__device__ static void project(const struct update_args &a, struct update_memory &s)
+{
+    int rows = min(*a.noise_rows, a.most_rows);
+    for (int first = 0; first < rows; first += AT_ONCE) {
+        int count = min(AT_ONCE, rows - first);
+        const float *noise = a.noise + first * a.dim;
+        __syncthreads(); // the gradient is whole, the factors are free
+        for (int i = (int)threadIdx.x / 32; i < count; i += WARPS) {
+            double factor = along(a, noise + i * a.dim);
+            if (threadIdx.x % 32 == 0)
+                s.factors[i] = factor;
+        }
+        __syncthreads();
+        add_rows(a, s, noise, count, -1);
+    }
+}
+
+__global__ void __launch_bounds__(UPDATE_THREADS) update_kernel(const struct update_args a)
+{
+    struct update_memory &s = *(struct update_memory *)shared_memory;
+    estimate(a, s);
+    project(a, s);
+    for (int64_t k = threadIdx.x; k < a.dim; k += UPDATE_THREADS)
+        step_adam(&a.adam, (float)a.rates[1], (float)a.rates[2], a.gradient[k], a.embedding + k, a.m + k, a.v + k);
+}
+
+void cuda_update(struct device *device, const struct update *u)
+{
+    struct update_args a = {};
+    a.embedding = (float *)tensor_data(u->embedding);
+    a.m = (float *)tensor_data(u->m);
+    a.v = (float *)tensor_data(u->v);
+    a.gradient = (double *)tensor_data(u->gradient);
+    a.slots = (const double *)tensor_data(u->slots);
+    a.rates = (const double *)tensor_data(u->rates);
+    a.directions = (const float *)tensor_data(u->directions);
+    a.noise = (const float *)tensor_data(u->noise);
+    a.noise_rows = (const int32_t *)tensor_data(u->noise_rows);
+    a.dim = u->embedding.lane_stride;
+    a.n = (int)u->directions.lanes;
+    a.sides = (int)u->sides;
+    a.batch = (int)u->batch;
+    a.most_rows = (int)u->noise.lanes;
+    a.eps = u->eps;
+    a.adam = {u->weight1, u->weight2, u->beta2, u->adam_eps};
+    launch(device, "op_update", update_kernel, dim3(1), UPDATE_THREADS, sizeof(struct update_memory), a);
+}
