@@ -2,6 +2,7 @@
 it, and everything that is right must pass, in every flavour and in every order of threads.
 
 Programs: BUILD/tests/cuda/selftest and its sisters under cuda-asan and cuda-race (cases: tests/cuda/selftest.cu)."""
+import functools
 import json
 import subprocess
 
@@ -16,6 +17,7 @@ ORDERS = ["forward", "backward", "shuffled:1", "shuffled:2"]
 @pytest.fixture(scope="session")
 def selftest():
     """Path of a flavour's selftest; those that are not built with everything else are built here."""
+    @functools.cache
     def path(flavour="cuda"):
         if flavour != "cuda":
             subprocess.run(["cmake", "--build", BUILD, "--target", f"{flavour}_selftest"], check=True, capture_output=True)
@@ -46,6 +48,7 @@ MEETINGS = {
     "barrier_for_some": "ends while 32 threads wait at __syncthreads",
     "barrier_after_end": "__syncthreads",
     "lanes_part": "while lanes of its warp wait at __shfl_xor_sync",
+    "far_from_device": "where there is nothing",
     "copy_crooked": "copy_async<16>: the addresses are not aligned",
     "copy_from_nowhere": "is not in device memory",
 }

@@ -1,6 +1,7 @@
 // Idea: block.h.
 #include "block.h"
 
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -77,6 +78,28 @@ void block_fault(const char *format, ...)
     running.failed = true;
     leave_kernel();
     abort(); // nobody continues a thread that failed
+}
+
+// A kernel's stray address is the kernel's fault; one of the host ends the process as ever.
+static void on_bad_address(int number, siginfo_t *info, void *)
+{
+    if (running.current)
+        block_fault("touches %p, where there is nothing", info->si_addr);
+    signal(number, SIG_DFL);
+}
+
+static void watch_addresses()
+{
+#ifndef STANDIN_ASAN
+    static bool watched;
+    struct sigaction action = {};
+    action.sa_sigaction = on_bad_address;
+    action.sa_flags = SA_SIGINFO | SA_NODEFER; // the handler is left by a switch of fibers
+    for (int number : {SIGSEGV, SIGBUS})
+        if (!watched)
+            sigaction(number, &action, NULL);
+    watched = true;
+#endif
 }
 
 static const char *const meeting_names[] = {"nowhere",       "__shfl_xor_sync", "__shfl_down_sync",
@@ -318,6 +341,7 @@ bool run_grid(const struct launch &l)
     running.failed = false;
     gridDim = l.grid;
     blockDim = l.block;
+    watch_addresses();
     lay_out_threads(l);
     fence_shared(l.shared);
     race_launch();

@@ -257,6 +257,12 @@ static __global__ void behind_device(const struct numbers a)
     a.out[a.count + (int)threadIdx.x] = 1;
 }
 
+static __global__ void far_from_device(const struct numbers a)
+{
+    int *nowhere = a.out - a.count * 1024 * 1024;
+    nowhere[threadIdx.x] = 1;
+}
+
 static __global__ void copy_not_waited_for(const struct numbers a)
 {
     extern __shared__ __align__(16) unsigned char shared_memory[];
@@ -715,6 +721,7 @@ static const struct wrong wrongs[] = {
     {"unwritten", unwritten, 1, 32, 128},
     {"behind_shared", behind_shared, 1, 32, 1024},
     {"behind_device", behind_device, 1, 32, 0},
+    {"far_from_device", far_from_device, 1, 32, 0},
     {"copy_not_waited_for", copy_not_waited_for, 1, 32, 128},
     {"copy_crooked", copy_crooked, 1, 32, 1024},
     {"copy_from_nowhere", copy_from_nowhere, 1, 32, 128},
