@@ -7,7 +7,8 @@
  * Two spellings of one layer are the same to the caller: text encoders with and without "text_model.", the VAE's
  * attention before and after diffusers 0.17 (query, key, value, proj_attn). A layer may be stored as numbers (X.weight)
  * or as optimum-quanto stores codes: of 8 bits (X.weight._data, X.weight._scale) or of 4 (X.weight._data._data,
- * X.weight._scale, X.weight._shift). Codes stay as they are, whatever bits are asked for; only 4 bits from 8 are refused.
+ * X.weight._scale, X.weight._shift). Codes stay as they are, whatever bits are asked for; only 4 bits from 8 are
+ * refused.
  */
 #ifndef ZOODIP_MODEL_WEIGHTS_H
 #define ZOODIP_MODEL_WEIGHTS_H
@@ -71,6 +72,6 @@ __attribute__((format(printf, 3, 4))) const struct weight *weights_norm(struct w
                                                                         const char *name, ...);
 /* An embedding table [rows, dim]; never quantized. */
 __attribute__((format(printf, 4, 5))) struct weight *weights_table(struct weights *w, int64_t rows, int64_t dim,
-                                                                         const char *name, ...);
+                                                                   const char *name, ...);
 
 #endif
