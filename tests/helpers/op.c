@@ -6,10 +6,10 @@
  *
  * Tensors: `x` [lanes, height, width, channels] and whichever the op needs of `k`, `v`, `map`, `target`, `rows`,
  * `lane_bias`, `residual` of the same form; `weight` [out, in, kh, kw], 4-bit codes as in a file or a table [rows,
- * dim], `scale`, `shift`, `bias`, `positions`; the result is `y` (height=, width=, channels= tell its shape where it is not x's). Numbers: bits, gated,
- * act, threads, device (1: the GPU), bfloat, stride, pad, up, groups, eps (in millionths), heads, causal, first, flip, shift, repeat (prints
- * GFLOP/s), slice (reads x as the middle of wider channels); of 4-bit codes
- * the shape that they do not tell: out, in, kernel, cycle.
+ * dim], `scale`, `shift`, `bias`, `positions`; the result is `y` (height=, width=, channels= tell its shape where it is
+ * not x's). Numbers: bits, gated, act, threads, device (1: the GPU), bfloat, stride, pad, up, groups, eps (in
+ * millionths), heads, causal, first, flip, shift, repeat (prints GFLOP/s), slice (reads x as the middle of wider
+ * channels); of 4-bit codes the shape that they do not tell: out, in, kernel, cycle.
  */
 #include <stdio.h>
 #include <stdlib.h>
