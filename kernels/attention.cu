@@ -22,6 +22,8 @@
  */
 #include "kernels/cuda.h"
 
+extern __shared__ __align__(16) unsigned char shared_memory[];
+
 namespace
 {
 
@@ -143,20 +145,75 @@ __device__ int keys_seen(const struct attention_args &a, int first, int count)
 /* SIZE: channels, a multiple of 8 that the head's fit in. DEPTH: the same in whole steps of the matrix units. */
 template <int SIZE> struct shape {
     static const int DEPTH = (SIZE + 15) / 16 * 16;
-    static const int KEYS = SIZE <= 40 ? 64 : 32;
-    static const int WARPS = SIZE <= 40 ? 8 : 4;
+    static const int KEYS = SIZE <= 80 ? 32 : 16;
+    static const int WARPS = SIZE <= 40 ? 8 : SIZE <= 80 ? 4 : 3;
+    static const int STEPS = DEPTH / 16;
     static const int STRIDE = DEPTH + 8; /* 16-byte pieces of a row: an odd number, so that 8 rows meet in no bank */
     static const int PIECES = KEYS * DEPTH / 4;
     static const int THREADS = 32 * WARPS;
+    static const int BLOCKS = SIZE <= 40 ? 2 : 1; /* that registers must leave room for on a multiprocessor */
+    static const bool PARKED = SIZE > 80;         /* queries do not fit in registers beside the sums */
 };
 
 enum { K, V };
 
+template <int SIZE> struct pairs {
+    uint16_t hi[2][shape<SIZE>::KEYS][shape<SIZE>::STRIDE], lo[2][shape<SIZE>::KEYS][shape<SIZE>::STRIDE];
+};
+
 template <int SIZE> struct attention_shared {
     typedef struct shape<SIZE> S;
     float raw[2][S::KEYS][S::DEPTH];
-    uint16_t hi[2][S::KEYS][S::STRIDE], lo[2][S::KEYS][S::STRIDE];
+    struct pairs<SIZE> pairs[2]; /* of this tile and, by warps that are late, of the one before */
+    uint4 queries[S::PARKED ? S::STEPS * 2 * S::THREADS : 1];
 };
+
+/* The warp's queries as fragments: in registers, or parked in shared memory, each thread's in places of its own. */
+template <int SIZE> struct queries {
+    uint32_t hi[shape<SIZE>::PARKED ? 1 : shape<SIZE>::STEPS][4], lo[shape<SIZE>::PARKED ? 1 : shape<SIZE>::STEPS][4];
+    uint4 *parked;
+};
+
+template <enum operand O, int SIZE>
+__device__ void load_queries(struct queries<SIZE> *q, const struct attention_args &a, int query, int lane, int head)
+{
+    typedef struct shape<SIZE> S;
+    const float *low = head_row(a.q, lane, query, head * a.size), *high = head_row(a.q, lane, query + 8, head * a.size);
+#pragma unroll
+    for (int k = 0; k < S::STEPS; k++) {
+        int held = S::PARKED ? 0 : k;
+        load_left<O>(q->hi[held], q->lo[held], low, high, k * 16, a.size);
+        if (S::PARKED) {
+            const uint32_t *hi = q->hi[0], *lo = q->lo[0];
+            q->parked[(2 * k) * S::THREADS] = make_uint4(hi[0], hi[1], hi[2], hi[3]);
+            q->parked[(2 * k + 1) * S::THREADS] = make_uint4(lo[0], lo[1], lo[2], lo[3]);
+        }
+    }
+}
+
+__device__ void unpark(uint32_t (&to)[4], const uint4 &from)
+{
+    to[0] = from.x;
+    to[1] = from.y;
+    to[2] = from.z;
+    to[3] = from.w;
+}
+
+/* acc += channels [16 k, 16 k + 16) of the queries times a tile's. */
+template <enum operand O, int SIZE>
+__device__ void mma_queries(float (&acc)[2][4], const struct queries<SIZE> &q, int k, const uint32_t (&hi)[2][2],
+                            const uint32_t (&lo)[2][2])
+{
+    typedef struct shape<SIZE> S;
+    if (S::PARKED) {
+        uint32_t q_hi[4], q_lo[4];
+        unpark(q_hi, q.parked[(2 * k) * S::THREADS]);
+        unpark(q_lo, q.parked[(2 * k + 1) * S::THREADS]);
+        mma_pairs<O, 2>(acc, q_hi, q_lo, hi, lo);
+    } else {
+        mma_pairs<O, 2>(acc, q.hi[k], q.lo[k], hi, lo);
+    }
+}
 
 /* Begins to copy the tile of keys and values at `first`; zeros beyond the last key and the last channel. A thread will
  * split the pieces that it copied itself. */
@@ -165,8 +222,10 @@ __device__ void fetch_tile(struct attention_shared<SIZE> *s, const struct attent
                            int head)
 {
     typedef struct shape<SIZE> S;
+#pragma unroll 1
     for (int which = K; which <= V; which++) {
         const struct view<const float> &from = which == K ? a.k : a.v;
+#pragma unroll 1
         for (int i = (int)threadIdx.x; i < S::PIECES; i += S::THREADS) {
             int row = i / (S::DEPTH / 4), channel = i % (S::DEPTH / 4) * 4;
             bool there = first + row < a.keys_end;
@@ -182,32 +241,34 @@ __device__ void fetch_tile(struct attention_shared<SIZE> *s, const struct attent
     copy_commit();
 }
 
-template <enum operand O, int SIZE> __device__ void split_tile(struct attention_shared<SIZE> *s)
+template <enum operand O, int SIZE>
+__device__ void split_tile(struct pairs<SIZE> *to, const struct attention_shared<SIZE> *s)
 {
     typedef struct shape<SIZE> S;
+#pragma unroll 1
     for (int which = K; which <= V; which++)
+#pragma unroll 2
         for (int i = (int)threadIdx.x; i < S::PIECES; i += S::THREADS) {
             int row = i / (S::DEPTH / 4), channel = i % (S::DEPTH / 4) * 4;
             float4 x = *(const float4 *)&s->raw[which][row][channel];
             uint2 hi, lo;
             split_two<O>(x.x, x.y, &hi.x, &lo.x);
             split_two<O>(x.z, x.w, &hi.y, &lo.y);
-            *(uint2 *)&s->hi[which][row][channel] = hi;
-            *(uint2 *)&s->lo[which][row][channel] = lo;
+            *(uint2 *)&to->hi[which][row][channel] = hi;
+            *(uint2 *)&to->lo[which][row][channel] = lo;
         }
 }
 
-__device__ void in_twos(uint32_t (&two)[2][2], const uint32_t (&four)[4])
+template <int N> __device__ void in_twos(uint32_t (&two)[N][2], const uint32_t (&four)[4])
 {
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 2 * N; i++)
         two[i / 2][i % 2] = four[i];
 }
 
 /* Scores of the warp's queries with the tile's keys. */
 template <enum operand O, int SIZE>
-__device__ void score(float (&scores)[shape<SIZE>::KEYS / 8][4], const struct attention_shared<SIZE> *s,
-                      const uint32_t (&q_hi)[shape<SIZE>::DEPTH / 16][4],
-                      const uint32_t (&q_lo)[shape<SIZE>::DEPTH / 16][4])
+__device__ void score(float (&scores)[shape<SIZE>::KEYS / 8][4], const struct pairs<SIZE> *s,
+                      const struct queries<SIZE> &q)
 {
     typedef struct shape<SIZE> S;
     int row = (int)threadIdx.x % 32 / 16 * 8 + (int)threadIdx.x % 8, column = (int)threadIdx.x % 16 / 8 * 8;
@@ -215,22 +276,44 @@ __device__ void score(float (&scores)[shape<SIZE>::KEYS / 8][4], const struct at
     for (int n = 0; n < S::KEYS / 16; n++) {
         float acc[2][4] = {};
 #pragma unroll
-        for (int k = 0; k < S::DEPTH / 16; k++) {
+        for (int k = 0; k < S::STEPS; k++) {
             uint32_t four[4], hi[2][2], lo[2][2];
             load_matrices(four, &s->hi[K][n * 16 + row][k * 16 + column]);
             in_twos(hi, four);
             load_matrices(four, &s->lo[K][n * 16 + row][k * 16 + column]);
             in_twos(lo, four);
-            mma_pairs<O, 2>(acc, q_hi[k], q_lo[k], hi, lo);
+            mma_queries<O>(acc, q, k, hi, lo);
         }
         for (int i = 0; i < 8; i++)
             scores[2 * n + i / 4][i % 4] = acc[i / 4][i % 4];
     }
 }
 
+/* N tiles of 8 channels from tile n on: sums = sums * shrink + weights v. */
+template <enum operand O, int SIZE, int N>
+__device__ void add_channels(float (&sums)[SIZE / 8][4], const struct pairs<SIZE> *s,
+                             const uint32_t (&w_hi)[shape<SIZE>::KEYS / 16][4],
+                             const uint32_t (&w_lo)[shape<SIZE>::KEYS / 16][4], const float (&shrink)[2], int n)
+{
+    int row = (int)threadIdx.x % 16, column = n * 8 + (int)threadIdx.x % 32 / 16 * 8;
+    float acc[N][4] = {};
+#pragma unroll
+    for (int k = 0; k < shape<SIZE>::KEYS / 16; k++) {
+        uint32_t four[4], hi[N][2], lo[N][2];
+        load_matrices_transposed(four, &s->hi[V][k * 16 + row][column]);
+        in_twos(hi, four);
+        load_matrices_transposed(four, &s->lo[V][k * 16 + row][column]);
+        in_twos(lo, four);
+        mma_pairs<O, N>(acc, w_hi[k], w_lo[k], hi, lo);
+    }
+#pragma unroll
+    for (int i = 0; i < 4 * N; i++)
+        sums[n + i / 4][i % 4] = fmaf(sums[n + i / 4][i % 4], shrink[i % 4 / 2], acc[i / 4][i % 4]);
+}
+
 /* sums = sums * shrink + weights v. */
 template <enum operand O, int SIZE>
-__device__ void add_values(float (&sums)[SIZE / 8][4], const struct attention_shared<SIZE> *s,
+__device__ void add_values(float (&sums)[SIZE / 8][4], const struct pairs<SIZE> *s,
                            const float (&weights)[shape<SIZE>::KEYS / 8][4], const float (&shrink)[2])
 {
     typedef struct shape<SIZE> S;
@@ -240,24 +323,12 @@ __device__ void add_values(float (&sums)[SIZE / 8][4], const struct attention_sh
         for (int i = 0; i < 4; i++)
             split_two<O>(weights[2 * k + i / 2][i % 2 * 2], weights[2 * k + i / 2][i % 2 * 2 + 1], &w_hi[k][i],
                          &w_lo[k][i]);
-    int row = (int)threadIdx.x % 16, column = (int)threadIdx.x % 32 / 16 * 8;
 #pragma unroll
-    for (int n = 0; n < S::DEPTH / 16; n++) {
-        float acc[2][4] = {};
-#pragma unroll
-        for (int k = 0; k < S::KEYS / 16; k++) {
-            uint32_t four[4], hi[2][2], lo[2][2];
-            load_matrices_transposed(four, &s->hi[V][k * 16 + row][n * 16 + column]);
-            in_twos(hi, four);
-            load_matrices_transposed(four, &s->lo[V][k * 16 + row][n * 16 + column]);
-            in_twos(lo, four);
-            mma_pairs<O, 2>(acc, w_hi[k], w_lo[k], hi, lo);
-        }
-#pragma unroll
-        for (int m = 2 * n; m < 2 * n + 2 && m < SIZE / 8; m++)
-            for (int i = 0; i < 4; i++)
-                sums[m][i] = fmaf(sums[m][i], shrink[i / 2], acc[m - 2 * n][i]);
-    }
+    for (int n = 0; n < SIZE / 8; n += 2)
+        if (n + 1 < SIZE / 8)
+            add_channels<O, SIZE, 2>(sums, s, w_hi, w_lo, shrink, n);
+        else
+            add_channels<O, SIZE, 1>(sums, s, w_hi, w_lo, shrink, n);
 }
 
 /* Rows g and g + 8 of y, channels [first, first + 8 TILES) of a head. */
@@ -282,7 +353,7 @@ __device__ void store_sums(const struct attention_args &a, const float (&sums)[T
 
 /* Block: WARPS x 16 queries of one head of one lane. */
 template <enum operand O, int SIZE>
-__global__ void __launch_bounds__(shape<SIZE>::THREADS) attend(const struct attention_args a)
+__global__ void __launch_bounds__(shape<SIZE>::THREADS, shape<SIZE>::BLOCKS) attend(const struct attention_args a)
 {
     typedef struct shape<SIZE> S;
     struct attention_shared<SIZE> *s = (struct attention_shared<SIZE> *)shared_memory;
@@ -291,29 +362,26 @@ __global__ void __launch_bounds__(shape<SIZE>::THREADS) attend(const struct atte
     int end = keys_seen(a, block, S::WARPS * QUERIES), warp_end = keys_seen(a, warp, QUERIES);
     fetch_tile(s, a, 0, lane, head);
 
-    uint32_t q_hi[S::DEPTH / 16][4], q_lo[S::DEPTH / 16][4];
-    const float *low = head_row(a.q, lane, query, head * a.size), *high = head_row(a.q, lane, query + 8, head * a.size);
-#pragma unroll
-    for (int k = 0; k < S::DEPTH / 16; k++)
-        load_left<O>(q_hi[k], q_lo[k], low, high, k * 16, a.size);
-
+    struct queries<SIZE> q;
+    q.parked = s->queries + threadIdx.x;
+    load_queries<O>(&q, a, query, lane, head);
     float sums[SIZE / 8][4] = {};
     struct progress p = {{-INFINITY, -INFINITY}, {0, 0}};
     for (int first = 0; first < end; first += S::KEYS) {
+        struct pairs<SIZE> *tile = &s->pairs[first / S::KEYS % 2];
         copy_wait<0>();
-        __syncthreads(); // all warps are done with the tile before
-        split_tile<O>(s);
+        split_tile<O>(tile, s);
         if (first + S::KEYS < end)
             fetch_tile(s, a, first + S::KEYS, lane, head);
-        __syncthreads();
+        __syncthreads(); // the tile is whole, and all warps are done with the one before
         if (first >= warp_end)
             continue;
         float scores[S::KEYS / 8][4], shrink[2];
-        score<O>(scores, s, q_hi, q_lo);
+        score<O>(scores, tile, q);
         if (first + S::KEYS > a.keys_end || (a.causal && first + S::KEYS > warp))
             hide_keys(scores, a, first, query);
         weigh(&p, scores, shrink, a.scale);
-        add_values<O>(sums, s, scores, shrink);
+        add_values<O>(sums, tile, scores, shrink);
     }
     float share[2];
     for (int r = 0; r < 2; r++)

@@ -16,6 +16,8 @@
  */
 #include "kernels/cuda.h"
 
+extern __shared__ __align__(16) unsigned char shared_memory[];
+
 namespace
 {
 
