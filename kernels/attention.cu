@@ -331,10 +331,10 @@ __device__ void add_values(float (&sums)[SIZE / 8][4], const struct pairs<SIZE> 
             add_channels<O, SIZE, 1>(sums, s, w_hi, w_lo, shrink, n);
 }
 
-/* Rows g and g + 8 of y, channels [first, first + 8 TILES) of a head. */
+/* Rows g and g + 8 of y, channels [first, end) of a head, which lie in TILES tiles of 8. */
 template <int TILES>
 __device__ void store_sums(const struct attention_args &a, const float (&sums)[TILES][4], const float (&share)[2],
-                           int query, int lane, int head, int first)
+                           int query, int lane, int head, int first, int end)
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -345,7 +345,7 @@ __device__ void store_sums(const struct attention_args &a, const float (&sums)[T
         for (int n = 0; n < TILES; n++)
             for (int i = 0; i < 2; i++) {
                 int channel = first + n * 8 + (int)threadIdx.x % 4 * 2 + i;
-                if (channel < a.size)
+                if (channel < end)
                     to[channel] = sums[n][2 * r + i] * share[r];
             }
     }
@@ -386,7 +386,7 @@ __global__ void __launch_bounds__(shape<SIZE>::THREADS, shape<SIZE>::BLOCKS) att
     float share[2];
     for (int r = 0; r < 2; r++)
         share[r] = 1 / sum_over_quad(p.total[r]);
-    store_sums(a, sums, share, query, lane, head, 0);
+    store_sums(a, sums, share, query, lane, head, 0, a.size);
 }
 
 /* ------------------------------------------------------------------------------------------------ wide heads */
@@ -523,7 +523,7 @@ template <enum operand O> __global__ void __launch_bounds__(WIDE_THREADS) attend
     }
     __syncthreads();
     float share[2] = {1 / s->total[g], 1 / s->total[g + 8]};
-    store_sums(a, sums, share, query, lane, head, channel);
+    store_sums(a, sums, share, query, lane, head, channel, min(a.size, channel + 8 * tiles));
 }
 
 /* ------------------------------------------------------------------------------------------------ launching */

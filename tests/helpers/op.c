@@ -71,9 +71,10 @@ static struct error slice(struct run *r)
     struct tensor t = r->x;
     TRY(device_keep(r->device, t.type, t.lanes, t.height, t.width, t.channels + 8, &r->wide));
     op_copy(r->device, tensor_channels(r->wide, 3, t.channels), t, (struct tensor){0});
+    TRY(device_wait(r->device));
     device_release(r->device, &r->x);
     r->x = tensor_channels(r->wide, 3, t.channels);
-    return device_wait(r->device);
+    return ok();
 }
 
 static struct weight_source source_of(const struct job *job, const char *name)

@@ -1,0 +1,220 @@
+"""The ops of the CUDA device against the CPU device, over awkward shapes: the kernels run in the stand-in (tests/cuda).
+
+The helper `op` also runs every case again for its first, middle and last lane alone and fails where a single bit
+differs: that a lane's result depends on nothing but the lane is checked by every test here.
+"""
+
+import subprocess
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import BUILD
+
+OP = BUILD / "tests/cuda/op"
+NONE, SILU, GELU, QUICK_GELU = range(4)
+
+pytestmark = pytest.mark.skipif(not OP.exists(), reason="built without the stand-in")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def both(tmp_path):
+    """Runs one op on both devices: (CUDA's result, the CPU's)."""
+
+    def run(name, tensors, **numbers):
+        save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "in")
+        results = []
+        for device in (1, 0):
+            options = [f"{k}={v}" for k, v in {**numbers, "device": device}.items()]
+            done = subprocess.run([OP, name, tmp_path / "in", tmp_path / "out", *options], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            results.append(load_file(tmp_path / "out")["y"])
+        return results
+
+    return run
+
+
+@pytest.fixture
+def refusal(tmp_path):
+    """What the CUDA device says of contents that it cannot use."""
+
+    def run(name, tensors, **numbers):
+        save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "in")
+        command = [OP, name, tmp_path / "in", tmp_path / "out", "device=1", *(f"{k}={v}" for k, v in numbers.items())]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1, done.stderr
+        return done.stderr
+
+    return run
+
+
+def agree(pair, within):
+    ours, theirs = pair
+    assert ours.shape == theirs.shape
+    error = (ours - theirs).abs().max() / theirs.abs().max()
+    assert error < within, f"largest error {error:.2e} of the largest value"
+
+
+# ---------------------------------------------------------------------------------------------------- norms
+
+
+def allowed(numbers):
+    """A number that is its own mean deviates by 0; the CPU rounds that and divides it by sqrt(eps)."""
+    return 2e-6 if numbers > 1 else 1e-4
+
+
+GROUPED = [  # height, width, channels, groups
+    (1, 1, 1, 1),
+    (1, 3, 3, 3),
+    (31, 1, 5, 1),
+    (3, 11, 12, 4),
+    (7, 11, 33, 11),
+    (7, 11, 40, 4),
+    (8, 8, 640, 32),
+    (16, 16, 40, 4),
+    (2, 2, 1024, 1),
+    (64, 64, 20, 2),
+]
+
+
+@pytest.mark.parametrize("height, width, channels, groups", GROUPED)
+def test_group_norm(both, height, width, channels, groups):
+    x, gain, shift = torch.randn(3, height, width, channels), torch.randn(channels), torch.randn(channels)
+    agree(both("norm", {"x": x, "weight": gain, "bias": shift}, groups=groups, act=SILU), allowed(height * width * channels // groups))
+
+
+def test_group_norm_takes_its_lanes_in_parts_where_scratch_is_short(both):
+    x, gain = torch.randn(70, 64, 16, 32), torch.randn(32)
+    agree(both("norm", {"x": x, "weight": gain}, groups=32), 2e-6)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 33, 77])
+@pytest.mark.parametrize("channels", [1, 3, 5, 12, 33, 40, 320])
+def test_layer_norm(both, rows, channels):
+    x, gain, shift = torch.randn(3, 1, rows, channels), torch.randn(channels), torch.randn(channels)
+    agree(both("norm", {"x": x, "weight": gain, "bias": shift}), allowed(channels))
+
+
+@pytest.mark.parametrize("groups", [0, 4])
+def test_norms_survive_a_mean_far_above_the_deviations(both, groups):
+    x = 1000 + torch.randn(2, 16, 16, 40)
+    agree(both("norm", {"x": x, "weight": torch.ones(40)}, groups=groups), 1e-4)
+
+
+@pytest.mark.parametrize("groups", [0, 4])
+def test_norms_of_a_slice_of_channels(both, groups):
+    agree(both("norm", {"x": torch.randn(2, 3, 5, 12), "weight": torch.randn(12)}, groups=groups, slice=1), 2e-6)
+
+
+# ---------------------------------------------------------------------------------------------------- attention
+
+
+def qkv(queries, keys, heads, size, lanes=2):
+    draw = lambda rows: torch.randn(lanes, 1, rows, heads * size)
+    return {"x": draw(queries), "k": draw(keys), "v": draw(keys)}
+
+
+@pytest.mark.parametrize("heads, size", [(2, 8), (3, 11), (2, 24), (2, 40), (2, 64), (2, 80), (1, 160), (1, 176), (1, 512)])
+@pytest.mark.parametrize("queries, keys", [(1, 1), (3, 77), (33, 31), (77, 33)])
+def test_attention(both, heads, size, queries, keys):
+    agree(both("attention", qkv(queries, keys, heads, size), heads=heads), 2e-6)
+
+
+@pytest.mark.parametrize("heads, size", [(2, 11), (2, 40), (2, 64), (1, 160), (1, 200)])
+@pytest.mark.parametrize("rows", [1, 31, 77, 130])
+def test_causal_attention_sees_no_later_key(both, heads, size, rows):
+    tensors = qkv(rows, rows, heads, size)
+    tensors["v"][:, :, -1] = 1e4  # what only the last query may see
+    ours, theirs = both("attention", tensors, heads=heads, causal=1)
+    agree((ours[:, :, :-1], theirs[:, :, :-1]), 2e-6) if rows > 1 else None
+    agree((ours, theirs), 2e-6)
+
+
+def test_attention_over_a_whole_picture(both):
+    agree(both("attention", qkv(129, 4096, 1, 40, lanes=1), heads=1), 2e-6)
+
+
+@pytest.mark.parametrize("size", [40, 200])
+def test_attention_of_one_key_far_above_all_others(both, size):
+    tensors = qkv(20, 100, 1, size)
+    tensors["x"] *= 30
+    agree(both("attention", tensors, heads=1), 1e-4)
+
+
+def test_attention_of_a_head_with_a_block_for_each_part_of_its_channels(both):
+    agree(both("attention", qkv(5, 9, 1, 1100), heads=1), 2e-6)
+
+
+def test_attention_of_queries_that_are_a_slice(both):
+    agree(both("attention", qkv(9, 20, 2, 12), heads=2, slice=1), 2e-6)
+
+
+# ---------------------------------------------------------------------------------------------------- number by number
+
+
+@pytest.mark.parametrize("act", [NONE, SILU, GELU, QUICK_GELU])
+@pytest.mark.parametrize("rows, channels", [(1, 1), (3, 5), (77, 33), (4096, 4)])
+def test_act(both, act, rows, channels):
+    agree(both("act", {"x": 3 * torch.randn(3, 1, rows, channels)}, act=act), 1e-6)
+
+
+@pytest.mark.parametrize("rows, channels", [(1, 1), (31, 3), (33, 12), (77, 320)])
+@pytest.mark.parametrize("mapped", [False, True])
+def test_copy_is_exact(both, rows, channels, mapped):
+    tensors = {"x": torch.randn(4, 1, rows, channels)}
+    if mapped:
+        tensors["map"] = torch.tensor([3, 0, 0, 2, 1, 3], dtype=torch.int32).reshape(1, 1, 1, 6)
+    ours, theirs = both("copy", tensors)
+    assert torch.equal(ours, theirs)
+    ours, theirs = both("copy", tensors, slice=int(not mapped))
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("length, dim", [(1, 1), (31, 12), (77, 96), (77, 320)])
+def test_embed_is_exact(both, length, dim):
+    ids = torch.randint(0, 50, (3, 1, length, 1), dtype=torch.int32)
+    ids[:, :, length // 2] = 51
+    tensors = {"x": ids, "weight": torch.randn(50, dim), "positions": torch.randn(80, dim), "rows": torch.randn(3, 1, 2, dim)}
+    ours, theirs = both("embed", tensors, first=50, channels=dim)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+@pytest.mark.parametrize("shift", [0, 1])
+@pytest.mark.parametrize("dim", [4, 5, 33, 320])
+def test_timestep(both, flip, shift, dim):
+    t = torch.tensor([0, 1, 500, 999], dtype=torch.float32).reshape(4, 1, 1, 1)
+    agree(both("timestep", {"x": t}, flip=flip, shift=shift, channels=dim), 1e-7)
+
+
+@pytest.mark.parametrize("height, width, channels", [(1, 1, 1), (3, 11, 5), (33, 31, 3), (64, 64, 4)])
+@pytest.mark.parametrize("lanes", [[0, 1, 2, 3], [3, 0, 0, 2]])
+def test_loss(both, height, width, channels, lanes):
+    pred, target = torch.randn(4, height, width, channels), torch.randn(4, height, width, channels)
+    map = torch.tensor(lanes, dtype=torch.int32).reshape(1, 1, 1, 4)
+    agree(both("loss", {"x": pred, "target": target, "map": map}, height=1, width=1, channels=1), 1e-14)
+
+
+# ---------------------------------------------------------------------------------------------------- contents
+
+
+@pytest.mark.parametrize("lane", [-1, 4, 1 << 30])
+@pytest.mark.parametrize("name, shape", [("copy", {}), ("loss", dict(height=1, width=1, channels=1))])
+def test_a_map_to_no_lane_is_refused(refusal, lane, name, shape):
+    x = torch.randn(4, 1, 40, 3)
+    names = torch.tensor([0, lane, 2, 3], dtype=torch.int32).reshape(1, 1, 1, 4)
+    assert f"lane {lane}" in refusal(name, {"x": x, "target": x + 1, "map": names}, **shape)
+
+
+@pytest.mark.parametrize("stray", [-1, 52, 1 << 30])
+def test_an_id_without_a_row_is_refused(refusal, stray):
+    ids = torch.full((3, 1, 7, 1), 4, dtype=torch.int32)
+    ids[1, 0, 5] = stray
+    tensors = {"x": ids, "weight": torch.randn(50, 12), "positions": torch.randn(80, 12), "rows": torch.randn(3, 1, 2, 12)}
+    assert f"id {stray} has no row" in refusal("embed", tensors, first=50, channels=12)
