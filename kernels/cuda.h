@@ -28,7 +28,7 @@ struct cuda {
     float2 *moments;             /* [MOMENTS] on the GPU: scratch of norm.cu, between its two kernels */
 };
 
-enum { MOMENTS = 1 << 16 }; /* 64 chunks of 32 groups for 32 lanes: 512 KiB */
+enum { MOMENTS = GPU_MOMENTS }; /* 64 chunks of 32 groups for 32 lanes: 512 KiB */
 
 /* The first thing that a kernel found wrong with the contents of a tensor: which only the kernel can see. */
 struct complaint {

@@ -242,8 +242,7 @@ static struct error run(struct program *p)
 static void close_device(struct device *device)
 {
     struct opened *o = opened_of(device);
-    if (o->cuda.complaint)
-        cudaFree(o->cuda.complaint);
+    free_memory(device, MEMORY_SCRATCH, o->cuda.moments, GPU_SCRATCH);
     if (o->heard)
         cudaFreeHost(o->heard);
     if (o->cuda.stream)
@@ -317,9 +316,9 @@ static struct error open_parts(struct opened *o, int threads)
     CALL(cudaGetDeviceProperties(&about, c->index), "cudaGetDeviceProperties");
     snprintf(c->device.name, sizeof c->device.name, "cuda (GPU %d, %.60s)", c->index, about.name);
     CALL(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    CALL(cudaMalloc((void **)&c->complaint, sizeof *c->complaint), "cudaMalloc");
+    TRY(take_memory(&c->device, MEMORY_SCRATCH, GPU_SCRATCH, (void **)&c->moments));
+    c->complaint = (struct complaint *)(c->moments + MOMENTS);
     CALL(cudaMallocHost((void **)&o->heard, sizeof *o->heard), "cudaMallocHost");
-    CALL(cudaMemsetAsync(c->complaint, 0, sizeof *c->complaint, c->stream), "cudaMemsetAsync");
     return pool_open(&o->pool, threads);
 }
 

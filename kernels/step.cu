@@ -40,7 +40,8 @@ __global__ void draw_kernel(const struct draw_args a)
 
 void cuda_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream)
 {
-    const struct draw_args a = {(float *)tensor_data(y), (const int64_t *)tensor_data(step), y.lane_stride, seed, stream};
+    const struct draw_args a = {(float *)tensor_data(y), (const int64_t *)tensor_data(step), y.lane_stride, seed,
+                                stream};
     dim3 grid((unsigned)blocks_for(a.numbers, 4 * THREADS), (unsigned)y.lanes);
     launch(device, "op_draw", draw_kernel, grid, THREADS, 0, a);
 }
@@ -167,8 +168,8 @@ struct update_memory {
 };
 
 /* gradient[k] += sum_i sign factors[i] rows[i][k], in the order of i. A thread keeps to its own k. */
-__device__ static void add_rows(const struct update_args &a, const struct update_memory &s, const float *rows, int count,
-                                double sign)
+__device__ static void add_rows(const struct update_args &a, const struct update_memory &s, const float *rows,
+                                int count, double sign)
 {
     for (int64_t k = threadIdx.x; k < a.dim; k += UPDATE_THREADS) {
         double g = a.gradient[k];

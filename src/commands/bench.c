@@ -63,6 +63,7 @@ static struct error print_result(const struct subject *s, const struct training 
 static struct error measure(struct subject *s, int64_t evaluations)
 {
     double began = clock_seconds();
+    TRY(subject_encode(s));
     TRY(subject_load(s));
     const struct training_parts parts = subject_parts(s);
     struct training t;

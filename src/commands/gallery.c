@@ -13,32 +13,47 @@
 enum { STEPS = 50, GAP = 4, SMALLEST_CELL = 128 };
 static const double guidance = 7.5;
 
-/* One word on one prompt. */
+/* One word on one prompt: drawn first as latents, then as a picture. */
 struct job {
     const char *word;
     int64_t vectors;
     int64_t prompt;
     struct picture *out;
+    float *latents; /* [numbers of a latent], on the rank that draws it */
 };
 
-struct easel {
-    const struct subject *subject;
-    struct vae vae;
-    struct painter painter;
-    int32_t *ids; /* [2, length]: the empty prompt, the prompt */
-    float *start;
-};
-
-static struct error open_easel(struct easel *e, const struct subject *s)
+static struct error prompt_ids(const struct subject *s, const struct job *job, int32_t *ids)
 {
-    *e = (struct easel){.subject = s};
-    TRY(comm_agree(s->comm, vae_load(&e->vae, s->device, s->config.model, 0, false, true, store_shared(s->comm))));
+    char *text;
+    TRY(captions_fill(s->config.output.prompts.items[job->prompt], job->word, job->vectors, &text));
+    int64_t length = s->text.config.positions;
+    struct error e = tokenizer_encode(s->tokenizer, "", ids, length);
+    if (e.code == ERROR_NONE)
+        e = tokenizer_encode(s->tokenizer, text, ids + length, length);
+    memory_free(text);
+    return e;
+}
+
+static struct error paint(struct painter *p, const struct subject *s, const float *embedding, int32_t *ids,
+                          struct job *job)
+{
+    TRY(prompt_ids(s, job, ids));
+    job->latents = memory_take(p->numbers, sizeof *job->latents);
+    if (!job->latents)
+        return error_memory("a picture");
+    // the same start for both words, another for every prompt
+    rng_normals((uint64_t)s->config.seed, (uint64_t)job->prompt, STREAM_SAMPLE, 0, p->numbers, job->latents);
+    return painter_draw(p, ids, embedding, job->latents, SAMPLER_PNDM, STEPS, guidance, NULL, NULL);
+}
+
+/* This rank's share of the jobs, as latents. */
+static struct error paint_share(const struct subject *s, const float *embedding, struct job *jobs, int64_t count)
+{
     int64_t side = s->resolution / s->vae.factor, length = s->text.config.positions;
     const struct painter_parts parts = {
         .device = s->device,
         .text = &s->text,
         .unet = &s->unet,
-        .vae = &e->vae,
         .schedule = &s->schedule,
         .length = length,
         .height = side,
@@ -47,57 +62,65 @@ static struct error open_easel(struct easel *e, const struct subject *s)
         .first_id = s->first_id,
         .guided = true,
     };
-    e->ids = memory_take(2 * length, sizeof *e->ids);
-    e->start = memory_take(side * side * s->vae.latent_channels, sizeof *e->start);
-    struct error error = e->ids && e->start ? painter_new(&e->painter, &parts) : error_memory("a picture");
-    return comm_agree(s->comm, error);
+    struct painter p;
+    TRY(painter_new(&p, &parts));
+    int32_t *ids = memory_take(2 * length, sizeof *ids);
+    struct error e = ids ? ok() : error_memory("a prompt");
+    for (int64_t i = comm_rank(s->comm); i < count && e.code == ERROR_NONE; i += comm_size(s->comm))
+        e = paint(&p, s, embedding, ids, &jobs[i]);
+    memory_free(ids);
+    painter_free(&p);
+    return e;
 }
 
-static void close_easel(struct easel *e)
+/* The share's latents become pictures. */
+static struct error decode_share(const struct subject *s, const struct vae *vae, const struct job *jobs, int64_t count)
 {
-    painter_free(&e->painter);
-    vae_free(&e->vae);
-    memory_free(e->ids);
-    memory_free(e->start);
+    struct decoder d;
+    int64_t side = s->resolution / s->vae.factor;
+    TRY(decoder_new(&d, s->device, vae, side, side));
+    struct error e = ok();
+    for (int64_t i = comm_rank(s->comm); i < count && e.code == ERROR_NONE; i += comm_size(s->comm))
+        e = decoder_draw(&d, jobs[i].latents, jobs[i].out);
+    decoder_free(&d);
+    return e;
 }
 
-static struct error paint(struct easel *e, const float *embedding, const struct job *job)
+static struct error share_pictures(const struct subject *s, const struct job *jobs, int64_t count)
 {
-    const struct subject *s = e->subject;
-    char *text;
-    TRY(captions_fill(s->config.output.prompts.items[job->prompt], job->word, job->vectors, &text));
-    int64_t length = s->text.config.positions;
-    struct error error = tokenizer_encode(s->tokenizer, "", e->ids, length);
-    if (error.code == ERROR_NONE)
-        error = tokenizer_encode(s->tokenizer, text, e->ids + length, length);
-    memory_free(text);
-    TRY(error);
-    // the same start for both words, another for every prompt
-    rng_normals((uint64_t)s->config.seed, (uint64_t)job->prompt, STREAM_SAMPLE, 0, e->painter.numbers, e->start);
-    return painter_draw(&e->painter, e->ids, embedding, e->start, SAMPLER_PNDM, STEPS, guidance, NULL, NULL, job->out);
+    struct error e = ok();
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
+        if (!jobs[i].out->rgb)
+            e = picture_new(jobs[i].out, s->resolution, s->resolution);
+    TRY(comm_agree(s->comm, e));
+    for (int64_t i = 0; i < count; i++)
+        TRY(comm_broadcast(s->comm, jobs[i].out->rgb, s->resolution * s->resolution * 3,
+                           (int)(i % comm_size(s->comm))));
+    return ok();
 }
 
-/* Every rank paints its share of the jobs; then all have all pictures. */
-static struct error paint_jobs(const struct subject *s, const float *embedding, const struct job *jobs, int64_t count)
+/* Every rank paints its share of the jobs; then all have all pictures. `last`: the networks are not needed any more, so
+ * they make room for the VAE. */
+static struct error paint_jobs(struct subject *s, const float *embedding, struct job *jobs, int64_t count, bool last)
 {
-    struct easel e;
-    if (comm_rank(s->comm) == 0)
+    if (comm_rank(s->comm) == 0 && !s->planned)
         log_line("drawing %lld pictures of %d steps", (long long)count, STEPS);
-    struct error error = open_easel(&e, s);
-    int size = comm_size(s->comm);
-    if (error.code == ERROR_NONE) {
-        for (int64_t i = comm_rank(s->comm); i < count && error.code == ERROR_NONE; i += size)
-            error = paint(&e, embedding, &jobs[i]);
-        for (int64_t i = 0; i < count && error.code == ERROR_NONE; i++)
-            if (!jobs[i].out->rgb)
-                error = picture_new(jobs[i].out, s->resolution, s->resolution);
-        error = comm_agree(s->comm, error);
-        int64_t bytes = s->resolution * s->resolution * 3;
-        for (int64_t i = 0; i < count && error.code == ERROR_NONE; i++)
-            error = comm_broadcast(s->comm, jobs[i].out->rgb, bytes, (int)(i % size));
+    struct error e = comm_agree(s->comm, paint_share(s, embedding, jobs, count));
+    if (last)
+        subject_unload(s);
+    struct vae vae;
+    if (e.code == ERROR_NONE) {
+        e = vae_load(&vae, s->device, s->config.model, 0, false, true, subject_store(s));
+        if (e.code == ERROR_NONE) {
+            e = comm_agree(s->comm, decode_share(s, &vae, jobs, count));
+            vae_free(&vae);
+        }
     }
-    close_easel(&e);
-    return error;
+    if (e.code == ERROR_NONE)
+        e = share_pictures(s, jobs, count);
+    for (int64_t i = 0; i < count; i++)
+        memory_free(jobs[i].latents);
+    return e;
 }
 
 /* ---------------------------------------------------------------------------------------------------- gallery */
@@ -140,7 +163,7 @@ static struct error list_shown(struct gallery *g)
     return show_word(g, g->learned, c->token.placeholder);
 }
 
-struct error gallery_draw(struct gallery *g, const struct subject *s, const float *embedding)
+struct error gallery_draw(struct gallery *g, struct subject *s, const float *embedding)
 {
     const struct config *c = &s->config;
     *g = (struct gallery){.subject = s, .prompts = c->output.prompts.count};
@@ -149,12 +172,12 @@ struct error gallery_draw(struct gallery *g, const struct subject *s, const floa
     struct job *jobs = memory_take(2 * g->prompts, sizeof *jobs);
     struct error e = g->initializer && g->learned && jobs ? ok() : error_memory("the pictures");
     for (int64_t i = 0; i < g->prompts && e.code == ERROR_NONE; i++) {
-        jobs[2 * i] = (struct job){c->token.initializer, 1, i, &g->initializer[i]};
-        jobs[2 * i + 1] = (struct job){c->token.placeholder, c->token.vectors, i, &g->learned[i]};
+        jobs[2 * i] = (struct job){c->token.initializer, 1, i, &g->initializer[i], NULL};
+        jobs[2 * i + 1] = (struct job){c->token.placeholder, c->token.vectors, i, &g->learned[i], NULL};
     }
     e = comm_agree(s->comm, e);
     if (e.code == ERROR_NONE && g->prompts > 0)
-        e = paint_jobs(s, embedding, jobs, 2 * g->prompts);
+        e = paint_jobs(s, embedding, jobs, 2 * g->prompts, true);
     if (e.code == ERROR_NONE)
         e = comm_agree(s->comm, list_shown(g));
     memory_free(jobs);
@@ -232,7 +255,7 @@ static struct error save_samples(const struct subject *s, const struct picture *
     return ok();
 }
 
-struct error gallery_sample(const struct subject *s, const float *embedding, int64_t step)
+struct error gallery_sample(struct subject *s, const float *embedding, int64_t step)
 {
     const struct config *c = &s->config;
     int64_t count = c->output.prompts.count;
@@ -240,11 +263,11 @@ struct error gallery_sample(const struct subject *s, const float *embedding, int
     struct job *jobs = memory_take(count, sizeof *jobs);
     struct error e = pictures && jobs ? ok() : error_memory("the samples");
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
-        jobs[i] = (struct job){c->token.placeholder, c->token.vectors, i, &pictures[i]};
+        jobs[i] = (struct job){c->token.placeholder, c->token.vectors, i, &pictures[i], NULL};
     e = comm_agree(s->comm, e);
     if (e.code == ERROR_NONE && count > 0)
-        e = paint_jobs(s, embedding, jobs, count);
-    if (e.code == ERROR_NONE && comm_rank(s->comm) == 0)
+        e = paint_jobs(s, embedding, jobs, count, false);
+    if (e.code == ERROR_NONE && comm_rank(s->comm) == 0 && !s->planned)
         e = save_samples(s, pictures, count, step);
     for (int64_t i = 0; i < count && pictures; i++)
         picture_free(&pictures[i]);

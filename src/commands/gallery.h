@@ -18,15 +18,15 @@ struct gallery {
     int64_t shown_count;
 };
 
-/* Draws both words with PNDM, 50 steps, guidance 7.5. Collective. embedding [vectors, width]. Free with gallery_free.
- */
-struct error gallery_draw(struct gallery *g, const struct subject *subject, const float *embedding);
+/* Draws both words with PNDM, 50 steps, guidance 7.5, and unloads the subject's networks, so that the VAE need not fit
+ * beside them. Collective. embedding [vectors, width]. Free with gallery_free. */
+struct error gallery_draw(struct gallery *g, struct subject *subject, const float *embedding);
 
 /* FOLDER/grid.png: a row of photos, a row of the initializer, a row of the learned word. */
 struct error gallery_save(const struct gallery *g, const char *folder);
 void gallery_free(struct gallery *g);
 
 /* The learned word alone on every prompt, into output.dir/samples/step-N-PROMPT.png. Collective. */
-struct error gallery_sample(const struct subject *subject, const float *embedding, int64_t step);
+struct error gallery_sample(struct subject *subject, const float *embedding, int64_t step);
 
 #endif

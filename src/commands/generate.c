@@ -252,24 +252,26 @@ static struct error output_path(char path[4096], const struct request *r, int64_
     return written < 4096 ? ok() : error_input("--output: the path is too long");
 }
 
-static struct error draw_one(struct session *s, struct painter *p, const int32_t *ids, float *start, int64_t i)
+static struct error draw_one(struct session *s, struct painter *p, struct decoder *d, const int32_t *ids,
+                             float *latents, int64_t i)
 {
     const struct request *r = s->request;
     char path[4096], what[64];
     TRY(output_path(path, r, i));
     if (s->given)
-        memcpy(start, s->start + (s->given > 1 ? i : 0) * p->numbers, (size_t)p->numbers * sizeof *start);
+        memcpy(latents, s->start + (s->given > 1 ? i : 0) * p->numbers, (size_t)p->numbers * sizeof *latents);
     else
-        rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, p->numbers, start);
+        rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, p->numbers, latents);
     struct progress progress;
     snprintf(what, sizeof what, "drawing %lld of %lld", (long long)i + 1, (long long)r->count);
     int64_t calls = sampler_calls(&s->schedule, (enum sampler_kind)s->kind, r->steps);
     progress_begin(&progress, what, 0, calls, false);
     struct picture picture;
-    struct error e = painter_draw(p, ids, s->rows, start, (enum sampler_kind)s->kind, r->steps, r->guidance, show_step,
-                                  &progress, &picture);
+    struct error e =
+        painter_draw(p, ids, s->rows, latents, (enum sampler_kind)s->kind, r->steps, r->guidance, show_step, &progress);
     progress_end(&progress);
     TRY(e);
+    TRY(decoder_draw(d, latents, &picture));
     e = picture_write(&picture, path);
     picture_free(&picture);
     if (e.code == ERROR_NONE)
@@ -284,7 +286,6 @@ static struct error draw_all(struct session *s)
         .device = s->device,
         .text = &s->text,
         .unet = &s->unet,
-        .vae = &s->vae,
         .schedule = &s->schedule,
         .length = s->text.config.positions,
         .height = s->height,
@@ -294,19 +295,23 @@ static struct error draw_all(struct session *s)
         .guided = r->guidance > 1,
     };
     struct painter p;
+    struct decoder d = {0};
     TRY(painter_new(&p, &parts));
     int64_t length = parts.length;
     int32_t *ids = memory_take(2 * length, sizeof *ids);
-    float *start = memory_take(p.numbers, sizeof *start);
-    struct error e = ids && start ? ok() : error_memory("the prompt");
+    float *latents = memory_take(p.numbers, sizeof *latents);
+    struct error e = ids && latents ? ok() : error_memory("the prompt");
+    if (e.code == ERROR_NONE)
+        e = decoder_new(&d, s->device, &s->vae, s->height, s->width);
     if (e.code == ERROR_NONE && parts.guided)
         e = tokenizer_encode(s->tokenizer, s->negative, ids, length);
     if (e.code == ERROR_NONE)
         e = tokenizer_encode(s->tokenizer, s->prompt, ids + (parts.guided ? length : 0), length);
     for (int64_t i = 0; i < r->count && e.code == ERROR_NONE; i++)
-        e = draw_one(s, &p, ids, start, i);
+        e = draw_one(s, &p, &d, ids, latents, i);
     memory_free(ids);
-    memory_free(start);
+    memory_free(latents);
+    decoder_free(&d);
     painter_free(&p);
     return e;
 }

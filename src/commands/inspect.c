@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "commands/commands.h"
 #include "commands/options.h"
+#include "commands/plan.h"
 #include "files/config.h"
 #include "files/file.h"
 #include "files/json.h"
@@ -291,7 +292,28 @@ static struct error inspect_run(const char *folder)
 
 /* Configs */
 
-static struct error inspect_config(const char *path, const struct option_values *sets)
+/* What the config's run would take of one GPU. A config is worth showing where its model or pictures are not at hand.
+ */
+static struct error print_plan(const char *path, const struct option_values *sets, struct comm *comm)
+{
+    struct memory_plan plan;
+    if (comm_size(comm) > 1)
+        return ok(); // rank 0 alone is here, and a plan needs them all
+    struct error e = plan_memory(&plan, path, sets, comm);
+    printf("\n");
+    if (e.code == ERROR_BAD_INPUT) {
+        printf("no memory plan: ");
+        print_text(e.text);
+        printf("\n");
+        return ok();
+    }
+    TRY(e);
+    plan_print(&plan, stdout);
+    printf("one GPU with all lanes; the CUDA context, the kernels' code and NCCL's buffers come on top\n");
+    return ok();
+}
+
+static struct error inspect_config(const char *path, const struct option_values *sets, struct comm *comm)
 {
     struct config config;
     TRY(config_read(&config, path, sets->items, sets->count));
@@ -301,7 +323,7 @@ static struct error inspect_config(const char *path, const struct option_values 
         return error_memory("the config");
     fputs(text, stdout);
     memory_free(text);
-    return ok();
+    return print_plan(path, sets, comm);
 }
 
 static struct error inspect_folder(const char *path)
@@ -316,12 +338,12 @@ static struct error inspect_folder(const char *path)
     return error_input("%s: holds neither model_index.json (a model) nor metrics.jsonl (a run)", path);
 }
 
-static struct error inspect_path(const char *path, const struct option_values *sets)
+static struct error inspect_path(const char *path, const struct option_values *sets, struct comm *comm)
 {
     if (folder_exists(path))
         return inspect_folder(path);
     if (ends_with(path, ".json") && !ends_with(path, ".index.json"))
-        return inspect_config(path, sets);
+        return inspect_config(path, sets, comm);
     return inspect_safetensors(path);
 }
 
@@ -341,7 +363,7 @@ struct error command_inspect(int argc, char **argv, struct comm *comm)
         if (help)
             print_help();
         else
-            e = inspect_path(path, &sets);
+            e = inspect_path(path, &sets, comm);
     }
     memory_free(sets.items);
     return comm_agree(comm, e);

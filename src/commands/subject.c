@@ -26,9 +26,19 @@ static void give_shared(void *arg, void *memory, int64_t bytes)
     comm_shared_free(arg, memory, bytes);
 }
 
-struct store store_shared(struct comm *comm)
+/* Weights that are measured, not packed. */
+static struct error take_nothing(void *arg, int64_t bytes, void **memory, bool *fill)
 {
-    return (struct store){take_shared, ready_shared, give_shared, comm};
+    (void)arg;
+    (void)bytes;
+    *memory = NULL;
+    *fill = false;
+    return ok();
+}
+
+struct store subject_store(const struct subject *s)
+{
+    return (struct store){s->planned ? take_nothing : take_shared, ready_shared, give_shared, s->comm};
 }
 
 /* ---------------------------------------------------------------------------------------------------- reading */
@@ -89,6 +99,17 @@ static struct error check_weights(struct subject *s)
     return ok();
 }
 
+static struct error open_device(struct subject *s)
+{
+    const struct config *c = &s->config;
+    int threads = pool_default_threads(comm_ranks_here(s->comm));
+    if (s->planned)
+        TRY(device_plan(&s->device));
+    else
+        TRY(device_open(&s->device, c->device, comm_rank_here(s->comm), threads));
+    return error_in(device_activations(s->device, strcmp(c->quant.activations, "bf16") == 0), "quant.activations");
+}
+
 static struct error read_all(struct subject *s)
 {
     const struct config *c = &s->config;
@@ -106,15 +127,14 @@ static struct error read_all(struct subject *s)
                            (long long)c->zo.timesteps[1], (long long)s->schedule.steps);
     TRY(check_parts(s, &text, &unet));
     TRY(read_words(s, &text));
-    TRY(device_open(&s->device, c->device, comm_rank_here(s->comm), pool_default_threads(comm_ranks_here(s->comm))));
+    TRY(open_device(s));
     TRY(check_weights(s));
     return dataset_read(&s->dataset, c, s->tokenizer, s->first_id, s->resolution, text.positions);
 }
 
-struct error subject_read(struct subject *s, const char *config_path, const char *const *sets, int64_t set_count,
-                          struct comm *comm)
+static struct error read_subject(struct subject *s, const char *config_path, const char *const *sets, int64_t set_count)
 {
-    *s = (struct subject){.comm = comm};
+    struct comm *comm = s->comm;
     struct error e = config_read(&s->config, config_path, sets, set_count);
     if (e.code == ERROR_NONE) {
         s->recipe = config_recipe(&s->config);
@@ -128,12 +148,29 @@ struct error subject_read(struct subject *s, const char *config_path, const char
     return e;
 }
 
+struct error subject_read(struct subject *s, const char *config_path, const char *const *sets, int64_t set_count,
+                          struct comm *comm)
+{
+    *s = (struct subject){.comm = comm};
+    return read_subject(s, config_path, sets, set_count);
+}
+
+struct error subject_read_planned(struct subject *s, const char *config_path, const char *const *sets,
+                                  int64_t set_count, struct comm *comm)
+{
+    *s = (struct subject){.comm = comm, .planned = true};
+    return read_subject(s, config_path, sets, set_count);
+}
+
 /* ---------------------------------------------------------------------------------------------------- loading */
 
-static struct error encode_pictures(struct subject *s)
+struct error subject_encode(struct subject *s)
 {
+    if (comm_rank(s->comm) == 0 && !s->planned)
+        log_line("%s, %d rank%s; encoding %lld pictures", device_name(s->device), comm_size(s->comm),
+                 comm_size(s->comm) == 1 ? "" : "s", (long long)s->dataset.count);
     struct vae vae;
-    TRY(comm_agree(s->comm, vae_load(&vae, s->device, s->config.model, 0, true, false, store_shared(s->comm))));
+    TRY(comm_agree(s->comm, vae_load(&vae, s->device, s->config.model, 0, true, false, subject_store(s))));
     struct error e = dataset_encode(&s->dataset, s->device, &vae, s->comm);
     vae_free(&vae);
     return e;
@@ -142,16 +179,11 @@ static struct error encode_pictures(struct subject *s)
 struct error subject_load(struct subject *s)
 {
     const struct config *c = &s->config;
-    bool speaks = comm_rank(s->comm) == 0;
-    if (speaks)
-        log_line("%s, %d rank%s; encoding %lld pictures", device_name(s->device), comm_size(s->comm),
-                 comm_size(s->comm) == 1 ? "" : "s", (long long)s->dataset.count);
-    TRY(encode_pictures(s));
-    if (speaks)
-        log_line("loading text encoder and UNet with %lld-bit weights", (long long)c->quant.bits);
-    TRY(comm_agree(s->comm,
-                   text_encoder_load(&s->text, s->device, c->model, (int)c->quant.bits, store_shared(s->comm))));
-    TRY(comm_agree(s->comm, unet_load(&s->unet, s->device, c->model, (int)c->quant.bits, store_shared(s->comm))));
+    int bits = (int)c->quant.bits;
+    if (comm_rank(s->comm) == 0 && !s->planned)
+        log_line("loading text encoder and UNet with %d-bit weights", bits);
+    TRY(comm_agree(s->comm, text_encoder_load(&s->text, s->device, c->model, bits, subject_store(s))));
+    TRY(comm_agree(s->comm, unet_load(&s->unet, s->device, c->model, bits, subject_store(s))));
     s->initializer = memory_take(s->text.config.width, sizeof *s->initializer);
     struct error e = s->initializer ? text_encoder_token(&s->text, s->initializer_id, s->initializer)
                                     : error_memory("the initializer");
@@ -175,11 +207,16 @@ struct training_parts subject_parts(const struct subject *s)
     };
 }
 
+void subject_unload(struct subject *s)
+{
+    unet_free(&s->unet);
+    text_encoder_free(&s->text);
+}
+
 void subject_free(struct subject *s)
 {
     memory_free(s->initializer);
-    unet_free(&s->unet);
-    text_encoder_free(&s->text);
+    subject_unload(s);
     dataset_free(&s->dataset);
     noise_schedule_free(&s->schedule);
     tokenizer_free(s->tokenizer);

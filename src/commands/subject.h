@@ -32,17 +32,26 @@ struct subject {
     struct text_encoder text;
     struct unet unet;
     float *initializer; /* [width] */
+    bool planned;       /* on a GPU that is not there */
 };
 
-/* Packed weights in memory that the node's ranks share; the first of them packs. */
-struct store store_shared(struct comm *comm);
+/* Where the subject's weights are packed: in memory that the node's ranks share, by the first of them. */
+struct store subject_store(const struct subject *s);
 
 /* Reads and checks config, tokenizer, model configs and pictures. All ranks return the same. */
 struct error subject_read(struct subject *s, const char *config_path, const char *const *sets, int64_t set_count,
                           struct comm *comm);
 
-/* Encodes the pictures with the VAE, frees it, and loads text encoder and UNet. */
+/* The same on a GPU that is not there, to learn what memory a run takes; see device_plan. */
+struct error subject_read_planned(struct subject *s, const char *config_path, const char *const *sets,
+                                  int64_t set_count, struct comm *comm);
+
+/* First: encodes the pictures with the VAE, and frees it. */
+struct error subject_encode(struct subject *s);
+
+/* Then: loads text encoder and UNet; and frees these two. */
 struct error subject_load(struct subject *s);
+void subject_unload(struct subject *s);
 
 /* What training stands on, of a loaded subject. */
 struct training_parts subject_parts(const struct subject *s);

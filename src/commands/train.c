@@ -9,6 +9,7 @@
 #include "commands/commands.h"
 #include "commands/gallery.h"
 #include "commands/options.h"
+#include "commands/plan.h"
 #include "commands/subject.h"
 #include "files/file.h"
 #include "files/report.h"
@@ -62,6 +63,9 @@ struct run {
     struct subject subject;
     struct training training;
     double started;
+    const char *config; /* the config's path, and the keys set for this run */
+    struct option_values sets;
+    struct memory_plan plan; /* of a GPU */
 };
 
 static struct error prepare_folder(struct run *r, bool resume)
@@ -125,6 +129,7 @@ static struct error finish_run(struct run *r)
 {
     const struct config *c = &r->subject.config;
     struct gallery gallery;
+    training_rest(&r->training);
     TRY(gallery_draw(&gallery, &r->subject, r->training.state.embedding));
     struct error e = ok();
     if (comm_rank(r->subject.comm) == 0) {
@@ -157,9 +162,37 @@ static void say_done(const struct run *r)
         log_line("wrote %s/%s", c->output.dir, files[i]);
 }
 
+static bool on_gpu(const struct run *r)
+{
+    return device_memory(r->subject.device).total > 0; // the CPU's weights are host memory, and it holds nothing yet
+}
+
+/* A GPU's memory is planned before anything is done. */
+static struct error plan_run(struct run *r)
+{
+    struct subject *s = &r->subject;
+    TRY(plan_memory(&r->plan, r->config, &r->sets, s->comm));
+    TRY(comm_agree(s->comm, plan_fits(&r->plan, s->device)));
+    if (comm_rank(s->comm) == 0)
+        log_line("GPU memory: %.1f MB planned", (double)r->plan.most / 1e6);
+    return ok();
+}
+
+static void say_memory(const struct run *r)
+{
+    log_line("GPU memory: %lld bytes planned, %lld taken", (long long)r->plan.most,
+             (long long)device_memory(r->subject.device).most);
+}
+
 static struct error run_all(struct run *r, bool resume)
 {
+    bool gpu = on_gpu(r), speaks = comm_rank(r->subject.comm) == 0;
+    if (speaks && device_note(r->subject.device)[0])
+        log_line("%s", device_note(r->subject.device));
+    if (gpu)
+        TRY(plan_run(r));
     TRY(prepare_folder(r, resume));
+    TRY(subject_encode(&r->subject));
     TRY(subject_load(&r->subject));
     const struct training_parts parts = subject_parts(&r->subject);
     TRY(training_new(&r->training, &parts));
@@ -167,7 +200,9 @@ static struct error run_all(struct run *r, bool resume)
         TRY(training_resume(&r->training));
     TRY(training_run(&r->training, draw_sample, r));
     TRY(finish_run(r));
-    if (comm_rank(r->subject.comm) == 0)
+    if (speaks && gpu)
+        say_memory(r);
+    if (speaks)
         say_done(r);
     return ok();
 }
@@ -188,7 +223,7 @@ struct error command_train(int argc, char **argv, struct comm *comm)
     if (e.code == ERROR_NONE && help && comm_rank(comm) == 0)
         print_help();
     if (e.code == ERROR_NONE && !help) {
-        struct run r = {.started = clock_seconds()};
+        struct run r = {.started = clock_seconds(), .config = config, .sets = many};
         signals_watch();
         e = subject_read(&r.subject, config, sets, many.count, comm);
         if (e.code == ERROR_NONE) {

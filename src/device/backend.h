@@ -76,9 +76,10 @@ struct device_ops {
     void (*update)(struct device *device, const struct update *u);
 };
 
-/* One tensor that a program takes. */
+/* One tensor that a program takes: its place in the arena, and between which takes and drops it lives. */
 struct span {
     int64_t offset, bytes;
+    int64_t born, died;
 };
 
 struct program {
@@ -90,12 +91,6 @@ struct program {
     int64_t bytes;      /* the arena it needs */
     void *compiled;     /* the device's own form of it */
     int64_t generation; /* device->generation when it was compiled */
-};
-
-/* Where a dry pass stands: the spans in use, by offset. */
-struct plan {
-    struct span *used;
-    int64_t used_count, used_room;
 };
 
 /* The head of every device. */
@@ -110,14 +105,17 @@ struct device {
     char *store;      /* NULL while measuring */
     int64_t store_bytes, stored;
     bool fill;
-    struct plan plan;
     struct program *program; /* the one being made or run */
     int64_t cursor;          /* its takes so far */
+    int64_t clock;           /* a dry pass's takes and drops so far */
     bool dry;
 };
 
 /* Keeps the error if it is the first. */
 void device_fail(struct device *device, struct error e);
+
+/* A GPU's scratch: partial sums of norms, and what a kernel complains of. */
+enum { GPU_MOMENTS = 1 << 16, GPU_SCRATCH = GPU_MOMENTS * 8 + 128 };
 
 /* The body once more, its ops for real. */
 struct error program_pass(struct program *program);

@@ -1,4 +1,5 @@
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -19,7 +20,7 @@ struct error device_open(struct device **device, const char *kind, int index, in
         return error_in(e, "device");
     TRY(cpu_open(device, threads));
     if (any)
-        snprintf((*device)->note, sizeof(*device)->note, "%s", e.text);
+        snprintf((*device)->note, sizeof(*device)->note, "computing on the CPU: %s", e.text);
     return ok();
 }
 
@@ -28,7 +29,6 @@ void device_close(struct device *d)
     if (!d)
         return;
     free_memory(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
-    memory_free(d->plan.used);
     d->ops->close(d);
 }
 
@@ -88,6 +88,13 @@ void free_memory(struct device *d, enum memory_kind kind, void *memory, int64_t 
 struct memory_use device_memory(const struct device *d)
 {
     return d->use;
+}
+
+void device_memory_mark(struct device *d)
+{
+    struct memory_use *u = &d->use;
+    u->most = u->total;
+    memcpy(u->peak, u->now, sizeof u->peak);
 }
 
 struct error device_memory_left(struct device *d, int64_t *bytes)
@@ -347,39 +354,11 @@ struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count)
 /* ------------------------------------------------------------------------------------------------ arena and programs
  */
 
-/* Makes room for one more span; the list doubles. */
-static bool room_for(struct span **list, int64_t count, int64_t *room)
-{
-    struct span *more = memory_grow(*list, count, room, sizeof *more);
-    if (more)
-        *list = more;
-    return more != NULL;
-}
+/* In a dry pass a tensor has no place yet: its offset is its number in the list of takes, far from the next one's, so
+ * that views of its channels stay apart. */
+static const int64_t NUMBERED = (int64_t)1 << 40;
 
-/* Puts `bytes` into the first gap that is large enough. */
-static int64_t plan_take(struct plan *p, int64_t bytes)
-{
-    int64_t at = 0, i = 0;
-    for (; i < p->used_count && p->used[i].offset - at < bytes; i++)
-        at = p->used[i].offset + p->used[i].bytes;
-    memmove(p->used + i + 1, p->used + i, (size_t)(p->used_count - i) * sizeof *p->used);
-    p->used[i] = (struct span){at, bytes};
-    p->used_count++;
-    return at;
-}
-
-static void plan_drop(struct plan *p, int64_t offset)
-{
-    for (int64_t i = 0; i < p->used_count; i++) {
-        if (p->used[i].offset != offset)
-            continue;
-        p->used_count--;
-        memmove(p->used + i, p->used + i + 1, (size_t)(p->used_count - i) * sizeof *p->used);
-        return;
-    }
-}
-
-/* Where the next tensor of the program lies: found in the dry pass, followed in a run. */
+/* Where the next tensor of the program lies: listed in the dry pass, followed in a run. */
 static int64_t next_offset(struct device *d, int64_t bytes)
 {
     struct program *p = d->program;
@@ -389,16 +368,64 @@ static int64_t next_offset(struct device *d, int64_t bytes)
         device_fail(d, error_failed("a program took other tensors than in its dry pass"));
         return -1;
     }
-    if (!room_for(&p->takes, p->take_count, &p->take_room) ||
-        !room_for(&d->plan.used, d->plan.used_count, &d->plan.used_room)) {
+    struct span *more = memory_grow(p->takes, p->take_count, &p->take_room, sizeof *more);
+    if (!more) {
         device_fail(d, error_memory("a program's plan"));
         return -1;
     }
-    int64_t offset = plan_take(&d->plan, bytes);
-    p->takes[p->take_count++] = (struct span){offset, bytes};
-    if (offset + bytes > p->bytes)
-        p->bytes = offset + bytes;
-    return offset;
+    p->takes = more;
+    p->takes[p->take_count] = (struct span){0, bytes, d->clock++, INT64_MAX};
+    return NUMBERED * p->take_count++;
+}
+
+static int larger_first(const void *a, const void *b)
+{
+    const struct span *x = *(struct span *const *)a, *y = *(struct span *const *)b;
+    if (x->bytes != y->bytes)
+        return x->bytes > y->bytes ? -1 : 1;
+    return x->born < y->born ? -1 : 1;
+}
+
+static bool meet(const struct span *a, const struct span *b)
+{
+    return a->born < b->died && b->born < a->died;
+}
+
+/* The lowest place for s above all spans of `placed` [count], which are sorted by offset, that it meets in time. */
+static int64_t lowest_place(const struct span *s, struct span *const *placed, int64_t count)
+{
+    int64_t at = 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (!meet(s, placed[i]))
+            continue;
+        if (placed[i]->offset - at >= s->bytes)
+            break;
+        int64_t end = placed[i]->offset + placed[i]->bytes;
+        at = end > at ? end : at;
+    }
+    return at;
+}
+
+/* Gives all tensors their places, large ones first: small ones then fit into the gaps. */
+static struct error place_tensors(struct program *p)
+{
+    struct span **order = memory_take(2 * p->take_count, sizeof *order), **placed = order + p->take_count;
+    if (!order)
+        return error_memory("a program's plan");
+    for (int64_t i = 0; i < p->take_count; i++)
+        order[i] = &p->takes[i];
+    qsort(order, (size_t)p->take_count, sizeof *order, larger_first);
+    for (int64_t i = 0; i < p->take_count; i++) {
+        struct span *s = order[i];
+        s->offset = lowest_place(s, placed, i);
+        p->bytes = s->offset + s->bytes > p->bytes ? s->offset + s->bytes : p->bytes;
+        int64_t k = i;
+        for (; k > 0 && placed[k - 1]->offset > s->offset; k--)
+            placed[k] = placed[k - 1];
+        placed[k] = s;
+    }
+    memory_free(order);
+    return ok();
 }
 
 struct tensor device_take(struct device *d, enum dtype type, int64_t lanes, int64_t height, int64_t width,
@@ -419,7 +446,7 @@ struct tensor device_take(struct device *d, enum dtype type, int64_t lanes, int6
 void device_drop(struct device *d, struct tensor *t)
 {
     if (d->dry && t->base == &d->arena)
-        plan_drop(&d->plan, t->offset);
+        d->program->takes[t->offset / NUMBERED].died = d->clock++;
     *t = (struct tensor){0};
 }
 
@@ -431,7 +458,7 @@ static struct error follow(struct program *p, bool dry)
     d->program = p;
     d->dry = dry;
     d->cursor = 0;
-    d->plan.used_count = 0;
+    d->clock = 0;
     struct error e = p->body(p->arg);
     d->program = NULL;
     d->dry = false;
@@ -462,6 +489,8 @@ struct error device_program(struct device *d, struct error (*body)(void *arg), v
     if (e.code == ERROR_NONE)
         e = d->error;
     d->error = ok();
+    if (e.code == ERROR_NONE)
+        e = place_tensors(p);
     if (e.code == ERROR_NONE)
         e = grow_arena(d, p->bytes);
     if (e.code != ERROR_NONE) {

@@ -80,12 +80,13 @@ struct error device_plan(struct device **device);
 struct error device_activations(struct device *device, bool bfloat);
 
 /* Memory that the device holds, in bytes, by what it is for. Host memory of the CPU's shared store is not among it. */
-enum memory_kind { MEMORY_WEIGHTS, MEMORY_ACTIVATIONS, MEMORY_STATE, MEMORY_KINDS };
+enum memory_kind { MEMORY_WEIGHTS, MEMORY_ACTIVATIONS, MEMORY_STATE, MEMORY_SCRATCH, MEMORY_KINDS };
 struct memory_use {
     int64_t now[MEMORY_KINDS], peak[MEMORY_KINDS]; /* peak: as it was when the sum was largest */
     int64_t total, most;
 };
 struct memory_use device_memory(const struct device *device);
+void device_memory_mark(struct device *device); /* the peak is taken from here on */
 
 /* Bytes that could still be taken; INT64_MAX where nobody counts. */
 struct error device_memory_left(struct device *device, int64_t *bytes);

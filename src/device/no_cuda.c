@@ -7,7 +7,7 @@ struct error cuda_open(struct device **device, int index, int threads)
     (void)device;
     (void)index;
     (void)threads;
-    return error_input("this zoodip was built without CUDA; expected cpu");
+    return error_input("this zoodip was built without CUDA");
 }
 
 const char *cuda_versions(void)

@@ -83,6 +83,7 @@ struct error device_plan(struct device **device)
         return error_memory("a plan");
     d->ops = &ops;
     snprintf(d->name, sizeof d->name, "a GPU, planned");
+    void *scratch;
     *device = d;
-    return ok();
+    return take_memory(d, MEMORY_SCRATCH, GPU_SCRATCH, &scratch);
 }

@@ -36,6 +36,7 @@ struct key {
 };
 
 static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
+static const char *const activation_names[] = {"fp16", "bf16", NULL};
 static const char *const property_names[] = {[PROPERTY_OBJECT] = "object", [PROPERTY_STYLE] = "style", NULL};
 static const char *const fit_names[] = {[FIT_CROP] = "crop", [FIT_SQUASH] = "squash", NULL};
 static const char *const schedule_names[] = {
@@ -129,6 +130,8 @@ static const struct key keys[] = {
     {"optim.eps", NUMBER, AT(optim.eps), true, "0.001", 1e-15, 10, .meaning = "Adam's guard against division by zero"},
     {"quant.bits", INTEGER, AT(quant.bits), true, "8", 0, 64, .check = check_bits,
      .meaning = "how weights are kept: 8 (int8), 4, 16 or 32; a quantized model's stay as they are"},
+    {"quant.activations", NAME, AT(quant.activations), true, "\"fp16\"", .names = activation_names,
+     .meaning = "what a GPU's products are fed with: pairs of fp16 numbers, or of bf16 for models that overflow"},
     {"output.dir", TEXT, AT(output.dir), false, NULL, .meaning = "folder for everything that the run makes"},
     {"output.save_every", INTEGER, AT(output.save_every), false, "5000", 0, 1000000000,
      .meaning = "steps between saved embeddings; 0 is only at the end"},

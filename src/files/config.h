@@ -63,7 +63,8 @@ struct config {
         double beta1, beta2, eps;
     } optim;
     struct {
-        int64_t bits; /* 4, 8, 16 or 32 */
+        int64_t bits;            /* 4, 8, 16 or 32 */
+        const char *activations; /* "fp16" or "bf16": what a GPU's products are fed with, in pairs */
     } quant;
     struct {
         char *dir;

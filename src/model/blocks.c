@@ -40,12 +40,13 @@ struct tensor linear_forward(struct device *d, const struct weight *w, struct te
     return y;
 }
 
-struct tensor resnet_forward(struct device *d, const struct resnet *r, struct tensor x, const struct tensor *time)
-{
-    const struct conv same = {.stride = 1, .pad = 1};
+static const struct conv same = {.stride = 1, .pad = 1};
 
-    // norm and silu, first convolution, the timestep added to every position
-    struct tensor h = take_like(d, x, r->in);
+/* Norm and silu of x, first convolution, the timestep added to every position; norm and silu again. h [like x] is room
+ * for the first norm and may be x; it is dropped. */
+static struct tensor first_half(struct device *d, const struct resnet *r, struct tensor x, struct tensor h,
+                                const struct tensor *time)
+{
     op_norm(d, h, x, r->norm1, r->groups, r->eps, ACT_SILU);
     struct tensor y = take_like(d, x, r->out);
     if (time) {
@@ -56,16 +57,35 @@ struct tensor resnet_forward(struct device *d, const struct resnet *r, struct te
         op_conv(d, y, h, r->conv1, same, (struct epilogue){0});
     }
     device_drop(d, &h);
-
-    // norm and silu in place, second convolution, residual
     op_norm(d, y, y, r->norm2, r->groups, r->eps, ACT_SILU);
-    struct tensor out = take_like(d, x, r->out);
-    if (r->shortcut) {
-        op_conv(d, out, x, r->shortcut, (struct conv){.stride = 1}, (struct epilogue){0});
-        op_conv(d, out, y, r->conv2, same, (struct epilogue){.residual = &out});
-    } else {
-        op_conv(d, out, y, r->conv2, same, (struct epilogue){.residual = &x});
-    }
+    return y;
+}
+
+/* The input's way around the convolutions. */
+static struct tensor shortcut(struct device *d, const struct resnet *r, struct tensor x)
+{
+    return conv_forward(d, r->shortcut, x, x.height, x.width, r->out, (struct conv){.stride = 1});
+}
+
+struct tensor resnet_forward(struct device *d, const struct resnet *r, struct tensor x, const struct tensor *time)
+{
+    struct tensor y = first_half(d, r, x, take_like(d, x, r->in), time);
+    struct tensor out = r->shortcut ? shortcut(d, r, x) : take_like(d, x, r->out);
+    op_conv(d, out, y, r->conv2, same, (struct epilogue){.residual = r->shortcut ? &out : &x});
     device_drop(d, &y);
     return out;
+}
+
+void resnet_through(struct device *d, const struct resnet *r, struct tensor *x, const struct tensor *time)
+{
+    if (!r->shortcut) {
+        struct tensor y = first_half(d, r, *x, take_like(d, *x, r->in), time);
+        op_conv(d, *x, y, r->conv2, same, (struct epilogue){.residual = x});
+        device_drop(d, &y);
+        return;
+    }
+    struct tensor out = shortcut(d, r, *x), y = first_half(d, r, *x, *x, time);
+    op_conv(d, out, y, r->conv2, same, (struct epilogue){.residual = &out});
+    device_drop(d, &y);
+    *x = out;
 }

@@ -28,6 +28,9 @@ void resnet_load(struct resnet *r, struct weights *w, int64_t in, int64_t out, i
  * silu(embedding); NULL for a block without. */
 struct tensor resnet_forward(struct device *d, const struct resnet *r, struct tensor x, const struct tensor *time);
 
+/* The same for an x that is not needed any more: *x becomes the result, with less memory on the way. */
+void resnet_through(struct device *d, const struct resnet *r, struct tensor *x, const struct tensor *time);
+
 /* Replaces *x by a new tensor and drops the old one. */
 void become(struct device *d, struct tensor *x, struct tensor next);
 

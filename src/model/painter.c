@@ -27,21 +27,11 @@ static struct error predict_body(void *arg)
     return ok();
 }
 
-static struct error decode_body(void *arg)
-{
-    struct painter *p = arg;
-    struct device *d = p->parts.device;
-    struct tensor image = vae_decode(d, p->parts.vae, p->latent);
-    op_copy(d, p->image, image, (struct tensor){0});
-    device_drop(d, &image);
-    return ok();
-}
-
 static struct error keep_tensors(struct painter *p)
 {
     const struct painter_parts *s = &p->parts;
     struct device *d = s->device;
-    int64_t width = s->text->config.width, rows = s->vectors ? s->vectors : 1, factor = s->vae->config.factor;
+    int64_t width = s->text->config.width, rows = s->vectors ? s->vectors : 1;
     int64_t channels = s->unet->config.in_channels;
     TRY(device_keep(d, I32, p->lanes, 1, s->length, 1, &p->ids));
     TRY(device_keep(d, F32, p->lanes, 1, rows, width, &p->rows));
@@ -50,14 +40,10 @@ static struct error keep_tensors(struct painter *p)
     TRY(device_keep(d, F32, 1, 1, 1, 1, &p->timestep));
     TRY(device_keep(d, I32, 1, 1, 1, p->lanes, &p->map)); // zeros: all lanes look at the one picture
     TRY(device_keep(d, F32, p->lanes, s->height, s->width, channels, &p->noise));
-    TRY(device_keep(d, F32, 1, s->height, s->width, channels, &p->latent));
-    TRY(device_keep(d, F32, 1, s->height * factor, s->width * factor, 3, &p->image));
     p->numbers = s->height * s->width * channels;
-    p->latents = memory_take(p->numbers, sizeof *p->latents);
     p->input = memory_take(p->numbers, sizeof *p->input);
     p->outputs = memory_take(p->lanes * p->numbers, sizeof *p->outputs);
-    p->pixels = memory_take(p->image.height * p->image.width * 3, sizeof *p->pixels);
-    return p->latents && p->input && p->outputs && p->pixels ? ok() : error_memory("a picture");
+    return p->input && p->outputs ? ok() : error_memory("a picture");
 }
 
 struct error painter_new(struct painter *p, const struct painter_parts *parts)
@@ -68,8 +54,6 @@ struct error painter_new(struct painter *p, const struct painter_parts *parts)
         e = device_program(parts->device, encode_body, p, &p->encode);
     if (e.code == ERROR_NONE)
         e = device_program(parts->device, predict_body, p, &p->predict);
-    if (e.code == ERROR_NONE)
-        e = device_program(parts->device, decode_body, p, &p->decode);
     if (e.code != ERROR_NONE)
         painter_free(p);
     return e;
@@ -81,15 +65,11 @@ void painter_free(struct painter *p)
         return;
     program_free(p->encode);
     program_free(p->predict);
-    program_free(p->decode);
-    struct tensor *const kept[] = {&p->ids, &p->rows,  &p->hidden, &p->sample, &p->timestep,
-                                   &p->map, &p->noise, &p->latent, &p->image};
+    struct tensor *const kept[] = {&p->ids, &p->rows, &p->hidden, &p->sample, &p->timestep, &p->map, &p->noise};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_release(p->parts.device, kept[i]);
-    memory_free(p->latents);
     memory_free(p->input);
     memory_free(p->outputs);
-    memory_free(p->pixels);
     *p = (struct painter){0};
 }
 
@@ -126,13 +106,13 @@ static void guide(float *outputs, int64_t numbers, float guidance)
         outputs[k] = outputs[k] + guidance * (outputs[numbers + k] - outputs[k]);
 }
 
-static struct error sample_latents(struct painter *p, struct sampler *s, double guidance,
+static struct error sample_latents(struct painter *p, struct sampler *s, float *latents, double guidance,
                                    void (*tick)(void *, int64_t, int64_t), void *arg)
 {
     struct device *d = p->parts.device;
     for (int64_t i = 0; i < s->calls; i++) {
         float t = (float)s->timesteps[i];
-        sampler_input(s, i, p->latents, p->input);
+        sampler_input(s, i, latents, p->input);
         device_write(d, p->sample, p->input);
         device_write(d, p->timestep, &t);
         TRY(device_run(p->predict));
@@ -140,44 +120,83 @@ static struct error sample_latents(struct painter *p, struct sampler *s, double 
         TRY(device_wait(d));
         if (p->parts.guided)
             guide(p->outputs, p->numbers, (float)guidance);
-        sampler_step(s, i, p->outputs, p->latents);
+        sampler_step(s, i, p->outputs, latents);
         if (tick)
             tick(arg, i + 1, s->calls);
     }
     return ok();
 }
 
-static struct error decode_latents(struct painter *p, struct picture *picture)
-{
-    struct device *d = p->parts.device;
-    float scaling = p->parts.vae->config.scaling_factor;
-    for (int64_t k = 0; k < p->numbers; k++)
-        p->input[k] = p->latents[k] / scaling;
-    device_write(d, p->latent, p->input);
-    TRY(device_run(p->decode));
-    device_read(d, p->pixels, p->image);
-    TRY(device_wait(d));
-    TRY(picture_new(picture, p->image.width, p->image.height));
-    for (int64_t k = 0; k < p->image.width * p->image.height * 3; k++) {
-        float unit = fminf(fmaxf(p->pixels[k] / 2 + 0.5f, 0.0f), 1.0f);
-        picture->rgb[k] = (uint8_t)rintf(unit * 255.0f);
-    }
-    return ok();
-}
-
-struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, const float *start,
+struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, float *latents,
                           enum sampler_kind kind, int64_t steps, double guidance,
-                          void (*tick)(void *arg, int64_t call, int64_t calls), void *arg, struct picture *picture)
+                          void (*tick)(void *arg, int64_t call, int64_t calls), void *arg)
 {
     struct sampler s;
     TRY(sampler_new(&s, p->parts.schedule, kind, steps, p->numbers));
     for (int64_t k = 0; k < p->numbers; k++)
-        p->latents[k] = start[k] * (float)s.init_sigma;
+        latents[k] *= (float)s.init_sigma;
     struct error e = encode_prompts(p, ids, rows);
     if (e.code == ERROR_NONE)
-        e = sample_latents(p, &s, guidance, tick, arg);
-    if (e.code == ERROR_NONE)
-        e = decode_latents(p, picture);
+        e = sample_latents(p, &s, latents, guidance, tick, arg);
     sampler_free(&s);
     return e;
+}
+
+/* ------------------------------------------------------------------------------------------------ decoder */
+
+static struct error decode_body(void *arg)
+{
+    const struct decoder *d = arg;
+    struct tensor image = vae_decode(d->device, d->vae, d->latent);
+    op_copy(d->device, d->image, image, (struct tensor){0});
+    device_drop(d->device, &image);
+    return ok();
+}
+
+struct error decoder_new(struct decoder *d, struct device *device, const struct vae *vae, int64_t height, int64_t width)
+{
+    *d = (struct decoder){.device = device, .vae = vae};
+    int64_t factor = vae->config.factor, channels = vae->config.latent_channels;
+    d->input = memory_take(height * width * channels, sizeof *d->input);
+    d->pixels = memory_take(height * width * factor * factor * 3, sizeof *d->pixels);
+    struct error e = d->input && d->pixels ? ok() : error_memory("a picture");
+    if (e.code == ERROR_NONE)
+        e = device_keep(device, F32, 1, height, width, channels, &d->latent);
+    if (e.code == ERROR_NONE)
+        e = device_keep(device, F32, 1, height * factor, width * factor, 3, &d->image);
+    if (e.code == ERROR_NONE)
+        e = device_program(device, decode_body, d, &d->program);
+    if (e.code != ERROR_NONE)
+        decoder_free(d);
+    return e;
+}
+
+void decoder_free(struct decoder *d)
+{
+    if (!d->device)
+        return;
+    program_free(d->program);
+    device_release(d->device, &d->latent);
+    device_release(d->device, &d->image);
+    memory_free(d->input);
+    memory_free(d->pixels);
+    *d = (struct decoder){0};
+}
+
+struct error decoder_draw(struct decoder *d, const float *latents, struct picture *picture)
+{
+    const struct tensor *image = &d->image;
+    float scaling = d->vae->config.scaling_factor;
+    for (int64_t k = 0; k < d->latent.lane_stride; k++)
+        d->input[k] = latents[k] / scaling;
+    device_write(d->device, d->latent, d->input);
+    TRY(device_run(d->program));
+    device_read(d->device, d->pixels, *image);
+    TRY(device_wait(d->device));
+    TRY(picture_new(picture, image->width, image->height));
+    for (int64_t k = 0; k < image->width * image->height * 3; k++) {
+        float unit = fminf(fmaxf(d->pixels[k] / 2 + 0.5f, 0.0f), 1.0f);
+        picture->rgb[k] = (uint8_t)rintf(unit * 255.0f);
+    }
+    return ok();
 }

@@ -1,9 +1,11 @@
 /* model/painter.h
  *
- * Draws a picture from a prompt, as diffusers' StableDiffusionPipeline does:
+ * Draws a picture from a prompt, as diffusers' StableDiffusionPipeline does, in two halves, so that UNet and VAE need
+ * not be in memory together:
  *
- *     ids ─► text encoder ─► hidden ─┐
- *     start latents ─► [UNet ─► guidance ─► sampler step] x calls ─► / scaling_factor ─► VAE decoder ─► 8 bits
+ *     painter   ids ─► text encoder ─► hidden ─┐
+ *               start latents ─► [UNet ─► guidance ─► sampler step] x calls ─► latents
+ *     decoder   latents / scaling_factor ─► VAE decoder ─► 8 bits
  *
  * With guidance the negative prompt is lane 0 and the prompt lane 1 of one batch; both look at the same latents.
  */
@@ -25,7 +27,6 @@ struct painter_parts {
     struct device *device;
     const struct text_encoder *text;
     const struct unet *unet;
-    const struct vae *vae; /* with its decoder */
     const struct noise_schedule *schedule;
     int64_t length;        /* ids of a prompt */
     int64_t height, width; /* of the latents */
@@ -37,18 +38,34 @@ struct painter_parts {
 struct painter {
     struct painter_parts parts;
     int64_t lanes, numbers; /* numbers of a latent */
-    struct tensor ids, rows, hidden, sample, timestep, map, noise, latent, image;
-    struct program *encode, *predict, *decode;
-    float *latents, *input, *outputs, *pixels; /* host: NHWC */
+    struct tensor ids, rows, hidden, sample, timestep, map, noise;
+    struct program *encode, *predict;
+    float *input, *outputs; /* host: NHWC */
 };
 
 struct error painter_new(struct painter *p, const struct painter_parts *parts);
 void painter_free(struct painter *p);
 
-/* ids [lanes, length]: negative first where guided. rows [vectors, width]. start [height, width, channels]: standard
- * normal latents. tick(arg, call, calls) is told of progress; may be NULL. picture is made new. */
-struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, const float *start,
+/* ids [lanes, length]: negative first where guided. rows [vectors, width]. latents [height, width, channels]: standard
+ * normal numbers, which become the picture's latents. tick(arg, call, calls) is told of progress; may be NULL. */
+struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, float *latents,
                           enum sampler_kind kind, int64_t steps, double guidance,
-                          void (*tick)(void *arg, int64_t call, int64_t calls), void *arg, struct picture *picture);
+                          void (*tick)(void *arg, int64_t call, int64_t calls), void *arg);
+
+struct decoder {
+    struct device *device;
+    const struct vae *vae;
+    struct tensor latent, image;
+    struct program *program;
+    float *input, *pixels; /* host: NHWC */
+};
+
+/* height, width: of the latents. vae is borrowed, with its decoder. Free with decoder_free. */
+struct error decoder_new(struct decoder *d, struct device *device, const struct vae *vae, int64_t height,
+                         int64_t width);
+void decoder_free(struct decoder *d);
+
+/* latents [height, width, channels] -> picture, which is made new. */
+struct error decoder_draw(struct decoder *d, const float *latents, struct picture *picture);
 
 #endif

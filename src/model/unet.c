@@ -353,10 +353,8 @@ static void through_transformer(struct flow *f, const struct transformer *t)
         attend_to_text(f, t, &t->blocks[i], &x);
         feed_forward(f->d, t, &t->blocks[i], x);
     }
-    struct tensor out = take_like(f->d, x, t->channels);
-    op_linear(f->d, out, x, t->proj_out, (struct epilogue){.residual = &f->h});
+    op_linear(f->d, f->h, x, t->proj_out, (struct epilogue){.residual = &f->h});
     device_drop(f->d, &x);
-    become(f->d, &f->h, out);
 }
 
 /* h moves on to `next`; what it was lives on as a skip. */
@@ -380,10 +378,10 @@ static void join_skip(struct flow *f)
 /* One resnet, and the transformer behind it where there is one. `owned`: h is no skip, so that it may be dropped. */
 static void through_layer(struct flow *f, const struct unet_block *b, int64_t j, bool owned)
 {
-    struct tensor y = resnet_forward(f->d, &b->resnets[j], f->h, &f->time);
     if (owned)
-        device_drop(f->d, &f->h);
-    f->h = y;
+        resnet_through(f->d, &b->resnets[j], &f->h, &f->time);
+    else
+        f->h = resnet_forward(f->d, &b->resnets[j], f->h, &f->time);
     if (b->cross)
         through_transformer(f, &b->transformers[j]);
 }
@@ -453,7 +451,7 @@ struct tensor unet_forward(struct device *d, const struct unet *u, const struct 
     // it
     f.h = resnet_forward(d, &u->mid_first, f.h, &f.time);
     through_transformer(&f, &u->mid);
-    become(d, &f.h, resnet_forward(d, &u->mid_second, f.h, &f.time));
+    resnet_through(d, &u->mid_second, &f.h, &f.time);
 
     go_up(&f, u);
     op_norm(d, f.h, f.h, u->norm_out, c->groups, c->eps, ACT_SILU);

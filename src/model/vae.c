@@ -169,15 +169,15 @@ static void attend(struct device *d, const struct vae_attention *a, int64_t grou
 
 static void through_mid(struct device *d, const struct vae_mid *m, int64_t groups, struct tensor *x)
 {
-    become(d, x, resnet_forward(d, &m->first, *x, NULL));
+    resnet_through(d, &m->first, x, NULL);
     attend(d, &m->attention, groups, x);
-    become(d, x, resnet_forward(d, &m->second, *x, NULL));
+    resnet_through(d, &m->second, x, NULL);
 }
 
 static void through_resnets(struct device *d, const struct vae_block *b, struct tensor *x)
 {
     for (int64_t j = 0; j < b->resnet_count; j++)
-        become(d, x, resnet_forward(d, &b->resnets[j], *x, NULL));
+        resnet_through(d, &b->resnets[j], x, NULL);
 }
 
 static struct tensor finish(struct device *d, const struct vae_half *half, int64_t groups, struct tensor *x,

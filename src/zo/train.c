@@ -538,10 +538,15 @@ struct error training_new(struct training *t, const struct training_parts *parts
     return e;
 }
 
-void training_free(struct training *t)
+void training_rest(struct training *t)
 {
     step_free(&t->step);
     batch_free(&t->checks);
+}
+
+void training_free(struct training *t)
+{
+    training_rest(t);
     state_free(&t->state);
     draws_free(&t->draws);
     memory_free(t->slots);

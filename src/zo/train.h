@@ -81,6 +81,9 @@ struct draw_shape training_draws(const struct config *config, int64_t pictures, 
 struct error training_new(struct training *t, const struct training_parts *parts);
 void training_free(struct training *t);
 
+/* Gives the device's memory back behind the last step. The state stays. */
+void training_rest(struct training *t);
+
 /* Goes on from the newest good checkpoint in DIR/checkpoints, where there is one. */
 struct error training_resume(struct training *t);
 

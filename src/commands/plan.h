@@ -1,0 +1,33 @@
+/* commands/plan.h
+ *
+ * What a run will take of a GPU's memory, found by going through the run on a GPU that is not there (device_plan): the
+ * same code takes and gives back the same tensors, so that plan and truth are equal to the byte. What is not ours, the
+ * CUDA context, the code of the kernels and NCCL's buffers, comes on top.
+ */
+#ifndef ZOODIP_COMMANDS_PLAN_H
+#define ZOODIP_COMMANDS_PLAN_H
+
+#include <stdio.h>
+
+#include "cluster/comm.h"
+#include "commands/options.h"
+#include "device/device.h"
+
+enum phase { PHASE_ENCODE, PHASE_TRAIN, PHASE_DRAW, PHASES };
+
+struct memory_plan {
+    struct memory_use phases[PHASES]; /* the peak of each */
+    int64_t most;                     /* the largest of their sums */
+};
+
+/* Collective; the plan is this rank's. */
+struct error plan_memory(struct memory_plan *plan, const char *config, const struct option_values *sets,
+                         struct comm *comm);
+
+/* A table, in bytes and megabytes. */
+void plan_print(const struct memory_plan *plan, FILE *to);
+
+/* ERROR_BAD_INPUT where the device has less left than the plan asks for, naming what to lower. */
+struct error plan_fits(const struct memory_plan *plan, struct device *device);
+
+#endif
