@@ -49,21 +49,21 @@ static struct opened *opened_of(struct device *device)
 
 /* ------------------------------------------------------------------------------------------------ memory, copies */
 
+static void give(struct device *device, void *memory)
+{
+    cudaStreamSynchronize(cuda_of(device)->stream); // work that uses it may be under way
+    cudaFree(memory);
+}
+
 static struct error take(struct device *device, int64_t bytes, void **memory)
 {
     CALL(cudaMalloc(memory, (size_t)bytes), "cudaMalloc");
     cudaError_t code = cudaMemsetAsync(*memory, 0, (size_t)bytes, cuda_of(device)->stream);
     if (code == cudaSuccess)
         return ok();
-    cudaFree(*memory);
+    give(device, *memory);
     *memory = NULL;
     return cuda_error(code, "cudaMemsetAsync");
-}
-
-static void give(struct device *device, void *memory)
-{
-    (void)device;
-    cudaFree(memory); // waits for the work that uses it
 }
 
 static struct error left(struct device *device, int64_t *bytes)
