@@ -1,0 +1,150 @@
+#!/usr/bin/env python3
+"""What rounding does to a zeroth-order slope. (L_i - L_0) / eps with eps = 1e-3 makes a thousand of any rounding of a loss, so that
+formats which serve well for drawing pictures may drown the signal that training lives on.
+
+On toybox, in PyTorch: slopes of directions at the initializer and at a learned word, with the networks computed in several
+ways, against the same in fp64. The number is the rms of the difference over the rms of the slopes.
+
+    .venv/bin/python tests/bench/precision.py                     256 directions, the table of results/README.md
+    .venv/bin/python tests/bench/precision.py --directions 32     quick
+    .venv/bin/python tests/bench/precision.py --learned results/toybox/learned_embeds.safetensors
+
+Without --learned a word is learned by `zoodip train`, --steps steps of the toybox recipe, in a folder that is deleted again.
+"""
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import diffusers
+import torch
+import transformers
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from conftest import TOYBOX, program, run, write_recipe  # noqa: E402
+from twin import Judge  # noqa: E402
+
+SUBJECT = TOYBOX / "subjects" / "bear5"
+EPS = 1e-3
+TIMESTEPS = (537, 637, 737, 837)  # one picture, noise and set of directions each
+ATTENTION = ("to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj")
+
+
+def rounded(x):
+    """To a half and back: what a matrix unit makes of a float that it is given as one half."""
+    return x.half().to(x.dtype)
+
+
+def as_pair(x):
+    """As hi + lo, both halves: kernels/ptx.h, split_two."""
+    high = rounded(x)
+    return high + rounded(x - high)
+
+
+class Networks:
+    """Text encoder and UNet in one number format. `operand`: what happens to the input of every product (linear layers,
+    convolutions, attention's queries, keys and values) in `parts`; sums stay in the networks' own type."""
+
+    def __init__(self, dtype, operand=None, parts=("text", "unet")):
+        self.judge, self.dtype = Judge(TOYBOX / "model", SUBJECT.glob("*.png"), "sks", 1), dtype
+        for part in (self.judge.text, self.judge.unet, self.judge.vae):
+            part.to(dtype)
+        self.words = next(m for n, m in self.judge.text.named_modules() if n.endswith("token_embedding"))
+        for part in parts if operand else ():
+            self.round_operands(getattr(self.judge, part), operand)
+
+    @staticmethod
+    def round_operands(network, operand):
+        for name, module in network.named_modules():
+            if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+                module.register_forward_pre_hook(lambda _, inputs: (operand(inputs[0]),))
+                if name.endswith(ATTENTION):
+                    module.register_forward_hook(lambda _, inputs, output: operand(output))
+
+    def hidden(self, rows, ids):
+        """Hidden states of one caption for each row [n, width] put in its place."""
+        def put_rows(_, inputs, output):
+            output = output.clone()
+            output[ids.expand(len(rows), -1) == self.judge.first] = rows.to(self.dtype)
+            return output
+        hook = self.words.register_forward_hook(put_rows)
+        hidden = self.judge.text(ids.expand(len(rows), -1)).last_hidden_state
+        hook.remove()
+        return hidden
+
+    def slopes(self, word, draws):
+        """(L_i - L_0) / eps for every draw's directions, in double."""
+        out = []
+        for timestep, noisy, noise, directions in draws:
+            rows = torch.cat([word, word + EPS * directions])
+            ids = self.judge.tokenizer("a photo of a sks on the beach", padding="max_length", max_length=77, return_tensors="pt").input_ids
+            predicted = self.judge.unet(noisy.to(self.dtype).expand(len(rows), -1, -1, -1), torch.full((len(rows),), timestep),
+                                        self.hidden(rows, ids)).sample
+            loss = (predicted.double() - noise.to(self.dtype).double()).square().flatten(1).mean(1)
+            out.append((loss[1:] - loss[0]) / EPS)
+        return torch.cat(out)
+
+
+WAYS = [
+    ("everything in fp32", lambda: Networks(torch.float32)),
+    ("everything in fp16, as the reference computes", lambda: Networks(torch.float16)),
+    ("operands rounded once to fp16, sums in fp32", lambda: Networks(torch.float32, rounded)),
+    ("the same, only in the text encoder", lambda: Networks(torch.float32, rounded, ("text",))),
+    ("the same, only in the UNet", lambda: Networks(torch.float32, rounded, ("unet",))),
+    ("operands as pairs of halves, sums in fp32", lambda: Networks(torch.float32, as_pair)),
+]
+
+
+def draw(exact, count):
+    """count directions, shared out over TIMESTEPS."""
+    draws, levels = [], exact.judge.schedule.alphas_cumprod.double()
+    for i, timestep in enumerate(TIMESTEPS):
+        picture = torch.from_numpy(exact.judge.pictures[i % len(exact.judge.pictures)]).double().permute(2, 0, 1)[None]
+        latents = exact.judge.vae.encode(picture).latent_dist.mean * exact.judge.vae.config.scaling_factor
+        noise = torch.randn_like(latents)
+        noisy = levels[timestep].sqrt() * latents + (1 - levels[timestep]).sqrt() * noise
+        draws.append((timestep, noisy, noise, torch.randn(count // len(TIMESTEPS), exact.judge.table.shape[1], dtype=torch.float64)))
+    return draws
+
+
+def learn(steps, threads):
+    """The word of a short run."""
+    with tempfile.TemporaryDirectory() as folder:
+        config, output = write_recipe(folder, data__images=str(SUBJECT), data__captions=str(SUBJECT.parent / "cc.json"),
+                                      optim__steps=steps, output__prompts=[])
+        run(program("zoodip"), "train", config, threads=threads, timeout=3600)
+        return load_file(output / "learned_embeds.safetensors")["sks"].double()
+
+
+def main():
+    p = argparse.ArgumentParser(description="Measure what rounding does to slopes.", epilog=__doc__.split("\n\n", 1)[1],
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--directions", type=int, default=256, help=f"in all, a multiple of {len(TIMESTEPS)}")
+    p.add_argument("--learned", type=Path, help="a learned_embeds.safetensors of toybox, in place of a run")
+    p.add_argument("--steps", type=int, default=750, help="of the run that learns a word")
+    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    a = p.parse_args()
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+    torch.set_grad_enabled(False)
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(0)
+    exact = Networks(torch.float64)
+    draws = draw(exact, a.directions)
+    words = {"at the initializer": exact.judge.word("toy")[None].double(),
+             "at a learned word": load_file(a.learned)["sks"].double() if a.learned else learn(a.steps, a.threads)}
+    truth = {name: exact.slopes(word, draws) for name, word in words.items()}
+    print("| computed how | " + " | ".join(words) + " |\n|" + " --- |" * (1 + len(words)), flush=True)
+    for name, make in WAYS:
+        networks, cells = make(), []
+        for at, word in words.items():
+            ratio = (networks.slopes(word, draws) - truth[at]).square().mean() / truth[at].square().mean()
+            cells.append(f"{100 * ratio.sqrt().item():.2g} %")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
