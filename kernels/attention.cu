@@ -146,7 +146,7 @@ __device__ int keys_seen(const struct attention_args &a, int first, int count)
 template <int SIZE> struct shape {
     static const int DEPTH = (SIZE + 15) / 16 * 16;
     static const int KEYS = SIZE <= 80 ? 32 : 16;
-    static const int WARPS = SIZE <= 40 ? 8 : SIZE <= 80 ? 4 : 3;
+    static const int WARPS = SIZE <= 40 ? 6 : SIZE <= 80 ? 4 : 3;
     static const int STEPS = DEPTH / 16;
     static const int STRIDE = DEPTH + 8; /* 16-byte pieces of a row: an odd number, so that 8 rows meet in no bank */
     static const int PIECES = KEYS * DEPTH / 4;
