@@ -126,6 +126,11 @@ def test_attention(both, heads, size, queries, keys):
     agree(both("attention", qkv(queries, keys, heads, size), heads=heads), 2e-6)
 
 
+@pytest.mark.parametrize("size", [40, 80, 200])
+def test_attention_in_pairs_of_bfloats_keeps_16_bits(both, size):
+    agree(both("attention", qkv(33, 77, 2, size), heads=2, bfloat=1), 1e-4)
+
+
 @pytest.mark.parametrize("heads, size", [(2, 11), (2, 40), (2, 64), (1, 160), (1, 200)])
 @pytest.mark.parametrize("rows", [1, 31, 77, 130])
 def test_causal_attention_sees_no_later_key(both, heads, size, rows):
