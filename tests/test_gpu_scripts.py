@@ -1,0 +1,59 @@
+"""What tests/gpu and tests/bench work out on paper is held against the real thing: the layer list against diffusers and
+transformers, the roofline's operations against PyTorch's own count."""
+import sys
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from conftest import ROOT, program, run, write_recipe
+
+sys.path[:0] = [str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "bench")]
+import model  # noqa: E402
+import roofline  # noqa: E402
+
+
+def network(part, config):
+    """A network without memory for its weights."""
+    with torch.device("meta"):
+        if part == "text":
+            return CLIPTextModel(CLIPTextConfig(**{k: v for k, v in config.items() if k not in ("architectures", "model_type")})).eval()
+        return (UNet2DConditionModel if part == "unet" else AutoencoderKL)(**{k: v for k, v in config.items() if k != "_class_name"}).eval()
+
+
+@pytest.mark.parametrize("part, config, layers", [("text", model.TEXT, model.text_layers), ("unet", model.UNET, model.unet_layers),
+                                                  ("vae", model.VAE, model.vae_layers)], ids=["text", "unet", "vae"])
+def test_the_random_model_has_stable_diffusions_tensors(part, config, layers):
+    theirs = {name.removeprefix("text_model."): tuple(t.shape) for name, t in network(part, config).state_dict().items()
+              if not name.endswith("position_ids")}
+    assert {name.removeprefix("text_model."): shape for name, shape in layers(config).items()} == theirs
+
+
+SMALL = dict(text=dict(model.TEXT, vocab_size=1571, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2),
+             unet=dict(model.UNET, block_out_channels=[32, 64], cross_attention_dim=32, layers_per_block=1, sample_size=8, norm_num_groups=8,
+                       down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"], up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"]),
+             vae=dict(model.VAE, block_out_channels=[16, 32], layers_per_block=1, norm_num_groups=8, sample_size=16,
+                      down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2))
+
+
+def test_a_random_model_is_read_by_its_peers_and_by_us(tmp_path):
+    folder = model.write_model(tmp_path / "model", **SMALL)
+    for kind, part in ((CLIPTextModel, "text_encoder"), (UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")):
+        network, info = kind.from_pretrained(folder / part, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert all(torch.isfinite(p).all() for p in network.parameters())
+    config, _ = write_recipe(tmp_path, model=str(folder), data__resolution=16, output__prompts=[])
+    assert '"evaluations_per_second"' in run(program("zoodip"), "bench", config, "--evaluations", 1).stdout
+
+
+def test_the_roofline_counts_the_operations_that_pytorch_counts():
+    step = roofline.Step(bits=8, bandwidth=1, peak=1)
+    roofline.text_encoder(step, roofline.SD15_TEXT, 1)
+    roofline.UNet(step, roofline.SD15_UNET, 1, 64).walk()
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
+        hidden = network("text", model.TEXT)(torch.zeros(1, 77, dtype=torch.int64)).last_hidden_state
+        network("unet", model.UNET)(torch.zeros(1, 4, 64, 64), torch.zeros(1), hidden)
+    causal = step.families["text: attention"].useful  # half of what PyTorch counts
+    assert sum(w.useful for w in step.families.values()) + causal == pytest.approx(counter.get_total_flops(), rel=1e-3)
