@@ -14,7 +14,7 @@
  * low halves stay clear of half's subnormals; the sum of weights is scaled alike and cancels it. A tile's weighted sum
  * is added to the query's in float arithmetic: the matrix units round towards zero, which long chains would add up.
  *
- * Heads larger than 160 (and larger than 80 where shared memory is small, before sm_80) take the wide kernel: a block
+ * Heads larger than 160 (and larger than 64 where shared memory is small, before sm_80) take the wide kernel: a block
  * owns 16 queries, its warps share out a tile's keys for the scores and the head's channels for the sums, and all
  * factors come from global memory.
  *
@@ -550,7 +550,7 @@ template <enum operand O> void choose(struct device *device, int heads, const st
     } kinds[] = {{32, 75, start<O, 32>},
                  {40, 75, start<O, 40>},
                  {64, 75, start<O, 64>},
-                 {80, 75, start<O, 80>},
+                 {80, 80, start<O, 80>},
                  {160, 80, start<O, 160>}};
     for (const auto &kind : kinds)
         if (a.size <= kind.most && cuda_of(device)->capability >= kind.capability) {
