@@ -17,6 +17,8 @@ extern "C" {
 }
 #include "kernels/ptx.h"
 
+struct link; /* nccl.cu */
+
 struct cuda {
     struct device device; /* the head that device.c knows */
     int index;            /* of the GPU among those visible */
@@ -26,6 +28,8 @@ struct cuda {
     cudaStream_t stream;
     struct complaint *complaint; /* on the GPU: what a kernel found wrong with contents, read by device_wait */
     float2 *moments;             /* [MOMENTS] on the GPU: scratch of norm.cu, between its two kernels */
+    struct link *link;           /* to the other ranks' GPUs; NULL: not joined */
+    bool meets; /* what was enqueued, or is being captured, meets other ranks: wait by nccl_wait alone */
 };
 
 enum { MOMENTS = GPU_MOMENTS }; /* 64 chunks of 32 groups for 32 lanes: 512 KiB */
@@ -118,6 +122,14 @@ void cuda_embed(struct device *device, struct tensor y, struct tensor ids, const
                 const struct weight *positions, struct tensor rows, int64_t first);
 void cuda_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
 void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
+
+/* nccl.cu. nccl_offer fills in join, sum and share, in a build with NCCL. nccl_wait waits for a stream that meets other
+ * ranks, within the limit; at once where it does not. nccl_alive: is the link still whole? nccl_leave comes before the
+ * stream goes. */
+void nccl_offer(struct device_ops *ops);
+struct error nccl_wait(struct device *device);
+struct error nccl_alive(struct device *device);
+void nccl_leave(struct device *device);
 
 /* step.cu */
 void cuda_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);

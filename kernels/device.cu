@@ -22,6 +22,7 @@ extern "C" {
 /* What a program is captured as. */
 struct graph {
     cudaGraphExec_t exec;
+    bool meets; /* other ranks */
 };
 
 struct opened {
@@ -51,6 +52,7 @@ static struct opened *opened_of(struct device *device)
 
 static void give(struct device *device, void *memory)
 {
+    nccl_wait(device);
     cudaStreamSynchronize(cuda_of(device)->stream); // work that uses it may be under way
     cudaFree(memory);
 }
@@ -78,6 +80,7 @@ static struct error left(struct device *device, int64_t *bytes)
 static struct error upload(struct device *device, void *to, const void *from, int64_t bytes)
 {
     cudaStream_t stream = cuda_of(device)->stream;
+    TRY(nccl_wait(device));
     CALL(cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
     return cuda_error(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
@@ -88,6 +91,10 @@ static void move(struct device *device, struct tensor t, void *dense, bool into_
     size_t size = (size_t)dtype_size(t.type), row = (size_t)t.channels * size, pitch = (size_t)t.row_stride * size;
     size_t rows = (size_t)(t.height * t.width);
     bool whole = pitch == row && t.lane_stride == (int64_t)rows * t.channels;
+    // from or to memory that is not pinned a copy waits for the stream by itself, without a limit
+    struct error e = nccl_wait(device);
+    if (e.code != ERROR_NONE)
+        return device_fail(device, e);
     if (whole)
         rows *= (size_t)t.lanes;
     for (int64_t lane = 0; lane < (whole ? 1 : t.lanes); lane++) {
@@ -125,6 +132,8 @@ static struct error wait(struct device *device)
 {
     struct opened *o = opened_of(device);
     cudaStream_t stream = o->cuda.stream;
+    TRY(nccl_wait(device));
+    TRY(nccl_alive(device));
     CALL(cudaMemcpyAsync(o->heard, o->cuda.complaint, sizeof *o->heard, cudaMemcpyDeviceToHost, stream),
          "cudaMemcpyAsync");
     CALL(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
@@ -213,7 +222,11 @@ static struct error compile(struct program *p)
     if (!g)
         return error_memory("a program's graph");
     cudaGraph_t graph = NULL;
-    struct error e = record(p, &graph);
+    struct error e = nccl_wait(p->device);
+    if (e.code == ERROR_NONE)
+        e = record(p, &graph);
+    g->meets = cuda_of(p->device)->meets;
+    cuda_of(p->device)->meets = false;
     if (e.code == ERROR_NONE)
         e = cuda_error(cudaGraphInstantiate(&g->exec, graph, 0), "cudaGraphInstantiate");
     if (graph)
@@ -234,7 +247,12 @@ static struct error run(struct program *p)
         return ok(); // it sticks until device_wait
     if (!p->compiled || p->generation != device->generation)
         TRY(compile(p));
-    return cuda_error(cudaGraphLaunch(((struct graph *)p->compiled)->exec, cuda_of(device)->stream), "cudaGraphLaunch");
+    const struct graph *g = (const struct graph *)p->compiled;
+    if (g->meets) {
+        TRY(nccl_alive(device));
+        cuda_of(device)->meets = true;
+    }
+    return cuda_error(cudaGraphLaunch(g->exec, cuda_of(device)->stream), "cudaGraphLaunch");
 }
 
 /* ------------------------------------------------------------------------------------------------ opening */
@@ -242,6 +260,7 @@ static struct error run(struct program *p)
 static void close_device(struct device *device)
 {
     struct opened *o = opened_of(device);
+    nccl_leave(device);
     free_memory(device, MEMORY_SCRATCH, o->cuda.moments, GPU_SCRATCH);
     if (o->heard)
         cudaFreeHost(o->heard);
@@ -280,6 +299,7 @@ static const struct device_ops *table()
     ops.noise = cuda_noise;
     ops.perturb = cuda_perturb;
     ops.update = cuda_update;
+    nccl_offer(&ops);
     return &ops;
 }
 
@@ -301,6 +321,15 @@ static struct error find_gpus(int *count)
     return cuda_error(code, "cudaGetDeviceCount");
 }
 
+/* FNV-1a over the GPU's UUID, cut to what a double holds. */
+static int64_t identity_of(const struct cudaDeviceProp *about)
+{
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < sizeof about->uuid.bytes; i++)
+        hash = (hash ^ (unsigned char)about->uuid.bytes[i]) * 0x100000001b3u;
+    return (int64_t)(hash >> 11) | 1;
+}
+
 static struct error open_parts(struct opened *o, int threads)
 {
     struct cuda *c = &o->cuda;
@@ -315,6 +344,7 @@ static struct error open_parts(struct opened *o, int threads)
     struct cudaDeviceProp about;
     CALL(cudaGetDeviceProperties(&about, c->index), "cudaGetDeviceProperties");
     snprintf(c->device.name, sizeof c->device.name, "cuda (GPU %d, %.60s)", c->index, about.name);
+    c->device.identity = identity_of(&about);
     CALL(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
     TRY(take_memory(&c->device, MEMORY_SCRATCH, GPU_SCRATCH, (void **)&c->moments));
     c->complaint = (struct complaint *)(c->moments + MOMENTS);
@@ -340,11 +370,11 @@ struct error cuda_open(struct device **device, int index, int threads)
     return ok();
 }
 
-const char *cuda_versions(void)
+const char *device_cuda(void)
 {
-    static char text[64];
+    static char text[32];
     int version = 0;
     cudaRuntimeGetVersion(&version);
-    snprintf(text, sizeof text, "CUDA %d.%d", version / 1000, version % 1000 / 10);
+    snprintf(text, sizeof text, "%d.%d", version / 1000, version % 1000 / 10);
     return text;
 }

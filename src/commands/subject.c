@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/pool.h"
+#include "commands/join.h"
 #include "files/file.h"
 #include "model/embedding.h"
 
@@ -143,6 +144,8 @@ static struct error read_subject(struct subject *s, const char *config_path, con
             e = error_in(e, "%s", config_path);
     }
     e = comm_agree(comm, e);
+    if (e.code == ERROR_NONE)
+        e = join_ranks(comm, s->device, s->config.cluster.timeout);
     if (e.code != ERROR_NONE)
         subject_free(s);
     return e;

@@ -13,7 +13,7 @@ void print_version(FILE *stream)
     if (e.code == ERROR_NONE)
         device_close(device);
     fprintf(stream, "MPI: %s\n", comm_library());
-    fprintf(stream, "NCCL: not built in\nCUDA: not built in\n");
+    fprintf(stream, "NCCL: %s\nCUDA: %s\n", device_nccl(), device_cuda());
 #ifdef __VERSION__
     fprintf(stream, "compiler: %s\n", __VERSION__);
 #endif

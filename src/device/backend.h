@@ -74,6 +74,10 @@ struct device_ops {
     void (*perturb)(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
                     struct tensor which, double eps);
     void (*update)(struct device *device, const struct update *u);
+    /* NULL, all three: it cannot be joined. sum and share are called where it is. */
+    struct error (*join)(struct device *device, const struct device_link *link);
+    void (*sum)(struct device *device, struct tensor slots);
+    void (*share)(struct device *device, struct tensor t, int root);
 };
 
 /* One tensor that a program takes: its place in the arena, and between which takes and drops it lives. */
@@ -97,6 +101,8 @@ struct program {
 struct device {
     const struct device_ops *ops;
     char name[96], note[300];
+    int64_t identity; /* see device_identity */
+    bool joined;
     struct error error; /* the first since the last wait */
     struct buffer arena;
     int64_t generation; /* counts the times when memory moved that programs point into */
@@ -127,7 +133,6 @@ void free_memory(struct device *device, enum memory_kind kind, void *memory, int
 /* device/cpu/cpu.c; kernels/device.cu, or device/no_cuda.c in a build without CUDA; device/planned.c */
 struct error cpu_open(struct device **device, int threads);
 struct error cuda_open(struct device **device, int index, int threads);
-const char *cuda_versions(void); /* "CUDA 13.0, sm_90 ..." or "no CUDA", for --version */
 
 /* Address of a tensor's first number. */
 static inline void *tensor_data(struct tensor t)
@@ -151,5 +156,7 @@ struct error check_draw(struct tensor y, struct tensor step);
 struct error check_noise(struct tensor noisy, struct tensor target, struct tensor timesteps, const struct noising *n);
 struct error check_perturb(struct tensor rows, struct tensor embedding, struct tensor directions, struct tensor which);
 struct error check_update(const struct update *u);
+struct error check_sum(struct tensor slots);
+struct error check_share(struct tensor t);
 
 #endif

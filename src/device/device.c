@@ -42,6 +42,11 @@ const char *device_note(const struct device *d)
     return d->note;
 }
 
+int64_t device_identity(const struct device *d)
+{
+    return d->identity;
+}
+
 struct error device_activations(struct device *d, bool bfloat)
 {
     return d->ops->activations ? d->ops->activations(d, bfloat) : ok();
@@ -533,6 +538,28 @@ int64_t program_bytes(const struct program *p)
     return p->bytes;
 }
 
+/* ------------------------------------------------------------------------------------------------ other ranks */
+
+bool device_joins(const struct device *d)
+{
+    return d->ops->join;
+}
+
+bool device_joined(const struct device *d)
+{
+    return d->joined;
+}
+
+struct error device_join(struct device *d, const struct device_link *link)
+{
+    if (!d->ops->join)
+        return error_failed("%s: cannot be joined with other ranks'", d->name);
+    TRY(device_wait(d));
+    TRY(d->ops->join(d, link));
+    d->joined = true;
+    return ok();
+}
+
 /* ------------------------------------------------------------------------------------------------ ops */
 
 /* Is there anything to compute? Not after a wrong shape or an earlier error, and not in a dry pass. */
@@ -642,4 +669,16 @@ void op_update(struct device *d, const struct update *u)
 {
     if (ready(d, check_update(u)))
         d->ops->update(d, u);
+}
+
+void op_sum(struct device *d, struct tensor slots)
+{
+    if (ready(d, check_sum(slots)) && d->joined)
+        d->ops->sum(d, slots);
+}
+
+void op_share(struct device *d, struct tensor t, int root)
+{
+    if (ready(d, check_share(t)) && d->joined)
+        d->ops->share(d, t, root);
 }

@@ -190,6 +190,41 @@ void op_timestep(struct device *device, struct tensor y, struct tensor t, bool f
  * have lane_stride 0 or be mapped: lane l is compared with lane map[l] of target (map as in op_copy). */
 void op_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
 
+/* ---- several ranks, with a GPU each ----
+ *
+ * Joined devices meet within their streams: op_sum and op_share are part of a program, so that a step needs no host
+ * between its evaluations and its update. All ranks run the same ones in the same order. Where a device is not joined
+ * (the CPU, a GPU that ranks share, a rank alone) both do nothing, and the host goes between (cluster/comm.h).
+ *
+ * A rank that is lost leaves the others waiting in their streams. device_wait notices what NCCL notices, and gives up
+ * after `limit` seconds; then nothing runs on this device any more, and the other ranks have to be told (comm_abort).
+ */
+struct device_link {
+    int rank, size;
+    double limit;                                                   /* seconds to wait for the others, then and later */
+    struct error (*exchange)(void *arg, void *data, int64_t bytes); /* rank 0's bytes to all */
+    void *arg;
+};
+
+/* Collective, outside of programs. */
+struct error device_join(struct device *device, const struct device_link *link);
+bool device_joined(const struct device *device);
+
+/* May it be joined? Devices of this build may, each of a rank, where their identities differ: a number that two
+ * processes see alike for one GPU, below 2^53 so that a double holds it; 0 for what is no GPU. */
+bool device_joins(const struct device *device);
+int64_t device_identity(const struct device *device);
+
+/* slots F64, dense, in place: the sum over ranks. Exact where all but one rank hold zeros. */
+void op_sum(struct device *device, struct tensor slots);
+
+/* A dense tensor's contents on rank `root`, to all. */
+void op_share(struct device *device, struct tensor t, int root);
+
+/* Which CUDA and NCCL this was built with, as --version shows them. */
+const char *device_cuda(void);
+const char *device_nccl(void);
+
 /* ---- a training step (arithmetic: device/step_core.h) ---- */
 
 /* y F32, lane l = standard normal numbers 0, 1, ... of stream `stream` + l (base/rng.h) at the step that `step`

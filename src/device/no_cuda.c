@@ -10,7 +10,12 @@ struct error cuda_open(struct device **device, int index, int threads)
     return error_input("this zoodip was built without CUDA");
 }
 
-const char *cuda_versions(void)
+const char *device_cuda(void)
 {
-    return "no CUDA";
+    return "not built in";
+}
+
+const char *device_nccl(void)
+{
+    return "not built in";
 }

@@ -189,6 +189,16 @@ struct error check_noise(struct tensor noisy, struct tensor target, struct tenso
     return ok();
 }
 
+struct error check_sum(struct tensor slots)
+{
+    return dense_as(slots, F64) ? ok() : wrong("op_sum", slots, slots);
+}
+
+struct error check_share(struct tensor t)
+{
+    return dense_as(t, t.type) ? ok() : wrong("op_share", t, t);
+}
+
 /* As many lanes as they like of the embedding's shape. */
 static bool fits_embedding(struct tensor t, enum dtype type, struct tensor embedding)
 {

@@ -75,6 +75,9 @@ struct config {
         int64_t sample_every;      /* steps; 0: only at the end */
         struct texts prompts;      /* "{}" stands for the word */
     } output;
+    struct {
+        double timeout; /* seconds */
+    } cluster;
     int64_t seed;
     bool use_cc;
 };
@@ -88,8 +91,8 @@ void config_free(struct config *config);
 char *config_json(const struct config *config);
 
 /* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out
- * output.*, device, and optim.steps where the schedule does not depend on it, so that a run may be moved or prolonged.
- * NULL when out of memory; memory_free. */
+ * output.*, cluster.*, device, and optim.steps where the schedule does not depend on it, so that a run may be moved or
+ * prolonged. NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);
 
 /* For --help: a line for each key with its default and meaning. */

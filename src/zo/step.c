@@ -150,24 +150,28 @@ static struct error update_body(void *arg)
 
 static struct error whole_body(void *arg)
 {
+    const struct step *s = arg;
     TRY(evaluate_body(arg));
-    return update_body(arg);
+    op_sum(s->parts.device, s->slots);
+    TRY(update_body(arg));
+    op_share(s->parts.device, s->embedding, 0); // mixed hardware cannot drift apart
+    return ok();
 }
 
 /* ---------------------------------------------------------------------------------------------------- running */
 
-static void write_step(struct step *s, int64_t number, const struct draws *draws, bool twin)
+static void write_step(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool twin)
 {
     device_write(s->parts.device, s->number, &number);
     if (s->share.count > 0)
         write_integers(s, draws, twin);
+    memcpy(s->fresh + s->lanes, notes, (size_t)s->parts.notes * sizeof *notes);
+    device_write(s->parts.device, s->slots, s->fresh);
 }
 
 struct error step_evaluate(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool twin)
 {
-    write_step(s, number, draws, twin);
-    memcpy(s->fresh + s->lanes, notes, (size_t)s->parts.notes * sizeof *notes);
-    device_write(s->parts.device, s->slots, s->fresh);
+    write_step(s, number, draws, notes, twin);
     return device_run(s->evaluate);
 }
 
@@ -177,9 +181,10 @@ struct error step_update(struct step *s, const double rates[3])
     return device_run(s->update);
 }
 
-struct error step_whole(struct step *s, int64_t number, const struct draws *draws, const double rates[3])
+struct error step_whole(struct step *s, int64_t number, const struct draws *draws, const double *notes,
+                        const double rates[3])
 {
-    write_step(s, number, draws, false);
+    write_step(s, number, draws, notes, false);
     device_write(s->parts.device, s->rates, rates);
     return device_run(s->whole);
 }
@@ -304,7 +309,7 @@ static struct error make_evaluator(struct step *s)
     return evaluator_new(&s->evaluator, p->device, p->text, p->unet, &shape);
 }
 
-struct error step_new(struct step *s, const struct step_parts *parts, int64_t lanes, struct share share, bool alone)
+struct error step_new(struct step *s, const struct step_parts *parts, int64_t lanes, struct share share, bool at_once)
 {
     *s = (struct step){.parts = *parts, .lanes = lanes, .share = share};
     struct error e = keep_tensors(s);
@@ -316,7 +321,7 @@ struct error step_new(struct step *s, const struct step_parts *parts, int64_t la
         e = device_program(parts->device, evaluate_body, s, &s->evaluate);
     if (e.code == ERROR_NONE)
         e = device_program(parts->device, update_body, s, &s->update);
-    if (e.code == ERROR_NONE && alone)
+    if (e.code == ERROR_NONE && at_once)
         e = device_program(parts->device, whole_body, s, &s->whole);
     if (e.code != ERROR_NONE)
         step_free(s);

@@ -7,7 +7,8 @@
  *               ─► losses into their slots
  *     update:   slots ─► gradient estimate ─► subspace projection ─► Adam ─► embedding
  *
- * Between the two the ranks sum their slots (zo/train.c). A rank alone runs both as one program.
+ * Between the two the ranks sum their slots: the host does it (zo/train.c), or, where devices are joined, the device.
+ * Then, and for a rank alone, both are one program, with rank 0's embedding given to all at its end.
  *
  * Embedding and Adam's moments live on the device; step_put and step_get move them from and to a struct state.
  */
@@ -53,13 +54,14 @@ struct step {
     struct tensor posterior, noise, directions;
     struct tensor embedding, m, v, gradient, slots;
     struct tensor noise_directions, noise_rows, rates;
-    struct program *evaluate, *update, *whole; /* whole: both, for a rank alone */
+    struct program *evaluate, *update, *whole; /* whole: both; NULL where the host goes between */
     int32_t *contents;                         /* host: integers */
     double *fresh;                             /* host: what the slots begin with, zeros and the notes */
 };
 
-/* lanes: of a step on all ranks together. alone: no other rank adds to the slots. Free with step_free. */
-struct error step_new(struct step *s, const struct step_parts *parts, int64_t lanes, struct share share, bool alone);
+/* lanes: of a step on all ranks together. at_once: the device needs no host between evaluation and update. Free with
+ * step_free. */
+struct error step_new(struct step *s, const struct step_parts *parts, int64_t lanes, struct share share, bool at_once);
 void step_free(struct step *s);
 
 /* The state's embedding, moments and noise directions to the device; embedding and moments back. */
@@ -75,7 +77,8 @@ struct error step_evaluate(struct step *s, int64_t number, const struct draws *d
 /* Enqueues the update from the slots; rates as struct update has them. */
 struct error step_update(struct step *s, const double rates[3]);
 
-/* Both at once, for a rank alone. */
-struct error step_whole(struct step *s, int64_t number, const struct draws *draws, const double rates[3]);
+/* Both at once. Behind it the slots hold all ranks' losses, and the sums of their notes. */
+struct error step_whole(struct step *s, int64_t number, const struct draws *draws, const double *notes,
+                        const double rates[3]);
 
 #endif

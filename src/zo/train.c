@@ -46,6 +46,17 @@ struct draw_shape training_draws(const struct config *config, int64_t pictures, 
 /* ------------------------------------------------------------------------------------------ one step, as in the paper
  */
 
+static struct error first_error(struct error a, struct error b)
+{
+    return a.code != ERROR_NONE ? a : b;
+}
+
+/* No host between evaluation and update: a rank alone, or ranks whose devices meet in their streams. */
+static bool at_once(const struct training *t)
+{
+    return comm_size(t->parts.comm) == 1 || device_joined(t->parts.device);
+}
+
 /* The losses of all ranks' lanes, *stop and what went wrong somewhere: a rank that failed says so beside its losses, so
  * that all end together. */
 static struct error sum_slots(struct training *t, struct error mine, bool *stop)
@@ -68,13 +79,16 @@ static void find_rates(struct training *t, double lr, double rates[3])
     optimizer_rates(&s->optimizer, s->optimizer.step, lr, &rates[1], &rates[2]);
 }
 
-/* A rank alone: the whole step in one program. */
-static struct error step_alone(struct training *t, int64_t k, const double rates[3], bool *stop)
+/* The whole step in one program: a rank alone, or one whose device meets the others' in the stream. */
+static struct error step_at_once(struct training *t, int64_t k, const double rates[3], bool *stop)
 {
     struct device *d = t->parts.device;
-    TRY(step_whole(&t->step, k, &t->draws, rates));
-    device_read(d, t->slots, tensor_lanes(t->step.slots, 0, t->lanes));
-    *stop = signals_stop_requested();
+    double notes[NOTES] = {[STOP] = signals_stop_requested()};
+    TRY(step_whole(&t->step, k, &t->draws, notes, rates));
+    device_read(d, t->slots, t->step.slots);
+    TRY(device_wait(d));
+    // a rank alone may still stop; one of several only if all have heard of it
+    *stop = t->slots[t->lanes + STOP] > 0 || (!device_joined(d) && signals_stop_requested());
     return ok();
 }
 
@@ -91,11 +105,11 @@ static struct error step_together(struct training *t, int64_t k, const double ra
     return step_update(&t->step, rates);
 }
 
-/* Rank 0's embedding to all: mixed hardware cannot drift apart. */
-static struct error broadcast_embedding(struct training *t, struct error mine)
+/* How this rank's step went, and rank 0's embedding to all: mixed hardware cannot drift apart. */
+static struct error end_step(struct training *t, struct error mine)
 {
-    if (comm_size(t->parts.comm) == 1)
-        return mine;
+    if (at_once(t)) // the others may be waiting in their GPUs, where they hear of nothing
+        return comm_abort(t->parts.comm, mine);
     TRY(comm_agree(t->parts.comm, mine));
     TRY(comm_broadcast(t->parts.comm, t->state.embedding, t->dim * (int64_t)sizeof *t->state.embedding, 0));
     device_write(t->parts.device, t->step.embedding, t->state.embedding);
@@ -117,13 +131,13 @@ static struct error take_step(struct training *t, int64_t k, struct metric *m, b
     find_rates(t, m->lr, rates);
 
     // evaluate the lanes, estimate the gradient, take out what the history calls noise, update (zo/step.h)
-    TRY(comm_size(t->parts.comm) == 1 ? step_alone(t, k, rates, stop) : step_together(t, k, rates, stop));
+    struct error e = at_once(t) ? step_at_once(t, k, rates, stop) : step_together(t, k, rates, stop);
     device_read(d, t->gradient, t->step.gradient);
     device_read(d, s->embedding, t->step.embedding);
-    struct error e = device_wait(d);
+    e = first_error(e, device_wait(d));
 
     // rank 0's embedding goes to all, and into the history
-    TRY(broadcast_embedding(t, e));
+    TRY(end_step(t, e));
     int64_t refreshed = s->subspace.filled + 1 == s->subspace.tau;
     TRY(subspace_push(&s->subspace, s->embedding));
     if (refreshed)
@@ -240,11 +254,6 @@ static bool checkpoint_due(const struct training *t)
     double minutes = c->output.checkpoint_minutes;
     return every(t->state.step, c->output.checkpoint_every) ||
            (minutes > 0 && clock_seconds() - t->last_checkpoint >= 60 * minutes);
-}
-
-static struct error first_error(struct error a, struct error b)
-{
-    return a.code != ERROR_NONE ? a : b;
 }
 
 /* Rank 0, after a step: metrics, and whatever is due. `last`: no step follows in this run. */
@@ -477,7 +486,7 @@ static int64_t least(int64_t a, int64_t b)
 static struct error make_batches(struct training *t, const struct step_parts *parts)
 {
     int rank = comm_rank(t->parts.comm), ranks = comm_size(t->parts.comm);
-    TRY(step_new(&t->step, parts, t->lanes, share_of(t->lanes, rank, ranks), ranks == 1));
+    TRY(step_new(&t->step, parts, t->lanes, share_of(t->lanes, rank, ranks), at_once(t)));
     struct share share = share_of(t->validation_draws, rank, ranks);
     int64_t lanes = share.count > 1 ? least(share.count, VALIDATION_LANES) : 1;
     return batch_new(&t->checks, t, lanes, lanes);

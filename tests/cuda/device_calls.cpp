@@ -121,6 +121,7 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp *prop, int device)
     const struct model &m = device_model();
     *prop = {};
     snprintf(prop->name, sizeof(prop->name), "%s", m.name);
+    snprintf(prop->uuid.bytes, sizeof(prop->uuid.bytes), "stand-in %d", visible_devices()[(size_t)device]);
     prop->totalGlobalMem = (size_t)device_limit();
     prop->sharedMemPerBlock = 48 << 10;
     prop->sharedMemPerBlockOptin = m.shared_most;

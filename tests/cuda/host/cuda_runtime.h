@@ -74,8 +74,13 @@ enum cudaStreamCaptureMode {
 
 enum { cudaStreamDefault = 0, cudaStreamNonBlocking = 1 };
 
+typedef struct CUuuid_st {
+    char bytes[16];
+} cudaUUID_t;
+
 struct cudaDeviceProp {
     char name[256];
+    cudaUUID_t uuid;
     size_t totalGlobalMem, sharedMemPerBlock, sharedMemPerBlockOptin;
     int major, minor, multiProcessorCount;
 };

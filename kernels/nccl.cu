@@ -1,0 +1,266 @@
+/* kernels/nccl.cu
+ *
+ * Ranks with a GPU each, joined by NCCL.
+ *
+ * Idea. A collective is work of the stream like a kernel, and a node of a program's graph. But a rank that is gone
+ * leaves the others waiting inside their GPUs, where no signal reaches and no limit holds. So nothing here blocks: the
+ * communicator is asked until it is done (ncclInProgress), and behind a meeting the host asks an event, and NCCL for
+ * errors, until the limit (nccl_wait). Then ncclCommAbort ends what runs, and the link is cut for good.
+ *
+ * Invariant: while cuda.meets, the host enters no call that waits for the stream by itself.
+ *
+ * The sums are of a few losses, and exact in any order since all ranks but one hold zeros: one channel is enough, and
+ * keeps NCCL's buffers small. A first meeting at once makes them, and the connections, before the step is captured.
+ */
+#include "kernels/cuda.h"
+extern "C" {
+#include "base/memory.h"
+#include "base/progress.h"
+}
+
+#ifdef ZOODIP_NCCL
+
+#include <nccl.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+struct link {
+    ncclComm_t comm; /* NULL: cut */
+    double limit;    /* seconds */
+    cudaEvent_t reached;
+};
+
+/* ------------------------------------------------------------------------------------------------ errors, waiting */
+
+static struct error nccl_error(const struct link *l, ncclResult_t result, const char *call)
+{
+    if (result == ncclSuccess)
+        return ok();
+    const char *about = ncclGetLastError(l->comm);
+    return error_failed("%s: NCCL: %s%s%.200s; NCCL_DEBUG=INFO tells more", call, ncclGetErrorString(result),
+                        about && *about ? ": " : "", about ? about : "");
+}
+
+static struct error late(const struct link *l, const char *what)
+{
+    return error_failed("%s: the other ranks did not come within %g s; a rank hangs or is gone, or is slower than "
+                        "cluster.timeout allows",
+                        what, l->limit);
+}
+
+static void pause_briefly()
+{
+    struct timespec moment = {0, 20000};
+    nanosleep(&moment, NULL);
+}
+
+static void cut(struct link *l)
+{
+    if (l->comm)
+        ncclCommAbort(l->comm);
+    l->comm = NULL;
+}
+
+/* What a call of the communicator comes to, in the end. */
+static struct error settle(const struct link *l, ncclResult_t result, const char *call)
+{
+    double began = clock_seconds();
+    while (result == ncclInProgress) {
+        if (clock_seconds() - began > l->limit)
+            return late(l, call);
+        pause_briefly();
+        ncclResult_t asked = ncclCommGetAsyncError(l->comm, &result);
+        if (asked != ncclSuccess)
+            result = asked;
+    }
+    return nccl_error(l, result, call);
+}
+
+/* Do the others, as far as can be told, still come? */
+static struct error listen(const struct link *l, double began)
+{
+    ncclResult_t state = ncclSuccess, asked = ncclCommGetAsyncError(l->comm, &state);
+    TRY(nccl_error(l, asked != ncclSuccess ? asked : state, "waiting for the other ranks"));
+    return clock_seconds() - began > l->limit ? late(l, "waiting for the other ranks") : ok();
+}
+
+static struct error poll(struct device *device)
+{
+    struct link *l = cuda_of(device)->link;
+    double began = clock_seconds();
+    cudaError_t code = cudaEventRecord(l->reached, cuda_of(device)->stream);
+    if (code != cudaSuccess)
+        return cuda_error(code, "cudaEventRecord");
+    while ((code = cudaEventQuery(l->reached)) == cudaErrorNotReady) {
+        TRY(listen(l, began));
+        pause_briefly();
+    }
+    return cuda_error(code, "cudaEventQuery");
+}
+
+struct error nccl_wait(struct device *device)
+{
+    struct cuda *c = cuda_of(device);
+    if (!c->meets)
+        return ok();
+    struct error e = nccl_alive(device);
+    if (e.code == ERROR_NONE)
+        e = poll(device);
+    if (e.code != ERROR_NONE)
+        cut(c->link);
+    c->meets = false;
+    return e;
+}
+
+struct error nccl_alive(struct device *device)
+{
+    const struct link *l = cuda_of(device)->link;
+    return !l || l->comm ? ok() : error_failed("%s: cut off from the other ranks", device->name);
+}
+
+/* ------------------------------------------------------------------------------------------------ meeting */
+
+static void meet(struct device *device, ncclResult_t result, const char *call)
+{
+    struct error e = settle(cuda_of(device)->link, result, call);
+    if (e.code != ERROR_NONE)
+        device_fail(device, e);
+    cuda_of(device)->meets = true;
+}
+
+static void sum(struct device *device, struct tensor slots)
+{
+    struct cuda *c = cuda_of(device);
+    size_t count = (size_t)(slots.lanes * slots.lane_stride);
+    void *at = tensor_data(slots);
+    meet(device, ncclAllReduce(at, at, count, ncclFloat64, ncclSum, c->link->comm, c->stream), "ncclAllReduce");
+}
+
+static void share(struct device *device, struct tensor t, int root)
+{
+    struct cuda *c = cuda_of(device);
+    size_t bytes = (size_t)(t.lanes * t.lane_stride * dtype_size(t.type));
+    void *at = tensor_data(t);
+    meet(device, ncclBroadcast(at, at, bytes, ncclInt8, root, c->link->comm, c->stream), "ncclBroadcast");
+}
+
+/* ------------------------------------------------------------------------------------------------ joining, leaving */
+
+static struct error connect(struct cuda *c, const struct device_link *link)
+{
+    ncclUniqueId id;
+    memset(&id, 0, sizeof id);
+    ncclResult_t result = link->rank == 0 ? ncclGetUniqueId(&id) : ncclSuccess;
+    TRY(nccl_error(c->link, result, "ncclGetUniqueId"));
+    TRY(link->exchange(link->arg, &id, sizeof id));
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    config.minCTAs = config.maxCTAs = 1;
+    result = ncclCommInitRankConfig(&c->link->comm, link->size, id, link->rank, &config);
+    return settle(c->link, result, "ncclCommInitRankConfig");
+}
+
+/* One sum and one broadcast, in the scratch of norms: all are there, and hear the same. */
+static struct error greet(struct cuda *c, const struct device_link *link)
+{
+    enum { COUNT, ROOT, NUMBERS };
+    struct device *d = &c->device;
+    double said[NUMBERS] = {1, link->rank == 0 ? 0.5 : 0};
+    struct buffer scratch = {c->moments, (int64_t)sizeof said};
+    struct tensor t = {&scratch, 0, F64, 1, 1, 1, 1, 1, 1};
+    d->ops->write(d, (struct tensor){&scratch, 0, F64, NUMBERS, 1, 1, 1, 1, 1}, said);
+    sum(d, t);
+    t.offset = ROOT * (int64_t)sizeof(double);
+    share(d, t, 0);
+    d->ops->read(d, said, (struct tensor){&scratch, 0, F64, NUMBERS, 1, 1, 1, 1, 1});
+    TRY(d->error);
+    cudaError_t code = cudaStreamSynchronize(c->stream);
+    if (code == cudaSuccess && (said[COUNT] != link->size || said[ROOT] != 0.5))
+        return error_failed("NCCL: a sum over %d ranks came to %g", link->size, said[COUNT]);
+    return cuda_error(code, "cudaStreamSynchronize");
+}
+
+static struct error join(struct device *device, const struct device_link *link)
+{
+    struct cuda *c = cuda_of(device);
+    c->link = (struct link *)memory_take(1, sizeof *c->link);
+    if (!c->link)
+        return error_memory("the link to the other ranks");
+    c->link->limit = link->limit;
+    struct error e = cuda_error(cudaEventCreate(&c->link->reached), "cudaEventCreate");
+    if (e.code == ERROR_NONE)
+        e = connect(c, link);
+    if (e.code == ERROR_NONE)
+        e = greet(c, link);
+    if (e.code != ERROR_NONE) {
+        cut(c->link);
+        nccl_leave(device);
+        device->error = ok();
+    }
+    return e;
+}
+
+/* By now all ranks have come to an end, well or together with an error. */
+void nccl_leave(struct device *device)
+{
+    struct link *l = cuda_of(device)->link;
+    if (!l)
+        return;
+    nccl_wait(device);
+    if (l->comm && settle(l, ncclCommFinalize(l->comm), "ncclCommFinalize").code == ERROR_NONE)
+        ncclCommDestroy(l->comm);
+    else
+        cut(l);
+    if (l->reached)
+        cudaEventDestroy(l->reached);
+    memory_free(l);
+    cuda_of(device)->link = NULL;
+}
+
+void nccl_offer(struct device_ops *ops)
+{
+    ops->join = join;
+    ops->sum = sum;
+    ops->share = share;
+}
+
+const char *device_nccl(void)
+{
+    static char text[32];
+    int version = 0;
+    ncclGetVersion(&version);
+    snprintf(text, sizeof text, "%d.%d.%d", version / 10000, version / 100 % 100, version % 100);
+    return text;
+}
+
+#else
+
+struct error nccl_wait(struct device *device)
+{
+    (void)device;
+    return ok();
+}
+
+struct error nccl_alive(struct device *device)
+{
+    (void)device;
+    return ok();
+}
+
+void nccl_leave(struct device *device)
+{
+    (void)device;
+}
+
+void nccl_offer(struct device_ops *ops)
+{
+    (void)ops;
+}
+
+const char *device_nccl(void)
+{
+    return "not built in";
+}
+
+#endif

@@ -1,0 +1,16 @@
+/* commands/join.h
+ *
+ * By which way the losses of a step go from rank to rank: inside the GPUs' streams, by NCCL, where every rank has a GPU
+ * of its own; else by MPI, between two programs. The bits are the same. Rank 0 says which, and why.
+ */
+#ifndef ZOODIP_COMMANDS_JOIN_H
+#define ZOODIP_COMMANDS_JOIN_H
+
+#include "base/error.h"
+#include "cluster/comm.h"
+#include "device/device.h"
+
+/* Collective. limit: seconds that a rank waits for the others in its GPU. */
+struct error join_ranks(struct comm *comm, struct device *device, double limit);
+
+#endif
