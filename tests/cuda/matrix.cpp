@@ -180,6 +180,16 @@ static void multiply(float (*sum)[8], const float (*left)[16], const float (*rig
 
 #endif
 
+// Padding of a tile: nothing is added, so nothing is computed (that 0 times infinity is NaN is given up for it).
+static bool is_zero(const uint32_t (*words)[8], int rows)
+{
+    uint32_t any = 0;
+    for (int i = 0; i < rows; i++)
+        for (int j = 0; j < 8; j++)
+            any |= words[i][j];
+    return any == 0;
+}
+
 static void collect_left(const struct warp &w, uint32_t (*out)[8])
 {
     for (int lane = 0; lane < LANES; lane++) {
@@ -231,12 +241,16 @@ static void multiply_for_all(struct warp &w)
     uint32_t left_words[16][8], right_words[MOST_TILES][8][8];
     float left[16][16], right[16][8], sums[MOST_TILES][16][8];
     collect_left(w, left_words);
+    if (is_zero(left_words, 16))
+        return;
     for (int tile = 0; tile < tiles; tile++) {
         collect_right(w, tile, right_words[tile]);
         collect_sums(w, tile, sums[tile]);
     }
     decode_left(half, left, left_words);
     for (int tile = 0; tile < tiles; tile++) {
+        if (is_zero(right_words[tile], 8))
+            continue;
         decode_right(half, right, right_words[tile]);
         multiply(sums[tile], left, right);
     }
