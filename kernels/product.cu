@@ -29,7 +29,7 @@ struct product_args {
     struct view<const float> x, residual, lane_bias;
     const unsigned char *weights;
     const float *scale, *bias;
-    const uint32_t *groups; /* 4 bits: [packed rows][groups per row] scale and shift, two halves */
+    const uint32_t *groups; /* 4 bits: [packed rows][groups per row] scale and middle, two halves */
     int64_t row_bytes;      /* of a packed row of weights */
     int weight_rows, group, groups_per_row;
     int kernel_width, taps, chunks; /* chunks: of a tap's channels */
@@ -164,7 +164,7 @@ __device__ static void load_x(uint32_t (&hi)[4], uint32_t (&lo)[4], const float 
 
 /* One group's scale and shift for the lane's four k, which may lie in two groups of the file's order (channel, tap). */
 struct affine {
-    uint32_t first, last; /* scale in the low half, shift in the high one */
+    uint32_t first, last; /* scale in the low half, the value of code 8 in the high one */
     int change;           /* the first of the four that lies in the last group */
 };
 
@@ -177,14 +177,14 @@ __device__ static struct affine find_group(const struct product_args &a, int row
     return {groups[first], groups[last], ((first + 1) * a.group - from + a.taps - 1) / a.taps};
 }
 
-/* Four nibbles -> code * scale - shift, rounded once to the operand's type. */
+/* Four nibbles -> (code - 8) * scale + middle, rounded once to the operand's type. */
 template <enum operand O> __device__ static void widen_nibbles(uint32_t (&out)[2], uint32_t nibbles, struct affine f)
 {
     float w[4];
     float2 first = unpack_two<HALF>(f.first), last = unpack_two<HALF>(f.last);
     for (int j = 0; j < 4; j++) {
         float2 of = j < f.change ? first : last;
-        w[j] = fmaf((float)((nibbles >> (4 * j)) & 15u), of.x, -of.y);
+        w[j] = fmaf((float)((int)((nibbles >> (4 * j)) & 15u) - 8), of.x, of.y);
     }
     out[0] = pack_two<O>(w[0], w[1]);
     out[1] = pack_two<O>(w[2], w[3]);

@@ -2,8 +2,11 @@
 # Makes the program: installs the Debian packages that are missing (as root; anyone else is told their names) and builds.
 #
 #   launch/setup.sh            what zoodip needs, into build/
-#   launch/setup.sh --tests    also what the tests need: their Python peers in .venv, and a build by clang in build-clang/
+#   launch/setup.sh --tests    also what the tests need: their Python peers in .venv, a build by clang in build-clang/, and
+#                              the CUDA device for a stand-in of a GPU in build/tests/cuda/
+#   launch/setup.sh --cuda     with CUDA for all GPUs since Turing, also where none answers (some minutes)
 #
+# Where a GPU answers and there is a CUDA toolkit, the program is built for that GPU without being asked.
 # A second call is quick: it installs nothing that is there and builds nothing that is up to date.
 # Exit codes: 0 ready, 1 something failed (the end of its log is shown), 2 packages are missing and this is not root.
 set -euo pipefail
@@ -24,6 +27,7 @@ libpng-dev          pkg-config --exists libpng
 libjpeg62-turbo-dev pkg-config --exists libjpeg
 zlib1g-dev          pkg-config --exists zlib'
 test_packages='
+g++                 command -v g++
 python3             command -v python3
 python3-venv        python3 -c "import ensurepip, venv"
 clang               command -v clang
@@ -81,12 +85,29 @@ cores() {
     nproc 2>/dev/null || echo 1
 }
 
-# A folder, and what cmake is told when the folder is new.
+# For which GPUs: those that are here, all (--cuda), or none.
+cuda_options() {
+    local here
+    if [ -n "$cuda" ]; then
+        echo -DZOODIP_CUDA=ON
+    elif here=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u | paste -sd ';') &&
+        [ -n "$here" ]; then
+        echo "-DZOODIP_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=$here"
+    else
+        echo -DZOODIP_CUDA=OFF
+    fi
+}
+
+# A folder, and what cmake is told; a folder that was configured with other options is configured again.
 build() {
-    local folder=$1
+    local folder=$1 told
     shift
     mkdir -p "$folder"
-    [ -e "$folder/Makefile" ] || logged "$folder/configure.log" cmake -S . -B "$folder" "$@"
+    told="$*"
+    [ -e "$folder/Makefile" ] && [ "$(cat "$folder/told.txt" 2>/dev/null)" = "$told" ] || {
+        logged "$folder/configure.log" cmake -S . -B "$folder" "$@"
+        echo "$told" >"$folder/told.txt"
+    }
     [ -e "$folder/zoodip" ] || say "building $folder/ on $(cores) cores"
     logged "$folder/build.log" make -C "$folder" -j "$(cores)"
 }
@@ -104,18 +125,20 @@ python_peers() {
     cp tests/requirements.txt "$stamp"
 }
 
-tests=
+tests= cuda=
 case ${1-} in
     '') ;;
     --tests) tests=1 ;;
-    --help | -h) sed -n '2,8s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    --cuda) cuda=1 ;;
+    --help | -h) sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 0 ;;
     *) say "$1: no such option; see launch/setup.sh --help" && exit 2 ;;
 esac
 
 mkdir -p build
 install_packages "$program_packages${tests:+$test_packages}"
-build build
+# shellcheck disable=SC2046  # one word an option
+build build $(cuda_options) ${tests:+-DZOODIP_STANDIN=ON}
 if [ -n "$tests" ]; then
-    build build-clang -DCMAKE_C_COMPILER=clang
+    build build-clang -DCMAKE_C_COMPILER=clang -DZOODIP_CUDA=OFF
     python_peers
 fi

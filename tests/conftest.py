@@ -22,6 +22,20 @@ def program(name):
     return str(BUILD / name)
 
 
+CUDA = Path(os.environ.get("ZOODIP_CUDA_PROGRAMS", BUILD / "tests/cuda"))
+ON_GPU = "ZOODIP_CUDA_PROGRAMS" in os.environ
+
+
+def cuda_program(name):
+    """Path of zoodip or of a helper with the CUDA device: run by the stand-in for a GPU (tests/cuda/), or, with
+    ZOODIP_CUDA_PROGRAMS naming the folder of a build for it, by a GPU."""
+    inside = CUDA / "tests" / name
+    return str(inside if inside.exists() else CUDA / name)
+
+
+needs_cuda = pytest.mark.skipif(not Path(cuda_program("zoodip")).exists(), reason="no programs with the CUDA device")
+
+
 def environment(threads=1):
     return {**os.environ, "OMP_NUM_THREADS": str(threads), "OMPI_ALLOW_RUN_AS_ROOT": "1",
             "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1",

@@ -28,7 +28,7 @@ struct weight {
     const void *data;          /* NULL in a measuring pass */
     const float *scale, *bias; /* in the order of the packed columns; NULL: none */
     const float *shift;        /* the CPU's, 4 bits: as scale, each [panel][groups of a row][column of the panel] */
-    const uint32_t *groups;    /* the GPU's, 4 bits: [packed rows][groups of a row], scale and shift as two halves */
+    const uint32_t *groups;    /* the GPU's, 4 bits: [packed rows][groups of a row], see device/tiles.h */
     const float *rows;         /* a table on a GPU: the rows that are there, F32 [.., in] (device_rows) */
     const int32_t *place;      /* [out]: each row's place among them, -1 for a row that is not there */
     struct device *device;     /* a table's, and its memory there: place, then rows */

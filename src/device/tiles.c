@@ -162,7 +162,7 @@ static void read_nibbles(const struct weight *w, const struct weight_source *s, 
     uint32_t *to = (uint32_t *)w->groups + row * groups;
     weight_row_codes4(s, o, codes, scales, shifts);
     for (int64_t g = 0; g < groups; g++)
-        to[g] = (uint32_t)float_to_half(scales[g]) | (uint32_t)float_to_half(shifts[g]) << 16;
+        to[g] = (uint32_t)float_to_half(scales[g]) | (uint32_t)float_to_half(8 * scales[g] - shifts[g]) << 16;
 }
 
 void tile_pack_row(const struct weight *w, const struct weight_source *source, int64_t row, void *scratch)

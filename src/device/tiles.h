@@ -12,6 +12,9 @@
  *     16 bits   64 bytes: of each sixteen, first every lane's channels 4t, 4t+1, then every lane's 4t+2, 4t+3
  *     32 bits   128 bytes: as 16 bits, the rounded numbers, then what rounding left
  *
+ * Of a group of 4-bit codes a word keeps two halves, the scale and the value of code 8: value = scale * (code - 8) +
+ * middle. The middle is small where the shift (the group's least value) is not, and so is what rounding it costs.
+ *
  * 16 and 32-bit rows are brought to a common size by a power of two, which goes into the row's scale: halves reach only
  * from 6e-8 to 65504. A gated layer's rows come in sixteens: eight values, then the eight gates that belong to them.
  */

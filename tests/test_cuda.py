@@ -1,0 +1,265 @@
+"""The CUDA device as a whole beside the CPU device: model parts, training, memory. Without a GPU the kernels run in the
+stand-in (tests/cuda/); tests/gpu/run.sh runs the same tests on a GPU.
+
+Products are fed with pairs of halves, so both devices agree far closer than half floats would let them."""
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import ON_GPU, SHAPES, TOYBOX, cuda_program, learned, make_model, metrics, program, run, write_recipe
+from conftest import needs_cuda
+
+pytestmark = needs_cuda
+
+
+def error(ours, theirs):
+    """Largest difference beside the largest value."""
+    assert ours.shape == theirs.shape
+    assert torch.isfinite(ours).all()
+    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
+
+
+def inputs_for(folder, lanes, size):
+    g = torch.Generator().manual_seed(3)
+    text, unet, vae = (json.loads((folder / p / "config.json").read_text()) for p in ("text_encoder", "unet", "vae"))
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    return dict(
+        input_ids=torch.randint(0, text["vocab_size"], (lanes, 77), generator=g, dtype=torch.int32),
+        sample=torch.randn(lanes, 4, *size, generator=g),
+        timestep=torch.randint(0, 1000, (lanes,), generator=g, dtype=torch.int32),
+        encoder_hidden_states=torch.randn(lanes, 77, unet["cross_attention_dim"], generator=g),
+        pixels=torch.rand(1, 3, 3 * factor, 2 * factor, generator=g) * 2 - 1,
+        latent=torch.randn(1, 4, 3, 4, generator=g))
+
+
+def forward(name, folder, tmp_path, *options):
+    run(name, folder, tmp_path / "in.safetensors", tmp_path / "out.safetensors", *options, threads=2)
+    return load_file(tmp_path / "out.safetensors")
+
+
+# Weights of 4 bits become halves on their way into the matrix units; all others stay exact.
+LIMITS = {32: 1e-4, 16: 1e-4, 8: 1e-4, 4: 5e-3}
+
+
+@pytest.mark.parametrize("bits", LIMITS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_part_of_a_model_agrees_with_the_cpu(random_models, tmp_path, name, bits):
+    folder = random_models(name)
+    save_file(inputs_for(folder, 2, (6, 10)), tmp_path / "in.safetensors")
+    ours = forward(cuda_program("forward"), folder, tmp_path, "--bits", bits, "--device", "cuda")
+    theirs = forward(program("tests/forward"), folder, tmp_path, "--bits", bits, "--device", "cpu")
+    assert ours.keys() == theirs.keys()
+    for part in theirs:
+        assert error(ours[part], theirs[part]) < LIMITS[bits], part
+
+
+def tiny_recipe(random_models, folder, **changes):
+    """A recipe that runs in a second: a model of random weights, 16 pixels."""
+    return write_recipe(folder, **{**dict(model=str(random_models("plain")), data__resolution=16, optim__steps=3, zo__n=1, zo__tau=2,
+                                          output__prompts=["a photo of a {}"], output__checkpoint_every=1, device="cuda"), **changes})
+
+
+@pytest.fixture
+def tiny(random_models, tmp_path):
+    return lambda name="run", **changes: tiny_recipe(random_models, tmp_path / name, **changes)
+
+
+@pytest.mark.parametrize("changes", [dict(), dict(optim__batch_size=3, zo__n=2, data__flip=True), dict(zo__sides=2, token__vectors=2),
+                                     dict(quant__bits=4), dict(quant__activations="bf16")],
+                         ids=["plain", "batch", "two sides", "4 bits", "bf16"])
+def test_losses_are_those_of_the_cpu(tiny, changes):
+    config, output = tiny("cuda", **changes)
+    run(cuda_program("zoodip"), "train", config)
+    other, theirs = tiny("cpu", **changes, device="cpu")
+    run(program("zoodip"), "train", other)
+    ours = torch.tensor([m["losses"] for m in metrics(output)], dtype=torch.float64)
+    cpu = torch.tensor([m["losses"] for m in metrics(theirs)], dtype=torch.float64)
+    assert ((ours - cpu).abs() / cpu).max() < 1e-3
+
+
+def test_the_same_run_gives_the_same_bits_and_a_resumed_one_too(tiny):
+    config, output = tiny()
+    run(cuda_program("zoodip"), "train", config)
+    whole = learned(output)
+    run(cuda_program("zoodip"), "train", config)
+    assert learned(output) == whole
+    (output / "checkpoints" / "step-3.safetensors").unlink()
+    run(cuda_program("zoodip"), "train", config, "--resume")
+    assert learned(output) == whole
+
+
+def test_toybox_end_to_end(tmp_path):
+    """Learn, then draw with the learned word, all on the CUDA device."""
+    config, output = write_recipe(tmp_path, optim__steps=12, output__prompts=["a photo of a {} on the beach"], device="cuda")
+    done = run(cuda_program("zoodip"), "train", config, timeout=1200)
+    assert "cuda (GPU 0" in done.stderr
+    lines = metrics(output)
+    assert len(lines) == 12
+    # no more than a dozen steps, but they go the right way on draws that never change
+    assert lines[-1]["validation_loss"] < 0.031
+    for name in ("learned_embeds.safetensors", "loss.png", "grid.png", "report.html"):
+        assert (output / name).stat().st_size > 0
+    drawn = tmp_path / "drawn.png"
+    run(cuda_program("zoodip"), "generate", "--model", TOYBOX / "model", "--embedding", output / "learned_embeds.safetensors",
+        "--prompt", "a photo of a sks", "--steps", 4, "--output", drawn)
+    assert drawn.stat().st_size > 0
+
+
+# ------------------------------------------------------------------------------------------------ noise
+
+N = 128
+
+
+def slopes(output, line):
+    losses = torch.tensor(metrics(output)[line]["losses"], dtype=torch.float64)
+    return (losses[1:] - losses[0]) / 1e-3
+
+
+def test_slopes_are_signal_not_rounding(tmp_path, record_property):
+    """The rms error of (L_i - L_0) / eps beside its rms, over 128 directions at the initializer and 128 at a learned word. The
+    CPU's float losses stand for the truth: tests/test_noise.py holds them against float64 (below 1 %)."""
+    keys = dict(zo__n=N, optim__steps=9, output__checkpoint_every=1, output__checkpoint_keep=0, output__prompts=[])
+    config, there = write_recipe(tmp_path / "cpu", **keys, device="cpu")
+    run(program("zoodip"), "train", config, threads=2)
+    config, here = write_recipe(tmp_path / "cuda", **keys, device="cuda")
+    checkpoints = here / "checkpoints"
+    ratios = {}
+    for word, line in (("initializer", 0), ("learned", 8)):
+        checkpoints.mkdir(parents=True, exist_ok=True)
+        if line == 0:
+            first, first_output = write_recipe(tmp_path / "first", **{**keys, "optim__steps": 1}, device="cuda")
+            run(cuda_program("zoodip"), "train", first, timeout=1200)
+            ours = slopes(first_output, 0)
+        else:
+            saved = (there / "checkpoints" / f"step-{line}.safetensors").read_bytes()
+            (checkpoints / f"step-{line}.safetensors").write_bytes(saved)
+            run(cuda_program("zoodip"), "train", config, "--resume", timeout=1200)
+            ours = slopes(here, -1)
+        exact = slopes(there, line)
+        ratios[word] = ((ours - exact).square().mean() / exact.square().mean()).sqrt().item()
+        record_property(word, ratios[word])
+    print({word: f"{100 * ratio:.3f} %" for word, ratio in ratios.items()})
+    assert max(ratios.values()) < 0.05
+
+
+# ------------------------------------------------------------------------------------------------ memory
+
+def planned_and_taken(stderr):
+    found = re.search(r"GPU memory: (\d+) bytes planned, (\d+) taken", stderr)
+    assert found, stderr
+    return int(found[1]), int(found[2])
+
+
+@pytest.mark.parametrize("changes", [dict(), dict(zo__n=5, optim__batch_size=2), dict(quant__bits=4), dict(quant__bits=16),
+                                     dict(output__sample_every=2), dict(token__vectors=3)],
+                         ids=["plain", "lanes", "4 bits", "16 bits", "samples", "vectors"])
+def test_memory_is_as_planned_to_the_byte(tiny, tmp_path, changes):
+    config, _ = tiny(**changes)
+    report = tmp_path / "report.json"
+    done = run(cuda_program("zoodip"), "train", config, env={"ZOODIP_STANDIN_REPORT": str(report)})
+    planned, taken = planned_and_taken(done.stderr)
+    assert planned == taken
+    shown = run(program("zoodip"), "inspect", config).stdout
+    assert str(planned) in shown
+    if not ON_GPU:  # every allocation added up by who hands them out
+        used = json.loads(report.read_text())
+        assert used["device"]["peak"] == planned
+        assert used["leaks"] == 0
+
+
+def sparse_sd15(folder):
+    """SD 1.5 at its true size with nothing in its files: as much as a plan looks at."""
+    import struct
+    from conftest import SD15
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+    make_model(folder, SHAPES["plain"], parts=())
+    with torch.device("meta"):
+        parts = dict(
+            text_encoder=CLIPTextModel(CLIPTextConfig(max_position_embeddings=77, **SD15["text"])),
+            unet=UNet2DConditionModel(in_channels=4, out_channels=4, cross_attention_dim=768, **SD15["unet"]),
+            vae=AutoencoderKL(latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 4,
+                              up_block_types=("UpDecoderBlock2D",) * 4, **SD15["vae"]))
+    for part, module in parts.items():
+        (folder / part).mkdir(exist_ok=True)
+        if part == "text_encoder":
+            module.config.to_json_file(folder / part / "config.json")
+        else:
+            module.save_config(folder / part)
+        header, at = {}, 0
+        for name, tensor in module.state_dict().items():
+            if "position_ids" not in name:
+                header[name] = dict(dtype="F16", shape=list(tensor.shape), data_offsets=[at, at + 2 * tensor.numel()])
+                at += 2 * tensor.numel()
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        name = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
+        with open(folder / part / name, "wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            file.truncate(8 + len(text) + at)
+    return folder
+
+
+@pytest.mark.parametrize("bits,most", [(8, 1.15e9), (4, 0.72e9)])
+def test_stable_diffusion_fits_into_what_was_promised(tmp_path, bits, most):
+    config, _ = write_recipe(tmp_path, model=str(sparse_sd15(tmp_path / "sd15")), data__resolution=512, zo__n=1, quant__bits=bits)
+    shown = run(program("zoodip"), "inspect", config).stdout
+    rows = re.findall(r"^(encode|train|draw)[a-z ]*(?:\d+ +){4}(\d+) ", re.sub(" +", " ", shown), re.M)
+    assert [name for name, _ in rows] == ["encode", "train", "draw"]
+    assert max(int(total) for _, total in rows) <= most
+
+
+# ------------------------------------------------------------------------------------------------ faults
+
+standin_only = pytest.mark.skipif(ON_GPU, reason="asks the stand-in to misbehave")
+
+
+@standin_only
+def test_too_little_memory_is_said_before_anything_is_done(tiny):
+    config, output = tiny()
+    done = run(cuda_program("zoodip"), "train", config, check=False, env={"ZOODIP_STANDIN_MEMORY": "900000"})
+    assert done.returncode == 2
+    assert "are free; lower data.resolution, zo.n or optim.batch_size" in done.stderr
+    assert not output.exists()
+
+
+@standin_only
+@pytest.mark.parametrize("env,said", [({"ZOODIP_STANDIN_DEVICES": "0"}, "no GPU is visible"),
+                                      ({"CUDA_VISIBLE_DEVICES": ""}, "CUDA_VISIBLE_DEVICES"),
+                                      ({"ZOODIP_STANDIN_DRIVER": "11080"}, "update the driver")])
+def test_without_a_usable_gpu_auto_takes_the_cpu_and_says_why(tiny, env, said):
+    config, _ = tiny(device="auto", output__prompts=[])
+    done = run(cuda_program("zoodip"), "train", config, env=env)
+    assert said in done.stderr and "zoodip: cpu (" in done.stderr
+    config, _ = tiny("insisting", device="cuda")
+    done = run(cuda_program("zoodip"), "train", config, env=env, check=False)
+    assert done.returncode == 2 and said in done.stderr
+
+
+@standin_only
+def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny, tmp_path):
+    """The k-th call fails, for k spread over the run and all k of its beginning: one line, no leak, no broken checkpoint."""
+    report = tmp_path / "report.json"
+    config, output = tiny(optim__steps=2, output__prompts=[])
+
+    def train(*options, **env):
+        report.unlink(missing_ok=True)
+        done = run(cuda_program("zoodip"), "train", config, *options, check=False,
+                   env={"ZOODIP_STANDIN_REPORT": str(report), **env})
+        return done, json.loads(report.read_text())
+
+    done, used = train()
+    assert done.returncode == 0
+    whole, calls = learned(output), used["fallible"]
+    for k in [*range(1, 26), *range(26, calls, max(1, calls // 40)), calls - 1, calls]:
+        done, used = train(ZOODIP_STANDIN_FAIL=str(k))
+        assert done.returncode in (1, 2), (k, done.stderr)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip: ")]
+        assert re.search(r"cuda|op_|group_|layer_norm|attend|copy|embed|loss", lines[-1]), (k, done.stderr)
+        assert used["leaks"] == 0 and used["faults"] == 0, (k, used, done.stderr)
+        assert "Sanitizer" not in done.stderr
+    done, _ = train("--resume")  # from whatever checkpoint the last failure left
+    assert done.returncode == 0 and learned(output) == whole
