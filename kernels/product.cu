@@ -333,6 +333,9 @@ static void start(struct device *device, const char *name, struct product_args &
            shape::STAGES * sizeof(struct stage<W, ROWS, COLUMNS>), a);
 }
 
+/* Of a block, before sm_80. */
+enum { LITTLE_SHARED = 64 << 10 };
+
 /* Large tiles read each number less often, small ones keep all processors busy. */
 template <enum operand O, enum tile_kind W>
 static void choose_tile(struct device *device, const char *name, struct product_args &a)
@@ -340,9 +343,11 @@ static void choose_tile(struct device *device, const char *name, struct product_
     int64_t rows = (int64_t)a.y.lanes * a.y.positions;
     bool aligned =
         a.x.channels % 4 == 0 && a.x.row_stride % 4 == 0 && a.x.lane_stride % 4 == 0 && (uintptr_t)a.x.data % 16 == 0;
+    bool fits = cuda_of(device)->capability >= 80 ||
+                tile_shape<O, W, 128, 128, true>::STAGES * sizeof(struct stage<W, 128, 128>) <= LITTLE_SHARED;
     if (!aligned)
         start<O, W, 64, 64, false>(device, name, a);
-    else if (blocks_for(rows, 128) * blocks_for(a.weight_rows, 128) < cuda_of(device)->processors)
+    else if (!fits || blocks_for(rows, 128) * blocks_for(a.weight_rows, 128) < cuda_of(device)->processors)
         start<O, W, 64, 64, true>(device, name, a);
     else
         start<O, W, 128, 128, true>(device, name, a);
