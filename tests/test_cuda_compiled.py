@@ -1,0 +1,79 @@
+"""What the compiler made of the CUDA kernels, where there is a toolkit and no GPU is needed: nothing of the hot kernels
+spills, they use the instructions that they were written for, and every launch is one that its GPU can take.
+
+Read by tests/cuda/compiled.py, which prints the whole as a table."""
+import sys
+
+import pytest
+
+from conftest import BUILD, ROOT
+
+sys.path.insert(0, str(ROOT / "tests" / "cuda"))
+import compiled  # noqa: E402
+
+SM = 90
+HOT = ("product.cu", "attention.cu", "norm.cu")
+
+needs_nvcc = pytest.mark.skipif(not compiled.find("nvcc"), reason="no nvcc: the CUDA toolkit is not installed")
+needs_launches = pytest.mark.skipif(not (BUILD / "tests/cuda/launches").exists(), reason="built without the stand-in")
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    return compiled.compile_all(SM)
+
+
+@needs_nvcc
+def test_hot_kernels_do_not_spill(kernels):
+    spilled = {k.name: k.spilled for k in kernels.values() if k.file in HOT and k.spilled}
+    assert any(k.file == "product.cu" for k in kernels.values()) and not spilled
+
+
+@needs_nvcc
+def test_products_and_attention_use_the_matrix_units_and_their_loads(kernels):
+    if not compiled.find("cuobjdump"):
+        pytest.skip("no cuobjdump beside nvcc, on the PATH or in triton")
+    hot = [k for k in kernels.values() if k.file in ("product.cu", "attention.cu")]
+    # a wide head's kernel reads its factors straight from global memory
+    missing = {k.name: [i for i in compiled.INSTRUCTIONS if not k.instructions[i] and (i != "LDGSTS" or "wide" not in k.name)] for k in hot}
+    assert len(hot) > 20 and not {name: gone for name, gone in missing.items() if gone}
+
+
+@needs_nvcc
+@needs_launches
+def test_every_kernel_is_launched_and_finds_room_on_a_multiprocessor(kernels):
+    launches = compiled.launches(SM)
+    assert set(kernels) == set(launches)
+    crowded = {name: launches[name] for name, k in kernels.items() if not compiled.resident_warps(k, launches[name], SM)}
+    assert not crowded
+
+
+@needs_launches
+@pytest.mark.parametrize("sm", compiled.LIMITS)
+def test_no_launch_asks_for_more_shared_memory_than_a_block_may_have(sm):
+    most = compiled.LIMITS[sm]["shared_of_block"] << 10
+    assert not {name: launch.shared for name, launch in compiled.launches(sm).items() if launch.shared > most}
+
+
+@pytest.mark.parametrize("name, agreed", [
+    ("void product_kernel<(operand)0, (tile_kind)1, 64, 64, true>(product_args)", "product_kernel<half, 8 bits, 64, 64, true>"),
+    ("_GLOBAL__N__bb22463f_12_attention_cu_1b74b7b2::attend<(operand)1, 40>(_GLOBAL__N__bb::attention_args)", "attend<bfloat, 40>"),
+    ("void (anonymous namespace)::copy<int4>((anonymous namespace)::copy_args<int4>)", "copy<int4>"),
+])
+def test_both_compilers_names_are_brought_to_one(name, agreed):
+    assert compiled.plain(name) == agreed
+
+
+# Worked out by hand with the rules of the Programming Guide.
+@pytest.mark.parametrize("registers, threads, shared, sm, warps", [
+    (32, 256, 0, 90, 64),        # full
+    (168, 256, 61440, 90, 8),    # 65536 / (168 x 32 -> 5376) = 12 warps: one block of 8
+    (128, 256, 61440, 90, 16),   # 16 warps: two blocks
+    (32, 256, 49152, 80, 24),    # 164 KiB / 49 KiB: three blocks
+    (32, 128, 0, 86, 48),        # 48 warps: twelve blocks of four
+    (40, 1024, 0, 75, 32),       # one block
+    (32, 32, 0, 86, 16),         # 16 blocks at most
+])
+def test_occupancy_follows_the_rules(registers, threads, shared, sm, warps):
+    kernel = compiled.Kernel("", "", registers, 0, 0)
+    assert compiled.resident_warps(kernel, compiled.Launch(threads, shared), sm) == warps
