@@ -4,18 +4,21 @@ The helper `op` also runs every case again for its first, middle and last lane a
 differs: that a lane's result depends on nothing but the lane is checked by every test here.
 """
 
+import os
 import subprocess
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import BUILD
+from conftest import BUILD, cuda_program, needs_cuda
 
-OP = BUILD / "tests/cuda/op"
-NONE, SILU, GELU, QUICK_GELU = range(4)
+# Another build of the same kernels: cuda-asan, cuda-race (tests/test_cuda_checked.py)
+FLAVOUR = os.environ.get("ZOODIP_STANDIN_FLAVOUR")
+OP = BUILD / "tests" / FLAVOUR / "op" if FLAVOUR else cuda_program("op")
+NONE, SILU, GELU, QUICK_GELU, GEGLU = range(5)
 
-pytestmark = pytest.mark.skipif(not OP.exists(), reason="built without the stand-in")
+pytestmark = needs_cuda
 
 
 @pytest.fixture(autouse=True)
@@ -223,3 +226,76 @@ def test_an_id_without_a_row_is_refused(refusal, stray):
     ids[1, 0, 5] = stray
     tensors = {"x": ids, "weight": torch.randn(50, 12), "positions": torch.randn(80, 12), "rows": torch.randn(3, 1, 2, 12)}
     assert f"id {stray} has no row" in refusal("embed", tensors, first=50, channels=12)
+
+
+# ---------------------------------------------------------------------------------------------------- products
+
+# Weights of 8, 16 and 32 bits go in exactly, and activations as pairs of halves: 22 bits. A 4-bit number becomes a half.
+WITHIN = {8: 2e-6, 16: 2e-6, 32: 4e-6, 4: 2e-3}
+
+
+@pytest.mark.parametrize("bits", WITHIN)
+@pytest.mark.parametrize("rows, channels, out", [(1, 1, 1), (3, 5, 7), (31, 33, 12), (33, 40, 65), (77, 96, 130), (129, 64, 8)])
+def test_linear(both, bits, rows, channels, out):
+    tensors = {"x": torch.randn(3, 1, rows, channels), "weight": torch.randn(out, channels, 1, 1), "bias": torch.randn(out)}
+    agree(both("linear", tensors, bits=bits, channels=out), WITHIN[bits])
+
+
+def test_linear_over_a_whole_picture(both):
+    tensors = {"x": torch.randn(1, 1, 4096, 40), "weight": torch.randn(72, 40, 1, 1)}
+    agree(both("linear", tensors, bits=8, channels=72), 2e-6)
+
+
+@pytest.mark.parametrize("bits", WITHIN)
+@pytest.mark.parametrize("out", [2, 10, 16, 50, 144])
+def test_linear_times_its_gelu_of_gates(both, bits, out):
+    tensors = {"x": torch.randn(2, 1, 33, 40), "weight": torch.randn(out, 40, 1, 1) / 6, "bias": torch.randn(out)}
+    agree(both("linear", tensors, bits=bits, channels=out // 2, act=GEGLU, gated=1), 2 * WITHIN[bits])
+
+
+@pytest.mark.parametrize("act", [NONE, SILU, GELU, QUICK_GELU])
+def test_what_a_product_does_on_the_way_out(both, act):
+    tensors = {"x": torch.randn(3, 4, 9, 36), "weight": torch.randn(21, 36, 1, 1), "bias": torch.randn(21),
+               "lane_bias": torch.randn(3, 1, 1, 21), "residual": torch.randn(3, 4, 9, 21)}
+    agree(both("linear", tensors, bits=8, channels=21, act=act), 2e-6)
+
+
+@pytest.mark.parametrize("bits", WITHIN)
+@pytest.mark.parametrize("channels, out, kernel", [(1, 1, 1), (3, 5, 3), (12, 33, 3), (40, 20, 3), (64, 130, 3), (4, 3, 5), (36, 4, 1)])
+def test_conv(both, bits, channels, out, kernel):
+    tensors = {"x": torch.randn(2, 7, 9, channels), "weight": torch.randn(out, channels, kernel, kernel), "bias": torch.randn(out)}
+    agree(both("conv", tensors, bits=bits, channels=out, stride=1, pad=kernel // 2), WITHIN[bits])
+
+
+@pytest.mark.parametrize("stride, pad, height, width", [(2, 1, 5, 6), (2, 0, 4, 5), (3, 2, 4, 5)])
+def test_conv_with_strides(both, stride, pad, height, width):
+    tensors = {"x": torch.randn(2, 9, 11, 12), "weight": torch.randn(20, 12, 3, 3)}
+    agree(both("conv", tensors, bits=8, channels=20, stride=stride, pad=pad, height=height, width=width), 2e-6)
+
+
+@pytest.mark.parametrize("height, width", [(18, 22), (9, 11), (17, 21), (13, 30)])
+def test_conv_of_an_enlarged_picture(both, height, width):
+    tensors = {"x": torch.randn(2, 9, 11, 12), "weight": torch.randn(20, 12, 3, 3)}
+    agree(both("conv", tensors, bits=8, channels=20, stride=1, pad=1, up=1, height=height, width=width), 2e-6)
+
+
+def test_a_product_reads_a_slice_of_channels(both):
+    tensors = {"x": torch.randn(2, 3, 5, 12), "weight": torch.randn(20, 12, 3, 3)}
+    agree(both("conv", tensors, bits=8, channels=20, stride=1, pad=1, slice=1), 2e-6)
+
+
+@pytest.mark.parametrize("bits, within", [(8, 1e-4), (16, 1e-4), (32, 1e-4), (4, 2e-2)])
+def test_products_in_pairs_of_bfloats_keep_16_bits(both, bits, within):
+    weight = torch.randn(40, 96, 1, 1).half().float()  # 16 bits are halves on the CPU, whatever feeds the GPU
+    agree(both("linear", {"x": torch.randn(2, 1, 33, 96), "weight": weight}, bits=bits, channels=40, bfloat=1), within)
+
+
+def test_numbers_too_large_for_halves_fit_into_bfloats(both):
+    tensors = {"x": 1e6 * torch.randn(1, 1, 9, 32), "weight": torch.randn(8, 32, 1, 1)}
+    agree(both("linear", tensors, bits=8, channels=8, bfloat=1), 1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e4])
+def test_weights_of_any_size_keep_their_bits(both, scale):
+    tensors = {"x": torch.randn(1, 1, 9, 32), "weight": scale * torch.randn(8, 32, 1, 1)}
+    agree(both("linear", tensors, bits=32, channels=8), 4e-6)

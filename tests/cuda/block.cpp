@@ -80,6 +80,7 @@ void block_fault(const char *format, ...)
     abort(); // nobody continues a thread that failed
 }
 
+#ifndef STANDIN_ASAN
 // A kernel's stray address is the kernel's fault; one of the host ends the process as ever.
 static void on_bad_address(int number, siginfo_t *info, void *)
 {
@@ -87,6 +88,7 @@ static void on_bad_address(int number, siginfo_t *info, void *)
         block_fault("touches %p, where there is nothing", info->si_addr);
     signal(number, SIG_DFL);
 }
+#endif
 
 static void watch_addresses()
 {
