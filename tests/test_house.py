@@ -21,7 +21,7 @@ USES = {
     "main.c": {"base", "cluster", "commands"},
 }
 COMMANDS = ["train", "generate", "quantize", "inspect", "bench"]
-SCRIPTS = ["launch/demo.sh", "launch/run.sh", "launch/setup.sh", "tests/run.sh", "dataset/get_dreambooth.sh"]
+SCRIPTS = ["launch/demo.sh", "launch/run.sh", "launch/setup.sh", "tests/run.sh", "tests/gpu/run.sh", "dataset/get_dreambooth.sh"]
 
 
 def tracked(*patterns):

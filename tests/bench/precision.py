@@ -137,6 +137,7 @@ def main():
     words = {"at the initializer": exact.judge.word("toy")[None].double(),
              "at a learned word": load_file(a.learned)["sks"].double() if a.learned else learn(a.steps, a.threads)}
     truth = {name: exact.slopes(word, draws) for name, word in words.items()}
+    print("rms of the slopes: " + ", ".join(f"{t.square().mean().sqrt():.3g} {at}" for at, t in truth.items()) + "\n")
     print("| computed how | " + " | ".join(words) + " |\n|" + " --- |" * (1 + len(words)), flush=True)
     for name, make in WAYS:
         networks, cells = make(), []

@@ -14,7 +14,8 @@ Every op of src/model/text_encoder.c and src/model/unet.c is walked through with
               16 bits is two, one with 32 bits and both of attention's are three (kernels/ptx.h)
 
 An op takes the longer of bytes / bandwidth and executed / matrix peak; a family the sum of its ops. What comes before the
-text is met is computed for one lane, everything else for all (unet.c, attend_to_text).
+text is met is computed for one lane, everything else for all (unet.c, attend_to_text). Many lanes go in batches of one size,
+--at-once lanes at most (zo/step.c, LANES_AT_ONCE).
 """
 import argparse
 import json
@@ -176,16 +177,20 @@ class UNet:
         s.product("3 x 3 convolutions", self.rows, 4, width, 9)
 
 
-def count(a, lanes, text, unet):
+def count(a, lanes, text=SD15_TEXT, unet=SD15_UNET):
     s = Step(a.bits, a.bandwidth * 1e12, a.peak * 1e12)
-    text_encoder(s, text, lanes)
-    UNet(s, unet, lanes, a.size // 8).walk()
+    batches = -(-lanes // a.at_once)
+    for _ in range(batches):
+        text_encoder(s, text, -(-lanes // batches))
+        UNet(s, unet, -(-lanes // batches), a.size // 8).walk()
     return s.families
 
 
 def print_table(a, lanes, families):
     total = Work(*(sum(getattr(w, k) for w in families.values()) for k in ("bytes", "useful", "executed", "seconds", "ops")))
-    print(f"n = {lanes - 1}: {lanes} lanes, {'int8' if a.bits == 8 else f'{a.bits}-bit'} weights, {a.size} px\n")
+    batches = -(-lanes // a.at_once)
+    print(f"n = {lanes - 1}: {lanes} lanes" + (f" in {batches} batches of {-(-lanes // batches)}" if batches > 1 else "")
+          + f", {'int8' if a.bits == 8 else f'{a.bits}-bit'} weights, {a.size} px\n")
     print("| family | ops | GB | useful TFLOP | executed TFLOP | ms of memory | ms of matrix units | bound by | ms at least | share |")
     print("|" + " --- |" * 10)
     for name, w in [*sorted(families.items(), key=lambda item: -item[1].seconds), ("all", total)]:
@@ -204,6 +209,7 @@ def main():
     p.add_argument("--lanes", type=int, nargs="*", default=[3, 17])
     p.add_argument("--bits", type=int, default=8, choices=[4, 8, 16, 32])
     p.add_argument("--size", type=int, default=512, help="pixels")
+    p.add_argument("--at-once", type=int, default=16, help="lanes of a batch at most")
     p.add_argument("--bandwidth", type=float, default=3.35, help="TB/s")
     p.add_argument("--peak", type=float, default=800, help="TFLOP/s of the matrix units with 16-bit operands")
     p.add_argument("--model", type=Path, help="folder of a model; default: Stable Diffusion 1.5's shapes")
