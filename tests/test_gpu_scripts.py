@@ -1,5 +1,8 @@
 """What tests/gpu and tests/bench work out on paper is held against the real thing: the layer list against diffusers and
 transformers, the roofline's operations against PyTorch's own count."""
+import argparse
+import json
+import shutil
 import sys
 
 import pytest
@@ -8,9 +11,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from conftest import ROOT, program, run, write_recipe
+from conftest import BUILD, ROOT, program, run, write_recipe
 
 sys.path[:0] = [str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "bench")]
+import measure  # noqa: E402
 import model  # noqa: E402
 import roofline  # noqa: E402
 
@@ -38,13 +42,17 @@ SMALL = dict(text=dict(model.TEXT, vocab_size=1571, hidden_size=32, intermediate
                       down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2))
 
 
-def test_a_random_model_is_read_by_its_peers_and_by_us(tmp_path):
-    folder = model.write_model(tmp_path / "model", **SMALL)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return model.write_model(tmp_path_factory.mktemp("small") / "model", **SMALL)
+
+
+def test_a_random_model_is_read_by_its_peers_and_by_us(small, tmp_path):
     for kind, part in ((CLIPTextModel, "text_encoder"), (UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")):
-        network, info = kind.from_pretrained(folder / part, output_loading_info=True)
+        network, info = kind.from_pretrained(small / part, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"]
         assert all(torch.isfinite(p).all() for p in network.parameters())
-    config, _ = write_recipe(tmp_path, model=str(folder), data__resolution=16, output__prompts=[])
+    config, _ = write_recipe(tmp_path, model=str(small), data__resolution=16, output__prompts=[])
     assert '"evaluations_per_second"' in run(program("zoodip"), "bench", config, "--evaluations", 1).stdout
 
 
@@ -57,3 +65,23 @@ def test_the_roofline_counts_the_operations_that_pytorch_counts():
         network("unet", model.UNET)(torch.zeros(1, 4, 64, 64), torch.zeros(1), hidden)
     causal = step.families["text: attention"].useful  # half of what PyTorch counts
     assert sum(w.useful for w in step.families.values()) + causal == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+@pytest.mark.parametrize("options", [(), ("--together",), ("--way", "int8")], ids=["row after row", "together", "int8"])
+def test_the_references_step_runs(small, options):
+    said = run(sys.executable, ROOT / "tests/gpu/reference.py", small, "--size", 16, "--seconds", 0.01, *options).stdout
+    assert json.loads(said.splitlines()[-1])["steps_per_second"] > 0
+
+
+def test_the_plan_is_found_in_what_inspect_prints(tmp_path):
+    session = measure.Session(argparse.Namespace(build=tmp_path, gpu="0", limit=60, spent=0))
+    session.build = BUILD
+    config, _ = write_recipe(tmp_path)
+    planned = measure.planned_bytes(session, config)
+    assert f" {planned} " in next(line for line in run(program("zoodip"), "inspect", config).stdout.splitlines() if line.startswith("train"))
+
+
+def test_a_machine_without_a_gpu_is_refused_by_name(tmp_path):
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
+    done = run(shutil.which("bash"), ROOT / "tests/gpu/run.sh", check=False, env={"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path)})
+    assert (done.returncode, done.stderr) == (2, "run.sh: nvidia-smi is missing\n")
