@@ -44,8 +44,7 @@ static struct error nccl_error(const struct link *l, ncclResult_t result, const 
 
 static struct error late(const struct link *l, const char *what)
 {
-    return error_failed("%s: the other ranks did not come within %g s; a rank hangs or is gone, or is slower than "
-                        "cluster.timeout allows",
+    return error_failed("%s: not all came within %g s; one hangs or is gone, or is slower than cluster.timeout allows",
                         what, l->limit);
 }
 

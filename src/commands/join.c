@@ -5,21 +5,28 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-/* Why not, or "" where nothing is in the way. gpus [ranks]: each rank's GPU, 0 for none. */
+/* gpus [ranks]: each rank's GPU, 0 for none. Weights are packed for one kind of device and shared by a node's ranks,
+ * and a lane's bits are those of its device: so all or none. */
+static struct error check_alike(const double *gpus, int ranks)
+{
+    for (int r = 1; r < ranks; r++)
+        if ((gpus[r] != 0) != (gpus[0] != 0))
+            return error_input("device: rank %d computes on a GPU and rank %d does not; expected the same kind for "
+                               "all, see CUDA_VISIBLE_DEVICES, or set device to cpu",
+                               gpus[0] != 0 ? 0 : r, gpus[0] != 0 ? r : 0);
+    return ok();
+}
+
+/* Why ranks with GPUs cannot be joined, or "". */
 static void find_reason(char reason[128], const double *gpus, int ranks, bool possible)
 {
-    reason[0] = 0;
-    for (int a = 0; a < ranks; a++) {
-        if (gpus[a] == 0)
-            snprintf(reason, 128, "rank %d has no GPU", a);
-        for (int b = 0; b < a && !reason[0]; b++)
-            if (gpus[a] == gpus[b])
+    snprintf(reason, 128, "%s", possible ? "" : "this zoodip was built without NCCL");
+    for (int a = 1; a < ranks; a++)
+        for (int b = 0; b < a; b++)
+            if (gpus[a] == gpus[b]) {
                 snprintf(reason, 128, "ranks %d and %d share a GPU", b, a);
-        if (reason[0])
-            return;
-    }
-    if (!possible)
-        snprintf(reason, 128, "this zoodip was built without NCCL");
+                return;
+            }
 }
 
 static struct error exchange(void *arg, void *data, int64_t bytes)
@@ -42,7 +49,7 @@ static struct error join(struct comm *comm, struct device *device, double limit)
 
 struct error join_ranks(struct comm *comm, struct device *device, double limit)
 {
-    int ranks = comm_size(comm), gpu_ranks = 0;
+    int ranks = comm_size(comm);
     if (ranks == 1)
         return ok();
     double *gpus = memory_take(ranks, sizeof *gpus);
@@ -51,12 +58,12 @@ struct error join_ranks(struct comm *comm, struct device *device, double limit)
     if (e.code == ERROR_NONE) {
         gpus[comm_rank(comm)] = (double)device_identity(device);
         e = comm_sum(comm, gpus, ranks);
+        if (e.code == ERROR_NONE)
+            e = check_alike(gpus, ranks);
         find_reason(reason, gpus, ranks, device_joins(device));
-        for (int r = 0; r < ranks; r++)
-            gpu_ranks += gpus[r] != 0;
     }
     memory_free(gpus);
-    if (e.code != ERROR_NONE || gpu_ranks == 0)
+    if (e.code != ERROR_NONE || device_identity(device) == 0)
         return e;
     if (!reason[0])
         return comm_abort(comm, join(comm, device, limit)); // the others may be waiting in NCCL

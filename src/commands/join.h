@@ -1,7 +1,8 @@
 /* commands/join.h
  *
  * By which way the losses of a step go from rank to rank: inside the GPUs' streams, by NCCL, where every rank has a GPU
- * of its own; else by MPI, between two programs. The bits are the same. Rank 0 says which, and why.
+ * of its own; else by MPI, between two programs. The bits are the same. Rank 0 says which, and why. Ranks of which some
+ * have a GPU and some none are refused.
  */
 #ifndef ZOODIP_COMMANDS_JOIN_H
 #define ZOODIP_COMMANDS_JOIN_H

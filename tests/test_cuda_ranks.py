@@ -1,0 +1,184 @@
+"""Ranks with a GPU each, joined by NCCL: the same bits as a rank alone, as ranks that share a GPU, and on any number; and
+whatever becomes of one rank, the run ends on all. GPUs and NCCL are the stand-in's (tests/cuda/), the ranks are mpirun's."""
+import json
+import os
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import ROOT, cuda_program, environment, learned, metrics, mpirun, needs_cuda, write_recipe
+
+pytestmark = needs_cuda
+ZOODIP = cuda_program("zoodip")
+LIMIT = 3  # cluster.timeout of the runs in which a rank is lost
+JOINED, BY_MPI = "losses go by NCCL", "losses go by MPI"
+
+
+@pytest.fixture(scope="module")
+def recipe(random_models, tmp_path_factory):
+    """Writes a recipe that runs in a second, a model of random weights at 16 pixels; returns (config path, output folder)."""
+    def write(**changes):
+        tiny = dict(model=str(random_models("plain")), device="cuda", data__resolution=16, zo__tau=3, optim__steps=4,
+                    output__prompts=[])
+        return write_recipe(tmp_path_factory.mktemp("run"), **{**tiny, **changes})
+    return write
+
+
+def each(*settings):
+    """What stands before the program, so that a rank runs with settings of its own: shell words that may name $RANK."""
+    return ["sh", "-c", f'RANK=$OMPI_COMM_WORLD_RANK; {"; ".join(settings)}; exec "$0" "$@"']
+
+
+def train(written, ranks, gpus, *options, before=(), env=None):
+    """Runs it; returns (learned embedding, losses of all steps, what was said)."""
+    config, output = written
+    done = mpirun(ranks, *before, ZOODIP, "train", config, *options, env={"ZOODIP_STANDIN_DEVICES": str(gpus), **(env or {})})
+    return learned(output), [m["losses"] for m in metrics(output)], done.stderr
+
+
+def start(written, ranks, gpus, before=(), launcher=()):
+    command = ["mpirun", *launcher, "--oversubscribe", "-np", str(ranks), *before, ZOODIP, "train", str(written[0])]
+    return subprocess.Popen(command, cwd=ROOT, env={**environment(), "ZOODIP_STANDIN_DEVICES": str(gpus)}, text=True,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def wait_for_steps(output, steps, process):
+    end = time.time() + 60
+    while time.time() < end and process.poll() is None:
+        if (output / "metrics.jsonl").exists() and len((output / "metrics.jsonl").read_text().splitlines()) >= steps:
+            return
+        time.sleep(0.01)
+    pytest.fail("no step was made")
+
+
+def ranks_of(process):
+    """Process ids of mpirun's ranks, rank 0 first."""
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    return sorted(int(line.split()[0]) for line in listed.splitlines() if ZOODIP in line)
+
+
+def end_of(process, seconds):
+    """(exit code, lines that zoodip said of an error); everything must be over within so many seconds."""
+    began = time.time()
+    try:
+        stderr = process.communicate(timeout=60)[1]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert time.time() - began < seconds, stderr
+    return process.returncode, [line for line in stderr.splitlines() if line.startswith("zoodip: rank ")]
+
+
+@pytest.fixture(scope="module")
+def joined_run(recipe, tmp_path_factory):
+    """A run of two joined ranks: (what train returns, the stand-in's report of each rank)."""
+    report = tmp_path_factory.mktemp("joined") / "report"
+    done = train(recipe(), 2, 2, env={"ZOODIP_STANDIN_REPORT": str(report)})
+    return done, [json.loads(line) for line in report.read_text().splitlines()]
+
+
+# ------------------------------------------------------------------------------------------------ the same bits
+
+CASES = {"two directions": dict(zo__n=2), "five under three pictures": dict(zo__n=5, optim__batch_size=3, optim__steps=2)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_bits_alone_joined_and_on_a_shared_gpu(recipe, case):
+    changes = CASES[case]
+    alone = train(recipe(**changes), 1, 1)
+    assert "losses go" not in alone[2]
+    for ranks in (2, 3):
+        joined = train(recipe(**changes), ranks, ranks)
+        assert JOINED in joined[2] and joined[:2] == alone[:2]
+    shared = train(recipe(**changes), 2, 1)
+    assert f"ranks 0 and 1 share a GPU: {BY_MPI}" in shared[2] and shared[:2] == alone[:2]
+
+
+def test_more_ranks_than_gpus_and_than_lanes(recipe):
+    changes = dict(zo__n=1, optim__steps=3)
+    alone = train(recipe(**changes), 1, 1)
+    crowded = train(recipe(**changes), 3, 2)
+    assert f"ranks 0 and 2 share a GPU: {BY_MPI}" in crowded[2] and crowded[:2] == alone[:2]
+    idle = train(recipe(**changes), 3, 3)
+    assert JOINED in idle[2] and idle[:2] == alone[:2]
+
+
+def test_a_launcher_may_show_each_rank_one_gpu(recipe, joined_run):
+    shown = train(recipe(), 2, 2, before=each("export CUDA_VISIBLE_DEVICES=$RANK"))
+    assert JOINED in shown[2] and shown[:2] == joined_run[0][:2]
+    same = train(recipe(), 2, 2, env={"CUDA_VISIBLE_DEVICES": "1"})
+    assert f"ranks 0 and 1 share a GPU: {BY_MPI}" in same[2] and same[:2] == shown[:2]
+
+
+def test_gpus_for_some_ranks_and_none_for_others_are_refused(recipe):
+    config, _ = recipe(device="auto")
+    blind = each('[ $RANK != 1 ] || export CUDA_VISIBLE_DEVICES=')
+    done = mpirun(3, *blind, ZOODIP, "train", config, env={"ZOODIP_STANDIN_DEVICES": "3"}, check=False)
+    assert done.returncode == 2 and "rank 0 computes on a GPU and rank 1 does not" in done.stderr
+
+
+def test_a_step_is_one_graph_in_which_ranks_meet(joined_run):
+    """Four steps: a sum and a broadcast when ranks join, and once more while the step is captured, never again."""
+    done, ranks = joined_run
+    assert JOINED in done[2] and len(done[1]) == 4 and sorted(r["rank"] for r in ranks) == [0, 1]
+    for r in ranks:
+        assert r["leaks"] == 0 and r["faults"] == 0
+        assert r["calls"]["ncclAllReduce"] == r["calls"]["ncclBroadcast"] == 2
+
+
+# ------------------------------------------------------------------------------------------------ one is lost
+
+def test_a_rank_that_is_killed_ends_all(recipe):
+    written = recipe(optim__steps=100000, cluster__timeout=LIMIT)
+    process = start(written, 3, 3)
+    wait_for_steps(written[1], 3, process)
+    os.kill(ranks_of(process)[2], signal.SIGKILL)
+    code, _ = end_of(process, 10 + LIMIT)
+    assert code != 0
+
+
+def test_what_nccl_says_of_a_lost_rank_ends_all_with_one_line(recipe):
+    """mpirun is told to leave the others alone: they notice by themselves, long before the limit."""
+    written = recipe(optim__steps=100000, cluster__timeout=60)
+    process = start(written, 2, 2, launcher=["--enable-recovery"])
+    wait_for_steps(written[1], 3, process)
+    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    said = end_of(process, 15)[1]
+    assert len(said) == 1 and "rank 0: waiting for the other ranks: NCCL: remote process exited" in said[0]
+
+
+def test_a_rank_that_hangs_ends_all_within_the_limit(recipe):
+    written = recipe(optim__steps=100000, cluster__timeout=LIMIT)
+    process = start(written, 2, 2)
+    wait_for_steps(written[1], 3, process)
+    os.kill(ranks_of(process)[1], signal.SIGSTOP)
+    code, said = end_of(process, 10 + LIMIT)
+    assert code == 1
+    assert f"rank 0: waiting for the other ranks: not all came within {LIMIT} s" in said[0] and "cluster.timeout" in said[0]
+
+
+def test_a_call_that_fails_on_one_rank_ends_all(recipe, joined_run):
+    """Call by call, from when ranks join to the last step."""
+    calls = min(rank["fallible"] for rank in joined_run[1])
+    for k in (16, 20, calls // 2, calls * 3 // 4, calls * 9 // 10):
+        process = start(recipe(cluster__timeout=LIMIT), 2, 2,
+                        before=each(f"[ $RANK = 0 ] || export ZOODIP_STANDIN_FAIL={k}"))
+        code, said = end_of(process, 10 + LIMIT)
+        assert code == 1 and said, f"call {k}"
+
+
+# ------------------------------------------------------------------------------------------------ stopping
+
+def test_a_signal_to_one_rank_stops_all_and_a_resumed_run_ends_with_the_same_bits(recipe):
+    steps = dict(optim__steps=14)
+    whole = train(recipe(**steps), 1, 1)
+    written = recipe(**steps)
+    process = start(written, 2, 2)
+    wait_for_steps(written[1], 3, process)
+    os.kill(ranks_of(process)[1], signal.SIGUSR1)
+    code, _ = end_of(process, 20)
+    done = len(metrics(written[1]))
+    assert code == 75 and 3 <= done < 14
+    assert train(written, 2, 2, "--resume")[:2] == whole[:2]
