@@ -218,14 +218,16 @@ __device__ static void load_w(uint32_t (&high)[2][4][2], uint32_t (&low)[2][4][2
         return;
     }
     const int PLANES = W == TILE_32 ? 2 : 1;
-    for (int plane = 0; plane < PLANES; plane++)
+    for (int plane = 0; plane < PLANES; plane++) {
+        uint32_t(*to)[4][2] = plane ? low : high;
         for (int step = 0; step < 2; step++)
             for (int pair = 0; pair < 2; pair++) {
                 int row = column + (pair * 2 + matrix / 2) * 8 + lane % 8, piece = plane * 4 + step * 2 + matrix % 2;
                 load_matrices(words, w + (row * PIECES + weight_tile<W>::place(row, piece)) * 16);
                 for (int i = 0; i < 4; i++)
-                    (plane ? low : high)[step][pair * 2 + i / 2][i % 2] = words[i];
+                    to[step][pair * 2 + i / 2][i % 2] = words[i];
             }
+    }
 }
 
 /* What becomes of columns (value, value + 1) of one row. `gate`: their gates' sums. */

@@ -256,9 +256,12 @@ def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny, tmp_path
     whole, calls = learned(output), used["fallible"]
     for k in [*range(1, 26), *range(26, calls, max(1, calls // 40)), calls - 1, calls]:
         done, used = train(ZOODIP_STANDIN_FAIL=str(k))
-        assert done.returncode in (1, 2), (k, done.stderr)
         lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip: ")]
-        assert re.search(r"cuda|op_|group_|layer_norm|attend|copy|embed|loss", lines[-1]), (k, done.stderr)
+        if done.returncode == 0:  # memory was given back, and nothing depended on it any more
+            assert learned(output) == whole
+        else:
+            assert done.returncode in (1, 2), (k, done.stderr)
+            assert re.search(r"cuda|op_|group_|layer_norm|attend|copy|embed|loss", lines[-1]), (k, done.stderr)
         assert used["leaks"] == 0 and used["faults"] == 0, (k, used, done.stderr)
         assert "Sanitizer" not in done.stderr
     done, _ = train("--resume")  # from whatever checkpoint the last failure left
