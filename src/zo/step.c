@@ -6,7 +6,7 @@
 #include "base/memory.h"
 #include "base/rng.h"
 
-enum { LANES_AT_ONCE = 16, CHOICE = 3 };
+enum { LANES_AT_ONCE = 32, CHOICE = 3 };
 
 /* ---------------------------------------------------------------------------------------------------- integers
  *

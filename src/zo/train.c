@@ -488,7 +488,9 @@ static struct error make_batches(struct training *t, const struct step_parts *pa
     int rank = comm_rank(t->parts.comm), ranks = comm_size(t->parts.comm);
     TRY(step_new(&t->step, parts, t->lanes, share_of(t->lanes, rank, ranks), at_once(t)));
     struct share share = share_of(t->validation_draws, rank, ranks);
-    int64_t lanes = share.count > 1 ? least(share.count, VALIDATION_LANES) : 1;
+    // no more lanes than a step has, so that looking takes no more memory than learning
+    int64_t most = least(t->step.evaluator.shape.lanes, VALIDATION_LANES), lanes = least(share.count, most);
+    lanes = lanes > 1 ? lanes : 1;
     return batch_new(&t->checks, t, lanes, lanes);
 }
 
