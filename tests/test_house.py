@@ -34,9 +34,9 @@ def text(path):
     return (ROOT / path).read_text(errors="replace")
 
 
-SOURCES = tracked("src/*.c", "src/*.h", "tests/*.c", "tests/*.h", "kernels/*.cu", "kernels/*.cuh")
-HEADERS = [p for p in SOURCES if p.endswith((".h", ".cuh"))]
-WRITTEN = tracked("*.c", "*.h", "*.cu", "*.cuh", "*.py", "*.sh", "*.md", "*.json", "*.txt", ".ci/run", ":!:dataset/toybox/model/*")
+SOURCES = tracked("src/*.c", "src/*.h", "tests/*.c", "tests/*.cpp", "tests/*.cu", "tests/*.h", "kernels/*.cu", "kernels/*.h")
+HEADERS = [p for p in SOURCES if p.endswith(".h")]
+WRITTEN = tracked("*.c", "*.h", "*.cpp", "*.cu", "*.py", "*.sh", "*.md", "*.json", "*.txt", ".ci/run", ":!:dataset/toybox/model/*")
 
 
 def test_includes_go_downward_only():
@@ -50,6 +50,17 @@ def test_includes_go_downward_only():
             elif target != room and target not in USES[room]:
                 wrong.append(f"{path}: {room} may not use \"{used}\"")
     assert not wrong, "\n".join(wrong)
+
+
+def test_kernels_know_only_devices_and_their_own():
+    wrong = [f"{p}: {used}" for p in tracked("kernels/*") for used in re.findall(r'#\s*include\s+"([^"]+)"', text(p))
+             if used.split("/")[0] not in ("base", "device", "kernels")]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_what_ships_knows_nothing_of_the_stand_in():
+    named = [p for p in tracked("src/*", "kernels/*.cu", "kernels/*.h") if re.search("stand-?in|ZOODIP_STANDIN", text(p), re.I)]
+    assert not named
 
 
 def test_a_header_begins_with_a_page_about_itself():
@@ -70,7 +81,7 @@ def test_files_stay_below_a_thousand_lines():
 @pytest.mark.skipif(not shutil.which("clang-format"), reason="clang-format is not installed")
 def test_sources_are_formatted():
     done = subprocess.run(["clang-format", "--dry-run", "-Werror", *SOURCES], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, "\n".join(sorted(set(re.findall(r"^[^:\s]+\.(?:c|h|cu|cuh)", done.stderr, re.M))))
+    assert done.returncode == 0, "\n".join(sorted(set(re.findall(r"^[^:\s]+\.(?:c|h|cu|cpp)", done.stderr, re.M))))
 
 
 def test_no_path_of_a_single_machine():
