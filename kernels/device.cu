@@ -68,12 +68,13 @@ static struct error take(struct device *device, int64_t bytes, void **memory)
     return cuda_error(code, "cudaMemsetAsync");
 }
 
-static struct error left(struct device *device, int64_t *bytes)
+static struct error count_memory(struct device *device, int64_t *left, int64_t *used)
 {
     (void)device;
     size_t free_bytes, all;
     CALL(cudaMemGetInfo(&free_bytes, &all), "cudaMemGetInfo");
-    *bytes = (int64_t)free_bytes;
+    *left = (int64_t)free_bytes;
+    *used = (int64_t)(all - free_bytes);
     return ok();
 }
 
@@ -277,7 +278,7 @@ static const struct device_ops *table()
     ops.wait = wait;
     ops.memory = take;
     ops.memory_free = give;
-    ops.memory_left = left;
+    ops.memory_left = count_memory;
     ops.upload = upload;
     ops.run = run;
     ops.forget = forget;

@@ -37,10 +37,10 @@ static struct error exchange(void *arg, void *data, int64_t bytes)
 static struct error join(struct comm *comm, struct device *device, double limit)
 {
     const struct device_link link = {comm_rank(comm), comm_size(comm), limit, exchange, comm};
-    int64_t before, after;
-    TRY(device_memory_left(device, &before));
+    int64_t before, after, used;
+    TRY(device_memory_left(device, &before, &used));
     TRY(device_join(device, &link));
-    TRY(device_memory_left(device, &after));
+    TRY(device_memory_left(device, &after, &used));
     if (link.rank == 0)
         log_line("each rank has a GPU: losses go by NCCL %s, which takes %.0f MB of each", device_nccl(),
                  (double)(before - after) / 1e6);

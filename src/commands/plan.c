@@ -63,8 +63,8 @@ void plan_print(const struct memory_plan *plan, FILE *to)
 
 struct error plan_fits(const struct memory_plan *plan, struct device *device)
 {
-    int64_t left;
-    TRY(device_memory_left(device, &left));
+    int64_t left, used;
+    TRY(device_memory_left(device, &left, &used));
     int64_t held = device_memory(device).total;
     if (plan->most - held <= left)
         return ok();

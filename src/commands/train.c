@@ -66,6 +66,7 @@ struct run {
     const char *config; /* the config's path, and the keys set for this run */
     struct option_values sets;
     struct memory_plan plan; /* of a GPU */
+    int64_t driver_used;     /* of a GPU, when training ended */
 };
 
 static struct error prepare_folder(struct run *r, bool resume)
@@ -129,6 +130,8 @@ static struct error finish_run(struct run *r)
 {
     const struct config *c = &r->subject.config;
     struct gallery gallery;
+    int64_t left;
+    TRY(comm_agree(r->subject.comm, device_memory_left(r->subject.device, &left, &r->driver_used)));
     training_rest(&r->training);
     TRY(gallery_draw(&gallery, &r->subject, r->training.state.embedding));
     struct error e = ok();
@@ -180,8 +183,10 @@ static struct error plan_run(struct run *r)
 
 static void say_memory(const struct run *r)
 {
-    log_line("GPU memory: %lld bytes planned, %lld taken", (long long)r->plan.most,
-             (long long)device_memory(r->subject.device).most);
+    log_line(
+        "GPU memory: %lld bytes planned, %lld taken; %.1f MB in use when training ended by the driver's count, which "
+        "has the CUDA context, NCCL and other programs in it",
+        (long long)r->plan.most, (long long)device_memory(r->subject.device).most, (double)r->driver_used / 1e6);
 }
 
 static struct error run_all(struct run *r, bool resume)

@@ -42,7 +42,7 @@ struct device_ops {
     struct error (*wait)(struct device *device);
     struct error (*memory)(struct device *device, int64_t bytes, void **memory); /* zeroed */
     void (*memory_free)(struct device *device, void *memory);
-    struct error (*memory_left)(struct device *device, int64_t *bytes); /* NULL: nobody counts it */
+    struct error (*memory_left)(struct device *device, int64_t *left, int64_t *used); /* NULL: nobody counts it */
     /* Host memory to the device's, at once. NULL: weights are used where they were packed. */
     struct error (*upload)(struct device *device, void *to, const void *from, int64_t bytes);
     /* Runs a program whose arena is there, the body by program_pass. NULL: the body itself is the run. */

@@ -102,10 +102,11 @@ void device_memory_mark(struct device *d)
     memcpy(u->peak, u->now, sizeof u->peak);
 }
 
-struct error device_memory_left(struct device *d, int64_t *bytes)
+struct error device_memory_left(struct device *d, int64_t *left, int64_t *used)
 {
-    *bytes = INT64_MAX;
-    return d->ops->memory_left ? d->ops->memory_left(d, bytes) : ok();
+    *left = INT64_MAX;
+    *used = 0;
+    return d->ops->memory_left ? d->ops->memory_left(d, left, used) : ok();
 }
 
 /* ------------------------------------------------------------------------------------------------ weights */

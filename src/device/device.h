@@ -88,8 +88,9 @@ struct memory_use {
 struct memory_use device_memory(const struct device *device);
 void device_memory_mark(struct device *device); /* the peak is taken from here on */
 
-/* Bytes that could still be taken; INT64_MAX where nobody counts. */
-struct error device_memory_left(struct device *device, int64_t *bytes);
+/* Bytes that could still be taken, and bytes in use, by the driver's count: ours, the CUDA context, the kernels' code,
+ * NCCL's buffers, and whatever other programs hold. INT64_MAX and 0 where nobody counts. */
+struct error device_memory_left(struct device *device, int64_t *left, int64_t *used);
 
 /* Weights are packed for the device into one store. device_store with memory NULL starts a measuring pass:
  * device_weight only adds up and device_stored tells the bytes. With memory (64-byte aligned, at least that many bytes)
