@@ -20,8 +20,10 @@ extern "C" {
 
 #ifdef ZOODIP_NCCL
 
+#include <math.h>
 #include <nccl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -48,10 +50,15 @@ static struct error late(const struct link *l, const char *what)
                         what, l->limit);
 }
 
+static void pause_for(double seconds)
+{
+    struct timespec t = {(time_t)seconds, (long)(1e9 * (seconds - floor(seconds)))};
+    nanosleep(&t, NULL);
+}
+
 static void pause_briefly()
 {
-    struct timespec moment = {0, 20000};
-    nanosleep(&moment, NULL);
+    pause_for(20e-6);
 }
 
 static void cut(struct link *l)
@@ -80,6 +87,10 @@ static struct error settle(const struct link *l, ncclResult_t result, const char
 static struct error listen(const struct link *l, double began)
 {
     ncclResult_t state = ncclSuccess, asked = ncclCommGetAsyncError(l->comm, &state);
+    if (state == ncclRemoteError)
+        pause_for(3); // the rank that failed knows better why: it may speak first, and end us
+    if (state == ncclInProgress)
+        state = ncclSuccess;
     TRY(nccl_error(l, asked != ncclSuccess ? asked : state, "waiting for the other ranks"));
     return clock_seconds() - began > l->limit ? late(l, "waiting for the other ranks") : ok();
 }
@@ -148,6 +159,8 @@ static void share(struct device *device, struct tensor t, int root)
 
 static struct error connect(struct cuda *c, const struct device_link *link)
 {
+    // ranks may capture a step anew at different times, and what is captured must not wait for the others
+    setenv("NCCL_GRAPH_REGISTER", "0", 0);
     ncclUniqueId id;
     memset(&id, 0, sizeof id);
     ncclResult_t result = link->rank == 0 ? ncclGetUniqueId(&id) : ncclSuccess;
@@ -169,9 +182,12 @@ static struct error greet(struct cuda *c, const struct device_link *link)
     struct buffer scratch = {c->moments, (int64_t)sizeof said};
     struct tensor t = {&scratch, 0, F64, 1, 1, 1, 1, 1, 1};
     d->ops->write(d, (struct tensor){&scratch, 0, F64, NUMBERS, 1, 1, 1, 1, 1}, said);
+    TRY(d->error);
     sum(d, t);
+    TRY(d->error);
     t.offset = ROOT * (int64_t)sizeof(double);
     share(d, t, 0);
+    TRY(d->error);
     d->ops->read(d, said, (struct tensor){&scratch, 0, F64, NUMBERS, 1, 1, 1, 1, 1});
     TRY(d->error);
     cudaError_t code = cudaStreamSynchronize(c->stream);
