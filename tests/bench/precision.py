@@ -28,7 +28,7 @@ from twin import Judge  # noqa: E402
 
 SUBJECT = TOYBOX / "subjects" / "bear5"
 EPS = 1e-3
-TIMESTEPS = (537, 637, 737, 837)  # one picture, noise and set of directions each
+TIMESTEPS = range(512, 900, 25)  # a picture, noise and directions of its own for each: what L_0 is off by, they share
 ATTENTION = ("to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj")
 
 

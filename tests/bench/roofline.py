@@ -209,7 +209,7 @@ def main():
     p.add_argument("--lanes", type=int, nargs="*", default=[3, 17])
     p.add_argument("--bits", type=int, default=8, choices=[4, 8, 16, 32])
     p.add_argument("--size", type=int, default=512, help="pixels")
-    p.add_argument("--at-once", type=int, default=16, help="lanes of a batch at most")
+    p.add_argument("--at-once", type=int, default=32, help="lanes of a batch at most")
     p.add_argument("--bandwidth", type=float, default=3.35, help="TB/s")
     p.add_argument("--peak", type=float, default=800, help="TFLOP/s of the matrix units with 16-bit operands")
     p.add_argument("--model", type=Path, help="folder of a model; default: Stable Diffusion 1.5's shapes")

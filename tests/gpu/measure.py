@@ -160,7 +160,7 @@ def parity(s):
     need_modules("pytest", "torch", "diffusers", "transformers", "safetensors", "optimum")
     files = [f for f in sorted((ROOT / "tests").glob("test_cuda*.py")) if f.stem.removeprefix("test_cuda_") not in NOT_FOR_A_GPU]
     env = {"ZOODIP_BUILD": str(s.build), "ZOODIP_CUDA_PROGRAMS": str(s.build)}
-    pytest = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    pytest = [sys.executable, "-m", "pytest", "-q", "--tb=short", "--maxfail=5", "-p", "no:cacheprovider"]
     listed = s.run([*pytest, "--collect-only", *files], 60, env=env).stdout
     tests = [line for line in listed.splitlines() if "::" in line]
     hands = max(1, min(6, len(os.sched_getaffinity(0)) // 2))
@@ -223,7 +223,7 @@ def speed(s):
     rows = []
     for n, bits in ((2, 8), (16, 8), (1, 8), (8, 8), (1, 4)):
         r = bench(s, s.big_config(n, bits), 500)
-        work = roofline.count(argparse.Namespace(bits=bits, bandwidth=1, peak=1, size=512, at_once=16), n + 1)
+        work = roofline.count(argparse.Namespace(bits=bits, bandwidth=1, peak=1, size=512, at_once=32), n + 1)
         executed = sum(w.executed for w in work.values()) / r["step_seconds"] / 1e12
         rows.append([n, f"{bits} bits", f"{1 / r['step_seconds']:.2f}", f"{r['evaluations_per_second']:.1f}", f"{executed:.0f}",
                      f"{100 * executed / peak:.0f} %" if peak else "", f"{r['planned_bytes'] / 1e6:,.0f} MB",
