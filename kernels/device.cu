@@ -208,7 +208,8 @@ static struct error record(struct program *p, cudaGraph_t *graph)
 {
     struct device *device = p->device;
     cudaStream_t stream = cuda_of(device)->stream;
-    CALL(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "cudaStreamBeginCapture");
+    // relaxed: a kernel's first launch may load its code, and the driver then takes memory
+    CALL(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
     struct error e = program_pass(p);
     cudaError_t code = cudaStreamEndCapture(stream, graph);
     if (e.code == ERROR_NONE)
