@@ -4,10 +4,10 @@
     .venv/bin/python tests/cuda/compiled.py            a Markdown table for sm_75, 80, 86, 89 and 90 (minutes)
     .venv/bin/python tests/cuda/compiled.py 90         for one generation
 
-Registers and spills are what `ptxas -v` says. Threads and shared memory of a launch are what the launchers of kernels/
-ask for: the program BUILD/tests/cuda/launches leads them through all of their branches. From these follows occupancy:
-how many warps a multiprocessor holds of those that it could. Instructions are counted in cuobjdump's disassembly, where
-one is found: beside nvcc, on the PATH, or in Python's triton package.
+Registers and the stack, which is memory and holds what spilled, are what `ptxas -v` says. Threads and shared memory of a
+launch are what the launchers of kernels/ ask for: the program BUILD/tests/cuda/launches leads them through all of their
+branches. From these follows occupancy: how many warps a multiprocessor holds of those that it could. Instructions are
+counted in cuobjdump's disassembly, where one is found: beside nvcc, on the PATH, or in Python's triton package.
 """
 import functools
 import importlib.util
@@ -42,7 +42,7 @@ class Kernel:
     file: str
     name: str
     registers: int
-    spilled: int  # bytes stored and loaded again
+    stack: int  # bytes of a thread's local memory: what registers had no room for, arrays that are indexed
     static_shared: int
     instructions: dict = field(default_factory=dict)
 
@@ -104,9 +104,9 @@ def compile_file(source, sm):
     parts = re.split(r"Compiling entry function '(\S+)'", done.stderr)
     mangled, kernels = parts[1::2], []
     for symbol, name, said in zip(mangled, demangle(mangled), parts[2::2]):
-        number = {what: sum(map(int, re.findall(rf"(\d+) bytes {what}", said))) for what in ("spill stores", "spill loads", "smem")}
-        kernels.append(Kernel(source.name, name, int(re.search(r"Used (\d+) registers", said)[1]),
-                              number["spill stores"] + number["spill loads"], number["smem"], instructions.get(symbol, {})))
+        number = {what: sum(map(int, re.findall(rf"(\d+) bytes {what}", said))) for what in ("stack frame", "smem")}
+        kernels.append(Kernel(source.name, name, int(re.search(r"Used (\d+) registers", said)[1]), number["stack frame"], number["smem"],
+                              instructions.get(symbol, {})))
     return kernels
 
 
@@ -158,11 +158,11 @@ def joined(name):
 
 
 def cell(kernels, sm):
-    """Registers, occupancy and spills of the worst of a row's kernels."""
+    """Registers, occupancy and stack of the worst of a row's kernels."""
     registers = max(k.registers for k in kernels)
     warps = min(resident_warps(k, launches(sm)[k.name], sm) for k in kernels)
-    spilled = max(k.spilled for k in kernels)
-    return f"{registers}, {100 * warps / LIMITS[sm]['warps']:.0f} %" + (f", spills {spilled} bytes" if spilled else "")
+    stack = max(k.stack for k in kernels)
+    return f"{registers}, {100 * warps / LIMITS[sm]['warps']:.0f} %" + (f", stack {stack} bytes" if stack else "")
 
 
 def print_table(generations):
