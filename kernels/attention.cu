@@ -22,8 +22,6 @@
  */
 #include "kernels/cuda.h"
 
-extern __shared__ __align__(16) unsigned char shared_memory[];
-
 namespace
 {
 

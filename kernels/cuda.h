@@ -29,6 +29,7 @@ struct cuda {
     struct complaint *complaint; /* on the GPU: what a kernel found wrong with contents, read by device_wait */
     float2 *moments;             /* [MOMENTS] on the GPU: scratch of norm.cu, between its two kernels */
     struct link *link;           /* to the other ranks' GPUs; NULL: not joined */
+    struct program *meeting;     /* the one whose graph meets other ranks, NULL: none */
     bool meets; /* what was enqueued, or is being captured, meets other ranks: wait by nccl_wait alone */
 };
 
@@ -83,10 +84,11 @@ template <class T> struct view {
 };
 
 template <class T> static inline struct view<T> view_of(struct tensor t) {
-    struct view<T> v = {
+    struct view<T> v {
     };
+    int64_t positions = t.height * t.width;
     if (t.base)
-        v = {(T *)tensor_data(t), t.lane_stride, t.row_stride, (int)t.lanes, (int)(t.height *t.width), (int)t.channels};
+        v = {(T *)tensor_data(t), t.lane_stride, t.row_stride, (int)t.lanes, (int)positions, (int)t.channels};
     return v;
 }
 
@@ -101,6 +103,33 @@ __device__ static inline T *row_of(const struct view<T> &v, int lane, int positi
 __device__ static inline int mapped_lane(const struct view<int32_t> &map, int lane)
 {
     return map.data ? map.data[lane] : lane;
+}
+
+__device__ static inline float gelu(float x)
+{
+    return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+}
+
+__device__ static inline float activated(float x, enum act act)
+{
+    switch (act) {
+    case ACT_SILU:
+        return x / (1.0f + expf(-x));
+    case ACT_GELU:
+        return gelu(x);
+    case ACT_QUICK_GELU:
+        return x / (1.0f + expf(-1.702f * x));
+    default:
+        return x;
+    }
+}
+
+/* Of a warp's numbers, in a tree whose form never changes: all lanes get the sum. */
+template <class T> __device__ static inline T sum_over_warp(T x)
+{
+    for (int lanes = 16; lanes > 0; lanes /= 2)
+        x += __shfl_xor_sync(0xffffffffu, x, lanes);
+    return x;
 }
 
 static inline int64_t blocks_for(int64_t items, int64_t each)
@@ -122,6 +151,9 @@ void cuda_embed(struct device *device, struct tensor y, struct tensor ids, const
                 const struct weight *positions, struct tensor rows, int64_t first);
 void cuda_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
 void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
+
+/* device.cu: frees what a program was captured as. */
+void cuda_forget(struct program *program);
 
 /* nccl.cu. nccl_offer fills in join, sum and share, in a build with NCCL. nccl_wait waits for a stream that meets other
  * ranks, within the limit; at once where it does not. nccl_alive: is the link still whole? nccl_leave comes before the

@@ -35,7 +35,7 @@ struct error cuda_error(cudaError_t code, const char *call)
 {
     if (code == cudaSuccess)
         return ok();
-    if (code == cudaErrorMemoryAllocation)
+    if (code == cudaErrorMemoryAllocation && strcmp(call, "cudaMalloc") == 0)
         return error_failed(
             "%s: out of GPU memory; lower data.resolution, zo.n or optim.batch_size, or use quant.bits 4", call);
     return error_failed("%s: %s (%s)", call, cudaGetErrorString(code), cudaGetErrorName(code));
@@ -96,8 +96,11 @@ static void move(struct device *device, struct tensor t, void *dense, bool into_
     struct error e = nccl_wait(device);
     if (e.code != ERROR_NONE)
         return device_fail(device, e);
-    if (whole)
-        rows *= (size_t)t.lanes;
+    if (whole) { // one long row
+        row *= rows * (size_t)t.lanes;
+        pitch = row;
+        rows = 1;
+    }
     for (int64_t lane = 0; lane < (whole ? 1 : t.lanes); lane++) {
         char *at = (char *)tensor_data(t) + (size_t)(lane * t.lane_stride) * size;
         char *host = (char *)dense + (size_t)lane * rows * row;
@@ -193,11 +196,13 @@ static struct error activations(struct device *device, bool bfloat)
 
 /* ------------------------------------------------------------------------------------------------ programs */
 
-static void forget(struct program *p)
+void cuda_forget(struct program *p)
 {
     if (!p->compiled)
         return;
     struct graph *g = (struct graph *)p->compiled;
+    struct cuda *c = cuda_of(p->device);
+    c->meeting = c->meeting == p ? NULL : c->meeting;
     cudaGraphExecDestroy(g->exec);
     memory_free(g);
     p->compiled = NULL;
@@ -219,7 +224,7 @@ static struct error record(struct program *p, cudaGraph_t *graph)
 
 static struct error compile(struct program *p)
 {
-    forget(p);
+    cuda_forget(p);
     struct graph *g = (struct graph *)memory_take(1, sizeof *g);
     if (!g)
         return error_memory("a program's graph");
@@ -238,6 +243,7 @@ static struct error compile(struct program *p)
         return e;
     }
     p->compiled = g;
+    cuda_of(p->device)->meeting = g->meets ? p : cuda_of(p->device)->meeting;
     p->generation = p->device->generation;
     return ok();
 }
@@ -282,7 +288,7 @@ static const struct device_ops *table()
     ops.memory_left = count_memory;
     ops.upload = upload;
     ops.run = run;
-    ops.forget = forget;
+    ops.forget = cuda_forget;
     ops.activations = activations;
     ops.weight_place = place;
     ops.weight_pack = pack;

@@ -61,8 +61,13 @@ static void pause_briefly()
     pause_for(20e-6);
 }
 
-static void cut(struct link *l)
+/* A graph that holds collectives holds the communicator, and aborting waits for it: the graph goes first. One that is
+ * under way is freed when it ends. */
+static void cut(struct cuda *c)
 {
+    struct link *l = c->link;
+    if (c->meeting)
+        cuda_forget(c->meeting);
     if (l->comm)
         ncclCommAbort(l->comm);
     l->comm = NULL;
@@ -118,7 +123,7 @@ struct error nccl_wait(struct device *device)
     if (e.code == ERROR_NONE)
         e = poll(device);
     if (e.code != ERROR_NONE)
-        cut(c->link);
+        cut(c);
     c->meets = false;
     return e;
 }
@@ -209,7 +214,7 @@ static struct error join(struct device *device, const struct device_link *link)
     if (e.code == ERROR_NONE)
         e = greet(c, link);
     if (e.code != ERROR_NONE) {
-        cut(c->link);
+        cut(c);
         nccl_leave(device);
         device->error = ok();
     }
@@ -226,7 +231,7 @@ void nccl_leave(struct device *device)
     if (l->comm && settle(l, ncclCommFinalize(l->comm), "ncclCommFinalize").code == ERROR_NONE)
         ncclCommDestroy(l->comm);
     else
-        cut(l);
+        cut(cuda_of(device));
     if (l->reached)
         cudaEventDestroy(l->reached);
     memory_free(l);

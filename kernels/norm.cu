@@ -16,8 +16,6 @@
  */
 #include "kernels/cuda.h"
 
-extern __shared__ __align__(16) unsigned char shared_memory[];
-
 namespace
 {
 
@@ -28,19 +26,6 @@ enum {
     CHUNK = 768, /* numbers of a group that are worth a warp */
     SLAB = 512,  /* channels of a block that normalizes */
 };
-
-__device__ float sum_over_warp(float x)
-{
-    for (int lanes = 16; lanes > 0; lanes /= 2)
-        x += __shfl_xor_sync(0xffffffffu, x, lanes);
-    return x;
-}
-
-/* x(1 + exp(-x))^-1, or x. */
-__device__ float activated(float x, enum act act)
-{
-    return act == ACT_SILU ? x / (1 + expf(-x)) : x;
-}
 
 /* V neighbouring channels, read and written at once. */
 template <int V> struct alignas(4 * V) channels_of {

@@ -11,8 +11,6 @@
  */
 #include "kernels/cuda.h"
 
-extern __shared__ __align__(16) unsigned char shared_memory[];
-
 namespace
 {
 
@@ -34,20 +32,6 @@ struct act_args {
     struct view<float> y, x;
     enum act act;
 };
-
-__device__ float activated(float x, enum act act)
-{
-    switch (act) {
-    case ACT_SILU:
-        return x / (1 + expf(-x));
-    case ACT_GELU:
-        return 0.5f * x * (1 + erff(x * 0.70710678f));
-    case ACT_QUICK_GELU:
-        return x / (1 + expf(-1.702f * x));
-    default:
-        return x;
-    }
-}
 
 __global__ void __launch_bounds__(THREADS) activate(const struct act_args a)
 {
@@ -186,13 +170,6 @@ struct loss_args {
 struct loss_shared {
     double of_warp[32];
 };
-
-__device__ double sum_over_warp(double x)
-{
-    for (int lanes = 16; lanes > 0; lanes /= 2)
-        x += __shfl_xor_sync(0xffffffffu, x, lanes);
-    return x;
-}
 
 /* Block: one lane. */
 __global__ void __launch_bounds__(LOSS_THREADS) mean_squared_error(const struct loss_args a)

@@ -66,30 +66,6 @@ template <int COUNT> struct copy_rows {
     int y[COUNT], x[COUNT];   /* of the first tap; y far outside for rows behind the last */
 };
 
-__device__ static float silu(float x)
-{
-    return x / (1.0f + expf(-x));
-}
-
-__device__ static float gelu(float x)
-{
-    return 0.5f * x * (1.0f + erff(x * 0.70710678f));
-}
-
-__device__ static float activate(float x, enum act act)
-{
-    switch (act) {
-    case ACT_SILU:
-        return silu(x);
-    case ACT_GELU:
-        return gelu(x);
-    case ACT_QUICK_GELU:
-        return x / (1.0f + expf(-1.702f * x));
-    default:
-        return x;
-    }
-}
-
 template <int COUNT, int STEP>
 __device__ static void find_rows(struct copy_rows<COUNT> &rows, const struct product_args &a, int first)
 {
@@ -162,28 +138,38 @@ __device__ static void load_x(uint32_t (&hi)[4], uint32_t (&lo)[4], const float 
     }
 }
 
-/* One group's scale and shift for the lane's four k, which may lie in two groups of the file's order (channel, tap). */
+/* Of the lane's four k, each one's group: scale in the low half, the value of code 8 in the high one. */
 struct affine {
-    uint32_t first, last; /* scale in the low half, the value of code 8 in the high one */
-    int change;           /* the first of the four that lies in the last group */
+    uint32_t of[4];
 };
 
-__device__ static struct affine find_group(const struct product_args &a, int row, int tap, int channel)
+/* Groups follow the file's order (channel, tap), in which neighbouring channels lie `taps` numbers apart: mostly the
+ * four are in one group or two. */
+__device__ static struct affine find_groups(const struct product_args &a, int row, int tap, int channel)
 {
-    int from = channel * a.taps + tap, first = from / a.group, last = (from + 3 * a.taps) / a.group;
-    last = min(last, a.groups_per_row - 1); // channels of padding
-    first = min(first, last);
     const uint32_t *groups = a.groups + (int64_t)min(row, a.weight_rows - 1) * a.groups_per_row;
-    return {groups[first], groups[last], ((first + 1) * a.group - from + a.taps - 1) / a.taps};
+    int from = channel * a.taps + tap, most = a.groups_per_row - 1; // channels of padding take the last
+    struct affine f;
+    if (3 * a.taps >= a.group) {
+        for (int j = 0; j < 4; j++)
+            f.of[j] = groups[min((from + j * a.taps) / a.group, most)];
+        return f;
+    }
+    int first = min(from / a.group, most), last = min((from + 3 * a.taps) / a.group, most);
+    uint32_t low = groups[first], high = groups[last];
+    int end = (first + 1) * a.group;
+    for (int j = 0; j < 4; j++)
+        f.of[j] = from + j * a.taps < end ? low : high;
+    return f;
 }
 
 /* Four nibbles -> (code - 8) * scale + middle, rounded once to the operand's type. */
-template <enum operand O> __device__ static void widen_nibbles(uint32_t (&out)[2], uint32_t nibbles, struct affine f)
+template <enum operand O>
+__device__ static void widen_nibbles(uint32_t (&out)[2], uint32_t nibbles, const struct affine &f)
 {
     float w[4];
-    float2 first = unpack_two<HALF>(f.first), last = unpack_two<HALF>(f.last);
     for (int j = 0; j < 4; j++) {
-        float2 of = j < f.change ? first : last;
+        float2 of = unpack_two<HALF>(f.of[j]);
         w[j] = fmaf((float)((int)((nibbles >> (4 * j)) & 15u) - 8), of.x, of.y);
     }
     out[0] = pack_two<O>(w[0], w[1]);
@@ -203,7 +189,7 @@ __device__ static void load_w(uint32_t (&high)[2][4][2], uint32_t (&low)[2][4][2
         load_matrices(words, w + row * 16);
         for (int i = 0; i < 4; i++)
             for (int step = 0; step < 2; step++) {
-                struct affine f = find_group(a, first_column + column + i * 8 + g, tap, channel + step * 16 + t * 4);
+                struct affine f = find_groups(a, first_column + column + i * 8 + g, tap, channel + step * 16 + t * 4);
                 widen_nibbles<O>(high[step][i], words[i] >> (16 * step), f);
             }
         return;
@@ -230,6 +216,11 @@ __device__ static void load_w(uint32_t (&high)[2][4][2], uint32_t (&low)[2][4][2
     }
 }
 
+__device__ static float scaled(const struct product_args &a, int packed, float sum)
+{
+    return fmaf(sum, a.scale ? a.scale[packed] : 1.0f, a.bias ? a.bias[packed] : 0.0f);
+}
+
 /* What becomes of columns (value, value + 1) of one row. `gate`: their gates' sums. */
 __device__ static void finish(const struct product_args &a, int row, int packed, int column, const float *value,
                               const float *gate)
@@ -237,17 +228,17 @@ __device__ static void finish(const struct product_args &a, int row, int packed,
     int lane = row / a.y.positions, position = row - lane * a.y.positions;
     float *y = row_of(a.y, lane, position) + column;
     for (int j = 0; j < 2 && column + j < a.y.channels; j++) {
-        float v = value[j] * (a.scale ? a.scale[packed + j] : 1.0f) + (a.bias ? a.bias[packed + j] : 0.0f);
+        // fmaf, and sums that nothing is fused into, so that every tile rounds alike (P4)
+        float v = scaled(a, packed + j, value[j]);
         if (gate) {
-            int behind = packed + 8 + j; // tiles.h: eight values, then their gates
-            v *= gelu(gate[j] * (a.scale ? a.scale[behind] : 1.0f) + (a.bias ? a.bias[behind] : 0.0f));
+            v *= gelu(scaled(a, packed + 8 + j, gate[j])); // tiles.h: eight values, then their gates
         } else {
             if (a.lane_bias.data)
-                v += row_of(a.lane_bias, lane, 0)[column + j];
-            v = activate(v, a.act);
+                v = __fadd_rn(v, row_of(a.lane_bias, lane, 0)[column + j]);
+            v = activated(v, a.act);
         }
         if (a.residual.data)
-            v += row_of(a.residual, lane, position)[column + j];
+            v = __fadd_rn(v, row_of(a.residual, lane, position)[column + j]);
         y[j] = v;
     }
 }

@@ -119,11 +119,12 @@ struct perturb_args {
 __global__ void perturb_kernel(const struct perturb_args a)
 {
     int64_t k = (int64_t)blockIdx.x * THREADS + threadIdx.x;
-    int which = a.which[blockIdx.y], i = which < 0 ? -which : which;
-    if (i > a.count) {
+    int which = a.which[blockIdx.y];
+    if (which < -a.count || which > a.count) {
         complain(a.complaint, STRAY_CHOICE, which);
         return;
     }
+    int i = which < 0 ? -which : which;
     if (k >= a.dim)
         return;
     float e = a.embedding[k];
@@ -199,9 +200,7 @@ __device__ static double along(const struct update_args &a, const float *row)
     double sum = 0;
     for (int64_t k = threadIdx.x % 32; k < a.dim; k += 32)
         sum += a.gradient[k] * (double)row[k];
-    for (int half = 16; half > 0; half /= 2)
-        sum += __shfl_xor_sync(0xffffffffu, sum, half);
-    return sum;
+    return sum_over_warp(sum);
 }
 
 /* The directions are orthonormal: some at once is the same as one after the other. */

@@ -156,8 +156,9 @@ def planned_and_taken(stderr):
 
 
 @pytest.mark.parametrize("changes", [dict(), dict(zo__n=5, optim__batch_size=2), dict(quant__bits=4), dict(quant__bits=16),
-                                     dict(output__sample_every=2), dict(token__vectors=3)],
-                         ids=["plain", "lanes", "4 bits", "16 bits", "samples", "vectors"])
+                                     dict(output__sample_every=2), dict(token__vectors=3),
+                                     dict(quant__bits=16, quant__activations="bf16")],
+                         ids=["plain", "lanes", "4 bits", "16 bits", "samples", "vectors", "bf16"])
 def test_memory_is_as_planned_to_the_byte(tiny, tmp_path, changes):
     config, _ = tiny(**changes)
     report = tmp_path / "report.json"

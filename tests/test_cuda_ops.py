@@ -267,6 +267,13 @@ def test_conv(both, bits, channels, out, kernel):
     agree(both("conv", tensors, bits=bits, channels=out, stride=1, pad=kernel // 2), WITHIN[bits])
 
 
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+def test_groups_of_four_bits_that_change_between_neighbouring_channels(both, kernel):
+    """Groups run through (channel, ky, kx): under a wide kernel every channel has its own, or more than one."""
+    weight = torch.randn(4, 96, kernel, kernel) * torch.logspace(-2, 1, 96)[None, :, None, None]
+    agree(both("conv", {"x": torch.randn(1, 6, 5, 96), "weight": weight}, bits=4, channels=4, stride=1, pad=kernel // 2), 2e-3)
+
+
 @pytest.mark.parametrize("stride, pad, height, width", [(2, 1, 5, 6), (2, 0, 4, 5), (3, 2, 4, 5)])
 def test_conv_with_strides(both, stride, pad, height, width):
     tensors = {"x": torch.randn(2, 9, 11, 12), "weight": torch.randn(20, 12, 3, 3)}

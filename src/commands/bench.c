@@ -36,7 +36,7 @@ static struct error print_result(const struct subject *s, const struct training 
     cJSON *line = cJSON_CreateObject();
     if (!line)
         return error_memory("the result");
-    int64_t arena = program_bytes(t->step.evaluate);
+    int64_t arena = program_bytes(t->step.whole ? t->step.whole : t->step.evaluate);
     cJSON_AddStringToObject(line, "device", device_name(s->device));
     cJSON_AddNumberToObject(line, "ranks", comm_size(s->comm));
     cJSON_AddNumberToObject(line, "bits", (double)s->config.quant.bits);

@@ -86,6 +86,16 @@ static struct error decode_share(const struct subject *s, const struct vae *vae,
     return e;
 }
 
+static struct error decode_jobs(const struct subject *s, const struct job *jobs, int64_t count)
+{
+    struct vae vae = {0};
+    struct error e = comm_agree(s->comm, vae_load(&vae, s->device, s->config.model, 0, false, true, subject_store(s)));
+    if (e.code == ERROR_NONE)
+        e = comm_agree(s->comm, decode_share(s, &vae, jobs, count));
+    vae_free(&vae);
+    return e;
+}
+
 static struct error share_pictures(const struct subject *s, const struct job *jobs, int64_t count)
 {
     struct error e = ok();
@@ -108,14 +118,8 @@ static struct error paint_jobs(struct subject *s, const float *embedding, struct
     struct error e = comm_agree(s->comm, paint_share(s, embedding, jobs, count));
     if (last)
         subject_unload(s);
-    struct vae vae;
-    if (e.code == ERROR_NONE) {
-        e = vae_load(&vae, s->device, s->config.model, 0, false, true, subject_store(s));
-        if (e.code == ERROR_NONE) {
-            e = comm_agree(s->comm, decode_share(s, &vae, jobs, count));
-            vae_free(&vae);
-        }
-    }
+    if (e.code == ERROR_NONE)
+        e = decode_jobs(s, jobs, count);
     if (e.code == ERROR_NONE)
         e = share_pictures(s, jobs, count);
     for (int64_t i = 0; i < count; i++)

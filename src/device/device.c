@@ -215,21 +215,22 @@ static void lay_out_rows(const struct weight *w, char *memory, int64_t places)
                            (const char *)w->data + i * w->in * dtype_size(w->type), w->type, w->in);
 }
 
-struct error device_rows(struct device *d, struct weight *w, const int32_t *ids, int64_t count)
+/* No row is there. */
+static void forget_rows(struct device *d, struct weight *w)
+{
+    free_memory(d, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
+    memset(w->host_place, 0xff, (size_t)w->out * sizeof *w->host_place);
+    w->resident = NULL;
+    w->resident_rows = w->resident_bytes = 0;
+    w->place = NULL;
+    w->rows = NULL;
+    d->generation++;
+}
+
+/* Memory of its own for all `rows` that have a place, in the stead of what there was. */
+static struct error move_rows(struct device *d, struct weight *w, int64_t rows)
 {
     enum { ALIGN = 128 };
-    if (!d->ops->upload)
-        return ok();
-    if (!w->host_place) {
-        w->host_place = memory_take(w->out, sizeof *w->host_place);
-        if (!w->host_place)
-            return error_memory("a table's places");
-        memset(w->host_place, 0xff, (size_t)w->out * sizeof *w->host_place);
-        w->device = d;
-    }
-    int64_t rows = give_places(w, ids, count);
-    if (rows == w->resident_rows)
-        return ok();
     int64_t places = (w->out * (int64_t)sizeof *w->host_place + ALIGN - 1) / ALIGN * ALIGN;
     int64_t bytes = places + rows * w->in * (int64_t)sizeof(float);
     char *memory = memory_take(bytes, 1);
@@ -238,7 +239,6 @@ struct error device_rows(struct device *d, struct weight *w, const int32_t *ids,
     lay_out_rows(w, memory, places);
     free_memory(d, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
     w->resident = NULL;
-    w->resident_rows = 0;
     d->generation++;
     struct error e = take_memory(d, MEMORY_WEIGHTS, bytes, &w->resident);
     if (e.code == ERROR_NONE) {
@@ -251,6 +251,26 @@ struct error device_rows(struct device *d, struct weight *w, const int32_t *ids,
     w->place = w->resident;
     w->rows = (const float *)((const char *)w->resident + places);
     return ok();
+}
+
+struct error device_rows(struct device *d, struct weight *w, const int32_t *ids, int64_t count)
+{
+    if (!d->ops->upload)
+        return ok();
+    if (!w->host_place) {
+        w->host_place = memory_take(w->out, sizeof *w->host_place);
+        if (!w->host_place)
+            return error_memory("a table's places");
+        memset(w->host_place, 0xff, (size_t)w->out * sizeof *w->host_place);
+        w->device = d;
+    }
+    int64_t rows = give_places(w, ids, count);
+    if (rows == w->resident_rows)
+        return ok();
+    struct error e = move_rows(d, w, rows);
+    if (e.code != ERROR_NONE)
+        forget_rows(d, w);
+    return e;
 }
 
 static const void *moved(const void *at, const char *from, const char *to)

@@ -143,7 +143,8 @@ int64_t program_bytes(const struct program *program); /* of the arena that it ne
 /* Waits for the stream and hands over the first error, which is then forgotten. */
 struct error device_wait(struct device *device);
 
-/* Host memory, dense, of the tensor's type -> tensor, in stream order; and back, valid after device_wait. */
+/* Host memory, dense, of the tensor's type -> tensor, in stream order; and back, valid after device_wait. `from` and
+ * `to` must be there until then. */
 void device_write(struct device *device, struct tensor to, const void *from);
 void device_read(struct device *device, void *to, struct tensor from);
 

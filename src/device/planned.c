@@ -5,6 +5,17 @@
 #include "device/backend.h"
 #include "device/tiles.h"
 
+struct planned {
+    struct device device;
+    bool bfloat;
+};
+
+static struct error activations(struct device *d, bool bfloat)
+{
+    ((struct planned *)d)->bfloat = bfloat;
+    return ok();
+}
+
 static void close_plan(struct device *d)
 {
     memory_free(d);
@@ -47,7 +58,7 @@ static struct error run(struct program *p)
 
 static int64_t place(const struct device *d, struct weight *w, char *at)
 {
-    (void)d;
+    w->bfloat = ((const struct planned *)d)->bfloat;
     return tile_place(w, at);
 }
 
@@ -74,13 +85,15 @@ struct error device_plan(struct device **device)
         .memory_free = give,
         .upload = upload,
         .run = run,
+        .activations = activations,
         .weight_place = place,
         .write = write,
         .read = read,
     };
-    struct device *d = memory_take(1, sizeof *d);
-    if (!d)
+    struct planned *planned = memory_take(1, sizeof *planned);
+    if (!planned)
         return error_memory("a plan");
+    struct device *d = &planned->device;
     d->ops = &ops;
     snprintf(d->name, sizeof d->name, "a GPU, planned");
     void *scratch;

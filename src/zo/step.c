@@ -162,7 +162,8 @@ static struct error whole_body(void *arg)
 
 static void write_step(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool twin)
 {
-    device_write(s->parts.device, s->number, &number);
+    s->number_now = number;
+    device_write(s->parts.device, s->number, &s->number_now);
     if (s->share.count > 0)
         write_integers(s, draws, twin);
     memcpy(s->fresh + s->lanes, notes, (size_t)s->parts.notes * sizeof *notes);
@@ -193,9 +194,10 @@ void step_put_noise(struct step *s, const struct state *state)
 {
     struct device *d = s->parts.device;
     int32_t rows = (int32_t)state->subspace.noise_rows;
+    s->noise_rows_now = rows;
     if (rows > 0)
         device_write(d, tensor_lanes(s->noise_directions, 0, rows), state->subspace.noise);
-    device_write(d, s->noise_rows, &rows);
+    device_write(d, s->noise_rows, &s->noise_rows_now);
 }
 
 void step_put(struct step *s, const struct state *state)
@@ -326,6 +328,12 @@ struct error step_new(struct step *s, const struct step_parts *parts, int64_t la
     if (e.code != ERROR_NONE)
         step_free(s);
     return e;
+}
+
+void step_whole_only(struct step *s)
+{
+    program_free(s->evaluate);
+    s->evaluate = NULL;
 }
 
 void step_free(struct step *s)

@@ -57,12 +57,17 @@ struct step {
     struct program *evaluate, *update, *whole; /* whole: both; NULL where the host goes between */
     int32_t *contents;                         /* host: integers */
     double *fresh;                             /* host: what the slots begin with, zeros and the notes */
+    int64_t number_now;                        /* host: number and noise_rows as they were last written */
+    int32_t noise_rows_now;
 };
 
 /* lanes: of a step on all ranks together. at_once: the device needs no host between evaluation and update. Free with
  * step_free. */
 struct error step_new(struct step *s, const struct step_parts *parts, int64_t lanes, struct share share, bool at_once);
 void step_free(struct step *s);
+
+/* Only step_whole will be called from now on: gives up the program of step_evaluate. */
+void step_whole_only(struct step *s);
 
 /* The state's embedding, moments and noise directions to the device; embedding and moments back. */
 void step_put(struct step *s, const struct state *state);

@@ -470,7 +470,10 @@ static struct error check_lanes(struct training *t, const struct step_parts *par
     double mine = one ? one[share.first] : 0;
     memory_free(one);
     if (e.code == ERROR_NONE && !isfinite(mine))
-        e = error_failed("%s: the model's loss is not a number; are its weights damaged?", t->parts.config->model);
+        e = error_failed("%s: the model's loss is not a number; its weights are damaged, or on a GPU its activations "
+                         "leave fp16's range (then "
+                         "set quant.activations to bf16)",
+                         t->parts.config->model);
     if (e.code == ERROR_NONE && (mine != t->slots[share.first] || t->slots[last] != mine))
         e = error_failed(
             "%s: a lane's loss depends on the lanes beside it: %.17g alone, %.17g first, %.17g last of %lld",
@@ -541,6 +544,8 @@ struct error training_new(struct training *t, const struct training_parts *parts
         e = make_batches(t, &step_parts);
     if (e.code == ERROR_NONE)
         e = check_lanes(t, &step_parts);
+    if (e.code == ERROR_NONE && at_once(t))
+        step_whole_only(&t->step);
     if (e.code == ERROR_NONE)
         step_put(&t->step, &t->state);
     e = comm_agree(parts->comm, e);

@@ -45,7 +45,7 @@ void cpu_perturb(struct device *device, struct tensor rows, struct tensor embedd
     const float *e = tensor_data(embedding);
     for (int64_t l = 0; l < rows.lanes; l++) {
         int32_t i = ((const int32_t *)tensor_data(which))[l];
-        if (i > directions.lanes || -i > directions.lanes) {
+        if (i < -directions.lanes || i > directions.lanes) {
             device_fail(device, error_failed("op_perturb: direction %d is not there", i));
             return;
         }
