@@ -60,27 +60,6 @@ __device__ static int x_place(int row, int piece)
     return row * DEPTH + (piece ^ ((row & 1) << 2)) * 4;
 }
 
-/* The rows of x that one thread copies, piece tid % 8 of each. */
-template <int COUNT> struct copy_rows {
-    const float *from[COUNT]; /* its lane's first number */
-    int y[COUNT], x[COUNT];   /* of the first tap; y far outside for rows behind the last */
-};
-
-template <int COUNT, int STEP>
-__device__ static void find_rows(struct copy_rows<COUNT> &rows, const struct product_args &a, int first)
-{
-    const int OUTSIDE = -(1 << 28);
-    for (int i = 0; i < COUNT; i++) {
-        int row = first + (int)threadIdx.x / ROW_PIECES + i * STEP;
-        bool inside = row < a.y.lanes * a.y.positions;
-        int lane = inside ? row / a.y.positions : 0, position = row - lane * a.y.positions;
-        int top = position / a.out_width, left = position - top * a.out_width;
-        rows.from[i] = a.x.data + lane * a.x.lane_stride;
-        rows.y[i] = inside ? top * a.stride - a.pad : OUTSIDE;
-        rows.x[i] = left * a.stride - a.pad;
-    }
-}
-
 /* Row and column of x under a tap, or false where the tap looks outside. */
 __device__ static bool find_input(const struct product_args &a, int *y, int *x)
 {
@@ -95,36 +74,90 @@ __device__ static bool find_input(const struct product_args &a, int *y, int *x)
     return *y >= 0 && *y < a.in_height && *x >= 0 && *x < a.in_width;
 }
 
-template <enum tile_kind W, int ROWS, int COLUMNS, int THREADS, bool ALIGNED>
-__device__ static void begin_copies(struct stage<W, ROWS, COLUMNS> &s, const struct product_args &a,
-                                    const struct copy_rows<ROWS * ROW_PIECES / THREADS> &rows, int first_column,
-                                    int chunk)
-{
-    const int STEP = THREADS / ROW_PIECES, COUNT = ROWS / STEP, PIECES = weight_tile<W>::PIECES;
-    int tap = chunk / a.chunks, channel = (chunk - tap * a.chunks) * DEPTH, piece = (int)threadIdx.x % ROW_PIECES;
-    int ky = tap / a.kernel_width, kx = tap - ky * a.kernel_width;
-    int at = channel + piece * 4, left = a.x.channels - at;
-    for (int i = 0; i < COUNT; i++) {
-        int row = (int)threadIdx.x / ROW_PIECES + i * STEP, y = rows.y[i] + ky, x = rows.x[i] + kx;
-        bool inside = find_input(a, &y, &x);
-        const float *from = rows.from[i] + (inside ? (int64_t)(y * a.in_width + x) * a.x.row_stride + at : 0);
-        float *to = s.x + x_place(row, piece);
-        if (ALIGNED) { // the channels are whole pieces
-            copy_async<16>(to, inside && left > 0 ? from : a.x.data, inside && left > 0);
-        } else {
-            for (int j = 0; j < 4; j++)
-                copy_async<4>(to + j, inside && j < left ? from + j : a.x.data, inside && j < left);
+/* What one thread copies of every chunk: a piece of some rows of x and of the weights. Addresses are found anew for
+ * each tap and only move on from chunk to chunk in it. */
+template <enum tile_kind W, int ROWS, int COLUMNS, int THREADS, bool ALIGNED> struct feeder {
+    static const int PIECES = weight_tile<W>::PIECES, STEP = THREADS / ROW_PIECES, COUNT = ROWS / STEP;
+    static const int W_COUNT = (COLUMNS * PIECES + THREADS - 1) / THREADS;
+    const float *lane[COUNT]; /* first number of each row's lane */
+    int y[COUNT], x[COUNT];   /* of the first tap; y far outside for rows behind the last */
+    const float *from[COUNT]; /* this thread's piece under the tap at hand; NULL: outside */
+    const unsigned char *weights[W_COUNT];
+    int ky, kx, channel;
+
+    __device__ void begin(const struct product_args &a, int first_row, int first_column)
+    {
+        const int OUTSIDE = -(1 << 28);
+        for (int i = 0; i < COUNT; i++) {
+            int row = first_row + (int)threadIdx.x / ROW_PIECES + i * STEP;
+            bool inside = row < a.y.lanes * a.y.positions;
+            int number = inside ? row / a.y.positions : 0, position = row - number * a.y.positions;
+            int top = position / a.out_width, left = position - top * a.out_width;
+            lane[i] = a.x.data + number * a.x.lane_stride;
+            y[i] = inside ? top * a.stride - a.pad : OUTSIDE;
+            x[i] = left * a.stride - a.pad;
+        }
+        for (int i = 0; i < W_COUNT; i++) {
+            int number = (int)threadIdx.x + i * THREADS, row = first_column + number / PIECES;
+            bool inside = number < COLUMNS * PIECES && row < a.weight_rows;
+            weights[i] = inside ? a.weights + row * a.row_bytes + number % PIECES * 16 : NULL;
+        }
+        ky = kx = channel = 0;
+        aim(a);
+    }
+
+    __device__ void aim(const struct product_args &a)
+    {
+        for (int i = 0; i < COUNT; i++) {
+            int at_y = y[i] + ky, at_x = x[i] + kx;
+            bool inside = find_input(a, &at_y, &at_x);
+            from[i] =
+                lane[i] + (int64_t)(at_y * a.in_width + at_x) * a.x.row_stride + (int)threadIdx.x % ROW_PIECES * 4;
+            from[i] = inside ? from[i] : NULL;
         }
     }
-    for (int i = (int)threadIdx.x; i < COLUMNS * PIECES; i += THREADS) {
-        int row = i / PIECES, part = i % PIECES;
-        bool inside = first_column + row < a.weight_rows;
-        const unsigned char *from =
-            a.weights + (inside ? (first_column + row) * a.row_bytes : 0) + ((int64_t)chunk * PIECES + part) * 16;
-        copy_async<16>(s.w + (row * PIECES + weight_tile<W>::place(row, part)) * 16, from, inside);
+
+    /* Enqueues the next chunk's copies into a stage. */
+    __device__ void copy(struct stage<W, ROWS, COLUMNS> &s, const struct product_args &a)
+    {
+        int piece = (int)threadIdx.x % ROW_PIECES, left = a.x.channels - channel - piece * 4;
+        for (int i = 0; i < COUNT; i++) {
+            float *to = s.x + x_place((int)threadIdx.x / ROW_PIECES + i * STEP, piece);
+            bool inside = from[i] && left > 0;
+            if (ALIGNED) { // the channels are whole pieces
+                copy_async<16>(to, inside ? from[i] : a.x.data, inside);
+            } else {
+                for (int j = 0; j < 4; j++)
+                    copy_async<4>(to + j, inside && j < left ? from[i] + j : a.x.data, inside && j < left);
+            }
+            if (from[i])
+                from[i] += DEPTH;
+        }
+        for (int i = 0; i < W_COUNT; i++) {
+            int number = (int)threadIdx.x + i * THREADS, row = number / PIECES;
+            if (number >= COLUMNS * PIECES)
+                break;
+            copy_async<16>(s.w + (row * PIECES + weight_tile<W>::place(row, number % PIECES)) * 16,
+                           weights[i] ? weights[i] : a.weights, weights[i] != NULL);
+            if (weights[i])
+                weights[i] += PIECES * 16;
+        }
+        copy_commit();
+        channel += DEPTH;
+        if (channel >= a.x.channels)
+            next_tap(a);
     }
-    copy_commit();
-}
+
+    __device__ void next_tap(const struct product_args &a)
+    {
+        channel = 0;
+        if (++kx == a.kernel_width) {
+            kx = 0;
+            ky++;
+        }
+        aim(a);
+    }
+};
 
 /* A 16 x 16 tile of x as pairs: rows `row` + g and + 8, the lane's four k of step `step`. */
 template <enum operand O>
@@ -262,26 +295,26 @@ __global__ void __launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THRE
     int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
     int warp_row = warp % 2 * shape::WARP_ROWS, warp_column = warp / 2 * shape::WARP_COLUMNS;
 
-    struct copy_rows<ROWS * ROW_PIECES / THREADS> rows;
-    find_rows<ROWS * ROW_PIECES / THREADS, THREADS / ROW_PIECES>(rows, a, first_row);
+    struct feeder<W, ROWS, COLUMNS, THREADS, ALIGNED> feed;
+    feed.begin(a, first_row, first_column);
     float acc[TALL][4][4] = {};
     for (int c = 0; c < STAGES - 1; c++) {
         if (c < total)
-            begin_copies<W, ROWS, COLUMNS, THREADS, ALIGNED>(stages[c], a, rows, first_column, c);
+            feed.copy(stages[c], a);
         else
             copy_commit(); // every step closes one group, so that counting groups counts chunks
     }
+    int tap = 0, channel = 0, full = 0, empty = STAGES - 1; // the chunk at hand; stages to read and to fill
     for (int c = 0; c < total; c++) {
         copy_wait<STAGES - 2>();
         __syncthreads(); // chunk c is there, and all have left the stage that is filled next
         if (c + STAGES - 1 < total)
-            begin_copies<W, ROWS, COLUMNS, THREADS, ALIGNED>(stages[(c + STAGES - 1) % STAGES], a, rows, first_column,
-                                                             c + STAGES - 1);
+            feed.copy(stages[empty], a);
         else
             copy_commit();
-        const struct stage<W, ROWS, COLUMNS> &s = stages[c % STAGES];
+        const struct stage<W, ROWS, COLUMNS> &s = stages[full];
         uint32_t high[2][4][2], low[2][4][2];
-        load_w<O, W>(high, low, s.w, warp_column, a, first_column, c / a.chunks, c % a.chunks * DEPTH);
+        load_w<O, W>(high, low, s.w, warp_column, a, first_column, tap, channel);
 #pragma unroll
         for (int step = 0; step < 2; step++)
 #pragma unroll
@@ -293,6 +326,13 @@ __global__ void __launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THRE
                 mma_tile<O>(acc[i], x_low, high[step]);
                 mma_tile<O>(acc[i], x_high, high[step]);
             }
+        full = full + 1 == STAGES ? 0 : full + 1;
+        empty = empty + 1 == STAGES ? 0 : empty + 1;
+        channel += DEPTH;
+        if (channel >= a.x.channels) {
+            channel = 0;
+            tap++;
+        }
     }
 
 #pragma unroll
