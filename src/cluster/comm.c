@@ -18,6 +18,7 @@ struct comm {
     const struct transport *transport; /* NULL: alone */
     void *state;
     struct place place;
+    struct patience patience;
     double *failures; /* [size], for comm_agree, which must not fail for want of memory */
 };
 
@@ -57,9 +58,10 @@ static struct error check_launcher(void)
 static struct error join(struct comm *c, int *argc, char ***argv)
 {
     c->place = (struct place){0, 1, 0, 1};
+    c->patience.seconds = 600;
 #ifdef ZOODIP_MPI
     if (launched())
-        TRY(mpi_open(&c->transport, &c->state, &c->place, argc, argv));
+        TRY(mpi_open(&c->transport, &c->state, &c->place, &c->patience, argc, argv));
 #else
     (void)argc;
     (void)argv;
@@ -123,6 +125,16 @@ int comm_rank_here(const struct comm *comm)
 int comm_ranks_here(const struct comm *comm)
 {
     return comm->place.ranks_here;
+}
+
+void comm_patience(struct comm *comm, double seconds)
+{
+    comm->patience.seconds = seconds;
+}
+
+void comm_at(struct comm *comm, int64_t step)
+{
+    comm->patience.step = step;
 }
 
 /* ---------------------------------------------------------------------------------------------------- verbs */

@@ -8,6 +8,10 @@
  * together; a step tells of failures in slots beside its losses. comm_abort is for a rank that cannot wait for the
  * others.
  *
+ * No verb waits for ever: a rank that has waited longer than comm_patience allows asks the others for a sign of life,
+ * names those that give none, and ends all ranks with ERROR_FAILED. Time in which it was stopped itself does not count,
+ * so a job that is suspended as a whole goes on afterwards.
+ *
  * One thread speaks (MPI_THREAD_FUNNELED). Errors are ERROR_FAILED and name the call.
  */
 #ifndef ZOODIP_CLUSTER_COMM_H
@@ -31,6 +35,11 @@ int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
 int comm_rank_here(const struct comm *comm);  /* this rank among those on its node */
 int comm_ranks_here(const struct comm *comm); /* how many share its node */
+
+/* How many seconds this rank waits for the others (600 until told), and how many steps it has done, for what it says
+ * when they do not come. Not collective. */
+void comm_patience(struct comm *comm, double seconds);
+void comm_at(struct comm *comm, int64_t step);
 
 /* values [count], in place: the sum over ranks. Slots that all but one rank leave at zero come out exact, in whatever
  * order they are added. */

@@ -4,12 +4,24 @@
 #ifdef ZOODIP_MPI
 
 #include <mpi.h>
+#include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
 
+#include "base/log.h"
 #include "base/memory.h"
+#include "base/progress.h"
+
+enum { SIGN_OF_LIFE = 1 };
 
 struct mpi {
     MPI_Comm all, here;
+    MPI_Comm signs; /* all again, for signs of life, which must not mix with anything else */
+    int rank, size;
+    const struct patience *patience;
+    bool *seen; /* [size]: who gave a sign of life */
 };
 
 static struct error check(int result, const char *call)
@@ -22,42 +34,171 @@ static struct error check(int result, const char *call)
     return error_failed("%s: %s", call, text);
 }
 
-static void mpi_close(void *state)
+/* ------------------------------------------------------------------------------------------------ waiting with a limit
+ *
+ * MPI's own waits never end when a rank hangs, so every collective is a nonblocking one that is asked for its end. A
+ * rank whose patience ends sends a sign of life to all; ranks that wait too answer with theirs. Who has given none
+ * after a short grace hangs, and the lowest rank that is alive says so.
+ */
+
+static const double EAGER = 1e-3; /* seconds in which a wait only yields; a step's end is a matter of microseconds */
+static const long NAP = 50000;    /* nanoseconds between questions after that: the core is others' meanwhile */
+static const double GRACE = 2;    /* seconds for the signs of life to come in */
+static const double LONGEST_BEAT = 1; /* seconds; more than that between two questions, and this rank was stopped */
+
+static void nap(void)
 {
-    struct mpi *m = state;
-    MPI_Comm_free(&m->here);
-    memory_free(m);
-    MPI_Finalize();
+    nanosleep(&(struct timespec){.tv_nsec = NAP}, NULL);
 }
+
+/* Takes in one sign of life, if there is one. */
+static bool hear(struct mpi *m)
+{
+    int there = 0;
+    MPI_Status status;
+    if (MPI_Iprobe(MPI_ANY_SOURCE, SIGN_OF_LIFE, m->signs, &there, &status) != MPI_SUCCESS || !there)
+        return false;
+    MPI_Recv(NULL, 0, MPI_BYTE, status.MPI_SOURCE, SIGN_OF_LIFE, m->signs, MPI_STATUS_IGNORE);
+    m->seen[status.MPI_SOURCE] = true;
+    return true;
+}
+
+static void call_roll(struct mpi *m)
+{
+    for (int rank = 0; rank < m->size; rank++) {
+        MPI_Request sent;
+        if (rank != m->rank && MPI_Isend(NULL, 0, MPI_BYTE, rank, SIGN_OF_LIFE, m->signs, &sent) == MPI_SUCCESS)
+            MPI_Request_free(&sent); // one that hangs may never take it
+    }
+    m->seen[m->rank] = true;
+    for (double end = clock_seconds() + GRACE; clock_seconds() < end;)
+        if (!hear(m))
+            nap();
+}
+
+/* "rank 3" or "ranks 3, 5", those that gave no sign of life; "" if all did. */
+static void name_missing(const struct mpi *m, char text[256])
+{
+    int used = 0, count = 0;
+    text[0] = 0;
+    for (int rank = 0; rank < m->size; rank++)
+        count += !m->seen[rank];
+    for (int rank = 0; rank < m->size && used < 240; rank++)
+        if (!m->seen[rank])
+            used += snprintf(text + used, (size_t)(256 - used), "%s%d",
+                             used        ? ", "
+                             : count > 1 ? "ranks "
+                                         : "rank ",
+                             rank);
+}
+
+static struct error lost(const struct mpi *m)
+{
+    char missing[256];
+    name_missing(m, missing);
+    long long step = (long long)m->patience->step;
+    double limit = m->patience->seconds;
+    if (!missing[0])
+        return error_failed("after step %lld some ranks came later than cluster.timeout (%g s) allows", step, limit);
+    return error_failed(
+        "%s gave no sign of life for %g s (cluster.timeout) after step %lld: hangs, or is slower than that", missing,
+        limit, step);
+}
+
+/* Ends all ranks; returns only where the launcher takes its time. */
+static struct error give_up(struct mpi *m)
+{
+    call_roll(m);
+    struct error e = lost(m);
+    int first = 0;
+    while (!m->seen[first])
+        first++;
+    if (m->rank == first)
+        log_line("rank %d: %s", m->rank, e.text);
+    else
+        sleep(2); // the first one alive speaks and ends all
+    MPI_Abort(m->all, ERROR_FAILED);
+    return e;
+}
+
+static struct error wait_for(struct mpi *m, MPI_Request *request, const char *call)
+{
+    double waited = 0, before = clock_seconds();
+    for (;;) {
+        int done = 0;
+        TRY(check(MPI_Test(request, &done, MPI_STATUS_IGNORE), call));
+        if (done)
+            return ok();
+        double now = clock_seconds(), beat = now - before;
+        waited += beat < LONGEST_BEAT ? beat : LONGEST_BEAT;
+        before = now;
+        if (waited < EAGER)
+            sched_yield();
+        else if (waited >= m->patience->seconds || hear(m))
+            return give_up(m);
+        else
+            nap();
+    }
+}
+
+/* ------------------------------------------------------------------------------------------------------------ verbs */
 
 static struct error mpi_sum(void *state, double *values, int count)
 {
-    const struct mpi *m = state;
-    return check(MPI_Allreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, m->all), "MPI_Allreduce");
+    struct mpi *m = state;
+    MPI_Request request;
+    TRY(check(MPI_Iallreduce(MPI_IN_PLACE, values, count, MPI_DOUBLE, MPI_SUM, m->all, &request), "MPI_Iallreduce"));
+    return wait_for(m, &request, "MPI_Iallreduce");
+}
+
+static struct error broadcast_among(struct mpi *m, MPI_Comm ranks, void *data, int bytes, int root)
+{
+    MPI_Request request;
+    TRY(check(MPI_Ibcast(data, bytes, MPI_BYTE, root, ranks, &request), "MPI_Ibcast"));
+    return wait_for(m, &request, "MPI_Ibcast");
 }
 
 static struct error mpi_broadcast(void *state, void *data, int bytes, int root)
 {
-    const struct mpi *m = state;
-    return check(MPI_Bcast(data, bytes, MPI_BYTE, root, m->all), "MPI_Bcast");
+    struct mpi *m = state;
+    return broadcast_among(m, m->all, data, bytes, root);
 }
 
 static struct error mpi_broadcast_here(void *state, void *data, int bytes)
 {
-    const struct mpi *m = state;
-    return check(MPI_Bcast(data, bytes, MPI_BYTE, 0, m->here), "MPI_Bcast");
+    struct mpi *m = state;
+    return broadcast_among(m, m->here, data, bytes, 0);
+}
+
+static struct error barrier_among(struct mpi *m, MPI_Comm ranks)
+{
+    MPI_Request request;
+    TRY(check(MPI_Ibarrier(ranks, &request), "MPI_Ibarrier"));
+    return wait_for(m, &request, "MPI_Ibarrier");
 }
 
 static struct error mpi_barrier(void *state)
 {
-    const struct mpi *m = state;
-    return check(MPI_Barrier(m->all), "MPI_Barrier");
+    struct mpi *m = state;
+    return barrier_among(m, m->all);
 }
 
 static struct error mpi_barrier_here(void *state)
 {
-    const struct mpi *m = state;
-    return check(MPI_Barrier(m->here), "MPI_Barrier");
+    struct mpi *m = state;
+    return barrier_among(m, m->here);
+}
+
+/* MPI_Finalize waits for all ranks, without a limit: hence the barrier before it. */
+static void mpi_close(void *state)
+{
+    struct mpi *m = state;
+    mpi_barrier(m);
+    MPI_Comm_free(&m->here);
+    MPI_Comm_free(&m->signs);
+    memory_free(m->seen);
+    memory_free(m);
+    MPI_Finalize();
 }
 
 static void mpi_abort(void *state, int code)
@@ -76,10 +217,16 @@ static struct error find_place(struct mpi *m, struct place *place)
     TRY(check(MPI_Comm_split_type(m->all, kind, place->rank, MPI_INFO_NULL, &m->here), "MPI_Comm_split_type"));
     TRY(check(MPI_Comm_set_errhandler(m->here, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
     TRY(check(MPI_Comm_rank(m->here, &place->rank_here), "MPI_Comm_rank"));
-    return check(MPI_Comm_size(m->here, &place->ranks_here), "MPI_Comm_size");
+    TRY(check(MPI_Comm_size(m->here, &place->ranks_here), "MPI_Comm_size"));
+    TRY(check(MPI_Comm_dup(m->all, &m->signs), "MPI_Comm_dup"));
+    m->rank = place->rank;
+    m->size = place->size;
+    m->seen = memory_take(m->size, sizeof *m->seen);
+    return m->seen ? ok() : error_memory("the communicator");
 }
 
-struct error mpi_open(const struct transport **transport, void **state, struct place *place, int *argc, char ***argv)
+struct error mpi_open(const struct transport **transport, void **state, struct place *place,
+                      const struct patience *patience, int *argc, char ***argv)
 {
     static const struct transport calls = {
         .close = mpi_close,
@@ -101,6 +248,7 @@ struct error mpi_open(const struct transport **transport, void **state, struct p
         MPI_Abort(MPI_COMM_WORLD, e.code);
         return e;
     }
+    m->patience = patience;
     *transport = &calls;
     *state = m;
     return ok();

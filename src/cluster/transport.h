@@ -24,8 +24,16 @@ struct place {
     int rank, size, rank_here, ranks_here;
 };
 
+/* How long to wait for the others; kept by comm.c, read by the transport at every wait. */
+struct patience {
+    double seconds;
+    int64_t step; /* steps done, to say where a rank was when it gave up */
+};
+
 #ifdef ZOODIP_MPI
-struct error mpi_open(const struct transport **transport, void **state, struct place *place, int *argc, char ***argv);
+/* `patience` must outlive the transport. */
+struct error mpi_open(const struct transport **transport, void **state, struct place *place,
+                      const struct patience *patience, int *argc, char ***argv);
 const char *mpi_library(void);
 #endif
 

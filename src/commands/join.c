@@ -50,6 +50,7 @@ static struct error join(struct comm *comm, struct device *device, double limit)
 struct error join_ranks(struct comm *comm, struct device *device, double limit)
 {
     int ranks = comm_size(comm);
+    comm_patience(comm, limit);
     if (ranks == 1)
         return ok();
     double *gpus = memory_take(ranks, sizeof *gpus);

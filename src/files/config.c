@@ -147,7 +147,7 @@ static const struct key keys[] = {
      "[\"a photo of a {}\", \"a photo of a {} on the beach\", \"a photo of a {} in the snow\", \"a painting of a {}\"]",
      0, 64, .meaning = "what is drawn; {} stands for the word, and for the initializer beside it"},
     {"cluster.timeout", NUMBER, AT(cluster.timeout), false, "600", 1, 1e6,
-     .meaning = "seconds that a rank waits in its GPU for the others' before it ends the run"},
+     .meaning = "seconds that a rank waits for the others before it ends the run on all"},
     {"seed", INTEGER, AT(seed), true, "0", 0, 9007199254740991.0, .meaning = "every random draw follows from it"},
     {"use_cc", BOOLEAN, AT(use_cc), true, "false", .meaning = "take the captions of data.captions"},
 };

@@ -143,6 +143,7 @@ static struct error take_step(struct training *t, int64_t k, struct metric *m, b
     if (refreshed)
         step_put_noise(&t->step, s);
     s->step = k;
+    comm_at(t->parts.comm, k);
     return ok();
 }
 
