@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
-# Runs a command on several ranks of this machine, with what mpirun needs in a container, as root, or with more ranks than cores.
+# Runs a command on several ranks, with what mpirun needs in a container, as root, or with more ranks than cores.
 #
-#   launch/run.sh [-n RANKS] COMMAND [ARGUMENTS]...        RANKS: one for each core when not given
+#   launch/run.sh [-n RANKS] [--restarts K] COMMAND [ARGUMENTS]...
+#
+#   -n RANKS       how many; when not given, one for each core, in a Slurm job one for each of its tasks
+#   --restarts K   when the command ends with anything but 0, 2 or 75 (a rank was killed, hangs, failed), starts it again with
+#                  --resume, K times at most: it then goes on from its newest good checkpoint
 #
 #   launch/run.sh -n 2 build/zoodip train configs/toybox.json
 #   launch/run.sh -n 4 build/zoodip train configs/toybox.json --set zo.n=3 --set output.dir=results/four
 #   launch/run.sh -n 2 build/zoodip train configs/toybox.json --resume
+#   launch/run.sh --restarts 5 build/zoodip train configs/sd15.json --set cluster.timeout=120
 #
-# Ctrl-C, SIGTERM and SIGUSR1 ask the ranks to finish their step, save a checkpoint and end; a second one ends them at once.
-# The exit code is the command's: 0 done, 1 failed, 2 bad input, 75 stopped with all saved (run again with --resume).
+# Ctrl-C, SIGTERM and SIGUSR1 ask the ranks to finish their step, save a checkpoint and end; a Ctrl-C after that ends
+# them at once. ZOODIP_LAUNCHER=srun starts the ranks by `srun --mpi=pmix` (ZOODIP_MPI names another one than
+# pmix) where a site wants that; otherwise mpirun does it, in a Slurm job over all of its nodes.
+# The exit code is the command's: 0 done, 1 failed, 2 bad input, 75 stopped with all saved (run again with --resume), 130 ended
+# at once; above 128 a rank was ended by a signal.
 set -uo pipefail
 
 say() {
@@ -20,61 +28,91 @@ refuse() {
     exit 2
 }
 
-ranks=$(nproc)
+ranks=${SLURM_NTASKS:-$(nproc)} restarts=0
 while [ $# -gt 0 ]; do
     case $1 in
         -n) [ $# -gt 1 ] || refuse "-n needs a number of ranks"
             ranks=$2 && shift 2 ;;
-        --help | -h) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 0 ;;
+        --restarts) [ $# -gt 1 ] || refuse "--restarts needs a number"
+            restarts=$2 && shift 2 ;;
+        --help | -h) awk 'NR > 1 { if (!sub(/^# ?/, "")) exit; print }' "$0" && exit 0 ;;
         --) shift && break ;;
         -*) refuse "$1: no such option; see launch/run.sh --help" ;;
         *) break ;;
     esac
 done
 [[ $ranks =~ ^[1-9][0-9]{0,4}$ ]] || refuse "-n $ranks: not a number of ranks"
+[[ $restarts =~ ^[0-9]{1,6}$ ]] || refuse "--restarts $restarts: not a number of restarts"
 [ $# -gt 0 ] || refuse "no command to run; see launch/run.sh --help"
 command -v "$1" >/dev/null || refuse "$1: no such program; build it with launch/setup.sh"
-command -v mpirun >/dev/null || refuse "mpirun is missing: install openmpi-bin, or run launch/setup.sh"
 
 # mpirun refuses root until told twice; in a container a rank may not read another's memory, and there is no need to.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
 # Unbound ranks share the cores among themselves, those that this process may use: each takes as many threads as its share.
-threads=$(($(nproc) / ranks))
+threads=${SLURM_CPUS_PER_TASK:-$(($(nproc) / ranks))}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
-launcher=(mpirun --quiet --oversubscribe --bind-to none -np "$ranks")
+# Slurm ends a job by a SIGTERM to every process, mpirun too, which would kill its ranks a second later. They need the rest of
+# the half minute that Slurm usually grants.
+[ -z "${SLURM_JOB_ID-}" ] || export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-25}
+
+case ${ZOODIP_LAUNCHER:-mpirun} in
+    mpirun) launcher=(mpirun --quiet --oversubscribe --bind-to none -np "$ranks") ;;
+    srun) launcher=(srun --mpi="${ZOODIP_MPI:-pmix}" --kill-on-bad-exit=1 --ntasks="$ranks" ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}) ;;
+    *) refuse "ZOODIP_LAUNCHER: $ZOODIP_LAUNCHER: expected mpirun or srun" ;;
+esac
+command -v "${launcher[0]}" >/dev/null || refuse "${launcher[0]} is missing: install openmpi-bin, or run launch/setup.sh"
 # Behind mpirun no rank sees the terminal; rank 0 gets it back, for the progress bar.
 if [ -t 2 ] && [ -w /dev/tty ]; then
     # shellcheck disable=SC2016  # expanded by the rank
-    launcher+=(bash -c '[ "$OMPI_COMM_WORLD_RANK" != 0 ] || exec 2>/dev/tty; exec "$0" "$@"')
+    launcher+=(bash -c '[ "${OMPI_COMM_WORLD_RANK-}" != 0 ] || exec 2>/dev/tty; exec "$0" "$@"')
 fi
 
 # mpirun answers SIGTERM by killing its ranks a second later, SIGUSR1 by handing it on to them.
-asked=
-mpirun=
+asked= ended= running= previous=
 stop() {
-    mpirun=${mpirun:-${!-}} # started already, though its id is not noted yet
-    if [ -z "$mpirun" ]; then
+    # started already, though its id is not noted yet
+    [ -n "$running" ] || [ "${!-}" = "$previous" ] || running=$!
+    if [ -z "$running" ]; then
         exit 75
     elif [ -z "$asked" ]; then
         asked=1
         say "asking the ranks to save and end"
-        kill -USR1 "$mpirun" 2>/dev/null
-    else
-        kill -TERM "$mpirun" 2>/dev/null
+        kill -USR1 "$running" 2>/dev/null
+    elif [ "$1" = INT ]; then
+        ended=1
+        say "ending the ranks at once"
+        kill -TERM "$running" 2>/dev/null
+    fi
+}
+for name in INT TERM USR1; do
+    # shellcheck disable=SC2064  # the name as it is now
+    trap "stop $name" "$name"
+done
+
+# Runs the ranks to their end; `code` is then how they ended.
+run_ranks() {
+    "${launcher[@]}" "$@" </dev/null &
+    running=$!
+    # wait returns early for every signal caught
+    while wait "$running"; code=$?; kill -0 "$running" 2>/dev/null; do :; done
+    running= previous=${!-}
+    if [ -n "$asked" ] && [ "$code" -eq $((128 + $(kill -l USR1))) ]; then
+        code=75 # asked before the ranks were listening: nothing had begun, so nothing is lost
+    elif [ -n "$ended" ] && [ "$code" != 0 ] && [ "$code" != 75 ]; then
+        code=130
+    elif [ "$code" -gt 128 ]; then
+        say "a rank was ended by signal $(kill -l $((code - 128)))"
     fi
 }
 
-trap stop INT TERM USR1
-set -m # its own process group, so that Ctrl-C reaches this script alone
-"${launcher[@]}" "$@" </dev/null &
-mpirun=$!
-
-# wait returns early for every signal caught
-while wait "$mpirun"; code=$?; kill -0 "$mpirun" 2>/dev/null; do :; done
-
-if [ -n "$asked" ] && [ "$code" -eq $((128 + $(kill -l USR1))) ]; then
-    code=75 # asked before the ranks were listening: nothing had begun, so nothing is lost
-elif [ "$code" -gt 128 ]; then
-    say "a rank was ended by signal $(kill -l $((code - 128)))"
-fi
+set -m # each run is its own process group, so that Ctrl-C reaches this script alone
+run_ranks "$@"
+for ((again = 1; again <= restarts; again++)); do
+    case $code in 0 | 2 | 75) break ;; esac
+    [ -z "$asked" ] || break
+    say "ended with $code: starting again with --resume ($again of $restarts)"
+    [[ " $* " == *" --resume "* ]] || set -- "$@" --resume
+    sleep 2 # whatever the lost rank left behind (its peers, its sockets) is gone by then
+    run_ranks "$@"
+done
 exit "$code"
