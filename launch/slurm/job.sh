@@ -2,7 +2,7 @@
 # copy of a batch script somewhere else.
 #
 # Signals: --signal=B:USR1@120 reaches the batch script alone, two minutes before the time limit (and before a preemption,
-# where the site has PreemptParameters=send_user_signal). SIGTERM, the beginning of every end that Slurm brings about itself
+# where the site has SlurmctldParameters=preempt_send_user_signal). SIGTERM, the beginning of every end that Slurm brings about itself
 # (preemption, scancel, time limit), reaches all processes. Either way the ranks finish their step, save, and end with 75.
 
 # Runs a command on all tasks of the job, from its checkpoint where the job has started before; puts the job back into the

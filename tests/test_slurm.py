@@ -1,0 +1,277 @@
+"""Slurm, for real: its daemons run here, two nodes on this machine, and what launch/slurm/ submits is preempted, cancelled, runs
+out of time and loses a node. Whatever happens, the word that comes out has the bits of the quiet run."""
+import getpass
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, learned, metrics, program, run, write_recipe
+
+PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]
+MISSING = [p for p in PROGRAMS if not shutil.which(p, path=os.environ["PATH"] + ":/usr/sbin")]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (Debian: slurm-wlm, munge)")
+
+STEPS = 50
+CHANGES = dict(optim__steps=STEPS, output__checkpoint_every=1000, output__prompts=[], zo__tau=8, zo__n=3)
+
+CONFIG = """
+ClusterName=zoodip
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+CredType=cred/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+ReturnToService=2
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+SlurmdParameters=config_overrides
+SchedulerType=sched/builtin
+SchedulerParameters=batch_sched_delay=0,sched_interval=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+JobRequeue=1
+KillWait=15
+GresTypes=gpu
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port1} CPUs=2 Gres=gpu:2
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port2} CPUs=2 Gres=gpu:2
+PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1
+PartitionName=grace Nodes=n1,n2 PriorityTier=1 GraceTime=30
+PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF
+"""
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+def until(true, seconds, what):
+    end = time.time() + seconds
+    while not (value := true()):
+        assert time.time() < end, f"not within {seconds} s: {what()}"
+        time.sleep(0.1)
+    return value
+
+
+class Slurm:
+    """The daemons, in a folder of their own; ended by their process ids."""
+
+    def __init__(self, folder):
+        self.folder, self.daemons = folder, []
+        # two nodes on one host look remote to each other but share its memory, which Open MPI's transport for it cannot know
+        self.env = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": os.environ["PATH"] + ":/usr/sbin",
+                    "OMPI_MCA_btl": "tcp,self", "OMPI_MCA_btl_tcp_if_include": "lo", "OMP_NUM_THREADS": "1",
+                    "ZOODIP_BUILD": str(Path(program("zoodip")).parent)}
+
+    def start(self):
+        folder = self.folder
+        folder.chmod(0o711)  # munge's socket must be reachable for all
+        (folder / "state").mkdir()
+        key = folder / "munge.key"
+        key.write_bytes(os.urandom(1024))
+        key.chmod(0o400)
+        ports = free_ports(3)
+        (folder / "slurm.conf").write_text(CONFIG.format(host=socket.gethostname().split(".")[0], user=getpass.getuser(), folder=folder,
+                                                         port=ports[0], port1=ports[1], port2=ports[2]))
+        for gpu in range(2):
+            (folder / f"gpu{gpu}").touch()
+        (folder / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={folder}/gpu[0-1]\n")
+        self.daemon("munged", "--foreground", f"--socket={folder}/munge.socket", f"--key-file={key}", f"--pid-file={folder}/munged.pid",
+                    f"--seed-file={folder}/munged.seed", f"--log-file={folder}/munged.log")
+        until((folder / "munge.socket").exists, 10, lambda: (folder / "munged.out").read_text())
+        self.daemon("slurmctld", "-D")
+        for node in ("n1", "n2"):
+            self.daemon("slurmd", "-D", "-N", node)
+        until(lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split().count("idle") == 6, 30, self.state)
+
+    def daemon(self, name, *options):
+        log = open(self.folder / f"{'-'.join([name, *options[2:]]) if name == 'slurmd' else name}.out", "w")
+        self.daemons.append(subprocess.Popen([name, *options], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env))
+
+    def stop(self):
+        if len(self.daemons) > 2:
+            self.ask("scancel", "--user", getpass.getuser())
+            end = time.time() + 20
+            while self.ask("squeue", "-h") and time.time() < end:
+                time.sleep(0.2)
+        for daemon in reversed(self.daemons):
+            daemon.terminate()
+        for daemon in reversed(self.daemons):
+            try:
+                daemon.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+
+    def ask(self, *command):
+        return subprocess.run(list(map(str, command)), env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+
+    def state(self):
+        return self.ask("squeue", "-a") + self.ask("sinfo") + "".join(p.read_text()[-1500:] for p in self.folder.glob("*.out"))
+
+    def submit(self, script, *arguments, log, **options):
+        options = {"nodes": 2, "ntasks_per_node": 1, "gpus_per_node": 1, "cpus_per_task": 1, "time": 5, **options}
+        words = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
+        done = subprocess.run(["sbatch", "--parsable", f"--output={log}", *words, *map(str, [script, *arguments])], env=self.env, cwd=ROOT,
+                              capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def job(self, number):
+        """What Slurm knows of a job: {"JobState": ..., "Restarts": ...}."""
+        return dict(word.split("=", 1) for word in self.ask("scontrol", "show", "job", number).split() if "=" in word)
+
+    def wait(self, number, *states, seconds=90):
+        # a requeued job may be told to wait for its old credentials to run out
+        return until(lambda: self.job(number).get("JobState") in states, seconds, lambda: f"{self.job(number)}\n{self.state()}")
+
+
+@pytest.fixture(scope="module")
+def slurm():
+    folder = Path(tempfile.mkdtemp(prefix="zoodip-"))
+    cluster = Slurm(folder)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    config, output = write_recipe(tmp_path_factory.mktemp("quiet"), **CHANGES)
+    run(program("zoodip"), "train", config)
+    return learned(output), [m["losses"] for m in metrics(output)]
+
+
+def steps(output):
+    """Steps that have left their line; it is written with every checkpoint and every few steps."""
+    try:
+        return len((output / "metrics.jsonl").read_text().splitlines())
+    except FileNotFoundError:
+        return 0
+
+
+def start_training(slurm, tmp_path, script="train.sbatch", **options):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    number = slurm.submit(f"launch/slurm/{script}", config, log=tmp_path / "log", **options)
+    until(lambda: steps(output) >= 3, 60, lambda: slurm.state() + ((tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""))
+    return number, output
+
+
+def finish(slurm, number, output, quiet, tmp_path):
+    slurm.wait(number, "COMPLETED")
+    log = (tmp_path / "log").read_text()
+    assert learned(output) == quiet[0], log
+    assert [m["losses"] for m in metrics(output)] == quiet[1]
+    return log
+
+
+def test_a_job_over_two_nodes(slurm, tmp_path, quiet):
+    number, output = start_training(slurm, tmp_path)
+    log = finish(slurm, number, output, quiet, tmp_path)
+    assert "2 ranks" in log and slurm.job(number)["NumNodes"] == "2"
+
+
+@pytest.mark.parametrize("partition", ["low", "grace"])
+def test_a_preempted_job_saves_waits_and_goes_on(slurm, tmp_path, quiet, partition):
+    """Without a grace time SIGTERM comes at once; with one, SIGUSR1 comes first. No step is lost either way: with one checkpoint
+    in a thousand steps, going on from where it stood shows that it saved when it was told to."""
+    number, output = start_training(slurm, tmp_path, partition=partition)
+    urgent = slurm.submit("--wrap=true", log=tmp_path / "urgent.log", partition="high")
+    slurm.wait(urgent, "COMPLETED")
+    log = finish(slurm, number, output, quiet, tmp_path)
+    assert slurm.job(number)["Restarts"] == "1"
+    resumed = re.search(r"resuming after step (\d+)", log)
+    assert resumed and int(resumed[1]) >= 3, log
+
+
+def test_a_cancelled_job_saves_and_stays_away(slurm, tmp_path, quiet):
+    number, output = start_training(slurm, tmp_path)
+    slurm.ask("scancel", number)
+    slurm.wait(number, "CANCELLED")
+    until(lambda: not slurm.ask("squeue", "-h", "-j", number), 30, slurm.state)
+    assert list((output / "checkpoints").glob("step-*")), (tmp_path / "log").read_text()
+    time.sleep(1)
+    assert slurm.job(number)["JobState"] == "CANCELLED"
+    run(program("zoodip"), "train", tmp_path / "config.json", "--resume")
+    assert learned(output) == quiet[0]
+
+
+def ranks_of(config):
+    """Process ids of the ranks that train a config on this machine."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if words[0] == program("zoodip").encode() and str(config).encode() in words:
+            found.append(int(path.name))
+    return found
+
+
+def test_a_job_out_of_time_goes_back_into_the_queue(slurm, tmp_path, quiet):
+    """Slurm looks at its clock twice a minute: the ranks are held until it has spoken."""
+    number, output = start_training(slurm, tmp_path, time=1, signal="B:USR1@50")
+    ranks = ranks_of(tmp_path / "config.json")
+    assert len(ranks) == 2
+    for rank in ranks:
+        os.kill(rank, signal.SIGSTOP)
+    try:
+        until(lambda: "asking the ranks" in (tmp_path / "log").read_text(), 60, slurm.state)
+    finally:
+        for rank in ranks:
+            os.kill(rank, signal.SIGCONT)
+    log = finish(slurm, number, output, quiet, tmp_path)
+    assert "goes back into the queue" in log and re.search(r"resuming after step [1-9]", log), log
+
+
+def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(slurm, tmp_path, quiet):
+    number, output = start_training(slurm, tmp_path)
+    slurm.ask("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+    until(lambda: slurm.job(number)["JobState"] in ("PENDING", "COMPLETING"), 30, slurm.state)
+    slurm.ask("scontrol", "update", "nodename=n2", "state=resume")
+    finish(slurm, number, output, quiet, tmp_path)
+    assert slurm.job(number)["Restarts"] == "1"
+
+
+def test_an_array_takes_a_line_of_the_list_for_each_task(slurm, tmp_path, quiet):
+    config, _ = write_recipe(tmp_path, **CHANGES)
+    seeds = [0, 1, 2, 3]
+    (tmp_path / "list").write_text("".join(f"{config} --set seed={s} --set output.dir={tmp_path}/out{s}\n" for s in seeds))
+    number = slurm.submit("launch/slurm/array.sbatch", tmp_path / "list", "--set", "optim.steps=12", log=f"{tmp_path}/log-%a", nodes=1,
+                          array="1-4")
+    until(lambda: not slurm.ask("squeue", "-h", "-j", number), 90, slurm.state)
+    words = [learned(tmp_path / f"out{s}") for s in seeds]
+    assert len(set(words)) == 4
+    assert [m["losses"] for m in metrics(tmp_path / "out0")] == quiet[1][:12]
+
+
+def test_a_job_without_arguments_fails_with_2(slurm, tmp_path):
+    for script in ("train", "array", "queue"):
+        number = slurm.submit(f"launch/slurm/{script}.sbatch", log=tmp_path / "log", nodes=1)
+        slurm.wait(number, "FAILED")
+        assert slurm.job(number)["ExitCode"] == "2:0"
