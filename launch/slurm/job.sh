@@ -10,8 +10,8 @@
 run_job() {
     local ranks code=75 warned='' ending='' resume=()
     [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || resume=(--resume)
-    trap 'warned=1; kill -USR1 "$ranks"' USR1
-    trap 'ending=1; kill -USR1 "$ranks"' TERM
+    trap 'warned=1; kill -USR1 "$ranks" 2>/dev/null' USR1
+    trap 'ending=1; kill -USR1 "$ranks" 2>/dev/null' TERM
     launch/run.sh --restarts "${ZOODIP_RESTARTS:-3}" "$@" "${resume[@]}" &
     ranks=$!
     # wait returns early for every signal caught

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <stdio_ext.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -13,9 +14,10 @@
 
 struct metrics {
     FILE *lines;
-    char path[4096];
+    char folder[4096], path[4096];
     struct events *events;
-    off_t good; /* where the last whole line ends */
+    off_t good;   /* where the last whole line ends */
+    int64_t step; /* of that line */
 };
 
 /* Lines in */
@@ -100,6 +102,8 @@ static struct error open_files(struct metrics *m, const char *folder, int64_t fr
 {
     TRY(folder_make(folder));
     TRY(path_join(m->path, folder, "metrics.jsonl"));
+    snprintf(m->folder, sizeof m->folder, "%s", folder);
+    m->step = from_step;
     if (from_step > 0 && file_exists(m->path))
         TRY(cut_lines(m->path, from_step));
     m->lines = fopen(m->path, from_step > 0 ? "abe" : "wbe");
@@ -165,6 +169,7 @@ struct error metrics_add(struct metrics *metrics, const struct metric *metric)
     if (fputs("}\n", out) == EOF || ferror(out) || fflush(out) != 0)
         return write_failed(metrics);
     metrics->good = ftello(out);
+    metrics->step = metric->step;
 
     struct scalar scalars[] = {
         {"loss", metric->loss},
@@ -176,8 +181,43 @@ struct error metrics_add(struct metrics *metrics, const struct metric *metric)
     return events_add(metrics->events, metric->step, scalars, isnan(metric->validation) ? 4 : 5);
 }
 
+/* Does the path still lead to the file that is open? */
+static bool still_there(const struct metrics *metrics)
+{
+    struct stat open, named;
+    return fstat(fileno(metrics->lines), &open) == 0 && stat(metrics->path, &named) == 0 &&
+           open.st_dev == named.st_dev && open.st_ino == named.st_ino;
+}
+
+static void close_files(struct metrics *metrics)
+{
+    if (metrics->lines)
+        fclose(metrics->lines);
+    events_close(metrics->events);
+}
+
+/* What somebody removed is lost and said to be; the lines to come go into a new file. */
+static struct error begin_again(struct metrics *metrics)
+{
+    struct metrics *fresh = memory_take(1, sizeof *fresh);
+    if (!fresh)
+        return error_memory("the metrics");
+    struct error e = open_files(fresh, metrics->folder, metrics->step);
+    if (e.code == ERROR_NONE) {
+        e = error_failed("%s: was removed; it begins again behind step %lld", metrics->path, (long long)metrics->step);
+        struct metrics old = *metrics;
+        *metrics = *fresh;
+        *fresh = old;
+    }
+    close_files(fresh);
+    memory_free(fresh);
+    return e;
+}
+
 struct error metrics_flush(struct metrics *metrics)
 {
+    if (!still_there(metrics))
+        return begin_again(metrics);
     if (fflush(metrics->lines) != 0 || fsync(fileno(metrics->lines)) != 0)
         return write_failed(metrics);
     return events_flush(metrics->events);
@@ -187,9 +227,7 @@ void metrics_close(struct metrics *metrics)
 {
     if (!metrics)
         return;
-    if (metrics->lines)
-        fclose(metrics->lines);
-    events_close(metrics->events);
+    close_files(metrics);
     memory_free(metrics);
 }
 

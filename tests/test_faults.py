@@ -1,0 +1,282 @@
+"""What goes wrong while a run is on its way, with real processes: ranks are killed and hang, disks fill and vanish, somebody
+interrupts. Nothing costs more than the steps since the last checkpoint, and nothing hangs."""
+import os
+import random
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, environment, learned, metrics, program, run, write_recipe
+
+RUN_SH = str(ROOT / "launch" / "run.sh")
+STEPS = 60
+KILLS = int(os.environ.get("ZOODIP_KILLS", 4))  # ZOODIP_KILLS=50 pytest tests/test_faults.py -k random_kills: about ten minutes
+CHANGES = dict(optim__steps=STEPS, output__checkpoint_every=5, output__prompts=[], zo__tau=8)
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    config, output = write_recipe(tmp_path_factory.mktemp("quiet"), **CHANGES)
+    run(program("zoodip"), "train", config)
+    return learned(output), [m["losses"] for m in metrics(output)]
+
+
+def start(config, *options, ranks=2, launcher=(RUN_SH, "-n")):
+    return subprocess.Popen([*launcher, str(ranks), *options, program("zoodip"), "train", str(config)], cwd=ROOT, text=True,
+                            env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def processes(config):
+    """{process id: first word of its command} of everything that was started with this config, launchers too."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if str(config) in words:
+            found[int(path.name)] = words[0]
+    return found
+
+
+def ranks_of(config):
+    return sorted(p for p, name in processes(config).items() if name == program("zoodip"))
+
+
+def until(true, seconds=60):
+    end = time.time() + seconds
+    while not (value := true()):
+        assert time.time() < end, "waited too long"
+        time.sleep(0.01)
+    return value
+
+
+def steps(output):
+    try:
+        return len((output / "metrics.jsonl").read_text().splitlines())
+    except FileNotFoundError:
+        return 0
+
+
+def newest(output):
+    return max((int(p.stem.split("-")[1]) for p in (output / "checkpoints").glob("step-*.safetensors")), default=0)
+
+
+def end(process, config, timeout=60):
+    """The exit code and what was said; nothing of the run may be left."""
+    said = process.communicate(timeout=timeout)[1]
+    until(lambda: not processes(config), 5)
+    return process.returncode, said
+
+
+def test_random_kills_end_with_the_bits_of_the_quiet_run(tmp_path, quiet):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    chance = random.Random(6)
+    process, kills = start(config, "--restarts", str(KILLS + 20)), 0
+    while process.poll() is None and kills < KILLS:
+        time.sleep(chance.uniform(0.2, 3.5))
+        victims = ranks_of(config)
+        if victims:
+            try:
+                os.kill(chance.choice(victims), signal.SIGKILL)
+                kills += 1
+            except ProcessLookupError:
+                pass
+    code, said = end(process, config, timeout=120)
+    assert code == 0 and kills > 0, said
+    assert said.count("starting again with --resume") == kills, said
+    assert learned(output) == quiet[0]
+    assert [m["losses"] for m in metrics(output)] == quiet[1]
+
+
+def test_a_killed_rank_ends_the_job_within_ten_seconds(tmp_path):
+    config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
+    process = start(config, ranks=3)
+    until(lambda: steps(output) >= 2)
+    os.kill(ranks_of(config)[1], signal.SIGKILL)
+    began = time.time()
+    code, said = end(process, config, timeout=10)
+    assert code == 128 + signal.SIGKILL and "ended by signal KILL" in said and time.time() - began < 10
+
+
+@pytest.mark.parametrize("hanging", [0, 1])
+def test_a_rank_that_hangs_is_named_and_the_run_starts_again(tmp_path, quiet, hanging):
+    config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=3)
+    process = start(config, "--restarts", "1")
+    until(lambda: newest(output) >= 5)
+    rank_of = {int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", Path(f"/proc/{p}/environ").read_bytes())[1]): p for p in ranks_of(config)}
+    os.kill(rank_of[hanging], signal.SIGSTOP)
+    code, said = end(process, config)
+    assert code == 0, said
+    named = re.search(rf"rank {1 - hanging}: rank {hanging} gave no sign of life for 3 s \(cluster.timeout\) after step (\d+)", said)
+    assert named and int(named[1]) >= 5, said
+    assert "starting again with --resume (1 of 1)" in said and learned(output) == quiet[0]
+
+
+def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
+    config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=2)
+    process = start(config)
+    until(lambda: steps(output) >= 2)
+    ranks = ranks_of(config)
+    for rank in ranks:
+        os.kill(rank, signal.SIGSTOP)
+    time.sleep(4)
+    for rank in ranks:
+        os.kill(rank, signal.SIGCONT)
+    code, said = end(process, config)
+    assert code == 0 and "sign of life" not in said, said
+    assert learned(output) == quiet[0]
+
+
+@pytest.mark.parametrize("which", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_run_sh_saves_and_does_not_start_again(tmp_path, quiet, which):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    process = start(config, "--restarts", "3")
+    until(lambda: steps(output) >= 2)
+    process.send_signal(which)
+    code, said = end(process, config)
+    assert code == 75 and "starting again" not in said, said
+    assert newest(output) == steps(output) < STEPS
+    run(program("zoodip"), "train", config, "--resume")
+    assert learned(output) == quiet[0]
+
+
+def test_usr1_to_mpirun_or_to_one_rank_saves_and_ends_all(tmp_path):
+    for whom in ("mpirun", program("zoodip")):
+        config, output = write_recipe(tmp_path / Path(whom).name, **CHANGES)
+        process = start(config, ranks=3)
+        until(lambda: steps(output) >= 2)
+        os.kill(max(p for p, name in processes(config).items() if name == whom), signal.SIGUSR1)
+        code, said = end(process, config)
+        assert code == 75 and newest(output) == steps(output) < STEPS, said
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path):
+    config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
+    process = start(config, "--restarts", "3")
+    until(lambda: steps(output) >= 2)
+    os.kill(ranks_of(config)[0], signal.SIGSTOP)  # the step under way does not end
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    code, said = end(process, config, timeout=10)
+    assert code == 130 and "at once" in said, said
+
+
+@pytest.mark.parametrize("words, message", [(["--restarts", "x", "true"], "--restarts x"), (["--restarts"], "needs a number"),
+                                            (["-n", "0", "true"], "-n 0"), ([], "no command")])
+def test_run_sh_refuses_what_it_cannot_read(words, message):
+    done = run(RUN_SH, *words, check=False)
+    assert done.returncode == 2 and message in done.stderr
+
+
+@pytest.mark.parametrize("code", [0, 2, 75, 1])
+def test_only_what_may_go_better_is_started_again(tmp_path, code):
+    done = run(RUN_SH, "-n", "1", "--restarts", "1", "bash", "-c", f'echo "$@" >> {tmp_path}/calls; exit {code}', "bash", "word", check=False)
+    assert done.returncode == code
+    assert (tmp_path / "calls").read_text() == ("word\nword --resume\n" if code == 1 else "word\n")
+
+
+def test_ranks_by_srun(tmp_path):
+    """A stand-in for srun says what it was asked for, and starts the ranks as mpirun does."""
+    srun = tmp_path / "srun"
+    srun.write_text(f'#!/bin/bash\necho "srun $*" >&2\nwhile [[ $1 == -* ]]; do shift; done\nexec mpirun --oversubscribe -np 2 "$@"\n')
+    srun.chmod(0o755)
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ZOODIP_LAUNCHER": "srun", "SLURM_CPUS_PER_TASK": "3"}
+    done = run(RUN_SH, "-n", "2", "bash", "-c", "echo $OMP_NUM_THREADS", env=env)
+    assert "srun --mpi=pmix --kill-on-bad-exit=1 --ntasks=2 --cpus-per-task=3 bash -c" in done.stderr
+    assert run(RUN_SH, "-n", "2", "true", env={**env, "ZOODIP_LAUNCHER": "rsh"}, check=False).returncode == 2
+
+
+# ---- disks
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "zoodip-test", str(disk)], capture_output=True).returncode:
+        pytest.skip("no right to mount a tmpfs here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def fill(disk):
+    with open(disk / "filler", "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+
+
+def test_a_full_disk_is_said_and_tried_again(tmp_path, quiet, small_disk):
+    """Full from the fifth step on, with room again before the end: training goes on and the last save holds everything."""
+    config, output = write_recipe(small_disk, **{**CHANGES, "output__checkpoint_every": 3})
+    process = start(config)
+    until(lambda: newest(output) >= 3)
+    fill(small_disk)
+    for line in process.stderr:
+        if "No space left" in line:
+            break
+    assert "training goes on and tries again" in line and process.poll() is None
+    (small_disk / "filler").unlink()
+    code, said = end(process, config)
+    assert code == 0, said
+    assert learned(output) == quiet[0] and newest(output) == STEPS
+    assert all(m["losses"] == quiet[1][m["step"] - 1] for m in metrics(output))  # a line may have found no room
+
+
+def test_a_disk_that_stays_full_fails_at_the_end_and_the_checkpoint_before_stays(tmp_path, quiet, small_disk):
+    config, output = write_recipe(small_disk, **{**CHANGES, "output__checkpoint_every": 3})
+    process = start(config)
+    until(lambda: newest(output) >= 3)
+    fill(small_disk)
+    code, said = end(process, config)
+    assert code == 1 and "the last save failed" in said and "No space left" in said, said
+    (small_disk / "filler").unlink()
+    run(program("zoodip"), "train", config, "--resume")
+    assert learned(output) == quiet[0]
+    assert [m["losses"] for m in metrics(output)] == quiet[1]
+
+
+def test_a_disk_that_becomes_read_only_fails_at_the_end(tmp_path, quiet, small_disk):
+    config, output = write_recipe(small_disk, **CHANGES)
+    process = start(config)
+    until(lambda: newest(output) >= 5)
+    # remounting is refused while a file is open for writing; a bind mount of itself, read-only, is not
+    subprocess.run(["mount", "--bind", str(output), str(output)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(output)], check=True)
+    try:
+        code, said = end(process, config)
+    finally:
+        subprocess.run(["umount", "-l", str(output)], check=True)
+    assert code == 1 and "Read-only file system" in said and "the last save failed" in said, said
+    run(program("zoodip"), "train", config, "--resume")
+    assert learned(output) == quiet[0]
+
+
+def test_a_folder_that_is_removed_comes_back_with_the_next_save(tmp_path, quiet):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    process = start(config)
+    until(lambda: newest(output) >= 5)
+    subprocess.run(["rm", "-rf", str(output)], check=True)
+    code, said = end(process, config)
+    assert code == 0 and "metrics.jsonl: was removed" in said and "tries again" in said, said
+    assert learned(output) == quiet[0] and newest(output) == STEPS
+    assert [m["losses"] for m in metrics(output)] == quiet[1][-len(metrics(output)):]
+
+
+@pytest.mark.parametrize("size", [0, 40])
+def test_a_checkpoint_cut_short_is_skipped(tmp_path, quiet, size):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    run(program("zoodip"), "train", config, "--set", "optim.steps=20")
+    path = output / "checkpoints" / "step-20.safetensors"
+    os.truncate(path, size)
+    done = run(program("zoodip"), "train", config, "--resume")
+    assert "step-20.safetensors" in done.stderr and "resuming after step 15" in done.stderr
+    assert learned(output) == quiet[0]
