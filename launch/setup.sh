@@ -2,8 +2,8 @@
 # Makes the program: installs the Debian packages that are missing (as root; anyone else is told their names) and builds.
 #
 #   launch/setup.sh            what zoodip needs, into build/
-#   launch/setup.sh --tests    also what the tests need: their Python peers in .venv, a build by clang in build-clang/, and
-#                              the CUDA device for a stand-in of a GPU in build/tests/cuda/
+#   launch/setup.sh --tests    also what the tests need: Slurm, their Python peers in .venv, a build by clang in build-clang/,
+#                              and the CUDA device for a stand-in of a GPU in build/tests/cuda/
 #   launch/setup.sh --cuda     with CUDA for all GPUs since Turing, also where none answers (some minutes)
 #
 # Where a GPU answers and there is a CUDA toolkit, the program is built for that GPU without being asked.
@@ -31,7 +31,9 @@ g++                 command -v g++
 python3             command -v python3
 python3-venv        python3 -c "import ensurepip, venv"
 clang               command -v clang
-clang-format        command -v clang-format'
+clang-format        command -v clang-format
+slurm-wlm           command -v slurmctld || test -x /usr/sbin/slurmctld
+munge               command -v munged || test -x /usr/sbin/munged'
 
 say() {
     echo "setup: $*" >&2

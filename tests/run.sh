@@ -17,7 +17,7 @@ export HF_HOME=$PWD/build/hf HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 XDG_CAC
 export PYTHONDONTWRITEBYTECODE=1
 
 # Fast files first, those that train whole runs last.
-last=(test_models test_checkpoint test_ranks test_resume test_diffusers test_cuda_compiled test_cuda_checked test_cuda_ranks test_cuda test_learning)
+last=(test_models test_checkpoint test_ranks test_resume test_faults test_slurm test_diffusers test_cuda_compiled test_cuda_checked test_cuda_ranks test_cuda test_learning)
 files=()
 for file in tests/test_*.py; do
     [[ " ${last[*]} " == *" $(basename "$file" .py) "* ]] || files+=("$file")

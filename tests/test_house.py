@@ -36,7 +36,7 @@ def text(path):
 
 SOURCES = tracked("src/*.c", "src/*.h", "tests/*.c", "tests/*.cpp", "tests/*.cu", "tests/*.h", "kernels/*.cu", "kernels/*.h")
 HEADERS = [p for p in SOURCES if p.endswith(".h")]
-WRITTEN = tracked("*.c", "*.h", "*.cpp", "*.cu", "*.py", "*.sh", "*.md", "*.json", "*.txt", ".ci/run", ":!:dataset/toybox/model/*")
+WRITTEN = tracked("*.c", "*.h", "*.cpp", "*.cu", "*.py", "*.sh", "*.sbatch", "*.def", "*.md", "*.json", "*.txt", ".ci/run", ":!:dataset/toybox/model/*")
 
 
 def test_includes_go_downward_only():

@@ -37,8 +37,8 @@ struct metrics;
 struct error metrics_open(struct metrics **metrics, const char *folder, int64_t from_step);
 struct error metrics_add(struct metrics *metrics, const struct metric *metric);
 
-/* Hands what was added to the system. A checkpoint comes after it, so that a resumed run finds every line up to it. Where
- * somebody removed the file or its folder, the next lines go into a new one, and the error says so. */
+/* Hands what was added to the system. A checkpoint comes after it, so that a resumed run finds every line up to it.
+ * Where somebody removed the file or its folder, the next lines go into a new one, and the error says so. */
 struct error metrics_flush(struct metrics *metrics);
 void metrics_close(struct metrics *metrics);
 
