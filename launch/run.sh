@@ -51,9 +51,9 @@ export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_va
 # Unbound ranks share the cores among themselves, those that this process may use: each takes as many threads as its share.
 threads=${SLURM_CPUS_PER_TASK:-$(($(nproc) / ranks))}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
-# Slurm ends a job by a SIGTERM to every process, mpirun too, which would kill its ranks a second later. They need the rest of
-# the half minute that Slurm usually grants.
-[ -z "${SLURM_JOB_ID-}" ] || export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-25}
+# Slurm ends a job by a SIGTERM to every process. mpirun and its daemons would kill the ranks a second or two later;
+# this way the ranks have twice these seconds, most of the half minute that Slurm usually grants.
+[ -z "${SLURM_JOB_ID-}" ] || export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-12}
 
 case ${ZOODIP_LAUNCHER:-mpirun} in
     mpirun) launcher=(mpirun --quiet --oversubscribe --bind-to none -np "$ranks") ;;

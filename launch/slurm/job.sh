@@ -20,7 +20,7 @@ run_job() {
     # whoever sent SIGTERM decides what becomes of the job: a preempted one goes back by itself, a cancelled one is to stay away
     if [ "$code" = 75 ] && { [ -n "$warned" ] || [ -z "$ending" ]; }; then
         echo "slurm: all is saved: job $SLURM_JOB_ID goes back into the queue" >&2
-        scontrol requeue "$SLURM_JOB_ID" && sleep 60 # until Slurm ends this script
+        scontrol requeue "$SLURM_JOB_ID"
     fi
     exit "$code"
 }
