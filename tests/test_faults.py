@@ -14,7 +14,7 @@ from conftest import ROOT, environment, learned, metrics, program, run, write_re
 
 RUN_SH = str(ROOT / "launch" / "run.sh")
 STEPS = 60
-KILLS = int(os.environ.get("ZOODIP_KILLS", 4))  # ZOODIP_KILLS=50 pytest tests/test_faults.py -k random_kills: about ten minutes
+KILLS = int(os.environ.get("ZOODIP_KILLS", 4))  # ZOODIP_KILLS=50 pytest tests/test_faults.py -k random_kills: three or four minutes
 CHANGES = dict(optim__steps=STEPS, output__checkpoint_every=5, output__prompts=[], zo__tau=8)
 
 
@@ -113,7 +113,7 @@ def test_a_killed_rank_ends_the_job_within_ten_seconds(tmp_path):
 @pytest.mark.parametrize("hanging", [0, 1])
 def test_a_rank_that_hangs_is_named_and_the_run_starts_again(tmp_path, quiet, hanging):
     config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=3)
-    process = start(config, "--restarts", "1")
+    process = start(config, "--restarts", "1", ranks=3)
     until(lambda: newest(output) >= 5)
     rank_of = {int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", Path(f"/proc/{p}/environ").read_bytes())[1]): p for p in ranks_of(config)}
     os.kill(rank_of[hanging], signal.SIGSTOP)
@@ -128,12 +128,13 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=2)
     process = start(config)
     until(lambda: steps(output) >= 2)
-    ranks = ranks_of(config)
-    for rank in ranks:
-        os.kill(rank, signal.SIGSTOP)
+    late, waiting = ranks_of(config)
+    os.kill(late, signal.SIGSTOP)
+    time.sleep(0.5)  # now the other one waits
+    os.kill(waiting, signal.SIGSTOP)
     time.sleep(4)
-    for rank in ranks:
-        os.kill(rank, signal.SIGCONT)
+    os.kill(waiting, signal.SIGCONT)
+    os.kill(late, signal.SIGCONT)
     code, said = end(process, config)
     assert code == 0 and "sign of life" not in said, said
     assert learned(output) == quiet[0]

@@ -129,3 +129,17 @@ def test_clang_builds_it_all_too():
     cache = (ROOT / "build-clang" / "CMakeCache.txt").read_text()
     assert re.search(r"CMAKE_C_COMPILER:\w+=.*clang", cache)
     assert re.search(r"zoodip \d", run(ROOT / "build-clang" / "zoodip", "--version").stdout)
+
+
+def test_batch_scripts_can_be_put_back_into_the_queue():
+    lines = ["--requeue", "--signal=B:USR1@120", "--open-mode=append", "--nodes=", "--ntasks-per-node=", "--gpus-per-node=", "--time="]
+    scripts = tracked("launch/slurm/*.sbatch")
+    assert len(scripts) == 3
+    for script in scripts:
+        told = re.findall(r"^#SBATCH (\S+)", text(script), re.M)
+        assert all(any(t.startswith(line) for t in told) for line in lines), script
+
+
+def test_the_container_recipe_takes_files_that_are_there():
+    files = re.search(r"%files\n(.*?)\n\n", text("launch/zoodip.def"), re.S).group(1)
+    assert all((ROOT / line.split()[0]).exists() for line in files.splitlines())
