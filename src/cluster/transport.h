@@ -5,9 +5,14 @@
 #ifndef ZOODIP_CLUSTER_TRANSPORT_H
 #define ZOODIP_CLUSTER_TRANSPORT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
+
+struct place {
+    int rank, size, rank_here, ranks_here;
+};
 
 /* Collective among all ranks, or among those `here` on the node. Counts are small enough for an int: comm.c cuts. */
 struct transport {
@@ -18,10 +23,12 @@ struct transport {
     struct error (*barrier)(void *state);
     struct error (*barrier_here)(void *state);
     void (*abort)(void *state, int code);
-};
-
-struct place {
-    int rank, size, rank_here, ranks_here;
+    struct error (*split)(void *state, int group, void **part, struct place *place);
+    struct error (*send)(void *state, const void *data, int bytes, int to);
+    struct error (*poll)(void *state, int *from); /* *from: a rank whose message waits, or -1 */
+    struct error (*receive)(void *state, void *data, int bytes, int from);
+    struct error (*arrive)(void *state, void **meeting);        /* a barrier that is entered here ... */
+    struct error (*met)(void *state, void *meeting, bool *met); /* ... and left when all have come */
 };
 
 #ifdef ZOODIP_MPI
