@@ -112,8 +112,7 @@ def test_jobs_end_with_the_bits_of_train(tmp_path, alone, ranks, groups):
 
 
 def test_the_longest_goes_first_and_every_job_leaves_its_files(tmp_path):
-    path, output = write_jobs(tmp_path, jobs={"short": dict(optim__steps=2), "long": dict(optim__steps=6)},
-                              output__prompts=["a photo of a {}"], output__checkpoint_every=2)
+    path, output = write_jobs(tmp_path, jobs={"short": dict(optim__steps=2), "long": dict(optim__steps=6)})
     done = queue(1, path)
     lines = [line for line in done.stderr.splitlines() if ": running, " in line]
     assert lines[0].startswith("zoodip: long: running") and any(line.startswith("zoodip: short: running") for line in lines)
@@ -155,8 +154,8 @@ class Page(html.parser.HTMLParser):
 
 def test_the_page_shows_pictures_and_curves_and_runs_nothing(tmp_path):
     name = "<script>alert('1')&"
-    path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=2), "b\"onload=": dict(optim__steps=2)},
-                              output__prompts=["a photo of a {}"])
+    path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=2, output__prompts=["a photo of a {}"]),
+                                              "b\"onload=": dict(optim__steps=2)})
     queue(1, path)
     page = Page()
     page.feed((output / "index.html").read_text())
