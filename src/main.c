@@ -11,6 +11,7 @@ static const struct command {
     struct error (*run)(int argc, char **argv, struct comm *comm);
 } commands[] = {
     {"train", "learn a word from a folder of pictures, all ranks on it", command_train},
+    {"run", "learn many words, a queue of subjects that groups of ranks share out", command_run},
     {"generate", "draw pictures from a prompt, with learned words", command_generate},
     {"quantize", "write a model with int8 weights", command_quantize},
     {"inspect", "show what a model, file, checkpoint, config or result holds", command_inspect},

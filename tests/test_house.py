@@ -20,7 +20,7 @@ USES = {
     "commands": {"base", "files", "device", "text", "model", "cluster", "zo"},
     "main.c": {"base", "cluster", "commands"},
 }
-COMMANDS = ["train", "generate", "quantize", "inspect", "bench"]
+COMMANDS = ["train", "run", "generate", "quantize", "inspect", "bench"]
 SCRIPTS = ["launch/demo.sh", "launch/run.sh", "launch/setup.sh", "tests/run.sh", "tests/gpu/run.sh", "dataset/get_dreambooth.sh"]
 
 

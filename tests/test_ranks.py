@@ -2,13 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
 
 import pytest
 
-from conftest import environment, mpirun, program, run
+from conftest import TOYBOX, environment, mpirun, program, recipe, run
 
 pytestmark = pytest.mark.filterwarnings("error")
 RANKS = program("tests/ranks")
@@ -80,3 +81,48 @@ def test_one_rank_asked_stops_all():
     os.kill(int(children[1]), signal.SIGUSR1)
     out = process.communicate(timeout=60)[0]
     assert sorted(out.splitlines()) == [f"rank {r}: 1 asked to stop" for r in range(3)] and process.returncode == 0
+
+
+def two_places(tmp_path, *arguments):
+    """Two ranks, each in a folder of its own with a copy of model and pictures, as nodes with disks of their own have it."""
+    for place in ("first", "second"):
+        (tmp_path / place).mkdir(exist_ok=True)
+        for part in ("model", "subjects"):
+            shutil.copytree(TOYBOX / part, tmp_path / place / part, dirs_exist_ok=True)
+
+    def both():
+        sides = [("-np", "1", "-wdir", str(tmp_path / place), program("zoodip"), *arguments) for place in ("first", "second")]
+        return run("mpirun", "--oversubscribe", *sides[0], ":", *sides[1], check=False, timeout=60)
+    return both
+
+
+def flip_a_byte(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("command", ["train", "run"])
+def test_a_rank_that_sees_other_files_is_named(tmp_path, command):
+    keys = recipe(tmp_path / "out", model="model", data__images="subjects/bear5", data__captions="subjects/cc.json",
+                  optim__steps=2, output__prompts=[])
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(keys if command == "train" else {"defaults": keys, "jobs": [{"name": "a"}]}))
+    both = two_places(tmp_path, command, str(config))
+    good = both()
+    assert good.returncode == 0, good.stderr
+    shutil.copy(tmp_path / "first/subjects/bear5/01.png", tmp_path / "second/subjects/bear5/00.png")
+    done = both()
+    assert done.returncode != 0 and "rank 1" in done.stderr and "the pictures (subjects/bear5)" in done.stderr
+    flip_a_byte(tmp_path / "second/model/unet/diffusion_pytorch_model.safetensors")
+    done = both()
+    assert done.returncode == 2 and "rank 1" in done.stderr and "the model (model)" in done.stderr
+
+
+def test_a_rank_with_another_config_is_named(tmp_path):
+    both = two_places(tmp_path, "train", "config.json")
+    for place, seed in (("first", 1), ("second", 2)):
+        (tmp_path / place / "config.json").write_text(json.dumps(recipe("out", model="model", data__images="subjects/bear5",
+                                                                       data__captions="subjects/cc.json", seed=seed)))
+    done = both()
+    assert done.returncode == 2 and "rank 1" in done.stderr and "the config" in done.stderr

@@ -1,6 +1,7 @@
 """Slurm, for real: its daemons run here, two nodes on this machine, and what launch/slurm/ submits is preempted, cancelled, runs
 out of time and loses a node. Whatever happens, the word that comes out has the bits of the quiet run."""
 import getpass
+import json
 import os
 import re
 import shutil
@@ -279,3 +280,24 @@ def test_a_job_without_arguments_fails_with_2(slurm, tmp_path):
         number = slurm.submit(f"launch/slurm/{script}.sbatch", log=tmp_path / "log", nodes=1)
         slurm.wait(number, "FAILED")
         assert slurm.job(number)["ExitCode"] == "2:0"
+
+
+def test_a_queue_comes_back_and_leaves_finished_subjects_alone(slurm, tmp_path, quiet):
+    """Two subjects, one after the other on both ranks; told to stop in the second one, as before the time limit."""
+    config, _ = write_recipe(tmp_path / "recipe", **CHANGES)
+    defaults = json.loads(config.read_text())
+    output = tmp_path / "queue"
+    defaults["output"]["dir"] = str(output)
+    jobs = [dict(name="long"), dict(name="short", optim=dict(steps=30))]  # the longest goes first
+    (tmp_path / "jobs.json").write_text(json.dumps(dict(defaults=defaults, jobs=jobs)))
+    log = tmp_path / "log"
+    number = slurm.submit("launch/slurm/queue.sbatch", tmp_path / "jobs.json", "--groups", "1", log=log)
+    until(lambda: steps(output / "short") >= 2, 90, lambda: slurm.state() + (log.read_text() if log.exists() else ""))
+    finished = (output / "long" / "learned_embeds.safetensors").stat().st_mtime_ns
+    slurm.ask("scancel", "--batch", "--signal=USR1", number)
+    until(lambda: "goes back into the queue" in log.read_text(), 60, slurm.state)
+    slurm.wait(number, "COMPLETED")
+    assert learned(output / "long") == quiet[0]
+    assert (output / "long" / "learned_embeds.safetensors").stat().st_mtime_ns == finished
+    assert [m["losses"] for m in metrics(output / "short")] == quiet[1][:30]
+    assert [job["state"] for job in json.loads((output / "summary.json").read_text())["jobs"]] == ["done", "done"]

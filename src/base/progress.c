@@ -18,6 +18,13 @@ double clock_seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+double clock_date(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
 void progress_begin(struct progress *p, const char *what, int64_t first, int64_t total, bool quiet)
 {
     const char *kind = getenv("TERM");

@@ -35,4 +35,7 @@ void progress_end(struct progress *p);
 /* Seconds from some fixed moment, monotonic. */
 double clock_seconds(void);
 
+/* Seconds since 1970, by the system's clock. */
+double clock_date(void);
+
 #endif

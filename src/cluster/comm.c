@@ -6,10 +6,12 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/progress.h"
 #include "cluster/transport.h"
 
 enum { BYTES_AT_ONCE = 1 << 30, NUMBERS_AT_ONCE = 1 << 26 };
@@ -55,6 +57,12 @@ static struct error check_launcher(void)
     return ok();
 }
 
+static struct error take_failures(struct comm *c)
+{
+    c->failures = memory_take(c->place.size, sizeof *c->failures);
+    return c->failures ? ok() : error_memory("the communicator");
+}
+
 static struct error join(struct comm *c, int *argc, char ***argv)
 {
     c->place = (struct place){0, 1, 0, 1};
@@ -66,8 +74,7 @@ static struct error join(struct comm *c, int *argc, char ***argv)
     (void)argc;
     (void)argv;
 #endif
-    c->failures = memory_take(c->place.size, sizeof *c->failures);
-    return c->failures ? ok() : error_memory("the communicator");
+    return take_failures(c);
 }
 
 struct error comm_open(struct comm **comm, int *argc, char ***argv)
@@ -190,6 +197,75 @@ struct error comm_abort(struct comm *comm, struct error e)
     log_line("rank %d: %s", comm->place.rank, e.text);
     comm->transport->abort(comm->state, e.code);
     return e;
+}
+
+/* ---------------------------------------------------------------------------------------------------- groups */
+
+/* What this rank has of its part; the others wait for its word, so no early return. */
+static struct error make_part(struct comm *comm, struct comm *part, int group)
+{
+    part->transport = comm->transport;
+    part->patience = comm->patience;
+    struct error e = comm->transport->split(comm->state, group, &part->patience, &part->state, &part->place);
+    if (e.code != ERROR_NONE)
+        part->transport = NULL;
+    return e.code == ERROR_NONE ? take_failures(part) : e;
+}
+
+struct error comm_split(struct comm *comm, int group, struct comm **part)
+{
+    *part = NULL;
+    struct comm *c = memory_take(1, sizeof *c);
+    TRY(comm_agree(comm, c ? ok() : error_memory("a group's communicator")));
+    struct error e;
+    if (comm->transport) {
+        e = comm_agree(comm, make_part(comm, c, group));
+    } else {
+        c->place = comm->place;
+        e = take_failures(c);
+    }
+    if (e.code != ERROR_NONE) {
+        comm_close(c);
+        return e;
+    }
+    *part = c;
+    return ok();
+}
+
+struct error comm_send(struct comm *comm, const void *data, int64_t bytes, int to)
+{
+    return comm->transport->send(comm->state, data, (int)bytes, to);
+}
+
+struct error comm_poll(struct comm *comm, int *from)
+{
+    *from = -1;
+    return comm->transport ? comm->transport->poll(comm->state, from) : ok();
+}
+
+struct error comm_receive(struct comm *comm, void *data, int64_t bytes, int from)
+{
+    return comm->transport->receive(comm->state, data, (int)bytes, from);
+}
+
+struct error comm_gather(struct comm *comm, double seconds, void (*meanwhile)(void *arg), void *arg)
+{
+    if (!comm->transport)
+        return ok();
+    void *meeting;
+    bool met = false;
+    TRY(comm->transport->arrive(comm->state, &meeting));
+    double last = 0;
+    while (true) {
+        TRY(comm->transport->met(comm->state, meeting, &met));
+        if (met)
+            return ok();
+        if (meanwhile && clock_seconds() - last >= seconds) {
+            meanwhile(arg);
+            last = clock_seconds();
+        }
+        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    }
 }
 
 /* ---------------------------------------------------------------------------------------------------- shared memory */

@@ -64,6 +64,22 @@ struct error comm_abort(struct comm *comm, struct error e);
 struct error comm_shared(struct comm *comm, int64_t bytes, void **memory, bool *fill);
 void comm_shared_free(struct comm *comm, void *memory, int64_t bytes);
 
+/* ---- groups of ranks that work on something of their own ---- */
+
+/* Collective: the ranks that name the same `group` get a communicator of their own, in the order of their ranks. Close
+ * it before this one. */
+struct error comm_split(struct comm *comm, int group, struct comm **part);
+
+/* Messages between two ranks; both know the length. A short one (a kilobyte) is on its way at once; comm_poll says
+ * whose has come (-1: nobody's), and then comm_receive does not wait. Messages from one rank come in their order. */
+struct error comm_send(struct comm *comm, const void *data, int64_t bytes, int to);
+struct error comm_poll(struct comm *comm, int *from);
+struct error comm_receive(struct comm *comm, void *data, int64_t bytes, int from);
+
+/* A barrier for ranks that may come minutes apart: who waits sleeps, and calls meanwhile(arg) about every `seconds`
+ * (meanwhile may be NULL). Collective. */
+struct error comm_gather(struct comm *comm, double seconds, void (*meanwhile)(void *arg), void *arg);
+
 /* Which MPI this was built with, as --version shows it. */
 const char *comm_library(void);
 

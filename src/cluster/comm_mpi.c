@@ -5,6 +5,7 @@
 
 #include <mpi.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -14,15 +15,17 @@
 #include "base/memory.h"
 #include "base/progress.h"
 
-enum { SIGN_OF_LIFE = 1 };
-
 struct mpi {
     MPI_Comm all, here;
     MPI_Comm signs; /* all again, for signs of life, which must not mix with anything else */
     int rank, size;
     const struct patience *patience;
     bool *seen; /* [size]: who gave a sign of life */
+    int *whole; /* [size]: their ranks in the whole */
+    bool part;  /* of another: only the whole ends MPI */
 };
+
+enum { MESSAGE = 1, SIGN_OF_LIFE }; /* the tags of comm_send's messages, and of a rank that waits */
 
 static struct error check(int result, const char *call)
 {
@@ -89,7 +92,7 @@ static void name_missing(const struct mpi *m, char text[256])
                              used        ? ", "
                              : count > 1 ? "ranks "
                                          : "rank ",
-                             rank);
+                             m->whole[rank]);
 }
 
 static struct error lost(const struct mpi *m)
@@ -114,10 +117,10 @@ static struct error give_up(struct mpi *m)
     while (!m->seen[first])
         first++;
     if (m->rank == first)
-        log_line("rank %d: %s", m->rank, e.text);
+        log_line("rank %d: %s", m->whole[m->rank], e.text);
     else
         sleep(2); // the first one alive speaks and ends all
-    MPI_Abort(m->all, ERROR_FAILED);
+    MPI_Abort(MPI_COMM_WORLD, ERROR_FAILED);
     return e;
 }
 
@@ -194,11 +197,16 @@ static void mpi_close(void *state)
 {
     struct mpi *m = state;
     mpi_barrier(m);
+    bool part = m->part;
     MPI_Comm_free(&m->here);
     MPI_Comm_free(&m->signs);
+    if (part)
+        MPI_Comm_free(&m->all);
     memory_free(m->seen);
+    memory_free(m->whole);
     memory_free(m);
-    MPI_Finalize();
+    if (!part)
+        MPI_Finalize();
 }
 
 static void mpi_abort(void *state, int code)
@@ -207,9 +215,9 @@ static void mpi_abort(void *state, int code)
     MPI_Abort(m->all, code);
 }
 
+/* Of m->all, which is there. */
 static struct error find_place(struct mpi *m, struct place *place)
 {
-    m->all = MPI_COMM_WORLD;
     TRY(check(MPI_Comm_set_errhandler(m->all, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
     TRY(check(MPI_Comm_rank(m->all, &place->rank), "MPI_Comm_rank"));
     TRY(check(MPI_Comm_size(m->all, &place->size), "MPI_Comm_size"));
@@ -222,7 +230,70 @@ static struct error find_place(struct mpi *m, struct place *place)
     m->rank = place->rank;
     m->size = place->size;
     m->seen = memory_take(m->size, sizeof *m->seen);
-    return m->seen ? ok() : error_memory("the communicator");
+    m->whole = memory_take(m->size, sizeof *m->whole);
+    if (!m->seen || !m->whole)
+        return error_memory("the communicator");
+    int mine;
+    TRY(check(MPI_Comm_rank(MPI_COMM_WORLD, &mine), "MPI_Comm_rank"));
+    return check(MPI_Allgather(&mine, 1, MPI_INT, m->whole, 1, MPI_INT, m->all), "MPI_Allgather");
+}
+
+static struct error mpi_split(void *state, int group, const struct patience *patience, void **part, struct place *place)
+{
+    const struct mpi *m = state;
+    MPI_Comm all;
+    int rank;
+    TRY(check(MPI_Comm_rank(m->all, &rank), "MPI_Comm_rank"));
+    TRY(check(MPI_Comm_split(m->all, group, rank, &all), "MPI_Comm_split"));
+    struct mpi *p = memory_take(1, sizeof *p);
+    if (!p)
+        MPI_Abort(m->all, ERROR_FAILED); // the others of the group are on their way into its first collective
+    *p = (struct mpi){.all = all, .part = true, .patience = patience};
+    *part = p;
+    return find_place(p, place);
+}
+
+static struct error mpi_send(void *state, const void *data, int bytes, int to)
+{
+    const struct mpi *m = state;
+    return check(MPI_Send(data, bytes, MPI_BYTE, to, MESSAGE, m->all), "MPI_Send");
+}
+
+static struct error mpi_poll(void *state, int *from)
+{
+    const struct mpi *m = state;
+    int there;
+    MPI_Status status;
+    TRY(check(MPI_Iprobe(MPI_ANY_SOURCE, MESSAGE, m->all, &there, &status), "MPI_Iprobe"));
+    *from = there ? status.MPI_SOURCE : -1;
+    return ok();
+}
+
+static struct error mpi_receive(void *state, void *data, int bytes, int from)
+{
+    const struct mpi *m = state;
+    return check(MPI_Recv(data, bytes, MPI_BYTE, from, MESSAGE, m->all, MPI_STATUS_IGNORE), "MPI_Recv");
+}
+
+static struct error mpi_arrive(void *state, void **meeting)
+{
+    const struct mpi *m = state;
+    MPI_Request *request = memory_take(1, sizeof *request);
+    if (!request)
+        return error_memory("a barrier");
+    *meeting = request;
+    return check(MPI_Ibarrier(m->all, request), "MPI_Ibarrier");
+}
+
+static struct error mpi_met(void *state, void *meeting, bool *met)
+{
+    (void)state;
+    int done = 0;
+    struct error e = check(MPI_Test(meeting, &done, MPI_STATUS_IGNORE), "MPI_Test");
+    *met = done != 0;
+    if (done || e.code != ERROR_NONE)
+        memory_free(meeting);
+    return e;
 }
 
 struct error mpi_open(const struct transport **transport, void **state, struct place *place,
@@ -236,12 +307,20 @@ struct error mpi_open(const struct transport **transport, void **state, struct p
         .barrier = mpi_barrier,
         .barrier_here = mpi_barrier_here,
         .abort = mpi_abort,
+        .split = mpi_split,
+        .send = mpi_send,
+        .poll = mpi_poll,
+        .receive = mpi_receive,
+        .arrive = mpi_arrive,
+        .met = mpi_met,
     };
     // Open MPI: a rank that waits gives its core to whoever works; mpirun's own choice, or the user's, goes first
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
     int provided;
     TRY(check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread"));
     struct mpi *m = memory_take(1, sizeof *m);
+    if (m)
+        m->all = MPI_COMM_WORLD;
     struct error e = m ? find_place(m, place) : error_memory("the communicator");
     if (e.code != ERROR_NONE) {
         memory_free(m);

@@ -22,6 +22,11 @@ void signals_watch(void)
         sigaction(numbers[i], &action, NULL);
 }
 
+void signals_request_stop(void)
+{
+    stop_requested = 1;
+}
+
 bool signals_stop_requested(void)
 {
     return stop_requested != 0;

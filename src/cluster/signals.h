@@ -16,4 +16,7 @@ void signals_watch(void);
 
 bool signals_stop_requested(void);
 
+/* As one of the signals would: for what other ranks were asked. */
+void signals_request_stop(void);
+
 #endif

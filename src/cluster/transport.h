@@ -5,9 +5,20 @@
 #ifndef ZOODIP_CLUSTER_TRANSPORT_H
 #define ZOODIP_CLUSTER_TRANSPORT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
+
+struct place {
+    int rank, size, rank_here, ranks_here;
+};
+
+/* How long to wait for the others; kept by comm.c, read by the transport at every wait. */
+struct patience {
+    double seconds;
+    int64_t step; /* steps done, to say where a rank was when it gave up */
+};
 
 /* Collective among all ranks, or among those `here` on the node. Counts are small enough for an int: comm.c cuts. */
 struct transport {
@@ -18,16 +29,12 @@ struct transport {
     struct error (*barrier)(void *state);
     struct error (*barrier_here)(void *state);
     void (*abort)(void *state, int code);
-};
-
-struct place {
-    int rank, size, rank_here, ranks_here;
-};
-
-/* How long to wait for the others; kept by comm.c, read by the transport at every wait. */
-struct patience {
-    double seconds;
-    int64_t step; /* steps done, to say where a rank was when it gave up */
+    struct error (*split)(void *state, int group, const struct patience *, void **part, struct place *place);
+    struct error (*send)(void *state, const void *data, int bytes, int to);
+    struct error (*poll)(void *state, int *from); /* *from: a rank whose message waits, or -1 */
+    struct error (*receive)(void *state, void *data, int bytes, int from);
+    struct error (*arrive)(void *state, void **meeting);        /* a barrier that is entered here ... */
+    struct error (*met)(void *state, void *meeting, bool *met); /* ... and left when all have come */
 };
 
 #ifdef ZOODIP_MPI

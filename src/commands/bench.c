@@ -33,12 +33,13 @@ static double peak_bytes(void)
 static struct error print_result(const struct subject *s, const struct training *t, int64_t steps, double seconds,
                                  double loading)
 {
+    const struct workshop *w = s->workshop;
     cJSON *line = cJSON_CreateObject();
     if (!line)
         return error_memory("the result");
     int64_t arena = program_bytes(t->step.whole ? t->step.whole : t->step.evaluate);
-    cJSON_AddStringToObject(line, "device", device_name(s->device));
-    cJSON_AddNumberToObject(line, "ranks", comm_size(s->comm));
+    cJSON_AddStringToObject(line, "device", device_name(w->device));
+    cJSON_AddNumberToObject(line, "ranks", comm_size(w->comm));
     cJSON_AddNumberToObject(line, "bits", (double)s->config.quant.bits);
     cJSON_AddNumberToObject(line, "resolution", (double)s->resolution);
     cJSON_AddNumberToObject(line, "lanes", (double)t->lanes);
@@ -50,7 +51,7 @@ static struct error print_result(const struct subject *s, const struct training 
     cJSON_AddNumberToObject(line, "loading_seconds", loading);
     cJSON_AddNumberToObject(line, "peak_bytes", peak_bytes());
     cJSON_AddNumberToObject(line, "weights_bytes",
-                            (double)(s->text.weights.memory_bytes + s->unet.weights.memory_bytes));
+                            (double)(w->text.weights.memory_bytes + w->unet.weights.memory_bytes));
     cJSON_AddNumberToObject(line, "arena_bytes", (double)arena);
     char *text = cJSON_PrintUnformatted(line);
     if (text)
@@ -62,23 +63,25 @@ static struct error print_result(const struct subject *s, const struct training 
 
 static struct error measure(struct subject *s, int64_t evaluations)
 {
+    struct workshop *w = s->workshop;
     double began = clock_seconds();
     TRY(subject_encode(s));
-    TRY(subject_load(s));
+    TRY(workshop_load(w));
+    TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
     struct training t;
     TRY(training_new(&t, &parts));
     double loading = clock_seconds() - began;
     int64_t steps = (evaluations + t.lanes - 1) / t.lanes;
     struct error e = training_step(&t);
-    TRY(comm_barrier(s->comm));
+    TRY(comm_barrier(w->comm));
     began = clock_seconds();
     for (int64_t i = 0; i < steps && e.code == ERROR_NONE; i++)
         e = training_step(&t);
-    if (e.code == ERROR_NONE && comm_rank(s->comm) == 0)
+    if (e.code == ERROR_NONE && comm_rank(w->comm) == 0)
         e = print_result(s, &t, steps, clock_seconds() - began, loading);
     training_free(&t);
-    return comm_agree(s->comm, e);
+    return comm_agree(w->comm, e);
 }
 
 struct error command_bench(int argc, char **argv, struct comm *comm)
@@ -98,11 +101,12 @@ struct error command_bench(int argc, char **argv, struct comm *comm)
     if (e.code == ERROR_NONE && help && comm_rank(comm) == 0)
         print_help();
     struct subject s;
+    struct workshop w;
     if (e.code == ERROR_NONE && !help) {
-        e = subject_read(&s, config, sets, many.count, comm);
+        e = subject_open(&s, &w, config, sets, many.count, comm, false);
         if (e.code == ERROR_NONE) {
             e = measure(&s, evaluations);
-            subject_free(&s);
+            subject_close(&s);
         }
     }
     memory_free(sets);

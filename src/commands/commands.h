@@ -10,6 +10,7 @@
 #include "cluster/comm.h"
 
 struct error command_train(int argc, char **argv, struct comm *comm);
+struct error command_run(int argc, char **argv, struct comm *comm);
 struct error command_generate(int argc, char **argv, struct comm *comm);
 struct error command_quantize(int argc, char **argv, struct comm *comm);
 struct error command_inspect(int argc, char **argv, struct comm *comm);

@@ -14,7 +14,7 @@ enum { STEPS = 50, GAP = 4, SMALLEST_CELL = 128 };
 static const double guidance = 7.5;
 
 /* One word on one prompt: drawn first as latents, then as a picture. */
-struct job {
+struct painting {
     const char *word;
     int64_t vectors;
     int64_t prompt;
@@ -22,11 +22,12 @@ struct job {
     float *latents; /* [numbers of a latent], on the rank that draws it */
 };
 
-static struct error prompt_ids(const struct subject *s, const struct job *job, int32_t *ids)
+static struct error prompt_ids(const struct subject *s, const struct painting *one, int32_t *ids)
 {
     char *text;
-    TRY(captions_fill(s->config.output.prompts.items[job->prompt], job->word, job->vectors, &text));
-    int64_t length = s->text.config.positions;
+    const struct workshop *w = s->workshop;
+    TRY(captions_fill(s->config.output.prompts.items[one->prompt], one->word, one->vectors, &text));
+    int64_t length = w->text.config.positions;
     struct error e = tokenizer_encode(s->tokenizer, "", ids, length);
     if (e.code == ERROR_NONE)
         e = tokenizer_encode(s->tokenizer, text, ids + length, length);
@@ -34,27 +35,36 @@ static struct error prompt_ids(const struct subject *s, const struct job *job, i
     return e;
 }
 
-static struct error paint(struct painter *p, const struct subject *s, const float *embedding, int32_t *ids,
-                          struct job *job)
+static void tick(void *arg, int64_t call, int64_t calls)
 {
-    TRY(prompt_ids(s, job, ids));
-    job->latents = memory_take(p->numbers, sizeof *job->latents);
-    if (!job->latents)
-        return error_memory("a picture");
-    // the same start for both words, another for every prompt
-    rng_normals((uint64_t)s->config.seed, (uint64_t)job->prompt, STREAM_SAMPLE, 0, p->numbers, job->latents);
-    return painter_draw(p, ids, embedding, job->latents, SAMPLER_PNDM, STEPS, guidance, NULL, NULL);
+    (void)call;
+    (void)calls;
+    workshop_tick(arg);
 }
 
-/* This rank's share of the jobs, as latents. */
-static struct error paint_share(const struct subject *s, const float *embedding, struct job *jobs, int64_t count)
+static struct error paint(struct painter *p, const struct subject *s, const float *embedding, int32_t *ids,
+                          struct painting *one)
 {
-    int64_t side = s->resolution / s->vae.factor, length = s->text.config.positions;
+    TRY(prompt_ids(s, one, ids));
+    one->latents = memory_take(p->numbers, sizeof *one->latents);
+    if (!one->latents)
+        return error_memory("a picture");
+    // the same start for both words, another for every prompt
+    rng_normals((uint64_t)s->config.seed, (uint64_t)one->prompt, STREAM_SAMPLE, 0, p->numbers, one->latents);
+    return painter_draw(p, ids, embedding, one->latents, SAMPLER_PNDM, STEPS, guidance, tick, s->workshop);
+}
+
+/* This rank's share of the paintings, as latents. */
+static struct error paint_share(const struct subject *s, const float *embedding, struct painting *paintings,
+                                int64_t count)
+{
+    const struct workshop *w = s->workshop;
+    int64_t side = s->resolution / w->vae.factor, length = w->text.config.positions;
     const struct painter_parts parts = {
-        .device = s->device,
-        .text = &s->text,
-        .unet = &s->unet,
-        .schedule = &s->schedule,
+        .device = w->device,
+        .text = &w->text,
+        .unet = &w->unet,
+        .schedule = &w->schedule,
         .length = length,
         .height = side,
         .width = side,
@@ -66,64 +76,66 @@ static struct error paint_share(const struct subject *s, const float *embedding,
     TRY(painter_new(&p, &parts));
     int32_t *ids = memory_take(2 * length, sizeof *ids);
     struct error e = ids ? ok() : error_memory("a prompt");
-    for (int64_t i = comm_rank(s->comm); i < count && e.code == ERROR_NONE; i += comm_size(s->comm))
-        e = paint(&p, s, embedding, ids, &jobs[i]);
+    for (int64_t i = comm_rank(w->comm); i < count && e.code == ERROR_NONE; i += comm_size(w->comm))
+        e = paint(&p, s, embedding, ids, &paintings[i]);
     memory_free(ids);
     painter_free(&p);
     return e;
 }
 
 /* The share's latents become pictures. */
-static struct error decode_share(const struct subject *s, const struct vae *vae, const struct job *jobs, int64_t count)
+static struct error decode_share(const struct subject *s, const struct vae *vae, const struct painting *paintings,
+                                 int64_t count)
 {
+    const struct workshop *w = s->workshop;
     struct decoder d;
-    int64_t side = s->resolution / s->vae.factor;
-    TRY(decoder_new(&d, s->device, vae, side, side));
+    int64_t side = s->resolution / w->vae.factor;
+    TRY(decoder_new(&d, w->device, vae, side, side));
     struct error e = ok();
-    for (int64_t i = comm_rank(s->comm); i < count && e.code == ERROR_NONE; i += comm_size(s->comm))
-        e = decoder_draw(&d, jobs[i].latents, jobs[i].out);
+    for (int64_t i = comm_rank(w->comm); i < count && e.code == ERROR_NONE; i += comm_size(w->comm)) {
+        e = decoder_draw(&d, paintings[i].latents, paintings[i].out);
+        workshop_tick(w);
+    }
     decoder_free(&d);
     return e;
 }
 
-static struct error decode_jobs(const struct subject *s, const struct job *jobs, int64_t count)
+static struct error share_pictures(const struct subject *s, const struct painting *paintings, int64_t count)
 {
-    struct vae vae = {0};
-    struct error e = comm_agree(s->comm, vae_load(&vae, s->device, s->config.model, 0, false, true, subject_store(s)));
-    if (e.code == ERROR_NONE)
-        e = comm_agree(s->comm, decode_share(s, &vae, jobs, count));
-    vae_free(&vae);
-    return e;
-}
-
-static struct error share_pictures(const struct subject *s, const struct job *jobs, int64_t count)
-{
+    const struct workshop *w = s->workshop;
     struct error e = ok();
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
-        if (!jobs[i].out->rgb)
-            e = picture_new(jobs[i].out, s->resolution, s->resolution);
-    TRY(comm_agree(s->comm, e));
+        if (!paintings[i].out->rgb)
+            e = picture_new(paintings[i].out, s->resolution, s->resolution);
+    TRY(comm_agree(w->comm, e));
     for (int64_t i = 0; i < count; i++)
-        TRY(comm_broadcast(s->comm, jobs[i].out->rgb, s->resolution * s->resolution * 3,
-                           (int)(i % comm_size(s->comm))));
+        TRY(comm_broadcast(w->comm, paintings[i].out->rgb, s->resolution * s->resolution * 3,
+                           (int)(i % comm_size(w->comm))));
     return ok();
 }
 
-/* Every rank paints its share of the jobs; then all have all pictures. `last`: the networks are not needed any more, so
- * they make room for the VAE. */
-static struct error paint_jobs(struct subject *s, const float *embedding, struct job *jobs, int64_t count, bool last)
+/* Every rank paints its share of the paintings; then all have all pictures. `last`: the networks are not needed any
+ * more, so they make room for the VAE. */
+static struct error paint_all(struct subject *s, const float *embedding, struct painting *paintings, int64_t count,
+                              bool last)
 {
-    if (comm_rank(s->comm) == 0 && !s->planned)
+    struct workshop *w = s->workshop;
+    if (comm_rank(w->comm) == 0 && !w->planned)
         log_line("drawing %lld pictures of %d steps", (long long)count, STEPS);
-    struct error e = comm_agree(s->comm, paint_share(s, embedding, jobs, count));
+    struct error e = comm_agree(w->comm, paint_share(s, embedding, paintings, count));
     if (last)
-        subject_unload(s);
+        workshop_unload(w);
+    struct vae vae;
     if (e.code == ERROR_NONE)
-        e = decode_jobs(s, jobs, count);
+        e = workshop_vae(w, w->comm, false, true, &vae);
+    if (e.code == ERROR_NONE) {
+        e = comm_agree(w->comm, decode_share(s, &vae, paintings, count));
+        vae_free(&vae);
+    }
     if (e.code == ERROR_NONE)
-        e = share_pictures(s, jobs, count);
+        e = share_pictures(s, paintings, count);
     for (int64_t i = 0; i < count; i++)
-        memory_free(jobs[i].latents);
+        memory_free(paintings[i].latents);
     return e;
 }
 
@@ -167,24 +179,24 @@ static struct error list_shown(struct gallery *g)
     return show_word(g, g->learned, c->token.placeholder);
 }
 
-struct error gallery_draw(struct gallery *g, struct subject *s, const float *embedding)
+struct error gallery_draw(struct gallery *g, struct subject *s, const float *embedding, bool last)
 {
     const struct config *c = &s->config;
     *g = (struct gallery){.subject = s, .prompts = c->output.prompts.count};
     g->initializer = memory_take(g->prompts, sizeof *g->initializer);
     g->learned = memory_take(g->prompts, sizeof *g->learned);
-    struct job *jobs = memory_take(2 * g->prompts, sizeof *jobs);
-    struct error e = g->initializer && g->learned && jobs ? ok() : error_memory("the pictures");
+    struct painting *paintings = memory_take(2 * g->prompts, sizeof *paintings);
+    struct error e = g->initializer && g->learned && paintings ? ok() : error_memory("the pictures");
     for (int64_t i = 0; i < g->prompts && e.code == ERROR_NONE; i++) {
-        jobs[2 * i] = (struct job){c->token.initializer, 1, i, &g->initializer[i], NULL};
-        jobs[2 * i + 1] = (struct job){c->token.placeholder, c->token.vectors, i, &g->learned[i], NULL};
+        paintings[2 * i] = (struct painting){c->token.initializer, 1, i, &g->initializer[i], NULL};
+        paintings[2 * i + 1] = (struct painting){c->token.placeholder, c->token.vectors, i, &g->learned[i], NULL};
     }
-    e = comm_agree(s->comm, e);
+    e = comm_agree(s->workshop->comm, e);
     if (e.code == ERROR_NONE && g->prompts > 0)
-        e = paint_jobs(s, embedding, jobs, 2 * g->prompts, true);
+        e = paint_all(s, embedding, paintings, 2 * g->prompts, last);
     if (e.code == ERROR_NONE)
-        e = comm_agree(s->comm, list_shown(g));
-    memory_free(jobs);
+        e = comm_agree(s->workshop->comm, list_shown(g));
+    memory_free(paintings);
     if (e.code != ERROR_NONE)
         gallery_free(g);
     return e;
@@ -264,18 +276,18 @@ struct error gallery_sample(struct subject *s, const float *embedding, int64_t s
     const struct config *c = &s->config;
     int64_t count = c->output.prompts.count;
     struct picture *pictures = memory_take(count, sizeof *pictures);
-    struct job *jobs = memory_take(count, sizeof *jobs);
-    struct error e = pictures && jobs ? ok() : error_memory("the samples");
+    struct painting *paintings = memory_take(count, sizeof *paintings);
+    struct error e = pictures && paintings ? ok() : error_memory("the samples");
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
-        jobs[i] = (struct job){c->token.placeholder, c->token.vectors, i, &pictures[i], NULL};
-    e = comm_agree(s->comm, e);
+        paintings[i] = (struct painting){c->token.placeholder, c->token.vectors, i, &pictures[i], NULL};
+    e = comm_agree(s->workshop->comm, e);
     if (e.code == ERROR_NONE && count > 0)
-        e = paint_jobs(s, embedding, jobs, count, false);
-    if (e.code == ERROR_NONE && comm_rank(s->comm) == 0 && !s->planned)
+        e = paint_all(s, embedding, paintings, count, false);
+    if (e.code == ERROR_NONE && comm_rank(s->workshop->comm) == 0 && !s->workshop->planned)
         e = save_samples(s, pictures, count, step);
     for (int64_t i = 0; i < count && pictures; i++)
         picture_free(&pictures[i]);
     memory_free(pictures);
-    memory_free(jobs);
-    return comm_agree(s->comm, e);
+    memory_free(paintings);
+    return comm_agree(s->workshop->comm, e);
 }

@@ -18,9 +18,10 @@ struct gallery {
     int64_t shown_count;
 };
 
-/* Draws both words with PNDM, 50 steps, guidance 7.5, and unloads the subject's networks, so that the VAE need not fit
- * beside them. Collective. embedding [vectors, width]. Free with gallery_free. */
-struct error gallery_draw(struct gallery *g, struct subject *subject, const float *embedding);
+/* Draws both words with PNDM, 50 steps, guidance 7.5. `last`: no subject follows, so the workshop's networks are
+ * unloaded and the VAE need not fit beside them. Collective in the group. embedding [vectors, width]. Free with
+ * gallery_free. */
+struct error gallery_draw(struct gallery *g, struct subject *subject, const float *embedding, bool last);
 
 /* FOLDER/grid.png: a row of photos, a row of the initializer, a row of the learned word. */
 struct error gallery_save(const struct gallery *g, const char *folder);

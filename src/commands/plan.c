@@ -7,17 +7,22 @@
 /* The peak since the last call. */
 static void end_phase(struct memory_plan *plan, enum phase phase, struct device *d)
 {
-    plan->phases[phase] = device_memory(d);
-    if (plan->phases[phase].most > plan->most)
-        plan->most = plan->phases[phase].most;
+    struct memory_use use = device_memory(d);
+    if (use.most > plan->phases[phase].most)
+        plan->phases[phase] = use;
+    if (use.most > plan->most)
+        plan->most = use.most;
     device_memory_mark(d);
 }
 
-static struct error go_through(struct memory_plan *plan, struct subject *s)
+/* last: no subject follows, as in gallery_draw. */
+static struct error go_through(struct memory_plan *plan, struct subject *s, bool last)
 {
+    struct workshop *w = s->workshop;
     TRY(subject_encode(s));
-    end_phase(plan, PHASE_ENCODE, s->device);
-    TRY(subject_load(s));
+    end_phase(plan, PHASE_ENCODE, w->device);
+    TRY(workshop_load(w));
+    TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
     struct training t;
     TRY(training_new(&t, &parts));
@@ -25,14 +30,14 @@ static struct error go_through(struct memory_plan *plan, struct subject *s)
     if (s->config.output.sample_every > 0)
         e = gallery_sample(s, t.state.embedding, 0);
     training_rest(&t);
-    end_phase(plan, PHASE_TRAIN, s->device);
+    end_phase(plan, PHASE_TRAIN, w->device);
     struct gallery gallery;
     if (e.code == ERROR_NONE) {
-        e = gallery_draw(&gallery, s, t.state.embedding);
+        e = gallery_draw(&gallery, s, t.state.embedding, last);
         if (e.code == ERROR_NONE)
             gallery_free(&gallery);
     }
-    end_phase(plan, PHASE_DRAW, s->device);
+    end_phase(plan, PHASE_DRAW, w->device);
     training_free(&t);
     return e;
 }
@@ -42,9 +47,27 @@ struct error plan_memory(struct memory_plan *plan, const char *config, const str
 {
     *plan = (struct memory_plan){0};
     struct subject s;
-    TRY(subject_read_planned(&s, config, sets->items, sets->count, comm));
-    struct error e = go_through(plan, &s);
+    struct workshop w;
+    TRY(subject_open(&s, &w, config, sets->items, sets->count, comm, true));
+    struct error e = go_through(plan, &s, true);
+    subject_close(&s);
+    return e;
+}
+
+struct error plan_job(struct memory_plan *plan, struct config *config, struct comm *comm)
+{
+    struct workshop w;
+    struct subject s = {0};
+    struct error e = workshop_open(&w, config, comm, true);
+    if (e.code == ERROR_NONE)
+        e = subject_read(&s, &w, config);
+    e = comm_agree(comm, e);
+    if (e.code == ERROR_NONE)
+        e = workshop_join(&w, s.config.cluster.timeout);
+    if (e.code == ERROR_NONE)
+        e = go_through(plan, &s, false);
     subject_free(&s);
+    workshop_close(&w);
     return e;
 }
 

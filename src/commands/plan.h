@@ -12,6 +12,7 @@
 #include "cluster/comm.h"
 #include "commands/options.h"
 #include "device/device.h"
+#include "files/config.h"
 
 enum phase { PHASE_ENCODE, PHASE_TRAIN, PHASE_DRAW, PHASES };
 
@@ -20,9 +21,13 @@ struct memory_plan {
     int64_t most;                     /* the largest of their sums */
 };
 
-/* Collective; the plan is this rank's. */
+/* Of one subject's run. Collective; the plan is this rank's. */
 struct error plan_memory(struct memory_plan *plan, const char *config, const struct option_values *sets,
                          struct comm *comm);
+
+/* The same for a queue's job, taking its config over: ranks work in groups as `comm` has them, and networks stay while
+ * pictures are drawn. Each phase of the plan grows to what this job needs. */
+struct error plan_job(struct memory_plan *plan, struct config *config, struct comm *comm);
 
 /* A table, in bytes and megabytes. */
 void plan_print(const struct memory_plan *plan, FILE *to);

@@ -480,38 +480,22 @@ static struct error check_encoding(const char *source, const char *text, int64_t
     return ok();
 }
 
-static struct error parse_file(cJSON **root, const char *path)
+struct error config_parse(cJSON **root, const char *source, const char *text, int64_t size)
 {
-    char *text;
-    int64_t size;
-    TRY(file_read(path, FILE_LIMIT, &text, &size));
-    struct error e = check_encoding(path, text, size);
-    const char *end = text;
     *root = NULL;
-    if (e.code == ERROR_NONE && strspn(text, " \t\r\n") == (size_t)size)
-        e = error_input("%s: is empty, expected a JSON object", path);
-    if (e.code == ERROR_NONE) {
-        *root = cJSON_ParseWithLengthOpts(text, (size_t)size + 1, &end, true);
-        char place[64];
-        show_place(place, text, end);
-        if (!*root)
-            e = error_input("%s: %s: is not valid JSON", path, place);
-        else if (!cJSON_IsObject(*root))
-            e = error_input("%s: expected a JSON object, {\"model\": ...}", path);
-    }
-    memory_free(text);
-    if (e.code != ERROR_NONE)
-        cJSON_Delete(*root);
-    return e;
-}
-
-static struct error read_file(struct layer *layer)
-{
-    cJSON *root;
-    TRY(parse_file(&root, layer->source));
-    struct error e = layer_object(layer, root, "");
-    cJSON_Delete(root);
-    return e;
+    TRY(check_encoding(source, text, size));
+    if (strspn(text, " \t\r\n") == (size_t)size)
+        return error_input("%s: is empty, expected a JSON object", source);
+    const char *end = text;
+    char place[64];
+    *root = cJSON_ParseWithLengthOpts(text, (size_t)size + 1, &end, true);
+    show_place(place, text, end);
+    if (!*root)
+        return error_input("%s: %s: is not valid JSON", source, place);
+    if (cJSON_IsObject(*root))
+        return ok();
+    cJSON_Delete(*root);
+    return error_input("%s: expected a JSON object, {\"model\": ...}", source);
 }
 
 /* The value of KEY=VALUE: JSON, but where the key takes a text anything else than a JSON text is that text itself. */
@@ -571,25 +555,60 @@ static struct error check_together(const struct config *config, const char *path
     return ok();
 }
 
-static struct error read_layers(struct config *config, const char *path, const char *const *sets, int64_t set_count)
+/* set [KEY_COUNT] becomes the keys that have a value. */
+static struct error read_layers(struct config *config, bool *set, const struct config_layer *layers,
+                                int64_t layer_count, const char *const *sets, int64_t set_count)
 {
-    bool set[KEY_COUNT] = {false};
-    struct layer file = {.config = config, .source = path, .set = set};
-    TRY(read_file(&file));
+    for (int64_t i = 0; i < layer_count; i++) {
+        struct layer layer = {.config = config, .source = layers[i].source, .set = set};
+        TRY(layer_object(&layer, layers[i].object, ""));
+    }
     for (int64_t i = 0; i < set_count; i++) {
         struct layer argument = {.config = config, .source = "--set", .set = set};
         TRY(read_set(&argument, sets[i]));
     }
-    TRY(fill_defaults(config, path, set));
-    return check_together(config, path);
+    return ok();
+}
+
+struct error config_layers(struct config *config, const struct config_layer *layers, int64_t layer_count,
+                           const char *const *sets, int64_t set_count)
+{
+    *config = (struct config){0};
+    bool set[KEY_COUNT] = {false};
+    const char *source = layers[layer_count - 1].source;
+    struct error e = read_layers(config, set, layers, layer_count, sets, set_count);
+    if (e.code == ERROR_NONE)
+        e = fill_defaults(config, source, set);
+    if (e.code == ERROR_NONE)
+        e = check_together(config, source);
+    if (e.code != ERROR_NONE)
+        config_free(config);
+    return e;
+}
+
+struct error config_check(const struct config_layer *layers, int64_t layer_count, const char *const *sets,
+                          int64_t set_count)
+{
+    struct config config = {0};
+    bool set[KEY_COUNT] = {false};
+    struct error e = read_layers(&config, set, layers, layer_count, sets, set_count);
+    config_free(&config);
+    return e;
 }
 
 struct error config_read(struct config *config, const char *path, const char *const *sets, int64_t set_count)
 {
     *config = (struct config){0};
-    struct error e = read_layers(config, path, sets, set_count);
-    if (e.code != ERROR_NONE)
-        config_free(config);
+    char *text;
+    int64_t size;
+    cJSON *root;
+    TRY(file_read(path, FILE_LIMIT, &text, &size));
+    struct error e = config_parse(&root, path, text, size);
+    memory_free(text);
+    TRY(e);
+    const struct config_layer file = {root, path};
+    e = config_layers(config, &file, 1, sets, set_count);
+    cJSON_Delete(root);
     return e;
 }
 
@@ -597,6 +616,22 @@ void config_free(struct config *config)
 {
     for (int i = 0; i < KEY_COUNT; i++)
         clear_value(config, &keys[i]);
+}
+
+struct error config_copy(struct config *to, const struct config *from)
+{
+    char *text = config_json(from);
+    *to = (struct config){0};
+    if (!text)
+        return error_memory("a config");
+    cJSON *root;
+    struct error e = config_parse(&root, "config", text, (int64_t)strlen(text));
+    memory_free(text);
+    TRY(e);
+    const struct config_layer layer = {root, "config"};
+    e = config_layers(to, &layer, 1, NULL, 0);
+    cJSON_Delete(root);
+    return e;
 }
 
 /* From the fields back to JSON */

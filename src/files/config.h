@@ -85,6 +85,27 @@ struct config {
 /* Reads PATH, then applies `sets`, set_count texts "KEY=VALUE" in order (VALUE is JSON, or a bare text where it is no
  * JSON, or where the key wants a text), then fills in defaults and checks. Nothing is owned after an error. */
 struct error config_read(struct config *config, const char *path, const char *const *sets, int64_t set_count);
+
+/* The same from objects that were parsed already, the later ones over the earlier, such as a queue's defaults and one
+ * of its jobs. Each layer is named in the errors by its own `source`, a missing key by the last one's. */
+struct cJSON;
+struct config_layer {
+    const struct cJSON *object;
+    const char *source;
+};
+struct error config_layers(struct config *config, const struct config_layer *layers, int64_t layer_count,
+                           const char *const *sets, int64_t set_count);
+
+/* Whether layers and sets are right as far as they go, whatever is missing. Nothing is owned after it. */
+struct error config_check(const struct config_layer *layers, int64_t layer_count, const char *const *sets,
+                          int64_t set_count);
+
+/* Text of a file (with a zero byte behind its `size`) -> a JSON object, for cJSON_Delete. `source` names it. */
+struct error config_parse(struct cJSON **root, const char *source, const char *text, int64_t size);
+
+/* An independent copy; nothing is owned after an error. */
+struct error config_copy(struct config *to, const struct config *from);
+
 void config_free(struct config *config);
 
 /* Every key with the value in force, as indented JSON with a last newline. NULL when out of memory; memory_free. */

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -240,6 +241,51 @@ struct error path_join(char out[4096], const char *folder, const char *name)
     if (snprintf(out, 4096, "%s%s%s", folder, between, name) >= 4096)
         return error_input("%.200s: is too long a path", folder);
     return ok();
+}
+
+static bool lies_within(const char *root, const char *path)
+{
+    size_t length = strlen(root);
+    return strncmp(path, root, length) == 0 && (path[length] == '/' || path[length] == 0 || strcmp(root, "/") == 0);
+}
+
+/* A link, followed; one that leads nowhere would be followed by whoever writes. */
+static struct error link_within(const char *root, const char *path)
+{
+    struct stat status;
+    char real[PATH_MAX];
+    if (lstat(path, &status) != 0 || !S_ISLNK(status.st_mode))
+        return ok();
+    if (!realpath(path, real) || !lies_within(root, real))
+        return error_input("%s: is a link that leads out of %s", path, root);
+    return ok();
+}
+
+static struct error links_within(const char *root, const char *folder, int depth)
+{
+    TRY(link_within(root, folder));
+    if (!folder_exists(folder))
+        return ok();
+    char **names;
+    int64_t count;
+    TRY(folder_list(folder, &names, &count));
+    struct error e = ok();
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
+        char path[4096];
+        e = path_join(path, folder, names[i]);
+        if (e.code == ERROR_NONE)
+            e = depth > 0 ? links_within(root, path, depth - 1) : link_within(root, path);
+    }
+    folder_list_free(names, count);
+    return e;
+}
+
+struct error folder_within(const char *root, const char *path)
+{
+    char real[PATH_MAX];
+    if (!realpath(root, real))
+        return error_errno("look at", root);
+    return links_within(real, path, 1);
 }
 
 struct error folder_clean(const char *path, bool (*unwanted)(const char *name))

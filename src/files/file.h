@@ -37,6 +37,10 @@ bool folder_exists(const char *path);
 /* mkdir -p. */
 struct error folder_make(const char *path);
 
+/* ERROR_BAD_INPUT where PATH, or a link that lies in it or in a folder directly below it, leads out of ROOT (a folder
+ * that is there). A PATH that is not there is fine. */
+struct error folder_within(const char *root, const char *path);
+
 /* The names in a folder, sorted bytewise, "." and ".." left out. Free with folder_list_free. */
 struct error folder_list(const char *path, char ***names, int64_t *count);
 void folder_list_free(char **names, int64_t count);

@@ -24,7 +24,8 @@ static const char page_head[] =
     "body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }\n"
     "main { max-width: 1000px; margin: 0 auto; padding: 32px 20px 64px; }\n"
     "h1 { font-size: 28px; margin: 0 0 20px; overflow-wrap: anywhere; }\n"
-    "h2 { font-size: 18px; margin: 36px 0 12px; }\n"
+    "h2 { font-size: 18px; margin: 36px 0 12px; } h3 { font-size: 15px; margin: 20px 0 8px; }\n"
+    ".sheet img { max-width: 100%; display: block; }\n"
     "section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 16px 20px; }\n"
     "table { border-collapse: collapse; width: 100%; }\n"
     "th, td { text-align: left; padding: 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }\n"
@@ -127,10 +128,10 @@ static void put_path(FILE *out, const struct chart *chart, const double *values,
     fputs("\"/>\n", out);
 }
 
-static void put_curve(FILE *out, const struct chart *chart)
+static void put_curve(FILE *out, const struct chart *chart, const char *heading)
 {
-    fprintf(out, "<h2>Loss</h2>\n<section>\n<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"loss over steps\">\n",
-            WIDTH, HEIGHT);
+    fprintf(out, "<%s>Loss</%s>\n<section>\n<svg viewBox=\"0 0 %d %d\" role=\"img\" aria-label=\"loss over steps\">\n",
+            heading, heading, WIDTH, HEIGHT);
     put_legend(out);
     put_axes(out, chart);
     fprintf(out, "<g opacity=\"%.2f\">", fmax(0.35, fmin(0.7, 700.0 / (double)chart->count)));
@@ -164,24 +165,42 @@ static void put_facts(FILE *out, const char *const *facts, int64_t count)
     fputs("</table>\n</section>\n", out);
 }
 
+static struct error put_picture(FILE *out, const struct picture *picture)
+{
+    uint8_t *png;
+    int64_t size;
+    TRY(picture_encode(picture, &png, &size));
+    fputs("<img alt=\"\" src=\"data:image/png;base64,", out);
+    put_base64(out, png, size);
+    fputs("\">", out);
+    memory_free(png);
+    return ok();
+}
+
 static struct error put_pictures(FILE *out, const struct report_picture *pictures, int64_t count)
 {
     if (count == 0)
         return ok();
     fputs("<h2>Pictures</h2>\n<section class=\"pictures\">\n", out);
     for (int64_t i = 0; i < count; i++) {
-        uint8_t *png;
-        int64_t size;
-        TRY(picture_encode(pictures[i].picture, &png, &size));
-        fputs("<figure><img alt=\"\" src=\"data:image/png;base64,", out);
-        put_base64(out, png, size);
-        memory_free(png);
-        fputs("\"><figcaption>", out);
+        fputs("<figure>", out);
+        TRY(put_picture(out, pictures[i].picture));
+        fputs("<figcaption>", out);
         put_escaped(out, pictures[i].caption);
         fputs("</figcaption></figure>\n", out);
     }
     fputs("</section>\n", out);
     return ok();
+}
+
+static void put_head(FILE *out, const char *title)
+{
+    fputs(page_head, out);
+    fputs("<title>", out);
+    put_escaped(out, title);
+    fputs("</title>\n</head>\n<body>\n<main>\n<h1>", out);
+    put_escaped(out, title);
+    fputs("</h1>\n", out);
 }
 
 struct error report_write(const char *folder, const char *title, const char *config, const char *const *facts,
@@ -197,20 +216,97 @@ struct error report_write(const char *folder, const char *title, const char *con
         chart_free(&chart);
         return e;
     }
-    fputs(page_head, file.stream);
-    fputs("<title>", file.stream);
-    put_escaped(file.stream, title);
-    fputs("</title>\n</head>\n<body>\n<main>\n<h1>", file.stream);
-    put_escaped(file.stream, title);
-    fputs("</h1>\n", file.stream);
+    put_head(file.stream, title);
     put_facts(file.stream, facts, fact_count);
     if (chart.count > 0)
-        put_curve(file.stream, &chart);
+        put_curve(file.stream, &chart, "h2");
     chart_free(&chart);
     e = put_pictures(file.stream, pictures, picture_count);
     fputs("<h2>Config</h2>\n<section>\n<pre>", file.stream);
     put_escaped(file.stream, config);
     fputs("</pre>\n</section>\n</main>\n</body>\n</html>\n", file.stream);
+    struct error ended = whole_file_end(&file, e.code == ERROR_NONE);
+    return e.code == ERROR_NONE ? ended : e;
+}
+
+/* Many subjects */
+
+enum { SHEET_WIDTH = 960 };
+
+/* A path as a link: whatever might have a meaning in a page or an address goes by its number. */
+static void put_address(FILE *out, const char *path)
+{
+    for (; *path; path++) {
+        unsigned char c = (unsigned char)*path;
+        bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || strchr("-_./", c);
+        fprintf(out, plain ? "%c" : "%%%02X", c);
+    }
+}
+
+/* A run's grid.png, made smaller where it is wider than the page. */
+static struct error put_sheet(FILE *out, const char *folder)
+{
+    char path[4096];
+    struct picture whole, small;
+    TRY(path_join(path, folder, "grid.png"));
+    if (!file_exists(path))
+        return ok();
+    TRY(picture_read(&whole, path));
+    fputs("<h3>Photos, the initializer's word, the learned word</h3>\n<section class=\"sheet\">\n", out);
+    struct error e = ok();
+    if (whole.width <= SHEET_WIDTH) {
+        e = put_picture(out, &whole);
+    } else {
+        e = picture_resize(&small, &whole, SHEET_WIDTH, (whole.height * SHEET_WIDTH + whole.width - 1) / whole.width);
+        if (e.code == ERROR_NONE) {
+            e = put_picture(out, &small);
+            picture_free(&small);
+        }
+    }
+    fputs("</section>\n", out);
+    picture_free(&whole);
+    return e;
+}
+
+static struct error put_subject_curve(FILE *out, const char *folder)
+{
+    char path[4096];
+    struct chart chart;
+    TRY(path_join(path, folder, "metrics.jsonl"));
+    if (!file_exists(path))
+        return ok();
+    TRY(chart_read(&chart, folder));
+    if (chart.count > 0)
+        put_curve(out, &chart, "h3");
+    chart_free(&chart);
+    return ok();
+}
+
+static struct error put_subject(FILE *out, const struct report_subject *s)
+{
+    fputs("<h2>", out);
+    put_escaped(out, s->name);
+    fputs("</h2>\n", out);
+    put_facts(out, s->facts, s->fact_count);
+    if (s->link) {
+        fputs("<p><a href=\"", out);
+        put_address(out, s->link);
+        fputs("\">report</a></p>\n", out);
+    }
+    TRY(put_sheet(out, s->folder));
+    return put_subject_curve(out, s->folder);
+}
+
+struct error report_subjects(const char *path, const char *title, const struct report_subject *subjects,
+                             int64_t subject_count)
+{
+    struct whole_file file;
+    TRY(whole_file_begin(&file, path));
+    put_head(file.stream, title);
+    struct error e = ok();
+    for (int64_t i = 0; i < subject_count && e.code == ERROR_NONE; i++)
+        e = put_subject(file.stream, &subjects[i]);
+    fputs("</main>\n</body>\n</html>\n", file.stream);
     struct error ended = whole_file_end(&file, e.code == ERROR_NONE);
     return e.code == ERROR_NONE ? ended : e;
 }

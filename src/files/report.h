@@ -60,4 +60,17 @@ struct report_picture {
 struct error report_write(const char *folder, const char *title, const char *config, const char *const *facts,
                           int64_t fact_count, const struct report_picture *pictures, int64_t picture_count);
 
+/* One subject of a queue, on its page: what became of it, its curve (from FOLDER/metrics.jsonl) and its pictures
+ * (FOLDER/grid.png), both left out where they are not there. `link`: the subject's own report, relative to the page, or
+ * NULL. */
+struct report_subject {
+    const char *name, *folder, *link;
+    const char *const *facts; /* name, value pairs */
+    int64_t fact_count;
+};
+
+/* PATH: one self-contained page of many subjects. */
+struct error report_subjects(const char *path, const char *title, const struct report_subject *subjects,
+                             int64_t subject_count);
+
 #endif

@@ -330,7 +330,7 @@ static struct error after_step(struct training *t, struct metric *m, bool last)
 }
 
 static struct error run_steps(struct training *t, struct metrics *metrics, struct progress *progress,
-                              struct error (*sample)(void *, int64_t), void *arg)
+                              const struct training_calls *calls)
 {
     const struct config *c = t->parts.config;
     bool first_rank = comm_rank(t->parts.comm) == 0, stop = false;
@@ -350,8 +350,10 @@ static struct error run_steps(struct training *t, struct metrics *metrics, struc
             keep_records(t, metrics, &m, last);
             show(t, progress, &m);
         }
+        if (calls->told)
+            calls->told(calls->arg, &m);
         if (!last && every(t->state.step, c->output.sample_every))
-            TRY(sample(arg, t->state.step));
+            TRY(calls->sample(calls->arg, t->state.step));
     }
     // agreeing is a barrier too: behind it all that rank 0 saved is on the disk, so any rank may end
     struct error saved = t->unsaved ? error_failed("%s: the last save failed", c->output.dir) : ok();
@@ -362,7 +364,7 @@ static struct error run_steps(struct training *t, struct metrics *metrics, struc
     return ok();
 }
 
-struct error training_run(struct training *t, struct error (*sample)(void *arg, int64_t step), void *arg)
+struct error training_run(struct training *t, const struct training_calls *calls)
 {
     const struct config *c = t->parts.config;
     bool first_rank = comm_rank(t->parts.comm) == 0;
@@ -380,7 +382,7 @@ struct error training_run(struct training *t, struct error (*sample)(void *arg, 
         snprintf(what, sizeof what, "learning %.100s", c->token.placeholder);
         struct progress progress;
         progress_begin(&progress, what, t->state.step, c->optim.steps, !first_rank);
-        e = run_steps(t, metrics, &progress, sample, arg);
+        e = run_steps(t, metrics, &progress, calls);
         progress_end(&progress);
     }
     if (first_rank)

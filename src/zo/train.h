@@ -87,9 +87,17 @@ void training_rest(struct training *t);
 /* Goes on from the newest good checkpoint in DIR/checkpoints, where there is one. */
 struct error training_resume(struct training *t);
 
-/* Runs the steps that are left, writing metrics, embeddings and checkpoints into config->output.dir. sample(arg, step)
- * is called where a picture is due. ERROR_PREEMPTED after a signal: all is saved. */
-struct error training_run(struct training *t, struct error (*sample)(void *arg, int64_t step), void *arg);
+/* What a run calls on every rank: sample where a picture is due, and told(arg, metric) after every step, which may be
+ * NULL. */
+struct training_calls {
+    struct error (*sample)(void *arg, int64_t step);
+    void (*told)(void *arg, const struct metric *metric);
+    void *arg;
+};
+
+/* Runs the steps that are left, writing metrics, embeddings and checkpoints into config->output.dir. ERROR_PREEMPTED
+ * after a signal: all is saved. */
+struct error training_run(struct training *t, const struct training_calls *calls);
 
 /* One step and nothing else: no records, no files. Collective. */
 struct error training_step(struct training *t);

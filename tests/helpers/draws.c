@@ -84,14 +84,15 @@ static struct error work(int argc, char **argv, struct comm *comm)
     if (argc < 4 || atoll(argv[2]) < 1)
         return error_input("usage: draws CONFIG.json STEP OUT.safetensors, STEP from 1");
     struct subject s;
-    TRY(subject_read(&s, argv[1], NULL, 0, comm));
+    struct workshop w;
+    TRY(subject_open(&s, &w, argv[1], NULL, 0, comm, false));
     struct text_config text;
     struct error e = text_config_read(&text, s.config.model);
     if (e.code == ERROR_NONE) {
-        int64_t side = s.resolution / s.vae.factor;
+        int64_t side = s.resolution / w.vae.factor;
         const struct draw_shape shape =
             training_draws(&s.config, s.dataset.count, s.dataset.caption_per_picture ? 0 : s.dataset.captions.count,
-                           side, side, s.vae.latent_channels, s.config.token.vectors * text.width);
+                           side, side, w.vae.latent_channels, s.config.token.vectors * text.width);
         struct draws d;
         e = draws_new(&d, &shape);
         if (e.code == ERROR_NONE) {
@@ -100,7 +101,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
             draws_free(&d);
         }
     }
-    subject_free(&s);
+    subject_close(&s);
     return e;
 }
 

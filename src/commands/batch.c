@@ -1,0 +1,359 @@
+#include "commands/batch.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/progress.h"
+#include "commands/plan.h"
+#include "files/file.h"
+#include "files/report.h"
+
+static bool speaks(const struct batch *b)
+{
+    return comm_rank(b->all) == 0;
+}
+
+static bool leads(const struct batch *b)
+{
+    return comm_rank(b->workshop.comm) == 0;
+}
+
+/* ---------------------------------------------------------------------------------------------------- folders */
+
+static void forget_result(const struct job *job)
+{
+    char path[4096];
+    if (path_join(path, job->folder, "job.json").code == ERROR_NONE)
+        unlink(path);
+}
+
+/* Nothing in a job's folder may lead a writer out of the queue's. */
+static struct error prepare_job(const struct batch *b, struct job *job)
+{
+    TRY(folder_within(b->jobs.folder, job->folder));
+    const struct config *c = job->read ? &job->subject.config : &job->config;
+    TRY(lesson_prepare(c, job->resume));
+    if (!job->resume)
+        forget_result(job);
+    return ok();
+}
+
+/* A job's fate as rank 0 knows it, to all. */
+static struct error share_notes(struct batch *b)
+{
+    for (int64_t i = 0; i < b->jobs.count; i++)
+        TRY(comm_broadcast(b->all, &b->jobs.items[i].note, sizeof b->jobs.items[i].note, 0));
+    return ok();
+}
+
+static struct error prepare_folders(struct batch *b)
+{
+    struct error e = speaks(b) ? folder_make(b->jobs.folder) : ok();
+    TRY(comm_agree(b->all, e));
+    for (int64_t i = 0; i < b->jobs.count && speaks(b); i++) {
+        struct job *job = &b->jobs.items[i];
+        if (!job_open(job))
+            continue;
+        e = prepare_job(b, job);
+        if (e.code != ERROR_NONE)
+            job_fail(job, e);
+    }
+    return share_notes(b);
+}
+
+/* What an earlier run of this queue was done with. */
+static struct error read_results(struct batch *b)
+{
+    for (int64_t i = 0; i < b->jobs.count && speaks(b); i++)
+        if (job_open(&b->jobs.items[i]) && b->jobs.items[i].resume)
+            result_read(&b->jobs.items[i]);
+    return share_notes(b);
+}
+
+/* ---------------------------------------------------------------------------------------------------- one job */
+
+/* Steps, losses and seconds, over all runs of this job, from what it wrote down. */
+static void add_up(struct job_note *n, const struct job *job)
+{
+    int64_t count, *steps;
+    double *losses, *validations, *seconds;
+    if (metrics_read(job->folder, &count, &steps, &losses, &validations, &seconds).code != ERROR_NONE)
+        return;
+    n->seconds = 0;
+    for (int64_t i = 0; i < count; i++)
+        n->seconds += seconds[i];
+    int64_t tail = count < 100 ? count : 100;
+    double sum = 0;
+    for (int64_t i = count - tail; i < count; i++)
+        sum += losses[i];
+    if (tail > 0)
+        n->loss = sum / (double)tail;
+    memory_free(steps);
+    memory_free(losses);
+    memory_free(validations);
+    memory_free(seconds);
+}
+
+/* After every step, on every rank of the group. */
+static void told(void *arg, const struct metric *metric)
+{
+    struct batch *b = arg;
+    struct job_note *n = &b->current;
+    bool first = n->step == 0;
+    n->step = metric->step;
+    n->loss = metric->loss;
+    n->validation = b->lesson->training.validation_last;
+    n->evaluations = (double)(metric->step * b->job->lanes);
+    n->evaluations_per_second = metric->evaluations_per_second;
+    if (metric->step == 1)
+        n->validation_first = b->lesson->training.validation_first;
+    if (first && leads(b)) {
+        b->job->note = *n;
+        struct error e = result_write(b->job); // so that a run that goes on knows the first validation
+        if (e.code != ERROR_NONE)
+            log_warning("%s", e.text);
+    }
+    queue_tell(&b->queue, n);
+}
+
+static void meanwhile(void *arg)
+{
+    struct batch *b = arg;
+    queue_tell(&b->queue, &b->current);
+}
+
+/* While a job runs, what its leader says goes to the job's log: *saved is where it went before. */
+static struct error log_begin(const struct job *job, bool append, int *saved)
+{
+    char path[4096];
+    TRY(path_join(path, job->folder, "log.txt"));
+    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | (append ? 0 : O_TRUNC);
+    int file = open(path, flags, 0666);
+    if (file < 0)
+        return error_errno("write", path);
+    *saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    struct error e = *saved >= 0 && dup2(file, STDERR_FILENO) >= 0 ? ok() : error_errno("write", path);
+    close(file);
+    return e;
+}
+
+static void log_end(int saved)
+{
+    if (saved < 0)
+        return;
+    dup2(saved, STDERR_FILENO);
+    close(saved);
+}
+
+static struct error teach(struct batch *b, struct job *job, int *saved)
+{
+    struct error e = ok();
+    if (leads(b)) {
+        e = folder_within(b->jobs.folder, job->folder);
+        if (e.code == ERROR_NONE)
+            e = lesson_prepare(&job->subject.config, true);
+        if (e.code == ERROR_NONE)
+            e = log_begin(job, job->resume, saved);
+    }
+    TRY(comm_agree(b->workshop.comm, e));
+    struct lesson lesson = {.subject = &job->subject, .told = told, .arg = b};
+    b->lesson = &lesson;
+    e = lesson_run(&lesson, job->resume);
+    b->current.step = lesson.training.state.step; // also of a job that had no step left
+    b->current.validation = lesson.training.validation_last;
+    lesson_free(&lesson);
+    b->lesson = NULL;
+    return e;
+}
+
+/* The leader: what became of the job, kept beside what it made. */
+static void settle(struct batch *b, struct job *job, struct error e)
+{
+    struct job_note *n = &b->current;
+    n->state = e.code == ERROR_NONE ? JOB_DONE : e.code == ERROR_PREEMPTED ? JOB_STOPPED : JOB_FAILED;
+    n->error = e;
+    n->evaluations = (double)(n->step * job->lanes);
+    n->finished = n->state == JOB_STOPPED ? 0 : clock_date();
+    add_up(n, job);
+    job->note = *n;
+    struct error written = result_write(job);
+    if (written.code != ERROR_NONE && n->state == JOB_DONE) {
+        n->state = JOB_FAILED;
+        n->error = written;
+    }
+}
+
+/* The group does one job; b->current becomes its note. What goes wrong is the job's. */
+static void do_job(struct batch *b, struct job *job)
+{
+    int saved = -1;
+    b->job = job;
+    b->current = job->note;
+    b->current.state = JOB_RUNNING;
+    b->current.group = b->queue.number;
+    b->current.step = 0;
+    queue_tell(&b->queue, &b->current);
+    struct error e = teach(b, job, &saved);
+    if (leads(b)) {
+        if (e.code != ERROR_NONE)
+            log_line("%s", e.text);
+        settle(b, job, e);
+    }
+    log_end(saved);
+    b->job = NULL;
+}
+
+/* ---------------------------------------------------------------------------------------------------- the batch */
+
+static struct error work_off(struct batch *b, const int64_t *order, int64_t count)
+{
+    TRY(comm_agree(b->all,
+                   queue_new(&b->queue, b->all, b->workshop.comm, b->groups, order, count, board_hear, &b->board)));
+    b->current = (struct job_note){.job = -1};
+    while (true) {
+        int64_t next;
+        TRY(queue_next(&b->queue, &b->current, &next));
+        if (next < 0)
+            break;
+        do_job(b, &b->jobs.items[next]);
+    }
+    return queue_end(&b->queue);
+}
+
+static struct error do_jobs(struct batch *b)
+{
+    struct workshop *w = &b->workshop;
+    int64_t *order = memory_take(b->jobs.count, sizeof *order);
+    struct error e = comm_agree(b->all, order ? ok() : error_memory("the queue"));
+    w->meanwhile = meanwhile;
+    w->meanwhile_arg = b;
+    if (e.code == ERROR_NONE)
+        e = work_off(b, order, jobs_order(&b->jobs, order));
+    w->meanwhile = NULL;
+    queue_free(&b->queue);
+    memory_free(order);
+    return e;
+}
+
+/* The first job that the model serves opens the workshop; another file's jobs are all of one kind. */
+static struct error open_workshop(struct batch *b)
+{
+    for (struct job *job = jobs_first_open(&b->jobs); job && !b->opened; job = jobs_first_open(&b->jobs)) {
+        struct error mine = workshop_open(&b->workshop, &job->config, b->all, false);
+        struct error e = comm_agree(b->all, mine);
+        if (e.code == ERROR_NONE)
+            e = workshop_compare(&b->workshop);
+        b->opened = e.code == ERROR_NONE;
+        if (!b->opened && mine.code == ERROR_NONE)
+            workshop_close(&b->workshop);
+        if (!b->opened && b->jobs.kind == JOBS_FILE)
+            return e;
+        if (!b->opened)
+            job_fail(job, e);
+        else if (speaks(b) && device_note(b->workshop.device)[0])
+            log_line("%s", device_note(b->workshop.device));
+    }
+    return ok();
+}
+
+/* Once: the ranks part into groups. */
+static struct error divide(struct batch *b)
+{
+    struct workshop *w = &b->workshop;
+    int size = comm_size(b->all);
+    if (b->groups > 0)
+        return ok();
+    b->groups = b->wanted > 0 ? (int)b->wanted : jobs_groups(&b->jobs, size);
+    TRY(workshop_divide(w, queue_group(comm_rank(b->all), size, b->groups)));
+    if (speaks(b))
+        log_line("%d rank%s in %d group%s", size, size == 1 ? "" : "s", b->groups, b->groups == 1 ? "" : "s");
+    return comm_agree(b->all, workshop_join(w, w->config.cluster.timeout));
+}
+
+/* A GPU's memory is planned before anything is done: the most that any of the jobs takes. */
+static struct error plan_jobs(struct batch *b)
+{
+    struct memory_plan plan = {0};
+    struct workshop *w = &b->workshop;
+    if (device_identity(w->device) == 0)
+        return ok();
+    for (int64_t i = 0; i < b->jobs.count; i++) {
+        struct config copy;
+        if (!job_open(&b->jobs.items[i]))
+            continue;
+        TRY(comm_agree(w->comm, config_copy(&copy, &b->jobs.items[i].subject.config)));
+        TRY(plan_job(&plan, &copy, w->comm));
+    }
+    TRY(comm_agree(b->all, plan_fits(&plan, w->device)));
+    if (speaks(b))
+        log_line("GPU memory: %.1f MB planned", (double)plan.most / 1e6);
+    return ok();
+}
+
+static struct error load_once(struct batch *b)
+{
+    if (!b->loaded)
+        TRY(workshop_load(&b->workshop));
+    b->loaded = true;
+    return ok();
+}
+
+/* Everything that can be known to fail is known before the first step. */
+static struct error make_ready(struct batch *b)
+{
+    TRY(open_workshop(b));
+    TRY(jobs_check(&b->jobs, &b->workshop));
+    TRY(prepare_folders(b));
+    if (!jobs_first_open(&b->jobs))
+        return ok();
+    TRY(divide(b));
+    TRY(comm_agree(b->all, speaks(b) ? board_begin(&b->board, comm_size(b->all), b->groups) : ok()));
+    TRY(plan_jobs(b));
+    TRY(jobs_encode(&b->jobs, &b->workshop));
+    return load_once(b);
+}
+
+static struct error show_and_do(struct batch *b)
+{
+    if (jobs_first_open(&b->jobs))
+        TRY(make_ready(b));
+    if (speaks(b))
+        board_refresh(&b->board);
+    if (jobs_first_open(&b->jobs))
+        TRY(do_jobs(b));
+    return comm_agree(b->all, speaks(b) ? board_finish(&b->board) : ok());
+}
+
+struct error batch_run(struct batch *b, enum jobs_kind kind, const char *source, const char *text, int64_t size,
+                       const struct option_values *sets, bool resume)
+{
+    TRY(comm_agree(b->all, jobs_read(&b->jobs, kind, source, text, size, sets->items, sets->count)));
+    for (int64_t i = 0; i < b->jobs.count && kind == JOBS_FILE; i++)
+        b->jobs.items[i].resume = resume;
+    if (!b->jobs.folder)
+        return ok(); // not one of a spool's jobs has a config
+    TRY(read_results(b));
+    struct error e = ok();
+    if (speaks(b))
+        e = board_open(&b->board, &b->jobs, resume ? summary_submitted(b->jobs.folder) : 0);
+    TRY(comm_agree(b->all, e));
+    return show_and_do(b);
+}
+
+void batch_clear(struct batch *b)
+{
+    board_close(&b->board);
+    jobs_free(&b->jobs);
+}
+
+void batch_close(struct batch *b)
+{
+    batch_clear(b);
+    if (b->opened)
+        workshop_close(&b->workshop);
+    *b = (struct batch){0};
+}

@@ -1,0 +1,73 @@
+/* commands/jobs.h
+ *
+ * The jobs of a queue: {"defaults": {config...}, "jobs": [{"name": "dog6", config keys that differ...}, ...]}. A job's
+ * config is the defaults with its own keys over them, and --set over both; its folder is output.dir/NAME.
+ *
+ * What no job may change is refused as a whole before anything runs: model, device and quant.*, which the loaded model
+ * stands on, and output.dir. Names become folders: at most 200 bytes, no slash, no control character, not hidden, not
+ * twice. Whatever else is wrong with a job is the job's own error, and the others go on.
+ */
+#ifndef ZOODIP_COMMANDS_JOBS_H
+#define ZOODIP_COMMANDS_JOBS_H
+
+#include "cluster/queue.h"
+#include "commands/subject.h"
+#include "files/config.h"
+
+/* A file's jobs are judged together, as said above. A spool's came one by one: each is {"name", "resume", "submitted",
+ * "config": {keys...}}, and whatever is wrong with one is its own error. */
+enum jobs_kind { JOBS_FILE, JOBS_SPOOL };
+
+struct job {
+    char *name;
+    char *folder;         /* output.dir/NAME; NULL where the config is wrong */
+    char *recipe;         /* see config_recipe */
+    struct config config; /* until the subject takes it over */
+    struct subject subject;
+    bool read;        /* there is a subject */
+    bool resume;      /* from its checkpoints */
+    double submitted; /* in seconds since 1970; 0: with the queue */
+    int64_t steps;    /* wanted */
+    double cost;      /* evaluations x pixels, to tell long jobs from short ones */
+    int64_t lanes;    /* evaluations of a step */
+    struct job_note note;
+};
+
+struct jobs {
+    enum jobs_kind kind;
+    char *folder; /* output.dir of the defaults */
+    struct job *items;
+    int64_t count;
+};
+
+/* Reads the text of a jobs file (a zero byte behind its `size`); `source` is its name in errors. Looks at nothing else
+ * on the disk. Jobs that are wrong have state JOB_FAILED and their error. An error where a file is refused as a whole,
+ * or none of its jobs is right. Free with jobs_free, after an error too. */
+struct error jobs_read(struct jobs *jobs, enum jobs_kind kind, const char *source, const char *text, int64_t size,
+                       const char *const *sets, int64_t set_count);
+
+/* Whether a name may be a job's: ERROR_BAD_INPUT says why not. */
+struct error job_name_check(const char *name);
+
+void jobs_free(struct jobs *jobs);
+
+/* The first job that could still run, or NULL. */
+struct job *jobs_first_open(struct jobs *jobs);
+bool job_open(const struct job *job);
+
+/* The job is over, with an error. */
+void job_fail(struct job *job, struct error e);
+
+/* Reads the words and pictures of all open jobs. Collective over w->all. */
+struct error jobs_check(struct jobs *jobs, struct workshop *w);
+
+/* Encodes the pictures of all open jobs, with one VAE. Collective over w->all. */
+struct error jobs_encode(struct jobs *jobs, struct workshop *w);
+
+/* The open jobs, longest first -> order [count of jobs]; returns how many. */
+int64_t jobs_order(const struct jobs *jobs, int64_t *order);
+
+/* How many groups `ranks` ranks should make to be done with the open jobs soonest. */
+int jobs_groups(const struct jobs *jobs, int ranks);
+
+#endif

@@ -1,0 +1,31 @@
+/* commands/lesson.h
+ *
+ * One subject's training, from its folder to its report: what train does once and run does for every job. The subject's
+ * pictures are encoded and the workshop is loaded before.
+ */
+#ifndef ZOODIP_COMMANDS_LESSON_H
+#define ZOODIP_COMMANDS_LESSON_H
+
+#include "commands/subject.h"
+#include "zo/train.h"
+
+struct lesson {
+    struct subject *subject; /* borrowed */
+    bool last;               /* no other follows: the networks make room for the VAE before pictures are drawn */
+    void (*told)(void *arg, const struct metric *metric); /* after every step, on every rank; may be NULL */
+    void *arg;
+
+    struct training training;
+    double started;
+    int64_t driver_used; /* bytes of a GPU when training ended, by the driver's count */
+};
+
+/* First, on rank 0 of the group alone: makes output.dir, and without `resume` removes an older run's checkpoints. */
+struct error lesson_prepare(const struct config *config, bool resume);
+
+/* Trains, then draws and writes the report. ERROR_PREEMPTED after a signal. Collective in the group; free with
+ * lesson_free in any case. */
+struct error lesson_run(struct lesson *l, bool resume);
+void lesson_free(struct lesson *l);
+
+#endif

@@ -1,0 +1,138 @@
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "cluster/signals.h"
+#include "commands/batch.h"
+#include "commands/commands.h"
+#include "commands/options.h"
+#include "commands/spool.h"
+#include "files/file.h"
+
+enum { FILE_LIMIT = 64 << 20 };
+
+static void print_help(void)
+{
+    printf("usage: zoodip run JOBS.json [--set KEY=VALUE]... [--groups G] [--resume]\n"
+           "       zoodip run --spool DIR [DEFAULTS.json] [--set KEY=VALUE]... [--groups G]\n"
+           "\n"
+           "Learns many words, one for each job of a queue. The model is loaded once; the ranks part into groups, and\n"
+           "a group takes the next job when it is free, the longest first. JOBS.json holds\n"
+           "\n"
+           "  {\"defaults\": {config keys...}, \"jobs\": [{\"name\": \"dog6\", keys that differ...}, ...]}\n"
+           "\n"
+           "Jobs may differ in all keys but model, device, quant.* and output.dir. A job's folder is\n"
+           "output.dir/NAME.\n"
+           "\n"
+           "  --set KEY=VALUE   a config key for all jobs, such as optim.steps=500 (may be given several times)\n"
+           "  --groups G        into how many groups the ranks part; auto (the default) is done soonest\n"
+           "  --resume          leave finished jobs as they are, go on with the others from their checkpoints\n"
+           "  --spool DIR       watch a folder: a config renamed into it as NAME.json is a job; its file moves to\n"
+           "                    running/, then to done/, or to failed/ with the reason in NAME.txt. DEFAULTS.json\n"
+           "                    holds the keys that jobs leave out; results go to output.dir, else to DIR/out. A\n"
+           "                    second start takes up what lay open.\n"
+           "\n"
+           "Writes into output.dir: summary.json, index.html, and for each job a folder as train does, with log.txt\n"
+           "and job.json. A job that fails is marked with its reason, the others go on, and the exit code is 1.\n"
+           "SIGUSR1 (and SIGTERM, SIGINT) lets every group finish its step, checkpoints all and exits 75; run again\n"
+           "with --resume.\n"
+           "\n"
+           "examples:\n"
+           "  mpirun -np 2 zoodip run configs/queues/toybox.json\n"
+           "  mpirun -np 8 zoodip run jobs.json --groups 4 --set optim.steps=2000 --set output.dir=results/night\n"
+           "  mpirun -np 8 zoodip run jobs.json --groups 4 --set output.dir=results/night --resume\n"
+           "  mpirun -np 8 zoodip run --spool inbox configs/sd15.json --groups 8\n");
+}
+
+/* Rank 0's file, to all: nodes may have disks that differ. Free *text with memory_free. */
+static struct error share_file(struct comm *comm, const char *path, char **text, int64_t *size)
+{
+    *text = NULL;
+    *size = 0;
+    bool first = comm_rank(comm) == 0;
+    struct error e = comm_agree(comm, first ? file_read(path, FILE_LIMIT, text, size) : ok());
+    if (e.code != ERROR_NONE)
+        return e;
+    TRY(comm_broadcast(comm, size, sizeof *size, 0));
+    if (!first)
+        *text = memory_take(*size + 1, 1);
+    TRY(comm_agree(comm, *text ? ok() : error_memory("the jobs file")));
+    return comm_broadcast(comm, *text, *size, 0);
+}
+
+/* Rank 0: the queue's outcome as an error, or ok. */
+static struct error outcome(const struct batch *b)
+{
+    int64_t failed = 0, open = 0;
+    const struct job *first = NULL;
+    for (int64_t i = 0; i < b->jobs.count; i++) {
+        const struct job *job = &b->jobs.items[i];
+        open += job_open(job);
+        failed += job->note.state == JOB_FAILED;
+        if (!first && job->note.state == JOB_FAILED)
+            first = job;
+    }
+    if (open > 0)
+        return (struct error){ERROR_PREEMPTED,
+                              "stopped by a signal after checkpoints; run again with --resume to go on"};
+    if (failed > 0)
+        return error_failed("%lld of %lld jobs failed, first %s: %s", (long long)failed, (long long)b->jobs.count,
+                            first->name, first->note.error.text);
+    return ok();
+}
+
+static struct error run_file(struct batch *b, const char *path, const struct option_values *sets, bool resume)
+{
+    char *text;
+    int64_t size;
+    struct error e = share_file(b->all, path, &text, &size);
+    if (e.code == ERROR_NONE)
+        e = batch_run(b, JOBS_FILE, path, text, size, sets, resume);
+    memory_free(text);
+    TRY(e);
+    return comm_agree(b->all, comm_rank(b->all) == 0 ? outcome(b) : ok());
+}
+
+/* --groups: a number, or auto as 0. */
+static struct error read_groups(const char *text, int ranks, int64_t *groups)
+{
+    char *end;
+    *groups = 0;
+    if (!text || strcmp(text, "auto") == 0)
+        return ok();
+    *groups = strtoll(text, &end, 10);
+    if (end == text || *end || *groups < 1 || *groups > ranks)
+        return error_input("--groups: %s: expected auto, or 1 to %d, the number of ranks", text, ranks);
+    return ok();
+}
+
+struct error command_run(int argc, char **argv, struct comm *comm)
+{
+    const char *path = NULL, *group_text = NULL, *spool = NULL;
+    const char **sets = memory_take(argc, sizeof *sets);
+    if (!sets)
+        return error_memory("the command line");
+    struct option_values many = {.items = sets};
+    bool help = false, resume = false;
+    int64_t plain = 0;
+    struct batch b = {.all = comm};
+    const struct option table[] = {{.name = "set", .many = &many},
+                                   {.name = "groups", .text = &group_text},
+                                   {.name = "spool", .text = &spool},
+                                   {.name = "resume", .flag = &resume}};
+    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &help, &path, 1, &plain);
+    if (e.code == ERROR_NONE && !help && !path && !spool)
+        e = error_input("run needs a JOBS.json, or --spool DIR; see zoodip run --help");
+    if (e.code == ERROR_NONE && !help)
+        e = read_groups(group_text, comm_size(comm), &b.wanted);
+    if (e.code == ERROR_NONE && help && comm_rank(comm) == 0)
+        print_help();
+    if (e.code == ERROR_NONE && !help) {
+        signals_watch();
+        e = spool ? spool_run(&b, spool, path, &many) : run_file(&b, path, &many, resume);
+        batch_close(&b);
+    }
+    memory_free(sets);
+    return e;
+}

@@ -1,0 +1,263 @@
+#include "commands/spool.h"
+
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "cluster/signals.h"
+#include "files/file.h"
+
+enum { FILE_LIMIT = 16 << 20 };
+
+static const double look_pause = 0.5; /* seconds between two looks into an idle folder */
+
+struct spool {
+    const char *folder;
+    char running[4096], done[4096], failed[4096];
+    cJSON *defaults; /* rank 0 */
+};
+
+/* ---------------------------------------------------------------------------------------------------- rank 0 */
+
+static struct error open_folders(struct spool *s)
+{
+    const struct {
+        char *path;
+        const char *name;
+    } folders[] = {{s->running, "running"}, {s->done, "done"}, {s->failed, "failed"}};
+    if (!folder_exists(s->folder))
+        return error_input("--spool: %s: no such folder", s->folder);
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
+        TRY(path_join(folders[i].path, s->folder, folders[i].name));
+        TRY(folder_within(s->folder, folders[i].path));
+        TRY(folder_make(folders[i].path));
+    }
+    return ok();
+}
+
+static struct error read_object(cJSON **object, const char *path)
+{
+    char *text;
+    int64_t size;
+    TRY(file_read(path, FILE_LIMIT, &text, &size));
+    struct error e = config_parse(object, path, text, size);
+    memory_free(text);
+    return e;
+}
+
+static bool has_folder(const cJSON *config)
+{
+    const cJSON *output = cJSON_GetObjectItemCaseSensitive(config, "output");
+    return cJSON_GetObjectItemCaseSensitive(config, "output.dir") || cJSON_GetObjectItemCaseSensitive(output, "dir");
+}
+
+static struct error read_defaults(struct spool *s, const char *path)
+{
+    char out[4096];
+    if (path)
+        TRY(read_object(&s->defaults, path));
+    else
+        s->defaults = cJSON_CreateObject();
+    TRY(path_join(out, s->folder, "out"));
+    if (!has_folder(s->defaults) && !cJSON_AddStringToObject(s->defaults, "output.dir", out))
+        return error_memory("the defaults");
+    return ok();
+}
+
+/* NAME of NAME.json; false where it is not for us. */
+static bool job_name(char name[4096], const char *file)
+{
+    size_t length = strlen(file), ending = strlen(".json");
+    if (*file == '.' || length <= ending || length >= 4096 || strcmp(file + length - ending, ".json") != 0)
+        return false;
+    snprintf(name, 4096, "%.*s", (int)(length - ending), file);
+    return true;
+}
+
+static struct error move(const char *from_folder, const char *to_folder, const char *file)
+{
+    char from[4096], to[4096];
+    TRY(path_join(from, from_folder, file));
+    TRY(path_join(to, to_folder, file));
+    return rename(from, to) == 0 ? ok() : error_errno("move", from);
+}
+
+/* running/NAME.json goes to where its end belongs. */
+static struct error settle(const struct spool *s, const char *name, const struct job_note *note)
+{
+    char file[4096], reason[4096], text[600];
+    snprintf(file, sizeof file, "%s.json", name);
+    if (note->state == JOB_DONE)
+        return move(s->running, s->done, file);
+    if (note->state != JOB_FAILED)
+        return ok(); // it stays, to be gone on with
+    snprintf(file, sizeof file, "%s.txt", name);
+    TRY(path_join(reason, s->failed, file));
+    snprintf(text, sizeof text, "%s\n", note->error.text);
+    TRY(file_write_whole(reason, text, (int64_t)strlen(text)));
+    snprintf(file, sizeof file, "%s.json", name);
+    return move(s->running, s->failed, file);
+}
+
+static struct error reject(const struct spool *s, const char *name, struct error e)
+{
+    const struct job_note note = {.state = JOB_FAILED, .error = e};
+    log_line("%s: failed, %s", name, e.text);
+    return settle(s, name, &note);
+}
+
+/* running/FILE becomes one more of the batch's jobs, or is rejected. */
+static struct error add_job(const struct spool *s, cJSON *list, const char *file, bool resume)
+{
+    char name[4096], path[4096];
+    struct stat status;
+    cJSON *config = NULL;
+    if (!job_name(name, file))
+        return ok();
+    TRY(path_join(path, s->running, file));
+    struct error e = job_name_check(name);
+    if (e.code == ERROR_NONE && (lstat(path, &status) != 0 || !S_ISREG(status.st_mode)))
+        e = error_input("%s: is no regular file", path);
+    if (e.code == ERROR_NONE)
+        e = read_object(&config, path);
+    if (e.code != ERROR_NONE)
+        return reject(s, name, e);
+    cJSON *job = cJSON_CreateObject();
+    cJSON_AddStringToObject(job, "name", name);
+    cJSON_AddBoolToObject(job, "resume", resume);
+    cJSON_AddNumberToObject(job, "submitted", (double)status.st_mtime);
+    if (cJSON_AddItemToObject(job, "config", config) && cJSON_AddItemToArray(list, job))
+        return ok();
+    return error_memory("a job");
+}
+
+static struct error add_running(const struct spool *s, cJSON *list)
+{
+    char **names;
+    int64_t count;
+    TRY(folder_list(s->running, &names, &count));
+    struct error e = ok();
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
+        e = add_job(s, list, names[i], true);
+    folder_list_free(names, count);
+    return e;
+}
+
+static struct error add_new(const struct spool *s, cJSON *list)
+{
+    char **names, name[4096];
+    int64_t count;
+    TRY(folder_list(s->folder, &names, &count));
+    struct error e = ok();
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
+        if (!job_name(name, names[i]))
+            continue;
+        e = move(s->folder, s->running, names[i]);
+        if (e.code == ERROR_NONE)
+            e = add_job(s, list, names[i], false);
+    }
+    folder_list_free(names, count);
+    return e;
+}
+
+/* What there is to do as a text for jobs_read; *text stays NULL where there is nothing. */
+static struct error take_jobs(const struct spool *s, char **text)
+{
+    *text = NULL;
+    cJSON *root = cJSON_CreateObject();
+    cJSON *list = cJSON_AddArrayToObject(root, "jobs");
+    cJSON *defaults = cJSON_Duplicate(s->defaults, true);
+    struct error e =
+        list && defaults && cJSON_AddItemToObject(root, "defaults", defaults) ? ok() : error_memory("the jobs");
+    if (e.code == ERROR_NONE)
+        e = add_running(s, list);
+    if (e.code == ERROR_NONE)
+        e = add_new(s, list);
+    if (e.code == ERROR_NONE && cJSON_GetArraySize(list) > 0) {
+        char *printed = cJSON_PrintUnformatted(root);
+        *text = printed ? memory_string(printed) : NULL;
+        cJSON_free(printed);
+        if (!*text)
+            e = error_memory("the jobs");
+    }
+    cJSON_Delete(root);
+    return e;
+}
+
+static struct error settle_all(const struct spool *s, const struct jobs *jobs)
+{
+    struct error e = ok();
+    for (int64_t i = 0; i < jobs->count && e.code == ERROR_NONE; i++)
+        e = settle(s, jobs->items[i].name, &jobs->items[i].note);
+    return e;
+}
+
+/* ---------------------------------------------------------------------------------------------------- all ranks */
+
+static struct error run_batch(struct batch *b, const struct spool *s, char *text, const struct option_values *sets)
+{
+    bool first = comm_rank(b->all) == 0;
+    int64_t size = first ? (int64_t)strlen(text) : 0;
+    TRY(comm_broadcast(b->all, &size, sizeof size, 0));
+    char *mine = first ? text : memory_take(size + 1, 1);
+    struct error e = comm_agree(b->all, mine ? ok() : error_memory("the jobs"));
+    if (e.code == ERROR_NONE)
+        e = comm_broadcast(b->all, mine, size, 0);
+    if (e.code == ERROR_NONE)
+        e = batch_run(b, JOBS_SPOOL, s->folder, mine, size, sets, false);
+    if (!first)
+        memory_free(mine);
+    TRY(e);
+    e = comm_agree(b->all, first ? settle_all(s, &b->jobs) : ok());
+    batch_clear(b);
+    return e;
+}
+
+enum { WORK, STOPPED, NOTES };
+
+/* One look into the folder, and what it asks for. *stop: some rank was asked to end. */
+static struct error look(struct batch *b, const struct spool *s, const struct option_values *sets, bool *stop)
+{
+    double notes[NOTES] = {[STOPPED] = signals_stop_requested()};
+    char *text = NULL;
+    bool first = comm_rank(b->all) == 0;
+    struct error e = ok();
+    if (first && notes[STOPPED] == 0)
+        e = take_jobs(s, &text);
+    TRY(comm_gather(b->all, 0, NULL, NULL));
+    e = comm_agree(b->all, e);
+    notes[WORK] = text != NULL;
+    if (e.code == ERROR_NONE)
+        e = comm_sum(b->all, notes, NOTES);
+    *stop = notes[STOPPED] > 0;
+    if (e.code == ERROR_NONE && notes[WORK] > 0)
+        e = run_batch(b, s, text, sets);
+    else if (first && e.code == ERROR_NONE && !*stop)
+        usleep((useconds_t)(look_pause * 1e6));
+    memory_free(text);
+    return e;
+}
+
+struct error spool_run(struct batch *b, const char *folder, const char *defaults, const struct option_values *sets)
+{
+    struct spool s = {.folder = folder};
+    struct error e = ok();
+    bool first = comm_rank(b->all) == 0, stop = false;
+    if (first)
+        e = open_folders(&s);
+    if (first && e.code == ERROR_NONE)
+        e = read_defaults(&s, defaults);
+    e = comm_agree(b->all, e);
+    if (first && e.code == ERROR_NONE)
+        log_line("watching %s for NAME.json", folder);
+    while (e.code == ERROR_NONE && !stop)
+        e = look(b, &s, sets, &stop);
+    cJSON_Delete(s.defaults);
+    if (e.code == ERROR_NONE)
+        e = (struct error){ERROR_PREEMPTED, "stopped by a signal; start again to go on"};
+    return e;
+}

@@ -1,0 +1,190 @@
+#include "commands/workshop.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/pool.h"
+#include "commands/alike.h"
+#include "commands/join.h"
+#include "files/file.h"
+
+/* ---------------------------------------------------------------------------------------------------- shared weights
+ */
+
+static struct error take_shared(void *arg, int64_t bytes, void **memory, bool *fill)
+{
+    return comm_shared(arg, bytes, memory, fill);
+}
+
+static struct error ready_shared(void *arg, struct error e)
+{
+    return comm_agree(arg, e);
+}
+
+static void give_shared(void *arg, void *memory, int64_t bytes)
+{
+    comm_shared_free(arg, memory, bytes);
+}
+
+/* Weights that are measured, not packed. */
+static struct error take_nothing(void *arg, int64_t bytes, void **memory, bool *fill)
+{
+    (void)arg;
+    (void)bytes;
+    *memory = NULL;
+    *fill = false;
+    return ok();
+}
+
+static struct store store_of(const struct workshop *w, struct comm *comm)
+{
+    return (struct store){w->planned ? take_nothing : take_shared, ready_shared, give_shared, comm};
+}
+
+/* ---------------------------------------------------------------------------------------------------- opening */
+
+/* The parts must fit one another before any of them is loaded. */
+static struct error check_parts(const struct workshop *w)
+{
+    const struct unet_config *unet = &w->unet_config;
+    if (unet->cross_dim != w->text_config.width)
+        return error_input("%s/unet/config.json: cross_attention_dim: %lld, but the text encoder is %lld wide",
+                           w->config.model, (long long)unet->cross_dim, (long long)w->text_config.width);
+    if (unet->in_channels != w->vae.latent_channels || unet->out_channels != w->vae.latent_channels)
+        return error_input("%s/unet/config.json: in_channels, out_channels: expected %lld, the VAE's latent_channels",
+                           w->config.model, (long long)w->vae.latent_channels);
+    return ok();
+}
+
+static struct error read_settings(struct workshop *w)
+{
+    if (!folder_exists(w->config.model))
+        return error_input("model: %s: no such folder; expected a diffusers model folder", w->config.model);
+    TRY(text_config_read(&w->text_config, w->config.model));
+    TRY(unet_config_read(&w->unet_config, w->config.model));
+    TRY(vae_config_read(&w->vae, w->config.model));
+    TRY(noise_schedule_read(&w->schedule, w->config.model));
+    noise_schedule_as_pipeline(&w->schedule);
+    return check_parts(w);
+}
+
+/* Every layer of every part is there and has its shape. */
+static struct error check_weights(struct workshop *w)
+{
+    struct text_encoder text;
+    struct unet unet;
+    struct vae vae;
+    TRY(text_encoder_load(&text, w->device, w->config.model, (int)w->config.quant.bits, store_nowhere()));
+    text_encoder_free(&text);
+    TRY(unet_load(&unet, w->device, w->config.model, (int)w->config.quant.bits, store_nowhere()));
+    unet_free(&unet);
+    TRY(vae_load(&vae, w->device, w->config.model, 0, true, true, store_nowhere()));
+    vae_free(&vae);
+    return ok();
+}
+
+static struct error open_device(struct workshop *w)
+{
+    const struct config *c = &w->config;
+    int threads = pool_default_threads(comm_ranks_here(w->all));
+    if (w->planned)
+        TRY(device_plan(&w->device));
+    else
+        TRY(device_open(&w->device, c->device, comm_rank_here(w->all), threads));
+    return error_in(device_activations(w->device, strcmp(c->quant.activations, "bf16") == 0), "quant.activations");
+}
+
+const char *workshop_key(const struct config *a, const struct config *b)
+{
+    if (strcmp(a->model, b->model) != 0)
+        return "model";
+    if (strcmp(a->device, b->device) != 0)
+        return "device";
+    if (a->quant.bits != b->quant.bits)
+        return "quant.bits";
+    return strcmp(a->quant.activations, b->quant.activations) != 0 ? "quant.activations" : NULL;
+}
+
+struct error workshop_fits(const struct workshop *w, const struct config *config)
+{
+    const char *key = workshop_key(&w->config, config);
+    return key ? error_input("%s: differs from that of the model that is loaded", key) : ok();
+}
+
+struct error workshop_open(struct workshop *w, const struct config *c, struct comm *all, bool planned)
+{
+    *w = (struct workshop){.all = all, .comm = all, .planned = planned};
+    struct error e = config_copy(&w->config, c);
+    if (e.code == ERROR_NONE)
+        e = read_settings(w);
+    if (e.code == ERROR_NONE)
+        e = open_device(w);
+    if (e.code == ERROR_NONE)
+        e = check_weights(w);
+    if (e.code != ERROR_NONE)
+        workshop_close(w);
+    return e;
+}
+
+struct error workshop_compare(struct workshop *w)
+{
+    char model[300];
+    snprintf(model, sizeof model, "the model (%.250s)", w->config.model);
+    const struct mark marks[] = {{"zoodip's version (" ZOODIP_VERSION ")", mark_text(0, ZOODIP_VERSION)},
+                                 {model, mark_model(w->config.model)}};
+    return alike_check(w->all, marks, sizeof marks / sizeof *marks);
+}
+
+void workshop_close(struct workshop *w)
+{
+    workshop_unload(w);
+    noise_schedule_free(&w->schedule);
+    device_close(w->device);
+    config_free(&w->config);
+    if (w->comm != w->all)
+        comm_close(w->comm);
+    *w = (struct workshop){0};
+}
+
+void workshop_tick(const struct workshop *w)
+{
+    if (w->meanwhile)
+        w->meanwhile(w->meanwhile_arg);
+}
+
+struct error workshop_divide(struct workshop *w, int group)
+{
+    return comm_split(w->all, group, &w->comm);
+}
+
+struct error workshop_join(struct workshop *w, double limit)
+{
+    return join_ranks(w->comm, w->device, limit);
+}
+
+/* ---------------------------------------------------------------------------------------------------- loading */
+
+struct error workshop_vae(struct workshop *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae)
+{
+    struct error mine = vae_load(vae, w->device, w->config.model, 0, encoder, decoder, store_of(w, comm));
+    struct error e = comm_agree(comm, mine);
+    if (e.code != ERROR_NONE && mine.code == ERROR_NONE)
+        vae_free(vae);
+    return e;
+}
+
+struct error workshop_load(struct workshop *w)
+{
+    int bits = (int)w->config.quant.bits;
+    if (comm_rank(w->all) == 0 && !w->planned)
+        log_line("loading text encoder and UNet with %d-bit weights", bits);
+    TRY(comm_agree(w->all, text_encoder_load(&w->text, w->device, w->config.model, bits, store_of(w, w->all))));
+    return comm_agree(w->all, unet_load(&w->unet, w->device, w->config.model, bits, store_of(w, w->all)));
+}
+
+void workshop_unload(struct workshop *w)
+{
+    unet_free(&w->unet);
+    text_encoder_free(&w->text);
+}

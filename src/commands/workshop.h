@@ -1,0 +1,68 @@
+/* commands/workshop.h
+ *
+ * What one subject after the other is learned with: the device, the model's settings, and text encoder and UNet in
+ * memory that the node's ranks share, loaded once. Whatever belongs to a subject (config, word, pictures) is in
+ * commands/subject.h.
+ *
+ * Invariant: `all` are the ranks that share the model, `comm` those that work on the same subject: all of them, until
+ * workshop_divide. A rank speaks for its group where comm_rank(comm) is 0.
+ */
+#ifndef ZOODIP_COMMANDS_WORKSHOP_H
+#define ZOODIP_COMMANDS_WORKSHOP_H
+
+#include "cluster/comm.h"
+#include "device/device.h"
+#include "files/config.h"
+#include "model/scheduler.h"
+#include "model/text_encoder.h"
+#include "model/unet.h"
+#include "model/vae.h"
+
+struct workshop {
+    struct comm *all, *comm;
+    struct device *device;
+    struct config config; /* a copy of the one it was opened for */
+    struct text_config text_config;
+    struct unet_config unet_config;
+    struct vae_config vae;
+    struct noise_schedule schedule;
+    struct text_encoder text;
+    struct unet unet;
+    bool planned; /* on a GPU that is not there */
+
+    /* Long work calls it now and then, between two pieces, through workshop_tick; NULL: nobody wants to know. */
+    void (*meanwhile)(void *arg);
+    void *meanwhile_arg;
+};
+
+void workshop_tick(const struct workshop *w);
+
+/* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
+ * `planned`: on a GPU that is not there, to learn what memory a run takes; see device_plan. Free with workshop_close.
+ */
+struct error workshop_open(struct workshop *w, const struct config *config, struct comm *all, bool planned);
+void workshop_close(struct workshop *w);
+
+/* Whether all ranks have this program and this model (commands/alike.h). Collective over all. */
+struct error workshop_compare(struct workshop *w);
+
+/* The first key in which two configs differ although one workshop must serve both, or NULL. */
+const char *workshop_key(const struct config *a, const struct config *b);
+
+/* Whether a config may be learned in a workshop that was opened for another. */
+struct error workshop_fits(const struct workshop *w, const struct config *config);
+
+/* From here on this rank works with those that name the same group. Collective over all. */
+struct error workshop_divide(struct workshop *w, int group);
+
+/* Joins the GPUs of the ranks that work together (commands/join.h). Collective in the group. */
+struct error workshop_join(struct workshop *w, double limit);
+
+/* The VAE, in memory shared by the node's ranks of `comm`. Collective there. Free with vae_free. */
+struct error workshop_vae(struct workshop *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae);
+
+/* Loads text encoder and UNet; and frees these two. Collective over all. */
+struct error workshop_load(struct workshop *w);
+void workshop_unload(struct workshop *w);
+
+#endif

@@ -1,0 +1,400 @@
+"""A queue of subjects: every job ends with the bits of `zoodip train` on it alone, in any number of groups and through any
+end; what is wrong with one job stays with that job; nothing is written outside the queue's folder."""
+import html.parser
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+
+import pytest
+
+from conftest import ROOT, TOYBOX, environment, learned, metrics, mpirun, program, recipe, run
+
+SUBJECTS = TOYBOX / "subjects"
+COMMON = dict(zo__tau=4, zo__n=1, output__checkpoint_every=5, output__prompts=[])
+JOBS = {  # name -> keys that differ
+    "short": dict(optim__steps=6),
+    "long": dict(optim__steps=24, zo__n=2),
+    "styled": dict(optim__steps=9, token__vectors=2, token__placeholder="<my-toy>", optim__lr=0.01, seed=3),
+    "batch of two": dict(optim__steps=8, optim__batch_size=2, data__images=str(SUBJECTS / "ball1")),
+}
+
+
+def nested(changes):
+    """zo__n=1 -> {"zo": {"n": 1}}"""
+    out = {}
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        if name:
+            out.setdefault(group, {})[name] = value
+        else:
+            out[group] = value
+    return out
+
+
+def write_jobs(folder, jobs=None, raw=None, **changes):
+    """Writes a jobs file of {name: changes}, or of a list as it is; returns (its path, the queue's folder)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path, output = folder / "jobs.json", folder / "out"
+    jobs = [{"name": name, **nested(own)} for name, own in (JOBS if jobs is None else jobs).items()] if raw is None else raw
+    path.write_text(json.dumps({"defaults": recipe(output, **{**COMMON, **changes}), "jobs": jobs}))
+    return path, output
+
+
+def queue(ranks, path, *options, **more):
+    return mpirun(ranks, program("zoodip"), "run", path, *options, **more)
+
+
+def start(ranks, path, *options):
+    command = [program("zoodip"), "run", str(path), *options]
+    if ranks > 1:
+        command = ["mpirun", "--oversubscribe", "-np", str(ranks), *command]
+    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                            start_new_session=True)
+
+
+def summary(output):
+    whole = json.loads((output / "summary.json").read_text())
+    return {job["name"]: job for job in whole["jobs"]}, whole
+
+
+def steps_of(output, name):
+    try:
+        return len((output / name / "metrics.jsonl").read_text().splitlines())
+    except FileNotFoundError:
+        return 0
+
+
+def wait_until(condition, process, timeout=60):
+    end = time.time() + timeout
+    while time.time() < end and process.poll() is None and not condition():
+        time.sleep(0.01)
+
+
+def refused(done, *words):
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip:")]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """name -> (the learned word, its losses), each job trained by itself."""
+    made = {}
+    for name, changes in JOBS.items():
+        folder = tmp_path_factory.mktemp("alone")
+        config = folder / "config.json"
+        config.write_text(json.dumps(recipe(folder / "out", **{**COMMON, **changes})))
+        run(program("zoodip"), "train", config)
+        made[name] = learned(folder / "out"), [m["losses"] for m in metrics(folder / "out")]
+    return made
+
+
+def assert_all_as_alone(output, alone):
+    for name, (word, losses) in alone.items():
+        assert learned(output / name) == word, name
+        assert [m["losses"] for m in metrics(output / name)] == losses, name
+
+
+@pytest.mark.parametrize("ranks,groups", [(1, "1"), (2, "1"), (2, "2"), (3, "2"), (3, "auto")])
+def test_jobs_end_with_the_bits_of_train(tmp_path, alone, ranks, groups):
+    path, output = write_jobs(tmp_path)
+    queue(ranks, path, "--groups", groups)
+    assert_all_as_alone(output, alone)
+    jobs, whole = summary(output)
+    assert whole["ranks"] == ranks and all(job["state"] == "done" for job in jobs.values())
+    if groups != "auto":
+        assert whole["groups"] == int(groups)
+
+
+def test_the_longest_goes_first_and_every_job_leaves_its_files(tmp_path):
+    path, output = write_jobs(tmp_path, jobs={"short": dict(optim__steps=2), "long": dict(optim__steps=6)})
+    done = queue(1, path)
+    lines = [line for line in done.stderr.splitlines() if ": running, " in line]
+    assert lines[0].startswith("zoodip: long: running") and any(line.startswith("zoodip: short: running") for line in lines)
+    for name in ("short", "long"):
+        made = {p.name for p in (output / name).iterdir()}
+        assert {"learned_embeds.safetensors", "metrics.jsonl", "loss.png", "grid.png", "report.html", "log.txt", "job.json",
+                "checkpoints"} <= made
+        assert "learning sks" in (output / name / "log.txt").read_text()
+    assert "learning" not in done.stderr, "a job's own lines belong to its log"
+
+
+def test_summary_says_what_became_of_each_job(tmp_path):
+    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=4), "b": dict(optim__steps=3, zo__n=3)})
+    began = time.time()
+    queue(2, path, "--groups", "2")
+    jobs, whole = summary(output)
+    assert [job["name"] for job in whole["jobs"]] == ["a", "b"]
+    assert began - 1 < whole["submitted"] < time.time()
+    for name, steps, lanes in (("a", 4, 2), ("b", 3, 4)):
+        job, lines = jobs[name], metrics(output / name)
+        assert (job["steps"], job["steps_wanted"], job["evaluations"]) == (steps, steps, steps * lanes)
+        assert job["seconds"] == pytest.approx(sum(m["seconds"] for m in lines))
+        assert job["loss"] == pytest.approx(sum(m["loss"] for m in lines) / steps)
+        assert job["validation_last"] == lines[-1]["validation_loss"] and job["validation_first"] > 0
+        assert 0 < job["turnaround"] < time.time() - began + 1
+
+
+class Page(html.parser.HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.tags, self.words = [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.words.append(data.strip())
+
+
+def test_the_page_shows_pictures_and_curves_and_runs_nothing(tmp_path):
+    name = "<script>alert('1')&"
+    path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=2, output__prompts=["a photo of a {}"]),
+                                              "b\"onload=": dict(optim__steps=2)})
+    queue(1, path)
+    page = Page()
+    page.feed((output / "index.html").read_text())
+    assert name in page.words and "b\"onload=" in page.words, "names are shown"
+    tags = [tag for tag, _ in page.tags]
+    assert "script" not in tags
+    assert tags.count("svg") == 2 and tags.count("img") == 2
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    assert len(links) == 2 and not any(set(link) & set("<>\"'&") for link in links)
+    for _, attributes in page.tags:
+        assert not any(key.startswith("on") for key in attributes)
+    assert (output / name / "report.html").exists()
+
+
+def test_a_job_that_is_wrong_fails_alone(tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(SUBJECTS / "bear5", photos)
+    (photos / "02.png").write_bytes(b"no picture")
+    path, output = write_jobs(tmp_path, jobs={
+        "unknown key": dict(zo__nn=2), "bad value": dict(zo__n=0), "missing photos": dict(data__images="/nowhere/at/all"),
+        "broken photo": dict(data__images=str(photos), use_cc=False), "no word": dict(token__initializer="toy toy"),
+        "blocked": dict(optim__steps=3), "good": dict(optim__steps=3)})
+    (output / "blocked" / "learned_embeds.safetensors").mkdir(parents=True)  # the word cannot be written
+    done = queue(2, path, "--groups", "2", check=False, timeout=60)
+    assert done.returncode == 1 and "6 of 7 jobs failed" in done.stderr
+    jobs, _ = summary(output)
+    reasons = {name: job["reason"] for name, job in jobs.items() if job["state"] == "failed"}
+    assert jobs["good"]["state"] == "done" and set(reasons) == set(jobs) - {"good"}
+    for name, word in {"unknown key": "zo.nn", "bad value": "zo.n", "missing photos": "data.images", "broken photo": "02.png",
+                       "no word": "token.initializer", "blocked": "the last save failed"}.items():
+        assert word in reasons[name]
+        assert f"zoodip: {name}: failed, " in done.stderr
+    assert len(learned(output / "good")) > 0
+
+
+def test_a_job_that_fails_in_the_middle_on_one_rank_lets_the_group_go_on(tmp_path, alone):
+    """Rank 0 alone saves what was drawn, and cannot; both ranks leave the job together."""
+    path, output = write_jobs(tmp_path, jobs={"stuck": dict(optim__steps=30, output__sample_every=2, output__prompts=["a {}"]),
+                                              "short": JOBS["short"]})
+    (output / "stuck").mkdir(parents=True)
+    (output / "stuck" / "samples").write_text("a file where a folder should be")
+    done = queue(2, path, "--groups", "1", check=False, timeout=60)
+    jobs, _ = summary(output)
+    assert done.returncode == 1
+    assert jobs["stuck"]["state"] == "failed" and jobs["stuck"]["steps"] == 2 and "samples" in jobs["stuck"]["reason"]
+    assert learned(output / "short") == alone["short"][0]
+
+
+def differing(**changes):
+    return [{"name": "a"}, {"name": "b", **nested(changes)}]
+
+
+@pytest.mark.parametrize("raw,words", [
+    ([], ["jobs"]), ({"name": "a"}, ["jobs"]), (["a"], ["jobs[0]"]), ([{}], ["name"]), ([{"name": 3}], ["name"]),
+    ([{"name": ""}], ["name"]), ([{"name": ".."}], ["name"]), ([{"name": "."}], ["name"]), ([{"name": ".hidden"}], ["name"]),
+    ([{"name": "../out2"}], ["name"]), ([{"name": "/tmp/elsewhere"}], ["name"]), ([{"name": "a/b"}], ["name"]),
+    ([{"name": "a\nb"}], ["name"]), ([{"name": "\x1b[2J"}], ["name"]), ([{"name": "x" * 201}], ["name"]),
+    ([{"name": "summary.json"}], ["summary.json"]), ([{"name": "a"}, {"name": "a"}], ["a", "twice"]),
+    (differing(model="/nowhere"), ["b", "model"]), (differing(quant__bits=4), ["b", "quant.bits"]),
+    (differing(device="cpu"), ["b", "device"]), (differing(output__dir="/tmp/elsewhere"), ["b", "output.dir"]),
+    ([{"name": "a", "output.dir": "/tmp/elsewhere"}], ["output.dir"]),
+    ([{"name": "a", "zo": {"n": 0}}, {"name": "b", "zo": {"m": 1}}], ["zo.n"])], ids=str)
+def test_what_is_refused_before_anything_runs(tmp_path, raw, words):
+    path, output = write_jobs(tmp_path, raw=raw)
+    refused(queue(1, path, check=False), *words)
+    assert not output.exists()
+
+
+@pytest.mark.parametrize("text,words", [
+    ("", ["empty"]), ("[]", ["object"]), ('{"jobs": 3}', ["jobs"]), ('{"job": []}', ["job"]),
+    ('{"defaults": {"zo": {"m": 1}}, "jobs": [{"name": "a"}]}', ["defaults", "zo.m"]),
+    ('{"defaults": 3, "jobs": [{"name": "a"}]}', ["defaults"])])
+def test_jobs_files_that_are_none(tmp_path, text, words):
+    path = tmp_path / "jobs.json"
+    path.write_text(text)
+    refused(queue(1, path, check=False), "jobs.json", *words)
+
+
+@pytest.mark.parametrize("options,words", [
+    ([], ["JOBS"]), (["none.json"], ["none.json"]), (["j", "--groups", "0"], ["--groups"]), (["j", "--groups", "2"], ["--groups"]),
+    (["j", "--groups", "some"], ["--groups"])])
+def test_command_lines(options, words):
+    refused(run(program("zoodip"), "run", *options, check=False), *words)
+
+
+@pytest.mark.parametrize("inside", [".", "checkpoints", "metrics.jsonl", "checkpoints/step-3.safetensors"])
+def test_links_that_lead_out_are_not_followed(tmp_path, inside):
+    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=3), "b": dict(optim__steps=3)})
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = output / "a" / inside
+    link.parent.mkdir(parents=True) if inside != "." else output.mkdir()
+    (output / "a" if inside == "." else link).symlink_to(elsewhere / "file" if "." in inside[1:] else elsewhere)
+    done = queue(1, path, check=False)
+    jobs, _ = summary(output)
+    assert done.returncode == 1 and jobs["a"]["state"] == "failed" and "leads out" in jobs["a"]["reason"]
+    assert jobs["b"]["state"] == "done" and list(elsewhere.iterdir()) == []
+
+
+@pytest.mark.parametrize("ranks,groups", [(1, "1"), (3, "2")])
+def test_kill_9_and_resume(tmp_path, alone, ranks, groups):
+    path, output = write_jobs(tmp_path)
+    for attempt, (name, steps) in enumerate([("long", 13), ("styled", 6)]):
+        process = start(ranks, path, "--groups", groups, *(["--resume"] if attempt else []))
+        wait_until(lambda: steps_of(output, name) >= steps, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    queue(ranks, path, "--groups", groups, "--resume")
+    assert_all_as_alone(output, alone)
+    jobs, _ = summary(output)
+    assert all(job["state"] == "done" and job["steps"] == len(alone[name][1]) for name, job in jobs.items())
+    assert "resuming after step" in (output / "long" / "log.txt").read_text()
+
+
+def test_finished_jobs_stay_finished(tmp_path, alone):
+    path, output = write_jobs(tmp_path)
+    queue(2, path, "--groups", "2")
+    first, whole = summary(output)
+    stamps = {name: os.stat(output / name / "learned_embeds.safetensors").st_mtime_ns for name in JOBS}
+    (output / "short" / "job.json").unlink()  # as if it had been killed just before its end
+    done = queue(2, path, "--resume")
+    again, later = summary(output)
+    for name in set(JOBS) - {"short"}:
+        assert os.stat(output / name / "learned_embeds.safetensors").st_mtime_ns == stamps[name]
+        assert again[name] == first[name]
+    assert later["submitted"] == whole["submitted"] and ": long: running" not in done.stderr
+    assert_all_as_alone(output, alone)
+    queue(1, path, "--resume", "--set", "optim.steps=26")  # prolonged: all are open again
+    assert all(job["steps"] == job["steps_wanted"] for job in summary(output)[0].values())
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_signal_checkpoints_every_group_and_exits_75(tmp_path, alone, ranks):
+    path, output = write_jobs(tmp_path)
+    process = start(ranks, path, "--groups", str(ranks))
+    wait_until(lambda: steps_of(output, "long") >= 3 and (ranks == 1 or steps_of(output, "batch of two") >= 1), process)
+    process.send_signal(signal.SIGUSR1)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, stderr
+    jobs, _ = summary(output)
+    assert any(job["state"] == "stopped" for job in jobs.values()) and "--resume" in stderr
+    for name, job in jobs.items():
+        if job["state"] == "stopped":
+            assert (output / name / "checkpoints" / f"step-{steps_of(output, name)}.safetensors").exists()
+            assert job["turnaround"] is None
+    queue(2, path, "--groups", "2", "--resume")
+    assert_all_as_alone(output, alone)
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_a_signal_to_one_rank_reaches_all_groups(tmp_path, rank):
+    """Rank 0 tells the other group; the last rank does not even lead its group, which tells rank 0."""
+    path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=100000) for name in ("a", "b")})
+    process = start(4, path, "--groups", "2")
+    try:
+        wait_until(lambda: steps_of(output, "a") and steps_of(output, "b"), process)
+        ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        os.kill(int(ranks[rank]), signal.SIGUSR1)
+        stderr = process.communicate(timeout=60)[1]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 75, stderr
+    for name, job in summary(output)[0].items():
+        assert job["state"] == "stopped"
+        assert (output / name / "checkpoints" / f"step-{job['steps']}.safetensors").exists()
+
+
+# ---- a spool: a folder whose files are the jobs
+
+
+def drop(spool, name, text):
+    """As whoever wants a job done should: written elsewhere, renamed into the folder."""
+    hidden = spool / f".{name}"
+    hidden.write_text(text if isinstance(text, str) else json.dumps(nested(text)))
+    hidden.rename(spool / f"{name}.json")
+
+
+def make_spool(folder):
+    spool, defaults = folder / "spool", folder / "defaults.json"
+    spool.mkdir()
+    config = recipe(folder / "out", **COMMON)
+    defaults.write_text(json.dumps(config))
+    return spool, defaults
+
+
+def names(folder):
+    return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_spool_takes_files_and_says_how_they_ended(tmp_path, alone, ranks):
+    spool, defaults = make_spool(tmp_path)
+    process = start(ranks, defaults, "--spool", str(spool))
+    drop(spool, "short", JOBS["short"])
+    wait_until(lambda: names(spool / "done"), process)
+    drop(spool, "styled", JOBS["styled"])
+    drop(spool, "not json", "{")
+    drop(spool, "bad key", dict(zo__nn=1))
+    drop(spool, "other model", dict(quant__bits=4))
+    drop(spool, "elsewhere", dict(output__dir=str(tmp_path / "elsewhere")))
+    (spool / "link.json").symlink_to(defaults)
+    (spool / "note.txt").write_text("no job")
+    wait_until(lambda: len(names(spool / "done")) == 2 and len(names(spool / "failed")) == 10, process)
+    process.send_signal(signal.SIGUSR1)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, stderr
+    assert names(spool / "done") == ["short.json", "styled.json"]
+    for name, word in {"not json": "JSON", "bad key": "zo.nn", "other model": "quant.bits", "elsewhere": "output.dir",
+                       "link": "no regular file"}.items():
+        assert word in (spool / "failed" / f"{name}.txt").read_text() and f"{name}.json" in names(spool / "failed")
+    assert names(spool) == ["done", "failed", "note.txt", "running"] and names(spool / "running") == []
+    assert not (tmp_path / "elsewhere").exists()
+    for name in ("short", "styled"):
+        assert learned(tmp_path / "out" / name) == alone[name][0]
+
+
+def test_a_drained_spool_goes_on_where_it_stood(tmp_path, alone):
+    spool, defaults = make_spool(tmp_path)
+    for name in ("long", "short"):
+        drop(spool, name, JOBS[name])
+    process = start(1, defaults, "--spool", str(spool))
+    wait_until(lambda: steps_of(tmp_path / "out", "long") >= 3, process)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert process.returncode == 75 and names(spool / "running") == ["long.json", "short.json"]
+    process = start(3, defaults, "--spool", str(spool), "--groups", "2")
+    wait_until(lambda: len(names(spool / "done")) == 2, process)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert names(spool / "done") == ["long.json", "short.json"]
+    assert "resuming after step" in (tmp_path / "out" / "long" / "log.txt").read_text()
+    for name in ("long", "short"):
+        assert learned(tmp_path / "out" / name) == alone[name][0]
+
+
+def test_a_spool_has_to_be_a_folder_that_stays_in_itself(tmp_path):
+    refused(run(program("zoodip"), "run", "--spool", tmp_path / "none", check=False), "none", "folder")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "spool").mkdir()
+    (tmp_path / "spool" / "done").symlink_to(tmp_path / "elsewhere")
+    refused(run(program("zoodip"), "run", "--spool", tmp_path / "spool", check=False), "leads out")
