@@ -36,8 +36,9 @@ struct error cuda_error(cudaError_t code, const char *call)
     if (code == cudaSuccess)
         return ok();
     if (code == cudaErrorMemoryAllocation && strcmp(call, "cudaMalloc") == 0)
-        return error_failed(
-            "%s: out of GPU memory; lower data.resolution, zo.n or optim.batch_size, or use quant.bits 4", call);
+        return error_failed("%s: out of GPU memory; fewer or smaller pictures at once take less, and so do weights of "
+                            "4 bits (quant.bits, zoodip quantize)",
+                            call);
     return error_failed("%s: %s (%s)", call, cudaGetErrorString(code), cudaGetErrorName(code));
 }
 

@@ -13,7 +13,7 @@ static const struct command {
     {"train", "learn a word from a folder of pictures, all ranks on it", command_train},
     {"run", "learn many words, a queue of subjects that groups of ranks share out", command_run},
     {"generate", "draw pictures from a prompt, with learned words", command_generate},
-    {"quantize", "write a model with int8 weights", command_quantize},
+    {"quantize", "write a model with weights of 8 or 4 bits", command_quantize},
     {"inspect", "show what a model, file, checkpoint, config or result holds", command_inspect},
     {"bench", "measure evaluations per second, step time and memory", command_bench},
 };

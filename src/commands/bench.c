@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <sys/resource.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "commands/commands.h"
@@ -50,6 +51,7 @@ static struct error print_result(const struct subject *s, const struct training 
     cJSON_AddNumberToObject(line, "evaluations_per_second", (double)(steps * t->lanes) / seconds);
     cJSON_AddNumberToObject(line, "loading_seconds", loading);
     cJSON_AddNumberToObject(line, "peak_bytes", peak_bytes());
+    cJSON_AddNumberToObject(line, "device_bytes", (double)device_memory(s->workshop->device).most);
     cJSON_AddNumberToObject(line, "weights_bytes",
                             (double)(w->text.weights.memory_bytes + w->unet.weights.memory_bytes));
     cJSON_AddNumberToObject(line, "arena_bytes", (double)arena);
@@ -64,6 +66,8 @@ static struct error print_result(const struct subject *s, const struct training 
 static struct error measure(struct subject *s, int64_t evaluations)
 {
     struct workshop *w = s->workshop;
+    if (comm_rank(w->comm) == 0 && device_note(w->device)[0])
+        log_line("%s", device_note(w->device));
     double began = clock_seconds();
     TRY(subject_encode(s));
     TRY(workshop_load(w));

@@ -271,6 +271,13 @@ static struct error save_samples(const struct subject *s, const struct picture *
     return ok();
 }
 
+/* A picture that cannot be written is said, and no reason to stop learning. */
+static void warn_of(struct error e)
+{
+    if (e.code != ERROR_NONE)
+        log_warning("%s; training goes on without the sample", e.text);
+}
+
 struct error gallery_sample(struct subject *s, const float *embedding, int64_t step)
 {
     const struct config *c = &s->config;
@@ -284,7 +291,7 @@ struct error gallery_sample(struct subject *s, const float *embedding, int64_t s
     if (e.code == ERROR_NONE && count > 0)
         e = paint_all(s, embedding, paintings, count, false);
     if (e.code == ERROR_NONE && comm_rank(s->workshop->comm) == 0 && !s->workshop->planned)
-        e = save_samples(s, pictures, count, step);
+        warn_of(save_samples(s, pictures, count, step));
     for (int64_t i = 0; i < count && pictures; i++)
         picture_free(&pictures[i]);
     memory_free(pictures);

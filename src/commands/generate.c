@@ -34,6 +34,7 @@ static void print_help(void)
         "  --size WxH           pixels (default: the model's own size)\n"
         "  --count N            pictures; more than one are numbered FILE-0001.png, ... (default 1)\n"
         "  --output FILE.png    where to write\n"
+        "  --device NAME        auto (the default: a GPU where one answers), cpu or cuda\n"
         "\n"
         "examples:\n"
         "  zoodip generate --model dataset/toybox/model --prompt \"a photo of a toy on the beach\" --output toy.png\n"
@@ -42,7 +43,7 @@ static void print_help(void)
 }
 
 struct request {
-    const char *model, *prompt, *negative, *scheduler, *latents, *size, *output;
+    const char *model, *prompt, *negative, *scheduler, *latents, *size, *output, *device;
     double guidance;
     int64_t steps, seed, count;
     struct option_values embeddings;
@@ -364,7 +365,9 @@ static struct error read_all(struct session *s)
 static struct error load_all(struct session *s)
 {
     const char *model = s->request->model;
-    TRY(device_open(&s->device, "auto", 0, pool_default_threads(1)));
+    TRY(device_open(&s->device, s->request->device, 0, pool_default_threads(1)));
+    if (device_note(s->device)[0])
+        log_line("%s", device_note(s->device));
     log_line("loading %s on %s", model, device_name(s->device));
     TRY(text_encoder_load(&s->text, s->device, model, 0, store_alone()));
     TRY(unet_load(&s->unet, s->device, model, 0, store_alone()));
@@ -418,7 +421,8 @@ static struct error run(const struct request *r)
 
 struct error command_generate(int argc, char **argv, struct comm *comm)
 {
-    struct request r = {.negative = "", .scheduler = "pndm", .guidance = 7.5, .steps = 50, .count = 1};
+    struct request r = {
+        .negative = "", .scheduler = "pndm", .guidance = 7.5, .steps = 50, .count = 1, .device = "auto"};
     const char *none[1];
     int64_t plain;
     bool help;
@@ -438,6 +442,7 @@ struct error command_generate(int argc, char **argv, struct comm *comm)
         {.name = "size", .text = &r.size},
         {.name = "count", .integer = &r.count, .low = 1, .high = 9999},
         {.name = "output", .text = &r.output},
+        {.name = "device", .text = &r.device},
     };
     struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &help, none, 0, &plain);
     if (e.code == ERROR_NONE && comm_rank(comm) == 0) {

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "commands/commands.h"
 #include "commands/options.h"
@@ -23,7 +24,7 @@ static void print_help(void)
            "  a safetensors file   metadata and tensors (a learned word, weights, latents)\n"
            "  a checkpoint         its step, recipe, and the norms of what it keeps\n"
            "  a run's folder       steps, losses, time and files\n"
-           "  a config             every key with the value in force\n"
+           "  a config             every key with the value in force, and what its run takes of a GPU's memory\n"
            "\n"
            "  --set KEY=VALUE      of a config: as for train\n"
            "\n"
@@ -292,24 +293,40 @@ static struct error inspect_run(const char *folder)
 
 /* Configs */
 
-/* What the config's run would take of one GPU. A config is worth showing where its model or pictures are not at hand.
- */
-static struct error print_plan(const char *path, const struct option_values *sets, struct comm *comm)
+/* The plan as numbers, beside the config's keys. */
+static void add_plan(cJSON *root, const struct memory_plan *plan)
+{
+    cJSON *all = cJSON_AddObjectToObject(root, "memory_plan");
+    cJSON_AddNumberToObject(all, "bytes", (double)plan->most);
+    for (int i = 0; i < PHASES; i++) {
+        const struct memory_use *u = &plan->phases[i];
+        cJSON *phase = cJSON_AddObjectToObject(all, plan_phase(i));
+        cJSON_AddNumberToObject(phase, "weights", (double)u->peak[MEMORY_WEIGHTS]);
+        cJSON_AddNumberToObject(phase, "activations", (double)u->peak[MEMORY_ACTIVATIONS]);
+        cJSON_AddNumberToObject(phase, "state", (double)u->peak[MEMORY_STATE]);
+        cJSON_AddNumberToObject(phase, "scratch", (double)u->peak[MEMORY_SCRATCH]);
+        cJSON_AddNumberToObject(phase, "bytes", (double)u->most);
+    }
+}
+
+/* What the config's run would take of one GPU: into the JSON, and as a table for people on stderr. A config is worth
+ * showing where its model or pictures are not at hand. */
+static struct error find_plan(cJSON *root, const char *path, const struct option_values *sets, struct comm *comm)
 {
     struct memory_plan plan;
-    if (comm_size(comm) > 1)
-        return ok(); // rank 0 alone is here, and a plan needs them all
+    if (comm_size(comm) > 1) { // rank 0 alone is here, and a plan needs them all
+        log_line("no memory plan for several ranks: inspect the config without mpirun");
+        return ok();
+    }
     struct error e = plan_memory(&plan, path, sets, comm);
-    printf("\n");
     if (e.code == ERROR_BAD_INPUT) {
-        printf("no memory plan: ");
-        print_text(e.text);
-        printf("\n");
+        log_line("no memory plan: %s", e.text);
         return ok();
     }
     TRY(e);
-    plan_print(&plan, stdout);
-    printf("one GPU with all lanes; the CUDA context, the kernels' code and NCCL's buffers come on top\n");
+    add_plan(root, &plan);
+    plan_print(&plan, stderr);
+    fprintf(stderr, "one GPU with all lanes; the CUDA context, the kernels' code and NCCL's buffers come on top\n");
     return ok();
 }
 
@@ -319,11 +336,17 @@ static struct error inspect_config(const char *path, const struct option_values 
     TRY(config_read(&config, path, sets->items, sets->count));
     char *text = config_json(&config);
     config_free(&config);
-    if (!text)
-        return error_memory("the config");
-    fputs(text, stdout);
+    cJSON *root = text ? cJSON_Parse(text) : NULL;
     memory_free(text);
-    return print_plan(path, sets, comm);
+    struct error e = root ? find_plan(root, path, sets, comm) : error_memory("the config");
+    text = e.code == ERROR_NONE ? cJSON_Print(root) : NULL;
+    if (text)
+        printf("%s\n", text);
+    else if (e.code == ERROR_NONE)
+        e = error_memory("the config");
+    cJSON_free(text);
+    cJSON_Delete(root);
+    return e;
 }
 
 static struct error inspect_folder(const char *path)

@@ -1,5 +1,6 @@
 #include "commands/plan.h"
 
+#include "base/memory.h"
 #include "commands/gallery.h"
 #include "commands/subject.h"
 #include "zo/train.h"
@@ -71,28 +72,57 @@ struct error plan_job(struct memory_plan *plan, struct config *config, struct co
     return e;
 }
 
-void plan_print(const struct memory_plan *plan, FILE *to)
+const char *plan_phase(enum phase phase)
 {
     static const char *const names[PHASES] = {"encode pictures", "train", "draw pictures"};
+    return names[phase];
+}
+
+void plan_print(const struct memory_plan *plan, FILE *to)
+{
     fprintf(to, "%-16s %13s %13s %10s %9s %13s %9s\n", "bytes on a GPU", "weights", "activations", "state", "scratch",
             "in all", "MB");
     for (int i = 0; i < PHASES; i++) {
         const struct memory_use *u = &plan->phases[i];
-        fprintf(to, "%-16s %13lld %13lld %10lld %9lld %13lld %9.1f\n", names[i], (long long)u->peak[MEMORY_WEIGHTS],
-                (long long)u->peak[MEMORY_ACTIVATIONS], (long long)u->peak[MEMORY_STATE],
-                (long long)u->peak[MEMORY_SCRATCH], (long long)u->most, (double)u->most / 1e6);
+        fprintf(to, "%-16s %13lld %13lld %10lld %9lld %13lld %9.1f\n", plan_phase(i),
+                (long long)u->peak[MEMORY_WEIGHTS], (long long)u->peak[MEMORY_ACTIVATIONS],
+                (long long)u->peak[MEMORY_STATE], (long long)u->peak[MEMORY_SCRATCH], (long long)u->most,
+                (double)u->most / 1e6);
     }
 }
 
-struct error plan_fits(const struct memory_plan *plan, struct device *device)
+/* What all ranks that share this rank's GPU will take of it. Collective. */
+static struct error add_up_sharers(struct comm *comm, struct device *device, double mine, double *all, int *sharers)
+{
+    int ranks = comm_size(comm), rank = comm_rank(comm);
+    double *table = memory_take(2 * ranks, sizeof *table), *gpus = table + ranks;
+    TRY(comm_agree(comm, table ? ok() : error_memory("the ranks' plans")));
+    table[rank] = mine;
+    gpus[rank] = (double)device_identity(device);
+    struct error e = comm_sum(comm, table, 2 * ranks);
+    *all = 0;
+    *sharers = 0;
+    for (int r = 0; r < ranks; r++)
+        if (gpus[r] == gpus[rank]) {
+            *all += table[r];
+            ++*sharers;
+        }
+    memory_free(table);
+    return e;
+}
+
+struct error plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm)
 {
     int64_t left, used;
-    TRY(device_memory_left(device, &left, &used));
-    int64_t held = device_memory(device).total;
-    if (plan->most - held <= left)
-        return ok();
-    return error_input(
-        "%s: the run takes %.0f MB, %.0f MB are free; lower data.resolution, zo.n or optim.batch_size, or "
-        "set quant.bits to 4",
-        device_name(device), (double)plan->most / 1e6, (double)left / 1e6);
+    double all;
+    int sharers;
+    TRY(comm_agree(comm, device_memory_left(device, &left, &used)));
+    TRY(add_up_sharers(comm, device, (double)(plan->most - device_memory(device).total), &all, &sharers));
+    struct error e = ok();
+    if (all > (double)left)
+        e = error_input("%s: the run takes %.0f MB%s, %.0f MB are free; lower data.resolution, zo.n or "
+                        "optim.batch_size, set quant.bits to 4%s",
+                        device_name(device), all / 1e6, sharers > 1 ? " on the ranks that share it" : "",
+                        (double)left / 1e6, sharers > 1 ? ", or run fewer ranks on this GPU" : "");
+    return comm_agree(comm, e);
 }

@@ -29,10 +29,14 @@ struct error plan_memory(struct memory_plan *plan, const char *config, const str
  * pictures are drawn. Each phase of the plan grows to what this job needs. */
 struct error plan_job(struct memory_plan *plan, struct config *config, struct comm *comm);
 
+/* "encode pictures" and so on. */
+const char *plan_phase(enum phase phase);
+
 /* A table, in bytes and megabytes. */
 void plan_print(const struct memory_plan *plan, FILE *to);
 
-/* ERROR_BAD_INPUT where the device has less left than the plan asks for, naming what to lower. */
-struct error plan_fits(const struct memory_plan *plan, struct device *device);
+/* ERROR_BAD_INPUT where the device has less left than the plans of all ranks on it ask for, naming what to lower.
+ * Collective. */
+struct error plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm);
 
 #endif

@@ -63,7 +63,7 @@ static struct error plan_run(struct run *r)
 {
     struct workshop *w = &r->workshop;
     TRY(plan_memory(&r->plan, r->config, &r->sets, w->comm));
-    TRY(comm_agree(w->comm, plan_fits(&r->plan, w->device)));
+    TRY(plan_fits(&r->plan, w->device, w->comm));
     if (comm_rank(w->comm) == 0)
         log_line("GPU memory: %.1f MB planned", (double)r->plan.most / 1e6);
     return ok();

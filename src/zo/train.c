@@ -262,15 +262,16 @@ static void keep_records(struct training *t, struct metrics *metrics, const stru
 {
     bool checkpoint = last || checkpoint_due(t);
     struct error e = metrics_add(metrics, m);
-    if (checkpoint)
-        e = first_error(e, step_get(&t->step, &t->state));
+    // without the device's moments there is nothing that a resume could go on from
+    struct error got = checkpoint ? step_get(&t->step, &t->state) : ok();
+    e = first_error(e, got);
     bool embedding = last || every(t->state.step, t->parts.config->output.save_every);
     // each is tried whatever became of the one before: a full disk may still have room for the smallest
     if (checkpoint || embedding)
         e = first_error(e, metrics_flush(metrics));
     if (embedding)
         e = first_error(e, save_embedding(t));
-    if (checkpoint)
+    if (checkpoint && got.code == ERROR_NONE)
         e = first_error(e, save_checkpoint(t));
     if (checkpoint || embedding || e.code != ERROR_NONE)
         note(t, e);
