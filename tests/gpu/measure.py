@@ -204,9 +204,8 @@ class MemoryWatch:
 
 def planned_bytes(s, config):
     """The larger of the plan's phases that `zoodip bench` goes through."""
-    said = s.run([s.build / "zoodip", "inspect", config], 120).stdout
-    phases = re.findall(r"^(?:encode pictures|train)\s+(?:\d+\s+){4}(\d+)", said, re.M)
-    return max(map(int, phases))
+    plan = json.loads(s.run([s.build / "zoodip", "inspect", config], 120).stdout)["memory_plan"]
+    return max(plan[phase]["bytes"] for phase in ("encode pictures", "train"))
 
 
 def bench(s, config, evaluations):
