@@ -87,12 +87,14 @@ cores() {
     nproc 2>/dev/null || echo 1
 }
 
-# For which GPUs: those that are here, all (--cuda), or none.
+# For which GPUs: all (--cuda), those that build/ was made for, those that are here, or none.
 cuda_options() {
     local here
     if [ -n "$cuda" ]; then
-        echo -DZOODIP_CUDA=ON
-    elif here=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | sort -u | paste -sd ';') &&
+        echo "-DZOODIP_CUDA=ON -UCMAKE_CUDA_ARCHITECTURES"
+    elif grep -qs '^ZOODIP_CUDA:BOOL=ON' build/CMakeCache.txt; then
+        echo
+    elif here=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | awk '$1 >= 75' | sort -u | paste -sd ';') &&
         [ -n "$here" ]; then
         echo "-DZOODIP_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=$here"
     else
@@ -137,9 +139,14 @@ case ${1-} in
 esac
 
 mkdir -p build
+PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 install_packages "$program_packages${tests:+$test_packages}"
 # shellcheck disable=SC2046  # one word an option
 build build $(cuda_options) ${tests:+-DZOODIP_STANDIN=ON}
+if [ -n "$cuda" ] && grep -qs 'no CUDA toolkit' build/configure.log; then
+    say "there is no CUDA toolkit of 12.4 or newer here (nvcc on the PATH, or below CUDA_HOME): build/ is for the CPU"
+    exit 2
+fi
 if [ -n "$tests" ]; then
     build build-clang -DCMAKE_C_COMPILER=clang -DZOODIP_CUDA=OFF
     python_peers

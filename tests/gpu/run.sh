@@ -54,6 +54,7 @@ if ! { cmake -B "$build" -S . -DZOODIP_MPI=$mpi -DCMAKE_CUDA_ARCHITECTURES="$arc
     echo "run.sh: the build failed, its log is $build/build.log" >&2
     exit 1
 fi
+! "$build/zoodip" --version | grep -q "CUDA: not built in" || refuse "a CUDA toolkit of 12.4 or newer is missing"
 
 python=${PYTHON:-.venv/bin/python}
 "$python" -c 'pass' 2>/dev/null || python=python3
