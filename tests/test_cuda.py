@@ -244,7 +244,10 @@ def test_without_a_usable_gpu_auto_takes_the_cpu_and_says_why(tiny, env, said):
 def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny, tmp_path):
     """The k-th call fails, for k spread over the run and all k of its beginning: one line, no leak, no broken checkpoint."""
     report = tmp_path / "report.json"
-    config, output = tiny(optim__steps=2, output__prompts=[])
+    config, output = tiny(output__checkpoint_keep=0, output__prompts=[])
+
+    def checkpoints():
+        return {p.name: p.read_bytes() for p in (output / "checkpoints").glob("step-*")}
 
     def train(*options, **env):
         report.unlink(missing_ok=True)
@@ -254,7 +257,8 @@ def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny, tmp_path
 
     done, used = train()
     assert done.returncode == 0
-    whole, calls = learned(output), used["fallible"]
+    whole, good, calls = learned(output), checkpoints(), used["fallible"]
+    assert len(good) == 3
     for k in [*range(1, 26), *range(26, calls, max(1, calls // 40)), calls - 1, calls]:
         done, used = train(ZOODIP_STANDIN_FAIL=str(k))
         lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip: ")]
@@ -263,6 +267,7 @@ def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny, tmp_path
         else:
             assert done.returncode in (1, 2), (k, done.stderr)
             assert re.search(r"cuda|op_|group_|layer_norm|attend|copy|embed|loss", lines[-1]), (k, done.stderr)
+        assert checkpoints().items() <= good.items(), k  # each is whole and right, or not there
         assert used["leaks"] == 0 and used["faults"] == 0, (k, used, done.stderr)
         assert "Sanitizer" not in done.stderr
     done, _ = train("--resume")  # from whatever checkpoint the last failure left
