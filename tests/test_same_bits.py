@@ -6,7 +6,7 @@ import pytest
 
 from conftest import SD15, SHAPES, learned, make_model, metrics, mpirun, program, run, write_recipe
 
-GRID = [(ranks, threads) for ranks in (1, 2, 3, 5) for threads in (1, 2)]
+GRID = [(ranks, threads) for ranks in (1, 2, 3, 4, 7) for threads in (1, 2)]
 SHORT = dict(optim__steps=20, zo__tau=6, output__prompts=[])
 
 
@@ -95,3 +95,12 @@ def test_ranks_of_a_node_share_one_copy_of_the_weights(tmp_path):
     config, _ = write_recipe(tmp_path, **SHORT)
     mpirun(3, program("zoodip"), "train", config)
     assert set(Path("/dev/shm").glob("zoodip*")) == before
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_flipped_bit_on_one_rank_stops_the_run(tmp_path, rank):
+    """Adam's moments are not sent around: the comparison every tau steps is what finds them changed."""
+    config, _ = write_recipe(tmp_path, optim__steps=40, zo__tau=8, output__prompts=[])
+    done = mpirun(3, program("tests/drift"), config, 10, rank, check=False)
+    assert done.returncode == 1
+    assert re.search(r"rank \d holds another state than rank 0 after step 16", done.stderr)

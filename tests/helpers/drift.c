@@ -1,0 +1,75 @@
+/* drift CONFIG.json STEP RANK
+ *
+ * A training run in which one bit of Adam's moments flips on rank RANK behind step STEP, as failing memory would do it:
+ * what the ranks' comparison every tau steps is for.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "commands/subject.h"
+#include "commands/workshop.h"
+#include "files/file.h"
+#include "zo/train.h"
+
+struct drift {
+    struct training training;
+    struct comm *comm;
+    int64_t step;
+    int rank;
+};
+
+static struct error no_sample(void *arg, int64_t step)
+{
+    (void)arg;
+    (void)step;
+    return ok();
+}
+
+static void flip(void *arg, const struct metric *metric)
+{
+    struct drift *f = arg;
+    struct training *t = &f->training;
+    if (metric->step != f->step || comm_rank(f->comm) != f->rank)
+        return;
+    struct error e = step_get(&t->step, &t->state);
+    unsigned char *bytes = (unsigned char *)t->state.optimizer.m;
+    bytes[0] ^= 1;
+    if (e.code == ERROR_NONE)
+        device_write(t->parts.device, t->step.m, t->state.optimizer.m);
+}
+
+static struct error run(struct drift *f, struct subject *s)
+{
+    TRY(folder_make(s->config.output.dir));
+    TRY(subject_encode(s));
+    TRY(workshop_load(s->workshop));
+    TRY(subject_start(s));
+    const struct training_parts parts = subject_parts(s);
+    TRY(training_new(&f->training, &parts));
+    const struct training_calls calls = {no_sample, flip, f};
+    struct error e = training_run(&f->training, &calls);
+    training_free(&f->training);
+    return e;
+}
+
+int main(int argc, char **argv)
+{
+    struct comm *comm;
+    struct error e = comm_open(&comm, &argc, &argv);
+    if (e.code == ERROR_NONE && argc != 4)
+        e = error_input("usage: drift CONFIG.json STEP RANK");
+    if (e.code == ERROR_NONE) {
+        struct drift f = {.comm = comm, .step = atoll(argv[2]), .rank = atoi(argv[3])};
+        struct subject s;
+        struct workshop w;
+        e = subject_open(&s, &w, argv[1], NULL, 0, comm, false);
+        if (e.code == ERROR_NONE) {
+            e = run(&f, &s);
+            subject_close(&s);
+        }
+        if (e.code != ERROR_NONE && comm_rank(comm) == 0)
+            fprintf(stderr, "drift: %s\n", e.text);
+        comm_close(comm);
+    }
+    return e.code;
+}
