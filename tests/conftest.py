@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -154,6 +156,19 @@ def make_model(folder, shape, dtype="float32", seed=0, parts=("text_encoder", "u
                             **shape["vae"])
         vae.to(kind).save_pretrained(folder / "vae")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quanto_without_a_compiler():
+    """quanto splits bytes into codes by C++ that it compiles when it is first asked, which takes ninja and Python's headers: the
+    same in two lines of PyTorch."""
+    if "optimum.quanto" in sys.modules:
+        import torch
+        from optimum.quanto.library.extensions import get_extension
+
+        def unpack(packed, bits):
+            return torch.cat([(packed >> (bits * i)) & (2**bits - 1) for i in range(8 // bits)]).to(torch.uint8)
+        get_extension("quanto_cpp")._lib = SimpleNamespace(unpack=unpack)
 
 
 @pytest.fixture(scope="session")

@@ -58,4 +58,4 @@ fi
 
 python=${PYTHON:-.venv/bin/python}
 "$python" -c 'pass' 2>/dev/null || python=python3
-exec "$python" tests/gpu/measure.py --build "$build" --gpu "$gpu" --spent "$SECONDS"
+exec "$python" tests/gpu/proof.py --build "$build" --gpu "$gpu" --spent "$SECONDS"

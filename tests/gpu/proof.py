@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures a built zoodip on the GPU of this machine and writes results/gpu.md. Called by tests/gpu/run.sh.
 
-    python3 tests/gpu/measure.py --build build-gpu
+    python3 tests/gpu/proof.py --build build-gpu
 
 Parts run in the order of their worth, each with a time limit of its own within that of the whole; the page is written anew
 after each, so that what was measured is there whatever comes. A part without its tools is skipped and says why.
@@ -69,7 +69,7 @@ class Session:
         return done
 
     def part(self, title, function):
-        print(f"measure.py: {title}", flush=True)
+        print(f"proof.py: {title}", flush=True)
         began = time.monotonic()
         try:
             body = function(self)
@@ -312,7 +312,7 @@ def main():
     s = Session(p.parse_args())
     for title, function in PARTS:
         s.part(title, function)
-    print(f"measure.py: results/gpu.md is written; wrong: {', '.join(s.failed) or 'nothing'}")
+    print(f"proof.py: results/gpu.md is written; wrong: {', '.join(s.failed) or 'nothing'}")
     sys.exit(1 if s.failed else 0)
 
 
