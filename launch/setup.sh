@@ -31,7 +31,9 @@ g++                 command -v g++
 python3             command -v python3
 python3-venv        python3 -c "import ensurepip, venv"
 clang               command -v clang
-clang-format        command -v clang-format
+clang-format        command -v clang-format'
+# Without these the tests of Slurm are skipped.
+slurm_packages='
 slurm-wlm           command -v slurmctld || test -x /usr/sbin/slurmctld
 munge               command -v munged || test -x /usr/sbin/munged'
 
@@ -81,6 +83,18 @@ install_packages() {
     logged build/packages.log apt-get update
     # shellcheck disable=SC2086  # one word a package
     logged build/packages.log apt-get install -y --no-install-recommends $missing
+}
+
+# Slurm is worth a try: where its packages cannot be set up, its tests are skipped. Munge makes its key as a user of its own, who
+# may not get anywhere in a container; a key that is there already is enough for it.
+install_slurm() {
+    [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ -n "$(missing_packages "$slurm_packages")" ] || return 0
+    say "installing slurm-wlm munge"
+    mkdir -p /etc/munge
+    [ -e /etc/munge/munge.key ] || (umask 077 && head -c 1024 /dev/urandom >/etc/munge/munge.key)
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends slurm-wlm munge; } \
+        >build/slurm.log 2>&1 ||
+        say "Slurm could not be installed (build/slurm.log): its tests will be skipped"
 }
 
 cores() {
@@ -141,6 +155,7 @@ esac
 mkdir -p build
 PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 install_packages "$program_packages${tests:+$test_packages}"
+[ -z "$tests" ] || install_slurm
 # shellcheck disable=SC2046  # one word an option
 build build $(cuda_options) ${tests:+-DZOODIP_STANDIN=ON}
 if [ -n "$cuda" ] && grep -qs 'no CUDA toolkit' build/configure.log; then
