@@ -99,7 +99,7 @@ class Slurm:
         for gpu in range(2):
             (folder / f"gpu{gpu}").touch()
         (folder / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={folder}/gpu[0-1]\n")
-        self.daemon("munged", "--foreground", f"--socket={folder}/munge.socket", f"--key-file={key}", f"--pid-file={folder}/munged.pid",
+        self.daemon("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}", f"--pid-file={folder}/munged.pid",
                     f"--seed-file={folder}/munged.seed", f"--log-file={folder}/munged.log")
         until((folder / "munge.socket").exists, 10, lambda: (folder / "munged.out").read_text())
         self.daemon("slurmctld", "-D")
