@@ -171,12 +171,6 @@ static void pack_row(void *arg, int64_t row, int thread)
 
 static struct error pack(struct device *device, const struct weight *w, const struct weight_source *source)
 {
-    if (w->norm) {
-        dtype_to_float((float *)w->data, source->data, source->type, w->out);
-        if (w->bias)
-            dtype_to_float((float *)w->bias, source->bias, source->bias_type, w->out);
-        return ok();
-    }
     struct pool *pool = opened_of(device)->pool;
     struct packing p = {w, source, NULL, tile_scratch(w)};
     p.scratch = (char *)memory_take(pool_threads(pool), p.scratch_bytes);

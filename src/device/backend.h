@@ -51,6 +51,7 @@ struct device_ops {
     struct error (*activations)(struct device *device, bool bfloat); /* NULL: float only */
     /* Sets the pointers of w for parts that begin at `at` (may be NULL), gives the bytes. */
     int64_t (*weight_place)(const struct device *device, struct weight *w, char *at);
+    /* Not called for norms and tables. */
     struct error (*weight_pack)(struct device *device, const struct weight *w, const struct weight_source *source);
     void (*write)(struct device *device, struct tensor to, const void *from);
     void (*read)(struct device *device, void *to, struct tensor from);
@@ -133,6 +134,11 @@ void free_memory(struct device *device, enum memory_kind kind, void *memory, int
 /* device/cpu/cpu.c; kernels/device.cu, or device/no_cuda.c in a build without CUDA; device/planned.c */
 struct error cpu_open(struct device **device, int threads);
 struct error cuda_open(struct device **device, int index, int threads);
+
+static inline int64_t round_up(int64_t x, int64_t to)
+{
+    return (x + to - 1) / to * to;
+}
 
 /* Address of a tensor's first number. */
 static inline void *tensor_data(struct tensor t)

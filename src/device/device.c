@@ -148,6 +148,14 @@ static struct error check_bits(const struct weight_source *s, int bits)
     return ok();
 }
 
+/* A norm's gain and shift are floats on every device. */
+static void pack_norm(const struct weight *w, const struct weight_source *s)
+{
+    dtype_to_float((float *)w->data, s->data, s->type, w->out);
+    if (w->bias)
+        dtype_to_float((float *)w->bias, s->bias, s->bias_type, w->out);
+}
+
 struct error device_weight(struct device *d, const struct weight_source *s, int bits, struct weight **weight)
 {
     TRY(check_bits(s, bits));
@@ -173,6 +181,8 @@ struct error device_weight(struct device *d, const struct weight_source *s, int 
         int64_t bytes = d->ops->weight_place(d, w, d->store ? d->store + d->stored : NULL);
         if (d->store && d->stored + bytes > d->store_bytes)
             e = error_failed("the store of weights is too small");
+        else if (d->store && d->fill && w->norm)
+            pack_norm(w, s);
         else if (d->store && d->fill)
             e = d->ops->weight_pack(d, w, s);
         d->stored += bytes;
@@ -231,7 +241,7 @@ static void forget_rows(struct device *d, struct weight *w)
 static struct error move_rows(struct device *d, struct weight *w, int64_t rows)
 {
     enum { ALIGN = 128 };
-    int64_t places = (w->out * (int64_t)sizeof *w->host_place + ALIGN - 1) / ALIGN * ALIGN;
+    int64_t places = round_up(w->out * (int64_t)sizeof *w->host_place, ALIGN);
     int64_t bytes = places + rows * w->in * (int64_t)sizeof(float);
     char *memory = memory_take(bytes, 1);
     if (!memory)
@@ -464,7 +474,7 @@ struct tensor device_take(struct device *d, enum dtype type, int64_t lanes, int6
     else if (bytes < 0)
         device_fail(d, error_failed("a tensor of an impossible shape was taken"));
     else
-        offset = next_offset(d, (bytes + ALIGN - 1) / ALIGN * ALIGN);
+        offset = next_offset(d, round_up(bytes, ALIGN));
     // without a place it has no base, and every op refuses it
     return dense(offset < 0 ? NULL : &d->arena, offset, type, lanes, height, width, channels);
 }

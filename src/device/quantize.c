@@ -174,6 +174,28 @@ static void unpack_row(const struct weight_source *s, int64_t row, uint8_t *code
     }
 }
 
+float weight_row_codes8(const struct weight_source *s, int64_t row, int8_t *codes)
+{
+    int64_t depth = depth_of(s);
+    const char *from = (const char *)s->data + row * depth * dtype_size(s->type);
+    char narrow[sizeof(float)];
+    float scale;
+    if (s->type == I8) {
+        memcpy(codes, from, (size_t)depth);
+        return scale_at(s, s->scale, row);
+    }
+    quantize_weight(codes, narrow, from, s->type, 1, depth);
+    dtype_to_float(&scale, narrow, s->type, 1);
+    return scale;
+}
+
+float weight_row_bias(const struct weight_source *s, int64_t row)
+{
+    float bias;
+    dtype_to_float(&bias, (const char *)s->bias + row * dtype_size(s->bias_type), s->bias_type, 1);
+    return bias;
+}
+
 void weight_row_codes4(const struct weight_source *s, int64_t row, uint8_t *codes, float *scales, float *shifts)
 {
     int64_t depth = depth_of(s), length = quantize_group(depth), groups = depth / length;

@@ -44,6 +44,10 @@ bool quantize_cycles(int64_t out, int64_t depth);
 void quantize_weight4(uint8_t *packed, void *scales, void *shifts, const void *weights, enum dtype type, int64_t out,
                       int64_t depth, int64_t last);
 
+/* Row `row` of a source as int8 codes [depth], in the file's order; returns their scale. A source of codes gives its
+ * own, one of floats is quantized. */
+float weight_row_codes8(const struct weight_source *source, int64_t row, int8_t *codes);
+
 /* Row `row` of a source in 4 bits: codes [depth], one in a byte, in the file's order; scales and shifts [depth /
  * group]. A source of 4 bits gives its own, one of floats is quantized; no other type, and no single row without
  * groups. */
@@ -51,5 +55,8 @@ void weight_row_codes4(const struct weight_source *source, int64_t row, uint8_t 
 
 /* Row `row` of a source of any type as floats [depth], in the file's order. */
 void weight_row_floats(const struct weight_source *source, int64_t row, float *to);
+
+/* Bias `row` of a source that has one. */
+float weight_row_bias(const struct weight_source *source, int64_t row);
 
 #endif

@@ -5,11 +5,6 @@
 
 #include "device/quantize.h"
 
-static int64_t rounded_up(int64_t n, int64_t to)
-{
-    return (n + to - 1) / to * to;
-}
-
 static enum tile_kind kind_of(const struct weight *w)
 {
     if (w->group)
@@ -24,7 +19,7 @@ struct tile_layout tile_layout_of(const struct weight *w)
 {
     static const int64_t chunk_bytes[] = {[TILE_4] = 16, [TILE_8] = 32, [TILE_16] = 64, [TILE_32] = 128};
     struct tile_layout l = {.kind = kind_of(w), .group = w->group};
-    l.rows = w->gated ? rounded_up(w->out / 2, 8) * 2 : w->out;
+    l.rows = w->gated ? round_up(w->out / 2, 8) * 2 : w->out;
     l.chunks = (w->in + TILE_DEPTH - 1) / TILE_DEPTH;
     l.row_bytes = w->kh * w->kw * l.chunks * chunk_bytes[l.kind];
     l.groups_per_row = w->group ? (w->in * w->kh * w->kw + w->group - 1) / w->group : 0;
@@ -35,9 +30,9 @@ int64_t tile_place(struct weight *w, char *at)
 {
     enum { ALIGN = 128 };
     struct tile_layout l = tile_layout_of(w);
-    int64_t codes = rounded_up(w->norm ? w->out * 4 : l.rows * l.row_bytes, ALIGN);
-    int64_t floats = rounded_up((w->norm ? w->out : l.rows) * (int64_t)sizeof(float), ALIGN);
-    int64_t groups = rounded_up(l.rows * l.groups_per_row * 4, ALIGN);
+    int64_t codes = round_up(w->norm ? w->out * 4 : l.rows * l.row_bytes, ALIGN);
+    int64_t floats = round_up((w->norm ? w->out : l.rows) * (int64_t)sizeof(float), ALIGN);
+    int64_t groups = round_up(l.rows * l.groups_per_row * 4, ALIGN);
     int64_t scale = w->norm || w->group ? 0 : floats, bias = w->has_bias ? floats : 0;
     if (at) {
         w->data = at;
@@ -137,23 +132,6 @@ static void put_nibbles(const struct weight *w, uint8_t *to, const uint8_t *code
         }
 }
 
-/* Row `o` as int8 codes; returns their scale. */
-static float read_codes(const struct weight *w, const struct weight_source *s, int64_t o, int8_t *codes)
-{
-    int64_t depth = depth_of(w);
-    const char *from = (const char *)s->data + o * depth * dtype_size(s->type);
-    char narrow[sizeof(float)];
-    float scale = 1;
-    if (s->type == I8) {
-        memcpy(codes, from, (size_t)depth);
-        dtype_to_float(&scale, (const char *)s->scale + o * dtype_size(s->scale_type), s->scale_type, 1);
-    } else {
-        quantize_weight(codes, narrow, from, s->type, 1, depth);
-        dtype_to_float(&scale, narrow, s->type, 1);
-    }
-    return scale;
-}
-
 /* Row `o` as 4-bit codes; scales and shifts go to the groups of packed row `row`. */
 static void read_nibbles(const struct weight *w, const struct weight_source *s, int64_t o, int64_t row, uint8_t *codes)
 {
@@ -170,10 +148,10 @@ void tile_pack_row(const struct weight *w, const struct weight_source *source, i
     struct tile_layout l = tile_layout_of(w);
     int64_t o = output_of(w, row);
     char *to = (char *)w->data + row * l.row_bytes;
-    float scale = 0, bias = 0;
+    float scale = 0;
     memset(to, 0, (size_t)l.row_bytes);
     if (o >= 0 && l.kind == TILE_8) {
-        scale = read_codes(w, source, o, scratch);
+        scale = weight_row_codes8(source, o, scratch);
         put_codes(w, (int8_t *)to, scratch);
     } else if (o >= 0 && l.kind == TILE_4) {
         read_nibbles(w, source, o, row, scratch);
@@ -185,8 +163,6 @@ void tile_pack_row(const struct weight *w, const struct weight_source *source, i
     }
     if (w->scale)
         ((float *)w->scale)[row] = scale;
-    if (o >= 0 && w->bias)
-        dtype_to_float(&bias, (const char *)source->bias + o * dtype_size(source->bias_type), source->bias_type, 1);
     if (w->bias)
-        ((float *)w->bias)[row] = bias;
+        ((float *)w->bias)[row] = o >= 0 ? weight_row_bias(source, o) : 0;
 }

@@ -42,11 +42,6 @@ static inline int64_t tensor_positions(struct tensor t)
     return t.height * t.width;
 }
 
-static inline int64_t round_up(int64_t x, int64_t to)
-{
-    return (x + to - 1) / to * to;
-}
-
 static inline int64_t smaller(int64_t a, int64_t b)
 {
     return a < b ? a : b;

@@ -66,40 +66,19 @@ static void put_number(void *to, int64_t at, float x, enum dtype type)
         ((uint16_t *)to)[at] = type == F16 ? float_to_half(x) : float_to_bfloat(x);
 }
 
-static void quantize_one(int8_t *codes, float *scale, const char *from, enum dtype type, int64_t depth)
-{
-    char narrow[sizeof(float)];
-    quantize_weight(codes, narrow, from, type, 1, depth);
-    dtype_to_float(scale, narrow, type, 1);
-}
-
 /* Row `o` of the source as floats, or as codes where int8 is kept; returns the scale of its codes. */
 static float read_row(const struct packing *p, int64_t o, void *row)
 {
-    const struct weight_source *s = p->source;
-    int64_t depth = depth_of(p->weight);
-    const char *from = (const char *)s->data + o * depth * dtype_size(s->type);
-    float scale = 1;
-    if (p->weight->type != I8) {
-        weight_row_floats(s, o, row);
-    } else if (s->type == I8) {
-        memcpy(row, from, (size_t)depth);
-        dtype_to_float(&scale, (const char *)s->scale + o * dtype_size(s->scale_type), s->scale_type, 1);
-    } else {
-        quantize_one(row, &scale, from, s->type, depth);
-    }
-    return scale;
+    if (p->weight->type == I8)
+        return weight_row_codes8(p->source, o, row);
+    weight_row_floats(p->source, o, row);
+    return 1;
 }
 
 static void pack_bias(const struct packing *p, int64_t column, int64_t o)
 {
-    float bias = 0;
-    if (!p->weight->bias)
-        return;
-    if (o >= 0)
-        dtype_to_float(&bias, (const char *)p->source->bias + o * dtype_size(p->source->bias_type),
-                       p->source->bias_type, 1);
-    ((float *)p->weight->bias)[column] = bias;
+    if (p->weight->bias)
+        ((float *)p->weight->bias)[column] = o >= 0 ? weight_row_bias(p->source, o) : 0;
 }
 
 /* Task: one packed column. The file's order is (channel, tap), the panel's (tap, channel). */
@@ -163,12 +142,6 @@ static void pack_panel4(void *arg, int64_t i, int thread)
 struct error cpu_weight_pack(struct device *device, const struct weight *w, const struct weight_source *source)
 {
     const struct cpu *cpu = cpu_of(device);
-    if (w->norm) {
-        dtype_to_float((float *)w->data, source->data, source->type, w->out);
-        if (w->bias)
-            dtype_to_float((float *)w->bias, source->bias, source->bias_type, w->out);
-        return ok();
-    }
     struct packing p = {.kernels = cpu->kernels, .weight = w, .source = source};
     p.row_bytes = round_up(depth_of(w) * (int64_t)sizeof(float), 64);
     p.rows = memory_take(pool_threads(cpu->pool), p.row_bytes);
