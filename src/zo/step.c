@@ -166,7 +166,7 @@ static void write_step(struct step *s, int64_t number, const struct draws *draws
     device_write(s->parts.device, s->number, &s->number_now);
     if (s->share.count > 0)
         write_integers(s, draws, twin);
-    memcpy(s->fresh + s->lanes, notes, (size_t)s->parts.notes * sizeof *notes);
+    memcpy(s->fresh + s->shape.lanes, notes, (size_t)s->shape.notes * sizeof *notes);
     device_write(s->parts.device, s->slots, s->fresh);
 }
 
@@ -259,11 +259,12 @@ static struct error put_levels(struct step *s)
 
 static struct error keep_tensors(struct step *s)
 {
-    const struct step_parts *p = &s->parts;
-    const struct dataset *set = p->dataset;
-    const struct config *c = p->config;
-    struct device *d = p->device;
-    int64_t vectors = p->vectors, width = p->width, batch = c->optim.batch_size;
+    const struct dataset *set = s->parts.dataset;
+    const struct config *c = s->parts.config;
+    struct device *d = s->parts.device;
+    const struct step_shape *shape = &s->shape;
+    int64_t vectors = shape->vectors, width = shape->width, slots = shape->lanes + shape->notes,
+            batch = c->optim.batch_size;
     TRY(device_keep(d, I64, 1, 1, 1, 1, &s->number));
     TRY(device_keep(d, F32, batch, set->height, set->width, set->channels, &s->posterior));
     TRY(device_keep(d, F32, batch, set->height, set->width, set->channels, &s->noise));
@@ -272,10 +273,10 @@ static struct error keep_tensors(struct step *s)
     TRY(device_keep(d, F32, 1, 1, vectors, width, &s->m));
     TRY(device_keep(d, F32, 1, 1, vectors, width, &s->v));
     TRY(device_keep(d, F64, 1, 1, vectors, width, &s->gradient));
-    TRY(device_keep(d, F64, s->lanes + p->notes, 1, 1, 1, &s->slots));
-    TRY(device_keep(d, F32, p->tau > 1 ? p->tau - 1 : 1, 1, vectors, width, &s->noise_directions));
+    TRY(device_keep(d, F64, slots, 1, 1, 1, &s->slots));
+    TRY(device_keep(d, F32, shape->tau > 1 ? shape->tau - 1 : 1, 1, vectors, width, &s->noise_directions));
     TRY(device_keep(d, I32, 1, 1, 1, 1, &s->noise_rows));
-    s->fresh = memory_take(s->lanes + p->notes, sizeof *s->fresh);
+    s->fresh = memory_take(slots, sizeof *s->fresh);
     if (!s->fresh)
         return error_memory("a step's slots");
     return device_keep(d, F64, 1, 1, 1, 3, &s->rates);
@@ -299,21 +300,26 @@ static struct error keep_inputs(struct step *s)
 /* As few batches as LANES_AT_ONCE allows, all of one size. */
 static struct error make_evaluator(struct step *s)
 {
-    const struct step_parts *p = &s->parts;
+    const struct training_parts *p = &s->parts;
     const struct dataset *set = p->dataset;
     s->batches = (s->share.count + LANES_AT_ONCE - 1) / LANES_AT_ONCE;
     int64_t lanes = (s->share.count + s->batches - 1) / s->batches, batch = p->config->optim.batch_size;
-    const struct evaluator_shape shape = {lanes,         lanes < batch ? lanes : batch,
-                                          set->height,   set->width,
-                                          set->channels, set->length,
-                                          p->vectors,    p->width,
+    const struct evaluator_shape shape = {lanes,
+                                          lanes < batch ? lanes : batch,
+                                          set->height,
+                                          set->width,
+                                          set->channels,
+                                          set->length,
+                                          s->shape.vectors,
+                                          s->shape.width,
                                           p->first_id};
     return evaluator_new(&s->evaluator, p->device, p->text, p->unet, &shape);
 }
 
-struct error step_new(struct step *s, const struct step_parts *parts, int64_t lanes, struct share share, bool at_once)
+struct error step_new(struct step *s, const struct training_parts *parts, const struct step_shape *shape,
+                      struct share share, bool at_once)
 {
-    *s = (struct step){.parts = *parts, .lanes = lanes, .share = share};
+    *s = (struct step){.parts = *parts, .shape = *shape, .share = share};
     struct error e = keep_tensors(s);
     if (e.code == ERROR_NONE && share.count > 0)
         e = make_evaluator(s);
@@ -322,9 +328,8 @@ struct error step_new(struct step *s, const struct step_parts *parts, int64_t la
     if (e.code == ERROR_NONE)
         e = device_program(parts->device, evaluate_body, s, &s->evaluate);
     if (e.code == ERROR_NONE)
-        e = device_program(parts->device, update_body, s, &s->update);
-    if (e.code == ERROR_NONE && at_once)
-        e = device_program(parts->device, whole_body, s, &s->whole);
+        e = at_once ? device_program(parts->device, whole_body, s, &s->whole)
+                    : device_program(parts->device, update_body, s, &s->update);
     if (e.code != ERROR_NONE)
         step_free(s);
     return e;

@@ -19,6 +19,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "cluster/comm.h"
 #include "cluster/share.h"
 #include "device/device.h"
 #include "files/config.h"
@@ -28,25 +29,33 @@
 #include "zo/draws.h"
 #include "zo/evaluator.h"
 
-/* What a step stands on; all borrowed. */
-struct step_parts {
+/* What training stands on; all borrowed. */
+struct training_parts {
     const struct config *config;
+    struct comm *comm;
     struct device *device;
     const struct dataset *dataset;
     const struct text_encoder *text;
     const struct unet *unet;
     const struct noise_schedule *schedule;
     float scaling_factor;
-    int32_t first_id;
+    int32_t first_id;         /* of the word's tokens */
+    const float *initializer; /* [dim of one vector] */
+    const char *recipe;       /* see config_recipe */
+};
+
+struct step_shape {
+    int64_t lanes;          /* of a step on all ranks together */
+    int64_t notes;          /* slots behind the losses for what ranks tell each other */
     int64_t vectors, width; /* of the word */
     int64_t tau;
-    int64_t notes; /* slots behind the losses for what ranks tell each other */
 };
 
 struct step {
-    struct step_parts parts;
+    struct training_parts parts;
+    struct step_shape shape;
     struct share share;         /* this rank's lanes */
-    int64_t lanes, batches;     /* of a step in all; batches of evaluator.shape.lanes for the share */
+    int64_t batches;            /* of evaluator.shape.lanes, for the share */
     struct evaluator evaluator; /* of one batch; unused where the share is empty */
     struct tensor number;       /* I64: the step */
     struct tensor integers;     /* I32: all that the host writes for the batches, see step.c */
@@ -54,16 +63,16 @@ struct step {
     struct tensor posterior, noise, directions;
     struct tensor embedding, m, v, gradient, slots;
     struct tensor noise_directions, noise_rows, rates;
-    struct program *evaluate, *update, *whole; /* whole: both; NULL where the host goes between */
+    struct program *evaluate, *update, *whole; /* whole: both; the host goes between, or not: one of the last is NULL */
     int32_t *contents;                         /* host: integers */
     double *fresh;                             /* host: what the slots begin with, zeros and the notes */
     int64_t number_now;                        /* host: number and noise_rows as they were last written */
     int32_t noise_rows_now;
 };
 
-/* lanes: of a step on all ranks together. at_once: the device needs no host between evaluation and update. Free with
- * step_free. */
-struct error step_new(struct step *s, const struct step_parts *parts, int64_t lanes, struct share share, bool at_once);
+/* share: this rank's lanes. at_once: the device needs no host between evaluation and update. Free with step_free. */
+struct error step_new(struct step *s, const struct training_parts *parts, const struct step_shape *shape,
+                      struct share share, bool at_once);
 void step_free(struct step *s);
 
 /* Only step_whole will be called from now on: gives up the program of step_evaluate. */
@@ -75,7 +84,7 @@ void step_put_noise(struct step *s, const struct state *state); /* the direction
 struct error step_get(struct step *s, struct state *state);
 
 /* Enqueues the evaluation of this rank's lanes in step number `number` on the draws. Slots of other ranks' lanes become
- * zero, those behind the losses notes [parts.notes]. With `twin` the last lane of the first batch is made the same as
+ * zero, those behind the losses notes [shape.notes]. With `twin` the last lane of the first batch is made the same as
  * its first. */
 struct error step_evaluate(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool twin);
 

@@ -456,7 +456,7 @@ static struct error try_lanes(struct training *t, struct step *step, double *los
 
 /* The promise that a lane's bits are its own, kept at every start: the first lane of a full batch, the same lane as the
  * last of the batch, and alone. */
-static struct error check_lanes(struct training *t, const struct step_parts *parts)
+static struct error check_lanes(struct training *t)
 {
     struct share share = t->step.share;
     if (share.count == 0)
@@ -465,7 +465,7 @@ static struct error check_lanes(struct training *t, const struct step_parts *par
     double *one = memory_take(t->lanes, sizeof *one);
     struct error e = one ? try_lanes(t, &t->step, t->slots) : error_memory("the losses");
     if (e.code == ERROR_NONE)
-        e = step_new(&alone, parts, t->lanes, (struct share){share.first, 1}, false);
+        e = step_new(&alone, &t->parts, &t->step.shape, (struct share){share.first, 1}, false);
     if (e.code == ERROR_NONE) {
         e = try_lanes(t, &alone, one);
         step_free(&alone);
@@ -490,10 +490,11 @@ static int64_t least(int64_t a, int64_t b)
     return a < b ? a : b;
 }
 
-static struct error make_batches(struct training *t, const struct step_parts *parts)
+static struct error make_batches(struct training *t)
 {
     int rank = comm_rank(t->parts.comm), ranks = comm_size(t->parts.comm);
-    TRY(step_new(&t->step, parts, t->lanes, share_of(t->lanes, rank, ranks), at_once(t)));
+    const struct step_shape shape = {t->lanes, NOTES, t->vectors, t->dim / t->vectors, t->state.subspace.tau};
+    TRY(step_new(&t->step, &t->parts, &shape, share_of(t->lanes, rank, ranks), at_once(t)));
     struct share share = share_of(t->validation_draws, rank, ranks);
     // no more lanes than a step has, so that looking takes no more memory than learning
     int64_t most = least(t->step.evaluator.shape.lanes, VALIDATION_LANES), lanes = least(share.count, most);
@@ -532,22 +533,10 @@ struct error training_new(struct training *t, const struct training_parts *parts
     struct error e = make_state(t);
     if (e.code == ERROR_NONE)
         e = text_encoder_words(parts->device, parts->text, set->ids, set->captions.count * set->length);
-    const struct step_parts step_parts = {c,
-                                          parts->device,
-                                          set,
-                                          parts->text,
-                                          parts->unet,
-                                          parts->schedule,
-                                          parts->scaling_factor,
-                                          parts->first_id,
-                                          t->vectors,
-                                          t->dim / t->vectors,
-                                          t->state.subspace.tau,
-                                          NOTES};
     if (e.code == ERROR_NONE)
-        e = make_batches(t, &step_parts);
+        e = make_batches(t);
     if (e.code == ERROR_NONE)
-        e = check_lanes(t, &step_parts);
+        e = check_lanes(t);
     if (e.code == ERROR_NONE && at_once(t))
         step_whole_only(&t->step);
     if (e.code == ERROR_NONE)

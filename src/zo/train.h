@@ -29,21 +29,6 @@
 #include "zo/evaluator.h"
 #include "zo/step.h"
 
-/* What training stands on; all borrowed. */
-struct training_parts {
-    const struct config *config;
-    struct comm *comm;
-    struct device *device;
-    const struct dataset *dataset;
-    const struct text_encoder *text;
-    const struct unet *unet;
-    const struct noise_schedule *schedule;
-    float scaling_factor;
-    int32_t first_id;         /* of the word's tokens */
-    const float *initializer; /* [dim of one vector] */
-    const char *recipe;       /* see config_recipe */
-};
-
 /* A batch of lanes being put together on the host for the evaluator. */
 struct lane_batch {
     struct evaluator evaluator;
