@@ -51,7 +51,8 @@ static struct error paint(struct painter *p, const struct subject *s, const floa
         return error_memory("a picture");
     // the same start for both words, another for every prompt
     rng_normals((uint64_t)s->config.seed, (uint64_t)one->prompt, STREAM_SAMPLE, 0, p->numbers, one->latents);
-    return painter_draw(p, ids, embedding, one->latents, SAMPLER_PNDM, STEPS, guidance, tick, s->workshop);
+    int64_t steps = s->workshop->planned ? 1 : STEPS; // one takes all the memory that fifty do
+    return painter_draw(p, ids, embedding, one->latents, SAMPLER_PNDM, steps, guidance, tick, s->workshop);
 }
 
 /* This rank's share of the paintings, as latents. */
