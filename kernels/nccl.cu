@@ -20,12 +20,10 @@ extern "C" {
 
 #ifdef ZOODIP_NCCL
 
-#include <math.h>
 #include <nccl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 struct link {
     ncclComm_t comm; /* NULL: cut */
@@ -50,15 +48,9 @@ static struct error late(const struct link *l, const char *what)
                         what, l->limit);
 }
 
-static void pause_for(double seconds)
-{
-    struct timespec t = {(time_t)seconds, (long)(1e9 * (seconds - floor(seconds)))};
-    nanosleep(&t, NULL);
-}
-
 static void pause_briefly()
 {
-    pause_for(20e-6);
+    clock_sleep(20e-6);
 }
 
 /* A graph that holds collectives holds the communicator, and aborting waits for it: the graph goes first. One that is
@@ -93,7 +85,7 @@ static struct error listen(const struct link *l, double began)
 {
     ncclResult_t state = ncclSuccess, asked = ncclCommGetAsyncError(l->comm, &state);
     if (state == ncclRemoteError)
-        pause_for(3); // the rank that failed knows better why: it may speak first, and end us
+        clock_sleep(3); // the rank that failed knows better why: it may speak first, and end us
     if (state == ncclInProgress)
         state = ncclSuccess;
     TRY(nccl_error(l, asked != ncclSuccess ? asked : state, "waiting for the other ranks"));

@@ -38,4 +38,7 @@ double clock_seconds(void);
 /* Seconds since 1970, by the system's clock. */
 double clock_date(void);
 
+/* Sleeps so long, or until a signal comes. */
+void clock_sleep(double seconds);
+
 #endif

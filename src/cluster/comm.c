@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -199,6 +198,15 @@ struct error comm_abort(struct comm *comm, struct error e)
     return e;
 }
 
+struct error comm_share_text(struct comm *comm, char **text, int64_t *size)
+{
+    TRY(comm_broadcast(comm, size, sizeof *size, 0));
+    if (comm->place.rank != 0)
+        *text = memory_take(*size + 1, 1);
+    TRY(comm_agree(comm, *text ? ok() : error_memory("a text of rank 0's")));
+    return comm_broadcast(comm, *text, *size, 0);
+}
+
 /* ---------------------------------------------------------------------------------------------------- groups */
 
 /* What this rank has of its part; the others wait for its word, so no early return. */
@@ -264,7 +272,7 @@ struct error comm_gather(struct comm *comm, double seconds, void (*meanwhile)(vo
             meanwhile(arg);
             last = clock_seconds();
         }
-        nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+        clock_sleep(2e-3);
     }
 }
 

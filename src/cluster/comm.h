@@ -48,6 +48,10 @@ struct error comm_sum(struct comm *comm, double *values, int64_t count);
 /* data [bytes] of rank `root` to all. */
 struct error comm_broadcast(struct comm *comm, void *data, int64_t bytes, int root);
 
+/* Rank 0's text, *size bytes and a zero byte, to all; the others' *text is made new. Free it with memory_free, after an
+ * error too. */
+struct error comm_share_text(struct comm *comm, char **text, int64_t *size);
+
 /* Nobody leaves before all have come. */
 struct error comm_barrier(struct comm *comm);
 

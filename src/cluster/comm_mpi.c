@@ -8,7 +8,6 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -45,13 +44,13 @@ static struct error check(int result, const char *call)
  */
 
 static const double EAGER = 1e-3; /* seconds in which a wait only yields; a step's end is a matter of microseconds */
-static const long NAP = 50000;    /* nanoseconds between questions after that: the core is others' meanwhile */
+static const double NAP = 50e-6;  /* seconds between questions after that: the core is others' meanwhile */
 static const double GRACE = 2;    /* seconds for the signs of life to come in */
 static const double LONGEST_BEAT = 1; /* seconds; more than that between two questions, and this rank was stopped */
 
 static void nap(void)
 {
-    nanosleep(&(struct timespec){.tv_nsec = NAP}, NULL);
+    clock_sleep(NAP);
 }
 
 /* Takes in one sign of life, if there is one. */

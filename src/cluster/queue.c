@@ -1,6 +1,6 @@
 #include "cluster/queue.h"
 
-#include <time.h>
+#include <stddef.h>
 
 #include "base/memory.h"
 #include "base/progress.h"
@@ -63,7 +63,7 @@ static bool leads(const struct queue *q)
 
 static void doze(void)
 {
-    nanosleep(&(struct timespec){.tv_nsec = 2000000}, NULL);
+    clock_sleep(2e-3);
 }
 
 /* ---------------------------------------------------------------------------------------------------- rank 0 */

@@ -288,10 +288,7 @@ static struct error plan_jobs(struct batch *b)
         TRY(comm_agree(w->comm, config_copy(&copy, &b->jobs.items[i].subject.config)));
         TRY(plan_job(&plan, &copy, w->comm));
     }
-    TRY(plan_fits(&plan, w->device, b->all));
-    if (speaks(b))
-        log_line("GPU memory: %.1f MB planned", (double)plan.most / 1e6);
-    return ok();
+    return plan_fits(&plan, w->device, b->all);
 }
 
 static struct error load_once(struct batch *b)

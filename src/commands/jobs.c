@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "files/file.h"
@@ -56,8 +55,7 @@ static struct error take_name(struct jobs *jobs, cJSON *object)
     return ok();
 }
 
-/* output.dir, spelled either way. */
-static bool names_folder(const cJSON *object)
+bool jobs_name_folder(const cJSON *object)
 {
     const cJSON *output = cJSON_GetObjectItemCaseSensitive(object, "output");
     return cJSON_GetObjectItemCaseSensitive(object, "output.dir") || cJSON_GetObjectItemCaseSensitive(output, "dir");
@@ -112,7 +110,7 @@ static struct error add_job(struct jobs *jobs, cJSON *object, const char *source
     struct job *job = &jobs->items[index];
     TRY(error_in(take_name(jobs, object), "%s: jobs[%lld]", source, (long long)index));
     const cJSON *config = jobs->kind == JOBS_SPOOL ? open_spooled(job, object) : object;
-    if (names_folder(config)) {
+    if (jobs_name_folder(config)) {
         struct error e = error_input("%s: %s: output.dir: expected in the defaults alone; a job's folder is its name",
                                      source, job->name);
         if (jobs->kind == JOBS_FILE)
@@ -249,9 +247,7 @@ struct error jobs_encode(struct jobs *jobs, struct workshop *w)
     int64_t pictures = 0;
     for (int64_t i = 0; i < jobs->count; i++)
         pictures += job_open(&jobs->items[i]) ? jobs->items[i].subject.dataset.count : 0;
-    if (comm_rank(w->all) == 0)
-        log_line("%s, %d rank%s; encoding %lld pictures", device_name(w->device), comm_size(w->all),
-                 comm_size(w->all) == 1 ? "" : "s", (long long)pictures);
+    workshop_tell(w, w->all, pictures);
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
         if (!job_open(job))

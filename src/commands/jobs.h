@@ -46,6 +46,11 @@ struct jobs {
 struct error jobs_read(struct jobs *jobs, enum jobs_kind kind, const char *source, const char *text, int64_t size,
                        const char *const *sets, int64_t set_count);
 
+struct cJSON;
+
+/* Whether an object of config keys has output.dir, spelled either way. */
+bool jobs_name_folder(const struct cJSON *config);
+
 /* Whether a name may be a job's: ERROR_BAD_INPUT says why not. */
 struct error job_name_check(const char *name);
 

@@ -1,5 +1,6 @@
 #include "commands/plan.h"
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "commands/gallery.h"
 #include "commands/subject.h"
@@ -124,5 +125,8 @@ struct error plan_fits(const struct memory_plan *plan, struct device *device, st
                         "optim.batch_size, set quant.bits to 4%s",
                         device_name(device), all / 1e6, sharers > 1 ? " on the ranks that share it" : "",
                         (double)left / 1e6, sharers > 1 ? ", or run fewer ranks on this GPU" : "");
-    return comm_agree(comm, e);
+    TRY(comm_agree(comm, e));
+    if (comm_rank(comm) == 0)
+        log_line("GPU memory: %.1f MB planned", (double)plan->most / 1e6);
+    return ok();
 }

@@ -35,8 +35,8 @@ const char *plan_phase(enum phase phase);
 /* A table, in bytes and megabytes. */
 void plan_print(const struct memory_plan *plan, FILE *to);
 
-/* ERROR_BAD_INPUT where the device has less left than the plans of all ranks on it ask for, naming what to lower.
- * Collective. */
+/* ERROR_BAD_INPUT where the device has less left than the plans of all ranks on it ask for, naming what to lower;
+ * else the plan is told. Collective. */
 struct error plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm);
 
 #endif

@@ -50,15 +50,8 @@ static struct error share_file(struct comm *comm, const char *path, char **text,
 {
     *text = NULL;
     *size = 0;
-    bool first = comm_rank(comm) == 0;
-    struct error e = comm_agree(comm, first ? file_read(path, FILE_LIMIT, text, size) : ok());
-    if (e.code != ERROR_NONE)
-        return e;
-    TRY(comm_broadcast(comm, size, sizeof *size, 0));
-    if (!first)
-        *text = memory_take(*size + 1, 1);
-    TRY(comm_agree(comm, *text ? ok() : error_memory("the jobs file")));
-    return comm_broadcast(comm, *text, *size, 0);
+    TRY(comm_agree(comm, comm_rank(comm) == 0 ? file_read(path, FILE_LIMIT, text, size) : ok()));
+    return comm_share_text(comm, text, size);
 }
 
 /* Rank 0: the queue's outcome as an error, or ok. */

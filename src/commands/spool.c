@@ -4,10 +4,10 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/progress.h"
 #include "cluster/signals.h"
 #include "files/file.h"
 
@@ -49,12 +49,6 @@ static struct error read_object(cJSON **object, const char *path)
     return e;
 }
 
-static bool has_folder(const cJSON *config)
-{
-    const cJSON *output = cJSON_GetObjectItemCaseSensitive(config, "output");
-    return cJSON_GetObjectItemCaseSensitive(config, "output.dir") || cJSON_GetObjectItemCaseSensitive(output, "dir");
-}
-
 static struct error read_defaults(struct spool *s, const char *path)
 {
     char out[4096];
@@ -63,7 +57,7 @@ static struct error read_defaults(struct spool *s, const char *path)
     else
         s->defaults = cJSON_CreateObject();
     TRY(path_join(out, s->folder, "out"));
-    if (!has_folder(s->defaults) && !cJSON_AddStringToObject(s->defaults, "output.dir", out))
+    if (!jobs_name_folder(s->defaults) && !cJSON_AddStringToObject(s->defaults, "output.dir", out))
         return error_memory("the defaults");
     return ok();
 }
@@ -198,21 +192,13 @@ static struct error settle_all(const struct spool *s, const struct jobs *jobs)
 
 /* ---------------------------------------------------------------------------------------------------- all ranks */
 
-static struct error run_batch(struct batch *b, const struct spool *s, char *text, const struct option_values *sets)
+/* *text: rank 0's; the others get theirs. */
+static struct error run_batch(struct batch *b, const struct spool *s, char **text, const struct option_values *sets)
 {
-    bool first = comm_rank(b->all) == 0;
-    int64_t size = first ? (int64_t)strlen(text) : 0;
-    TRY(comm_broadcast(b->all, &size, sizeof size, 0));
-    char *mine = first ? text : memory_take(size + 1, 1);
-    struct error e = comm_agree(b->all, mine ? ok() : error_memory("the jobs"));
-    if (e.code == ERROR_NONE)
-        e = comm_broadcast(b->all, mine, size, 0);
-    if (e.code == ERROR_NONE)
-        e = batch_run(b, JOBS_SPOOL, s->folder, mine, size, sets, false);
-    if (!first)
-        memory_free(mine);
-    TRY(e);
-    e = comm_agree(b->all, first ? settle_all(s, &b->jobs) : ok());
+    int64_t size = *text ? (int64_t)strlen(*text) : 0;
+    TRY(comm_share_text(b->all, text, &size));
+    TRY(batch_run(b, JOBS_SPOOL, s->folder, *text, size, sets, false));
+    struct error e = comm_agree(b->all, comm_rank(b->all) == 0 ? settle_all(s, &b->jobs) : ok());
     batch_clear(b);
     return e;
 }
@@ -235,9 +221,9 @@ static struct error look(struct batch *b, const struct spool *s, const struct op
         e = comm_sum(b->all, notes, NOTES);
     *stop = notes[STOPPED] > 0;
     if (e.code == ERROR_NONE && notes[WORK] > 0)
-        e = run_batch(b, s, text, sets);
+        e = run_batch(b, s, &text, sets);
     else if (first && e.code == ERROR_NONE && !*stop)
-        usleep((useconds_t)(look_pause * 1e6));
+        clock_sleep(look_pause);
     memory_free(text);
     return e;
 }

@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "base/log.h"
 #include "base/memory.h"
 #include "commands/alike.h"
 #include "files/file.h"
@@ -148,9 +147,7 @@ void subject_close(struct subject *s)
 struct error subject_encode(struct subject *s)
 {
     struct workshop *w = s->workshop;
-    if (comm_rank(w->comm) == 0 && !w->planned)
-        log_line("%s, %d rank%s; encoding %lld pictures", device_name(w->device), comm_size(w->comm),
-                 comm_size(w->comm) == 1 ? "" : "s", (long long)s->dataset.count);
+    workshop_tell(w, w->comm, s->dataset.count);
     struct vae vae;
     TRY(workshop_vae(w, w->comm, true, false, &vae));
     struct error e = dataset_encode(&s->dataset, w->device, &vae, w->comm);

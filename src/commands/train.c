@@ -53,20 +53,12 @@ static void say_done(const struct run *r)
         log_line("wrote %s/%s", c->output.dir, files[i]);
 }
 
-static bool on_gpu(const struct run *r)
-{
-    return device_memory(r->workshop.device).total > 0; // the CPU's weights are host memory, and it holds nothing yet
-}
-
 /* A GPU's memory is planned before anything is done. */
 static struct error plan_run(struct run *r)
 {
     struct workshop *w = &r->workshop;
     TRY(plan_memory(&r->plan, r->config, &r->sets, w->comm));
-    TRY(plan_fits(&r->plan, w->device, w->comm));
-    if (comm_rank(w->comm) == 0)
-        log_line("GPU memory: %.1f MB planned", (double)r->plan.most / 1e6);
-    return ok();
+    return plan_fits(&r->plan, w->device, w->comm);
 }
 
 static void say_memory(const struct run *r)
@@ -81,7 +73,7 @@ static void say_memory(const struct run *r)
 static struct error run_all(struct run *r, bool resume)
 {
     struct workshop *w = &r->workshop;
-    bool gpu = on_gpu(r), speaks = comm_rank(w->comm) == 0;
+    bool gpu = device_identity(w->device) != 0, speaks = comm_rank(w->comm) == 0;
     if (speaks && device_note(w->device)[0])
         log_line("%s", device_note(w->device));
     if (gpu)

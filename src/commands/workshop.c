@@ -165,6 +165,14 @@ struct error workshop_join(struct workshop *w, double limit)
 
 /* ---------------------------------------------------------------------------------------------------- loading */
 
+void workshop_tell(const struct workshop *w, const struct comm *comm, int64_t pictures)
+{
+    int ranks = comm_size(comm);
+    if (comm_rank(comm) == 0 && !w->planned)
+        log_line("%s, %d rank%s; encoding %lld pictures", device_name(w->device), ranks, ranks == 1 ? "" : "s",
+                 (long long)pictures);
+}
+
 struct error workshop_vae(struct workshop *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae)
 {
     struct error mine = vae_load(vae, w->device, w->config.model, 0, encoder, decoder, store_of(w, comm));

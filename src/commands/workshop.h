@@ -58,6 +58,9 @@ struct error workshop_divide(struct workshop *w, int group);
 /* Joins the GPUs of the ranks that work together (commands/join.h). Collective in the group. */
 struct error workshop_join(struct workshop *w, double limit);
 
+/* Tells what computes for `comm`, and how many pictures it will encode. */
+void workshop_tell(const struct workshop *w, const struct comm *comm, int64_t pictures);
+
 /* The VAE, in memory shared by the node's ranks of `comm`. Collective there. Free with vae_free. */
 struct error workshop_vae(struct workshop *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae);
 
