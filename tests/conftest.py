@@ -60,17 +60,41 @@ def mpirun(ranks, *command, threads=1, **options):
     return run("mpirun", "--oversubscribe", "-np", str(ranks), *command, threads=threads, **options)
 
 
+def start(ranks, command, path, *options):
+    """Starts a command of zoodip's on so many ranks, in a process group of its own; its stderr is a pipe."""
+    line = [program("zoodip"), command, str(path), *options]
+    if ranks > 1:
+        line = ["mpirun", "--oversubscribe", "-np", str(ranks), *line]
+    return subprocess.Popen(line, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                            start_new_session=True)
+
+
+def refused(done, *words):
+    """Bad input: exit 2 and one line with these words in it."""
+    assert done.returncode == 2, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip:")]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0], lines[0]
+
+
+def nested(changes, out=None):
+    """Keys with dots as double underscores, zo__n=1, as groups: {"zo": {"n": 1}}; into `out` where there is one."""
+    out = {} if out is None else out
+    for key, value in changes.items():
+        group, _, name = key.partition("__")
+        if name:
+            out.setdefault(group, {})[name] = value
+        else:
+            out[group] = value
+    return out
+
+
 def recipe(output, **changes):
     """The toybox recipe with keys changed (dots as double underscores: zo__n=1), as a dict."""
     config = json.loads((ROOT / "configs" / "toybox.json").read_text())
     config.setdefault("output", {})["dir"] = str(output)
-    for key, value in changes.items():
-        group, _, name = key.partition("__")
-        if name:
-            config.setdefault(group, {})[name] = value
-        else:
-            config[group] = value
-    return config
+    return nested(changes, config)
 
 
 def write_recipe(folder, **changes):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from conftest import TOYBOX, mpirun, program, recipe, run
+from conftest import TOYBOX, mpirun, program, recipe, refused, run
 
 MODEL, BEAR = TOYBOX / "model", TOYBOX / "subjects" / "bear5"
 
@@ -57,14 +57,6 @@ KEYS = {
     "prompts as number": (dict(output__prompts=3), ["output.prompts"]),
     "seed as text": (dict(seed="x"), ["seed"]),
 }
-
-
-def refused(done, *words):
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip:")]
-    assert len(lines) == 1, done.stderr
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 @pytest.mark.parametrize("name", KEYS)

@@ -5,14 +5,17 @@ Products are fed with pairs of halves, so both devices agree far closer than hal
 import json
 import re
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import ON_GPU, SHAPES, TOYBOX, cuda_program, learned, make_model, metrics, program, run, write_recipe
-from conftest import needs_cuda
+from conftest import ON_GPU, ROOT, SHAPES, TOYBOX, cuda_program, learned, metrics, needs_cuda, program, run, write_recipe
+
+sys.path.insert(0, str(ROOT / "tests" / "gpu"))
+from model import write_model  # noqa: E402
 
 pytestmark = needs_cuda
 
@@ -22,19 +25,6 @@ def error(ours, theirs):
     assert ours.shape == theirs.shape
     assert torch.isfinite(ours).all()
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
-
-
-def inputs_for(folder, lanes, size):
-    g = torch.Generator().manual_seed(3)
-    text, unet, vae = (json.loads((folder / p / "config.json").read_text()) for p in ("text_encoder", "unet", "vae"))
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    return dict(
-        input_ids=torch.randint(0, text["vocab_size"], (lanes, 77), generator=g, dtype=torch.int32),
-        sample=torch.randn(lanes, 4, *size, generator=g),
-        timestep=torch.randint(0, 1000, (lanes,), generator=g, dtype=torch.int32),
-        encoder_hidden_states=torch.randn(lanes, 77, unet["cross_attention_dim"], generator=g),
-        pixels=torch.rand(1, 3, 3 * factor, 2 * factor, generator=g) * 2 - 1,
-        latent=torch.randn(1, 4, 3, 4, generator=g))
 
 
 def forward(name, folder, tmp_path, *options):
@@ -49,8 +39,12 @@ LIMITS = {32: 1e-4, 16: 1e-4, 8: 1e-4, 4: 5e-3}
 @pytest.mark.parametrize("bits", LIMITS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_part_of_a_model_agrees_with_the_cpu(random_models, tmp_path, name, bits):
+    from test_models import inputs_for  # here: the rest of this file needs no peer
     folder = random_models(name)
-    save_file(inputs_for(folder, 2, (6, 10)), tmp_path / "in.safetensors")
+    inputs = inputs_for(folder, 2, (6, 10), seed=3)
+    factor = inputs["pixels"].shape[2] // 6
+    inputs.update(pixels=inputs["pixels"][:1, :, :3 * factor, :2 * factor].contiguous(), latent=inputs["latent"][:1, :, :3, :4].contiguous())
+    save_file(inputs, tmp_path / "in.safetensors")
     ours = forward(cuda_program("forward"), folder, tmp_path, "--bits", bits, "--device", "cuda")
     theirs = forward(program("tests/forward"), folder, tmp_path, "--bits", bits, "--device", "cpu")
     assert ours.keys() == theirs.keys()
@@ -172,42 +166,9 @@ def test_memory_is_as_planned_to_the_byte(tiny, tmp_path, changes):
         assert used["leaks"] == 0
 
 
-def sparse_sd15(folder):
-    """SD 1.5 at its true size with nothing in its files: as much as a plan looks at."""
-    import struct
-    from conftest import SD15
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
-    make_model(folder, SHAPES["plain"], parts=())
-    with torch.device("meta"):
-        parts = dict(
-            text_encoder=CLIPTextModel(CLIPTextConfig(max_position_embeddings=77, **SD15["text"])),
-            unet=UNet2DConditionModel(in_channels=4, out_channels=4, cross_attention_dim=768, **SD15["unet"]),
-            vae=AutoencoderKL(latent_channels=4, down_block_types=("DownEncoderBlock2D",) * 4,
-                              up_block_types=("UpDecoderBlock2D",) * 4, **SD15["vae"]))
-    for part, module in parts.items():
-        (folder / part).mkdir(exist_ok=True)
-        if part == "text_encoder":
-            module.config.to_json_file(folder / part / "config.json")
-        else:
-            module.save_config(folder / part)
-        header, at = {}, 0
-        for name, tensor in module.state_dict().items():
-            if "position_ids" not in name:
-                header[name] = dict(dtype="F16", shape=list(tensor.shape), data_offsets=[at, at + 2 * tensor.numel()])
-                at += 2 * tensor.numel()
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        name = "model.safetensors" if part == "text_encoder" else "diffusion_pytorch_model.safetensors"
-        with open(folder / part / name, "wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            file.truncate(8 + len(text) + at)
-    return folder
-
-
 @pytest.mark.parametrize("bits,most", [(8, 1.15e9), (4, 0.72e9)])
 def test_stable_diffusion_fits_into_what_was_promised(tmp_path, bits, most):
-    config, _ = write_recipe(tmp_path, model=str(sparse_sd15(tmp_path / "sd15")), data__resolution=512, zo__n=1, quant__bits=bits)
+    config, _ = write_recipe(tmp_path, model=str(write_model(tmp_path / "sd15", empty=True)), data__resolution=512, zo__n=1, quant__bits=bits)
     plan = json.loads(run(program("zoodip"), "inspect", config).stdout)["memory_plan"]
     assert plan.keys() == {"bytes", "encode pictures", "train", "draw pictures"}
     assert plan["bytes"] <= most

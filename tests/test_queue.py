@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import ROOT, TOYBOX, environment, learned, metrics, mpirun, program, recipe, run
+from conftest import TOYBOX, learned, metrics, mpirun, nested, program, recipe, refused, run, start
 
 SUBJECTS = TOYBOX / "subjects"
 COMMON = dict(zo__tau=4, zo__n=1, output__checkpoint_every=5, output__prompts=[])
@@ -20,18 +20,6 @@ JOBS = {  # name -> keys that differ
     "styled": dict(optim__steps=9, token__vectors=2, token__placeholder="<my-toy>", optim__lr=0.01, seed=3),
     "batch of two": dict(optim__steps=8, optim__batch_size=2, data__images=str(SUBJECTS / "ball1")),
 }
-
-
-def nested(changes):
-    """zo__n=1 -> {"zo": {"n": 1}}"""
-    out = {}
-    for key, value in changes.items():
-        group, _, name = key.partition("__")
-        if name:
-            out.setdefault(group, {})[name] = value
-        else:
-            out[group] = value
-    return out
 
 
 def write_jobs(folder, jobs=None, raw=None, **changes):
@@ -45,14 +33,6 @@ def write_jobs(folder, jobs=None, raw=None, **changes):
 
 def queue(ranks, path, *options, **more):
     return mpirun(ranks, program("zoodip"), "run", path, *options, **more)
-
-
-def start(ranks, path, *options):
-    command = [program("zoodip"), "run", str(path), *options]
-    if ranks > 1:
-        command = ["mpirun", "--oversubscribe", "-np", str(ranks), *command]
-    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            start_new_session=True)
 
 
 def summary(output):
@@ -71,14 +51,6 @@ def wait_until(condition, process, timeout=60):
     end = time.time() + timeout
     while time.time() < end and process.poll() is None and not condition():
         time.sleep(0.01)
-
-
-def refused(done, *words):
-    assert done.returncode == 2, done.stderr
-    lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip:")]
-    assert len(lines) == 1, done.stderr
-    for word in words:
-        assert word in lines[0], lines[0]
 
 
 @pytest.fixture(scope="module")
@@ -258,7 +230,7 @@ def test_links_that_lead_out_are_not_followed(tmp_path, inside):
 def test_kill_9_and_resume(tmp_path, alone, ranks, groups):
     path, output = write_jobs(tmp_path)
     for attempt, (name, steps) in enumerate([("long", 13), ("styled", 6)]):
-        process = start(ranks, path, "--groups", groups, *(["--resume"] if attempt else []))
+        process = start(ranks, "run", path, "--groups", groups, *(["--resume"] if attempt else []))
         wait_until(lambda: steps_of(output, name) >= steps, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
@@ -289,7 +261,7 @@ def test_finished_jobs_stay_finished(tmp_path, alone):
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_signal_checkpoints_every_group_and_exits_75(tmp_path, alone, ranks):
     path, output = write_jobs(tmp_path)
-    process = start(ranks, path, "--groups", str(ranks))
+    process = start(ranks, "run", path, "--groups", str(ranks))
     wait_until(lambda: steps_of(output, "long") >= 3 and (ranks == 1 or steps_of(output, "batch of two") >= 1), process)
     process.send_signal(signal.SIGUSR1)
     stderr = process.communicate(timeout=60)[1]
@@ -308,7 +280,7 @@ def test_a_signal_checkpoints_every_group_and_exits_75(tmp_path, alone, ranks):
 def test_a_signal_to_one_rank_reaches_all_groups(tmp_path, rank):
     """Rank 0 tells the other group; the last rank does not even lead its group, which tells rank 0."""
     path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=100000) for name in ("a", "b")})
-    process = start(4, path, "--groups", "2")
+    process = start(4, "run", path, "--groups", "2")
     try:
         wait_until(lambda: steps_of(output, "a") and steps_of(output, "b"), process)
         ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
@@ -348,7 +320,7 @@ def names(folder):
 @pytest.mark.parametrize("ranks", [1, 3])
 def test_a_spool_takes_files_and_says_how_they_ended(tmp_path, alone, ranks):
     spool, defaults = make_spool(tmp_path)
-    process = start(ranks, defaults, "--spool", str(spool))
+    process = start(ranks, "run", defaults, "--spool", str(spool))
     drop(spool, "short", JOBS["short"])
     wait_until(lambda: names(spool / "done"), process)
     drop(spool, "styled", JOBS["styled"])
@@ -376,12 +348,12 @@ def test_a_drained_spool_goes_on_where_it_stood(tmp_path, alone):
     spool, defaults = make_spool(tmp_path)
     for name in ("long", "short"):
         drop(spool, name, JOBS[name])
-    process = start(1, defaults, "--spool", str(spool))
+    process = start(1, "run", defaults, "--spool", str(spool))
     wait_until(lambda: steps_of(tmp_path / "out", "long") >= 3, process)
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
     assert process.returncode == 75 and names(spool / "running") == ["long.json", "short.json"]
-    process = start(3, defaults, "--spool", str(spool), "--groups", "2")
+    process = start(3, "run", defaults, "--spool", str(spool), "--groups", "2")
     wait_until(lambda: len(names(spool / "done")) == 2, process)
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)

@@ -3,23 +3,14 @@ signal finishes the step, checkpoints and exits 75."""
 import os
 import random
 import signal
-import subprocess
 import time
 
 import pytest
 
-from conftest import ROOT, environment, learned, metrics, mpirun, program, run, write_recipe
+from conftest import learned, metrics, mpirun, program, run, start, write_recipe
 
 STEPS = 60
 CHANGES = dict(optim__steps=STEPS, output__checkpoint_every=7, output__checkpoint_keep=3, output__prompts=[], zo__tau=8)
-
-
-def start(ranks, config, *options):
-    command = [program("zoodip"), "train", str(config), *options]
-    if ranks > 1:
-        command = ["mpirun", "--oversubscribe", "-np", str(ranks), *command]
-    return subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            start_new_session=True)
 
 
 def wait_for_steps(output, steps, process, timeout=60):
@@ -35,7 +26,7 @@ def wait_for_steps(output, steps, process, timeout=60):
 
 def stop_after(config, output, steps):
     """One rank, asked to end after so many steps."""
-    process = start(1, config)
+    process = start(1, "train", config)
     wait_for_steps(output, steps, process)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=60) == 75
@@ -58,7 +49,7 @@ def test_kill_9_at_random_moments(tmp_path, quiet, ranks):
     config, output = write_recipe(tmp_path, **CHANGES)
     chance = random.Random(ranks)
     for attempt in range(5):
-        process = start(ranks, config, *(["--resume"] if attempt else []))
+        process = start(ranks, "train", config, *(["--resume"] if attempt else []))
         wait_for_steps(output, newest(output) + 1, process)
         time.sleep(chance.uniform(0, 0.4))
         os.killpg(process.pid, signal.SIGKILL)
@@ -75,7 +66,7 @@ def test_a_signal_finishes_the_step_and_exits_75(tmp_path, quiet, ranks, which):
     if ranks > 1 and which != signal.SIGUSR1:
         pytest.skip("mpirun kills its ranks soon after a TERM or INT: launch/run.sh turns them into USR1")
     config, output = write_recipe(tmp_path, **CHANGES)
-    process = start(ranks, config)
+    process = start(ranks, "train", config)
     wait_for_steps(output, 3, process)
     process.send_signal(which)
     stderr = process.communicate(timeout=60)[1]

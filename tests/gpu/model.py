@@ -180,7 +180,8 @@ def tensor_bytes(name, shape, numbers):
 
 
 def write_safetensors(path, shapes, numbers):
-    """Format: https://huggingface.co/docs/safetensors: the header's length, the header, the tensors."""
+    """Format: https://huggingface.co/docs/safetensors: the header's length, the header, the tensors; without `numbers` a hole of
+    their size."""
     header, at = {}, 0
     for name, shape in shapes.items():
         count = 1
@@ -192,12 +193,15 @@ def write_safetensors(path, shapes, numbers):
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
+        if numbers is None:
+            file.truncate(file.tell() + at)
+            return
         for name, shape in shapes.items():
             file.write(tensor_bytes(name, shape, numbers))
 
 
-def write_model(folder, text=TEXT, unet=UNET, vae=VAE):
-    """Returns the folder. One that is whole already is left as it is."""
+def write_model(folder, text=TEXT, unet=UNET, vae=VAE, empty=False):
+    """Returns the folder. One that is whole already is left as it is. empty: no numbers, which is enough to plan memory."""
     folder = Path(folder)
     if (folder / "whole").exists():
         return folder
@@ -205,7 +209,7 @@ def write_model(folder, text=TEXT, unet=UNET, vae=VAE):
     for part in ("tokenizer", "scheduler"):
         shutil.copytree(TOYBOX / part, folder / part, dirs_exist_ok=True)
     shutil.copy(TOYBOX / "model_index.json", folder)
-    numbers = Numbers(0)
+    numbers = None if empty else Numbers(0)
     for part, config, shapes, name in (("text_encoder", text, text_layers(text), "model"),
                                        ("unet", unet, unet_layers(unet), "diffusion_pytorch_model"),
                                        ("vae", vae, vae_layers(vae), "diffusion_pytorch_model")):
