@@ -111,9 +111,8 @@ template <enum tile_kind W, int ROWS, int COLUMNS, int THREADS, bool ALIGNED> st
         for (int i = 0; i < COUNT; i++) {
             int at_y = y[i] + ky, at_x = x[i] + kx;
             bool inside = find_input(a, &at_y, &at_x);
-            from[i] =
-                lane[i] + (int64_t)(at_y * a.in_width + at_x) * a.x.row_stride + (int)threadIdx.x % ROW_PIECES * 4;
-            from[i] = inside ? from[i] : NULL;
+            int64_t row = inside ? at_y * a.in_width + at_x : 0; // a row far outside has no product in an int
+            from[i] = inside ? lane[i] + row * a.x.row_stride + (int)threadIdx.x % ROW_PIECES * 4 : NULL;
         }
     }
 
