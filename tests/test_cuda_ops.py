@@ -306,3 +306,9 @@ def test_numbers_too_large_for_halves_fit_into_bfloats(both):
 def test_weights_of_any_size_keep_their_bits(both, scale):
     tensors = {"x": torch.randn(1, 1, 9, 32), "weight": scale * torch.randn(8, 32, 1, 1)}
     agree(both("linear", tensors, bits=32, channels=8), 4e-6)
+
+
+def test_draws_are_the_hosts_bit_for_bit(both):
+    tensors = {"x": torch.full((3, 1, 1, 1), 2**40 + 3)}
+    ours, theirs = both("draw", tensors, seed=2**33 + 5, stream=11, height=37, width=5, channels=7)
+    assert torch.equal(ours, theirs)

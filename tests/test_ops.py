@@ -304,3 +304,17 @@ def test_every_instruction_set_agrees(op, isa):
 def test_wrong_shapes_are_refused(op, name, tensors, numbers, message):
     with pytest.raises(AssertionError, match=message):
         op(name, {k: torch.zeros(s) for k, s in tensors.items()}, **numbers)
+
+
+# ---------------------------------------------------------------------------------------------------- draws
+
+
+@pytest.mark.parametrize("isa", ["generic", None])
+@pytest.mark.parametrize("step", [0, 7, 2**40 + 3])
+def test_draws_are_the_streams_of_the_random_numbers_bit_for_bit(op, isa, step):
+    seed, stream = 2**33 + 5, 11
+    drawn = op("draw", {"x": torch.full((3, 1, 1, 1), step)}, isa=isa, seed=seed, stream=stream, height=37, width=5, channels=7)
+    for lane in range(3):
+        stated = subprocess.run([BUILD / "tests/rng", "normals", *map(str, (seed, step, stream + lane, 0, 37 * 5 * 7))],
+                                capture_output=True, check=True).stdout
+        assert drawn[lane].numpy().tobytes() == stated

@@ -8,8 +8,9 @@
  * `lane_bias`, `residual` of the same form; `weight` [out, in, kh, kw], 4-bit codes as in a file or a table [rows,
  * dim], `scale`, `shift`, `bias`, `positions`; the result is `y` (height=, width=, channels= tell its shape where it is
  * not x's). Numbers: bits, gated, act, threads, device (1: the GPU), bfloat, stride, pad, up, groups, eps (in
- * millionths), heads, causal, first, flip, shift, repeat (prints GFLOP/s), slice (reads x as the middle of wider
- * channels); of 4-bit codes the shape that they do not tell: out, in, kernel, cycle.
+ * millionths), heads, causal, first, flip, shift, seed, stream (of `draw`, whose x holds the step in every lane),
+ * repeat (prints GFLOP/s), slice (reads x as the middle of wider channels); of 4-bit codes the shape that they do not
+ * tell: out, in, kernel, cycle.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -163,6 +164,9 @@ static struct error body(void *arg)
         op_embed(d, y, r->x, r->weight, r->positions, r->rows, number(j, "first", 1 << 30));
     else if (strcmp(j->name, "timestep") == 0)
         op_timestep(d, y, r->x, number(j, "flip", 1), (float)number(j, "shift", 0));
+    else if (strcmp(j->name, "draw") == 0)
+        op_draw(d, y, tensor_lanes(r->x, 0, 1), (uint64_t)number(j, "seed", 0),
+                (uint32_t)(number(j, "stream", 0) + r->first));
     else if (strcmp(j->name, "loss") == 0)
         op_loss(d, y, r->x, r->target, r->map);
     op_copy(d, r->y, y, (struct tensor){0});

@@ -1,5 +1,6 @@
 #include "device/cpu/kernels.h"
 
+#include "base/rng_core.h"
 #include "device/cpu/kernels_vector.h"
 
 #if defined(__AVX512F__)
@@ -246,6 +247,23 @@ static double squared_error(const float *a, const float *b, int64_t count)
     return total_of(strands);
 }
 
+/* ------------------------------------------------------------------------------------------------ draws */
+
+static void normals(uint64_t seed, uint64_t step, uint32_t stream, int64_t count, float *out)
+{
+    enum { BLOCKS = 64 };
+    uint32_t words[4 * BLOCKS];
+    float drawn[4 * BLOCKS];
+    for (int64_t done = 0; done < count; done += 4 * BLOCKS) {
+        int64_t left = count - done, wanted = left < 4 * BLOCKS ? left : 4 * BLOCKS;
+        for (uint32_t b = 0; b < BLOCKS; b++) // those behind the last are drawn too: loops of one length
+            rng_block(seed, step, stream, (uint32_t)(done / 4) + b, words + 4 * b);
+        for (int i = 0; i < 4 * BLOCKS; i += 2)
+            rng_normal_pair(words + i, drawn + i);
+        memcpy(out + done, drawn, (size_t)wanted * sizeof *out);
+    }
+}
+
 const struct kernels KERNELS = {
 #if defined(__AVX512F__)
     .name = "avx512",
@@ -269,4 +287,5 @@ const struct kernels KERNELS = {
     .gather_moments = gather_moments,
     .row_moments = row_moments,
     .squared_error = squared_error,
+    .normals = normals,
 };

@@ -65,6 +65,9 @@ struct kernels {
     /* The sum of x and of x^2, and of (a - b)^2, over count numbers, each in one fixed order. */
     void (*row_moments)(double *sum, double *square, const float *x, int64_t count);
     double (*squared_error)(const float *a, const float *b, int64_t count);
+
+    /* rng_normals of base/rng.h, from number 0: the same bits, with fmaf an instruction where there is one. */
+    void (*normals)(uint64_t seed, uint64_t step, uint32_t stream, int64_t count, float *out);
 };
 
 extern const struct kernels kernels_generic;

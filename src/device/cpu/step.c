@@ -1,6 +1,5 @@
 #include <string.h>
 
-#include "base/rng.h"
 #include "device/cpu/cpu.h"
 #include "device/step_core.h"
 
@@ -8,10 +7,10 @@
 
 void cpu_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream)
 {
-    (void)device;
+    const struct kernels *kernels = cpu_of(device)->kernels;
     uint64_t at = (uint64_t) * (const int64_t *)tensor_data(step);
     for (int64_t l = 0; l < y.lanes; l++)
-        rng_normals(seed, at, stream + (uint32_t)l, 0, tensor_positions(y) * y.channels, tensor_row(y, l, 0));
+        kernels->normals(seed, at, stream + (uint32_t)l, tensor_positions(y) * y.channels, tensor_row(y, l, 0));
 }
 
 void cpu_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,

@@ -1,0 +1,110 @@
+/* pace CONFIG.json STEPS SECONDS [RANK=FACTOR]...
+ *
+ * Training steps in which a lane's evaluation is a sleep of SECONDS, FACTOR times as long on some ranks, and its loss
+ * the mean square of its embedding. All else of a step is what ships: draws, slots, sums, update, history. What a step
+ * takes beyond its sleep is therefore what training costs beside the networks. Prints a line of JSON.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/memory.h"
+#include "base/progress.h"
+#include "commands/subject.h"
+#include "zo/train.h"
+
+/* What the networks' stand-in below needs to know; a wrapped function has no other way to learn it. */
+static struct {
+    double seconds;     /* of a lane, on this rank */
+    struct tensor zero; /* as long as the word; one copy for all lanes */
+} pace;
+
+/* Takes the networks' place in the steps (CMakeLists.txt says how); it goes by the linker's name for that. */
+void __wrap_evaluator_forward(const struct evaluator *e); // NOLINT
+
+void __wrap_evaluator_forward(const struct evaluator *e) // NOLINT
+{
+    clock_sleep(pace.seconds * (double)e->shape.lanes);
+    struct tensor zero = pace.zero;
+    zero.lanes = e->shape.lanes;
+    op_loss(e->device, e->slots, e->rows, zero, (struct tensor){0});
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void print_times(const struct training *t, double *seconds, int64_t steps)
+{
+    double sum = 0;
+    for (int64_t i = 0; i < steps; i++)
+        sum += seconds[i];
+    qsort(seconds, (size_t)steps, sizeof *seconds, ascending);
+    printf("{\"ranks\": %d, \"lanes\": %lld, \"steps\": %lld, \"mean\": %.9f, \"median\": %.9f, \"tenth\": %.9f}\n",
+           comm_size(t->parts.comm), (long long)t->lanes, (long long)steps, sum / (double)steps, seconds[steps / 2],
+           seconds[steps / 10]);
+}
+
+static struct error take_steps(struct training *t, int64_t steps)
+{
+    double *seconds = memory_take(steps, sizeof *seconds);
+    if (!seconds)
+        return error_memory("the times");
+    struct error e = ok();
+    for (int64_t i = 0; i < steps && e.code == ERROR_NONE; i++) {
+        double began = clock_seconds();
+        e = training_step(t);
+        seconds[i] = clock_seconds() - began;
+    }
+    if (e.code == ERROR_NONE && comm_rank(t->parts.comm) == 0)
+        print_times(t, seconds, steps);
+    memory_free(seconds);
+    return e;
+}
+
+static struct error run(struct subject *s, int64_t steps)
+{
+    struct workshop *w = s->workshop;
+    TRY(subject_encode(s));
+    TRY(workshop_load(w));
+    TRY(subject_start(s));
+    const struct training_parts parts = subject_parts(s);
+    TRY(device_keep(w->device, F32, 1, 1, s->config.token.vectors, w->text_config.width, &pace.zero));
+    pace.zero.lane_stride = 0;
+    struct training t;
+    struct error e = training_new(&t, &parts);
+    if (e.code == ERROR_NONE) {
+        e = take_steps(&t, steps);
+        training_free(&t);
+    }
+    device_release(w->device, &pace.zero);
+    return e;
+}
+
+int main(int argc, char **argv)
+{
+    struct comm *comm;
+    struct error e = comm_open(&comm, &argc, &argv);
+    if (e.code == ERROR_NONE && argc < 4)
+        e = error_input("usage: pace CONFIG.json STEPS SECONDS [RANK=FACTOR]...");
+    if (e.code == ERROR_NONE) {
+        pace.seconds = atof(argv[3]);
+        for (int i = 4; i < argc; i++) {
+            char *factor;
+            if (strtol(argv[i], &factor, 10) == comm_rank(comm) && *factor == '=')
+                pace.seconds *= atof(factor + 1);
+        }
+        struct subject s;
+        struct workshop w;
+        e = subject_open(&s, &w, argv[1], NULL, 0, comm, false);
+        if (e.code == ERROR_NONE) {
+            e = run(&s, atoll(argv[2]));
+            subject_close(&s);
+        }
+        if (e.code != ERROR_NONE && comm_rank(comm) == 0)
+            fprintf(stderr, "pace: %s\n", e.text);
+        comm_close(comm);
+    }
+    return e.code;
+}
