@@ -16,4 +16,8 @@ struct share {
 
 struct share share_of(int64_t count, int rank, int size);
 
+/* shares [size] for ranks of which a piece takes pace[r] > 0 seconds: the longest share takes as short as it can. Every
+ * rank gets a piece, so that its pace stays known; where there are not as many pieces, shares are as above. */
+void shares_by_pace(int64_t count, const double *pace, int size, struct share *shares);
+
 #endif

@@ -57,13 +57,16 @@ static bool at_once(const struct training *t)
     return comm_size(t->parts.comm) == 1 || device_joined(t->parts.device);
 }
 
-/* The losses of all ranks' lanes, *stop and what went wrong somewhere: a rank that failed says so beside its losses, so
- * that all end together. */
-static struct error sum_slots(struct training *t, struct error mine, bool *stop)
+/* The losses of all ranks' lanes, *stop, and behind the notes what a lane took each rank (`seconds` this one). A rank
+ * that failed says so beside its losses, so that all end together. */
+static struct error sum_slots(struct training *t, struct error mine, double seconds, bool *stop)
 {
+    double *paces = t->slots + t->lanes + NOTES;
+    memset(paces, 0, (size_t)comm_size(t->parts.comm) * sizeof *paces);
+    paces[comm_rank(t->parts.comm)] = seconds;
     t->slots[t->lanes + STOP] = signals_stop_requested();
     t->slots[t->lanes + FAILED] = mine.code != ERROR_NONE;
-    TRY(comm_sum(t->parts.comm, t->slots, t->lanes + NOTES));
+    TRY(comm_sum(t->parts.comm, t->slots, t->lanes + NOTES + comm_size(t->parts.comm)));
     if (t->slots[t->lanes + FAILED] > 0)
         return comm_agree(t->parts.comm, mine);
     *stop = t->slots[t->lanes + STOP] > 0;
@@ -97,10 +100,14 @@ static struct error step_together(struct training *t, int64_t k, const double ra
 {
     const double notes[NOTES] = {0};
     struct device *d = t->parts.device;
+    double began = clock_seconds();
     struct error e = step_evaluate(&t->step, k, &t->draws, notes, false);
     device_read(d, t->slots, t->step.slots);
-    struct error late = device_wait(d);
-    TRY(sum_slots(t, e.code != ERROR_NONE ? e : late, stop));
+    e = first_error(e, device_wait(d));
+    // a GPU's memory is planned for its share, which therefore stays as it is
+    bool measured = t->step.share.count > 0 && device_identity(d) == 0;
+    double seconds = measured ? (clock_seconds() - began) / (double)t->step.share.count : 0;
+    TRY(sum_slots(t, e, seconds, stop));
     device_write(d, t->step.slots, t->slots);
     return step_update(&t->step, rates);
 }
@@ -114,6 +121,34 @@ static struct error end_step(struct training *t, struct error mine)
     TRY(comm_broadcast(t->parts.comm, t->state.embedding, t->dim * (int64_t)sizeof *t->state.embedding, 0));
     device_write(t->parts.device, t->step.embedding, t->state.embedding);
     return ok();
+}
+
+/* Between two steps: this rank evaluates other lanes from now on. */
+static struct error take_share(struct training *t, struct share share)
+{
+    const struct step_shape shape = t->step.shape;
+    TRY(step_get(&t->step, &t->state));
+    step_free(&t->step);
+    TRY(step_new(&t->step, &t->parts, &shape, share, false));
+    step_put(&t->step, &t->state);
+    return device_wait(t->parts.device);
+}
+
+/* Lanes go from ranks that are slow to ranks that wait for them. Who evaluates a lane shows in no bit of its loss. */
+static struct error balance_lanes(struct training *t)
+{
+    struct balance *b = &t->balance;
+    int rank = comm_rank(t->parts.comm);
+    if (!balance_note(b, t->slots + t->lanes + NOTES))
+        return ok();
+    if (rank == 0)
+        log_line(
+            "some ranks are slower: from step %lld on they evaluate fewer lanes, and a step should take %.0f %% of "
+            "its time",
+            (long long)t->state.step + 1, 100 * (1 - b->gain));
+    struct share mine = b->shares[rank], before = t->step.share;
+    bool same = mine.first == before.first && mine.count == before.count;
+    return comm_agree(t->parts.comm, same ? ok() : take_share(t, mine));
 }
 
 /* Step k, from 1. *stop: some rank was asked to end. */
@@ -144,7 +179,7 @@ static struct error take_step(struct training *t, int64_t k, struct metric *m, b
         step_put_noise(&t->step, s);
     s->step = k;
     comm_at(t->parts.comm, k);
-    return ok();
+    return at_once(t) ? ok() : balance_lanes(t);
 }
 
 struct error training_step(struct training *t)
@@ -190,7 +225,7 @@ struct error training_validate(struct training *t, const float *embedding, doubl
     int64_t draws = t->validation_draws, step = t->checks.evaluator.shape.lanes;
     double *slots = memory_take(draws, sizeof *slots);
     struct error e = slots ? ok() : error_memory("the validation losses");
-    struct share share = share_of(draws, comm_rank(t->parts.comm), comm_size(t->parts.comm));
+    struct share share = balance_share(&t->balance, draws, comm_rank(t->parts.comm));
     int64_t end = share.first + share.count;
     for (int64_t first = share.first; first < end && e.code == ERROR_NONE; first += step) {
         e = check_batch(t, first, end, embedding);
@@ -494,7 +529,7 @@ static struct error make_batches(struct training *t)
 {
     int rank = comm_rank(t->parts.comm), ranks = comm_size(t->parts.comm);
     const struct step_shape shape = {t->lanes, NOTES, t->vectors, t->dim / t->vectors, t->state.subspace.tau};
-    TRY(step_new(&t->step, &t->parts, &shape, share_of(t->lanes, rank, ranks), at_once(t)));
+    TRY(step_new(&t->step, &t->parts, &shape, t->balance.shares[rank], at_once(t)));
     struct share share = share_of(t->validation_draws, rank, ranks);
     // no more lanes than a step has, so that looking takes no more memory than learning
     int64_t most = least(t->step.evaluator.shape.lanes, VALIDATION_LANES), lanes = least(share.count, most);
@@ -513,7 +548,8 @@ static struct error make_state(struct training *t)
     const struct draw_shape shape = training_draws(c, set->count, set->caption_per_picture ? 0 : set->captions.count,
                                                    set->height, set->width, set->channels, t->dim);
     TRY(draws_new(&t->draws, &shape));
-    t->slots = memory_take(t->lanes + NOTES, sizeof *t->slots);
+    TRY(balance_new(&t->balance, t->lanes, comm_size(t->parts.comm)));
+    t->slots = memory_take(t->lanes + NOTES + comm_size(t->parts.comm), sizeof *t->slots);
     t->gradient = memory_take(t->dim, sizeof *t->gradient);
     t->latent = memory_take(numbers, sizeof *t->latent);
     t->noise = memory_take(numbers, sizeof *t->noise);
@@ -558,6 +594,7 @@ void training_free(struct training *t)
     training_rest(t);
     state_free(&t->state);
     draws_free(&t->draws);
+    balance_free(&t->balance);
     memory_free(t->slots);
     memory_free(t->gradient);
     memory_free(t->latent);

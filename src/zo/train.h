@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "cluster/balance.h"
 #include "cluster/comm.h"
 #include "cluster/share.h"
 #include "device/device.h"
@@ -46,6 +47,7 @@ struct training {
     double *slots;            /* the losses [lanes], and behind them what ranks tell each other */
     double *gradient;         /* [dim] */
     float *latent, *noise;    /* one picture's, for validation */
+    struct balance balance;   /* who evaluates which lanes */
     struct step step;         /* this rank's part */
     struct lane_batch checks; /* validation */
     int64_t validation_draws, validation_every;

@@ -35,15 +35,19 @@ static int ascending(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void print_times(const struct training *t, double *seconds, int64_t steps)
+static void print_times(struct training *t, double *seconds, int64_t steps)
 {
     double sum = 0;
     for (int64_t i = 0; i < steps; i++)
         sum += seconds[i];
     qsort(seconds, (size_t)steps, sizeof *seconds, ascending);
-    printf("{\"ranks\": %d, \"lanes\": %lld, \"steps\": %lld, \"mean\": %.9f, \"median\": %.9f, \"tenth\": %.9f}\n",
+    printf("{\"ranks\": %d, \"lanes\": %lld, \"steps\": %lld, \"mean\": %.9f, \"median\": %.9f, \"tenth\": %.9f, "
+           "\"state\": %u, \"shares\": [",
            comm_size(t->parts.comm), (long long)t->lanes, (long long)steps, sum / (double)steps, seconds[steps / 2],
-           seconds[steps / 10]);
+           seconds[steps / 10], state_hash(&t->state));
+    for (int r = 0; r < t->balance.size; r++)
+        printf("%s%lld", r ? ", " : "", (long long)t->balance.shares[r].count);
+    printf("]}\n");
 }
 
 static struct error take_steps(struct training *t, int64_t steps)
@@ -57,6 +61,8 @@ static struct error take_steps(struct training *t, int64_t steps)
         e = training_step(t);
         seconds[i] = clock_seconds() - began;
     }
+    if (e.code == ERROR_NONE)
+        e = step_get(&t->step, &t->state);
     if (e.code == ERROR_NONE && comm_rank(t->parts.comm) == 0)
         print_times(t, seconds, steps);
     memory_free(seconds);

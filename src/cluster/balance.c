@@ -1,0 +1,96 @@
+#include "cluster/balance.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+
+enum { WINDOW = 8 };
+
+static const double WORTH = 0.9; /* of a step's time: what new shares must get below, or making them costs more */
+
+struct error balance_new(struct balance *b, int64_t count, int size)
+{
+    *b = (struct balance){.count = count, .size = size};
+    b->times = memory_take((int64_t)WINDOW * size, sizeof *b->times);
+    b->pace = memory_take(size, sizeof *b->pace);
+    b->shares = memory_take(size, sizeof *b->shares);
+    b->others = memory_take(size, sizeof *b->others);
+    if (!b->times || !b->pace || !b->shares || !b->others)
+        return error_memory("the ranks' shares");
+    for (int r = 0; r < size; r++) {
+        b->pace[r] = 1;
+        b->shares[r] = share_of(count, r, size);
+    }
+    return ok();
+}
+
+void balance_free(struct balance *b)
+{
+    memory_free(b->times);
+    memory_free(b->pace);
+    memory_free(b->shares);
+    memory_free(b->others);
+    *b = (struct balance){0};
+}
+
+static int ascending(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(const struct balance *b, int rank)
+{
+    double sorted[WINDOW];
+    for (int k = 0; k < WINDOW; k++)
+        sorted[k] = b->times[k * b->size + rank];
+    qsort(sorted, WINDOW, sizeof *sorted, ascending);
+    return sorted[WINDOW / 2];
+}
+
+/* False: some rank has measured nothing. */
+static bool find_pace(struct balance *b)
+{
+    for (int r = 0; r < b->size; r++)
+        if (median(b, r) <= 0)
+            return false;
+    for (int r = 0; r < b->size; r++)
+        b->pace[r] = median(b, r);
+    return true;
+}
+
+static double longest(const struct balance *b, const struct share *shares)
+{
+    double most = 0;
+    for (int r = 0; r < b->size; r++) {
+        double seconds = (double)shares[r].count * b->pace[r];
+        most = seconds > most ? seconds : most;
+    }
+    return most;
+}
+
+bool balance_note(struct balance *b, const double *seconds)
+{
+    memcpy(b->times + b->noted * b->size, seconds, (size_t)b->size * sizeof *seconds);
+    if (++b->noted < WINDOW)
+        return false;
+    b->noted = 0;
+    if (!find_pace(b))
+        return false;
+    shares_by_pace(b->count, b->pace, b->size, b->others);
+    double now = longest(b, b->shares), then = longest(b, b->others);
+    if (then >= WORTH * now)
+        return false;
+    struct share *old = b->shares;
+    b->shares = b->others;
+    b->others = old;
+    b->gain = 1 - then / now;
+    return true;
+}
+
+struct share balance_share(struct balance *b, int64_t count, int rank)
+{
+    shares_by_pace(count, b->pace, b->size, b->others);
+    return b->others[rank];
+}

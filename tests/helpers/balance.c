@@ -1,0 +1,38 @@
+/* balance COUNT RANKS
+ *
+ * Reads steps from stdin, RANKS seconds a piece each, and prints after each of them the shares: "moved" or "as before",
+ * then every rank's first piece and count.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/memory.h"
+#include "cluster/balance.h"
+
+static int follow(struct balance *b, double *seconds)
+{
+    for (;;) {
+        for (int r = 0; r < b->size; r++)
+            if (scanf("%lf", seconds + r) != 1)
+                return 0;
+        printf("%s", balance_note(b, seconds) ? "moved" : "as before");
+        for (int r = 0; r < b->size; r++)
+            printf(" %lld+%lld", (long long)b->shares[r].first, (long long)b->shares[r].count);
+        printf("\n");
+    }
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 3) {
+        fprintf(stderr, "usage: balance COUNT RANKS\n");
+        return ERROR_BAD_INPUT;
+    }
+    struct balance b;
+    double *seconds = memory_take(atoi(argv[2]), sizeof *seconds);
+    struct error e = balance_new(&b, atoll(argv[1]), atoi(argv[2]));
+    int code = seconds && e.code == ERROR_NONE ? follow(&b, seconds) : ERROR_FAILED;
+    balance_free(&b);
+    memory_free(seconds);
+    return code;
+}

@@ -1,0 +1,126 @@
+"""Shares of the lanes that follow the ranks' speed: as good as any sharing out, steady against noise, and seen in no bit."""
+import itertools
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import environment, learned, metrics, mpirun, program, run, start, write_recipe
+
+WINDOW = 8
+
+
+def follow(count, steps):
+    """[(moved, counts)] after each step of [seconds a piece of each rank]."""
+    text = "\n".join(" ".join(map(str, step)) for step in steps)
+    done = subprocess.run([program("tests/balance"), str(count), str(len(steps[0]))], input=text, capture_output=True, text=True, check=True)
+    found = []
+    for line in done.stdout.splitlines():
+        shares = [tuple(map(int, s.split("+"))) for s in re.findall(r"\d+\+\d+", line)]
+        assert [first for first, _ in shares] == [sum(c for _, c in shares[:r]) for r in range(len(shares))]
+        assert sum(c for _, c in shares) == count
+        found.append((line.startswith("moved"), [c for _, c in shares]))
+    return found
+
+
+def shortest(count, pace):
+    """The least time of the longest share, every rank with a piece at least, over all sharings out."""
+    cuts = itertools.combinations(range(1, count), len(pace) - 1)
+    return min(max((b - a) * p for a, b, p in zip((0, *cut), (*cut, count), pace)) for cut in cuts)
+
+
+@pytest.mark.parametrize("count, ranks", [(3, 2), (9, 2), (9, 3), (10, 4), (12, 5), (4, 4)])
+def test_no_sharing_out_is_faster(count, ranks):
+    rng = random.Random(count)
+    for _ in range(20):
+        pace = [rng.choice([1, rng.uniform(0.3, 4)]) for _ in range(ranks)]
+        equal = [count // ranks + (r < count % ranks) for r in range(ranks)]
+        before, best = max(c * p for c, p in zip(equal, pace)), shortest(count, pace)
+        moved, counts = follow(count, [pace] * WINDOW)[-1]
+        assert moved == (best < 0.9 * before)
+        assert max(c * p for c, p in zip(counts, pace)) == pytest.approx(best if moved else before)
+
+
+def test_shares_move_at_the_end_of_a_window_and_back_when_all_is_well_again():
+    found = follow(9, [[1, 3]] * 16 + [[1, 1]] * 16)
+    assert [k for k, (moved, _) in enumerate(found, 1) if moved] == [8, 24]
+    assert found[7][1] == [7, 2] and sorted(found[-1][1]) == [4, 5]
+
+
+def test_a_core_borrowed_for_a_moment_moves_nothing():
+    steps = [[1, 1]] * 24
+    for k in (2, 5, 7, 12, 13):
+        steps[k] = [1, 50]
+    assert not any(moved for moved, _ in follow(9, steps))
+
+
+@pytest.mark.parametrize("count, pace", [(9, [1, 0]), (2, [1, 3, 0]), (3, [5, 1, 1])])
+def test_shares_stay_where_a_rank_has_measured_nothing_or_has_one_lane(count, pace):
+    assert not any(moved for moved, _ in follow(count, [pace] * 40))
+
+
+def test_one_slow_rank_of_three_changes_no_bit(tmp_path):
+    """Evaluations replaced by sleeps, three times as long on rank 1."""
+    config, _ = write_recipe(tmp_path, zo__n=8, zo__tau=6, output__prompts=[])
+    quiet = json.loads(run(program("tests/pace"), config, 30, 0).stdout)
+    slow = json.loads(mpirun(3, program("tests/pace"), config, 30, 0.002, "1=3").stdout)
+    assert quiet["shares"] == [9] and slow["shares"][1] < 3 and sum(slow["shares"]) == 9
+    assert slow["state"] == quiet["state"]
+
+
+def rank_processes(config):
+    """Process ids of the ranks in their order."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            words, settings = (path / "cmdline").read_bytes().split(b"\0"), (path / "environ").read_bytes()
+        except OSError:
+            continue
+        if words[0].decode() == program("zoodip") and str(config).encode() in words:
+            found[int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", settings)[1])] = int(path.name)
+    return [found[rank] for rank in sorted(found)]
+
+
+def stop_half_of_the_time(process, ended):
+    while not ended.wait(0.004):
+        os.kill(process, signal.SIGSTOP)
+        time.sleep(0.004)
+        os.kill(process, signal.SIGCONT)
+
+
+def test_a_rank_that_gets_half_a_core_changes_no_bit(tmp_path):
+    changes = dict(optim__steps=60, zo__n=8, zo__tau=6, output__prompts=[])
+    quiet, quiet_output = write_recipe(tmp_path / "quiet", **changes)
+    run(program("zoodip"), "train", quiet)
+    config, output = write_recipe(tmp_path / "slow", **changes)
+    process = start(2, "train", config)
+    while not output.exists():  # the ranks are there
+        assert process.poll() is None
+        time.sleep(0.01)
+    ended = threading.Event()
+    slowing = threading.Thread(target=stop_half_of_the_time, args=(rank_processes(config)[1], ended))
+    slowing.start()
+    try:
+        while metrics_lines(output) < 50:
+            assert process.poll() is None
+            time.sleep(0.01)
+    finally:
+        ended.set()
+        slowing.join()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0, said
+    assert "some ranks are slower: from step " in said
+    assert learned(output) == learned(quiet_output)
+    assert [m["losses"] for m in metrics(output)] == [m["losses"] for m in metrics(quiet_output)]
+
+
+def metrics_lines(output):
+    path = output / "metrics.jsonl"
+    return len(path.read_text().splitlines()) if path.exists() else 0
