@@ -3,7 +3,7 @@
  * The arithmetic of base/rng.h, inline, in the common subset of C and CUDA C++: integers, fmaf, multiplication,
  * addition, sqrtf and nothing else. Each of them is exactly rounded everywhere, so host and GPU draw the same bits,
  * whatever the compiler and the instruction set, as long as nothing contracts or reorders (-ffp-contract=off,
- * -fmad=false).
+ * -fmad=false). Choices are made in integers, without branches, so that a loop over words becomes vector instructions.
  *
  * The polynomials are minimax fits in the relative error, coefficients rounded to float: log(1 + f) to 8e-10 for
  * 1 + f in [sqrt(1/2), sqrt(2)], sin and cos of a turn to 5e-12 and 7e-11 within an eighth of a turn of their quadrant.
@@ -48,26 +48,35 @@ RNG_INLINE void rng_block(uint64_t seed, uint64_t step, uint32_t stream, uint32_
     rng_philox(counter, key, out);
 }
 
+RNG_INLINE uint32_t rng_bits(float number)
+{
+    uint32_t bits;
+    memcpy(&bits, &number, sizeof bits);
+    return bits;
+}
+
+RNG_INLINE float rng_from_bits(uint32_t bits)
+{
+    float number;
+    memcpy(&number, &bits, sizeof number);
+    return number;
+}
+
 /* A word as a number in (0, 1): 2^-33 at least, 1 - 2^-24 at most. Small numbers keep all 32 bits: they are the tails.
  */
 RNG_INLINE float rng_uniform(uint32_t word)
 {
-    float u = fmaf((float)word, 0x1p-32f, 0x1p-33f);
-    return u < 1.0f ? u : 0x1.fffffep-1f;
+    uint32_t bits = rng_bits(fmaf((float)word, 0x1p-32f, 0x1p-33f));
+    return rng_from_bits(bits - (bits == 0x3F800000)); // 1 becomes the number before it
 }
 
 /* Natural logarithm of a normal u > 0. */
 RNG_INLINE float rng_log(float u)
 {
-    int32_t bits, mantissa;
-    memcpy(&bits, &u, sizeof bits);
     // u = 2^exponent (1 + f), split at sqrt(1/2) so that near 1 the exponent is 0 and nothing cancels
-    int32_t shifted = bits - 0x3F3504F3;
+    int32_t shifted = (int32_t)rng_bits(u) - 0x3F3504F3;
     int32_t exponent = (shifted - (shifted & 0x7FFFFF)) / 0x800000;
-    mantissa = (shifted & 0x7FFFFF) + 0x3F3504F3;
-    float f;
-    memcpy(&f, &mantissa, sizeof f);
-    f -= 1.0f;
+    float f = rng_from_bits((uint32_t)((shifted & 0x7FFFFF) + 0x3F3504F3)) - 1.0f;
     float p = 0x1.1457a6p-4f;
     p = fmaf(p, f, -0x1.de3c16p-4f);
     p = fmaf(p, f, 0x1.e6f06ap-4f);
@@ -83,12 +92,12 @@ RNG_INLINE float rng_log(float u)
     return fmaf((float)exponent, 0x1.62e43p-1f, f + p);
 }
 
-/* Sine and cosine of word / 2^32 turns. The quadrant is taken off in integers, exactly. */
+/* Sine and cosine of word / 2^32 turns. The quadrant is taken off in integers, exactly; it swaps the two and gives them
+ * their signs. */
 RNG_INLINE void rng_turn(uint32_t word, float *sine, float *cosine)
 {
     uint32_t quadrant = (word + 0x20000000u) >> 30;
-    uint32_t rest = word - (quadrant << 30); // -2^29 .. 2^29 - 1, modulo 2^32
-    float x = (rest < 0x80000000u ? (float)rest : -(float)(0u - rest)) * 0x1p-32f;
+    float x = (float)(int32_t)(word - (quadrant << 30)) * 0x1p-32f; // of -2^29 .. 2^29 - 1
     float z = x * x;
     float s = 0x1.4bc256p+5f;
     s = fmaf(s, z, -0x1.32ca86p+6f);
@@ -100,9 +109,9 @@ RNG_INLINE void rng_turn(uint32_t word, float *sine, float *cosine)
     c = fmaf(c, z, 0x1.03c1dep+6f);
     c = fmaf(c, z, -0x1.3bd3ccp+4f);
     c = fmaf(c, z, 1.0f);
-    float across = quadrant & 1 ? c : s, along = quadrant & 1 ? s : c;
-    *sine = quadrant & 2 ? -across : across;
-    *cosine = (quadrant + 1) & 2 ? -along : along;
+    uint32_t odd = 0u - (quadrant & 1), swap = (rng_bits(s) ^ rng_bits(c)) & odd;
+    *sine = rng_from_bits(rng_bits(s) ^ swap ^ (quadrant & 2) << 30);
+    *cosine = rng_from_bits(rng_bits(c) ^ swap ^ ((quadrant + 1) & 2) << 30);
 }
 
 /* Two words -> two independent standard normals (Box and Muller, 1958). |normal| < 6.77. */
