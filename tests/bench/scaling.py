@@ -14,6 +14,7 @@ machine with a core for every rank has not.
 import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
@@ -93,6 +94,18 @@ def overheads(a, folder):
     return {ranks: statistics.median(values) for ranks, values in found.items()}
 
 
+def messages_of_a_rank(config, ranks, folder):
+    """How many a rank sends in a step, at most, by Open MPI's own count; which are also the ones that can follow each other."""
+    counts = []
+    for steps in (8, 24):
+        prefix = folder / f"sent-{ranks}-{steps}"
+        settings = dict(pml_monitoring_enable=2, pml_monitoring_enable_output=3, pml_monitoring_filename=prefix)
+        mpirun(ranks, program("tests/pace"), config, steps, 0.001, env={f"OMPI_MCA_{k}": str(v) for k, v in settings.items()})
+        counts.append([sum(int(n) for n in re.findall(r"^[EI]\t.*?(\d+) msgs sent", path.read_text(), re.M))
+                       for path in sorted(folder.glob(f"{prefix.name}.*.prof"))])
+    return max((late - early) / 16 for early, late in zip(*counts)) if counts[0] else 0
+
+
 def terms(ranks, cores):
     return [1, log2(ranks), max(0, ranks / cores - 1)]
 
@@ -106,10 +119,12 @@ def fit(measured, cores):
 def overhead(a, folder):
     measured = overheads(a, folder)
     model = fit(measured, CORES)
-    table("ranks", "ms a step beside the evaluations", "model", "without the queue for cores")
+    config, _ = write_recipe(folder, zo__n=DIRECTIONS, output__prompts=[])
+    table("ranks", "ms a step beside the evaluations", "model", "model with a core for every rank", "messages a rank sends in a step, at most")
     for ranks, seconds in measured.items():
         t = terms(ranks, CORES)
-        row(ranks, f"{1e3 * seconds:.2f}", f"{1e3 * np.dot(model, t):.2f}", f"{1e3 * np.dot(model[:2], t[:2]):.2f}")
+        row(ranks, f"{1e3 * seconds:.2f}", f"{1e3 * np.dot(model, t):.2f}", f"{1e3 * np.dot(model[:2], t[:2]):.2f}",
+            f"{messages_of_a_rank(config, ranks, folder):.0f}")
     print(f"\nModel: {1e3 * model[0]:.3f} ms alone, {1e3 * model[1]:.3f} ms for each doubling of the ranks, {1e3 * model[2]:.3f} ms for each "
           f"rank a core beyond the first; {CORES} cores.\n")
     draw(measured, model, ROOT / "results" / "scaling.png")
