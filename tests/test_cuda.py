@@ -174,6 +174,54 @@ def test_stable_diffusion_fits_into_what_was_promised(tmp_path, bits, most):
     assert plan["bytes"] <= most
 
 
+def drawing_memory(model, latent_side, factor, output, **env):
+    """Draws two pictures; the bytes of both halves."""
+    side = latent_side * factor
+    done = run(cuda_program("zoodip"), "generate", "--model", model, "--prompt", "a toy", "--steps", 1, "--count", 2, "--size",
+               f"{side}x{side}", "--output", output / "toy.png", env=env)
+    found = re.search(r"(\d+) bytes planned, (\d+) taken: (\d+) to draw latents, (\d+) to decode them", done.stderr)
+    assert found, done.stderr
+    planned, taken, drawing, decoding = map(int, found.groups())
+    assert planned == taken == max(drawing, decoding)
+    return drawing, decoding
+
+
+@pytest.fixture
+def mixed(random_models, tmp_path):
+    """The model `plain` with the larger VAE of `deep`, which makes drawing take more than training."""
+    model = shutil.copytree(random_models("plain"), tmp_path / "mixed", ignore=lambda folder, names: {"vae"} & set(names))
+    shutil.copytree(random_models("deep") / "vae", model / "vae")
+    return model
+
+
+def test_unet_and_vae_are_never_in_memory_together(random_models, mixed, tmp_path):
+    """Drawing takes the same beside another VAE, decoding the same beside another UNet, and the larger half is the peak."""
+    report = tmp_path / "report.json"
+    of_plain = drawing_memory(random_models("plain"), 4, 2, tmp_path, ZOODIP_STANDIN_REPORT=str(report))
+    of_mixed, of_deep = (drawing_memory(model, 4, 4, tmp_path) for model in (mixed, random_models("deep")))
+    assert of_mixed[0] == of_plain[0] != of_deep[0]
+    assert of_mixed[1] == of_deep[1] != of_plain[1]
+    if not ON_GPU:
+        used = json.loads(report.read_text())
+        assert used["device"]["peak"] == max(of_plain) and used["leaks"] == 0
+
+
+def planned_for_bench(config):
+    """It draws no pictures, so what these would take does not count."""
+    plan = json.loads(run(program("zoodip"), "inspect", config).stdout)["memory_plan"]
+    needed = max(plan["encode pictures"]["bytes"], plan["train"]["bytes"])
+    assert plan["draw pictures"]["bytes"] > needed
+    return needed
+
+
+def test_bench_takes_what_it_planned(tiny, mixed):
+    config, _ = tiny(model=str(mixed))
+    done = run(cuda_program("zoodip"), "bench", config, "--set", "output.sample_every=1", "--evaluations", 1)
+    planned = planned_for_bench(config)
+    assert json.loads(done.stdout)["device_bytes"] == planned
+    assert f"GPU memory: {planned / 1e6:.1f} MB planned" in done.stderr
+
+
 # ------------------------------------------------------------------------------------------------ faults
 
 standin_only = pytest.mark.skipif(ON_GPU, reason="asks the stand-in to misbehave")
@@ -186,6 +234,29 @@ def test_too_little_memory_is_said_before_anything_is_done(tiny):
     assert done.returncode == 2
     assert "are free; lower data.resolution, zo.n or optim.batch_size" in done.stderr
     assert not output.exists()
+
+
+@standin_only
+def test_a_bench_too_large_for_the_memory_is_refused(tiny, mixed):
+    config, _ = tiny(model=str(mixed))
+    needed = planned_for_bench(config)
+    bench = [cuda_program("zoodip"), "bench", config, "--evaluations", 1]
+    done = run(*bench, check=False, env={"ZOODIP_STANDIN_MEMORY": str(needed - 1)})
+    assert done.returncode == 2 and "are free; lower data.resolution" in done.stderr and not done.stdout
+    run(*bench, env={"ZOODIP_STANDIN_MEMORY": str(needed)})
+
+
+@standin_only
+def test_pictures_too_large_for_the_memory_are_refused(random_models, tmp_path):
+    drawing, decoding = drawing_memory(random_models("plain"), 4, 2, tmp_path / "first")
+    draw = [cuda_program("zoodip"), "generate", "--model", random_models("plain"), "--prompt", "a toy", "--steps", 1, "--count", 2,
+            "--size", "8x8", "--output", tmp_path / "toy.png"]
+    needed = max(drawing, decoding)
+    done = run(*draw, check=False, env={"ZOODIP_STANDIN_MEMORY": str(needed - 1)})
+    assert done.returncode == 2 and "are free; lower --size" in done.stderr
+    assert not list(tmp_path.glob("toy*.png"))
+    run(*draw, env={"ZOODIP_STANDIN_MEMORY": str(needed)})
+    assert len(list(tmp_path.glob("toy*.png"))) == 2
 
 
 @standin_only

@@ -7,6 +7,7 @@
 #include "base/progress.h"
 #include "commands/commands.h"
 #include "commands/options.h"
+#include "commands/plan.h"
 #include "commands/subject.h"
 #include "zo/train.h"
 
@@ -66,8 +67,6 @@ static struct error print_result(const struct subject *s, const struct training 
 static struct error measure(struct subject *s, int64_t evaluations)
 {
     struct workshop *w = s->workshop;
-    if (comm_rank(w->comm) == 0 && device_note(w->device)[0])
-        log_line("%s", device_note(w->device));
     double began = clock_seconds();
     TRY(subject_encode(s));
     TRY(workshop_load(w));
@@ -88,6 +87,21 @@ static struct error measure(struct subject *s, int64_t evaluations)
     return comm_agree(w->comm, e);
 }
 
+static struct error run(const char *config, const struct option_values *sets, int64_t evaluations, struct comm *comm)
+{
+    struct subject s;
+    struct workshop w;
+    struct memory_plan plan;
+    TRY(subject_open(&s, &w, config, sets->items, sets->count, comm, false));
+    if (comm_rank(comm) == 0 && device_note(w.device)[0])
+        log_line("%s", device_note(w.device));
+    struct error e = plan_run(&plan, config, sets, w.device, comm, PHASE_TRAIN); // it draws no pictures
+    if (e.code == ERROR_NONE)
+        e = measure(&s, evaluations);
+    subject_close(&s);
+    return e;
+}
+
 struct error command_bench(int argc, char **argv, struct comm *comm)
 {
     const char *config = NULL;
@@ -104,15 +118,8 @@ struct error command_bench(int argc, char **argv, struct comm *comm)
         e = error_input("bench needs a CONFIG.json; see zoodip bench --help");
     if (e.code == ERROR_NONE && help && comm_rank(comm) == 0)
         print_help();
-    struct subject s;
-    struct workshop w;
-    if (e.code == ERROR_NONE && !help) {
-        e = subject_open(&s, &w, config, sets, many.count, comm, false);
-        if (e.code == ERROR_NONE) {
-            e = measure(&s, evaluations);
-            subject_close(&s);
-        }
-    }
+    if (e.code == ERROR_NONE && !help)
+        e = run(config, &many, evaluations, comm);
     memory_free(sets);
     return e;
 }

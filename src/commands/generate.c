@@ -9,6 +9,7 @@
 #include "base/rng.h"
 #include "commands/commands.h"
 #include "commands/options.h"
+#include "commands/plan.h"
 #include "files/file.h"
 #include "files/safetensors.h"
 #include "model/embedding.h"
@@ -56,7 +57,6 @@ struct session {
     struct noise_schedule schedule;
     struct text_encoder text;
     struct unet unet;
-    struct vae vae;
     struct embedding *words; /* [embeddings] */
     int32_t first_id;
     int64_t vectors;
@@ -66,6 +66,9 @@ struct session {
     float *start;            /* [given, h, w, c] from --latents; NULL: drawn */
     int64_t given;
     int kind;
+    int64_t count;   /* pictures to draw */
+    float **latents; /* [count] of [h, w, c]: between UNet and VAE */
+    bool planned;    /* on a GPU that is not there */
 };
 
 /* ---------------------------------------------------------------------------------------------------- words */
@@ -253,36 +256,44 @@ static struct error output_path(char path[4096], const struct request *r, int64_
     return written < 4096 ? ok() : error_input("--output: the path is too long");
 }
 
-static struct error draw_one(struct session *s, struct painter *p, struct decoder *d, const int32_t *ids,
-                             float *latents, int64_t i)
+/* In memory of this process; of a GPU that is not there, nowhere. */
+static struct store store_of(const struct session *s)
+{
+    return s->planned ? store_planned() : store_alone();
+}
+
+static struct error encode_prompts(const struct session *s, int32_t *ids, int64_t length)
+{
+    bool guided = s->request->guidance > 1;
+    if (guided)
+        TRY(tokenizer_encode(s->tokenizer, s->negative, ids, length));
+    return tokenizer_encode(s->tokenizer, s->prompt, ids + (guided ? length : 0), length);
+}
+
+static struct error paint_one(struct session *s, struct painter *p, const int32_t *ids, int64_t i)
 {
     const struct request *r = s->request;
-    char path[4096], what[64];
-    TRY(output_path(path, r, i));
+    float *latents = s->latents[i] = memory_take(p->numbers, sizeof *latents);
+    if (!latents)
+        return error_memory("the latents");
     if (s->given)
         memcpy(latents, s->start + (s->given > 1 ? i : 0) * p->numbers, (size_t)p->numbers * sizeof *latents);
     else
         rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, p->numbers, latents);
+    int64_t steps = s->planned ? 1 : r->steps; // one takes all the memory that fifty do
+    enum sampler_kind kind = (enum sampler_kind)s->kind;
     struct progress progress;
+    char what[64];
     snprintf(what, sizeof what, "drawing %lld of %lld", (long long)i + 1, (long long)r->count);
-    int64_t calls = sampler_calls(&s->schedule, (enum sampler_kind)s->kind, r->steps);
-    progress_begin(&progress, what, 0, calls, false);
-    struct picture picture;
-    struct error e =
-        painter_draw(p, ids, s->rows, latents, (enum sampler_kind)s->kind, r->steps, r->guidance, show_step, &progress);
+    progress_begin(&progress, what, 0, sampler_calls(&s->schedule, kind, steps), s->planned);
+    struct error e = painter_draw(p, ids, s->rows, latents, kind, steps, r->guidance, show_step, &progress);
     progress_end(&progress);
-    TRY(e);
-    TRY(decoder_draw(d, latents, &picture));
-    e = picture_write(&picture, path);
-    picture_free(&picture);
-    if (e.code == ERROR_NONE)
-        log_line("wrote %s", path);
     return e;
 }
 
-static struct error draw_all(struct session *s)
+/* The latents of all pictures, with networks that are there. */
+static struct error paint_all(struct session *s)
 {
-    const struct request *r = s->request;
     const struct painter_parts parts = {
         .device = s->device,
         .text = &s->text,
@@ -293,28 +304,123 @@ static struct error draw_all(struct session *s)
         .width = s->width,
         .vectors = s->vectors,
         .first_id = s->first_id,
-        .guided = r->guidance > 1,
+        .guided = s->request->guidance > 1,
     };
     struct painter p;
-    struct decoder d = {0};
     TRY(painter_new(&p, &parts));
-    int64_t length = parts.length;
-    int32_t *ids = memory_take(2 * length, sizeof *ids);
-    float *latents = memory_take(p.numbers, sizeof *latents);
-    struct error e = ids && latents ? ok() : error_memory("the prompt");
-    if (e.code == ERROR_NONE)
-        e = decoder_new(&d, s->device, &s->vae, s->height, s->width);
-    if (e.code == ERROR_NONE && parts.guided)
-        e = tokenizer_encode(s->tokenizer, s->negative, ids, length);
-    if (e.code == ERROR_NONE)
-        e = tokenizer_encode(s->tokenizer, s->prompt, ids + (parts.guided ? length : 0), length);
-    for (int64_t i = 0; i < r->count && e.code == ERROR_NONE; i++)
-        e = draw_one(s, &p, &d, ids, latents, i);
+    int32_t *ids = memory_take(2 * parts.length, sizeof *ids);
+    struct error e = ids ? encode_prompts(s, ids, parts.length) : error_memory("the prompt");
+    for (int64_t i = 0; i < s->count && e.code == ERROR_NONE; i++)
+        e = paint_one(s, &p, ids, i);
     memory_free(ids);
-    memory_free(latents);
-    decoder_free(&d);
     painter_free(&p);
     return e;
+}
+
+static struct error decode_one(const struct session *s, struct decoder *d, int64_t i)
+{
+    char path[4096];
+    struct picture picture;
+    TRY(output_path(path, s->request, i));
+    TRY(decoder_draw(d, s->latents[i], &picture));
+    struct error e = s->planned ? ok() : picture_write(&picture, path);
+    picture_free(&picture);
+    if (e.code == ERROR_NONE && !s->planned)
+        log_line("wrote %s", path);
+    return e;
+}
+
+/* The latents become pictures. */
+static struct error decode_all(const struct session *s, const struct vae *vae)
+{
+    struct decoder d;
+    TRY(decoder_new(&d, s->device, vae, s->height, s->width));
+    struct error e = ok();
+    for (int64_t i = 0; i < s->count && e.code == ERROR_NONE; i++)
+        e = decode_one(s, &d, i);
+    decoder_free(&d);
+    return e;
+}
+
+/* Loads text encoder and UNet, draws, and gives them back. */
+static struct error paint(struct session *s)
+{
+    const char *model = s->request->model;
+    struct error e = text_encoder_load(&s->text, s->device, model, 0, store_of(s));
+    if (e.code == ERROR_NONE)
+        e = unet_load(&s->unet, s->device, model, 0, store_of(s));
+    if (e.code == ERROR_NONE)
+        e = paint_all(s);
+    unet_free(&s->unet);
+    text_encoder_free(&s->text);
+    return e;
+}
+
+static struct error decode(const struct session *s)
+{
+    struct vae vae;
+    TRY(vae_load(&vae, s->device, s->request->model, 0, false, true, store_of(s)));
+    struct error e = decode_all(s, &vae);
+    vae_free(&vae);
+    return e;
+}
+
+static void free_latents(struct session *s)
+{
+    for (int64_t i = 0; i < s->count && s->latents; i++)
+        memory_free(s->latents[i]);
+    memory_free(s->latents);
+    s->latents = NULL;
+}
+
+/* `count` pictures in two halves, so that UNet and VAE are never in memory together. halves: what each took. */
+static struct error draw(struct session *s, int64_t count, int64_t halves[2])
+{
+    s->count = count;
+    s->latents = memory_take(count, sizeof *s->latents);
+    struct error e = s->latents ? paint(s) : error_memory("the latents");
+    halves[0] = device_memory(s->device).most;
+    device_memory_mark(s->device);
+    if (e.code == ERROR_NONE)
+        e = decode(s);
+    halves[1] = device_memory(s->device).most;
+    free_latents(s);
+    return e;
+}
+
+/* What each half will take of a GPU, found by drawing one picture on a GPU that is not there. */
+static struct error plan(struct session *s, int64_t halves[2])
+{
+    struct device *device = s->device;
+    struct error e = device_plan(&s->device);
+    if (e.code == ERROR_NONE) {
+        s->planned = true;
+        e = draw(s, 1, halves);
+        s->planned = false;
+        device_close(s->device);
+    }
+    s->device = device;
+    return e;
+}
+
+static int64_t larger(const int64_t halves[2])
+{
+    return halves[0] > halves[1] ? halves[0] : halves[1];
+}
+
+static struct error draw_all(struct session *s)
+{
+    int64_t planned[2], taken[2];
+    bool gpu = device_identity(s->device) != 0;
+    if (gpu) {
+        TRY(plan(s, planned));
+        TRY(plan_fits_alone(larger(planned), s->device, "--size, or draw with a model that zoodip quantize wrote"));
+    }
+    TRY(draw(s, s->request->count, taken));
+    if (gpu)
+        log_line("GPU memory: %lld bytes planned, %lld taken: %lld to draw latents, %lld to decode them",
+                 (long long)larger(planned), (long long)larger(taken), (long long)taken[0], (long long)taken[1]);
+    return ok();
 }
 
 static struct error make_output_folder(const char *output)
@@ -362,23 +468,22 @@ static struct error read_all(struct session *s)
     return make_output_folder(r->output);
 }
 
-static struct error load_all(struct session *s)
+/* The VAE is loaded last, and should not be found wanting only then. */
+static struct error open_all(struct session *s)
 {
     const char *model = s->request->model;
+    struct vae vae;
     TRY(device_open(&s->device, s->request->device, 0, pool_default_threads(1)));
     if (device_note(s->device)[0])
         log_line("%s", device_note(s->device));
     log_line("loading %s on %s", model, device_name(s->device));
-    TRY(text_encoder_load(&s->text, s->device, model, 0, store_alone()));
-    TRY(unet_load(&s->unet, s->device, model, 0, store_alone()));
-    return vae_load(&s->vae, s->device, model, 0, false, true, store_alone());
+    TRY(vae_load(&vae, s->device, model, 0, false, true, store_nowhere()));
+    vae_free(&vae);
+    return ok();
 }
 
 static void close_session(struct session *s)
 {
-    vae_free(&s->vae);
-    unet_free(&s->unet);
-    text_encoder_free(&s->text);
     noise_schedule_free(&s->schedule);
     tokenizer_free(s->tokenizer);
     device_close(s->device);
@@ -412,7 +517,7 @@ static struct error run(const struct request *r)
     TRY(check_request(r, &s.kind));
     struct error e = read_all(&s);
     if (e.code == ERROR_NONE)
-        e = load_all(&s);
+        e = open_all(&s);
     if (e.code == ERROR_NONE)
         e = draw_all(&s);
     close_session(&s);

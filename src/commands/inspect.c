@@ -318,7 +318,7 @@ static struct error find_plan(cJSON *root, const char *path, const struct option
         log_line("no memory plan for several ranks: inspect the config without mpirun");
         return ok();
     }
-    struct error e = plan_memory(&plan, path, sets, comm);
+    struct error e = plan_memory(&plan, path, sets, comm, PHASE_DRAW);
     if (e.code == ERROR_BAD_INPUT) {
         log_line("no memory plan: %s", e.text);
         return ok();

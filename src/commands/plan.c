@@ -17,8 +17,17 @@ static void end_phase(struct memory_plan *plan, enum phase phase, struct device 
     device_memory_mark(d);
 }
 
-/* last: no subject follows, as in gallery_draw. */
-static struct error go_through(struct memory_plan *plan, struct subject *s, bool last)
+static struct error go_drawing(struct memory_plan *plan, struct subject *s, const float *embedding, bool last)
+{
+    struct gallery gallery;
+    TRY(gallery_draw(&gallery, s, embedding, last));
+    gallery_free(&gallery);
+    end_phase(plan, PHASE_DRAW, s->workshop->device);
+    return ok();
+}
+
+/* Phases up to `until`. last: no subject follows, as in gallery_draw. */
+static struct error go_through(struct memory_plan *plan, struct subject *s, enum phase until, bool last)
 {
     struct workshop *w = s->workshop;
     TRY(subject_encode(s));
@@ -29,29 +38,24 @@ static struct error go_through(struct memory_plan *plan, struct subject *s, bool
     struct training t;
     TRY(training_new(&t, &parts));
     struct error e = ok();
-    if (s->config.output.sample_every > 0)
+    if (until == PHASE_DRAW && s->config.output.sample_every > 0)
         e = gallery_sample(s, t.state.embedding, 0);
     training_rest(&t);
     end_phase(plan, PHASE_TRAIN, w->device);
-    struct gallery gallery;
-    if (e.code == ERROR_NONE) {
-        e = gallery_draw(&gallery, s, t.state.embedding, last);
-        if (e.code == ERROR_NONE)
-            gallery_free(&gallery);
-    }
-    end_phase(plan, PHASE_DRAW, w->device);
+    if (e.code == ERROR_NONE && until == PHASE_DRAW)
+        e = go_drawing(plan, s, t.state.embedding, last);
     training_free(&t);
     return e;
 }
 
 struct error plan_memory(struct memory_plan *plan, const char *config, const struct option_values *sets,
-                         struct comm *comm)
+                         struct comm *comm, enum phase last)
 {
     *plan = (struct memory_plan){0};
     struct subject s;
     struct workshop w;
     TRY(subject_open(&s, &w, config, sets->items, sets->count, comm, true));
-    struct error e = go_through(plan, &s, true);
+    struct error e = go_through(plan, &s, last, true);
     subject_close(&s);
     return e;
 }
@@ -67,7 +71,7 @@ struct error plan_job(struct memory_plan *plan, struct config *config, struct co
     if (e.code == ERROR_NONE)
         e = workshop_join(&w, s.config.cluster.timeout);
     if (e.code == ERROR_NONE)
-        e = go_through(plan, &s, false);
+        e = go_through(plan, &s, PHASE_DRAW, false);
     subject_free(&s);
     workshop_close(&w);
     return e;
@@ -112,6 +116,30 @@ static struct error add_up_sharers(struct comm *comm, struct device *device, dou
     return e;
 }
 
+/* Is there room for `all` bytes, taken by so many ranks? */
+static struct error check_room(const struct device *device, double all, int64_t left, int sharers, const char *lower)
+{
+    if (all <= (double)left)
+        return ok();
+    return error_input("%s: the run takes %.0f MB%s, %.0f MB are free; lower %s%s", device_name(device), all / 1e6,
+                       sharers > 1 ? " on the ranks that share it" : "", (double)left / 1e6, lower,
+                       sharers > 1 ? ", or run fewer ranks on this GPU" : "");
+}
+
+static void say_planned(int64_t most)
+{
+    log_line("GPU memory: %.1f MB planned", (double)most / 1e6);
+}
+
+struct error plan_fits_alone(int64_t most, struct device *device, const char *lower)
+{
+    int64_t left, used;
+    TRY(device_memory_left(device, &left, &used));
+    TRY(check_room(device, (double)(most - device_memory(device).total), left, 1, lower));
+    say_planned(most);
+    return ok();
+}
+
 struct error plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm)
 {
     int64_t left, used;
@@ -119,14 +147,18 @@ struct error plan_fits(const struct memory_plan *plan, struct device *device, st
     int sharers;
     TRY(comm_agree(comm, device_memory_left(device, &left, &used)));
     TRY(add_up_sharers(comm, device, (double)(plan->most - device_memory(device).total), &all, &sharers));
-    struct error e = ok();
-    if (all > (double)left)
-        e = error_input("%s: the run takes %.0f MB%s, %.0f MB are free; lower data.resolution, zo.n or "
-                        "optim.batch_size, set quant.bits to 4%s",
-                        device_name(device), all / 1e6, sharers > 1 ? " on the ranks that share it" : "",
-                        (double)left / 1e6, sharers > 1 ? ", or run fewer ranks on this GPU" : "");
-    TRY(comm_agree(comm, e));
+    TRY(comm_agree(comm, check_room(device, all, left, sharers,
+                                    "data.resolution, zo.n or optim.batch_size, set quant.bits to 4")));
     if (comm_rank(comm) == 0)
-        log_line("GPU memory: %.1f MB planned", (double)plan->most / 1e6);
+        say_planned(plan->most);
     return ok();
+}
+
+struct error plan_run(struct memory_plan *plan, const char *config, const struct option_values *sets,
+                      struct device *device, struct comm *comm, enum phase last)
+{
+    if (device_identity(device) == 0)
+        return ok();
+    TRY(plan_memory(plan, config, sets, comm, last));
+    return plan_fits(plan, device, comm);
 }

@@ -21,9 +21,9 @@ struct memory_plan {
     int64_t most;                     /* the largest of their sums */
 };
 
-/* Of one subject's run. Collective; the plan is this rank's. */
+/* Of one subject's run, from its first phase to `last`. Collective; the plan is this rank's. */
 struct error plan_memory(struct memory_plan *plan, const char *config, const struct option_values *sets,
-                         struct comm *comm);
+                         struct comm *comm, enum phase last);
 
 /* The same for a queue's job, taking its config over: ranks work in groups as `comm` has them, and networks stay while
  * pictures are drawn. Each phase of the plan grows to what this job needs. */
@@ -38,5 +38,12 @@ void plan_print(const struct memory_plan *plan, FILE *to);
 /* ERROR_BAD_INPUT where the device has less left than the plans of all ranks on it ask for, naming what to lower;
  * else the plan is told. Collective. */
 struct error plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm);
+
+/* Both for a run that `device` is about to begin; without a GPU nothing. Collective. */
+struct error plan_run(struct memory_plan *plan, const char *config, const struct option_values *sets,
+                      struct device *device, struct comm *comm, enum phase last);
+
+/* plan_fits for a rank that works alone and takes `most` bytes; `lower`: what of its work may be lowered. */
+struct error plan_fits_alone(int64_t most, struct device *device, const char *lower);
 
 #endif

@@ -53,14 +53,6 @@ static void say_done(const struct run *r)
         log_line("wrote %s/%s", c->output.dir, files[i]);
 }
 
-/* A GPU's memory is planned before anything is done. */
-static struct error plan_run(struct run *r)
-{
-    struct workshop *w = &r->workshop;
-    TRY(plan_memory(&r->plan, r->config, &r->sets, w->comm));
-    return plan_fits(&r->plan, w->device, w->comm);
-}
-
 static void say_memory(const struct run *r)
 {
     log_line(
@@ -76,8 +68,7 @@ static struct error run_all(struct run *r, bool resume)
     bool gpu = device_identity(w->device) != 0, speaks = comm_rank(w->comm) == 0;
     if (speaks && device_note(w->device)[0])
         log_line("%s", device_note(w->device));
-    if (gpu)
-        TRY(plan_run(r));
+    TRY(plan_run(&r->plan, r->config, &r->sets, w->device, w->comm, PHASE_DRAW));
     TRY(comm_agree(w->comm, speaks ? lesson_prepare(&r->subject.config, resume) : ok()));
     TRY(subject_encode(&r->subject));
     TRY(workshop_load(w));

@@ -27,19 +27,9 @@ static void give_shared(void *arg, void *memory, int64_t bytes)
     comm_shared_free(arg, memory, bytes);
 }
 
-/* Weights that are measured, not packed. */
-static struct error take_nothing(void *arg, int64_t bytes, void **memory, bool *fill)
-{
-    (void)arg;
-    (void)bytes;
-    *memory = NULL;
-    *fill = false;
-    return ok();
-}
-
 static struct store store_of(const struct workshop *w, struct comm *comm)
 {
-    return (struct store){w->planned ? take_nothing : take_shared, ready_shared, give_shared, comm};
+    return w->planned ? store_planned() : (struct store){take_shared, ready_shared, give_shared, comm};
 }
 
 /* ---------------------------------------------------------------------------------------------------- opening */

@@ -36,6 +36,20 @@ struct store store_alone(void)
     return (struct store){take_alone, ready_alone, give_alone, NULL};
 }
 
+static struct error take_nothing(void *arg, int64_t bytes, void **memory, bool *fill)
+{
+    (void)arg;
+    (void)bytes;
+    *memory = NULL;
+    *fill = false;
+    return ok();
+}
+
+struct store store_planned(void)
+{
+    return (struct store){take_nothing, ready_alone, give_alone, NULL};
+}
+
 struct store store_nowhere(void)
 {
     return (struct store){0};

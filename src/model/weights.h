@@ -36,6 +36,9 @@ struct store store_alone(void);
  * The part is then fit for nothing but freeing; weights.memory_bytes says what it would take. */
 struct store store_nowhere(void);
 
+/* For a device that is not there (device_plan): measured as ever, and never filled. */
+struct store store_planned(void);
+
 struct weights {
     struct device *device;
     int bits; /* 32, 16, 8 or 4: how linear and convolution weights are kept */
