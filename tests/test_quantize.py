@@ -119,6 +119,23 @@ def test_training_on_a_model_quantized_ahead(tmp_path):
     assert len(learned(output)) > 400
 
 
+def bits_said(tmp_path, model, bits):
+    """In how many bits the log says that the networks are kept, and bench."""
+    config, _ = write_recipe(tmp_path, model=str(model), quant__bits=bits, data__resolution=16)
+    done = run(program("zoodip"), "bench", config, "--evaluations", 1)
+    return re.search("loading text encoder and UNet with (.*) weights", done.stderr)[1], json.loads(done.stdout)["bits"]
+
+
+def test_the_log_says_the_bits_that_weights_really_have(tmp_path, toybox4):
+    """Codes of a file stay as they are, whatever the config asks for."""
+    assert bits_said(tmp_path, TOYBOX / "model", 8) == ("8-bit", 8)
+    assert bits_said(tmp_path, TOYBOX / "model", 4) == ("4-bit", 4)
+    assert bits_said(tmp_path, toybox4, 8) == bits_said(tmp_path, toybox4, 16) == ("4-bit", 4)
+    mixed = shutil.copytree(toybox4, tmp_path / "mixed", ignore=lambda folder, names: {"text_encoder"} & set(names))
+    shutil.copytree(TOYBOX / "model" / "text_encoder", mixed / "text_encoder")
+    assert bits_said(tmp_path, mixed, 8) == ("4- to 8-bit", 8)
+
+
 def test_other_bits_and_quantizing_twice_are_refused(tmp_path):
     done = run(program("zoodip"), "quantize", "--model", TOYBOX / "model", "--output", tmp_path / "x", "--bits", "5", check=False)
     assert done.returncode == 2 and "--bits" in done.stderr

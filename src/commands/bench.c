@@ -42,7 +42,7 @@ static struct error print_result(const struct subject *s, const struct training 
     int64_t arena = program_bytes(t->step.whole ? t->step.whole : t->step.evaluate);
     cJSON_AddStringToObject(line, "device", device_name(w->device));
     cJSON_AddNumberToObject(line, "ranks", comm_size(w->comm));
-    cJSON_AddNumberToObject(line, "bits", (double)s->config.quant.bits);
+    cJSON_AddNumberToObject(line, "bits", w->most_bits);
     cJSON_AddNumberToObject(line, "resolution", (double)s->resolution);
     cJSON_AddNumberToObject(line, "lanes", (double)t->lanes);
     cJSON_AddNumberToObject(line, "steps", (double)steps);

@@ -59,6 +59,12 @@ static struct error read_settings(struct workshop *w)
     return check_parts(w);
 }
 
+static void note_bits(struct workshop *w, const struct weights *part)
+{
+    w->least_bits = !w->least_bits || part->least_bits < w->least_bits ? part->least_bits : w->least_bits;
+    w->most_bits = part->most_bits > w->most_bits ? part->most_bits : w->most_bits;
+}
+
 /* Every layer of every part is there and has its shape. */
 static struct error check_weights(struct workshop *w)
 {
@@ -66,8 +72,10 @@ static struct error check_weights(struct workshop *w)
     struct unet unet;
     struct vae vae;
     TRY(text_encoder_load(&text, w->device, w->config.model, (int)w->config.quant.bits, store_nowhere()));
+    note_bits(w, &text.weights);
     text_encoder_free(&text);
     TRY(unet_load(&unet, w->device, w->config.model, (int)w->config.quant.bits, store_nowhere()));
+    note_bits(w, &unet.weights);
     unet_free(&unet);
     TRY(vae_load(&vae, w->device, w->config.model, 0, true, true, store_nowhere()));
     vae_free(&vae);
@@ -172,11 +180,19 @@ struct error workshop_vae(struct workshop *w, struct comm *comm, bool encoder, b
     return e;
 }
 
+static void say_loading(const struct workshop *w)
+{
+    char least[24] = "";
+    if (w->least_bits < w->most_bits)
+        snprintf(least, sizeof least, "%d- to ", w->least_bits);
+    log_line("loading text encoder and UNet with %s%d-bit weights", least, w->most_bits);
+}
+
 struct error workshop_load(struct workshop *w)
 {
     int bits = (int)w->config.quant.bits;
     if (comm_rank(w->all) == 0 && !w->planned)
-        log_line("loading text encoder and UNet with %d-bit weights", bits);
+        say_loading(w);
     TRY(comm_agree(w->all, text_encoder_load(&w->text, w->device, w->config.model, bits, store_of(w, w->all))));
     return comm_agree(w->all, unet_load(&w->unet, w->device, w->config.model, bits, store_of(w, w->all)));
 }

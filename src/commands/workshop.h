@@ -28,7 +28,8 @@ struct workshop {
     struct noise_schedule schedule;
     struct text_encoder text;
     struct unet unet;
-    bool planned; /* on a GPU that is not there */
+    int least_bits, most_bits; /* in which text encoder and UNet are kept: a file's codes stay what they are */
+    bool planned;              /* on a GPU that is not there */
 
     /* Long work calls it now and then, between two pieces, through workshop_tick; NULL: nobody wants to know. */
     void (*meanwhile)(void *arg);

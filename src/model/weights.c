@@ -356,7 +356,10 @@ static const struct weight *layer(struct weights *w, const char *name, int64_t o
         return NULL;
     // codes stay as they are: more bits would hold the same numbers; fewer are refused by the device
     bool stays = !w->bits || (stored < 16 && w->bits >= stored);
-    const struct weight *weight = hand_over(w, name, &source, stays ? stored : w->bits);
+    int bits = stays ? stored : w->bits;
+    const struct weight *weight = hand_over(w, name, &source, bits);
+    w->least_bits = !w->least_bits || bits < w->least_bits ? bits : w->least_bits;
+    w->most_bits = bits > w->most_bits ? bits : w->most_bits;
     if (w->filling)
         safetensors_forget(&w->file, numbers);
     return weight;

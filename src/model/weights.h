@@ -45,7 +45,8 @@ struct weights {
     struct safetensors file;
     struct weight **handles; /* all that were made, freed together */
     int64_t handle_count, handle_room;
-    bool filling; /* this pass reads the file's numbers */
+    int least_bits, most_bits; /* in which linear and convolution weights really are kept */
+    bool filling;              /* this pass reads the file's numbers */
     struct error error;
     struct store store;
     void *memory;  /* packed, on the host: where the device computes, or on its way there */
