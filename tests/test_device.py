@@ -10,6 +10,7 @@ BUILD = Path(os.environ.get("ZOODIP_BUILD", Path(__file__).parents[1] / "build")
 CHECKS = {
     "arena": "tensors that live at the same time never share memory",
     "reuse": "a dropped tensor's memory is taken again",
+    "many": "hundreds of thousands of tensors find their places within the minute that a check may take",
     "deviation": "a body that takes other tensors than in the dry pass is an error",
     "outside": "a tensor cannot be taken outside a program",
     "first-error": "the first error is kept until the wait, then forgotten",

@@ -124,6 +124,9 @@ void device_fail(struct device *device, struct error e);
 /* A GPU's scratch: partial sums of norms, and what a kernel complains of. */
 enum { GPU_MOMENTS = 1 << 16, GPU_SCRATCH = GPU_MOMENTS * 8 + 128 };
 
+/* device/layout.c: behind the dry pass, gives all tensors their places and says what arena they need. */
+struct error layout_make(struct program *program);
+
 /* The body once more, its ops for real. */
 struct error program_pass(struct program *program);
 

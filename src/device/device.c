@@ -414,56 +414,6 @@ static int64_t next_offset(struct device *d, int64_t bytes)
     return NUMBERED * p->take_count++;
 }
 
-static int larger_first(const void *a, const void *b)
-{
-    const struct span *x = *(struct span *const *)a, *y = *(struct span *const *)b;
-    if (x->bytes != y->bytes)
-        return x->bytes > y->bytes ? -1 : 1;
-    return x->born < y->born ? -1 : 1;
-}
-
-static bool meet(const struct span *a, const struct span *b)
-{
-    return a->born < b->died && b->born < a->died;
-}
-
-/* The lowest place for s above all spans of `placed` [count], which are sorted by offset, that it meets in time. */
-static int64_t lowest_place(const struct span *s, struct span *const *placed, int64_t count)
-{
-    int64_t at = 0;
-    for (int64_t i = 0; i < count; i++) {
-        if (!meet(s, placed[i]))
-            continue;
-        if (placed[i]->offset - at >= s->bytes)
-            break;
-        int64_t end = placed[i]->offset + placed[i]->bytes;
-        at = end > at ? end : at;
-    }
-    return at;
-}
-
-/* Gives all tensors their places, large ones first: small ones then fit into the gaps. */
-static struct error place_tensors(struct program *p)
-{
-    struct span **order = memory_take(2 * p->take_count, sizeof *order), **placed = order + p->take_count;
-    if (!order)
-        return error_memory("a program's plan");
-    for (int64_t i = 0; i < p->take_count; i++)
-        order[i] = &p->takes[i];
-    qsort(order, (size_t)p->take_count, sizeof *order, larger_first);
-    for (int64_t i = 0; i < p->take_count; i++) {
-        struct span *s = order[i];
-        s->offset = lowest_place(s, placed, i);
-        p->bytes = s->offset + s->bytes > p->bytes ? s->offset + s->bytes : p->bytes;
-        int64_t k = i;
-        for (; k > 0 && placed[k - 1]->offset > s->offset; k--)
-            placed[k] = placed[k - 1];
-        placed[k] = s;
-    }
-    memory_free(order);
-    return ok();
-}
-
 struct tensor device_take(struct device *d, enum dtype type, int64_t lanes, int64_t height, int64_t width,
                           int64_t channels)
 {
@@ -526,7 +476,7 @@ struct error device_program(struct device *d, struct error (*body)(void *arg), v
         e = d->error;
     d->error = ok();
     if (e.code == ERROR_NONE)
-        e = place_tensors(p);
+        e = layout_make(p);
     if (e.code == ERROR_NONE)
         e = grow_arena(d, p->bytes);
     if (e.code != ERROR_NONE) {

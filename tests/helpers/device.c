@@ -128,6 +128,31 @@ static struct error check_reuse(struct device *d)
     return ok();
 }
 
+enum { MANY = 200000 };
+
+/* Two at a time, small beside large, and one that outlives them all. */
+static struct error many_tensors(void *arg)
+{
+    struct device *d = arg;
+    struct tensor always = device_take(d, F32, 1, 1, 1, 32);
+    for (int i = 0; i < MANY; i++) {
+        struct tensor large = device_take(d, F32, 1, 1, 1, 1024), small = device_take(d, F32, 1, 1, 1, 64);
+        device_drop(d, &large);
+        device_drop(d, &small);
+    }
+    device_drop(d, &always);
+    return ok();
+}
+
+static struct error check_many(struct device *d)
+{
+    struct program *p;
+    TRY(device_program(d, many_tensors, d, &p));
+    EXPECT(program_bytes(p) == (1024 + 64 + 32) * 4);
+    program_free(p);
+    return ok();
+}
+
 static struct error check_outside(struct device *d)
 {
     struct tensor t = device_take(d, F32, 1, 1, 1, 4);
@@ -262,15 +287,9 @@ int main(int argc, char **argv)
         const char *name;
         struct error (*check)(struct device *device);
     } checks[] = {
-        {"arena", check_arena},
-        {"deviation", check_deviation},
-        {"reuse", check_reuse},
-        {"outside", check_outside},
-        {"first-error", check_first_error},
-        {"kinds", check_kinds},
-        {"store", check_store},
-        {"pool", check_pool},
-        {"threads", check_threads},
+        {"arena", check_arena},     {"deviation", check_deviation},     {"reuse", check_reuse}, {"many", check_many},
+        {"outside", check_outside}, {"first-error", check_first_error}, {"kinds", check_kinds}, {"store", check_store},
+        {"pool", check_pool},       {"threads", check_threads},
     };
     struct error e = error_input("usage: device CHECK");
     for (size_t i = 0; argc == 2 && i < sizeof checks / sizeof *checks; i++) {
