@@ -1,9 +1,10 @@
 #include <cjson/cJSON.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <stdio_ext.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,12 +13,26 @@
 #include "files/file.h"
 #include "files/report.h"
 
+enum { SCALARS = 5, MOST_WAITING = 64 << 20 };
+
+/* A step's line, and what TensorBoard is told of it. */
+struct line {
+    char *text;
+    size_t size;
+    int64_t step;
+    struct scalar scalars[SCALARS];
+    int64_t scalar_count;
+};
+
 struct metrics {
-    FILE *lines;
+    int file;
     char folder[4096], path[4096];
     struct events *events;
-    off_t good;   /* where the last whole line ends */
-    int64_t step; /* of that line */
+    off_t good;           /* where the last whole line ends */
+    int64_t step;         /* of that line */
+    struct line *waiting; /* those behind it, for which there was no room */
+    int64_t waiting_count, waiting_room;
+    size_t waiting_bytes;
 };
 
 /* Lines in */
@@ -106,11 +121,10 @@ static struct error open_files(struct metrics *m, const char *folder, int64_t fr
     m->step = from_step;
     if (from_step > 0 && file_exists(m->path))
         TRY(cut_lines(m->path, from_step));
-    m->lines = fopen(m->path, from_step > 0 ? "abe" : "wbe");
-    if (!m->lines)
+    m->file = open(m->path, O_WRONLY | O_CREAT | O_CLOEXEC | (from_step > 0 ? 0 : O_TRUNC), 0666);
+    if (m->file < 0)
         return error_errno("write", m->path);
-    fseeko(m->lines, 0, SEEK_END);
-    m->good = ftello(m->lines);
+    m->good = lseek(m->file, 0, SEEK_END);
     return events_open(&m->events, folder, from_step);
 }
 
@@ -119,6 +133,7 @@ struct error metrics_open(struct metrics **metrics, const char *folder, int64_t 
     struct metrics *made = memory_take(1, sizeof *made);
     if (!made)
         return error_memory("the metrics");
+    made->file = -1;
     struct error e = open_files(made, folder, from_step);
     if (e.code != ERROR_NONE) {
         metrics_close(made);
@@ -139,20 +154,8 @@ static void put_number(FILE *stream, const char *before, double value)
         fputs("null", stream);
 }
 
-/* What a failed write left of a line is taken back, so that the next try finds the file as it was. */
-static struct error write_failed(struct metrics *metrics)
+static void put_line(FILE *out, const struct metric *metric)
 {
-    struct error e = error_errno("write", metrics->path);
-    __fpurge(metrics->lines);
-    clearerr(metrics->lines);
-    if (ftruncate(fileno(metrics->lines), metrics->good) == 0)
-        fseeko(metrics->lines, metrics->good, SEEK_SET);
-    return e;
-}
-
-struct error metrics_add(struct metrics *metrics, const struct metric *metric)
-{
-    FILE *out = metrics->lines;
     fprintf(out, "{\"step\": %lld", (long long)metric->step);
     put_number(out, ", \"loss\": ", metric->loss);
     fputs(", \"losses\": [", out);
@@ -166,47 +169,136 @@ struct error metrics_add(struct metrics *metrics, const struct metric *metric)
     put_number(out, ", \"lr\": ", metric->lr);
     put_number(out, ", \"seconds\": ", metric->seconds);
     put_number(out, ", \"evaluations_per_second\": ", metric->evaluations_per_second);
-    if (fputs("}\n", out) == EOF || ferror(out) || fflush(out) != 0)
-        return write_failed(metrics);
-    metrics->good = ftello(out);
-    metrics->step = metric->step;
+    fputs("}\n", out);
+}
 
-    struct scalar scalars[] = {
+static struct error line_new(struct line *line, const struct metric *metric)
+{
+    const struct scalar scalars[SCALARS] = {
         {"loss", metric->loss},
         {"lr", metric->lr},
         {"grad_norm", metric->grad_norm},
         {"evaluations_per_second", metric->evaluations_per_second},
         {"validation_loss", metric->validation},
     };
-    return events_add(metrics->events, metric->step, scalars, isnan(metric->validation) ? 4 : 5);
+    *line = (struct line){.step = metric->step, .scalar_count = isnan(metric->validation) ? SCALARS - 1 : SCALARS};
+    memcpy(line->scalars, scalars, sizeof scalars);
+    FILE *out = open_memstream(&line->text, &line->size);
+    if (!out)
+        return error_memory("the metrics");
+    put_line(out, metric);
+    bool failed = ferror(out);
+    if (fclose(out) == 0 && !failed)
+        return ok();
+    free(line->text);
+    return error_memory("the metrics");
+}
+
+/* All of a line behind the last one, or nothing of it. */
+static struct error write_line(struct metrics *metrics, const struct line *line)
+{
+    for (size_t done = 0; done < line->size;) {
+        ssize_t written = pwrite(metrics->file, line->text + done, line->size - done, metrics->good + (off_t)done);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0) {
+            struct error e = error_errno("write", metrics->path);
+            int cut = ftruncate(metrics->file, metrics->good);
+            (void)cut; // where even this fails, the next try writes over what is there
+            return e;
+        }
+        done += (size_t)written;
+    }
+    metrics->good += (off_t)line->size;
+    metrics->step = line->step;
+    return ok();
+}
+
+/* The first `count` of the lines that wait are not needed any more. */
+static void drop_lines(struct metrics *metrics, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++) {
+        metrics->waiting_bytes -= metrics->waiting[i].size;
+        free(metrics->waiting[i].text);
+    }
+    metrics->waiting_count -= count;
+    memmove(metrics->waiting, metrics->waiting + count, (size_t)metrics->waiting_count * sizeof *metrics->waiting);
+}
+
+/* As many of the lines that wait as there is room for. */
+static struct error write_lines(struct metrics *metrics)
+{
+    int64_t done = 0;
+    struct error e = ok(), event = ok();
+    for (; done < metrics->waiting_count; done++) {
+        const struct line *line = &metrics->waiting[done];
+        e = write_line(metrics, line);
+        if (e.code != ERROR_NONE)
+            break;
+        struct error added = events_add(metrics->events, line->step, line->scalars, line->scalar_count);
+        event = event.code == ERROR_NONE ? added : event;
+    }
+    drop_lines(metrics, done);
+    return e.code == ERROR_NONE ? event : e;
+}
+
+/* The line joins those that wait. */
+static struct error keep_line(struct metrics *metrics, const struct line *line)
+{
+    if (metrics->waiting_bytes + line->size > MOST_WAITING)
+        return error_failed("%s: the line of step %lld is lost: too many wait for room on the disk", metrics->path,
+                            (long long)line->step);
+    struct line *more = memory_grow(metrics->waiting, metrics->waiting_count, &metrics->waiting_room, sizeof *more);
+    if (!more)
+        return error_memory("the metrics");
+    metrics->waiting = more;
+    metrics->waiting[metrics->waiting_count++] = *line;
+    metrics->waiting_bytes += line->size;
+    return ok();
+}
+
+struct error metrics_add(struct metrics *metrics, const struct metric *metric)
+{
+    bool waits = metrics->waiting_count > 0; // then there was no room, and the next flush sees whether there is again
+    struct line line;
+    TRY(line_new(&line, metric));
+    struct error e = keep_line(metrics, &line);
+    if (e.code != ERROR_NONE) {
+        free(line.text);
+        return e;
+    }
+    return waits ? ok() : write_lines(metrics);
 }
 
 /* Does the path still lead to the file that is open? */
 static bool still_there(const struct metrics *metrics)
 {
     struct stat open, named;
-    return fstat(fileno(metrics->lines), &open) == 0 && stat(metrics->path, &named) == 0 &&
-           open.st_dev == named.st_dev && open.st_ino == named.st_ino;
+    return fstat(metrics->file, &open) == 0 && stat(metrics->path, &named) == 0 && open.st_dev == named.st_dev &&
+           open.st_ino == named.st_ino;
 }
 
 static void close_files(struct metrics *metrics)
 {
-    if (metrics->lines)
-        fclose(metrics->lines);
+    if (metrics->file >= 0)
+        close(metrics->file);
     events_close(metrics->events);
 }
 
-/* What somebody removed is lost and said to be; the lines to come go into a new file. */
+/* What somebody removed is lost and said to be; the lines that wait and those to come go into a new file. */
 static struct error begin_again(struct metrics *metrics)
 {
     struct metrics *fresh = memory_take(1, sizeof *fresh);
     if (!fresh)
         return error_memory("the metrics");
+    fresh->file = -1;
     struct error e = open_files(fresh, metrics->folder, metrics->step);
     if (e.code == ERROR_NONE) {
         e = error_failed("%s: was removed; it begins again behind step %lld", metrics->path, (long long)metrics->step);
         struct metrics old = *metrics;
-        *metrics = *fresh;
+        metrics->file = fresh->file;
+        metrics->events = fresh->events;
+        metrics->good = fresh->good;
         *fresh = old;
     }
     close_files(fresh);
@@ -218,8 +310,9 @@ struct error metrics_flush(struct metrics *metrics)
 {
     if (!still_there(metrics))
         return begin_again(metrics);
-    if (fflush(metrics->lines) != 0 || fsync(fileno(metrics->lines)) != 0)
-        return write_failed(metrics);
+    TRY(write_lines(metrics));
+    if (fsync(metrics->file) != 0)
+        return error_errno("write", metrics->path);
     return events_flush(metrics->events);
 }
 
@@ -227,6 +320,8 @@ void metrics_close(struct metrics *metrics)
 {
     if (!metrics)
         return;
+    drop_lines(metrics, metrics->waiting_count);
+    memory_free(metrics->waiting);
     close_files(metrics);
     memory_free(metrics);
 }

@@ -35,6 +35,9 @@ struct metrics;
  * the lines of steps > from_step are cut off first (written whole, renamed), as is a torn last line; from_step 0 starts
  * anew. */
 struct error metrics_open(struct metrics **metrics, const char *folder, int64_t from_step);
+
+/* A line that finds no room on the disk is kept, with those that follow it, until metrics_flush finds some. The file
+ * never holds a part of a line. */
 struct error metrics_add(struct metrics *metrics, const struct metric *metric);
 
 /* Hands what was added to the system. A checkpoint comes after it, so that a resumed run finds every line up to it.
