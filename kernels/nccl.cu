@@ -4,8 +4,8 @@
  *
  * Idea. A collective is work of the stream like a kernel, and a node of a program's graph. But a rank that is gone
  * leaves the others waiting inside their GPUs, where no signal reaches and no limit holds. So nothing here blocks: the
- * communicator is asked until it is done (ncclInProgress), and behind a meeting the host asks an event, and NCCL for
- * errors, until the limit (nccl_wait). Then ncclCommAbort ends what runs, and the link is cut for good.
+ * communicator is asked until it is done (ncclInProgress), and behind a meeting the host asks an event, NCCL for errors
+ * and the other ranks whether one gave up, until the limit (nccl_wait). Then ncclCommAbort ends what runs, and the link is cut for good.
  *
  * Invariant: while cuda.meets, the host enters no call that waits for the stream by itself.
  *
@@ -27,8 +27,8 @@ extern "C" {
 
 struct link {
     ncclComm_t comm; /* NULL: cut */
-    double limit;    /* seconds */
     cudaEvent_t reached;
+    struct device_link others;
 };
 
 /* ------------------------------------------------------------------------------------------------ errors, waiting */
@@ -45,7 +45,7 @@ static struct error nccl_error(const struct link *l, ncclResult_t result, const 
 static struct error late(const struct link *l, const char *what)
 {
     return error_failed("%s: not all came within %g s; one hangs or is gone, or is slower than cluster.timeout allows",
-                        what, l->limit);
+                        what, l->others.limit);
 }
 
 static void pause_briefly()
@@ -70,7 +70,7 @@ static struct error settle(const struct link *l, ncclResult_t result, const char
 {
     double began = clock_seconds();
     while (result == ncclInProgress) {
-        if (clock_seconds() - began > l->limit)
+        if (clock_seconds() - began > l->others.limit)
             return late(l, call);
         pause_briefly();
         ncclResult_t asked = ncclCommGetAsyncError(l->comm, &result);
@@ -80,27 +80,35 @@ static struct error settle(const struct link *l, ncclResult_t result, const char
     return nccl_error(l, result, call);
 }
 
-/* Do the others, as far as can be told, still come? */
-static struct error listen(const struct link *l, double began)
+/* Do the others, as far as can be told, still come? *heard: when they were last asked whether one gave up. */
+static struct error listen(const struct link *l, double began, double *heard)
 {
+    const double often = 0.1; // seconds
+    const struct device_link *others = &l->others;
     ncclResult_t state = ncclSuccess, asked = ncclCommGetAsyncError(l->comm, &state);
     if (state == ncclRemoteError)
         clock_sleep(3); // the rank that failed knows better why: it may speak first, and end us
     if (state == ncclInProgress)
         state = ncclSuccess;
     TRY(nccl_error(l, asked != ncclSuccess ? asked : state, "waiting for the other ranks"));
-    return clock_seconds() - began > l->limit ? late(l, "waiting for the other ranks") : ok();
+    double now = clock_seconds();
+    if (now - began > others->limit)
+        return others->lost(others->arg);
+    if (now - *heard < often)
+        return ok();
+    *heard = now;
+    return others->called(others->arg) ? others->lost(others->arg) : ok();
 }
 
 static struct error poll(struct device *device)
 {
     struct link *l = cuda_of(device)->link;
-    double began = clock_seconds();
+    double began = clock_seconds(), heard = began;
     cudaError_t code = cudaEventRecord(l->reached, cuda_of(device)->stream);
     if (code != cudaSuccess)
         return cuda_error(code, "cudaEventRecord");
     while ((code = cudaEventQuery(l->reached)) == cudaErrorNotReady) {
-        TRY(listen(l, began));
+        TRY(listen(l, began, &heard));
         pause_briefly();
     }
     return cuda_error(code, "cudaEventQuery");
@@ -199,7 +207,7 @@ static struct error join(struct device *device, const struct device_link *link)
     c->link = (struct link *)memory_take(1, sizeof *c->link);
     if (!c->link)
         return error_memory("the link to the other ranks");
-    c->link->limit = link->limit;
+    c->link->others = *link;
     struct error e = cuda_error(cudaEventCreate(&c->link->reached), "cudaEventCreate");
     if (e.code == ERROR_NONE)
         e = connect(c, link);

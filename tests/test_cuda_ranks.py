@@ -2,6 +2,7 @@
 whatever becomes of one rank, the run ends on all. GPUs and NCCL are the stand-in's (tests/cuda/), the ranks are mpirun's."""
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -149,14 +150,20 @@ def test_what_nccl_says_of_a_lost_rank_ends_all_with_one_line(recipe):
     assert len(said) == 1 and "rank 0: waiting for the other ranks: NCCL: remote process exited" in said[0]
 
 
-def test_a_rank_that_hangs_ends_all_within_the_limit(recipe):
+@pytest.mark.parametrize("hanging", [[0], [1, 2]], ids=str)
+def test_ranks_that_hang_are_named_and_end_all_within_the_limit(recipe, hanging):
+    """One that waits for them says so, and where the run was."""
     written = recipe(optim__steps=100000, cluster__timeout=LIMIT)
-    process = start(written, 2, 2)
+    process = start(written, 4, 4)
     wait_for_steps(written[1], 3, process)
-    os.kill(ranks_of(process)[1], signal.SIGSTOP)
+    ranks = ranks_of(process)
+    for rank in hanging:
+        os.kill(ranks[rank], signal.SIGSTOP)
     code, said = end_of(process, 10 + LIMIT)
-    assert code == 1
-    assert f"rank 0: waiting for the other ranks: not all came within {LIMIT} s" in said[0] and "cluster.timeout" in said[0]
+    speaker = min({0, 1, 2, 3} - set(hanging))
+    missing = ("ranks " if len(hanging) > 1 else "rank ") + ", ".join(map(str, hanging))
+    assert code == 1 and len(said) == 1, said
+    assert re.search(rf"rank {speaker}: {missing} gave no sign of life for {LIMIT} s \(cluster.timeout\) after step \d+", said[0])
 
 
 def test_a_call_that_fails_on_one_rank_ends_all(recipe, joined_run):

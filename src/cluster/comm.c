@@ -198,6 +198,16 @@ struct error comm_abort(struct comm *comm, struct error e)
     return e;
 }
 
+bool comm_called(struct comm *comm)
+{
+    return comm->transport && comm->transport->called(comm->state);
+}
+
+struct error comm_roll(struct comm *comm)
+{
+    return comm->transport ? comm->transport->roll(comm->state) : ok();
+}
+
 struct error comm_share_text(struct comm *comm, char **text, int64_t *size)
 {
     TRY(comm_broadcast(comm, size, sizeof *size, 0));

@@ -62,6 +62,13 @@ struct error comm_agree(struct comm *comm, struct error e);
  * Alone, or where there is no error, it returns `e`, and the caller goes the usual way. Not collective. */
 struct error comm_abort(struct comm *comm, struct error e);
 
+/* For a rank that waits for the others elsewhere, in its GPU. comm_called: has one of them lost its patience and asks
+ * for a sign of life? Then, or when its own patience ends, it calls comm_roll, which asks all for one: the error names
+ * those that give none, or says that all were only late. The lowest rank that is alive gets it first, to end all with
+ * it. Not collective. */
+bool comm_called(struct comm *comm);
+struct error comm_roll(struct comm *comm);
+
 /* Memory that all ranks of this node see, zeroed, at the start of a page. *fill: this rank is the one that writes it;
  * the others may read after the next comm_agree or comm_barrier. Where the node cannot share, each rank gets its own
  * and fills it. Collective. Give it back with comm_shared_free. */

@@ -8,7 +8,6 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/memory.h"
@@ -46,6 +45,7 @@ static struct error check(int result, const char *call)
 static const double EAGER = 1e-3; /* seconds in which a wait only yields; a step's end is a matter of microseconds */
 static const double NAP = 50e-6;  /* seconds between questions after that: the core is others' meanwhile */
 static const double GRACE = 2;    /* seconds for the signs of life to come in */
+static const double SILENCE = 5;  /* seconds in which one that is not to speak waits to be ended */
 static const double LONGEST_BEAT = 1; /* seconds; more than that between two questions, and this rank was stopped */
 
 static void nap(void)
@@ -107,18 +107,36 @@ static struct error lost(const struct mpi *m)
         limit, step);
 }
 
-/* Ends all ranks; returns only where the launcher takes its time. */
-static struct error give_up(struct mpi *m)
+/* Behind a roll: is this the lowest rank that is alive? */
+static bool speaks(const struct mpi *m)
 {
-    call_roll(m);
-    struct error e = lost(m);
     int first = 0;
     while (!m->seen[first])
         first++;
-    if (m->rank == first)
+    return m->rank == first;
+}
+
+static struct error mpi_roll(void *state)
+{
+    struct mpi *m = state;
+    call_roll(m);
+    // the one that speaks ends all; the launcher's first signal would end a plain sleep
+    for (double end = clock_seconds() + SILENCE; !speaks(m) && clock_seconds() < end;)
+        clock_sleep(end - clock_seconds());
+    return lost(m);
+}
+
+static bool mpi_called(void *state)
+{
+    return hear(state);
+}
+
+/* Ends all ranks; returns only where the launcher takes its time. */
+static struct error give_up(struct mpi *m)
+{
+    struct error e = mpi_roll(m);
+    if (speaks(m))
         log_line("rank %d: %s", m->whole[m->rank], e.text);
-    else
-        sleep(2); // the first one alive speaks and ends all
     MPI_Abort(MPI_COMM_WORLD, ERROR_FAILED);
     return e;
 }
@@ -306,6 +324,8 @@ struct error mpi_open(const struct transport **transport, void **state, struct p
         .barrier = mpi_barrier,
         .barrier_here = mpi_barrier_here,
         .abort = mpi_abort,
+        .called = mpi_called,
+        .roll = mpi_roll,
         .split = mpi_split,
         .send = mpi_send,
         .poll = mpi_poll,

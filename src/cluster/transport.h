@@ -29,6 +29,8 @@ struct transport {
     struct error (*barrier)(void *state);
     struct error (*barrier_here)(void *state);
     void (*abort)(void *state, int code);
+    bool (*called)(void *state);       /* does a rank ask for a sign of life? */
+    struct error (*roll)(void *state); /* see comm_roll */
     struct error (*split)(void *state, int group, const struct patience *, void **part, struct place *place);
     struct error (*send)(void *state, const void *data, int bytes, int to);
     struct error (*poll)(void *state, int *from); /* *from: a rank whose message waits, or -1 */

@@ -34,9 +34,19 @@ static struct error exchange(void *arg, void *data, int64_t bytes)
     return comm_broadcast(arg, data, bytes, 0);
 }
 
+static bool called(void *arg)
+{
+    return comm_called(arg);
+}
+
+static struct error lost(void *arg)
+{
+    return comm_roll(arg);
+}
+
 static struct error join(struct comm *comm, struct device *device, double limit)
 {
-    const struct device_link link = {comm_rank(comm), comm_size(comm), limit, exchange, comm};
+    const struct device_link link = {comm_rank(comm), comm_size(comm), limit, exchange, called, lost, comm};
     int64_t before, after, used;
     TRY(device_memory_left(device, &before, &used));
     TRY(device_join(device, &link));

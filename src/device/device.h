@@ -199,12 +199,15 @@ void op_loss(struct device *device, struct tensor slots, struct tensor pred, str
  * (the CPU, a GPU that ranks share, a rank alone) both do nothing, and the host goes between (cluster/comm.h).
  *
  * A rank that is lost leaves the others waiting in their streams. device_wait notices what NCCL notices, and gives up
- * after `limit` seconds; then nothing runs on this device any more, and the other ranks have to be told (comm_abort).
+ * after `limit` seconds, or when another rank did, with the error of `lost`; then nothing runs on this device any more,
+ * and the other ranks have to be told (comm_abort).
  */
 struct device_link {
     int rank, size;
     double limit;                                                   /* seconds to wait for the others, then and later */
     struct error (*exchange)(void *arg, void *data, int64_t bytes); /* rank 0's bytes to all */
+    bool (*called)(void *arg);                                      /* has another rank given up waiting? */
+    struct error (*lost)(void *arg);                                /* which ranks are missing */
     void *arg;
 };
 
