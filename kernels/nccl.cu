@@ -5,7 +5,8 @@
  * Idea. A collective is work of the stream like a kernel, and a node of a program's graph. But a rank that is gone
  * leaves the others waiting inside their GPUs, where no signal reaches and no limit holds. So nothing here blocks: the
  * communicator is asked until it is done (ncclInProgress), and behind a meeting the host asks an event, NCCL for errors
- * and the other ranks whether one gave up, until the limit (nccl_wait). Then ncclCommAbort ends what runs, and the link is cut for good.
+ * and the other ranks whether one gave up, until the limit (nccl_wait). Then ncclCommAbort ends what runs, and the link
+ * is cut for good.
  *
  * Invariant: while cuda.meets, the host enters no call that waits for the stream by itself.
  *
