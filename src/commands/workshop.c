@@ -147,12 +147,6 @@ void workshop_close(struct workshop *w)
     *w = (struct workshop){0};
 }
 
-void workshop_tick(const struct workshop *w)
-{
-    if (w->meanwhile)
-        w->meanwhile(w->meanwhile_arg);
-}
-
 struct error workshop_divide(struct workshop *w, int group)
 {
     return comm_split(w->all, group, &w->comm);

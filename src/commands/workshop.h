@@ -29,13 +29,7 @@ struct workshop {
     struct text_encoder text;
     struct unet unet;
     bool planned; /* on a GPU that is not there */
-
-    /* Long work calls it now and then, between two pieces, through workshop_tick; NULL: nobody wants to know. */
-    void (*meanwhile)(void *arg);
-    void *meanwhile_arg;
 };
-
-void workshop_tick(const struct workshop *w);
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
  * `planned`: on a GPU that is not there, to learn what memory a run takes; see device_plan. Free with workshop_close.
