@@ -30,7 +30,7 @@ static struct error go_through(struct memory_plan *plan, struct subject *s, bool
     TRY(training_new(&t, &parts));
     struct error e = ok();
     if (s->config.output.sample_every > 0)
-        e = gallery_sample(s, t.state.embedding, 0);
+        e = gallery_sample(s, t.state.embedding, 0, false);
     training_rest(&t);
     end_phase(plan, PHASE_TRAIN, w->device);
     struct gallery gallery;
