@@ -74,10 +74,10 @@ def assert_all_as_alone(output, alone):
         assert [m["losses"] for m in metrics(output / name)] == losses, name
 
 
-@pytest.mark.parametrize("ranks,groups", [(1, "1"), (2, "1"), (2, "2"), (3, "2"), (3, "auto")])
-def test_jobs_end_with_the_bits_of_train(tmp_path, alone, ranks, groups):
+@pytest.mark.parametrize("ranks,groups,threads", [(1, "1", 1), (2, "1", 1), (2, "2", 2), (3, "2", 1), (3, "auto", 1), (7, "3", 2)])
+def test_jobs_end_with_the_bits_of_train(tmp_path, alone, ranks, groups, threads):
     path, output = write_jobs(tmp_path)
-    queue(ranks, path, "--groups", groups)
+    queue(ranks, path, "--groups", groups, threads=threads)
     assert_all_as_alone(output, alone)
     jobs, whole = summary(output)
     assert whole["ranks"] == ranks and all(job["state"] == "done" for job in jobs.values())

@@ -132,12 +132,12 @@ static void serve_meanwhile(void *arg)
     queue_serve(&b->queue);
 }
 
-/* The end of all is no matter of one job's log. */
+/* The end of all is no matter of one job's log alone. */
 static void cry_out(void *arg, const char *text)
 {
     const struct batch *b = arg;
-    if (b->spoken != STDERR_FILENO)
-        dprintf(b->spoken, "zoodip: rank %d: %s\n", comm_rank(b->all), text);
+    if (b->job)
+        dprintf(b->spoken, "zoodip: %s: rank %d: %s\n", b->job->name, comm_rank(b->all), text);
 }
 
 /* While a job runs, what its leader says goes to the job's log: *spoken becomes where it went before. */
@@ -183,6 +183,8 @@ static struct error teach(struct batch *b, struct job *job)
     b->current.validation = lesson.training.validation_last;
     lesson_free(&lesson);
     b->lesson = NULL;
+    if (e.code != ERROR_NONE)
+        device_wait(b->workshop.device); // an error that sticks to the device is this job's, not the next one's
     return e;
 }
 

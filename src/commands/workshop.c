@@ -133,7 +133,8 @@ struct error workshop_compare(struct workshop *w)
     snprintf(model, sizeof model, "the model (%.250s)", w->config.model);
     const struct mark marks[] = {{"zoodip's version (" ZOODIP_VERSION ")", mark_text(0, ZOODIP_VERSION)},
                                  {model, mark_model(w->config.model)}};
-    return alike_check(w->all, marks, sizeof marks / sizeof *marks);
+    TRY(alike_check(w->all, marks, sizeof marks / sizeof *marks));
+    return join_check(w->all, w->device);
 }
 
 void workshop_close(struct workshop *w)

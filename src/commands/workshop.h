@@ -37,7 +37,8 @@ struct workshop {
 struct error workshop_open(struct workshop *w, const struct config *config, struct comm *all, bool planned);
 void workshop_close(struct workshop *w);
 
-/* Whether all ranks have this program and this model (commands/alike.h). Collective over all. */
+/* Whether all ranks have this program, this model (commands/alike.h) and the same kind of device. Collective over all.
+ */
 struct error workshop_compare(struct workshop *w);
 
 /* The first key in which two configs differ although one workshop must serve both, or NULL. */
