@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -17,6 +18,7 @@ sys.path[:0] = [str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "bench")]
 import proof  # noqa: E402
 import model  # noqa: E402
 import roofline  # noqa: E402
+import scaling  # noqa: E402
 
 
 def network(part, config):
@@ -65,6 +67,21 @@ def test_the_roofline_counts_the_operations_that_pytorch_counts():
         network("unet", model.UNET)(torch.zeros(1, 4, 64, 64), torch.zeros(1), hidden)
     causal = step.families["text: attention"].useful  # half of what PyTorch counts
     assert sum(w.useful for w in step.families.values()) + causal == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+def test_the_scaling_model_finds_its_terms_again_and_draws_them(tmp_path):
+    """0.1 ms alone, 0.05 for each doubling, 0.04 for each rank a core beyond the first, on 4 cores."""
+    seconds = {1: 0.1e-3, 2: 0.15e-3, 4: 0.2e-3, 8: 0.29e-3, 16: 0.42e-3, 32: 0.63e-3, 64: 1e-3}
+    found = scaling.fit(seconds, cores=4)
+    assert found == pytest.approx([0.1e-3, 0.05e-3, 0.04e-3])
+    scaling.draw(seconds, found, tmp_path / "curve.png")
+    assert Image.open(tmp_path / "curve.png").size == (720, 440)
+
+
+def test_messages_between_gpus_take_longer_over_a_network_and_grow_with_its_depth():
+    one, two, eight, many = (scaling.messages(ranks, per_node=8) for ranks in (1, 2, 8, 64))
+    assert one == 0 < two < eight < many < 1e-3
+    assert scaling.evaluation_seconds(8) < 8 * scaling.evaluation_seconds(1)  # weights are read once for all lanes
 
 
 @pytest.mark.parametrize("options", [(), ("--together",), ("--way", "int8")], ids=["row after row", "together", "int8"])

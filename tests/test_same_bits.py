@@ -34,6 +34,16 @@ def test_several_pictures_directions_and_vectors(tmp_path):
         assert train(tmp_path / str(ranks), ranks, 1, **changes) == one
 
 
+@pytest.mark.parametrize("n,batch,others", [(1, 1, [(2, 1), (7, 1)]), (1, 3, [(4, 1), (7, 2)]), (2, 3, [(2, 2), (7, 1)]),
+                                            (5, 1, [(3, 1), (4, 2)]), (5, 3, [(3, 2), (7, 1)])])
+def test_directions_and_pictures_shared_out_in_any_way(tmp_path, n, batch, others):
+    changes = dict(SHORT, optim__steps=4, zo__n=n, optim__batch_size=batch, zo__tau=3)
+    one = train(tmp_path / "1", 1, 1, **changes)
+    assert len(one[1][0]) == (n + 1) * batch
+    for ranks, threads in others:
+        assert train(tmp_path / f"{ranks}x{threads}", ranks, threads, **changes) == one
+
+
 def test_more_lanes_than_fit_one_batch(tmp_path):
     """17 directions under 2 pictures: more lanes than one rank evaluates at once."""
     changes = dict(SHORT, optim__steps=2, zo__n=17, optim__batch_size=2)
