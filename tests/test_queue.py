@@ -3,14 +3,16 @@ end; what is wrong with one job stays with that job; nothing is written outside 
 import html.parser
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
-from conftest import TOYBOX, learned, metrics, mpirun, nested, program, recipe, refused, run, start
+from conftest import ROOT, TOYBOX, environment, learned, metrics, mpirun, nested, program, recipe, refused, run, start
 
 SUBJECTS = TOYBOX / "subjects"
 COMMON = dict(zo__tau=4, zo__n=1, output__checkpoint_every=5, output__prompts=[])
@@ -72,10 +74,10 @@ def assert_all_as_alone(output, alone):
         assert [m["losses"] for m in metrics(output / name)] == losses, name
 
 
-@pytest.mark.parametrize("ranks,groups", [(1, "1"), (2, "1"), (2, "2"), (3, "2"), (3, "auto")])
-def test_jobs_end_with_the_bits_of_train(tmp_path, alone, ranks, groups):
+@pytest.mark.parametrize("ranks,groups,threads", [(1, "1", 1), (2, "1", 1), (2, "2", 2), (3, "2", 1), (3, "auto", 1), (7, "3", 2)])
+def test_jobs_end_with_the_bits_of_train(tmp_path, alone, ranks, groups, threads):
     path, output = write_jobs(tmp_path)
-    queue(ranks, path, "--groups", groups)
+    queue(ranks, path, "--groups", groups, threads=threads)
     assert_all_as_alone(output, alone)
     jobs, whole = summary(output)
     assert whole["ranks"] == ranks and all(job["state"] == "done" for job in jobs.values())
@@ -293,6 +295,96 @@ def test_a_signal_to_one_rank_reaches_all_groups(tmp_path, rank):
     for name, job in summary(output)[0].items():
         assert job["state"] == "stopped"
         assert (output / name / "checkpoints" / f"step-{job['steps']}.safetensors").exists()
+
+
+# ---- a rank that hangs, and what is none
+
+
+def ranks_of(path):
+    """{rank: process id} of the ranks that work on this jobs file."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            rank = re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", (process / "environ").read_bytes())
+        except OSError:
+            continue
+        if words[0] == program("zoodip") and str(path) in words and rank:
+            found[int(rank[1])] = int(process.name)
+    return found
+
+
+def silent(rank, step=r"\d+"):
+    return rf"rank {rank}, which leads its group, gave no sign of life for 1 s \(cluster.timeout\) after step {step} of its job"
+
+
+def test_a_group_that_hangs_is_named_and_the_queue_goes_on(tmp_path, alone):
+    path, output = write_jobs(tmp_path, cluster__timeout=1)
+    process = subprocess.Popen([ROOT / "launch/run.sh", "-n", "2", "--restarts", "1", program("zoodip"), "run", path, "--groups", "2"],
+                               env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    wait_until(lambda: steps_of(output, "long") >= 1 and steps_of(output, "batch of two") >= 1, process)
+    os.kill(ranks_of(path)[1], signal.SIGSTOP)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 0 and "starting again" in stderr, stderr
+    assert re.search(f"rank 0: {silent(1)}", stderr), stderr
+    assert_all_as_alone(output, alone)
+
+
+@pytest.mark.parametrize("hanging, idle_before", [(0, 3.5), (1, 0)])
+def test_who_has_nothing_to_do_watches_and_is_watched(tmp_path, hanging, idle_before):
+    """One job for two groups: the second idles, for longer than the limit without an alarm."""
+    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=100000)}, cluster__timeout=1)
+    process = start(2, "run", path, "--groups", "2")
+    wait_until(lambda: steps_of(output, "a") >= 3, process)
+    time.sleep(idle_before)
+    assert process.poll() is None
+    os.kill(ranks_of(path)[hanging], signal.SIGSTOP)
+    stderr = process.communicate(timeout=30)[1]
+    assert process.returncode == 1
+    assert re.search([f"rank 1: {silent(0, '[1-9][0-9]*')}", f"rank 0: {silent(1)}"][hanging], stderr), stderr
+
+
+def test_a_rank_without_work_that_hangs_is_named_at_the_end(tmp_path):
+    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=40)}, cluster__timeout=1)
+    process = start(4, "run", path, "--groups", "2")
+    wait_until(lambda: steps_of(output, "a") >= 3, process)
+    os.kill(ranks_of(path)[3], signal.SIGSTOP)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and "rank 0: rank 3 gave no sign of life" in stderr, stderr
+    assert steps_of(output, "a") == 40
+
+
+def test_a_queue_that_is_suspended_as_a_whole_goes_on(tmp_path, alone):
+    path, output = write_jobs(tmp_path, cluster__timeout=1)
+    process = start(3, "run", path, "--groups", "3")
+    wait_until(lambda: steps_of(output, "long") >= 2, process)
+    ranks = ranks_of(path)
+    for which, pause in ((signal.SIGSTOP, 4.5), (signal.SIGCONT, 0)):
+        for rank in (2, 0, 1):
+            os.kill(ranks[rank], which)
+        time.sleep(pause)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 0 and "sign of life" not in stderr, stderr
+    assert_all_as_alone(output, alone)
+
+
+
+def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, alone):
+    """Group 1 draws while group 0 learns; the signal goes to a rank of group 1 that leads nothing."""
+    path, output = write_jobs(tmp_path, jobs={"long": dict(optim__steps=100000),
+                                              "short": dict(output__prompts=["a photo of a {}"] * 40, **JOBS["short"])})
+    process = start(4, "run", path, "--groups", "2")
+    log = output / "short" / "log.txt"
+    wait_until(lambda: log.exists() and "drawing 80 pictures" in log.read_text(), process)
+    os.kill(ranks_of(path)[3], signal.SIGUSR1)
+    began = time.time()
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 75 and time.time() - began < 5, stderr
+    jobs, _ = summary(output)
+    assert jobs["short"]["state"] == jobs["long"]["state"] == "stopped" and jobs["short"]["steps"] == 6
+    assert not (output / "short" / "grid.png").exists()
+    queue(2, path, "--resume", "--groups", "2", "--set", "output.prompts=[\"a {}\"]", "--set", "optim.steps=6", check=False)
+    assert learned(output / "short") == alone["short"][0] and (output / "short" / "grid.png").exists()
 
 
 # ---- a spool: a folder whose files are the jobs

@@ -78,6 +78,28 @@ def test_a_signal_finishes_the_step_and_exits_75(tmp_path, quiet, ranks, which):
     assert learned(output) == quiet[0]
 
 
+@pytest.mark.parametrize("when, steps_done", [("a sample", 4), ("the end", 8)])
+def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, quiet, when, steps_done):
+    """A minute of drawing is cut short on both ranks; what was not drawn is drawn by the run that goes on."""
+    changes = dict(optim__steps=8, output__sample_every=4 if when == "a sample" else 0)
+    config, output = write_recipe(tmp_path, **{**CHANGES, **changes, "output__prompts": ["a photo of a {}"] * 60})
+    process = start(2, "train", config)
+    for line in process.stderr:
+        if "drawing" in line:
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGUSR1)
+    began = time.time()
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 75 and "--resume" in stderr and time.time() - began < 5, stderr
+    assert newest(output) == len(metrics(output)) == steps_done and len(learned(output)) > 0
+    assert not (output / "grid.png").exists() and not (output / "samples").exists()
+    mpirun(2, program("zoodip"), "train", config, "--resume", "--set", 'output.prompts=["a {}"]')
+    assert [m["losses"] for m in metrics(output)] == quiet[1][:8]
+    assert (output / "grid.png").exists() and (output / "report.html").exists()
+    assert when == "the end" or (output / "samples" / "step-4-1.png").exists()
+
+
 def test_resume_without_a_checkpoint_starts_at_step_0(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES)
     done = run(program("zoodip"), "train", config, "--resume")

@@ -10,7 +10,6 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/progress.h"
 #include "cluster/transport.h"
 
 enum { BYTES_AT_ONCE = 1 << 30, NUMBERS_AT_ONCE = 1 << 26 };
@@ -143,6 +142,18 @@ void comm_at(struct comm *comm, int64_t step)
     comm->patience.step = step;
 }
 
+void comm_listen(struct comm *comm, struct listener listener)
+{
+    comm->patience.listener = listener;
+}
+
+void comm_tick(const struct comm *comm)
+{
+    const struct listener *l = &comm->patience.listener;
+    if (l->meanwhile)
+        l->meanwhile(l->arg);
+}
+
 /* ---------------------------------------------------------------------------------------------------- verbs */
 
 struct error comm_sum(struct comm *comm, double *values, int64_t count)
@@ -194,6 +205,9 @@ struct error comm_abort(struct comm *comm, struct error e)
     if (e.code == ERROR_NONE || comm->place.size == 1)
         return e;
     log_line("rank %d: %s", comm->place.rank, e.text);
+    const struct listener *l = &comm->patience.listener;
+    if (l->alarm)
+        l->alarm(l->arg, e.text);
     comm->transport->abort(comm->state, e.code);
     return e;
 }
@@ -266,24 +280,9 @@ struct error comm_receive(struct comm *comm, void *data, int64_t bytes, int from
     return comm->transport->receive(comm->state, data, (int)bytes, from);
 }
 
-struct error comm_gather(struct comm *comm, double seconds, void (*meanwhile)(void *arg), void *arg)
+struct error comm_gather(struct comm *comm, int times)
 {
-    if (!comm->transport)
-        return ok();
-    void *meeting;
-    bool met = false;
-    TRY(comm->transport->arrive(comm->state, &meeting));
-    double last = 0;
-    while (true) {
-        TRY(comm->transport->met(comm->state, meeting, &met));
-        if (met)
-            return ok();
-        if (meanwhile && clock_seconds() - last >= seconds) {
-            meanwhile(arg);
-            last = clock_seconds();
-        }
-        clock_sleep(2e-3);
-    }
+    return comm->transport ? comm->transport->gather(comm->state, times) : ok();
 }
 
 /* ---------------------------------------------------------------------------------------------------- shared memory */

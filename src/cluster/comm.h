@@ -8,9 +8,10 @@
  * together; a step tells of failures in slots beside its losses. comm_abort is for a rank that cannot wait for the
  * others.
  *
- * No verb waits for ever: a rank that has waited longer than comm_patience allows asks the others for a sign of life,
- * names those that give none, and ends all ranks with ERROR_FAILED. Time in which it was stopped itself does not count,
- * so a job that is suspended as a whole goes on afterwards.
+ * No collective verb waits for ever (but comm_gather, where that is asked for): a rank that has waited longer than
+ * comm_patience allows asks the others for a sign of life, names those that give none, and ends all ranks with
+ * ERROR_FAILED. Time in which it was stopped itself does not count, so a job that is suspended as a whole goes on
+ * afterwards.
  *
  * One thread speaks (MPI_THREAD_FUNNELED). Errors are ERROR_FAILED and name the call.
  */
@@ -40,6 +41,17 @@ int comm_ranks_here(const struct comm *comm); /* how many share its node */
  * when they do not come. Not collective. */
 void comm_patience(struct comm *comm, double seconds);
 void comm_at(struct comm *comm, int64_t step);
+
+/* Who wants to know of this rank's waiting and working; functions may be NULL. */
+struct listener {
+    void (*meanwhile)(void *arg); /* now and then, while the rank waits for the others of `comm` or works */
+    void (*alarm)(void *arg, const char *text); /* last words before all ranks are ended, besides the log's line */
+    void *arg;
+};
+
+/* Not collective, as all of these. Long work calls comm_tick between two pieces. */
+void comm_listen(struct comm *comm, struct listener listener);
+void comm_tick(const struct comm *comm);
 
 /* values [count], in place: the sum over ranks. Slots that all but one rank leave at zero come out exact, in whatever
  * order they are added. */
@@ -81,15 +93,16 @@ void comm_shared_free(struct comm *comm, void *memory, int64_t bytes);
  * it before this one. */
 struct error comm_split(struct comm *comm, int group, struct comm **part);
 
-/* Messages between two ranks; both know the length. A short one (a kilobyte) is on its way at once; comm_poll says
- * whose has come (-1: nobody's), and then comm_receive does not wait. Messages from one rank come in their order. */
+/* Messages between two ranks; both know the length, which is short (a kilobyte). comm_send does not wait; comm_poll
+ * says whose message has come (-1: nobody's), and then comm_receive does not wait either. Messages from one rank come
+ * in their order. */
 struct error comm_send(struct comm *comm, const void *data, int64_t bytes, int to);
 struct error comm_poll(struct comm *comm, int *from);
 struct error comm_receive(struct comm *comm, void *data, int64_t bytes, int from);
 
-/* A barrier for ranks that may come minutes apart: who waits sleeps, and calls meanwhile(arg) about every `seconds`
- * (meanwhile may be NULL). Collective. */
-struct error comm_gather(struct comm *comm, double seconds, void (*meanwhile)(void *arg), void *arg);
+/* A barrier for ranks that may come far apart: who waits sleeps. This rank waits `times` as long as comm_patience says;
+ * 0: as long as it takes. Collective. */
+struct error comm_gather(struct comm *comm, int times);
 
 /* Which MPI this was built with, as --version shows it. */
 const char *comm_library(void);

@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/memory.h"
@@ -18,9 +19,17 @@ struct mpi {
     MPI_Comm signs; /* all again, for signs of life, which must not mix with anything else */
     int rank, size;
     const struct patience *patience;
-    bool *seen; /* [size]: who gave a sign of life */
-    int *whole; /* [size]: their ranks in the whole */
-    bool part;  /* of another: only the whole ends MPI */
+    bool *seen;                /* [size]: who gave a sign of life */
+    int *whole;                /* [size]: their ranks in the whole */
+    bool part;                 /* of another: only the whole ends MPI */
+    struct outgoing *outgoing; /* messages that are under way */
+};
+
+/* MPI_Send may wait for a receiver that hangs, so a message stays here until it has gone. */
+struct outgoing {
+    MPI_Request request;
+    void *data;
+    struct outgoing *next;
 };
 
 enum { MESSAGE = 1, SIGN_OF_LIFE }; /* the tags of comm_send's messages, and of a rank that waits */
@@ -44,14 +53,11 @@ static struct error check(int result, const char *call)
 
 static const double EAGER = 1e-3; /* seconds in which a wait only yields; a step's end is a matter of microseconds */
 static const double NAP = 50e-6;  /* seconds between questions after that: the core is others' meanwhile */
+static const double SLEEP = 2e-3; /* the same for who may wait long */
+static const double TELL = 0.1;   /* seconds of waiting between two calls of the listener */
 static const double GRACE = 2;    /* seconds for the signs of life to come in */
 static const double SILENCE = 5;  /* seconds in which one that is not to speak waits to be ended */
 static const double LONGEST_BEAT = 1; /* seconds; more than that between two questions, and this rank was stopped */
-
-static void nap(void)
-{
-    clock_sleep(NAP);
-}
 
 /* Takes in one sign of life, if there is one. */
 static bool hear(struct mpi *m)
@@ -75,7 +81,7 @@ static void call_roll(struct mpi *m)
     m->seen[m->rank] = true;
     for (double end = clock_seconds() + GRACE; clock_seconds() < end;)
         if (!hear(m))
-            nap();
+            clock_sleep(NAP);
 }
 
 /* "rank 3" or "ranks 3, 5", those that gave no sign of life; "" if all did. */
@@ -135,15 +141,21 @@ static bool mpi_called(void *state)
 static struct error give_up(struct mpi *m)
 {
     struct error e = mpi_roll(m);
-    if (speaks(m))
+    const struct listener *l = &m->patience->listener;
+    if (speaks(m)) {
         log_line("rank %d: %s", m->whole[m->rank], e.text);
+        if (l->alarm)
+            l->alarm(l->arg, e.text);
+    }
     MPI_Abort(MPI_COMM_WORLD, ERROR_FAILED);
     return e;
 }
 
-static struct error wait_for(struct mpi *m, MPI_Request *request, const char *call)
+/* limit: in seconds, 0 for none. */
+static struct error wait_until(struct mpi *m, MPI_Request *request, double limit, double pause, const char *call)
 {
-    double waited = 0, before = clock_seconds();
+    const struct listener *l = &m->patience->listener;
+    double waited = 0, told = 0, before = clock_seconds();
     for (;;) {
         int done = 0;
         TRY(check(MPI_Test(request, &done, MPI_STATUS_IGNORE), call));
@@ -154,11 +166,20 @@ static struct error wait_for(struct mpi *m, MPI_Request *request, const char *ca
         before = now;
         if (waited < EAGER)
             sched_yield();
-        else if (waited >= m->patience->seconds || hear(m))
+        else if ((limit > 0 && waited >= limit) || hear(m))
             return give_up(m);
         else
-            nap();
+            clock_sleep(pause);
+        if (l->meanwhile && waited - told >= TELL) {
+            told = waited;
+            l->meanwhile(l->arg);
+        }
     }
+}
+
+static struct error wait_for(struct mpi *m, MPI_Request *request, const char *call)
+{
+    return wait_until(m, request, m->patience->seconds, NAP, call);
 }
 
 /* ------------------------------------------------------------------------------------------------------------ verbs */
@@ -209,11 +230,32 @@ static struct error mpi_barrier_here(void *state)
     return barrier_among(m, m->here);
 }
 
-/* MPI_Finalize waits for all ranks, without a limit: hence the barrier before it. */
+/* Forgets the messages that have gone. */
+static struct error look_after(struct mpi *m)
+{
+    for (struct outgoing **at = &m->outgoing; *at;) {
+        struct outgoing *one = *at;
+        int gone = 0;
+        TRY(check(MPI_Test(&one->request, &gone, MPI_STATUS_IGNORE), "MPI_Isend"));
+        if (gone) {
+            *at = one->next;
+            memory_free(one->data);
+            memory_free(one);
+        } else {
+            at = &one->next;
+        }
+    }
+    return ok();
+}
+
+/* MPI_Finalize waits for all ranks, without a limit: hence the barrier before it. Behind it all are there, so what is
+ * still under way goes. */
 static void mpi_close(void *state)
 {
     struct mpi *m = state;
     mpi_barrier(m);
+    while (m->outgoing && look_after(m).code == ERROR_NONE)
+        sched_yield();
     bool part = m->part;
     MPI_Comm_free(&m->here);
     MPI_Comm_free(&m->signs);
@@ -272,15 +314,26 @@ static struct error mpi_split(void *state, int group, const struct patience *pat
 
 static struct error mpi_send(void *state, const void *data, int bytes, int to)
 {
-    const struct mpi *m = state;
-    return check(MPI_Send(data, bytes, MPI_BYTE, to, MESSAGE, m->all), "MPI_Send");
+    struct mpi *m = state;
+    struct outgoing *one = memory_take(1, sizeof *one);
+    void *copy = memory_take(bytes, 1);
+    if (!one || !copy) {
+        memory_free(one);
+        memory_free(copy);
+        return error_memory("a message");
+    }
+    memcpy(copy, data, (size_t)bytes);
+    *one = (struct outgoing){MPI_REQUEST_NULL, copy, m->outgoing};
+    m->outgoing = one;
+    return check(MPI_Isend(copy, bytes, MPI_BYTE, to, MESSAGE, m->all, &one->request), "MPI_Isend");
 }
 
 static struct error mpi_poll(void *state, int *from)
 {
-    const struct mpi *m = state;
+    struct mpi *m = state;
     int there;
     MPI_Status status;
+    TRY(look_after(m));
     TRY(check(MPI_Iprobe(MPI_ANY_SOURCE, MESSAGE, m->all, &there, &status), "MPI_Iprobe"));
     *from = there ? status.MPI_SOURCE : -1;
     return ok();
@@ -292,25 +345,12 @@ static struct error mpi_receive(void *state, void *data, int bytes, int from)
     return check(MPI_Recv(data, bytes, MPI_BYTE, from, MESSAGE, m->all, MPI_STATUS_IGNORE), "MPI_Recv");
 }
 
-static struct error mpi_arrive(void *state, void **meeting)
+static struct error mpi_gather(void *state, int times)
 {
-    const struct mpi *m = state;
-    MPI_Request *request = memory_take(1, sizeof *request);
-    if (!request)
-        return error_memory("a barrier");
-    *meeting = request;
-    return check(MPI_Ibarrier(m->all, request), "MPI_Ibarrier");
-}
-
-static struct error mpi_met(void *state, void *meeting, bool *met)
-{
-    (void)state;
-    int done = 0;
-    struct error e = check(MPI_Test(meeting, &done, MPI_STATUS_IGNORE), "MPI_Test");
-    *met = done != 0;
-    if (done || e.code != ERROR_NONE)
-        memory_free(meeting);
-    return e;
+    struct mpi *m = state;
+    MPI_Request request;
+    TRY(check(MPI_Ibarrier(m->all, &request), "MPI_Ibarrier"));
+    return wait_until(m, &request, times * m->patience->seconds, SLEEP, "MPI_Ibarrier");
 }
 
 struct error mpi_open(const struct transport **transport, void **state, struct place *place,
@@ -330,8 +370,7 @@ struct error mpi_open(const struct transport **transport, void **state, struct p
         .send = mpi_send,
         .poll = mpi_poll,
         .receive = mpi_receive,
-        .arrive = mpi_arrive,
-        .met = mpi_met,
+        .gather = mpi_gather,
     };
     // Open MPI: a rank that waits gives its core to whoever works; mpirun's own choice, or the user's, goes first
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);

@@ -7,9 +7,11 @@
 #include "cluster/signals.h"
 
 static const double tell_pause = 0.5; /* seconds between two notes of one leader */
+static const double idle_pause = 0.1; /* the same without work */
+static const double slack = 2;        /* seconds more than the limit: whoever waits inside a group speaks first */
 
-enum { TELL, ASK };  /* to rank 0 */
-enum { GIVE, STOP }; /* to a leader */
+enum { TELL, ASK, ASIDE };        /* to rank 0, which answers the first two */
+enum { HEARD, GIVE, OVER, STOP }; /* to a leader: answers, but for STOP */
 
 struct request {
     int64_t kind;
@@ -18,6 +20,7 @@ struct request {
 
 struct answer {
     int64_t kind, job;
+    int64_t step; /* of rank 0's own job */
 };
 
 int queue_group(int rank, int size, int groups)
@@ -31,20 +34,22 @@ static int leader_of(const struct queue *q, int group)
     return (int)(((int64_t)group * comm_size(q->all) + q->groups - 1) / q->groups);
 }
 
-struct error queue_new(struct queue *q, struct comm *all, struct comm *group, int groups, const int64_t *order,
-                       int64_t count, void (*hear)(void *arg, const struct job_note *note), void *arg)
+struct error queue_new(struct queue *q, struct comm *all, struct comm *group, int groups, double limit,
+                       const int64_t *order, int64_t count, void (*hear)(void *arg, const struct job_note *note),
+                       void *arg)
 {
-    *q = (struct queue){.all = all, .group = group, .groups = groups, .order = order, .count = count};
+    *q = (struct queue){.all = all, .group = group, .groups = groups, .limit = limit, .order = order, .count = count};
     q->number = queue_group(comm_rank(all), comm_size(all), groups);
     q->hear = hear;
     q->arg = arg;
-    q->gone = memory_take(groups, sizeof *q->gone);
-    return q->gone ? ok() : error_memory("the queue");
+    q->looked = clock_seconds();
+    q->members = memory_take(groups, sizeof *q->members);
+    return q->members ? ok() : error_memory("the queue");
 }
 
 void queue_free(struct queue *q)
 {
-    memory_free(q->gone);
+    memory_free(q->members);
     *q = (struct queue){0};
 }
 
@@ -64,6 +69,26 @@ static bool leads(const struct queue *q)
 static void doze(void)
 {
     clock_sleep(2e-3);
+}
+
+/* ---------------------------------------------------------------------------------------------------- watching */
+
+/* Seconds since the last look that count as silence. */
+static double time_to_blame(struct queue *q)
+{
+    double now = clock_seconds(), since = now - q->looked;
+    q->looked = now;
+    return since < q->limit / 2 ? since : q->limit / 2;
+}
+
+/* Ends all ranks where one has been silent too long. */
+static void check_silence(struct queue *q, double silent, int rank, int64_t step)
+{
+    if (silent > q->limit + slack)
+        good(q, comm_abort(q->all, error_failed("rank %d, which leads its group, gave no sign of life for %g s "
+                                                "(cluster.timeout) after step %lld of its job: hangs, or is slower "
+                                                "than that",
+                                                rank, q->limit, (long long)step)));
 }
 
 /* ---------------------------------------------------------------------------------------------------- rank 0 */
@@ -87,18 +112,43 @@ static void stop_all(struct queue *q)
     const struct answer stop = {.kind = STOP, .job = -1};
     q->stopped = true;
     for (int group = 1; group < q->groups; group++)
-        if (!q->gone[group])
+        if (!q->members[group].gone)
             good(q, comm_send(q->all, &stop, sizeof stop, leader_of(q, group)));
+}
+
+static bool all_gone(const struct queue *q)
+{
+    for (int group = 1; group < q->groups; group++)
+        if (!q->members[group].gone)
+            return false;
+    return true;
+}
+
+static bool all_over(const struct queue *q)
+{
+    for (int group = 1; group < q->groups; group++)
+        if (!q->members[group].over)
+            return false;
+    return true;
 }
 
 static void answer(struct queue *q, int rank, const struct request *request)
 {
+    struct member *m = &q->members[queue_group(rank, comm_size(q->all), q->groups)];
+    struct answer answer = {HEARD, -1, q->members[0].step};
     hear(q, &request->note);
-    if (request->kind != ASK)
+    if (request->kind == ASIDE)
         return;
-    struct answer answer = {.kind = GIVE, .job = take_job(q)};
-    int group = queue_group(rank, comm_size(q->all), q->groups);
-    q->gone[group] = answer.job < 0;
+    m->silent = 0;
+    m->step = request->note.step;
+    if (request->kind == ASK) {
+        answer.kind = GIVE;
+        answer.job = take_job(q);
+        m->gone = answer.job < 0;
+    } else if (q->idle && all_gone(q)) {
+        answer.kind = OVER;
+        m->over = true;
+    }
     good(q, comm_send(q->all, &answer, sizeof answer, rank));
 }
 
@@ -106,19 +156,17 @@ static void serve_all(struct queue *q)
 {
     struct request request;
     int from;
+    double since = time_to_blame(q);
+    for (int group = 1; group < q->groups; group++)
+        q->members[group].silent += since;
     if (signals_stop_requested() && !q->stopped)
         stop_all(q);
     while (good(q, comm_poll(q->all, &from)) && from >= 0)
         if (good(q, comm_receive(q->all, &request, sizeof request, from)))
             answer(q, from, &request);
-}
-
-static bool all_gone(const struct queue *q)
-{
     for (int group = 1; group < q->groups; group++)
-        if (!q->gone[group])
-            return false;
-    return true;
+        if (!q->members[group].over)
+            check_silence(q, q->members[group].silent, leader_of(q, group), q->members[group].step);
 }
 
 /* ---------------------------------------------------------------------------------------------------- the others */
@@ -128,20 +176,30 @@ static void send_request(struct queue *q, int64_t kind, const struct job_note *n
     const struct request request = {kind, *note};
     good(q, comm_send(q->all, &request, sizeof request, 0));
     q->told = clock_seconds();
+    q->owed += kind != ASIDE;
 }
 
-/* *job: what was given, or unchanged where nothing came. */
+/* A leader takes in what rank 0 says; *job: what was given, or unchanged. */
 static void listen(struct queue *q, bool *given, int64_t *job)
 {
     struct answer answer;
     int from;
+    double since = time_to_blame(q);
+    q->silent += q->owed > 0 ? since : 0;
     *given = false;
-    if (!good(q, comm_poll(q->all, &from)) || from < 0 || !good(q, comm_receive(q->all, &answer, sizeof answer, from)))
-        return;
-    if (answer.kind == STOP)
-        signals_request_stop();
-    *given = answer.kind == GIVE;
-    *job = answer.job;
+    while (!*given && good(q, comm_poll(q->all, &from)) && from >= 0) {
+        if (!good(q, comm_receive(q->all, &answer, sizeof answer, from)))
+            return;
+        q->silent = 0;
+        q->owed -= answer.kind != STOP;
+        q->members[0].step = answer.step;
+        q->over = answer.kind == OVER;
+        if (answer.kind == STOP)
+            signals_request_stop();
+        *given = answer.kind == GIVE;
+        *job = *given ? answer.job : *job;
+    }
+    check_silence(q, q->silent, 0, q->members[0].step);
 }
 
 static void ask(struct queue *q, const struct job_note *last, int64_t *job)
@@ -156,10 +214,16 @@ static void ask(struct queue *q, const struct job_note *last, int64_t *job)
 static void report_stop(struct queue *q)
 {
     const struct job_note note = {.job = -1, .state = JOB_STOPPED};
-    if (!signals_stop_requested() || q->reported)
+    if (!q->idle || !signals_stop_requested() || q->reported)
         return;
     q->reported = true;
-    send_request(q, TELL, &note);
+    send_request(q, ASIDE, &note);
+}
+
+static void tell(struct queue *q, const struct job_note *note, double pause)
+{
+    if (q->owed == 0 && clock_seconds() - q->told >= pause)
+        send_request(q, TELL, note);
 }
 
 /* ---------------------------------------------------------------------------------------------------- verbs */
@@ -170,16 +234,20 @@ void queue_serve(struct queue *q)
     int64_t job;
     if (comm_rank(q->all) == 0)
         serve_all(q);
-    else if (leads(q))
+    else if (leads(q) && !q->over)
         listen(q, &given, &job);
+    if (comm_rank(q->all) != 0)
+        report_stop(q);
 }
 
 void queue_tell(struct queue *q, const struct job_note *note)
 {
-    if (comm_rank(q->all) == 0)
+    if (comm_rank(q->all) == 0) {
+        q->members[0].step = note->step;
         hear(q, note);
-    else if (leads(q) && clock_seconds() - q->told >= tell_pause)
-        send_request(q, TELL, note);
+    } else if (leads(q)) {
+        tell(q, note, tell_pause);
+    }
     queue_serve(q);
 }
 
@@ -193,26 +261,32 @@ struct error queue_next(struct queue *q, const struct job_note *last, int64_t *j
     } else if (leads(q)) {
         ask(q, last, job);
     }
-    // the others of the group sleep until the leader has its answer
-    TRY(comm_gather(q->group, 0, NULL, NULL));
+    // the others of the group sleep meanwhile, and let their leader be the first to find that rank 0 hangs
+    TRY(comm_gather(q->group, leads(q) ? 1 : 3));
     TRY(comm_agree(q->group, q->error));
     return comm_broadcast(q->group, job, sizeof *job, 0);
 }
 
-static void wait_a_little(void *arg)
+/* A leader without work, until no group has any. */
+static void wait_for_all(struct queue *q)
 {
-    struct queue *q = arg;
-    if (comm_rank(q->all) == 0)
-        serve_all(q);
-    else
-        report_stop(q);
+    const struct job_note nothing = {.job = -1};
+    while (!q->over && q->error.code == ERROR_NONE) {
+        tell(q, &nothing, idle_pause);
+        queue_serve(q);
+        doze();
+    }
 }
 
 struct error queue_end(struct queue *q)
 {
+    q->idle = true;
     if (comm_rank(q->all) == 0)
-        for (serve_all(q); !all_gone(q) && q->error.code == ERROR_NONE; serve_all(q))
+        for (serve_all(q); !all_over(q) && q->error.code == ERROR_NONE; serve_all(q))
             doze();
-    TRY(comm_gather(q->all, 0.1, wait_a_little, q));
+    else if (leads(q))
+        wait_for_all(q);
+    // whoever leads no group has been here since its last job; that may be hours
+    TRY(comm_gather(q->all, leads(q) ? 1 : 0));
     return comm_agree(q->all, q->error);
 }

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "cluster/comm.h"
 
 struct place {
     int rank, size, rank_here, ranks_here;
@@ -18,6 +19,7 @@ struct place {
 struct patience {
     double seconds;
     int64_t step; /* steps done, to say where a rank was when it gave up */
+    struct listener listener;
 };
 
 /* Collective among all ranks, or among those `here` on the node. Counts are small enough for an int: comm.c cuts. */
@@ -35,8 +37,7 @@ struct transport {
     struct error (*send)(void *state, const void *data, int bytes, int to);
     struct error (*poll)(void *state, int *from); /* *from: a rank whose message waits, or -1 */
     struct error (*receive)(void *state, void *data, int bytes, int from);
-    struct error (*arrive)(void *state, void **meeting);        /* a barrier that is entered here ... */
-    struct error (*met)(void *state, void *meeting, bool *met); /* ... and left when all have come */
+    struct error (*gather)(void *state, int times); /* see comm_gather */
 };
 
 #ifdef ZOODIP_MPI

@@ -120,14 +120,28 @@ static void told(void *arg, const struct metric *metric)
     queue_tell(&b->queue, n);
 }
 
-static void meanwhile(void *arg)
+static void tell_meanwhile(void *arg)
 {
     struct batch *b = arg;
     queue_tell(&b->queue, &b->current);
 }
 
-/* While a job runs, what its leader says goes to the job's log: *saved is where it went before. */
-static struct error log_begin(const struct job *job, bool append, int *saved)
+static void serve_meanwhile(void *arg)
+{
+    struct batch *b = arg;
+    queue_serve(&b->queue);
+}
+
+/* The end of all is no matter of one job's log alone. */
+static void cry_out(void *arg, const char *text)
+{
+    const struct batch *b = arg;
+    if (b->job)
+        dprintf(b->spoken, "zoodip: %s: rank %d: %s\n", b->job->name, comm_rank(b->all), text);
+}
+
+/* While a job runs, what its leader says goes to the job's log: *spoken becomes where it went before. */
+static struct error log_begin(const struct job *job, bool append, int *spoken)
 {
     char path[4096];
     TRY(path_join(path, job->folder, "log.txt"));
@@ -135,21 +149,23 @@ static struct error log_begin(const struct job *job, bool append, int *saved)
     int file = open(path, flags, 0666);
     if (file < 0)
         return error_errno("write", path);
-    *saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
-    struct error e = *saved >= 0 && dup2(file, STDERR_FILENO) >= 0 ? ok() : error_errno("write", path);
+    int copy = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    struct error e = copy >= 0 && dup2(file, STDERR_FILENO) >= 0 ? ok() : error_errno("write", path);
+    *spoken = copy >= 0 ? copy : *spoken;
     close(file);
     return e;
 }
 
-static void log_end(int saved)
+static void log_end(int *spoken)
 {
-    if (saved < 0)
+    if (*spoken == STDERR_FILENO)
         return;
-    dup2(saved, STDERR_FILENO);
-    close(saved);
+    dup2(*spoken, STDERR_FILENO);
+    close(*spoken);
+    *spoken = STDERR_FILENO;
 }
 
-static struct error teach(struct batch *b, struct job *job, int *saved)
+static struct error teach(struct batch *b, struct job *job)
 {
     struct error e = ok();
     if (leads(b)) {
@@ -157,7 +173,7 @@ static struct error teach(struct batch *b, struct job *job, int *saved)
         if (e.code == ERROR_NONE)
             e = lesson_prepare(&job->subject.config, true);
         if (e.code == ERROR_NONE)
-            e = log_begin(job, job->resume, saved);
+            e = log_begin(job, job->resume, &b->spoken);
     }
     TRY(comm_agree(b->workshop.comm, e));
     struct lesson lesson = {.subject = &job->subject, .told = told, .arg = b};
@@ -167,6 +183,8 @@ static struct error teach(struct batch *b, struct job *job, int *saved)
     b->current.validation = lesson.training.validation_last;
     lesson_free(&lesson);
     b->lesson = NULL;
+    if (e.code != ERROR_NONE)
+        device_wait(b->workshop.device); // an error that sticks to the device is this job's, not the next one's
     return e;
 }
 
@@ -190,20 +208,19 @@ static void settle(struct batch *b, struct job *job, struct error e)
 /* The group does one job; b->current becomes its note. What goes wrong is the job's. */
 static void do_job(struct batch *b, struct job *job)
 {
-    int saved = -1;
     b->job = job;
     b->current = job->note;
     b->current.state = JOB_RUNNING;
     b->current.group = b->queue.number;
     b->current.step = 0;
     queue_tell(&b->queue, &b->current);
-    struct error e = teach(b, job, &saved);
+    struct error e = teach(b, job);
     if (leads(b)) {
         if (e.code != ERROR_NONE)
             log_line("%s", e.text);
         settle(b, job, e);
     }
-    log_end(saved);
+    log_end(&b->spoken);
     b->job = NULL;
 }
 
@@ -211,8 +228,10 @@ static void do_job(struct batch *b, struct job *job)
 
 static struct error work_off(struct batch *b, const int64_t *order, int64_t count)
 {
-    TRY(comm_agree(b->all,
-                   queue_new(&b->queue, b->all, b->workshop.comm, b->groups, order, count, board_hear, &b->board)));
+    TRY(comm_agree(b->all, queue_new(&b->queue, b->all, b->workshop.comm, b->groups, b->workshop.config.cluster.timeout,
+                                     order, count, board_hear, &b->board)));
+    comm_listen(b->workshop.comm, (struct listener){tell_meanwhile, cry_out, b});
+    comm_listen(b->all, (struct listener){serve_meanwhile, cry_out, b});
     b->current = (struct job_note){.job = -1};
     while (true) {
         int64_t next;
@@ -229,11 +248,11 @@ static struct error do_jobs(struct batch *b)
     struct workshop *w = &b->workshop;
     int64_t *order = memory_take(b->jobs.count, sizeof *order);
     struct error e = comm_agree(b->all, order ? ok() : error_memory("the queue"));
-    w->meanwhile = meanwhile;
-    w->meanwhile_arg = b;
+    b->spoken = STDERR_FILENO;
     if (e.code == ERROR_NONE)
         e = work_off(b, order, jobs_order(&b->jobs, order));
-    w->meanwhile = NULL;
+    comm_listen(w->comm, (struct listener){0});
+    comm_listen(b->all, (struct listener){0});
     queue_free(&b->queue);
     memory_free(order);
     return e;
@@ -248,6 +267,8 @@ static struct error open_workshop(struct batch *b)
         if (e.code == ERROR_NONE)
             e = workshop_compare(&b->workshop);
         b->opened = e.code == ERROR_NONE;
+        if (b->opened)
+            comm_patience(b->all, job->config.cluster.timeout);
         if (!b->opened && mine.code == ERROR_NONE)
             workshop_close(&b->workshop);
         if (!b->opened && b->jobs.kind == JOBS_FILE)

@@ -30,6 +30,7 @@ struct batch {
     struct job *job;         /* the one this rank works on */
     struct lesson *lesson;   /* its training */
     struct job_note current; /* what the leader tells of it */
+    int spoken;              /* where messages go that are not the job's: stderr, or what stood there before */
 };
 
 /* Runs the jobs of a text (see jobs_read), the same on all ranks. `resume` is for a file's jobs; a spool's say it

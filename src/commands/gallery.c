@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"
+#include "cluster/signals.h"
 #include "files/file.h"
 #include "model/painter.h"
 #include "text/captions.h"
@@ -35,30 +36,73 @@ static struct error prompt_ids(const struct subject *s, const struct painting *o
     return e;
 }
 
-static void tick(void *arg, int64_t call, int64_t calls)
+/* Ranks that draw, each a picture of its own. */
+struct crew {
+    const struct subject *subject;
+    bool over; /* a meeting ended in an error, the same on all ranks */
+};
+
+/* After every call of a network, on every rank, also on those that have nothing to draw: how it went. */
+static struct error meet(struct crew *crew, struct error mine)
+{
+    enum { STOP, FAILED, NOTES };
+    const struct workshop *w = crew->subject->workshop;
+    double notes[NOTES] = {[STOP] = !w->planned && signals_stop_requested(), [FAILED] = mine.code != ERROR_NONE};
+    comm_tick(w->comm);
+    struct error e = comm_sum(w->comm, notes, NOTES);
+    if (e.code == ERROR_NONE && notes[FAILED] > 0)
+        e = comm_agree(w->comm, mine);
+    else if (e.code == ERROR_NONE && notes[STOP] > 0)
+        e = (struct error){ERROR_PREEMPTED, "stopped by a signal while drawing; run again with --resume to go on"};
+    crew->over = e.code != ERROR_NONE;
+    return e;
+}
+
+/* A failure of this rank's own, told at the others' next meeting; all return the same. */
+static struct error end_crew(struct crew *crew, struct error mine)
+{
+    return mine.code != ERROR_NONE && !crew->over ? meet(crew, mine) : mine;
+}
+
+static struct error tick(void *arg, int64_t call, int64_t calls)
 {
     (void)call;
     (void)calls;
-    workshop_tick(arg);
+    return meet(arg, ok());
 }
 
-static struct error paint(struct painter *p, const struct subject *s, const float *embedding, int32_t *ids,
+static int64_t steps_of(const struct workshop *w)
+{
+    return w->planned ? 1 : STEPS; // one takes all the memory that fifty do
+}
+
+/* Nothing to draw while the others draw one more. */
+static struct error look_on(struct crew *crew)
+{
+    const struct workshop *w = crew->subject->workshop;
+    int64_t calls = sampler_calls(&w->schedule, SAMPLER_PNDM, steps_of(w));
+    for (int64_t call = 0; call < calls; call++)
+        TRY(meet(crew, ok()));
+    return ok();
+}
+
+static struct error paint(struct painter *p, struct crew *crew, const float *embedding, int32_t *ids,
                           struct painting *one)
 {
+    const struct subject *s = crew->subject;
     TRY(prompt_ids(s, one, ids));
     one->latents = memory_take(p->numbers, sizeof *one->latents);
     if (!one->latents)
         return error_memory("a picture");
     // the same start for both words, another for every prompt
     rng_normals((uint64_t)s->config.seed, (uint64_t)one->prompt, STREAM_SAMPLE, 0, p->numbers, one->latents);
-    int64_t steps = s->workshop->planned ? 1 : STEPS; // one takes all the memory that fifty do
-    return painter_draw(p, ids, embedding, one->latents, SAMPLER_PNDM, steps, guidance, tick, s->workshop);
+    return painter_draw(p, ids, embedding, one->latents, SAMPLER_PNDM, steps_of(s->workshop), guidance, tick, crew);
 }
 
 /* This rank's share of the paintings, as latents. */
-static struct error paint_share(const struct subject *s, const float *embedding, struct painting *paintings,
-                                int64_t count)
+static struct error paint_mine(struct crew *crew, const float *embedding, struct painting *paintings, int64_t count)
 {
+    const struct subject *s = crew->subject;
     const struct workshop *w = s->workshop;
     int64_t side = s->resolution / w->vae.factor, length = w->text.config.positions;
     const struct painter_parts parts = {
@@ -77,28 +121,48 @@ static struct error paint_share(const struct subject *s, const float *embedding,
     TRY(painter_new(&p, &parts));
     int32_t *ids = memory_take(2 * length, sizeof *ids);
     struct error e = ids ? ok() : error_memory("a prompt");
-    for (int64_t i = comm_rank(w->comm); i < count && e.code == ERROR_NONE; i += comm_size(w->comm))
-        e = paint(&p, s, embedding, ids, &paintings[i]);
+    for (int64_t first = 0; first < count && e.code == ERROR_NONE; first += comm_size(w->comm)) {
+        int64_t i = first + comm_rank(w->comm);
+        e = i < count ? paint(&p, crew, embedding, ids, &paintings[i]) : look_on(crew);
+    }
     memory_free(ids);
     painter_free(&p);
     return e;
 }
 
-/* The share's latents become pictures. */
-static struct error decode_share(const struct subject *s, const struct vae *vae, const struct painting *paintings,
-                                 int64_t count)
+static struct error paint_share(const struct subject *s, const float *embedding, struct painting *paintings,
+                                int64_t count)
 {
+    struct crew crew = {.subject = s};
+    return end_crew(&crew, paint_mine(&crew, embedding, paintings, count));
+}
+
+/* The share's latents become pictures. */
+static struct error decode_mine(struct crew *crew, const struct vae *vae, const struct painting *paintings,
+                                int64_t count)
+{
+    const struct subject *s = crew->subject;
     const struct workshop *w = s->workshop;
     struct decoder d;
     int64_t side = s->resolution / w->vae.factor;
     TRY(decoder_new(&d, w->device, vae, side, side));
     struct error e = ok();
-    for (int64_t i = comm_rank(w->comm); i < count && e.code == ERROR_NONE; i += comm_size(w->comm)) {
-        e = decoder_draw(&d, paintings[i].latents, paintings[i].out);
-        workshop_tick(w);
+    for (int64_t first = 0; first < count && e.code == ERROR_NONE; first += comm_size(w->comm)) {
+        int64_t i = first + comm_rank(w->comm);
+        if (i < count)
+            e = decoder_draw(&d, paintings[i].latents, paintings[i].out);
+        if (e.code == ERROR_NONE)
+            e = meet(crew, ok());
     }
     decoder_free(&d);
     return e;
+}
+
+static struct error decode_share(const struct subject *s, const struct vae *vae, const struct painting *paintings,
+                                 int64_t count)
+{
+    struct crew crew = {.subject = s};
+    return end_crew(&crew, decode_mine(&crew, vae, paintings, count));
 }
 
 static struct error share_pictures(const struct subject *s, const struct painting *paintings, int64_t count)
@@ -123,14 +187,14 @@ static struct error paint_all(struct subject *s, const float *embedding, struct 
     struct workshop *w = s->workshop;
     if (comm_rank(w->comm) == 0 && !w->planned)
         log_line("drawing %lld pictures of %d steps", (long long)count, STEPS);
-    struct error e = comm_agree(w->comm, paint_share(s, embedding, paintings, count));
+    struct error e = paint_share(s, embedding, paintings, count);
     if (last)
         workshop_unload(w);
     struct vae vae;
     if (e.code == ERROR_NONE)
         e = workshop_vae(w, w->comm, false, true, &vae);
     if (e.code == ERROR_NONE) {
-        e = comm_agree(w->comm, decode_share(s, &vae, paintings, count));
+        e = decode_share(s, &vae, paintings, count);
         vae_free(&vae);
     }
     if (e.code == ERROR_NONE)
@@ -259,17 +323,33 @@ struct error gallery_save(const struct gallery *g, const char *folder)
 
 /* ---------------------------------------------------------------------------------------------------- samples */
 
+static struct error sample_path(char path[4096], const struct subject *s, int64_t step, int64_t prompt)
+{
+    char folder[4096], name[64];
+    TRY(path_join(folder, s->config.output.dir, "samples"));
+    snprintf(name, sizeof name, "step-%lld-%lld.png", (long long)step, (long long)prompt + 1);
+    return path_join(path, folder, name);
+}
+
 static struct error save_samples(const struct subject *s, const struct picture *pictures, int64_t count, int64_t step)
 {
-    char folder[4096], path[4096], name[64];
-    TRY(path_join(folder, s->config.output.dir, "samples"));
-    TRY(folder_make(folder));
+    char path[4096];
+    TRY(path_join(path, s->config.output.dir, "samples"));
+    TRY(folder_make(path));
     for (int64_t i = 0; i < count; i++) {
-        snprintf(name, sizeof name, "step-%lld-%lld.png", (long long)step, (long long)i + 1);
-        TRY(path_join(path, folder, name));
+        TRY(sample_path(path, s, step, i));
         TRY(picture_write(&pictures[i], path));
     }
     return ok();
+}
+
+static bool has_samples(const struct subject *s, int64_t count, int64_t step)
+{
+    char path[4096];
+    for (int64_t i = 0; i < count; i++)
+        if (sample_path(path, s, step, i).code != ERROR_NONE || !file_exists(path))
+            return false;
+    return true;
 }
 
 /* A picture that cannot be written is said, and no reason to stop learning. */
@@ -279,10 +359,14 @@ static void warn_of(struct error e)
         log_warning("%s; training goes on without the sample", e.text);
 }
 
-struct error gallery_sample(struct subject *s, const float *embedding, int64_t step)
+struct error gallery_sample(struct subject *s, const float *embedding, int64_t step, bool missing)
 {
     const struct config *c = &s->config;
     int64_t count = c->output.prompts.count;
+    bool there = missing && has_samples(s, count, step);
+    TRY(comm_broadcast(s->workshop->comm, &there, sizeof there, 0));
+    if (there)
+        return ok();
     struct picture *pictures = memory_take(count, sizeof *pictures);
     struct painting *paintings = memory_take(count, sizeof *paintings);
     struct error e = pictures && paintings ? ok() : error_memory("the samples");

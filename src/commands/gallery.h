@@ -2,6 +2,9 @@
  *
  * A run's pictures: the subject's photos, what the model draws for the initializer word, what it draws for the learned
  * word, on every prompt of output.prompts, from the same start. All ranks draw; rank 0 puts them together.
+ *
+ * The ranks meet after every call of a network: where one was asked to stop (cluster/signals.h) all do, with
+ * ERROR_PREEMPTED, and none waits longer for another than a call takes.
  */
 #ifndef ZOODIP_COMMANDS_GALLERY_H
 #define ZOODIP_COMMANDS_GALLERY_H
@@ -27,7 +30,8 @@ struct error gallery_draw(struct gallery *g, struct subject *subject, const floa
 struct error gallery_save(const struct gallery *g, const char *folder);
 void gallery_free(struct gallery *g);
 
-/* The learned word alone on every prompt, into output.dir/samples/step-N-PROMPT.png. Collective. */
-struct error gallery_sample(struct subject *subject, const float *embedding, int64_t step);
+/* The learned word alone on every prompt, into output.dir/samples/step-N-PROMPT.png; `missing`: only if one of these is
+ * not there. Collective. */
+struct error gallery_sample(struct subject *subject, const float *embedding, int64_t step, bool missing);
 
 #endif

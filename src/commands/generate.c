@@ -240,10 +240,11 @@ static struct error read_latents(struct session *s, const struct unet_config *un
 
 /* ---------------------------------------------------------------------------------------------------- drawing */
 
-static void show_step(void *arg, int64_t call, int64_t calls)
+static struct error show_step(void *arg, int64_t call, int64_t calls)
 {
     (void)calls;
     progress_step(arg, call, "");
+    return ok();
 }
 
 /* FILE.png, or FILE-0001.png for several. */

@@ -57,22 +57,36 @@ static struct error join(struct comm *comm, struct device *device, double limit)
     return ok();
 }
 
+/* Each rank's GPU -> *gpus [ranks], made new; the ranks are alike. */
+static struct error list_gpus(struct comm *comm, const struct device *device, double **gpus)
+{
+    int ranks = comm_size(comm);
+    *gpus = memory_take(ranks, sizeof **gpus);
+    TRY(comm_agree(comm, *gpus ? ok() : error_memory("the ranks' GPUs")));
+    (*gpus)[comm_rank(comm)] = (double)device_identity(device);
+    TRY(comm_sum(comm, *gpus, ranks));
+    return check_alike(*gpus, ranks);
+}
+
+struct error join_check(struct comm *comm, const struct device *device)
+{
+    double *gpus;
+    struct error e = list_gpus(comm, device, &gpus);
+    memory_free(gpus);
+    return e;
+}
+
 struct error join_ranks(struct comm *comm, struct device *device, double limit)
 {
     int ranks = comm_size(comm);
     comm_patience(comm, limit);
     if (ranks == 1)
         return ok();
-    double *gpus = memory_take(ranks, sizeof *gpus);
-    struct error e = comm_agree(comm, gpus ? ok() : error_memory("the ranks' GPUs"));
+    double *gpus;
     char reason[128] = "";
-    if (e.code == ERROR_NONE) {
-        gpus[comm_rank(comm)] = (double)device_identity(device);
-        e = comm_sum(comm, gpus, ranks);
-        if (e.code == ERROR_NONE)
-            e = check_alike(gpus, ranks);
+    struct error e = list_gpus(comm, device, &gpus);
+    if (e.code == ERROR_NONE)
         find_reason(reason, gpus, ranks, device_joins(device));
-    }
     memory_free(gpus);
     if (e.code != ERROR_NONE || device_identity(device) == 0)
         return e;

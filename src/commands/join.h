@@ -11,6 +11,9 @@
 #include "cluster/comm.h"
 #include "device/device.h"
 
+/* Whether all ranks compute on the same kind of device. Collective. */
+struct error join_check(struct comm *comm, const struct device *device);
+
 /* Collective. limit: seconds that a rank waits for the others in its GPU. */
 struct error join_ranks(struct comm *comm, struct device *device, double limit);
 

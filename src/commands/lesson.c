@@ -106,10 +106,10 @@ static struct error finish_run(struct lesson *l)
 }
 
 /* output.sample_every: the word as it is now, drawn into samples/. */
-static struct error draw_sample(void *arg, int64_t step)
+static struct error draw_sample(void *arg, int64_t step, bool missing)
 {
     struct lesson *l = arg;
-    return gallery_sample(l->subject, l->training.state.embedding, step);
+    return gallery_sample(l->subject, l->training.state.embedding, step, missing);
 }
 
 static void pass_on(void *arg, const struct metric *metric)

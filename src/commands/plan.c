@@ -39,7 +39,7 @@ static struct error go_through(struct memory_plan *plan, struct subject *s, enum
     TRY(training_new(&t, &parts));
     struct error e = ok();
     if (until == PHASE_DRAW && s->config.output.sample_every > 0)
-        e = gallery_sample(s, t.state.embedding, 0);
+        e = gallery_sample(s, t.state.embedding, 0, false);
     training_rest(&t);
     end_phase(plan, PHASE_TRAIN, w->device);
     if (e.code == ERROR_NONE && until == PHASE_DRAW)

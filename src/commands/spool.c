@@ -214,7 +214,7 @@ static struct error look(struct batch *b, const struct spool *s, const struct op
     struct error e = ok();
     if (first && notes[STOPPED] == 0)
         e = take_jobs(s, &text);
-    TRY(comm_gather(b->all, 0, NULL, NULL));
+    TRY(comm_gather(b->all, 1));
     e = comm_agree(b->all, e);
     notes[WORK] = text != NULL;
     if (e.code == ERROR_NONE)

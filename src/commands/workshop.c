@@ -131,7 +131,8 @@ struct error workshop_compare(struct workshop *w)
     snprintf(model, sizeof model, "the model (%.250s)", w->config.model);
     const struct mark marks[] = {{"zoodip's version (" ZOODIP_VERSION ")", mark_text(0, ZOODIP_VERSION)},
                                  {model, mark_model(w->config.model)}};
-    return alike_check(w->all, marks, sizeof marks / sizeof *marks);
+    TRY(alike_check(w->all, marks, sizeof marks / sizeof *marks));
+    return join_check(w->all, w->device);
 }
 
 void workshop_close(struct workshop *w)
@@ -143,12 +144,6 @@ void workshop_close(struct workshop *w)
     if (w->comm != w->all)
         comm_close(w->comm);
     *w = (struct workshop){0};
-}
-
-void workshop_tick(const struct workshop *w)
-{
-    if (w->meanwhile)
-        w->meanwhile(w->meanwhile_arg);
 }
 
 struct error workshop_divide(struct workshop *w, int group)

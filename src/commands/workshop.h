@@ -30,13 +30,7 @@ struct workshop {
     struct unet unet;
     int least_bits, most_bits; /* in which text encoder and UNet are kept: a file's codes stay what they are */
     bool planned;              /* on a GPU that is not there */
-
-    /* Long work calls it now and then, between two pieces, through workshop_tick; NULL: nobody wants to know. */
-    void (*meanwhile)(void *arg);
-    void *meanwhile_arg;
 };
-
-void workshop_tick(const struct workshop *w);
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
  * `planned`: on a GPU that is not there, to learn what memory a run takes; see device_plan. Free with workshop_close.
@@ -44,7 +38,8 @@ void workshop_tick(const struct workshop *w);
 struct error workshop_open(struct workshop *w, const struct config *config, struct comm *all, bool planned);
 void workshop_close(struct workshop *w);
 
-/* Whether all ranks have this program and this model (commands/alike.h). Collective over all. */
+/* Whether all ranks have this program, this model (commands/alike.h) and the same kind of device. Collective over all.
+ */
 struct error workshop_compare(struct workshop *w);
 
 /* The first key in which two configs differ although one workshop must serve both, or NULL. */

@@ -107,7 +107,7 @@ static void guide(float *outputs, int64_t numbers, float guidance)
 }
 
 static struct error sample_latents(struct painter *p, struct sampler *s, float *latents, double guidance,
-                                   void (*tick)(void *, int64_t, int64_t), void *arg)
+                                   struct error (*tick)(void *, int64_t, int64_t), void *arg)
 {
     struct device *d = p->parts.device;
     for (int64_t i = 0; i < s->calls; i++) {
@@ -121,15 +121,14 @@ static struct error sample_latents(struct painter *p, struct sampler *s, float *
         if (p->parts.guided)
             guide(p->outputs, p->numbers, (float)guidance);
         sampler_step(s, i, p->outputs, latents);
-        if (tick)
-            tick(arg, i + 1, s->calls);
+        TRY(tick(arg, i + 1, s->calls));
     }
     return ok();
 }
 
 struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, float *latents,
                           enum sampler_kind kind, int64_t steps, double guidance,
-                          void (*tick)(void *arg, int64_t call, int64_t calls), void *arg)
+                          struct error (*tick)(void *arg, int64_t call, int64_t calls), void *arg)
 {
     struct sampler s;
     TRY(sampler_new(&s, p->parts.schedule, kind, steps, p->numbers));

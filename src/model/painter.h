@@ -47,10 +47,11 @@ struct error painter_new(struct painter *p, const struct painter_parts *parts);
 void painter_free(struct painter *p);
 
 /* ids [lanes, length]: negative first where guided. rows [vectors, width]. latents [height, width, channels]: standard
- * normal numbers, which become the picture's latents. tick(arg, call, calls) is told of progress; may be NULL. */
+ * normal numbers, which become the picture's latents. tick(arg, call, calls) is told of progress after every call of
+ * the UNet; an error of its ends the drawing. */
 struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, float *latents,
                           enum sampler_kind kind, int64_t steps, double guidance,
-                          void (*tick)(void *arg, int64_t call, int64_t calls), void *arg);
+                          struct error (*tick)(void *arg, int64_t call, int64_t calls), void *arg);
 
 struct decoder {
     struct device *device;

@@ -80,11 +80,12 @@ struct error text_encoder_load(struct text_encoder *t, struct device *d, const c
                                struct store store)
 {
     *t = (struct text_encoder){0};
-    TRY(text_config_read(&t->config, folder));
-    t->layers = memory_take(t->config.layers, sizeof *t->layers);
-    if (!t->layers)
-        return error_memory("the text encoder");
-    struct error e = weights_load(&t->weights, d, folder, "text_encoder", bits, store, load, t);
+    struct error e = text_config_read(&t->config, folder);
+    if (e.code == ERROR_NONE && !(t->layers = memory_take(t->config.layers, sizeof *t->layers)))
+        e = error_memory("the text encoder");
+    if (e.code != ERROR_NONE)
+        return weights_refuse(store, e);
+    e = weights_load(&t->weights, d, folder, "text_encoder", bits, store, load, t);
     if (e.code == ERROR_NONE && store.take)
         e = use_places(d, t);
     if (e.code != ERROR_NONE)

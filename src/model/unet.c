@@ -239,12 +239,15 @@ static void load(void *arg, struct weights *w)
 struct error unet_load(struct unet *u, struct device *d, const char *folder, int bits, struct store store)
 {
     *u = (struct unet){0};
-    TRY(unet_config_read(&u->config, folder));
+    struct error e = unet_config_read(&u->config, folder);
+    if (e.code != ERROR_NONE)
+        return weights_refuse(store, e);
     u->down = memory_take(u->config.blocks, sizeof *u->down);
     u->up = memory_take(u->config.blocks, sizeof *u->up);
-    struct error e = error_memory("the UNet");
     if (u->down && u->up)
         e = weights_load(&u->weights, d, folder, "unet", bits, store, load, u);
+    else
+        e = weights_refuse(store, error_memory("the UNet"));
     if (e.code != ERROR_NONE)
         unet_free(u);
     return e;

@@ -141,7 +141,9 @@ struct error vae_load(struct vae *v, struct device *d, const char *folder, int b
                       bool with_decoder, struct store store)
 {
     *v = (struct vae){.with_encoder = with_encoder, .with_decoder = with_decoder};
-    TRY(vae_config_read(&v->config, folder));
+    struct error e = vae_config_read(&v->config, folder);
+    if (e.code != ERROR_NONE)
+        return weights_refuse(store, e);
     return weights_load(&v->weights, d, folder, "vae", bits, store, load, v);
 }
 

@@ -116,6 +116,11 @@ static void drop_handles(struct weights *w)
     w->handle_count = 0;
 }
 
+struct error weights_refuse(struct store store, struct error e)
+{
+    return store.ready ? store.ready(store.arg, e) : e;
+}
+
 struct error weights_load(struct weights *w, struct device *device, const char *folder, const char *part, int bits,
                           struct store store, void (*load)(void *arg, struct weights *w), void *arg)
 {
@@ -133,8 +138,7 @@ struct error weights_load(struct weights *w, struct device *device, const char *
         drop_handles(w);
     }
     // whoever shares the memory must know of a failure before waiting for it
-    if (store.ready)
-        e = store.ready(store.arg, e);
+    e = weights_refuse(store, e);
     if (e.code == ERROR_NONE && store.take) {
         e = store.take(store.arg, w->memory_bytes, &w->memory, &fill);
         if (e.code == ERROR_NONE) {

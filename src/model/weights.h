@@ -54,6 +54,9 @@ struct weights {
     int64_t memory_bytes;
 };
 
+/* The way out of a load that fails before weights_load: the others of the store wait for this rank's word. */
+struct error weights_refuse(struct store store, struct error e);
+
 /* Opens the weights in FOLDER/PART, whichever of diffusers' and transformers' file names is there: sharded or not, with
  * a variant (fp16) or not; calls load(arg, weights) twice, once to measure and once to fill, and closes up. bits 0:
  * each layer as the file has it. */

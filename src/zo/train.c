@@ -231,6 +231,7 @@ struct error training_validate(struct training *t, const float *embedding, doubl
         e = check_batch(t, first, end, embedding);
         int64_t count = end - first < step ? end - first : step;
         memcpy(slots + first, t->checks.losses, (size_t)count * sizeof *slots);
+        comm_tick(t->parts.comm);
     }
     e = comm_agree(t->parts.comm, e);
     if (e.code == ERROR_NONE)
@@ -292,15 +293,12 @@ static bool checkpoint_due(const struct training *t)
            (minutes > 0 && clock_seconds() - t->last_checkpoint >= 60 * minutes);
 }
 
-/* Rank 0, after a step: metrics, and whatever is due. `last`: no step follows in this run. */
-static void keep_records(struct training *t, struct metrics *metrics, const struct metric *m, bool last)
+/* Rank 0. e: what went wrong before. */
+static void save(struct training *t, struct metrics *metrics, bool checkpoint, bool embedding, struct error e)
 {
-    bool checkpoint = last || checkpoint_due(t);
-    struct error e = metrics_add(metrics, m);
     // without the device's moments there is nothing that a resume could go on from
     struct error got = checkpoint ? step_get(&t->step, &t->state) : ok();
     e = first_error(e, got);
-    bool embedding = last || every(t->state.step, t->parts.config->output.save_every);
     // each is tried whatever became of the one before: a full disk may still have room for the smallest
     if (checkpoint || embedding)
         e = first_error(e, metrics_flush(metrics));
@@ -310,6 +308,13 @@ static void keep_records(struct training *t, struct metrics *metrics, const stru
         e = first_error(e, save_checkpoint(t));
     if (checkpoint || embedding || e.code != ERROR_NONE)
         note(t, e);
+}
+
+/* Rank 0, after a step: metrics, and whatever is due. `last`: no step follows in this run. */
+static void keep_records(struct training *t, struct metrics *metrics, const struct metric *m, bool last)
+{
+    bool embedding = every(t->state.step, t->parts.config->output.save_every);
+    save(t, metrics, last || checkpoint_due(t), last || embedding, metrics_add(metrics, m));
 }
 
 static void show(const struct training *t, struct progress *progress, const struct metric *m)
@@ -365,12 +370,29 @@ static struct error after_step(struct training *t, struct metric *m, bool last)
     return ok();
 }
 
+/* Before a step: the picture that is due after the one before. *stop: some rank was asked to end while it was drawn. */
+static struct error draw_sample(struct training *t, struct metrics *metrics, const struct training_calls *calls,
+                                bool missing, bool *stop)
+{
+    if (t->state.step == 0 || !every(t->state.step, t->parts.config->output.sample_every))
+        return ok();
+    struct error e = calls->sample(calls->arg, t->state.step, missing);
+    *stop = e.code == ERROR_PREEMPTED;
+    if (*stop && comm_rank(t->parts.comm) == 0)
+        save(t, metrics, true, true, ok());
+    return *stop ? ok() : e;
+}
+
 static struct error run_steps(struct training *t, struct metrics *metrics, struct progress *progress,
                               const struct training_calls *calls)
 {
     const struct config *c = t->parts.config;
     bool first_rank = comm_rank(t->parts.comm) == 0, stop = false;
+    int64_t begun = t->state.step;
     while (t->state.step < c->optim.steps && !stop) {
+        TRY(draw_sample(t, metrics, calls, t->state.step == begun, &stop));
+        if (stop)
+            break;
         double began = clock_seconds();
         struct metric m = {.losses = t->slots, .slots = t->lanes, .validation = NAN};
         TRY(take_step(t, t->state.step + 1, &m, &stop));
@@ -388,8 +410,6 @@ static struct error run_steps(struct training *t, struct metrics *metrics, struc
         }
         if (calls->told)
             calls->told(calls->arg, &m);
-        if (!last && every(t->state.step, c->output.sample_every))
-            TRY(calls->sample(calls->arg, t->state.step));
     }
     // agreeing is a barrier too: behind it all that rank 0 saved is on the disk, so any rank may end
     struct error saved = t->unsaved ? error_failed("%s: the last save failed", c->output.dir) : ok();

@@ -74,10 +74,11 @@ void training_rest(struct training *t);
 /* Goes on from the newest good checkpoint in DIR/checkpoints, where there is one. */
 struct error training_resume(struct training *t);
 
-/* What a run calls on every rank: sample where a picture is due, and told(arg, metric) after every step, which may be
- * NULL. */
+/* What a run calls on every rank: sample where a picture is due (`missing`: it may be there, for the run begins at this
+ * step), which ends with ERROR_PREEMPTED on all where one was asked to stop; and told(arg, metric) after every step,
+ * which may be NULL. */
 struct training_calls {
-    struct error (*sample)(void *arg, int64_t step);
+    struct error (*sample)(void *arg, int64_t step, bool missing);
     void (*told)(void *arg, const struct metric *metric);
     void *arg;
 };

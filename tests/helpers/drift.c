@@ -18,10 +18,11 @@ struct drift {
     int rank;
 };
 
-static struct error no_sample(void *arg, int64_t step)
+static struct error no_sample(void *arg, int64_t step, bool missing)
 {
     (void)arg;
     (void)step;
+    (void)missing;
     return ok();
 }
 

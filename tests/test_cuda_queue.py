@@ -1,0 +1,71 @@
+"""A queue on GPUs, the stand-in's: groups whose ranks are joined by NCCL, alone on a GPU, or share one end with the bits of
+`zoodip train`; a call that fails costs one job, or, where NCCL joins the group, the run, which then goes on."""
+import json
+
+import pytest
+
+from conftest import cuda_program, learned, metrics, mpirun, needs_cuda, nested, recipe, run
+
+pytestmark = needs_cuda
+ZOODIP = cuda_program("zoodip")
+JOBS = {"two directions": dict(optim__steps=4, zo__n=2), "another seed": dict(optim__steps=3, seed=3)}
+
+
+@pytest.fixture(scope="module")
+def tiny(random_models):
+    return dict(model=str(random_models("plain")), device="cuda", data__resolution=16, zo__tau=3, zo__n=1, output__prompts=[],
+                output__checkpoint_every=1, cluster__timeout=5)
+
+
+@pytest.fixture(scope="module")
+def alone(tiny, tmp_path_factory):
+    """name -> (the learned word, its losses), each job trained by itself."""
+    made = {}
+    for name, changes in JOBS.items():
+        folder = tmp_path_factory.mktemp("alone")
+        (folder / "config.json").write_text(json.dumps(recipe(folder / "out", **{**tiny, **changes})))
+        run(ZOODIP, "train", folder / "config.json")
+        made[name] = learned(folder / "out"), [m["losses"] for m in metrics(folder / "out")]
+    return made
+
+
+def queue(folder, tiny, ranks, gpus, groups, *options, before=(), **more):
+    jobs = [{"name": name, **nested(changes)} for name, changes in JOBS.items()]
+    (folder / "jobs.json").write_text(json.dumps({"defaults": recipe(folder / "out", **tiny), "jobs": jobs}))
+    return mpirun(ranks, *before, ZOODIP, "run", folder / "jobs.json", "--groups", groups, *options,
+                  env={"ZOODIP_STANDIN_DEVICES": str(gpus)}, **more)
+
+
+def assert_all_as_alone(folder, alone, names=JOBS):
+    for name in names:
+        assert (learned(folder / "out" / name), [m["losses"] for m in metrics(folder / "out" / name)]) == alone[name], name
+
+
+@pytest.mark.parametrize("ranks, gpus, groups", [(2, 1, 2), (3, 3, 2)])
+def test_jobs_end_with_the_bits_of_train(tmp_path, tiny, alone, ranks, gpus, groups):
+    done = queue(tmp_path, tiny, ranks, gpus, groups)
+    assert ("losses go by NCCL" in done.stderr) == (ranks > groups)
+    assert_all_as_alone(tmp_path, alone)
+
+
+def test_a_call_that_fails_in_a_group_of_one_rank_fails_one_job(tmp_path, tiny, alone):
+    """And leaves nothing on the GPU that the next job would stumble over."""
+    done = queue(tmp_path, tiny, 1, 1, 1, before=["env", "ZOODIP_STANDIN_FAIL=900"], check=False)
+    assert done.returncode == 1 and "1 of 2 jobs failed, first two directions: " in done.stderr, done.stderr
+    assert_all_as_alone(tmp_path, alone, ["another seed"])
+    queue(tmp_path, tiny, 2, 2, 2, "--resume")
+    assert_all_as_alone(tmp_path, alone)
+
+
+def test_a_call_that_fails_in_a_joined_group_names_job_and_rank_and_the_run_goes_on(tmp_path, tiny, alone):
+    failing = ["sh", "-c", '[ $OMPI_COMM_WORLD_RANK != 1 ] || export ZOODIP_STANDIN_FAIL=1300; exec "$0" "$@"']
+    done = queue(tmp_path, tiny, 2, 2, 1, before=failing, check=False, timeout=60)
+    assert done.returncode == 1 and any(f"zoodip: {name}: rank 1: " in done.stderr for name in JOBS), done.stderr
+    queue(tmp_path, tiny, 2, 2, 1, "--resume")
+    assert_all_as_alone(tmp_path, alone)
+
+
+def test_groups_with_and_without_a_gpu_are_refused(tmp_path, tiny):
+    blind = ["sh", "-c", '[ $OMPI_COMM_WORLD_RANK != 1 ] || export CUDA_VISIBLE_DEVICES=; exec "$0" "$@"']
+    done = queue(tmp_path, {**tiny, "device": "auto"}, 2, 2, 2, before=blind, check=False, timeout=60)
+    assert done.returncode == 2 and "rank 0 computes on a GPU and rank 1 does not" in done.stderr, done.stderr
