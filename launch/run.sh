@@ -57,10 +57,12 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 
 case ${ZOODIP_LAUNCHER:-mpirun} in
     mpirun) launcher=(mpirun --quiet --oversubscribe --bind-to none -np "$ranks") ;;
-    srun) launcher=(srun --mpi="${ZOODIP_MPI:-pmix}" --kill-on-bad-exit=1 --ntasks="$ranks" ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}) ;;
+    # the others get eight seconds after the first that ends: killed on a bad exit, they would not all get to say 75
+    srun) launcher=(srun --mpi="${ZOODIP_MPI:-pmix}" --kill-on-bad-exit=0 --wait=8 --ntasks="$ranks"
+                    ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}) ;;
     *) refuse "ZOODIP_LAUNCHER: $ZOODIP_LAUNCHER: expected mpirun or srun" ;;
 esac
-command -v "${launcher[0]}" >/dev/null || refuse "${launcher[0]} is missing: install openmpi-bin, or run launch/setup.sh"
+command -v "${launcher[0]}" >/dev/null || refuse "${launcher[0]} is missing: install its package (openmpi-bin, slurm-client), or run launch/setup.sh"
 # Behind mpirun no rank sees the terminal; rank 0 gets it back, for the progress bar.
 if [ -t 2 ] && [ -w /dev/tty ]; then
     # shellcheck disable=SC2016  # expanded by the rank
@@ -91,6 +93,7 @@ done
 
 # Runs the ranks to their end; `code` is then how they ended.
 run_ranks() {
+    local name
     "${launcher[@]}" "$@" </dev/null &
     running=$!
     # wait returns early for every signal caught
@@ -100,8 +103,8 @@ run_ranks() {
         code=75 # asked before the ranks were listening: nothing had begun, so nothing is lost
     elif [ -n "$ended" ] && [ "$code" != 0 ] && [ "$code" != 75 ]; then
         code=130
-    elif [ "$code" -gt 128 ]; then
-        say "a rank was ended by signal $(kill -l $((code - 128)))"
+    elif [ "$code" -gt 128 ] && name=$(kill -l $((code - 128)) 2>/dev/null); then
+        say "a rank was ended by signal $name"
     fi
 }
 

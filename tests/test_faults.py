@@ -198,7 +198,7 @@ def test_ranks_by_srun(tmp_path):
     srun.chmod(0o755)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "ZOODIP_LAUNCHER": "srun", "SLURM_CPUS_PER_TASK": "3"}
     done = run(RUN_SH, "-n", "2", "bash", "-c", "echo $OMP_NUM_THREADS", env=env)
-    assert "srun --mpi=pmix --kill-on-bad-exit=1 --ntasks=2 --cpus-per-task=3 bash -c" in done.stderr
+    assert "srun --mpi=pmix --kill-on-bad-exit=0 --wait=8 --ntasks=2 --cpus-per-task=3 bash -c" in done.stderr
     assert run(RUN_SH, "-n", "2", "true", env={**env, "ZOODIP_LAUNCHER": "rsh"}, check=False).returncode == 2
 
 

@@ -34,6 +34,7 @@ CredType=cred/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
+TmpFS={folder}/tmp-%n
 SlurmctldPidFile={folder}/slurmctld.pid
 SlurmdPidFile={folder}/slurmd-%n.pid
 ProctrackType=proctrack/linuxproc
@@ -89,7 +90,8 @@ class Slurm:
     def start(self):
         folder = self.folder
         folder.chmod(0o711)  # munge's socket must be reachable for all
-        (folder / "state").mkdir()
+        for name in ("state", "spool-n1", "spool-n2", "tmp-n1", "tmp-n2"):
+            (folder / name).mkdir()
         key = folder / "munge.key"
         key.write_bytes(os.urandom(1024))
         key.chmod(0o400)
@@ -131,11 +133,11 @@ class Slurm:
     def state(self):
         return self.ask("squeue", "-a") + self.ask("sinfo") + "".join(p.read_text()[-1500:] for p in self.folder.glob("*.out"))
 
-    def submit(self, script, *arguments, log, **options):
+    def submit(self, script, *arguments, log, launcher="mpirun", **options):
         options = {"nodes": 2, "ntasks_per_node": 1, "gpus_per_node": 1, "cpus_per_task": 1, "time": 5, **options}
         words = [f"--{k.replace('_', '-')}={v}" for k, v in options.items()]
-        done = subprocess.run(["sbatch", "--parsable", f"--output={log}", *words, *map(str, [script, *arguments])], env=self.env, cwd=ROOT,
-                              capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["sbatch", "--parsable", f"--output={log}", *words, *map(str, [script, *arguments])],
+                              env={**self.env, "ZOODIP_LAUNCHER": launcher}, cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
@@ -190,17 +192,37 @@ def finish(slurm, number, output, quiet, tmp_path):
     return log
 
 
-def test_a_job_over_two_nodes(slurm, tmp_path, quiet):
-    number, output = start_training(slurm, tmp_path)
+needs_pmix = pytest.mark.skipif(not list(Path("/usr/lib").glob("*/slurm*/mpi_pmix.so")), reason="this Slurm has no PMIx plugin")
+
+
+@pytest.mark.parametrize("launcher, each", [("mpirun", 1), pytest.param("srun", 2, marks=needs_pmix)])
+def test_a_job_over_two_nodes(slurm, tmp_path, quiet, launcher, each):
+    number, output = start_training(slurm, tmp_path, launcher=launcher, ntasks_per_node=each)
     log = finish(slurm, number, output, quiet, tmp_path)
-    assert "2 ranks" in log and slurm.job(number)["NumNodes"] == "2"
+    assert f"{2 * each} ranks" in log and slurm.job(number)["NumNodes"] == "2"
 
 
-@pytest.mark.parametrize("partition", ["low", "grace"])
-def test_a_preempted_job_saves_waits_and_goes_on(slurm, tmp_path, quiet, partition):
+@needs_pmix
+def test_a_rank_killed_under_srun_is_started_again(slurm, tmp_path, quiet):
+    number, output = start_training(slurm, tmp_path, launcher="srun")
+    os.kill(ranks_of(tmp_path / "config.json")[-1], signal.SIGKILL)
+    until(lambda: "starting again with --resume" in (tmp_path / "log").read_text(), 15, slurm.state)
+    assert "Killed" in finish(slurm, number, output, quiet, tmp_path)
+
+
+@needs_pmix
+def test_ranks_under_srun_that_end_one_after_the_other_all_say_75(slurm, tmp_path):
+    """One rank may take longer to leave than another; the job goes back into the queue all the same."""
+    number = slurm.submit("--wrap=launch/run.sh bash -c 'sleep $((2 * SLURM_PROCID)); exit 75'", log=tmp_path / "log", launcher="srun")
+    slurm.wait(number, "FAILED")
+    assert slurm.job(number)["ExitCode"] == "75:0", (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("partition, launcher", [("low", "mpirun"), ("grace", "mpirun"), pytest.param("low", "srun", marks=needs_pmix)])
+def test_a_preempted_job_saves_waits_and_goes_on(slurm, tmp_path, quiet, partition, launcher):
     """Without a grace time SIGTERM comes at once; with one, SIGUSR1 comes first. No step is lost either way: with one checkpoint
     in a thousand steps, going on from where it stood shows that it saved when it was told to."""
-    number, output = start_training(slurm, tmp_path, partition=partition)
+    number, output = start_training(slurm, tmp_path, partition=partition, launcher=launcher)
     urgent = slurm.submit("--wrap=true", log=tmp_path / "urgent.log", partition="high", cpus_per_task=2)
     slurm.wait(urgent, "COMPLETED")
     log = finish(slurm, number, output, quiet, tmp_path)

@@ -5,6 +5,13 @@
 # where the site has SlurmctldParameters=preempt_send_user_signal). SIGTERM, the beginning of every end that Slurm brings about itself
 # (preemption, scancel, time limit), reaches all processes. Either way the ranks finish their step, save, and end with 75.
 
+[ -n "${SLURM_JOB_ID-}" ] || return # read by something else than sbatch
+
+refuse() {
+    echo "slurm: $*" >&2
+    exit 2
+}
+
 # Runs a command on all tasks of the job, from its checkpoint where the job has started before; puts the job back into the
 # queue when it was asked to stop. Ends the script.
 run_job() {
@@ -20,7 +27,8 @@ run_job() {
     # whoever sent SIGTERM decides what becomes of the job: a preempted one goes back by itself, a cancelled one is to stay away
     if [ "$code" = 75 ] && { [ -n "$warned" ] || [ -z "$ending" ]; }; then
         echo "slurm: all is saved: job $SLURM_JOB_ID goes back into the queue" >&2
-        scontrol requeue "$SLURM_JOB_ID"
+        scontrol requeue "$SLURM_JOB_ID" ||
+            echo "slurm: scontrol did not put it there: where Slurm has not done so itself, submit it again with --resume" >&2
     fi
     exit "$code"
 }
