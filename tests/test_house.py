@@ -164,32 +164,3 @@ def test_the_container_has_the_packages_that_setup_installs():
     installed = set(re.search(r"apt-get install (.*)", recipe("post")).group(1).split()) - {"-y", "--no-install-recommends"}
     assert installed - {"libjpeg-dev", "g++", "openssh-client"} == needed - {"libjpeg62-turbo-dev"}
     assert "libjpeg-dev" in installed
-
-
-@pytest.mark.parametrize("line, words", [
-    ("a.json --set data.images=photos/mug", ["a.json", "--set", "data.images=photos/mug"]),
-    (""" "my photos/a.json"  --set 'data.images=my cat' b\\ c """, ["my photos/a.json", "--set", "data.images=my cat", "b c"]),
-    ("""$(touch x) `y` * ~ $HOME;""", ["$(touch", "x)", "`y`", "*", "~", "$HOME;"]),
-    ("a.json --set output.dir=out\r", ["a.json", "--set", "output.dir=out"]),
-    ("a.json --set 'open", None), ("", None)])
-def test_a_line_of_an_array_s_list_is_words_and_never_code(tmp_path, line, words):
-    """As Slurm would run it, on one rank, in a folder whose name has a blank."""
-    home = tmp_path / "my project"
-    shutil.copytree(ROOT / "launch", home / "launch")
-    (home / "build").mkdir()
-    (home / "build" / "zoodip").write_text("#!/bin/bash\nprintf '%s\\n' \"$@\"\n")
-    (home / "build" / "zoodip").chmod(0o755)
-    (home / "my list").write_bytes(f"first\n{line}\nthird\n".encode())
-    task = {"SLURM_SUBMIT_DIR": str(home), "SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_ARRAY_TASK_ID": "2", "ZOODIP_BUILD": "build"}
-    done = run(ROOT / "launch/slurm/array.sbatch", "my list", "--set", "seed=1", env=task, check=False)
-    assert done.returncode == (0 if words else 2), done.stderr
-    assert done.stdout.splitlines() == (["train", *words, "--set", "seed=1"] if words else [])
-
-
-@pytest.mark.parametrize("task, words, message", [
-    ({"SLURM_ARRAY_TASK_ID": "0"}, ["README.md"], "from 1 on"), ({}, ["README.md"], "--array=1-N"), ({"SLURM_ARRAY_TASK_ID": "1"}, ["src"], "src: no such list"),
-    ({"SLURM_ARRAY_TASK_ID": "1"}, [], "no such list"), ({"SLURM_ARRAY_TASK_ID": "100000"}, ["README.md"], "has no line 100000"),
-    ({"SLURM_JOB_ID": ""}, ["README.md"], "submit this with sbatch"), ({"SLURM_SUBMIT_DIR": "/"}, ["README.md"], "from the project's folder")])
-def test_an_array_refuses_what_it_cannot_take(task, words, message):
-    done = run(ROOT / "launch/slurm/array.sbatch", *words, env={"SLURM_SUBMIT_DIR": str(ROOT), "SLURM_JOB_ID": "1", **task}, check=False)
-    assert done.returncode == 2 and message in done.stderr
