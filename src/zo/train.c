@@ -582,8 +582,8 @@ struct error training_new(struct training *t, const struct training_parts *parts
     *t = (struct training){.parts = *parts, .vectors = c->token.vectors};
     t->dim = t->vectors * parts->text->config.width;
     t->lanes = (c->zo.sides * c->zo.n + 1) * c->optim.batch_size;
-    // a look at the validation costs about a hundredth of the training, and five or six looks are enough
-    t->validation_draws = least(VALIDATION_DRAWS, c->optim.steps * t->lanes / 100 + 1);
+    // five or six looks at the validation are enough, and together cost a twenty-fifth of the training at most
+    t->validation_draws = least(VALIDATION_DRAWS, c->optim.steps * t->lanes / 150 + 1);
     t->validation_every = c->optim.steps / 5 > 0 ? c->optim.steps / 5 : 1;
     const struct dataset *set = parts->dataset;
     struct error e = make_state(t);

@@ -7,9 +7,9 @@ ranks' speed.
     .venv/bin/python tests/bench/scaling.py overhead predict --repeat 5
 
 Beside its evaluations: each rank's networks are replaced by a sleep as long as the largest share's, 20 ms in all
-(tests/helpers/pace.c); what a step takes beyond these 20 ms is ours, waking up included. Ranks beyond the cores share them, so
-that each rank's own work (draws, update, its part of the sums) queues up for a core: the model has a term for it, which a
-machine with a core for every rank has not.
+(tests/helpers/pace.c); what a step takes beyond these 20 ms is ours, waking up included. Sums and broadcasts go in rounds, one
+for each doubling of the ranks. Ranks beyond the cores share them, so that in each round they queue up for a core: the model has a
+term for it, which a machine with a core for every rank has not.
 """
 import argparse
 import json
@@ -107,11 +107,12 @@ def messages_of_a_rank(config, ranks, folder):
 
 
 def terms(ranks, cores):
-    return [1, log2(ranks), max(0, ranks / cores - 1)]
+    rounds = log2(ranks)
+    return [1, rounds, rounds * max(0, ranks / cores - 1)]
 
 
 def fit(measured, cores):
-    """Seconds = alone + doubling * log2(ranks) + queueing * (ranks a core - 1), with relative errors as small as can be."""
+    """Seconds = alone + log2(ranks) * (round + turn * (ranks a core - 1)), with relative errors as small as can be."""
     rows = [[term / seconds for term in terms(ranks, cores)] for ranks, seconds in measured.items()]
     return np.linalg.lstsq(np.array(rows), np.ones(len(rows)), rcond=None)[0]
 
@@ -125,8 +126,8 @@ def overhead(a, folder):
         t = terms(ranks, CORES)
         row(ranks, f"{1e3 * seconds:.2f}", f"{1e3 * np.dot(model, t):.2f}", f"{1e3 * np.dot(model[:2], t[:2]):.2f}",
             f"{messages_of_a_rank(config, ranks, folder):.0f}")
-    print(f"\nModel: {1e3 * model[0]:.3f} ms alone, {1e3 * model[1]:.3f} ms for each doubling of the ranks, {1e3 * model[2]:.3f} ms for each "
-          f"rank a core beyond the first; {CORES} cores.\n")
+    print(f"\nModel: {1e3 * model[0]:.3f} ms alone; each doubling of the ranks adds a round of {1e3 * model[1]:.3f} ms, and of {1e3 * model[2]:.3f} ms "
+          f"more for each rank a core beyond the first; {CORES} cores.\n")
     draw(measured, model, ROOT / "results" / "scaling.png")
 
 
