@@ -445,14 +445,15 @@ def test_a_drained_spool_goes_on_where_it_stood(tmp_path, alone):
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
     assert process.returncode == 75 and names(spool / "running") == ["long.json", "short.json"]
+    drop(spool, "short", {**JOBS["short"], "optim__steps": 2})  # takes nobody's place: it waits until the first has come to its end
     process = start(3, "run", defaults, "--spool", str(spool), "--groups", "2")
     wait_until(lambda: len(names(spool / "done")) == 2, process)
+    wait_until(lambda: '"steps": 2' in (spool / "done" / "short.json").read_text(), process)
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
-    assert names(spool / "done") == ["long.json", "short.json"]
+    assert names(spool / "done") == ["long.json", "short.json"] and steps_of(tmp_path / "out", "short") == 2
     assert "resuming after step" in (tmp_path / "out" / "long" / "log.txt").read_text()
-    for name in ("long", "short"):
-        assert learned(tmp_path / "out" / name) == alone[name][0]
+    assert learned(tmp_path / "out" / "long") == alone["long"][0]
 
 
 def test_a_spool_has_to_be_a_folder_that_stays_in_itself(tmp_path):

@@ -141,6 +141,14 @@ static struct error add_running(const struct spool *s, cJSON *list)
     return e;
 }
 
+/* One of that name lies open, and the new one would take its place: it waits until that one has come to its end. */
+static bool lies_open(const struct spool *s, const char *file)
+{
+    char path[4096];
+    struct stat status;
+    return path_join(path, s->running, file).code == ERROR_NONE && lstat(path, &status) == 0;
+}
+
 static struct error add_new(const struct spool *s, cJSON *list)
 {
     char **names, name[4096];
@@ -148,7 +156,7 @@ static struct error add_new(const struct spool *s, cJSON *list)
     TRY(folder_list(s->folder, &names, &count));
     struct error e = ok();
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        if (!job_name(name, names[i]))
+        if (!job_name(name, names[i]) || lies_open(s, names[i]))
             continue;
         e = move(s->folder, s->running, names[i]);
         if (e.code == ERROR_NONE)
