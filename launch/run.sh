@@ -12,8 +12,8 @@
 #   launch/run.sh -n 2 build/zoodip train configs/toybox.json --resume
 #   launch/run.sh --restarts 5 build/zoodip train configs/sd15.json --set cluster.timeout=120
 #
-# Ctrl-C, SIGTERM and SIGUSR1 ask the ranks to finish their step, save a checkpoint and end; a Ctrl-C after that ends
-# them at once. ZOODIP_LAUNCHER=srun starts the ranks by `srun --mpi=pmix` (ZOODIP_MPI names another one than
+# Ctrl-C, SIGTERM, SIGUSR1 and the end of the terminal (SIGHUP; nohup keeps it away) ask the ranks to finish their step, save a
+# checkpoint and end; a Ctrl-C after that ends them at once. ZOODIP_LAUNCHER=srun starts the ranks by `srun --mpi=pmix` (ZOODIP_MPI names another one than
 # pmix) where a site wants that; otherwise mpirun does it, in a Slurm job over all of its nodes.
 # The exit code is the command's: 0 done, 1 failed, 2 bad input, 75 stopped with all saved (run again with --resume), 130 ended
 # at once; above 128 a rank was ended by a signal.
@@ -28,7 +28,9 @@ refuse() {
     exit 2
 }
 
-ranks=${SLURM_NTASKS:-$(nproc)} restarts=0
+# nproc by itself repeats OMP_NUM_THREADS
+cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
+ranks=${SLURM_NTASKS:-$cores} restarts=0
 while [ $# -gt 0 ]; do
     case $1 in
         -n) [ $# -gt 1 ] || refuse "-n needs a number of ranks"
@@ -49,7 +51,7 @@ command -v "$1" >/dev/null || refuse "$1: no such program; build it with launch/
 # mpirun refuses root until told twice; in a container a rank may not read another's memory, and there is no need to.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
 # Unbound ranks share the cores among themselves, those that this process may use: each takes as many threads as its share.
-threads=${SLURM_CPUS_PER_TASK:-$(($(nproc) / ranks))}
+threads=${SLURM_CPUS_PER_TASK:-$((cores / ranks))}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 # Slurm ends a job by a SIGTERM to every process. mpirun and its daemons would kill the ranks a second or two later;
 # this way the ranks have twice these seconds, most of the half minute that Slurm usually grants.
@@ -88,7 +90,7 @@ stop() {
         kill -TERM "$running" 2>/dev/null
     fi
 }
-for name in INT TERM USR1; do
+for name in INT TERM USR1 HUP; do
     # shellcheck disable=SC2064  # the name as it is now
     trap "stop $name" "$name"
 done

@@ -142,7 +142,7 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
     assert learned(output) == quiet[0]
 
 
-@pytest.mark.parametrize("which", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("which", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_run_sh_saves_and_does_not_start_again(tmp_path, quiet, which):
     config, output = write_recipe(tmp_path, **CHANGES)
     process = start(config, "--restarts", "3")
@@ -189,6 +189,11 @@ def test_only_what_may_go_better_is_started_again(tmp_path, code):
     done = run(RUN_SH, "-n", "1", "--restarts", "1", "bash", "-c", f'echo "$@" >> {tmp_path}/calls; exit {code}', "bash", "word", check=False)
     assert done.returncode == code
     assert (tmp_path / "calls").read_text() == ("word\nword --resume\n" if code == 1 else "word\n")
+
+
+def test_ranks_are_as_many_as_cores_whatever_openmp_was_told():
+    done = run(RUN_SH, "bash", "-c", "echo $OMP_NUM_THREADS", env={"OMP_NUM_THREADS": "3"})
+    assert done.stdout.split() == ["3"] * len(os.sched_getaffinity(0))
 
 
 def test_ranks_by_srun(tmp_path):
