@@ -5,10 +5,12 @@
 
 #include <mpi.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/memory.h"
@@ -353,6 +355,18 @@ static struct error mpi_gather(void *state, int times)
     return wait_until(m, &request, times * m->patience->seconds, SLEEP, "MPI_Ibarrier");
 }
 
+enum { START_LIMIT = 600 }; /* seconds */
+
+static void end_start(int number)
+{
+    (void)number;
+    static const char text[] =
+        "zoodip: MPI did not come up within 600 s: a rank hangs, or its node cannot be reached\n";
+    ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
+    (void)written; // it ends either way
+    _exit(ERROR_FAILED);
+}
+
 struct error mpi_open(const struct transport **transport, void **state, struct place *place,
                       const struct patience *patience, int *argc, char ***argv)
 {
@@ -374,6 +388,9 @@ struct error mpi_open(const struct transport **transport, void **state, struct p
     };
     // Open MPI: a rank that waits gives its core to whoever works; mpirun's own choice, or the user's, goes first
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
+    // MPI's own start waits for ever, and no rank can ask another for a sign of life before its end
+    signal(SIGALRM, end_start);
+    alarm(START_LIMIT);
     int provided;
     TRY(check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread"));
     struct mpi *m = memory_take(1, sizeof *m);
@@ -385,6 +402,7 @@ struct error mpi_open(const struct transport **transport, void **state, struct p
         MPI_Abort(MPI_COMM_WORLD, e.code);
         return e;
     }
+    alarm(0);
     m->patience = patience;
     *transport = &calls;
     *state = m;

@@ -262,13 +262,12 @@ static struct error do_jobs(struct batch *b)
 static struct error open_workshop(struct batch *b)
 {
     for (struct job *job = jobs_first_open(&b->jobs); job && !b->opened; job = jobs_first_open(&b->jobs)) {
+        comm_patience(b->all, job->config.cluster.timeout);
         struct error mine = workshop_open(&b->workshop, &job->config, b->all, false);
         struct error e = comm_agree(b->all, mine);
         if (e.code == ERROR_NONE)
             e = workshop_compare(&b->workshop);
         b->opened = e.code == ERROR_NONE;
-        if (b->opened)
-            comm_patience(b->all, job->config.cluster.timeout);
         if (!b->opened && mine.code == ERROR_NONE)
             workshop_close(&b->workshop);
         if (!b->opened && b->jobs.kind == JOBS_FILE)

@@ -115,6 +115,7 @@ struct error subject_open(struct subject *s, struct workshop *w, const char *con
     bool opened = false;
     struct error e = config_read(&config, config_path, sets, set_count);
     if (e.code == ERROR_NONE) {
+        comm_patience(comm, config.cluster.timeout);
         e = open_mine(s, w, &config, comm, planned, &opened);
         config_free(&config);
         if (e.code == ERROR_BAD_INPUT && strncmp(e.text, config_path, strlen(config_path)) != 0)
