@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
-from conftest import TOYBOX, program, run
+from conftest import TOYBOX, program, refused, run
 from test_diffusers import assert_same_picture, draw_both, pipeline
 
 MODEL = TOYBOX / "model"
@@ -108,13 +108,6 @@ def test_help_shows_every_option_and_examples():
 # ------------------------------------------------------------------------------------------------------------ refusals
 
 
-def refused(done, *words):
-    lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip:")]
-    assert done.returncode == 2 and len(lines) == 1, done.stderr
-    for word in words:
-        assert word in lines[0]
-
-
 @pytest.mark.parametrize("options, words", [
     (["--steps", "1000"], ["--steps"]), (["--steps", "3.5"], ["--steps"]), (["--guidance", "nan"], ["--guidance"]),
     (["--guidance"], ["--guidance"]), (["--count", "0"], ["--count"]), (["--seed", "x"], ["--seed"]), (["--size", "0x64"], ["--size"]),
@@ -164,3 +157,20 @@ def test_words_that_do_not_fit(tmp_path):
 def test_no_place_for_the_output(tmp_path):
     (tmp_path / "file").write_text("")
     refused(generate("--prompt", "a toy", "--output", tmp_path / "file" / "toy.png", check=False), "--output", "file")
+
+
+@pytest.mark.parametrize("count, folder", [(1, "toy.png"), (3, "toy-0002.png")])
+def test_a_folder_where_a_picture_should_go_is_found_before_anything_is_drawn(tmp_path, count, folder):
+    (tmp_path / folder).mkdir()
+    refused(generate("--prompt", "a toy", "--count", count, "--output", tmp_path / "toy.png", check=False), "--output", folder, "is a folder")
+    assert [p.name for p in tmp_path.iterdir()] == [folder]
+
+
+def test_a_folder_that_takes_no_files_is_found_before_anything_is_drawn():
+    done = generate("--prompt", "a toy", "--output", "/proc/toy.png", check=False)  # root may not write there either
+    assert done.returncode == 1 and "--output" in done.stderr and "loading" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--prompt", "--negative"])
+def test_prompts_that_are_no_text(tmp_path, option):
+    refused(generate("--prompt", "a toy", option, "a \udcff toy", "--output", tmp_path / "toy.png", check=False), option, "UTF-8")

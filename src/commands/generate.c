@@ -62,6 +62,7 @@ struct session {
     int64_t vectors;
     float *rows;             /* [vectors, width] */
     char *prompt, *negative; /* with words of several vectors spelled out */
+    int32_t *ids;            /* of the negative prompt, where there is guidance, and of the prompt */
     int64_t height, width;   /* of the latents */
     float *start;            /* [given, h, w, c] from --latents; NULL: drawn */
     int64_t given;
@@ -144,6 +145,17 @@ static struct error convert_prompts(struct session *s)
             log_warning("the prompt does not name \"%s\", the word of %s", s->words[i].placeholder, files->items[i]);
     memory_free(named);
     return e;
+}
+
+static struct error encode_prompts(struct session *s, int64_t length)
+{
+    s->ids = memory_take(2 * length, sizeof *s->ids);
+    if (!s->ids)
+        return error_memory("the prompt");
+    bool guided = s->request->guidance > 1;
+    if (guided)
+        TRY(error_in(tokenizer_encode(s->tokenizer, s->negative, s->ids, length), "--negative"));
+    return error_in(tokenizer_encode(s->tokenizer, s->prompt, s->ids + (guided ? length : 0), length), "--prompt");
 }
 
 static struct error read_words(struct session *s, int64_t dim)
@@ -263,15 +275,7 @@ static struct store store_of(const struct session *s)
     return s->planned ? store_planned() : store_alone();
 }
 
-static struct error encode_prompts(const struct session *s, int32_t *ids, int64_t length)
-{
-    bool guided = s->request->guidance > 1;
-    if (guided)
-        TRY(tokenizer_encode(s->tokenizer, s->negative, ids, length));
-    return tokenizer_encode(s->tokenizer, s->prompt, ids + (guided ? length : 0), length);
-}
-
-static struct error paint_one(struct session *s, struct painter *p, const int32_t *ids, int64_t i)
+static struct error paint_one(struct session *s, struct painter *p, int64_t i)
 {
     const struct request *r = s->request;
     float *latents = s->latents[i] = memory_take(p->numbers, sizeof *latents);
@@ -287,7 +291,7 @@ static struct error paint_one(struct session *s, struct painter *p, const int32_
     char what[64];
     snprintf(what, sizeof what, "drawing %lld of %lld", (long long)i + 1, (long long)r->count);
     progress_begin(&progress, what, 0, sampler_calls(&s->schedule, kind, steps), s->planned);
-    struct error e = painter_draw(p, ids, s->rows, latents, kind, steps, r->guidance, show_step, &progress);
+    struct error e = painter_draw(p, s->ids, s->rows, latents, kind, steps, r->guidance, show_step, &progress);
     progress_end(&progress);
     return e;
 }
@@ -309,11 +313,9 @@ static struct error paint_all(struct session *s)
     };
     struct painter p;
     TRY(painter_new(&p, &parts));
-    int32_t *ids = memory_take(2 * parts.length, sizeof *ids);
-    struct error e = ids ? encode_prompts(s, ids, parts.length) : error_memory("the prompt");
+    struct error e = ok();
     for (int64_t i = 0; i < s->count && e.code == ERROR_NONE; i++)
-        e = paint_one(s, &p, ids, i);
-    memory_free(ids);
+        e = paint_one(s, &p, i);
     painter_free(&p);
     return e;
 }
@@ -424,7 +426,7 @@ static struct error draw_all(struct session *s)
     return ok();
 }
 
-static struct error make_output_folder(const char *output)
+static struct error make_folder_of(const char *output)
 {
     char folder[4096];
     const char *end = strrchr(output, '/');
@@ -434,6 +436,21 @@ static struct error make_output_folder(const char *output)
         return error_input("--output: the path is too long");
     snprintf(folder, sizeof folder, "%.*s", (int)(end - output), output);
     return error_in(folder_make(folder), "--output");
+}
+
+/* The pictures are written last of all, and should not only then find no place. */
+static struct error check_output(const struct request *r)
+{
+    char path[4096];
+    TRY(make_folder_of(r->output));
+    for (int64_t i = 0; i < r->count; i++) {
+        TRY(output_path(path, r, i));
+        if (folder_exists(path))
+            return error_input("--output: %s: is a folder, expected a file", path);
+    }
+    struct whole_file trial;
+    TRY(error_in(whole_file_begin(&trial, path), "--output"));
+    return whole_file_end(&trial, false);
 }
 
 /* Reads all small files and checks before the weights are loaded. */
@@ -463,10 +480,11 @@ static struct error read_all(struct session *s)
         return error_input("%s: more tokens than text_encoder/config.json: vocab_size", folder);
     TRY(read_words(s, text.width));
     TRY(convert_prompts(s));
+    TRY(encode_prompts(s, text.positions));
     TRY(read_size(s, &unet, &vae));
     if (r->latents)
         TRY(read_latents(s, &unet));
-    return make_output_folder(r->output);
+    return check_output(r);
 }
 
 /* The VAE is loaded last, and should not be found wanting only then. */
@@ -494,6 +512,7 @@ static void close_session(struct session *s)
     memory_free(s->rows);
     memory_free(s->prompt);
     memory_free(s->negative);
+    memory_free(s->ids);
     memory_free(s->start);
 }
 

@@ -217,6 +217,8 @@ static struct error write_line(struct metrics *metrics, const struct line *line)
 /* The first `count` of the lines that wait are not needed any more. */
 static void drop_lines(struct metrics *metrics, int64_t count)
 {
+    if (count == 0)
+        return; // there may be no array yet
     for (int64_t i = 0; i < count; i++) {
         metrics->waiting_bytes -= metrics->waiting[i].size;
         free(metrics->waiting[i].text);
