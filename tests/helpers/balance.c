@@ -24,7 +24,7 @@ static int follow(struct balance *b, double *seconds)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3) {
+    if (argc != 3 || atoll(argv[1]) < 0 || atoi(argv[2]) < 1) {
         fprintf(stderr, "usage: balance COUNT RANKS\n");
         return ERROR_BAD_INPUT;
     }

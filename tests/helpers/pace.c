@@ -92,7 +92,7 @@ int main(int argc, char **argv)
 {
     struct comm *comm;
     struct error e = comm_open(&comm, &argc, &argv);
-    if (e.code == ERROR_NONE && argc < 4)
+    if (e.code == ERROR_NONE && (argc < 4 || atoll(argv[2]) < 1))
         e = error_input("usage: pace CONFIG.json STEPS SECONDS [RANK=FACTOR]...");
     if (e.code == ERROR_NONE) {
         pace.seconds = atof(argv[3]);
