@@ -86,6 +86,7 @@ bool balance_note(struct balance *b, const double *seconds)
     b->shares = b->others;
     b->others = old;
     b->gain = 1 - then / now;
+    b->changes++;
     return true;
 }
 

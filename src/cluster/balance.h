@@ -21,6 +21,7 @@ struct balance {
     int64_t noted;                 /* steps in the window */
     double *times;                 /* [WINDOW][size]: seconds a piece */
     double *pace;                  /* [size]: their medians when the window was last full; all alike before */
+    int64_t changes;               /* of the shares so far */
     double gain;                   /* the part of a step's time that the last change should save */
     struct share *shares, *others; /* [size]: in force; room for some more */
 };

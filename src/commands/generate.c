@@ -33,7 +33,8 @@ static void print_help(void)
         "  --seed N             start of the random latents (default 0)\n"
         "  --latents FILE       start latents instead: a safetensors file with `latents` F32 [1 or count, c, h, w]\n"
         "  --size WxH           pixels (default: the model's own size)\n"
-        "  --count N            pictures; more than one are numbered FILE-0001.png, ... (default 1)\n"
+        "  --count N            pictures; more than one are numbered FILE-0001.png, ... (default 1); written together\n"
+        "                       at the end, since the VAE is loaded when the UNet is gone\n"
         "  --output FILE.png    where to write\n"
         "  --device NAME        auto (the default: a GPU where one answers), cpu or cuda\n"
         "\n"
@@ -114,7 +115,8 @@ static struct error find_token(const struct tokenizer *tokenizer, const char *te
 }
 
 /* As diffusers' maybe_convert_prompt: the words of several vectors that the tokenizer finds in the text are spelled
- * out. named[i] where word i is found. */
+ * out; here also words with capitals, which diffusers looks up in lower case and leaves as their first vector.
+ * named[i] where word i is found. */
 static struct error convert_prompt(const struct session *s, const char *text, char **prompt, bool *named)
 {
     int32_t first = s->first_id;
