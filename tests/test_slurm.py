@@ -100,6 +100,8 @@ class Slurm:
                                                          port=ports[0], port1=ports[1], port2=ports[2]))
         for gpu in range(2):
             (folder / f"gpu{gpu}").touch()
+        # slurmd would look for a mounted hierarchy to tell which kind it is, and end where there is none, as in a bare chroot
+        (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         (folder / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={folder}/gpu[0-1]\n")
         self.daemon("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}", f"--pid-file={folder}/munged.pid",
                     f"--seed-file={folder}/munged.seed", f"--log-file={folder}/munged.log")
