@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "base/bits.h"
+
 static const struct {
     const char *name;
     int size;
@@ -18,20 +20,6 @@ int64_t dtype_size(enum dtype type)
 const char *dtype_name(enum dtype type)
 {
     return dtypes[type].name;
-}
-
-static float bits_to_float(uint32_t bits)
-{
-    float value;
-    memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-static uint32_t float_to_bits(float value)
-{
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    return bits;
 }
 
 float half_to_float(uint16_t half)

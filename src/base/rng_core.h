@@ -13,7 +13,8 @@
 
 #include <math.h>
 #include <stdint.h>
-#include <string.h>
+
+#include "base/bits.h"
 
 #ifdef __CUDACC__
 #define RNG_INLINE __host__ __device__ static inline
@@ -48,35 +49,21 @@ RNG_INLINE void rng_block(uint64_t seed, uint64_t step, uint32_t stream, uint32_
     rng_philox(counter, key, out);
 }
 
-RNG_INLINE uint32_t rng_bits(float number)
-{
-    uint32_t bits;
-    memcpy(&bits, &number, sizeof bits);
-    return bits;
-}
-
-RNG_INLINE float rng_from_bits(uint32_t bits)
-{
-    float number;
-    memcpy(&number, &bits, sizeof number);
-    return number;
-}
-
 /* A word as a number in (0, 1): 2^-33 at least, 1 - 2^-24 at most. Small numbers keep all 32 bits: they are the tails.
  */
 RNG_INLINE float rng_uniform(uint32_t word)
 {
-    uint32_t bits = rng_bits(fmaf((float)word, 0x1p-32f, 0x1p-33f));
-    return rng_from_bits(bits - (bits == 0x3F800000)); // 1 becomes the number before it
+    uint32_t bits = float_to_bits(fmaf((float)word, 0x1p-32f, 0x1p-33f));
+    return bits_to_float(bits - (bits == 0x3F800000)); // 1 becomes the number before it
 }
 
 /* Natural logarithm of a normal u > 0. */
 RNG_INLINE float rng_log(float u)
 {
     // u = 2^exponent (1 + f), split at sqrt(1/2) so that near 1 the exponent is 0 and nothing cancels
-    int32_t shifted = (int32_t)rng_bits(u) - 0x3F3504F3;
+    int32_t shifted = (int32_t)float_to_bits(u) - 0x3F3504F3;
     int32_t exponent = (shifted - (shifted & 0x7FFFFF)) / 0x800000;
-    float f = rng_from_bits((uint32_t)((shifted & 0x7FFFFF) + 0x3F3504F3)) - 1.0f;
+    float f = bits_to_float((uint32_t)((shifted & 0x7FFFFF) + 0x3F3504F3)) - 1.0f;
     float p = 0x1.1457a6p-4f;
     p = fmaf(p, f, -0x1.de3c16p-4f);
     p = fmaf(p, f, 0x1.e6f06ap-4f);
@@ -109,9 +96,9 @@ RNG_INLINE void rng_turn(uint32_t word, float *sine, float *cosine)
     c = fmaf(c, z, 0x1.03c1dep+6f);
     c = fmaf(c, z, -0x1.3bd3ccp+4f);
     c = fmaf(c, z, 1.0f);
-    uint32_t odd = 0u - (quadrant & 1), swap = (rng_bits(s) ^ rng_bits(c)) & odd;
-    *sine = rng_from_bits(rng_bits(s) ^ swap ^ (quadrant & 2) << 30);
-    *cosine = rng_from_bits(rng_bits(c) ^ swap ^ ((quadrant + 1) & 2) << 30);
+    uint32_t odd = 0u - (quadrant & 1), swap = (float_to_bits(s) ^ float_to_bits(c)) & odd;
+    *sine = bits_to_float(float_to_bits(s) ^ swap ^ (quadrant & 2) << 30);
+    *cosine = bits_to_float(float_to_bits(c) ^ swap ^ ((quadrant + 1) & 2) << 30);
 }
 
 /* Two words -> two independent standard normals (Box and Muller, 1958). |normal| < 6.77. */

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/bits.h"
 #include "base/memory.h"
 #include "files/file.h"
 
@@ -73,13 +74,10 @@ static void put_event_head(struct bytes *b, int64_t step)
 
 static void put_scalar(struct bytes *summary, const struct scalar *scalar)
 {
-    float value = (float)scalar->value;
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
     struct bytes inner = {.size = 0};
     put_block(&inner, 1, scalar->tag, (int64_t)strnlen(scalar->tag, 64));
     put_field(&inner, 2, WIRE_FIXED32);
-    put_fixed(&inner, bits, 4);
+    put_fixed(&inner, float_to_bits((float)scalar->value), 4);
     put_block(summary, 1, inner.data, inner.size);
 }
 
