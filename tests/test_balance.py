@@ -8,11 +8,10 @@ import signal
 import subprocess
 import threading
 import time
-from pathlib import Path
 
 import pytest
 
-from conftest import environment, learned, metrics, mpirun, program, run, start, write_recipe
+from conftest import environment, learned, metrics, mpirun, program, ranks_of, run, start, write_recipe
 
 WINDOW = 8
 
@@ -75,19 +74,6 @@ def test_one_slow_rank_of_three_changes_no_bit(tmp_path):
     assert slow["state"] == quiet["state"]
 
 
-def rank_processes(config):
-    """Process ids of the ranks in their order."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words, settings = (path / "cmdline").read_bytes().split(b"\0"), (path / "environ").read_bytes()
-        except OSError:
-            continue
-        if words[0].decode() == program("zoodip") and str(config).encode() in words:
-            found[int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", settings)[1])] = int(path.name)
-    return [found[rank] for rank in sorted(found)]
-
-
 def stop_half_of_the_time(process, ended):
     while not ended.wait(0.004):
         os.kill(process, signal.SIGSTOP)
@@ -105,7 +91,7 @@ def test_a_rank_that_gets_half_a_core_changes_no_bit(tmp_path):
         assert process.poll() is None
         time.sleep(0.01)
     ended = threading.Event()
-    slowing = threading.Thread(target=stop_half_of_the_time, args=(rank_processes(config)[1], ended))
+    slowing = threading.Thread(target=stop_half_of_the_time, args=(ranks_of(config)[1], ended))
     slowing.start()
     try:
         while metrics_lines(output) < 50:

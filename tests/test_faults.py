@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, environment, learned, metrics, program, run, write_recipe
+from conftest import ROOT, environment, learned, metrics, processes, program, rank_processes, ranks_of, run, write_recipe
 
 RUN_SH = str(ROOT / "launch" / "run.sh")
 STEPS = 60
@@ -34,23 +34,6 @@ def start(config, *options, ranks=2, launcher=(RUN_SH, "-n")):
     return subprocess.Popen([*launcher, str(ranks), *options, program("zoodip"), "train", str(config)], cwd=ROOT, text=True,
                             env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
                             preexec_fn=hear_interrupts)
-
-
-def processes(config):
-    """{process id: first word of its command} of everything that was started with this config, launchers too."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if str(config) in words:
-            found[int(path.name)] = words[0]
-    return found
-
-
-def ranks_of(config):
-    return sorted(p for p, name in processes(config).items() if name == program("zoodip"))
 
 
 def until(true, seconds=60):
@@ -84,7 +67,7 @@ def run_through_kills(config, chance, most):
     process, kills = start(config, "--restarts", "30"), 0
     while process.poll() is None:
         time.sleep(chance.uniform(0.2, 3.5))
-        victims = ranks_of(config)
+        victims = rank_processes(config)
         if victims and kills < most:
             try:
                 os.kill(chance.choice(victims), signal.SIGKILL)
@@ -112,7 +95,7 @@ def test_a_killed_rank_ends_the_job_within_ten_seconds(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config, ranks=3)
     until(lambda: steps(output) >= 2)
-    os.kill(ranks_of(config)[1], signal.SIGKILL)
+    os.kill(rank_processes(config)[1], signal.SIGKILL)
     began = time.time()
     code, said = end(process, config, timeout=10)
     assert code == 128 + signal.SIGKILL and "ended by signal KILL" in said and time.time() - began < 10
@@ -123,7 +106,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_starts_again(tmp_path, quiet, ha
     config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=3)
     process = start(config, "--restarts", "1", ranks=3)
     until(lambda: newest(output) >= 5)
-    rank_of = {int(re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", Path(f"/proc/{p}/environ").read_bytes())[1]): p for p in ranks_of(config)}
+    rank_of = ranks_of(config)
     os.kill(rank_of[hanging], signal.SIGSTOP)
     code, said = end(process, config)
     assert code == 0, said
@@ -136,7 +119,7 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=2)
     process = start(config)
     until(lambda: steps(output) >= 2)
-    late, waiting = ranks_of(config)
+    late, waiting = rank_processes(config)
     os.kill(late, signal.SIGSTOP)
     time.sleep(0.5)  # now the other one waits
     os.kill(waiting, signal.SIGSTOP)
@@ -175,7 +158,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config, "--restarts", "3")
     until(lambda: steps(output) >= 2)
-    os.kill(ranks_of(config)[0], signal.SIGSTOP)  # the step under way does not end
+    os.kill(rank_processes(config)[0], signal.SIGSTOP)  # the step under way does not end
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)

@@ -8,11 +8,10 @@ import shutil
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, TOYBOX, environment, learned, metrics, mpirun, nested, program, recipe, refused, run, start
+from conftest import ROOT, TOYBOX, environment, learned, metrics, mpirun, nested, program, ranks_of, recipe, refused, run, start
 
 SUBJECTS = TOYBOX / "subjects"
 COMMON = dict(zo__tau=4, zo__n=1, output__checkpoint_every=5, output__prompts=[])
@@ -298,20 +297,6 @@ def test_a_signal_to_one_rank_reaches_all_groups(tmp_path, rank):
 
 
 # ---- a rank that hangs, and what is none
-
-
-def ranks_of(path):
-    """{rank: process id} of the ranks that work on this jobs file."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            rank = re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", (process / "environ").read_bytes())
-        except OSError:
-            continue
-        if words[0] == program("zoodip") and str(path) in words and rank:
-            found[int(rank[1])] = int(process.name)
-    return found
 
 
 def silent(rank, step=r"\d+"):

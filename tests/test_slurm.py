@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, learned, metrics, program, run, write_recipe
+from conftest import ROOT, learned, metrics, program, rank_processes, run, write_recipe
 
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]
 MISSING = [p for p in PROGRAMS if not shutil.which(p, path=os.environ["PATH"] + ":/usr/sbin")]
@@ -207,7 +207,7 @@ def test_a_job_over_two_nodes(slurm, tmp_path, quiet, launcher, each):
 @needs_pmix
 def test_a_rank_killed_under_srun_is_started_again(slurm, tmp_path, quiet):
     number, output = start_training(slurm, tmp_path, launcher="srun")
-    os.kill(ranks_of(tmp_path / "config.json")[-1], signal.SIGKILL)
+    os.kill(rank_processes(tmp_path / "config.json")[-1], signal.SIGKILL)
     until(lambda: "starting again with --resume" in (tmp_path / "log").read_text(), 15, slurm.state)
     assert "Killed" in finish(slurm, number, output, quiet, tmp_path)
 
@@ -245,26 +245,13 @@ def test_a_cancelled_job_saves_and_stays_away(slurm, tmp_path, quiet):
     assert learned(output) == quiet[0]
 
 
-def ranks_of(config):
-    """Process ids of the ranks that train a config on this machine."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[0] == program("zoodip").encode() and str(config).encode() in words:
-            found.append(int(path.name))
-    return found
-
-
 def test_a_job_out_of_time_goes_back_into_the_queue(slurm, tmp_path, quiet):
     """Slurm looks at its clock twice a minute, at moments of its own: the ranks are held until it has spoken."""
     config, output = write_recipe(tmp_path, **CHANGES)
     log = tmp_path / "log"
     number = slurm.submit("launch/slurm/train.sbatch", config, log=log, time=1, signal="B:USR1@50")
     until(lambda: log.exists() and (steps(output) or "asking the ranks" in log.read_text()), 60, slurm.state)
-    ranks = ranks_of(config)
+    ranks = rank_processes(config)
     for rank in ranks:
         os.kill(rank, signal.SIGSTOP)
     try:
