@@ -58,7 +58,8 @@ static const double NAP = 50e-6;  /* seconds between questions after that: the c
 static const double SLEEP = 2e-3; /* the same for who may wait long */
 static const double TELL = 0.1;   /* seconds of waiting between two calls of the listener */
 static const double GRACE = 2;    /* seconds for the signs of life to come in */
-static const double SILENCE = 5;  /* seconds in which one that is not to speak waits to be ended */
+static const double GRACE_BEAT = 0.1; /* seconds of it that one look may take: a machine that stalls, stalls all */
+static const double SILENCE = 5;      /* seconds in which one that is not to speak waits to be ended */
 static const double LONGEST_BEAT = 1; /* seconds; more than that between two questions, and this rank was stopped */
 
 /* Takes in one sign of life, if there is one. */
@@ -81,9 +82,13 @@ static void call_roll(struct mpi *m)
             MPI_Request_free(&sent); // one that hangs may never take it
     }
     m->seen[m->rank] = true;
-    for (double end = clock_seconds() + GRACE; clock_seconds() < end;)
+    for (double waited = 0, before = clock_seconds(); waited < GRACE;) {
         if (!hear(m))
             clock_sleep(NAP);
+        double now = clock_seconds();
+        waited += now - before < GRACE_BEAT ? now - before : GRACE_BEAT;
+        before = now;
+    }
 }
 
 /* "rank 3" or "ranks 3, 5", those that gave no sign of life; "" if all did. */

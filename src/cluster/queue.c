@@ -8,6 +8,7 @@
 
 static const double tell_pause = 0.5; /* seconds between two notes of one leader */
 static const double idle_pause = 0.1; /* the same without work */
+static const double look_pause = 0.1; /* seconds of work between two looks: each may give the core away */
 static const double slack = 2;        /* seconds more than the limit: whoever waits inside a group speaks first */
 
 enum { TELL, ASK, ASIDE };        /* to rank 0, which answers the first two */
@@ -232,6 +233,8 @@ void queue_serve(struct queue *q)
 {
     bool given;
     int64_t job;
+    if (!q->idle && (q->groups == 1 || clock_seconds() - q->looked < look_pause))
+        return;
     if (comm_rank(q->all) == 0)
         serve_all(q);
     else if (leads(q) && !q->over)

@@ -582,9 +582,9 @@ struct error training_new(struct training *t, const struct training_parts *parts
     *t = (struct training){.parts = *parts, .vectors = c->token.vectors};
     t->dim = t->vectors * parts->text->config.width;
     t->lanes = (c->zo.sides * c->zo.n + 1) * c->optim.batch_size;
-    // five or six looks at the validation are enough, and together cost a twenty-fifth of the training at most
-    t->validation_draws = least(VALIDATION_DRAWS, c->optim.steps * t->lanes / 150 + 1);
-    t->validation_every = c->optim.steps / 5 > 0 ? c->optim.steps / 5 : 1;
+    // four looks at the validation are enough, and together cost a fiftieth of the training at most
+    t->validation_draws = least(VALIDATION_DRAWS, c->optim.steps * t->lanes / 200 + 1);
+    t->validation_every = (c->optim.steps + 2) / 3;
     const struct dataset *set = parts->dataset;
     struct error e = make_state(t);
     if (e.code == ERROR_NONE)
