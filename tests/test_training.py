@@ -31,7 +31,8 @@ class Run:
             folder, model=str(TOYBOX / "model"), device="cpu", seed=7, quant__bits=32, data__images=str(SUBJECT),
             data__flip=True, data__resolution=64, token__placeholder="sks", token__initializer="toy", token__vectors=vectors,
             zo__n=n, zo__eps=EPS, zo__sides=1, zo__tau=TAU, zo__nu=NU, optim__steps=STEPS, optim__lr=LR,
-            optim__schedule="constant", optim__batch_size=batch, output__save_every=1, output__sample_every=0)
+            optim__schedule="constant", optim__batch_size=batch, output__save_every=1, output__sample_every=0,
+            output__prompts=[])
         run(program("zoodip"), "train", self.config)
         lines = metrics(self.output)
         assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
