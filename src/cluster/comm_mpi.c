@@ -23,7 +23,7 @@ struct mpi {
     const struct patience *patience;
     bool *seen;                /* [size]: who gave a sign of life */
     int *whole;                /* [size]: their ranks in the whole */
-    bool part;                 /* of another: only the whole ends MPI */
+    struct mpi *of;            /* the whole that this is a part of; NULL for the whole, which alone ends MPI */
     struct outgoing *outgoing; /* messages that are under way */
 };
 
@@ -74,15 +74,24 @@ static bool hear(struct mpi *m)
     return true;
 }
 
-static void call_roll(struct mpi *m)
+/* To all, once. */
+static void give_sign(struct mpi *m)
 {
-    for (int rank = 0; rank < m->size; rank++) {
+    for (int rank = 0; rank < m->size && !m->seen[m->rank]; rank++) {
         MPI_Request sent;
         if (rank != m->rank && MPI_Isend(NULL, 0, MPI_BYTE, rank, SIGN_OF_LIFE, m->signs, &sent) == MPI_SUCCESS)
             MPI_Request_free(&sent); // one that hangs may never take it
     }
     m->seen[m->rank] = true;
+}
+
+/* A part's roll may meet one of the whole, where this rank is not to be missed. */
+static void call_roll(struct mpi *m)
+{
+    give_sign(m);
     for (double waited = 0, before = clock_seconds(); waited < GRACE;) {
+        if (m->of && hear(m->of))
+            give_sign(m->of);
         if (!hear(m))
             clock_sleep(NAP);
         double now = clock_seconds();
@@ -263,7 +272,7 @@ static void mpi_close(void *state)
     mpi_barrier(m);
     while (m->outgoing && look_after(m).code == ERROR_NONE)
         sched_yield();
-    bool part = m->part;
+    bool part = m->of != NULL;
     MPI_Comm_free(&m->here);
     MPI_Comm_free(&m->signs);
     if (part)
@@ -306,7 +315,7 @@ static struct error find_place(struct mpi *m, struct place *place)
 
 static struct error mpi_split(void *state, int group, const struct patience *patience, void **part, struct place *place)
 {
-    const struct mpi *m = state;
+    struct mpi *m = state;
     MPI_Comm all;
     int rank;
     TRY(check(MPI_Comm_rank(m->all, &rank), "MPI_Comm_rank"));
@@ -314,7 +323,7 @@ static struct error mpi_split(void *state, int group, const struct patience *pat
     struct mpi *p = memory_take(1, sizeof *p);
     if (!p)
         MPI_Abort(m->all, ERROR_FAILED); // the others of the group are on their way into its first collective
-    *p = (struct mpi){.all = all, .part = true, .patience = patience};
+    *p = (struct mpi){.all = all, .of = m, .patience = patience};
     *part = p;
     return find_place(p, place);
 }
