@@ -25,15 +25,16 @@ def quiet(tmp_path_factory):
     return learned(output), [m["losses"] for m in metrics(output)]
 
 
-def hear_interrupts():
-    """Whoever starts the tests in a shell's background has SIGINT ignored, and so would all that they start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def hear_signals():
+    """Whoever starts the tests in a shell's background has SIGINT ignored, behind nohup SIGHUP, and so would all that they start."""
+    for which in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(which, signal.SIG_DFL)
 
 
 def start(config, *options, ranks=2, launcher=(RUN_SH, "-n")):
     return subprocess.Popen([*launcher, str(ranks), *options, program("zoodip"), "train", str(config)], cwd=ROOT, text=True,
                             env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-                            preexec_fn=hear_interrupts)
+                            preexec_fn=hear_signals)
 
 
 def until(true, seconds=60):

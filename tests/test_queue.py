@@ -451,3 +451,90 @@ def test_a_spool_has_to_be_a_folder_that_stays_in_itself(tmp_path):
     (tmp_path / "spool").mkdir()
     (tmp_path / "spool" / "done").symlink_to(tmp_path / "elsewhere")
     refused(run(program("zoodip"), "run", "--spool", tmp_path / "spool", check=False), "leads out")
+
+
+# ---------------------------------------------------------------------------------------------------- one job of a file
+
+
+def test_runs_of_one_job_each_end_as_the_queue_does(tmp_path, alone):
+    """All at the same time, as an array under Slurm has them: the last one to end tells of all."""
+    path, output = write_jobs(tmp_path)
+    runs = [start(1 + number % 2, "run", path, "--job", str(number)) for number in range(1, len(JOBS) + 1)]
+    for process in runs:
+        stderr = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, stderr
+    assert_all_as_alone(output, alone)
+    jobs, _ = summary(output)
+    assert list(jobs) == list(JOBS)
+    for name, job in jobs.items():
+        assert job["state"] == "done" and job["steps"] == JOBS[name]["optim__steps"] and job["turnaround"] > 0, job
+    page = (output / "index.html").read_text()
+    assert all(name in page for name in JOBS)
+
+
+def test_a_run_of_one_job_touches_no_other_and_goes_on_from_its_own(tmp_path, alone):
+    path, output = write_jobs(tmp_path)
+    process = start(1, "run", path, "--job", "2")
+    wait_until(lambda: steps_of(output, "long") >= 5, process)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert [entry.name for entry in output.iterdir() if entry.is_dir()] == ["long"]
+    done = queue(2, path, "--job", "2", "--resume")
+    assert "long: done" in done.stderr and learned(output / "long") == alone["long"][0]
+    assert [job["state"] for job in summary(output)[0].values()] == ["waiting", "done", "waiting", "waiting"]
+
+
+def test_a_job_that_fails_by_itself_is_told_by_the_others(tmp_path):
+    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=2), "b": dict(data__images="/nowhere"), "c": dict(optim__steps=0)})
+    for number, reason in (("2", "b: "), ("3", "optim.steps")):
+        done = queue(1, path, "--job", number, check=False)
+        assert done.returncode == 1 and reason in done.stderr.splitlines()[-1], done.stderr
+    queue(1, path, "--job", "1")
+    jobs = summary(output)[0]
+    assert jobs["a"]["state"] == "done"
+    assert jobs["b"]["state"] == jobs["c"]["state"] == "failed"
+    assert "/nowhere" in jobs["b"]["reason"] and "optim.steps" in jobs["c"]["reason"]
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--job", "5"], ["--job: 5", "has 4 jobs"]), (["--job", "0"], ["--job: 0"]), (["--job", "short"], ["--job: short"]),
+    (["--job", "1", "--groups", "1"], ["--groups"]),
+])
+def test_a_job_that_the_file_does_not_have_is_refused(tmp_path, options, words):
+    path, output = write_jobs(tmp_path)
+    refused(queue(1, path, *options, check=False), *words)
+    assert not output.exists()
+
+
+# ---------------------------------------------------------------------------------------------------- one folder, one run
+
+
+@pytest.mark.parametrize("options", [[], ["--resume"]])
+def test_two_runs_do_not_write_one_folder(tmp_path, options):
+    """The second one ends, and what the first one makes is as if it had been alone; then the folder is free."""
+    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=100000)}, cluster__timeout=2)
+    first = start(2, "run", path)
+    wait_until(lambda: steps_of(output, "a") >= 10, first)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(recipe(output / "a", **{**COMMON, "optim__steps": 5, "cluster__timeout": 2})))
+    for command, source, folder in (("run", path, output), ("train", config, output / "a")):
+        second = mpirun(2, program("zoodip"), command, source, *options, check=False)
+        assert second.returncode == 1 and f"{folder}: another run writes there" in second.stderr, second.stderr
+    assert first.poll() is None
+    os.kill(ranks_of(path)[0], signal.SIGUSR1)
+    stderr = first.communicate(timeout=60)[1]
+    assert first.returncode == 75, stderr
+    steps = [m["step"] for m in metrics(output / "a")]
+    assert steps == list(range(1, len(steps) + 1)) and json.loads((output / "a" / "job.json").read_text())["state"] == "stopped"
+    queue(1, path, "--set", f"optim.steps={len(steps) + 1}", "--resume")
+
+
+def test_two_runs_do_not_watch_one_spool(tmp_path):
+    (tmp_path / "spool").mkdir()
+    first = start(1, "run", "--spool", tmp_path / "spool")
+    wait_until(lambda: (tmp_path / "spool" / "running").exists(), first)
+    second = mpirun(1, program("zoodip"), "run", "--spool", tmp_path / "spool", check=False)
+    first.send_signal(signal.SIGUSR1)
+    first.communicate(timeout=60)
+    assert second.returncode == 1 and "another run" in second.stderr, second.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, learned, metrics, program, rank_processes, run, write_recipe
+from conftest import ROOT, learned, metrics, program, rank_processes, recipe, run, write_recipe
 
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]
 MISSING = [p for p in PROGRAMS if not shutil.which(p, path=os.environ["PATH"] + ":/usr/sbin")]
@@ -179,6 +179,13 @@ def steps(output):
         return 0
 
 
+def write_jobs(tmp_path, *jobs):
+    """A jobs file of the same recipe; returns (its path, the queue's folder)."""
+    path, output = tmp_path / "jobs.json", tmp_path / "queue"
+    path.write_text(json.dumps(dict(defaults=recipe(output, **CHANGES), jobs=jobs)))
+    return path, output
+
+
 def start_training(slurm, tmp_path, script="train.sbatch", **options):
     config, output = write_recipe(tmp_path, **CHANGES)
     number = slurm.submit(f"launch/slurm/{script}", config, log=tmp_path / "log", **options)
@@ -274,16 +281,24 @@ def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(slurm, tmp_
     assert slurm.job(number)["Restarts"] == "1"
 
 
-def test_an_array_takes_a_line_of_the_list_for_each_task(slurm, tmp_path, quiet):
-    config, _ = write_recipe(tmp_path, **CHANGES)
-    seeds = [0, 1, 2, 3]
-    (tmp_path / "list").write_text("".join(f"{config} --set seed={s} --set output.dir={tmp_path}/out{s}\n" for s in seeds))
-    number = slurm.submit("launch/slurm/array.sbatch", tmp_path / "list", "--set", "optim.steps=12", log=f"{tmp_path}/log-%a", nodes=1,
+def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet):
+    """One of them is lost once, and one told to stop: both go on where they stood."""
+    path, output = write_jobs(tmp_path, *({"name": f"seed {seed}", "seed": seed} for seed in range(4)))
+    logs = [tmp_path / f"log-{task}" for task in range(1, 5)]
+    number = slurm.submit("launch/slurm/array.sbatch", path, "--set", "output.checkpoint_every=5", log=f"{tmp_path}/log-%a", nodes=1,
                           array="1-4")
-    until(lambda: not slurm.ask("squeue", "-h", "-j", number), 90, slurm.state)
-    words = [learned(tmp_path / f"out{s}") for s in seeds]
-    assert len(set(words)) == 4
-    assert [m["losses"] for m in metrics(tmp_path / "out0")] == quiet[1][:12]
+    until(lambda: steps(output / "seed 0") >= 3, 60, slurm.state)
+    os.kill(rank_processes(path)[0], signal.SIGKILL)
+    until(lambda: steps(output / "seed 3") >= 3, 120, slurm.state)
+    slurm.ask("scancel", "--batch", "--signal=USR1", f"{number}_4")
+    until(lambda: not slurm.ask("squeue", "-h", "-j", number), 240, slurm.state)
+    said = [log.read_text() for log in logs]
+    assert sum("starting again with --resume" in text for text in said) == 1 and "goes back into the queue" in said[3], said
+    assert len({learned(output / f"seed {seed}") for seed in range(4)}) == 4
+    assert learned(output / "seed 0") == quiet[0]
+    assert [m["losses"] for m in metrics(output / "seed 0")] == quiet[1]
+    jobs = json.loads((output / "summary.json").read_text())["jobs"]
+    assert [(job["name"], job["state"]) for job in jobs] == [(f"seed {seed}", "done") for seed in range(4)]
 
 
 def test_a_job_without_arguments_fails_with_2(slurm, tmp_path):
@@ -295,14 +310,9 @@ def test_a_job_without_arguments_fails_with_2(slurm, tmp_path):
 
 def test_a_queue_comes_back_and_leaves_finished_subjects_alone(slurm, tmp_path, quiet):
     """Two subjects, one after the other on both ranks; told to stop in the second one, as before the time limit."""
-    config, _ = write_recipe(tmp_path / "recipe", **CHANGES)
-    defaults = json.loads(config.read_text())
-    output = tmp_path / "queue"
-    defaults["output"]["dir"] = str(output)
-    jobs = [dict(name="long"), dict(name="short", optim=dict(steps=30))]  # the longest goes first
-    (tmp_path / "jobs.json").write_text(json.dumps(dict(defaults=defaults, jobs=jobs)))
+    path, output = write_jobs(tmp_path, dict(name="long"), dict(name="short", optim=dict(steps=30)))  # the longest goes first
     log = tmp_path / "log"
-    number = slurm.submit("launch/slurm/queue.sbatch", tmp_path / "jobs.json", "--groups", "1", log=log)
+    number = slurm.submit("launch/slurm/queue.sbatch", path, "--groups", "1", log=log)
     until(lambda: steps(output / "short") >= 2, 90, lambda: slurm.state() + (log.read_text() if log.exists() else ""))
     finished = (output / "long" / "learned_embeds.safetensors").stat().st_mtime_ns
     slurm.ask("scancel", "--batch", "--signal=USR1", number)

@@ -34,12 +34,13 @@ static void forget_result(const struct job *job)
 /* Nothing in a job's folder may lead a writer out of the queue's. */
 static struct error prepare_job(const struct batch *b, struct job *job)
 {
+    struct lesson lesson = {0};
     TRY(folder_within(b->jobs.folder, job->folder));
-    const struct config *c = job->read ? &job->subject.config : &job->config;
-    TRY(lesson_prepare(c, job->resume));
-    if (!job->resume)
+    struct error e = lesson_prepare(&lesson, job->read ? &job->subject.config : &job->config, job->resume);
+    if (e.code == ERROR_NONE && !job->resume)
         forget_result(job);
-    return ok();
+    lesson_free(&lesson);
+    return e;
 }
 
 /* A job's fate as rank 0 knows it, to all. */
@@ -53,6 +54,8 @@ static struct error share_notes(struct batch *b)
 static struct error prepare_folders(struct batch *b)
 {
     struct error e = speaks(b) ? folder_make(b->jobs.folder) : ok();
+    if (speaks(b) && e.code == ERROR_NONE && !b->only)
+        e = claim_folder(&b->claim, b->jobs.folder, lesson_patience(&b->workshop.config));
     TRY(comm_agree(b->all, e));
     for (int64_t i = 0; i < b->jobs.count && speaks(b); i++) {
         struct job *job = &b->jobs.items[i];
@@ -72,6 +75,19 @@ static struct error read_results(struct batch *b)
         if (job_open(&b->jobs.items[i]) && b->jobs.items[i].resume)
             result_read(&b->jobs.items[i]);
     return share_notes(b);
+}
+
+/* Other runs of the file's jobs see this one's only by what lies in its folder, which it may have failed too early to
+ * leave anything in. */
+static void leave_failure(const struct batch *b)
+{
+    const struct job *job = &b->jobs.items[b->only - 1];
+    struct claim claim = {0};
+    if (job->note.state != JOB_FAILED || !job->folder || folder_within(b->jobs.folder, job->folder).code != ERROR_NONE)
+        return;
+    if (folder_make(job->folder).code == ERROR_NONE && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
+        result_write(job); // the run ends with the failure itself
+    claim_release(&claim);
 }
 
 /* ---------------------------------------------------------------------------------------------------- one job */
@@ -165,30 +181,24 @@ static void log_end(int *spoken)
     *spoken = STDERR_FILENO;
 }
 
-static struct error teach(struct batch *b, struct job *job)
+static struct error teach(struct batch *b, struct job *job, struct lesson *lesson)
 {
     struct error e = ok();
     if (leads(b)) {
         e = folder_within(b->jobs.folder, job->folder);
         if (e.code == ERROR_NONE)
-            e = lesson_prepare(&job->subject.config, true);
+            e = lesson_prepare(lesson, &job->subject.config, true);
         if (e.code == ERROR_NONE)
             e = log_begin(job, job->resume, &b->spoken);
     }
     TRY(comm_agree(b->workshop.comm, e));
-    struct lesson lesson = {.subject = &job->subject, .told = told, .arg = b};
-    b->lesson = &lesson;
-    e = lesson_run(&lesson, job->resume);
-    b->current.step = lesson.training.state.step; // also of a job that had no step left
-    b->current.validation = lesson.training.validation_last;
-    lesson_free(&lesson);
-    b->lesson = NULL;
-    if (e.code != ERROR_NONE)
-        device_wait(b->workshop.device); // an error that sticks to the device is this job's, not the next one's
+    e = lesson_run(lesson, job->resume);
+    b->current.step = lesson->training.state.step; // also of a job that had no step left
+    b->current.validation = lesson->training.validation_last;
     return e;
 }
 
-/* The leader: what became of the job, kept beside what it made. */
+/* The leader: what became of the job, kept beside what it made; but nothing beside what another run makes there. */
 static void settle(struct batch *b, struct job *job, struct error e)
 {
     struct job_note *n = &b->current;
@@ -198,7 +208,7 @@ static void settle(struct batch *b, struct job *job, struct error e)
     n->finished = n->state == JOB_STOPPED ? 0 : clock_date();
     add_up(n, job);
     job->note = *n;
-    struct error written = result_write(job);
+    struct error written = b->lesson->claim.held ? result_write(job) : ok();
     if (written.code != ERROR_NONE && n->state == JOB_DONE) {
         n->state = JOB_FAILED;
         n->error = written;
@@ -214,13 +224,19 @@ static void do_job(struct batch *b, struct job *job)
     b->current.group = b->queue.number;
     b->current.step = 0;
     queue_tell(&b->queue, &b->current);
-    struct error e = teach(b, job);
+    struct lesson lesson = {.subject = &job->subject, .told = told, .arg = b};
+    b->lesson = &lesson;
+    struct error e = teach(b, job, &lesson);
     if (leads(b)) {
         if (e.code != ERROR_NONE)
             log_line("%s", e.text);
         settle(b, job, e);
     }
     log_end(&b->spoken);
+    lesson_free(&lesson);
+    if (e.code != ERROR_NONE)
+        device_wait(b->workshop.device); // an error that sticks to the device is this job's, not the next one's
+    b->lesson = NULL;
     b->job = NULL;
 }
 
@@ -342,6 +358,8 @@ static struct error show_and_do(struct batch *b)
         board_refresh(&b->board);
     if (jobs_first_open(&b->jobs))
         TRY(do_jobs(b));
+    if (b->only && speaks(b))
+        leave_failure(b);
     return comm_agree(b->all, speaks(b) ? board_finish(&b->board) : ok());
 }
 
@@ -353,16 +371,22 @@ struct error batch_run(struct batch *b, enum jobs_kind kind, const char *source,
         b->jobs.items[i].resume = resume;
     if (!b->jobs.folder)
         return ok(); // not one of a spool's jobs has a config
+    if (b->only)
+        TRY(jobs_choose(&b->jobs, b->only, source));
     TRY(read_results(b));
     struct error e = ok();
     if (speaks(b))
         e = board_open(&b->board, &b->jobs, resume ? summary_submitted(b->jobs.folder) : 0);
     TRY(comm_agree(b->all, e));
+    for (int64_t i = 0; i < b->jobs.count && b->only && speaks(b); i++)
+        if (!b->jobs.items[i].elsewhere && b->jobs.items[i].submitted <= 0)
+            b->jobs.items[i].submitted = b->board.submitted;
     return show_and_do(b);
 }
 
 void batch_clear(struct batch *b)
 {
+    claim_release(&b->claim);
     board_close(&b->board);
     jobs_free(&b->jobs);
 }

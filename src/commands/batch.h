@@ -15,10 +15,12 @@
 #include "commands/jobs.h"
 #include "commands/lesson.h"
 #include "commands/options.h"
+#include "files/claim.h"
 
 struct batch {
     struct comm *all;
     int64_t wanted; /* groups; 0: chosen for the first batch */
+    int64_t only;   /* of a file's jobs, the number from 1 on of the one to learn; 0: all */
 
     struct workshop workshop;
     bool opened, loaded;
@@ -26,6 +28,7 @@ struct batch {
 
     struct jobs jobs; /* of the batch under way, as all below */
     struct board board;
+    struct claim claim; /* rank 0: of the queue's folder, unless other runs share it */
     struct queue queue;
     struct job *job;         /* the one this rank works on */
     struct lesson *lesson;   /* its training */

@@ -28,6 +28,14 @@ const char *job_state_name(int64_t state)
     return state >= 0 && state < (int64_t)(sizeof names / sizeof *names) ? names[state] : "unknown";
 }
 
+static int64_t state_named(const char *name)
+{
+    for (int64_t state = JOB_WAITING; state <= JOB_FAILED; state++)
+        if (strcmp(name, job_state_name(state)) == 0)
+            return state;
+    return JOB_WAITING;
+}
+
 struct error board_open(struct board *b, struct jobs *jobs, double submitted)
 {
     *b = (struct board){.jobs = jobs, .began = clock_seconds(), .submitted = submitted};
@@ -198,6 +206,8 @@ static struct error write_json(cJSON *object, const char *folder, const char *na
 struct error result_write(const struct job *job)
 {
     cJSON *o = result_json(job);
+    if (job->submitted > 0)
+        add_number(o, "submitted", job->submitted);
     add_number(o, "finished", job->note.finished);
     cJSON_AddStringToObject(o, "recipe", job->recipe);
     return write_json(o, job->folder, "job.json");
@@ -207,7 +217,6 @@ struct error result_write(const struct job *job)
 static void take_result(struct job *job, struct json *json)
 {
     struct job_note *n = &job->note;
-    bool done = strcmp(json_string(json, "state", ""), job_state_name(JOB_DONE)) == 0;
     const int64_t most = INT64_C(1) << 53;
     if (strcmp(json_string(json, "recipe", ""), job->recipe) != 0)
         return;
@@ -219,9 +228,17 @@ static void take_result(struct job *job, struct json *json)
     found.seconds = json_number(json, "seconds", 0);
     found.finished = json_number(json, "finished", 0);
     found.evaluations = json_number(json, "evaluations", 0);
-    found.state = done && found.step == job->steps ? JOB_DONE : JOB_WAITING;
-    if (json->error.code == ERROR_NONE)
-        *n = found;
+    found.state = state_named(json_string(json, "state", ""));
+    if (found.state == JOB_DONE ? found.step != job->steps : !job->elsewhere)
+        found.state = JOB_WAITING;
+    if (found.state == JOB_FAILED)
+        found.error = error_failed("%s", json_string(json, "reason", ""));
+    double submitted = json_number(json, "submitted", 0);
+    if (json->error.code != ERROR_NONE)
+        return;
+    *n = found;
+    if (job->submitted <= 0)
+        job->submitted = submitted;
 }
 
 void result_read(struct job *job)
@@ -252,8 +269,25 @@ static double turnaround(const struct board *b, const struct job *job)
     return job->note.finished > 0 ? fmax(0, job->note.finished - submitted) : NAN;
 }
 
-static struct error write_summary(const struct board *b)
+/* How other runs' jobs stand now; true where that is news. */
+static bool look_elsewhere(struct board *b)
 {
+    bool news = false;
+    for (int64_t i = 0; i < b->jobs->count; i++) {
+        struct job *job = &b->jobs->items[i];
+        struct job_note before = job->note;
+        if (!job->elsewhere || !job->folder)
+            continue;
+        job->note = (struct job_note){.job = before.job};
+        result_read(job);
+        news |= job->note.state != before.state || job->note.finished != before.finished;
+    }
+    return news;
+}
+
+static struct error write_summary(struct board *b)
+{
+    look_elsewhere(b);
     const struct jobs *jobs = b->jobs;
     cJSON *root = cJSON_CreateObject();
     add_number(root, "submitted", b->submitted);
@@ -292,7 +326,7 @@ struct error board_begin(struct board *b, int ranks, int groups)
 void board_refresh(struct board *b)
 {
     for (int64_t i = 0; i < b->jobs->count; i++)
-        if (!job_open(&b->jobs->items[i]))
+        if (!b->jobs->items[i].elsewhere && !job_open(&b->jobs->items[i]))
             show(b, &b->jobs->items[i]);
 }
 
@@ -369,8 +403,11 @@ struct error board_finish(struct board *b)
 {
     if (b->terminal)
         draw_table(b);
-    TRY(write_summary(b));
-    TRY(write_page(b));
+    // of several runs that end at the same time, the last to write knows what became of all
+    do {
+        TRY(write_summary(b));
+        TRY(write_page(b));
+    } while (look_elsewhere(b));
     put_summary(b);
     return ok();
 }

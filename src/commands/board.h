@@ -51,8 +51,8 @@ const char *job_state_name(int64_t state);
 /* FOLDER/job.json: what became of a job, so that a queue that goes on knows. Written by the job's leader. */
 struct error result_write(const struct job *job);
 
-/* The job's note becomes what FOLDER/job.json says, where there is one and the job's recipe and steps are the same;
- * JOB_FAILED and JOB_RUNNING become JOB_WAITING. */
+/* The job's note becomes what FOLDER/job.json says, where there is one and the job's recipe is the same. A job that is
+ * done with as many steps as are wanted is done, any other waits; another run's is shown as it stands there. */
 void result_read(struct job *job);
 
 /* "submitted" of FOLDER/summary.json, or 0. */

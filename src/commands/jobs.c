@@ -203,7 +203,16 @@ void jobs_free(struct jobs *jobs)
 
 bool job_open(const struct job *job)
 {
-    return job->note.state < JOB_DONE;
+    return !job->elsewhere && job->note.state < JOB_DONE;
+}
+
+struct error jobs_choose(struct jobs *jobs, int64_t number, const char *source)
+{
+    if (number > jobs->count)
+        return error_input("--job: %lld: %s has %lld jobs", (long long)number, source, (long long)jobs->count);
+    for (int64_t i = 0; i < jobs->count; i++)
+        jobs->items[i].elsewhere = i != number - 1;
+    return ok();
 }
 
 struct job *jobs_first_open(struct jobs *jobs)

@@ -24,6 +24,7 @@ struct job {
     char *recipe;         /* see config_recipe */
     struct config config; /* until the subject takes it over */
     struct subject subject;
+    bool elsewhere;   /* left to other runs: only shown, as its job.json tells */
     bool read;        /* there is a subject */
     bool resume;      /* from its checkpoints */
     double submitted; /* in seconds since 1970; 0: with the queue */
@@ -56,7 +57,10 @@ struct error job_name_check(const char *name);
 
 void jobs_free(struct jobs *jobs);
 
-/* The first job that could still run, or NULL. */
+/* All jobs but the one of this number, from 1 on, are left to other runs. `source` as above. */
+struct error jobs_choose(struct jobs *jobs, int64_t number, const char *source);
+
+/* The first job that could still run here, or NULL. */
 struct job *jobs_first_open(struct jobs *jobs);
 bool job_open(const struct job *job);
 

@@ -1,5 +1,6 @@
 #include "commands/lesson.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -31,9 +32,15 @@ static struct error start_anew(const struct config *c)
     return folder_clean(folder, is_checkpoint);
 }
 
-struct error lesson_prepare(const struct config *c, bool resume)
+double lesson_patience(const struct config *c)
+{
+    return fmin(10, c->cluster.timeout / 2);
+}
+
+struct error lesson_prepare(struct lesson *l, const struct config *c, bool resume)
 {
     TRY(folder_make(c->output.dir));
+    TRY(claim_folder(&l->claim, c->output.dir, lesson_patience(c)));
     return resume ? ok() : start_anew(c);
 }
 
@@ -135,4 +142,5 @@ struct error lesson_run(struct lesson *l, bool resume)
 void lesson_free(struct lesson *l)
 {
     training_free(&l->training);
+    claim_release(&l->claim);
 }

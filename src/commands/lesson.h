@@ -7,6 +7,7 @@
 #define ZOODIP_COMMANDS_LESSON_H
 
 #include "commands/subject.h"
+#include "files/claim.h"
 #include "zo/train.h"
 
 struct lesson {
@@ -17,11 +18,16 @@ struct lesson {
 
     struct training training;
     double started;
+    struct claim claim;  /* rank 0 of the group: of output.dir */
     int64_t driver_used; /* bytes of a GPU when training ended, by the driver's count */
 };
 
-/* First, on rank 0 of the group alone: makes output.dir, and without `resume` removes an older run's checkpoints. */
-struct error lesson_prepare(const struct config *config, bool resume);
+/* First, on rank 0 of the group alone: makes output.dir and claims it until lesson_free (an error where another run has
+ * it, files/claim.h); without `resume` removes an older run's checkpoints. */
+struct error lesson_prepare(struct lesson *l, const struct config *config, bool resume);
+
+/* How long to wait for a folder that another run has, in seconds: the other ranks wait meanwhile. */
+double lesson_patience(const struct config *config);
 
 /* Trains, then draws and writes the report. ERROR_PREEMPTED after a signal. Collective in the group; free with
  * lesson_free in any case. */

@@ -14,35 +14,40 @@ enum { FILE_LIMIT = 64 << 20 };
 
 static void print_help(void)
 {
-    printf("usage: zoodip run JOBS.json [--set KEY=VALUE]... [--groups G] [--resume]\n"
-           "       zoodip run --spool DIR [DEFAULTS.json] [--set KEY=VALUE]... [--groups G]\n"
-           "\n"
-           "Learns many words, one for each job of a queue. The model is loaded once; the ranks part into groups, and\n"
-           "a group takes the next job when it is free, the longest first. JOBS.json holds\n"
-           "\n"
-           "  {\"defaults\": {config keys...}, \"jobs\": [{\"name\": \"dog6\", keys that differ...}, ...]}\n"
-           "\n"
-           "Jobs may differ in all keys but model, device, quant.* and output.dir. A job's folder is\n"
-           "output.dir/NAME.\n"
-           "\n"
-           "  --set KEY=VALUE   a config key for all jobs, such as optim.steps=500 (may be given several times)\n"
-           "  --groups G        into how many groups the ranks part; auto (the default) is done soonest\n"
-           "  --resume          leave finished jobs as they are, go on with the others from their checkpoints\n"
-           "  --spool DIR       watch a folder: a config renamed into it as NAME.json is a job; its file moves to\n"
-           "                    running/, then to done/, or to failed/ with the reason in NAME.txt. DEFAULTS.json\n"
-           "                    holds the keys that jobs leave out; results go to output.dir, else to DIR/out. A\n"
-           "                    second start takes up what lay open.\n"
-           "\n"
-           "Writes into output.dir: summary.json, index.html, and for each job a folder as train does, with log.txt\n"
-           "and job.json. A job that fails is marked with its reason, the others go on, and the exit code is 1.\n"
-           "SIGUSR1 (and SIGTERM, SIGINT) lets every group finish its step, checkpoints all and exits 75; run again\n"
-           "with --resume.\n"
-           "\n"
-           "examples:\n"
-           "  mpirun -np 2 zoodip run configs/queues/toybox.json\n"
-           "  mpirun -np 8 zoodip run jobs.json --groups 4 --set optim.steps=2000 --set output.dir=results/night\n"
-           "  mpirun -np 8 zoodip run jobs.json --groups 4 --set output.dir=results/night --resume\n"
-           "  mpirun -np 8 zoodip run --spool inbox configs/sd15.json --groups 8\n");
+    printf(
+        "usage: zoodip run JOBS.json [--set KEY=VALUE]... [--groups G] [--resume]\n"
+        "       zoodip run JOBS.json --job N [--set KEY=VALUE]... [--resume]\n"
+        "       zoodip run --spool DIR [DEFAULTS.json] [--set KEY=VALUE]... [--groups G]\n"
+        "\n"
+        "Learns many words, one for each job of a queue. The model is loaded once; the ranks part into groups, and\n"
+        "a group takes the next job when it is free, the longest first. JOBS.json holds\n"
+        "\n"
+        "  {\"defaults\": {config keys...}, \"jobs\": [{\"name\": \"dog6\", keys that differ...}, ...]}\n"
+        "\n"
+        "Jobs may differ in all keys but model, device, quant.* and output.dir. A job's folder is\n"
+        "output.dir/NAME.\n"
+        "\n"
+        "  --set KEY=VALUE   a config key for all jobs, such as optim.steps=500 (may be given several times)\n"
+        "  --groups G        into how many groups the ranks part; auto (the default) is done soonest\n"
+        "  --job N           only the N-th job of the file, counted from 1, on all ranks; other runs may have others\n"
+        "                    under way. The last to end leaves summary.json and index.html of all\n"
+        "  --resume          leave finished jobs as they are, go on with the others from their checkpoints\n"
+        "  --spool DIR       watch a folder: a config renamed into it as NAME.json is a job; its file moves to\n"
+        "                    running/, then to done/, or to failed/ with the reason in NAME.txt. DEFAULTS.json\n"
+        "                    holds the keys that jobs leave out; results go to output.dir, else to DIR/out. A\n"
+        "                    second start takes up what lay open.\n"
+        "\n"
+        "Writes into output.dir: summary.json, index.html, and for each job a folder as train does, with log.txt\n"
+        "and job.json. A job that fails is marked with its reason, the others go on, and the exit code is 1.\n"
+        "SIGUSR1 (and SIGTERM, SIGINT) lets every group finish its step, checkpoints all and exits 75; run again\n"
+        "with --resume.\n"
+        "\n"
+        "examples:\n"
+        "  mpirun -np 2 zoodip run configs/queues/toybox.json\n"
+        "  mpirun -np 8 zoodip run jobs.json --groups 4 --set optim.steps=2000 --set output.dir=results/night\n"
+        "  mpirun -np 8 zoodip run jobs.json --groups 4 --set output.dir=results/night --resume\n"
+        "  mpirun -np 8 zoodip run jobs.json --job 3\n"
+        "  mpirun -np 8 zoodip run --spool inbox configs/sd15.json --groups 8\n");
 }
 
 /* Rank 0's file, to all: nodes may have disks that differ. Free *text with memory_free. */
@@ -61,14 +66,17 @@ static struct error outcome(const struct batch *b)
     const struct job *first = NULL;
     for (int64_t i = 0; i < b->jobs.count; i++) {
         const struct job *job = &b->jobs.items[i];
+        bool lost = !job->elsewhere && job->note.state == JOB_FAILED;
         open += job_open(job);
-        failed += job->note.state == JOB_FAILED;
-        if (!first && job->note.state == JOB_FAILED)
+        failed += lost;
+        if (!first && lost)
             first = job;
     }
     if (open > 0)
         return (struct error){ERROR_PREEMPTED,
                               "stopped by a signal after checkpoints; run again with --resume to go on"};
+    if (failed > 0 && b->only)
+        return error_failed("%s: %s", first->name, first->note.error.text);
     if (failed > 0)
         return error_failed("%lld of %lld jobs failed, first %s: %s", (long long)failed, (long long)b->jobs.count,
                             first->name, first->note.error.text);
@@ -100,9 +108,24 @@ static struct error read_groups(const char *text, int ranks, int64_t *groups)
     return ok();
 }
 
+/* --job: all ranks work on it, as one group. */
+static struct error read_job(const char *text, const char *group_text, const char *spool, struct batch *b)
+{
+    char *end;
+    if (!text)
+        return ok();
+    b->only = strtoll(text, &end, 10);
+    if (end == text || *end || b->only < 1)
+        return error_input("--job: %s: expected the number of one of the file's jobs, from 1 on", text);
+    if (group_text || spool)
+        return error_input("--job: all ranks learn one job of a file; it goes neither with --groups nor with --spool");
+    b->wanted = 1;
+    return ok();
+}
+
 struct error command_run(int argc, char **argv, struct comm *comm)
 {
-    const char *path = NULL, *group_text = NULL, *spool = NULL;
+    const char *path = NULL, *group_text = NULL, *job_text = NULL, *spool = NULL;
     const char **sets = memory_take(argc, sizeof *sets);
     if (!sets)
         return error_memory("the command line");
@@ -112,6 +135,7 @@ struct error command_run(int argc, char **argv, struct comm *comm)
     struct batch b = {.all = comm};
     const struct option table[] = {{.name = "set", .many = &many},
                                    {.name = "groups", .text = &group_text},
+                                   {.name = "job", .text = &job_text},
                                    {.name = "spool", .text = &spool},
                                    {.name = "resume", .flag = &resume}};
     struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &help, &path, 1, &plain);
@@ -119,6 +143,8 @@ struct error command_run(int argc, char **argv, struct comm *comm)
         e = error_input("run needs a JOBS.json, or --spool DIR; see zoodip run --help");
     if (e.code == ERROR_NONE && !help)
         e = read_groups(group_text, comm_size(comm), &b.wanted);
+    if (e.code == ERROR_NONE && !help)
+        e = read_job(job_text, group_text, spool, &b);
     if (e.code == ERROR_NONE && help && comm_rank(comm) == 0)
         print_help();
     if (e.code == ERROR_NONE && !help) {

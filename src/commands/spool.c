@@ -19,6 +19,7 @@ struct spool {
     const char *folder;
     char running[4096], done[4096], failed[4096];
     cJSON *defaults; /* rank 0 */
+    struct claim claim;
 };
 
 /* ---------------------------------------------------------------------------------------------------- rank 0 */
@@ -31,6 +32,7 @@ static struct error open_folders(struct spool *s)
     } folders[] = {{s->running, "running"}, {s->done, "done"}, {s->failed, "failed"}};
     if (!folder_exists(s->folder))
         return error_input("--spool: %s: no such folder", s->folder);
+    TRY(claim_folder(&s->claim, s->folder, 1));
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {
         TRY(path_join(folders[i].path, s->folder, folders[i].name));
         TRY(folder_within(s->folder, folders[i].path));
@@ -250,6 +252,7 @@ struct error spool_run(struct batch *b, const char *folder, const char *defaults
         log_line("watching %s for NAME.json", folder);
     while (e.code == ERROR_NONE && !stop)
         e = look(b, &s, sets, &stop);
+    claim_release(&s.claim);
     cJSON_Delete(s.defaults);
     if (e.code == ERROR_NONE)
         e = (struct error){ERROR_PREEMPTED, "stopped by a signal; start again to go on"};

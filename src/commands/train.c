@@ -69,10 +69,10 @@ static struct error run_all(struct run *r, bool resume)
     if (speaks && device_note(w->device)[0])
         log_line("%s", device_note(w->device));
     TRY(plan_run(&r->plan, r->config, &r->sets, w->device, w->comm, PHASE_DRAW));
-    TRY(comm_agree(w->comm, speaks ? lesson_prepare(&r->subject.config, resume) : ok()));
+    r->lesson = (struct lesson){.subject = &r->subject, .last = true};
+    TRY(comm_agree(w->comm, speaks ? lesson_prepare(&r->lesson, &r->subject.config, resume) : ok()));
     TRY(subject_encode(&r->subject));
     TRY(workshop_load(w));
-    r->lesson = (struct lesson){.subject = &r->subject, .last = true};
     TRY(lesson_run(&r->lesson, resume));
     if (speaks && gpu)
         say_memory(r);

@@ -24,7 +24,9 @@ void print_version(FILE *stream)
     print_device(stream, "cuda");
     fprintf(stream, "MPI: %s\n", comm_library());
     fprintf(stream, "NCCL: %s\nCUDA: %s\n", device_nccl(), device_cuda());
-#ifdef __VERSION__
-    fprintf(stream, "compiler: %s\n", __VERSION__);
+#if defined(__clang__)
+    fprintf(stream, "compiler: %s\n", __VERSION__); // which names it
+#elif defined(__GNUC__)
+    fprintf(stream, "compiler: gcc %s\n", __VERSION__);
 #endif
 }

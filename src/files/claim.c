@@ -1,0 +1,57 @@
+#include "files/claim.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/progress.h"
+
+static const double LOOK = 0.05; /* seconds between two tries */
+
+/* The socket's name, which is no file's: it begins with a zero byte. */
+static socklen_t name_of(struct sockaddr_un *name, const struct stat *folder)
+{
+    *name = (struct sockaddr_un){.sun_family = AF_UNIX};
+    int length = snprintf(name->sun_path + 1, sizeof name->sun_path - 1, "zoodip %llx %llx",
+                          (unsigned long long)folder->st_dev, (unsigned long long)folder->st_ino);
+    return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+}
+
+struct error claim_folder(struct claim *claim, const char *folder, double patience)
+{
+    struct stat status;
+    struct sockaddr_un name;
+    *claim = (struct claim){.socket = -1, .folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC)};
+    claim->held = claim->folder >= 0;
+    if (!claim->held || fstat(claim->folder, &status) != 0) {
+        struct error e = error_errno("open", folder);
+        claim_release(claim);
+        return e;
+    }
+    claim->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    socklen_t size = name_of(&name, &status);
+    for (double end = clock_seconds() + patience;; clock_sleep(LOOK)) {
+        if (bind(claim->socket, (const struct sockaddr *)&name, size) == 0 || errno != EADDRINUSE)
+            return ok();
+        if (clock_seconds() >= end)
+            break;
+    }
+    claim_release(claim);
+    return error_failed("%s: another run writes there; wait for its end, or give this one an output.dir of its own",
+                        folder);
+}
+
+void claim_release(struct claim *claim)
+{
+    if (!claim->held)
+        return;
+    if (claim->socket >= 0)
+        close(claim->socket);
+    close(claim->folder);
+    *claim = (struct claim){0};
+}
