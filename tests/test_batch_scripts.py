@@ -1,4 +1,4 @@
-"""What the batch scripts make of a job, its list and their arguments: as Slurm would run them, on one rank, in a folder whose name has
+"""What the batch scripts make of a job and their arguments: as Slurm would run them, on one rank, in a folder whose name has
 a blank, with a program that prints its arguments in zoodip's place. tests/test_slurm.py has the real ones."""
 import os
 import shutil
@@ -27,27 +27,21 @@ def batch(project, script, *words, **changes):
     return run(project / f"launch/slurm/{script}.sbatch", *words, env=job, check=False)
 
 
-@pytest.mark.parametrize("line, words", [
-    ("a.json --set data.images=photos/mug", ["a.json", "--set", "data.images=photos/mug"]),
-    (""" "my photos/a.json"  --set 'data.images=my cat' b\\ c """, ["my photos/a.json", "--set", "data.images=my cat", "b c"]),
-    ("""$(touch x) `y` * ~ $HOME;""", ["$(touch", "x)", "`y`", "*", "~", "$HOME;"]),
-    ("a.json --set output.dir=out\r", ["a.json", "--set", "output.dir=out"]),
-    ("a.json --set 'open", None), ("", None)])
-def test_a_line_of_an_array_s_list_is_words_and_never_code(project, line, words):
-    (project / "my list").write_bytes(f"first\n{line}\nthird\n".encode())
-    done = batch(project, "array", "my list", "--set", "seed=1", SLURM_ARRAY_TASK_ID="2")
-    assert done.returncode == (0 if words else 2), done.stderr
-    assert done.stdout.splitlines() == (["train", *words, "--set", "seed=1"] if words else [])
+def test_a_task_of_an_array_learns_the_job_of_its_number(project):
+    """The words after the jobs file reach the program as they are, and no shell reads them."""
+    (project / "my jobs.json").write_text("[]")
+    settings = ["--set", "data.images=photos/my cat", "--set", "output.dir=$(touch x)"]
+    done = batch(project, "array", "my jobs.json", *settings, SLURM_ARRAY_TASK_ID="2")
+    assert done.stdout.splitlines() == ["run", "my jobs.json", "--job", "2", *settings], done.stderr
 
 
 @pytest.mark.parametrize("task, words, message", [
-    (dict(SLURM_ARRAY_TASK_ID="0"), ["my list"], "from 1 on"), ({}, ["my list"], "--array=1-N"),
-    (dict(SLURM_ARRAY_TASK_ID="1"), ["launch"], "launch: no such list"), (dict(SLURM_ARRAY_TASK_ID="1"), [], "no such list"),
-    (dict(SLURM_ARRAY_TASK_ID="2"), ["my list"], "my list: has no line 2"), (dict(SLURM_JOB_ID=""), ["my list"], "submit this with sbatch"),
-    (dict(SLURM_SUBMIT_DIR="/"), ["my list"], "from the project's folder")])
+    (dict(SLURM_ARRAY_TASK_ID="0"), ["my jobs.json"], "from 1 on"), ({}, ["my jobs.json"], "--array=1-N"),
+    (dict(SLURM_ARRAY_TASK_ID="1"), ["launch"], "launch: no such jobs file"),
+    (dict(SLURM_ARRAY_TASK_ID="1"), [], "no such jobs file"), (dict(SLURM_JOB_ID=""), ["my jobs.json"], "submit this with sbatch"),
+    (dict(SLURM_SUBMIT_DIR="/"), ["my jobs.json"], "from the project's folder")])
 def test_an_array_refuses_what_it_cannot_take(project, task, words, message):
-    """More tasks than lines among it: the tasks that have one are not touched by those that have none."""
-    (project / "my list").write_text("configs/mug.json\n")
+    (project / "my jobs.json").write_text("[]")
     done = batch(project, "array", *words, **task)
     assert done.returncode == 2 and message in done.stderr
 
