@@ -254,6 +254,7 @@ def test_finished_jobs_stay_finished(tmp_path, alone):
         assert os.stat(output / name / "learned_embeds.safetensors").st_mtime_ns == stamps[name]
         assert again[name] == first[name]
     assert later["submitted"] == whole["submitted"] and ": long: running" not in done.stderr
+    assert again["short"]["state"] == "done" and again["short"]["validation_first"] is None  # which it alone had written down
     assert_all_as_alone(output, alone)
     queue(1, path, "--resume", "--set", "optim.steps=26")  # prolonged: all are open again
     assert all(job["steps"] == job["steps_wanted"] for job in summary(output)[0].values())
@@ -483,6 +484,7 @@ def test_a_run_of_one_job_touches_no_other_and_goes_on_from_its_own(tmp_path, al
     done = queue(2, path, "--job", "2", "--resume")
     assert "long: done" in done.stderr and learned(output / "long") == alone["long"][0]
     assert [job["state"] for job in summary(output)[0].values()] == ["waiting", "done", "waiting", "waiting"]
+    assert re.search(r"^short +waiting +0/6 +- +- +0.0 +-$", done.stderr, re.MULTILINE), done.stderr
 
 
 def test_a_job_that_fails_by_itself_is_told_by_the_others(tmp_path):

@@ -77,17 +77,30 @@ static void show_name(char out[NAME_COLUMNS * 4 + 1], const char *name)
     *to = 0;
 }
 
+/* A number in a table: "-" where it is not known. */
+static const char *show_number(char out[32], int decimals, double value)
+{
+    if (isfinite(value))
+        snprintf(out, 32, "%.*f", decimals, value);
+    else
+        strcpy(out, "-");
+    return out;
+}
+
 /* "step 120/1000, loss 0.0214, validation 0.0221, 110 evaluations/s" */
 static void show_progress(char out[200], const struct job *job)
 {
     const struct job_note *n = &job->note;
+    char validation[32], rate[48] = "";
+    if (n->evaluations_per_second > 0)
+        snprintf(rate, sizeof rate, ", %.3g evaluations/s", n->evaluations_per_second);
     if (n->state == JOB_FAILED)
         snprintf(out, 200, "%.190s", n->error.text);
     else if (n->step == 0)
         snprintf(out, 200, "%lld steps", (long long)job->steps);
     else
-        snprintf(out, 200, "%lld/%lld, loss %.5f, validation %.5f, %.3g evaluations/s", (long long)n->step,
-                 (long long)job->steps, n->loss, n->validation, n->evaluations_per_second);
+        snprintf(out, 200, "%lld/%lld, loss %.5f, validation %s%s", (long long)n->step, (long long)job->steps, n->loss,
+                 show_number(validation, 5, n->validation), rate);
 }
 
 static int terminal_size(int *columns)
@@ -220,7 +233,7 @@ static void take_result(struct job *job, struct json *json)
     const int64_t most = INT64_C(1) << 53;
     if (strcmp(json_string(json, "recipe", ""), job->recipe) != 0)
         return;
-    struct job_note found = {.job = n->job};
+    struct job_note found = job_note_unknown(n->job);
     found.step = json_integer(json, "steps", 0, 0, most);
     found.loss = json_number(json, "loss", NAN);
     found.validation_first = json_number(json, "validation_first", NAN);
@@ -278,7 +291,7 @@ static bool look_elsewhere(struct board *b)
         struct job_note before = job->note;
         if (!job->elsewhere || !job->folder)
             continue;
-        job->note = (struct job_note){.job = before.job};
+        job->note = job_note_unknown(before.job);
         result_read(job);
         news |= job->note.state != before.state || job->note.finished != before.finished;
     }
@@ -344,13 +357,15 @@ static struct report_subject subject_of(const struct job *job, double waited, st
 {
     static const char *const names[FACTS] = {"state", "steps", "validation loss", "time", "turnaround"};
     const struct job_note *n = &job->note;
+    char first[32], last[32], wait[32];
     snprintf(f->text[0], sizeof *f->text, "%s%s%s", job_state_name(n->state), n->state == JOB_FAILED ? ": " : "",
              n->state == JOB_FAILED ? n->error.text : "");
     snprintf(f->text[1], sizeof *f->text, "%lld of %lld, %.0f evaluations", (long long)n->step, (long long)job->steps,
              n->evaluations);
-    snprintf(f->text[2], sizeof *f->text, "%.5f, %.5f at the start", n->validation, n->validation_first);
+    snprintf(f->text[2], sizeof *f->text, "%s, %s at the start", show_number(last, 5, n->validation),
+             show_number(first, 5, n->validation_first));
     snprintf(f->text[3], sizeof *f->text, "%.1f s in steps", n->seconds);
-    snprintf(f->text[4], sizeof *f->text, "%.0f s from submission to the end", waited);
+    snprintf(f->text[4], sizeof *f->text, "%s s from submission to the end", show_number(wait, 0, waited));
     for (int i = 0; i < FACTS; i++) {
         f->pairs[2 * i] = names[i];
         f->pairs[2 * i + 1] = f->text[i];
@@ -388,11 +403,12 @@ static void put_summary(const struct board *b)
     for (int64_t i = 0; i < jobs->count; i++) {
         const struct job *job = &jobs->items[i];
         const struct job_note *n = &job->note;
-        char name[NAME_COLUMNS * 4 + 1], steps[48];
+        char name[NAME_COLUMNS * 4 + 1], steps[48], numbers[4][32];
         show_name(name, job->name);
         snprintf(steps, sizeof steps, "%lld/%lld", (long long)n->step, (long long)job->steps);
-        fprintf(b->out, "%s  %-8s %15s %10.5f %10.5f %9.1f %11.0f", name, job_state_name(n->state), steps,
-                n->validation_first, n->validation, n->seconds, turnaround(b, job));
+        fprintf(b->out, "%s  %-8s %15s %10s %10s %9s %11s", name, job_state_name(n->state), steps,
+                show_number(numbers[0], 5, n->validation_first), show_number(numbers[1], 5, n->validation),
+                show_number(numbers[2], 1, n->seconds), show_number(numbers[3], 0, turnaround(b, job)));
         fprintf(b->out, n->state == JOB_FAILED ? "  %s\n" : "\n", n->error.text);
     }
     fprintf(b->out, "zoodip: wrote %s/summary.json\nzoodip: wrote %s/index.html\n", jobs->folder, jobs->folder);

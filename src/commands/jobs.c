@@ -1,6 +1,7 @@
 #include "commands/jobs.h"
 
 #include <cjson/cJSON.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -48,11 +49,16 @@ static struct error take_name(struct jobs *jobs, cJSON *object)
         e = error_memory("a job");
     cJSON_Delete(name);
     TRY(e);
-    job->note.job = jobs->count++;
+    job->note = job_note_unknown(jobs->count++);
     for (int64_t i = 0; i < jobs->count - 1; i++)
         if (strcmp(jobs->items[i].name, job->name) == 0)
             return error_input("name: \"%s\" is there twice", job->name);
     return ok();
+}
+
+struct job_note job_note_unknown(int64_t job)
+{
+    return (struct job_note){.job = job, .loss = NAN, .validation_first = NAN, .validation = NAN};
 }
 
 bool jobs_name_folder(const cJSON *object)

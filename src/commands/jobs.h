@@ -64,6 +64,9 @@ struct error jobs_choose(struct jobs *jobs, int64_t number, const char *source);
 struct job *jobs_first_open(struct jobs *jobs);
 bool job_open(const struct job *job);
 
+/* Of a job that nothing is known of: its losses are NAN. */
+struct job_note job_note_unknown(int64_t job);
+
 /* The job is over, with an error. */
 void job_fail(struct job *job, struct error e);
 
