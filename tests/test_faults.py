@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, environment, learned, metrics, processes, program, rank_processes, ranks_of, run, write_recipe
+from conftest import ROOT, environment, learned, metrics, mpirun, processes, program, rank_processes, ranks_of, run, write_recipe
 
 RUN_SH = str(ROOT / "launch" / "run.sh")
 STEPS = 60
@@ -243,6 +243,13 @@ def test_a_full_disk_is_said_and_tried_again(tmp_path, quiet, small_disk):
     assert learned(output) == quiet[0] and newest(output) == STEPS
     assert [m["losses"] for m in metrics(output)] == quiet[1]
     assert said.count("metrics.jsonl") <= STEPS // 3, said  # at the saves, not at every step
+
+
+def test_a_disk_that_cannot_be_written_on_is_named_at_the_start(small_disk):
+    config, output = write_recipe(small_disk, **CHANGES)
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    done = mpirun(2, program("zoodip"), "train", config, check=False)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == f"zoodip: {output}: cannot make the folder: Read-only file system"
 
 
 def test_a_disk_that_stays_full_fails_at_the_end_and_the_checkpoint_before_stays(tmp_path, quiet, small_disk):

@@ -149,8 +149,12 @@ bool folder_exists(const char *path)
 
 static struct error make_one(const char *path)
 {
-    if (mkdir(path, 0777) == 0 || folder_exists(path))
+    if (mkdir(path, 0777) == 0)
         return ok();
+    int why = errno;
+    if (folder_exists(path))
+        return ok();
+    errno = why; // which that look has changed
     if (errno == EEXIST)
         return error_input("%s: is a file, expected a folder", path);
     return error_errno("make the folder", path);
