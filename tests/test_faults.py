@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, environment, learned, metrics, mpirun, processes, program, rank_processes, ranks_of, run, write_recipe
+from conftest import ROOT, environment, learned, metrics, processes, program, rank_processes, ranks_of, run, write_recipe
 
 RUN_SH = str(ROOT / "launch" / "run.sh")
 STEPS = 60
@@ -248,7 +248,7 @@ def test_a_full_disk_is_said_and_tried_again(tmp_path, quiet, small_disk):
 def test_a_disk_that_cannot_be_written_on_is_named_at_the_start(small_disk):
     config, output = write_recipe(small_disk, **CHANGES)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
-    done = mpirun(2, program("zoodip"), "train", config, check=False)
+    done = run(program("zoodip"), "train", config, check=False)
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == f"zoodip: {output}: cannot make the folder: Read-only file system"
 
 

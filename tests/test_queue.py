@@ -454,6 +454,14 @@ def test_a_spool_has_to_be_a_folder_that_stays_in_itself(tmp_path):
     refused(run(program("zoodip"), "run", "--spool", tmp_path / "spool", check=False), "leads out")
 
 
+def test_a_summary_that_cannot_be_written_is_said_and_the_table_is_still_shown(tmp_path):
+    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=2)})
+    (output / "index.html").mkdir(parents=True)
+    done = queue(1, path, check=False)
+    assert done.returncode == 1 and "index.html: " in done.stderr.splitlines()[-1], done.stderr
+    assert re.search(r"^a +done +2/2 ", done.stderr, re.MULTILINE) and "wrote" not in done.stderr, done.stderr
+
+
 # ---------------------------------------------------------------------------------------------------- one job of a file
 
 

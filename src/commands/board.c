@@ -411,8 +411,6 @@ static void put_summary(const struct board *b)
                 show_number(numbers[2], 1, n->seconds), show_number(numbers[3], 0, turnaround(b, job)));
         fprintf(b->out, n->state == JOB_FAILED ? "  %s\n" : "\n", n->error.text);
     }
-    fprintf(b->out, "zoodip: wrote %s/summary.json\nzoodip: wrote %s/index.html\n", jobs->folder, jobs->folder);
-    fflush(b->out);
 }
 
 struct error board_finish(struct board *b)
@@ -420,10 +418,16 @@ struct error board_finish(struct board *b)
     if (b->terminal)
         draw_table(b);
     // of several runs that end at the same time, the last to write knows what became of all
+    struct error e;
     do {
-        TRY(write_summary(b));
-        TRY(write_page(b));
-    } while (look_elsewhere(b));
+        e = write_summary(b);
+        if (e.code == ERROR_NONE)
+            e = write_page(b);
+    } while (e.code == ERROR_NONE && look_elsewhere(b));
     put_summary(b);
-    return ok();
+    if (e.code == ERROR_NONE)
+        fprintf(b->out, "zoodip: wrote %s/summary.json\nzoodip: wrote %s/index.html\n", b->jobs->folder,
+                b->jobs->folder);
+    fflush(b->out);
+    return e;
 }
