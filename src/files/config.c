@@ -495,7 +495,7 @@ struct error config_parse(cJSON **root, const char *source, const char *text, in
     if (cJSON_IsObject(*root))
         return ok();
     cJSON_Delete(*root);
-    return error_input("%s: expected a JSON object, {\"model\": ...}", source);
+    return error_input("%s: expected a JSON object, {\"key\": value, ...}", source);
 }
 
 /* The value of KEY=VALUE: JSON, but where the key takes a text anything else than a JSON text is that text itself. */
