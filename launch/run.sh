@@ -73,8 +73,16 @@ if [ -t 2 ] && [ -w /dev/tty ]; then
     launcher+=(bash -c '[ "${OMPI_COMM_WORLD_RANK-}" != 0 ] || exec 2>/dev/tty; exec "$0" "$@"')
 fi
 
-# mpirun answers SIGTERM by killing its ranks a second later, SIGUSR1 by handing it on to them.
-asked= ended= running= previous=
+# mpirun answers SIGTERM by killing its ranks a second later, SIGUSR1 by handing it on to them. What comes while it starts
+# them is lost, on many nodes for seconds: hence a few times more, to ranks that may have heard it.
+asked= ended= running= previous= helpers=()
+remind() {
+    local pause
+    for pause in 1 1 2 4 8 16 32; do
+        sleep "$pause"
+        kill -USR1 "$running" || break
+    done
+}
 stop() {
     # started already, though its id is not noted yet
     [ -n "$running" ] || [ "${!-}" = "$previous" ] || running=$!
@@ -84,6 +92,7 @@ stop() {
         asked=1
         say "asking the ranks to save and end"
         kill -USR1 "$running" 2>/dev/null
+        beside remind
     elif [ "$1" = INT ]; then
         ended=1
         say "ending the ranks at once"
@@ -95,13 +104,38 @@ for name in INT TERM USR1 HUP; do
     trap "stop $name" "$name"
 done
 
+# A function of this script's beside the ranks, silent, in a process group of its own; its end is no news.
+beside() {
+    "$1" &>/dev/null &
+    helpers+=("-$!")
+    disown "$!"
+}
+
+# Open MPI 4.1 may lock itself up where it ends because a rank was lost while MPI came up. Then its ranks stay dead, nobody
+# having fetched them, for longer than it gives them to end.
+watch_mpirun() {
+    local child dead late=0 most=$((4 + 2 * ${OMPI_MCA_odls_base_sigkill_timeout:-1}))
+    while sleep 1; do
+        dead=0
+        # shellcheck disable=SC2013  # the words are wanted
+        for child in $(cat "/proc/$running/task/"*/children); do
+            [[ $(<"/proc/$child/stat") != *") Z "* ]] || dead=1
+        done
+        late=$((dead * (late + 1)))
+        [ "$late" -lt "$most" ] || kill -KILL "$running"
+    done
+}
+
 # Runs the ranks to their end; `code` is then how they ended.
 run_ranks() {
     local name
     "${launcher[@]}" "$@" </dev/null &
     running=$!
+    [ "${launcher[0]}" != mpirun ] || beside watch_mpirun
     # wait returns early for every signal caught
     while wait "$running"; code=$?; kill -0 "$running" 2>/dev/null; do :; done
+    [ ${#helpers[@]} -eq 0 ] || kill -- "${helpers[@]}" 2>/dev/null
+    helpers=()
     running= previous=${!-}
     if [ -n "$asked" ] && [ "$code" -eq $((128 + $(kill -l USR1))) ]; then
         code=75 # asked before the ranks were listening: nothing had begun, so nothing is lost

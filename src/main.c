@@ -1,21 +1,24 @@
 /* zoodip: looks up the subcommand and prints the one error that comes back. */
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "cluster/comm.h"
+#include "cluster/signals.h"
 #include "commands/commands.h"
 #include "commands/version.h"
 
 static const struct command {
     const char *name, *meaning;
     struct error (*run)(int argc, char **argv, struct comm *comm);
+    bool stops; /* when it is asked to, with all saved */
 } commands[] = {
-    {"train", "learn a word from a folder of pictures, all ranks on it", command_train},
-    {"run", "learn many words, a queue of subjects that groups of ranks share out", command_run},
-    {"generate", "draw pictures from a prompt, with learned words", command_generate},
-    {"quantize", "write a model with weights of 8 or 4 bits", command_quantize},
-    {"inspect", "show what a model, file, checkpoint, config or result holds", command_inspect},
-    {"bench", "measure evaluations per second, step time and memory", command_bench},
+    {"train", "learn a word from a folder of pictures, all ranks on it", command_train, true},
+    {"run", "learn many words, a queue of subjects that groups of ranks share out", command_run, true},
+    {"generate", "draw pictures from a prompt, with learned words", command_generate, false},
+    {"quantize", "write a model with weights of 8 or 4 bits", command_quantize, false},
+    {"inspect", "show what a model, file, checkpoint, config or result holds", command_inspect, false},
+    {"bench", "measure evaluations per second, step time and memory", command_bench, false},
 };
 
 static void print_help(void)
@@ -39,14 +42,22 @@ static void print_help(void)
            "exit codes: 0 done, 1 failed, 2 bad input, 75 stopped after a checkpoint (run again with --resume)\n");
 }
 
+/* The one that the command line names, or NULL. */
+static const struct command *find_command(int argc, char **argv)
+{
+    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
+        if (argc > 1 && strcmp(argv[1], commands[i].name) == 0)
+            return &commands[i];
+    return NULL;
+}
+
 static struct error dispatch(int argc, char **argv, struct comm *comm)
 {
     if (argc < 2)
         return error_input("no command; see zoodip --help");
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        if (strcmp(argv[1], commands[i].name) == 0)
-            return commands[i].run(argc - 1, argv + 1, comm);
-    return error_input("%s: no such command; see zoodip --help", argv[1]);
+    const struct command *command = find_command(argc, argv);
+    return command ? command->run(argc - 1, argv + 1, comm)
+                   : error_input("%s: no such command; see zoodip --help", argv[1]);
 }
 
 static int asks_for(int argc, char **argv, const char *a, const char *b)
@@ -56,6 +67,10 @@ static int asks_for(int argc, char **argv, const char *a, const char *b)
 
 int main(int argc, char **argv)
 {
+    const struct command *command = find_command(argc, argv);
+    // before MPI comes up, which takes long on many nodes: whoever is asked meanwhile stops behind its first step
+    if (command && command->stops)
+        signals_watch();
     struct comm *comm;
     struct error e = comm_open(&comm, &argc, &argv);
     if (e.code != ERROR_NONE) {

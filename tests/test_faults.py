@@ -197,6 +197,45 @@ def test_ranks_by_srun(tmp_path):
     assert run(RUN_SH, "-n", "2", "true", env={**env, "ZOODIP_LAUNCHER": "rsh"}, check=False).returncode == 2
 
 
+def stand_in_for_mpirun(folder, text):
+    """A program of that name and that Python text in a folder of its own; the environment in which it is found first."""
+    path = folder / "mpirun"
+    path.write_text("#!/usr/bin/env python3\nimport os, signal, time\n" + text)
+    path.chmod(0o755)
+    return {"PATH": f"{folder}:{os.environ['PATH']}"}
+
+
+def test_a_signal_that_mpirun_loses_at_its_start_is_sent_again(tmp_path):
+    env = stand_in_for_mpirun(tmp_path, "signal.signal(10, signal.SIG_IGN)\nopen(os.path.dirname(__file__) + '/up', 'w')\ntime.sleep(0.5)\n"
+                                        "signal.signal(10, lambda *_: os._exit(75))\ntime.sleep(30)\n")
+    process = subprocess.Popen([RUN_SH, "-n", "2", "true"], env={**environment(), **env}, stderr=subprocess.PIPE, text=True)
+    until((tmp_path / "up").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 75, process.communicate()
+
+
+def test_an_mpirun_that_locks_itself_up_over_dead_ranks_is_ended_and_started_again(tmp_path):
+    env = stand_in_for_mpirun(tmp_path, "here = os.path.dirname(__file__) + '/up'\nif os.path.exists(here):\n    os._exit(0)\n"
+                                        "open(here, 'w')\nif os.fork() == 0:\n    os._exit(9)\ntime.sleep(60)\n")
+    began = time.time()
+    done = run(RUN_SH, "-n", "2", "--restarts", "1", "true", env=env)
+    assert "starting again with --resume (1 of 1)" in done.stderr and time.time() - began < 12 + 2
+
+
+def test_a_rank_that_is_asked_while_mpi_comes_up_saves_behind_its_first_step(tmp_path):
+    config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
+    process = start(config, ranks=3)
+    until(lambda: len(ranks_of(config)) == 3)
+    rank_of = ranks_of(config)
+    os.kill(rank_of[0], signal.SIGSTOP)  # the others wait for it
+    heard = 1 << (signal.SIGUSR1 - 1)
+    until(lambda: int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{rank_of[1]}/status").read_text())[1], 16) & heard, 5)
+    os.kill(rank_of[1], signal.SIGUSR1)
+    os.kill(rank_of[0], signal.SIGCONT)
+    code, said = end(process, config)
+    assert code == 75 and newest(output) == steps(output) >= 1, said
+
+
 # ---- disks
 
 

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "cluster/signals.h"
 #include "commands/batch.h"
 #include "commands/commands.h"
 #include "commands/options.h"
@@ -148,7 +147,6 @@ struct error command_run(int argc, char **argv, struct comm *comm)
     if (e.code == ERROR_NONE && help && comm_rank(comm) == 0)
         print_help();
     if (e.code == ERROR_NONE && !help) {
-        signals_watch();
         e = spool ? spool_run(&b, spool, path, &many) : run_file(&b, path, &many, resume);
         batch_close(&b);
     }

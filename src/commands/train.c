@@ -2,7 +2,6 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "cluster/signals.h"
 #include "commands/commands.h"
 #include "commands/lesson.h"
 #include "commands/options.h"
@@ -98,7 +97,6 @@ struct error command_train(int argc, char **argv, struct comm *comm)
         print_help();
     if (e.code == ERROR_NONE && !help) {
         struct run r = {.config = config, .sets = many};
-        signals_watch();
         e = subject_open(&r.subject, &r.workshop, config, sets, many.count, comm, false);
         if (e.code == ERROR_NONE) {
             e = run_all(&r, resume);
