@@ -115,7 +115,7 @@ beside() {
 # having fetched them, for longer than it gives them to end.
 watch_mpirun() {
     local child dead late=0 most=$((4 + 2 * ${OMPI_MCA_odls_base_sigkill_timeout:-1}))
-    while sleep 1; do
+    while sleep 1 && kill -0 "$running"; do # also where this script is killed
         dead=0
         # shellcheck disable=SC2013  # the words are wanted
         for child in $(cat "/proc/$running/task/"*/children); do
