@@ -74,13 +74,22 @@ if [ -t 2 ] && [ -w /dev/tty ]; then
 fi
 
 # mpirun answers SIGTERM by killing its ranks a second later, SIGUSR1 by handing it on to them. What comes while it starts
-# them is lost, on many nodes for seconds: hence a few times more, to ranks that may have heard it.
+# them is lost, on many nodes for seconds: hence a few times more, to ranks that may have heard it. But not while it ends,
+# when SIGUSR1 would end it, and hide how the ranks ended.
 asked= ended= running= previous= helpers=()
+hears() {
+    local field mask
+    while read -r field mask; do
+        case $field in SigBlk: | SigCgt:) ((0x$mask & 1 << ($(kill -l USR1) - 1))) && return 0 ;; esac
+    done <"/proc/$running/status"
+    return 1
+}
 remind() {
     local pause
     for pause in 1 1 2 4 8 16 32; do
         sleep "$pause"
-        kill -USR1 "$running" || break
+        kill -0 "$running" || break
+        hears && kill -USR1 "$running"
     done
 }
 stop() {
@@ -147,13 +156,15 @@ run_ranks() {
 }
 
 set -m # each run is its own process group, so that Ctrl-C reaches this script alone
-run_ranks "$@"
-for ((again = 1; again <= restarts; again++)); do
-    case $code in 0 | 2 | 75) break ;; esac
-    [ -z "$asked" ] || break
-    say "ended with $code: starting again with --resume ($again of $restarts)"
-    [[ " $* " == *" --resume "* ]] || set -- "$@" --resume
-    sleep 2 # whatever the lost rank left behind (its peers, its sockets) is gone by then
+{ # bash has read all of this when it begins: in the days until its end the file may become another one
     run_ranks "$@"
-done
-exit "$code"
+    for ((again = 1; again <= restarts; again++)); do
+        case $code in 0 | 2 | 75) break ;; esac
+        [ -z "$asked" ] || break
+        say "ended with $code: starting again with --resume ($again of $restarts)"
+        [[ " $* " == *" --resume "* ]] || set -- "$@" --resume
+        sleep 2 # whatever the lost rank left behind (its peers, its sockets) is gone by then
+        run_ranks "$@"
+    done
+    exit "$code"
+}

@@ -214,12 +214,32 @@ def test_a_signal_that_mpirun_loses_at_its_start_is_sent_again(tmp_path):
     assert process.wait(timeout=10) == 75, process.communicate()
 
 
+def test_an_mpirun_that_ends_its_ranks_is_not_asked_again(tmp_path):
+    """SIGUSR1 would end it, and pass for a start that was stopped."""
+    env = stand_in_for_mpirun(tmp_path, "signal.signal(10, lambda *_: signal.signal(10, signal.SIG_DFL))\n"
+                                        "open(os.path.dirname(__file__) + '/up', 'w')\ntime.sleep(4)\nos._exit(1)\n")
+    process = subprocess.Popen([RUN_SH, "-n", "2", "true"], env={**environment(), **env}, stderr=subprocess.PIPE, text=True)
+    until((tmp_path / "up").exists)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=10) == 1, process.communicate()
+
+
 def test_an_mpirun_that_locks_itself_up_over_dead_ranks_is_ended_and_started_again(tmp_path):
     env = stand_in_for_mpirun(tmp_path, "here = os.path.dirname(__file__) + '/up'\nif os.path.exists(here):\n    os._exit(0)\n"
                                         "open(here, 'w')\nif os.fork() == 0:\n    os._exit(9)\ntime.sleep(60)\n")
     began = time.time()
     done = run(RUN_SH, "-n", "2", "--restarts", "1", "true", env=env)
     assert "starting again with --resume (1 of 1)" in done.stderr and time.time() - began < 12 + 2
+
+
+def test_ranks_whose_run_sh_was_killed_leave_nothing_behind(tmp_path):
+    config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
+    process = start(config)
+    until(lambda: steps(output) >= 2)
+    mpirun = next(p for p, name in processes(config).items() if name == "mpirun")
+    process.kill()
+    os.kill(mpirun, signal.SIGUSR1)
+    assert end(process, config)[0] == -signal.SIGKILL and newest(output) == steps(output)
 
 
 def test_a_rank_that_is_asked_while_mpi_comes_up_saves_behind_its_first_step(tmp_path):

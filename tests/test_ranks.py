@@ -96,9 +96,9 @@ def two_places(tmp_path, *arguments):
     return both
 
 
-def flip_a_byte(path):
+def flip_a_bit(path):
     data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
+    data[70_000] ^= 1
     path.write_bytes(data)
 
 
@@ -114,15 +114,17 @@ def test_a_rank_that_sees_other_files_is_named(tmp_path, command):
     shutil.copy(tmp_path / "first/subjects/bear5/01.png", tmp_path / "second/subjects/bear5/00.png")
     done = both()
     assert done.returncode != 0 and "rank 1" in done.stderr and "the pictures (subjects/bear5)" in done.stderr
-    flip_a_byte(tmp_path / "second/model/unet/diffusion_pytorch_model.safetensors")
+    flip_a_bit(tmp_path / "second/model/unet/diffusion_pytorch_model.safetensors")
     done = both()
     assert done.returncode == 2 and "rank 1" in done.stderr and "the model (model)" in done.stderr
 
 
-def test_a_rank_with_another_config_is_named(tmp_path):
+@pytest.mark.parametrize("key, first, second", [("seed", 1, 2), ("optim__steps", 4, 2), ("output__prompts", [], ["a {}"])])
+def test_a_rank_with_another_config_is_named(tmp_path, key, first, second):
+    """Also where only the ranks' meetings differ, not the recipe: they would wait for one another."""
     both = two_places(tmp_path, "train", "config.json")
-    for place, seed in (("first", 1), ("second", 2)):
+    for place, value in (("first", first), ("second", second)):
         (tmp_path / place / "config.json").write_text(json.dumps(recipe("out", model="model", data__images="subjects/bear5",
-                                                                       data__captions="subjects/cc.json", seed=seed)))
+                                                                       data__captions="subjects/cc.json", cluster__timeout=5, **{key: value})))
     done = both()
     assert done.returncode == 2 and "rank 1" in done.stderr and "the config" in done.stderr
