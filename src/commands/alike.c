@@ -8,7 +8,7 @@
 
 #include "files/file.h"
 
-enum { MARKS = 8, PIECE = 1 << 16, PIECES = 64 };
+enum { MARKS = 8, PIECE = 1 << 16 };
 
 struct error alike_check(struct comm *comm, const struct mark *marks, int64_t count)
 {
@@ -47,11 +47,8 @@ static uint32_t mark_file(uint32_t mark, const char *path)
     if (file_open(path, &file, &size).code != ERROR_NONE)
         return mark;
     mark = mark_bytes(mark, &size, sizeof size);
-    int64_t stride = size / PIECES > PIECE ? size / PIECES : PIECE;
-    for (int64_t at = 0; at < size; at += stride) {
-        ssize_t got = pread(file, piece, sizeof piece, at);
-        mark = mark_bytes(mark, piece, got > 0 ? got : 0);
-    }
+    for (ssize_t got; (got = read(file, piece, sizeof piece)) > 0;)
+        mark = mark_bytes(mark, piece, got);
     close(file);
     return mark;
 }

@@ -24,8 +24,8 @@ struct error alike_check(struct comm *comm, const struct mark *marks, int64_t co
 uint32_t mark_bytes(uint32_t mark, const void *data, int64_t bytes);
 uint32_t mark_text(uint32_t mark, const char *text);
 
-/* The model's files that are read: names, sizes, and contents; of a large file pieces from all over it. What cannot be
- * read is left out: whoever needs it will say so. */
+/* The model's files that are read: names, sizes, and contents, every byte, a second or two for each gigabyte. What
+ * cannot be read is left out: whoever needs it will say so. */
 uint32_t mark_model(const char *folder);
 
 #endif

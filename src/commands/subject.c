@@ -79,10 +79,14 @@ struct error subject_compare(const struct subject *s)
         pictures = mark_bytes(pictures, p->rgb, p->width * p->height * 3);
     }
     uint32_t captions = mark_bytes(0, set->ids, set->captions.count * set->length * (int64_t)sizeof *set->ids);
+    // all of it, not the recipe alone: ranks meet as often as steps, prompts and the like say
+    char *config = config_json(&s->config);
+    TRY(comm_agree(s->workshop->all, config ? ok() : error_memory("the config")));
+    uint32_t keys = mark_text(0, config);
+    memory_free(config);
     char named[300];
     snprintf(named, sizeof named, "the pictures (%.250s)", images->items[0]);
-    const struct mark marks[] = {
-        {"the config", mark_text(0, s->recipe)}, {named, pictures}, {"the captions", captions}};
+    const struct mark marks[] = {{"the config", keys}, {named, pictures}, {"the captions", captions}};
     return alike_check(s->workshop->all, marks, sizeof marks / sizeof *marks);
 }
 
