@@ -361,3 +361,14 @@ def test_a_checkpoint_cut_short_is_skipped(tmp_path, quiet, size):
     done = run(program("zoodip"), "train", config, "--resume")
     assert "step-20.safetensors" in done.stderr and "resuming after step 15" in done.stderr
     assert learned(output) == quiet[0]
+
+
+def test_what_a_kill_left_half_written_is_removed(tmp_path):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    run(program("zoodip"), "train", config, "--set", "optim.steps=10")
+    torn = [output / "checkpoints/step-11.safetensors.4711.tmp", output / "learned_embeds.safetensors.12.tmp"]
+    others = [output / "notes.tmp", output / "12.tmp", output / "checkpoints/step-x.tmp"]
+    for path in torn + others:
+        path.write_text("half")
+    run(program("zoodip"), "train", config, "--resume", "--set", "optim.steps=12")
+    assert not any(p.exists() for p in torn) and all(p.exists() for p in others) and newest(output) == 12

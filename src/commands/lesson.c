@@ -32,6 +32,26 @@ static struct error start_anew(const struct config *c)
     return folder_clean(folder, is_checkpoint);
 }
 
+/* What a rank that was killed while it wrote left behind: NAME.PROCESS.tmp. */
+static bool is_unfinished(const char *name)
+{
+    size_t length = strlen(name), end = length > 4 ? length - 4 : 0, at = end;
+    while (at > 0 && name[at - 1] >= '0' && name[at - 1] <= '9')
+        at--;
+    return end > 0 && strcmp(name + end, ".tmp") == 0 && at < end && at > 0 && name[at - 1] == '.';
+}
+
+/* Nobody else writes here. One that stays harms nothing. */
+static void remove_unfinished(const struct config *c)
+{
+    static const char *const parts[] = {".", "checkpoints", "samples"};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        char folder[4096];
+        if (path_join(folder, c->output.dir, parts[i]).code == ERROR_NONE && folder_exists(folder))
+            folder_clean(folder, is_unfinished);
+    }
+}
+
 double lesson_patience(const struct config *c)
 {
     return fmin(10, c->cluster.timeout / 2);
@@ -41,6 +61,7 @@ struct error lesson_prepare(struct lesson *l, const struct config *c, bool resum
 {
     TRY(folder_make(c->output.dir));
     TRY(claim_folder(&l->claim, c->output.dir, lesson_patience(c)));
+    remove_unfinished(c);
     return resume ? ok() : start_anew(c);
 }
 
