@@ -366,6 +366,7 @@ def test_a_checkpoint_cut_short_is_skipped(tmp_path, quiet, size):
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
     config, output = write_recipe(tmp_path, **CHANGES)
     run(program("zoodip"), "train", config, "--set", "optim.steps=10")
+    (output / "checkpoints/step-1.safetensors").mkdir()  # older than what is kept
     torn = [output / "checkpoints/step-11.safetensors.4711.tmp", output / "learned_embeds.safetensors.12.tmp"]
     others = [output / "notes.tmp", output / "12.tmp", output / "checkpoints/step-x.tmp"]
     for path in torn + others:

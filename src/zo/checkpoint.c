@@ -139,7 +139,7 @@ static struct error remove_old(const char *folder, int64_t step, int64_t keep)
         if (!abandoned && (keep == 0 || kept++ < keep))
             continue;
         e = step_path(path, folder, steps[i]);
-        if (e.code == ERROR_NONE && unlink(path) != 0 && errno != ENOENT)
+        if (e.code == ERROR_NONE && unlink(path) != 0 && errno != ENOENT && errno != EISDIR) // a folder is none of ours
             e = error_errno("remove", path);
     }
     memory_free(steps);

@@ -457,7 +457,7 @@ struct error training_resume(struct training *t)
                               comm_rank(t->parts.comm) == 0 ? log_warning_text : log_nothing);
     TRY(comm_agree(t->parts.comm, e));
     if (comm_rank(t->parts.comm) == 0)
-        log_line(found ? "resuming after step %lld" : "no checkpoint yet: starting at step %lld",
+        log_line(found ? "resuming after step %lld" : "no checkpoint to go on from: starting at step %lld",
                  (long long)t->state.step);
     step_put(&t->step, &t->state);
     return compare_ranks(t);
