@@ -113,6 +113,21 @@ def test_summary_says_what_became_of_each_job(tmp_path):
         assert 0 < job["turnaround"] < time.time() - began + 1
 
 
+def test_a_summary_is_utf8_whatever_a_reason_was_cut_at(tmp_path):
+    """Reasons have so many bytes, some of the names in them fewer, and a file's name may be anything."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "good.png").write_bytes(b"no picture")
+    os.rename(photos / "good.png", os.fsencode(photos) + b"/a\xff\xc2\x9bb.png")
+    path, output = write_jobs(tmp_path, jobs={
+        "good": dict(optim__steps=1), "bytes": dict(data__images=str(photos), use_cc=False), "quoted": dict(token__placeholder="x" + "é" * 60 + " y"),
+        **{f"cut {n}": dict(data__images="/" + "x" * n + "é" * 300) for n in range(2)}})
+    queue(1, path, check=False)
+    jobs, _ = summary(output)
+    assert [job["state"] for job in jobs.values()] == ["done"] + ["failed"] * 4
+    assert "a???b.png" in jobs["bytes"]["reason"] and "white space" in jobs["quoted"]["reason"], jobs
+
+
 class Page(html.parser.HTMLParser):
     def __init__(self):
         super().__init__()
@@ -444,6 +459,49 @@ def test_a_drained_spool_goes_on_where_it_stood(tmp_path, alone):
     assert names(spool / "done") == ["long.json", "short.json"] and steps_of(tmp_path / "out", "short") == 2
     assert "resuming after step" in (tmp_path / "out" / "long" / "log.txt").read_text()
     assert learned(tmp_path / "out" / "long") == alone["long"][0]
+
+
+def nest(levels):
+    return '{"a":' * levels + "1" + "}" * levels
+
+
+@pytest.mark.parametrize("file, text, words", [
+    (b"n" * 250 + b".json", "{}", "200 bytes"), (b"\xff.json", "{}", "UTF-8"), ("\x9b2J.json".encode(), "{}", "control characters"),
+    (b"deep.json", nest(999), "unknown key"), (b"huge.json", '{"optim": {"lr": 1e999}}', "optim.lr"),
+])
+def test_no_file_ends_a_spool(tmp_path, file, text, words):
+    """Neither by its name nor by what it holds: it fails with its reason, and the next one is learned."""
+    spool, defaults = make_spool(tmp_path)
+    (spool / "hidden").write_text(text)
+    os.rename(spool / "hidden", os.fsencode(spool) + b"/" + file)
+    (spool / "folder.json").mkdir()
+    drop(spool, "good", dict(optim__steps=2))
+    process = start(1, "run", defaults, "--spool", str(spool))
+    wait_until(lambda: names(spool / "done"), process)
+    process.send_signal(signal.SIGUSR1)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 75, stderr
+    assert names(spool / "done") == ["good.json"] and names(spool / "running") == [] and (spool / "folder.json").is_dir()
+    reason, = (spool / "failed").glob("*.txt")
+    assert words in reason.read_text(errors="replace") and len(names(spool / "failed")) == 2
+
+
+def test_a_spool_goes_on_where_somebody_removes_what_is_its(tmp_path):
+    spool, defaults = make_spool(tmp_path)
+    for name, steps in (("a", 100), ("b", 2)):
+        drop(spool, name, dict(optim__steps=steps))
+    process = start(1, "run", defaults, "--spool", str(spool))
+    wait_until(lambda: steps_of(tmp_path / "out", "a") >= 2, process)
+    (spool / "running" / "a.json").unlink()
+    for folder in ("done", "failed"):
+        (spool / folder).rmdir()
+    wait_until(lambda: names(spool / "done"), process)
+    drop(spool, "c", "{")
+    wait_until(lambda: len(names(spool / "failed")) == 2, process)
+    process.send_signal(signal.SIGUSR1)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 75 and "a.json: was removed" in stderr, stderr
+    assert names(spool / "done") == ["b.json"] and names(spool / "failed") == ["c.json", "c.txt"]
 
 
 def test_a_spool_has_to_be_a_folder_that_stays_in_itself(tmp_path):

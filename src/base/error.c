@@ -5,23 +5,18 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/text.h"
+
 struct error ok(void)
 {
     return (struct error){0};
-}
-
-static void show_safely(char *text)
-{
-    for (; *text; text++)
-        if ((unsigned char)*text < 0x20 || (unsigned char)*text == 0x7f)
-            *text = '?';
 }
 
 static struct error make_error(int code, const char *format, va_list arguments)
 {
     struct error e = {.code = code};
     vsnprintf(e.text, sizeof e.text, format, arguments);
-    show_safely(e.text);
+    text_show_safely(e.text);
     return e;
 }
 
@@ -53,6 +48,7 @@ struct error error_in(struct error e, const char *format, ...)
     va_end(arguments);
     size_t used = strlen(prefix.text);
     snprintf(prefix.text + used, sizeof prefix.text - used, ": %s", e.text);
+    text_show_safely(prefix.text); // which may be cut now
     return prefix;
 }
 

@@ -23,8 +23,8 @@ struct error {
 
 struct error ok(void);
 
-/* printf-like; the text is cut at the field's size. Control characters in it are shown as '?', so that a hostile name
- * in a file cannot move the reader's terminal. */
+/* printf-like; the text is cut at the field's size. Control characters and what is no UTF-8 are shown as '?', so that a
+ * hostile name in a file cannot move the reader's terminal, or make a summary that no JSON reader takes. */
 __attribute__((format(printf, 1, 2))) struct error error_failed(const char *format, ...);
 __attribute__((format(printf, 1, 2))) struct error error_input(const char *format, ...);
 

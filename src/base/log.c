@@ -3,13 +3,13 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+#include "base/text.h"
+
 static void write_line(const char *prefix, const char *format, va_list arguments)
 {
     char text[1024];
     vsnprintf(text, sizeof text, format, arguments);
-    for (char *c = text; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
-            *c = '?';
+    text_show_safely(text);
     fprintf(stderr, "zoodip: %s%s\n", prefix, text);
 }
 

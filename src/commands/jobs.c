@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #include "base/memory.h"
 #include "base/progress.h"
@@ -30,9 +31,15 @@ struct error job_name_check(const char *name)
         wrong = "must not have a slash in it";
     else if (is_taken(name))
         wrong = "is the name of a file of the queue's";
-    for (const char *c = name; *c && !wrong; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7f)
+    utf8proc_int32_t code;
+    utf8proc_ssize_t taken;
+    for (const char *c = name; *c && !wrong; c += taken) {
+        taken = utf8proc_iterate((const utf8proc_uint8_t *)c, -1, &code);
+        if (taken <= 0)
+            wrong = "is not UTF-8 text";
+        else if (utf8proc_category(code) == UTF8PROC_CATEGORY_CC)
             wrong = "must not have control characters in it";
+    }
     return wrong ? error_input("name: \"%.60s\" %s: it becomes a folder", name, wrong) : ok();
 }
 

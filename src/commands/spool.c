@@ -1,6 +1,7 @@
 #include "commands/spool.h"
 
 #include <cjson/cJSON.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -74,12 +75,21 @@ static bool job_name(char name[4096], const char *file)
     return true;
 }
 
+/* A file that somebody takes away meanwhile is no reason to end, nor is a folder. */
 static struct error move(const char *from_folder, const char *to_folder, const char *file)
 {
     char from[4096], to[4096];
+    struct stat status;
     TRY(path_join(from, from_folder, file));
     TRY(path_join(to, to_folder, file));
-    return rename(from, to) == 0 ? ok() : error_errno("move", from);
+    TRY(folder_make(to_folder));
+    if (rename(from, to) == 0)
+        return ok();
+    struct error e = error_errno("move", from);
+    if (lstat(from, &status) == 0 || errno != ENOENT)
+        return e;
+    log_warning("%s: was removed by somebody else", from);
+    return ok();
 }
 
 /* running/NAME.json goes to where its end belongs. */
@@ -93,6 +103,7 @@ static struct error settle(const struct spool *s, const char *name, const struct
         return ok(); // it stays, to be gone on with
     snprintf(file, sizeof file, "%s.txt", name);
     TRY(path_join(reason, s->failed, file));
+    TRY(folder_make(s->failed));
     snprintf(text, sizeof text, "%s\n", note->error.text);
     TRY(file_write_whole(reason, text, (int64_t)strlen(text)));
     snprintf(file, sizeof file, "%s.json", name);
@@ -106,20 +117,40 @@ static struct error reject(const struct spool *s, const char *name, struct error
     return settle(s, name, &note);
 }
 
+/* Is there something of that name, and no folder? Those stay where they are: a file could not take their place later.
+ */
+static bool lies_in(const char *folder, const char *file)
+{
+    char path[4096];
+    struct stat status;
+    return path_join(path, folder, file).code == ERROR_NONE && lstat(path, &status) == 0 && !S_ISDIR(status.st_mode);
+}
+
+/* The keys by themselves: what is refused here cannot make the batch's text one that no reader takes. */
+static struct error read_config(cJSON **config, const char *path)
+{
+    TRY(read_object(config, path));
+    const struct config_layer layer = {*config, path};
+    struct error e = config_check(&layer, 1, NULL, 0);
+    if (e.code != ERROR_NONE)
+        cJSON_Delete(*config);
+    return e;
+}
+
 /* running/FILE becomes one more of the batch's jobs, or is rejected. */
 static struct error add_job(const struct spool *s, cJSON *list, const char *file, bool resume)
 {
     char name[4096], path[4096];
     struct stat status;
     cJSON *config = NULL;
-    if (!job_name(name, file))
+    if (!job_name(name, file) || !lies_in(s->running, file))
         return ok();
     TRY(path_join(path, s->running, file));
     struct error e = job_name_check(name);
     if (e.code == ERROR_NONE && (lstat(path, &status) != 0 || !S_ISREG(status.st_mode)))
         e = error_input("%s: is no regular file", path);
     if (e.code == ERROR_NONE)
-        e = read_object(&config, path);
+        e = read_config(&config, path);
     if (e.code != ERROR_NONE)
         return reject(s, name, e);
     cJSON *job = cJSON_CreateObject();
@@ -143,14 +174,6 @@ static struct error add_running(const struct spool *s, cJSON *list)
     return e;
 }
 
-/* One of that name lies open, and the new one would take its place: it waits until that one has come to its end. */
-static bool lies_open(const struct spool *s, const char *file)
-{
-    char path[4096];
-    struct stat status;
-    return path_join(path, s->running, file).code == ERROR_NONE && lstat(path, &status) == 0;
-}
-
 static struct error add_new(const struct spool *s, cJSON *list)
 {
     char **names, name[4096];
@@ -158,7 +181,8 @@ static struct error add_new(const struct spool *s, cJSON *list)
     TRY(folder_list(s->folder, &names, &count));
     struct error e = ok();
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        if (!job_name(name, names[i]) || lies_open(s, names[i]))
+        // where one of that name lies open, the new one would take its place: it waits for that one's end
+        if (!job_name(name, names[i]) || !lies_in(s->folder, names[i]) || lies_in(s->running, names[i]))
             continue;
         e = move(s->folder, s->running, names[i]);
         if (e.code == ERROR_NONE)

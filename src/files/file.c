@@ -77,9 +77,12 @@ struct error file_read(const char *path, int64_t limit, char **data, int64_t *si
 
 struct error whole_file_begin(struct whole_file *file, const char *path)
 {
+    static const size_t most = 200; /* bytes of a name that leave room for more in it */
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
     file->stream = NULL;
     int length = snprintf(file->path, sizeof file->path, "%s", path);
-    int longer = snprintf(file->temporary, sizeof file->temporary, "%s.%ld.tmp", path, (long)getpid());
+    int longer = snprintf(file->temporary, sizeof file->temporary, "%.*s.%ld.tmp",
+                          (int)((size_t)(name - path) + strnlen(name, most)), path, (long)getpid());
     if (length < 1 || longer >= (int)sizeof file->temporary)
         return error_input("%s: is %s", path, length < 1 ? "an empty path" : "too long a path");
     file->stream = fopen(file->temporary, "wbe");
