@@ -565,6 +565,24 @@ def test_a_job_that_fails_by_itself_is_told_by_the_others(tmp_path):
     assert "/nowhere" in jobs["b"]["reason"] and "optim.steps" in jobs["c"]["reason"]
 
 
+def test_a_run_of_one_job_tells_what_the_queue_before_it_left(tmp_path):
+    """Also of jobs that failed before their first step, of those that were submitted long ago, and where files are damaged."""
+    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=2), "b": dict(data__images="/nowhere"), "c": dict(optim__steps=30)})
+    queue(2, path, "--groups", "2", check=False)
+    before = summary(output)[0]
+    time.sleep(1)
+    queue(1, path, "--job", "1")
+    jobs = summary(output)[0]
+    assert jobs["b"]["state"] == "failed" and jobs["b"]["reason"] == before["b"]["reason"]
+    assert jobs["c"]["state"] == "done" and jobs["c"]["turnaround"] == before["c"]["turnaround"] > 0
+    (output / "c" / "grid.png").write_text("<no picture>")
+    with open(output / "c" / "metrics.jsonl", "a") as lines:
+        lines.write("no line\n")
+    queue(1, path, "--job", "1", "--resume")
+    page = (output / "index.html").read_text()
+    assert "metrics.jsonl: line 31: holds no step" in page and "grid.png: is no picture" in page and page.count("<svg") == 1
+
+
 @pytest.mark.parametrize("options, words", [
     (["--job", "5"], ["--job: 5", "has 4 jobs"]), (["--job", "0"], ["--job: 0"]), (["--job", "short"], ["--job: short"]),
     (["--job", "1", "--groups", "1"], ["--groups"]),

@@ -51,6 +51,19 @@ static struct error share_notes(struct batch *b)
     return ok();
 }
 
+/* Later runs, and those of other jobs, see a job only by what lies in its folder, where one that failed before its
+ * folder was made ready has left nothing yet. */
+static void leave_failure(const struct batch *b, const struct job *job)
+{
+    struct claim claim = {0};
+    if (job->elsewhere || job->note.state != JOB_FAILED || !job->folder ||
+        folder_within(b->jobs.folder, job->folder).code != ERROR_NONE)
+        return;
+    if (folder_make(job->folder).code == ERROR_NONE && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
+        result_write(job); // the run ends with the failure itself
+    claim_release(&claim);
+}
+
 static struct error prepare_folders(struct batch *b)
 {
     struct error e = speaks(b) ? folder_make(b->jobs.folder) : ok();
@@ -59,8 +72,10 @@ static struct error prepare_folders(struct batch *b)
     TRY(comm_agree(b->all, e));
     for (int64_t i = 0; i < b->jobs.count && speaks(b); i++) {
         struct job *job = &b->jobs.items[i];
-        if (!job_open(job))
+        if (!job_open(job)) {
+            leave_failure(b, job);
             continue;
+        }
         e = prepare_job(b, job);
         if (e.code != ERROR_NONE)
             job_fail(job, e);
@@ -75,19 +90,6 @@ static struct error read_results(struct batch *b)
         if (job_open(&b->jobs.items[i]) && b->jobs.items[i].resume)
             result_read(&b->jobs.items[i]);
     return share_notes(b);
-}
-
-/* Other runs of the file's jobs see this one's only by what lies in its folder, which it may have failed too early to
- * leave anything in. */
-static void leave_failure(const struct batch *b)
-{
-    const struct job *job = &b->jobs.items[b->only - 1];
-    struct claim claim = {0};
-    if (job->note.state != JOB_FAILED || !job->folder || folder_within(b->jobs.folder, job->folder).code != ERROR_NONE)
-        return;
-    if (folder_make(job->folder).code == ERROR_NONE && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
-        result_write(job); // the run ends with the failure itself
-    claim_release(&claim);
 }
 
 /* ---------------------------------------------------------------------------------------------------- one job */
@@ -358,9 +360,19 @@ static struct error show_and_do(struct batch *b)
         board_refresh(&b->board);
     if (jobs_first_open(&b->jobs))
         TRY(do_jobs(b));
-    if (b->only && speaks(b))
-        leave_failure(b);
     return comm_agree(b->all, speaks(b) ? board_finish(&b->board) : ok());
+}
+
+/* A job's leader keeps in its folder when it was submitted, for later runs and those of other jobs. */
+static struct error share_submissions(struct batch *b)
+{
+    for (int64_t i = 0; i < b->jobs.count; i++) {
+        struct job *job = &b->jobs.items[i];
+        if (speaks(b) && !job->elsewhere && job->submitted <= 0)
+            job->submitted = b->board.submitted;
+        TRY(comm_broadcast(b->all, &job->submitted, sizeof job->submitted, 0));
+    }
+    return ok();
 }
 
 struct error batch_run(struct batch *b, enum jobs_kind kind, const char *source, const char *text, int64_t size,
@@ -378,9 +390,7 @@ struct error batch_run(struct batch *b, enum jobs_kind kind, const char *source,
     if (speaks(b))
         e = board_open(&b->board, &b->jobs, resume ? summary_submitted(b->jobs.folder) : 0);
     TRY(comm_agree(b->all, e));
-    for (int64_t i = 0; i < b->jobs.count && b->only && speaks(b); i++)
-        if (!b->jobs.items[i].elsewhere && b->jobs.items[i].submitted <= 0)
-            b->jobs.items[i].submitted = b->board.submitted;
+    TRY(share_submissions(b));
     return show_and_do(b);
 }
 

@@ -282,7 +282,17 @@ static struct error put_subject_curve(FILE *out, const char *folder)
     return ok();
 }
 
-static struct error put_subject(FILE *out, const struct report_subject *s)
+/* What another run wrote, or nobody mends, is no reason to leave out the others. */
+static void put_trouble(FILE *out, struct error e)
+{
+    if (e.code == ERROR_NONE)
+        return;
+    fputs("<p>", out);
+    put_escaped(out, e.text);
+    fputs("</p>\n", out);
+}
+
+static void put_subject(FILE *out, const struct report_subject *s)
 {
     fputs("<h2>", out);
     put_escaped(out, s->name);
@@ -293,8 +303,8 @@ static struct error put_subject(FILE *out, const struct report_subject *s)
         put_address(out, s->link);
         fputs("\">report</a></p>\n", out);
     }
-    TRY(put_sheet(out, s->folder));
-    return put_subject_curve(out, s->folder);
+    put_trouble(out, put_sheet(out, s->folder));
+    put_trouble(out, put_subject_curve(out, s->folder));
 }
 
 struct error report_subjects(const char *path, const char *title, const struct report_subject *subjects,
@@ -303,10 +313,8 @@ struct error report_subjects(const char *path, const char *title, const struct r
     struct whole_file file;
     TRY(whole_file_begin(&file, path));
     put_head(file.stream, title);
-    struct error e = ok();
-    for (int64_t i = 0; i < subject_count && e.code == ERROR_NONE; i++)
-        e = put_subject(file.stream, &subjects[i]);
+    for (int64_t i = 0; i < subject_count; i++)
+        put_subject(file.stream, &subjects[i]);
     fputs("</main>\n</body>\n</html>\n", file.stream);
-    struct error ended = whole_file_end(&file, e.code == ERROR_NONE);
-    return e.code == ERROR_NONE ? ended : e;
+    return whole_file_end(&file, true);
 }

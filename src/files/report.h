@@ -64,8 +64,8 @@ struct error report_write(const char *folder, const char *title, const char *con
                           int64_t fact_count, const struct report_picture *pictures, int64_t picture_count);
 
 /* One subject of a queue, on its page: what became of it, its curve (from FOLDER/metrics.jsonl) and its pictures
- * (FOLDER/grid.png), both left out where they are not there. `link`: the subject's own report, relative to the page, or
- * NULL. */
+ * (FOLDER/grid.png), both left out where they are not there; of what cannot be read the page says why. `link`: the
+ * subject's own report, relative to the page, or NULL. */
 struct report_subject {
     const char *name, *folder, *link;
     const char *const *facts; /* name, value pairs */
