@@ -539,6 +539,20 @@ def test_runs_of_one_job_each_end_as_the_queue_does(tmp_path, alone):
     assert all(name in page for name in JOBS)
 
 
+def test_runs_whose_processes_have_one_number_share_a_queue_folder(tmp_path):
+    """As in containers, or on several machines: all write the summary at about the same time."""
+    if subprocess.run(["unshare", "-pf", "true"], capture_output=True).returncode != 0:
+        pytest.skip("this machine allows no process namespaces")
+    path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=1) for name in "abcdef"})
+    runs = [subprocess.Popen(["unshare", "-pf", program("zoodip"), "run", path, "--job", str(number)], cwd=ROOT, env=environment(),
+                             stderr=subprocess.PIPE, text=True) for number in range(1, 7)]
+    for process in runs:
+        stderr = process.communicate(timeout=120)[1]
+        assert process.returncode == 0, stderr
+    assert [job["state"] for job in summary(output)[0].values()] == ["done"] * 6
+    assert not list(output.glob("**/*.tmp"))
+
+
 def test_a_run_of_one_job_touches_no_other_and_goes_on_from_its_own(tmp_path, alone):
     path, output = write_jobs(tmp_path)
     process = start(1, "run", path, "--job", "2")

@@ -32,7 +32,7 @@ static struct error start_anew(const struct config *c)
     return folder_clean(folder, is_checkpoint);
 }
 
-/* What a rank that was killed while it wrote left behind: NAME.PROCESS.tmp. */
+/* What a rank that was killed while it wrote left behind: NAME.NUMBER.tmp. */
 static bool is_unfinished(const char *name)
 {
     size_t length = strlen(name), end = length > 4 ? length - 4 : 0, at = end;

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -79,10 +80,12 @@ struct error whole_file_begin(struct whole_file *file, const char *path)
 {
     static const size_t most = 200; /* bytes of a name that leave room for more in it */
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    struct timespec now; /* processes of other machines and containers may have this one's number */
     file->stream = NULL;
     int length = snprintf(file->path, sizeof file->path, "%s", path);
-    int longer = snprintf(file->temporary, sizeof file->temporary, "%.*s.%ld.tmp",
-                          (int)((size_t)(name - path) + strnlen(name, most)), path, (long)getpid());
+    clock_gettime(CLOCK_REALTIME, &now);
+    int longer = snprintf(file->temporary, sizeof file->temporary, "%.*s.%ld%09ld.tmp",
+                          (int)((size_t)(name - path) + strnlen(name, most)), path, (long)getpid(), now.tv_nsec);
     if (length < 1 || longer >= (int)sizeof file->temporary)
         return error_input("%s: is %s", path, length < 1 ? "an empty path" : "too long a path");
     file->stream = fopen(file->temporary, "wbe");
