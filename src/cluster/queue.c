@@ -9,7 +9,7 @@
 static const double tell_pause = 0.5; /* seconds between two notes of one leader */
 static const double idle_pause = 0.1; /* the same without work */
 static const double look_pause = 0.1; /* seconds of work between two looks: each may give the core away */
-static const double slack = 2;        /* seconds more than the limit: whoever waits inside a group speaks first */
+static const double slack = 3; /* seconds more than the limit: who waits inside a group speaks first, behind its roll */
 
 enum { TELL, ASK, ASIDE };        /* to rank 0, which answers the first two */
 enum { HEARD, GIVE, OVER, STOP }; /* to a leader: answers, but for STOP */
