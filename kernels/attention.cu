@@ -138,7 +138,7 @@ __device__ int keys_seen(const struct attention_args &a, int first, int count)
     return a.causal ? min(a.keys_end, first + count) : a.keys_end;
 }
 
-/* ------------------------------------------------------------------------------------------------ heads to 160 */
+/* -------------------------------------------------------------------------------- heads to 160 */
 
 /* SIZE: channels, a multiple of 8 that the head's fit in. DEPTH: the same in whole steps of the matrix units. */
 template <int SIZE> struct shape {
@@ -387,7 +387,7 @@ __global__ void __launch_bounds__(shape<SIZE>::THREADS, shape<SIZE>::BLOCKS) att
     store_sums(a, sums, share, query, lane, head, 0, a.size);
 }
 
-/* ------------------------------------------------------------------------------------------------ wide heads */
+/* -------------------------------------------------------------------------------- wide heads */
 
 enum {
     WIDE_WARPS = 8,
@@ -524,7 +524,7 @@ template <enum operand O> __global__ void __launch_bounds__(WIDE_THREADS) attend
     store_sums(a, sums, share, query, lane, head, channel, min(a.size, channel + 8 * tiles));
 }
 
-/* ------------------------------------------------------------------------------------------------ launching */
+/* -------------------------------------------------------------------------------- launching */
 
 template <enum operand O, int SIZE> void start(struct device *device, int heads, const struct attention_args &a)
 {

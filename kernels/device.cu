@@ -49,7 +49,7 @@ static struct opened *opened_of(struct device *device)
     return (struct opened *)device;
 }
 
-/* ------------------------------------------------------------------------------------------------ memory, copies */
+/* -------------------------------------------------------------------------------- memory, copies */
 
 static void give(struct device *device, void *memory)
 {
@@ -148,7 +148,7 @@ static struct error wait(struct device *device)
     return complaint_error(*o->heard);
 }
 
-/* ------------------------------------------------------------------------------------------------ weights */
+/* -------------------------------------------------------------------------------- weights */
 
 static int64_t place(const struct device *device, struct weight *w, char *at)
 {
@@ -189,7 +189,7 @@ static struct error activations(struct device *device, bool bfloat)
     return ok();
 }
 
-/* ------------------------------------------------------------------------------------------------ programs */
+/* -------------------------------------------------------------------------------- programs */
 
 void cuda_forget(struct program *p)
 {
@@ -258,7 +258,7 @@ static struct error run(struct program *p)
     return cuda_error(cudaGraphLaunch(g->exec, cuda_of(device)->stream), "cudaGraphLaunch");
 }
 
-/* ------------------------------------------------------------------------------------------------ opening */
+/* -------------------------------------------------------------------------------- opening */
 
 static void close_device(struct device *device)
 {

@@ -32,7 +32,7 @@ struct link {
     struct device_link others;
 };
 
-/* ------------------------------------------------------------------------------------------------ errors, waiting */
+/* -------------------------------------------------------------------------------- errors, waiting */
 
 static struct error nccl_error(const struct link *l, ncclResult_t result, const char *call)
 {
@@ -135,7 +135,7 @@ struct error nccl_alive(struct device *device)
     return !l || l->comm ? ok() : error_failed("%s: cut off from the other ranks", device->name);
 }
 
-/* ------------------------------------------------------------------------------------------------ meeting */
+/* -------------------------------------------------------------------------------- meeting */
 
 static void meet(struct device *device, ncclResult_t result, const char *call)
 {
@@ -161,7 +161,7 @@ static void share(struct device *device, struct tensor t, int root)
     meet(device, ncclBroadcast(at, at, bytes, ncclInt8, root, c->link->comm, c->stream), "ncclBroadcast");
 }
 
-/* ------------------------------------------------------------------------------------------------ joining, leaving */
+/* -------------------------------------------------------------------------------- joining, leaving */
 
 static struct error connect(struct cuda *c, const struct device_link *link)
 {

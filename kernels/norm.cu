@@ -32,7 +32,7 @@ template <int V> struct alignas(4 * V) channels_of {
     float at[V];
 };
 
-/* ------------------------------------------------------------------------------------------------ groups: moments */
+/* -------------------------------------------------------------------------------- groups: moments */
 
 struct group_args {
     struct view<float> y, x;
@@ -89,7 +89,7 @@ template <int V> __global__ void __launch_bounds__(THREADS) group_moments(const 
         a.moments[((int64_t)lane * a.groups + group) * a.chunks + chunk] = make_float2(mean, square);
 }
 
-/* ------------------------------------------------------------------------------------------------ groups: apply */
+/* -------------------------------------------------------------------------------- groups: apply */
 
 /* The warp joins the chunks of one group: (mean, 1 / sqrt(variance + eps)). Chunks but the last are of one size, so
  * each weighs as its rows do. */
@@ -150,7 +150,7 @@ template <int V> __global__ void __launch_bounds__(THREADS) group_apply(const st
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ layers */
+/* -------------------------------------------------------------------------------- layers */
 
 struct layer_args {
     struct view<float> y, x;
@@ -192,7 +192,7 @@ template <int V> __global__ void __launch_bounds__(THREADS) layer_norm(const str
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ launching */
+/* -------------------------------------------------------------------------------- launching */
 
 bool even(struct tensor t, int64_t by)
 {

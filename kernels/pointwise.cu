@@ -26,7 +26,7 @@ dim3 grid_over(int64_t items, int64_t lanes)
     return dim3((unsigned)blocks_for(items, THREADS), (unsigned)lanes);
 }
 
-/* ------------------------------------------------------------------------------------------------ act */
+/* -------------------------------------------------------------------------------- act */
 
 struct act_args {
     struct view<float> y, x;
@@ -41,7 +41,7 @@ __global__ void __launch_bounds__(THREADS) activate(const struct act_args a)
         row_of(a.y, lane, position)[channel] = activated(row_of(a.x, lane, position)[channel], a.act);
 }
 
-/* ------------------------------------------------------------------------------------------------ copy */
+/* -------------------------------------------------------------------------------- copy */
 
 /* Strides and channels count pieces of T. */
 template <class T> struct copy_args {
@@ -86,7 +86,7 @@ template <class T> void copy_pieces(struct device *device, struct tensor y, stru
     launch(device, "copy", copy<T>, grid_over((int64_t)a.y.positions * a.y.channels, y.lanes), THREADS, 0, a);
 }
 
-/* ------------------------------------------------------------------------------------------------ embeddings */
+/* -------------------------------------------------------------------------------- embeddings */
 
 struct table {
     const float *rows;
@@ -155,7 +155,7 @@ __global__ void __launch_bounds__(THREADS) embed_timestep(const struct timestep_
     to[a.flip_sin_to_cos ? j : half + j] = (float)cos((double)angle);
 }
 
-/* ------------------------------------------------------------------------------------------------ loss */
+/* -------------------------------------------------------------------------------- loss */
 
 enum { LOSS_THREADS = 1024 };
 
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(LOSS_THREADS) mean_squared_error(const struct 
 
 } // namespace
 
-/* ------------------------------------------------------------------------------------------------ launching */
+/* -------------------------------------------------------------------------------- launching */
 
 void cuda_act(struct device *device, struct tensor y, struct tensor x, enum act act)
 {

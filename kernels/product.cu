@@ -22,7 +22,7 @@
 
 enum { DEPTH = TILE_DEPTH, ROW_PIECES = DEPTH / 4 }; /* of a chunk: numbers, and 16-byte pieces of x */
 
-/* ------------------------------------------------------------------------------------------------ kernel */
+/* -------------------------------------------------------------------------------- kernel */
 
 struct product_args {
     struct view<float> y;
@@ -353,7 +353,7 @@ __global__ void __launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THRE
         }
 }
 
-/* ------------------------------------------------------------------------------------------------ launcher */
+/* -------------------------------------------------------------------------------- launcher */
 
 template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, bool ALIGNED>
 static void start(struct device *device, const char *name, struct product_args &a)

@@ -29,7 +29,7 @@
 /* What the matrix units are fed with: IEEE half (11 bits, to 65504) or bfloat16 (8 bits, float's range). */
 enum operand { HALF, BFLOAT };
 
-/* ------------------------------------------------------------------------------------------------ copies */
+/* -------------------------------------------------------------------------------- copies */
 
 __device__ static inline uint32_t shared_address(const void *shared)
 {
@@ -71,7 +71,7 @@ template <int PENDING> __device__ static inline void copy_wait()
 #endif
 }
 
-/* ------------------------------------------------------------------------------------------------ fragments */
+/* -------------------------------------------------------------------------------- fragments */
 
 /* ldmatrix.x4: lane l gives the address of row l % 8 (16 bytes, aligned) of matrix l / 8, and gets bytes 4t..4t+3 of
  * row g of each of the four. Called by the whole warp. */
@@ -121,7 +121,7 @@ __device__ static inline void mma_tile(float (&acc)[N][4], const uint32_t (&a)[4
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ conversions */
+/* -------------------------------------------------------------------------------- conversions */
 
 /* Two floats rounded to 16 bits, x in the low half. */
 template <enum operand O> __device__ static inline uint32_t pack_two(float x, float y)

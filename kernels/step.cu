@@ -13,7 +13,7 @@
 
 enum { THREADS = 256 };
 
-/* ------------------------------------------------------------------------------------------------ draws */
+/* -------------------------------------------------------------------------------- draws */
 
 struct draw_args {
     float *y;
@@ -46,7 +46,7 @@ void cuda_draw(struct device *device, struct tensor y, struct tensor step, uint6
     launch(device, "op_draw", draw_kernel, grid, THREADS, 0, a);
 }
 
-/* ------------------------------------------------------------------------------------------------ noisy pictures */
+/* -------------------------------------------------------------------------------- noisy pictures */
 
 struct noise_args {
     float *noisy, *target, *timesteps;
@@ -104,7 +104,7 @@ void cuda_noise(struct device *device, struct tensor noisy, struct tensor target
     launch(device, "op_noise", noise_kernel, grid, THREADS, 0, a);
 }
 
-/* ------------------------------------------------------------------------------------------------ perturbed rows */
+/* -------------------------------------------------------------------------------- perturbed rows */
 
 struct perturb_args {
     float *rows;
@@ -147,7 +147,7 @@ void cuda_perturb(struct device *device, struct tensor rows, struct tensor embed
     launch(device, "op_perturb", perturb_kernel, grid, THREADS, 0, a);
 }
 
-/* ------------------------------------------------------------------------------------------------ update */
+/* -------------------------------------------------------------------------------- update */
 
 enum { UPDATE_THREADS = 512, WARPS = UPDATE_THREADS / 32, AT_ONCE = 256 };
 

@@ -104,7 +104,7 @@ def test_toybox_end_to_end(tmp_path):
     assert drawn.stat().st_size > 0
 
 
-# ------------------------------------------------------------------------------------------------ noise
+# -------------------------------------------------------------------------------- noise
 
 N = 128 if ON_GPU else 48  # the stand-in takes half a second for each evaluation
 
@@ -141,7 +141,7 @@ def test_slopes_are_signal_not_rounding(tmp_path, record_property):
     assert max(ratios) < 0.05
 
 
-# ------------------------------------------------------------------------------------------------ memory
+# -------------------------------------------------------------------------------- memory
 
 def planned_and_taken(stderr):
     found = re.search(r"GPU memory: (\d+) bytes planned, (\d+) taken", stderr)
@@ -222,7 +222,7 @@ def test_bench_takes_what_it_planned(tiny, mixed):
     assert f"GPU memory: {planned / 1e6:.1f} MB planned" in done.stderr
 
 
-# ------------------------------------------------------------------------------------------------ faults
+# -------------------------------------------------------------------------------- faults
 
 standin_only = pytest.mark.skipif(ON_GPU, reason="asks the stand-in to misbehave")
 

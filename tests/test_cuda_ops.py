@@ -64,7 +64,7 @@ def agree(pair, within):
     assert error < within, f"largest error {error:.2e} of the largest value"
 
 
-# ---------------------------------------------------------------------------------------------------- norms
+# -------------------------------------------------------------------------------- norms
 
 
 def allowed(numbers):
@@ -115,7 +115,7 @@ def test_norms_of_a_slice_of_channels(both, groups):
     agree(both("norm", {"x": torch.randn(2, 3, 5, 12), "weight": torch.randn(12)}, groups=groups, slice=1), 2e-6)
 
 
-# ---------------------------------------------------------------------------------------------------- attention
+# -------------------------------------------------------------------------------- attention
 
 
 def qkv(queries, keys, heads, size, lanes=2):
@@ -163,7 +163,7 @@ def test_attention_of_queries_that_are_a_slice(both):
     agree(both("attention", qkv(9, 20, 2, 12), heads=2, slice=1), 2e-6)
 
 
-# ---------------------------------------------------------------------------------------------------- number by number
+# -------------------------------------------------------------------------------- number by number
 
 
 @pytest.mark.parametrize("act", [NONE, SILU, GELU, QUICK_GELU])
@@ -209,7 +209,7 @@ def test_loss(both, height, width, channels, lanes):
     agree(both("loss", {"x": pred, "target": target, "map": map}, height=1, width=1, channels=1), 1e-14)
 
 
-# ---------------------------------------------------------------------------------------------------- contents
+# -------------------------------------------------------------------------------- contents
 
 
 @pytest.mark.parametrize("lane", [-1, 4, 1 << 30])
@@ -228,7 +228,7 @@ def test_an_id_without_a_row_is_refused(refusal, stray):
     assert f"id {stray} has no row" in refusal("embed", tensors, first=50, channels=12)
 
 
-# ---------------------------------------------------------------------------------------------------- products
+# -------------------------------------------------------------------------------- products
 
 # Weights of 8, 16 and 32 bits go in exactly, and activations as pairs of halves: 22 bits. A 4-bit number becomes a half.
 WITHIN = {8: 2e-6, 16: 2e-6, 32: 4e-6, 4: 2e-3}

@@ -80,7 +80,7 @@ def joined_run(recipe, tmp_path_factory):
     return done, [json.loads(line) for line in report.read_text().splitlines()]
 
 
-# ------------------------------------------------------------------------------------------------ the same bits
+# -------------------------------------------------------------------------------- the same bits
 
 CASES = {"two directions": dict(zo__n=2), "five under three pictures": dict(zo__n=5, optim__batch_size=3, optim__steps=2)}
 
@@ -129,7 +129,7 @@ def test_a_step_is_one_graph_in_which_ranks_meet(joined_run):
         assert r["calls"]["ncclAllReduce"] == r["calls"]["ncclBroadcast"] == 2
 
 
-# ------------------------------------------------------------------------------------------------ one is lost
+# -------------------------------------------------------------------------------- one is lost
 
 def test_a_rank_that_is_killed_ends_all(recipe):
     written = recipe(optim__steps=100000, cluster__timeout=LIMIT)
@@ -176,7 +176,7 @@ def test_a_call_that_fails_on_one_rank_ends_all(recipe, joined_run):
         assert code == 1 and said, f"call {k}"
 
 
-# ------------------------------------------------------------------------------------------------ stopping
+# -------------------------------------------------------------------------------- stopping
 
 def test_a_signal_to_one_rank_stops_all_and_a_resumed_run_ends_with_the_same_bits(recipe):
     steps = dict(optim__steps=14)

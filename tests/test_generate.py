@@ -26,7 +26,7 @@ def generate(*options, check=True, model=MODEL):
     return run(program("zoodip"), "generate", "--model", model, *options, check=check)
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
+# -------------------------------------------------------------------------------- pictures
 
 
 @pytest.mark.parametrize("prompt, negative", [
@@ -105,7 +105,7 @@ def test_help_shows_every_option_and_examples():
         assert word in done.stdout
 
 
-# ------------------------------------------------------------------------------------------------------------ refusals
+# -------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize("options, words", [

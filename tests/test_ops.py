@@ -55,7 +55,7 @@ def activate(x, act):
     return {0: x, SILU: F.silu(x), GELU: F.gelu(x), QUICK_GELU: x * torch.sigmoid(1.702 * x)}[act]
 
 
-# ---------------------------------------------------------------------------------------------------- products
+# -------------------------------------------------------------------------------- products
 
 
 @pytest.mark.parametrize("rows", [1, 3, 31, 33, 77])
@@ -178,7 +178,7 @@ def test_codes_do_not_become_codes_of_other_bits(op, bits):
         op("linear", file, channels=4, bits=bits, out=4, **{"in": 40})
 
 
-# ---------------------------------------------------------------------------------------------------- attention
+# -------------------------------------------------------------------------------- attention
 
 
 def attention(q, k, v, heads, causal):
@@ -206,7 +206,7 @@ def test_attention_survives_large_scores(op):
     agree(op("attention", {"x": 300 * q, "k": k, "v": v}, heads=1), attention(300 * q, k, v, 1, False), within=1e-3)
 
 
-# ---------------------------------------------------------------------------------------------------- norms, pointwise
+# -------------------------------------------------------------------------------- norms, pointwise
 
 
 @pytest.mark.parametrize("height, width, channels, groups", [(8, 8, 32, 8), (5, 7, 33, 11), (1, 3, 6, 1), (16, 16, 320, 32), (3, 3, 9, 9)])
@@ -272,7 +272,7 @@ def test_loss_is_the_mean_squared_error_in_double(op):
     assert torch.allclose(ours.flatten(), theirs, rtol=1e-14, atol=0)
 
 
-# ---------------------------------------------------------------------------------------------------- sets of instructions, errors
+# -------------------------------------------------------------------------------- sets of instructions, errors
 
 
 @pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
@@ -306,7 +306,7 @@ def test_wrong_shapes_are_refused(op, name, tensors, numbers, message):
         op(name, {k: torch.zeros(s) for k, s in tensors.items()}, **numbers)
 
 
-# ---------------------------------------------------------------------------------------------------- draws
+# -------------------------------------------------------------------------------- draws
 
 
 @pytest.mark.parametrize("isa", ["generic", None])

@@ -73,7 +73,7 @@ def test_a_scale_that_rounds_to_zero_saturates_the_codes(quantize):
     agree(quantize(weight), quantos(weight))
 
 
-# ---------------------------------------------------------------------------------------------------- four bits
+# -------------------------------------------------------------------------------- four bits
 
 
 @pytest.fixture

@@ -520,7 +520,7 @@ def test_a_summary_that_cannot_be_written_is_said_and_the_table_is_still_shown(t
     assert re.search(r"^a +done +2/2 ", done.stderr, re.MULTILINE) and "wrote" not in done.stderr, done.stderr
 
 
-# ---------------------------------------------------------------------------------------------------- one job of a file
+# -------------------------------------------------------------------------------- one job of a file
 
 
 def test_runs_of_one_job_each_end_as_the_queue_does(tmp_path, alone):
@@ -607,7 +607,7 @@ def test_a_job_that_the_file_does_not_have_is_refused(tmp_path, options, words):
     assert not output.exists()
 
 
-# ---------------------------------------------------------------------------------------------------- one folder, one run
+# -------------------------------------------------------------------------------- one folder, one run
 
 
 @pytest.mark.parametrize("options", [[], ["--resume"]])

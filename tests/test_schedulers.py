@@ -55,7 +55,7 @@ def worst(ours, theirs):
     return (np.abs(ours - theirs).max(1) / np.abs(theirs).max(1)).max()
 
 
-# ------------------------------------------------------------------------------------------------------------ training
+# -------------------------------------------------------------------------------- training
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -75,7 +75,7 @@ def test_noise_and_target_at_every_timestep(tmp_path, name, prediction):
     assert worst(ours["target"], target.numpy()) < 1e-6
 
 
-# ------------------------------------------------------------------------------------------------------------ sampling
+# -------------------------------------------------------------------------------- sampling
 
 
 def walk(scheduler, steps, seed=0):
@@ -169,7 +169,7 @@ def test_a_model_saved_with_another_scheduler(tmp_path, theirs):
             compare(tmp_path, sampler, config, 12)
 
 
-# ------------------------------------------------------------------------------------------------------------ refusals
+# -------------------------------------------------------------------------------- refusals
 
 
 @pytest.mark.parametrize("changes", [

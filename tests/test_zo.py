@@ -27,7 +27,7 @@ def zo(tmp_path):
     return call
 
 
-# ------------------------------------------------------------------------------------------------ subspace
+# -------------------------------------------------------------------------------- subspace
 
 
 def walk(tau, dim, seed=0):
@@ -115,7 +115,7 @@ def test_nothing_is_removed_before_the_history_is_full_and_each_filling_counts_a
     assert np.array_equal(noise(both[:47]), noise(first))
 
 
-# ------------------------------------------------------------------------------------------------ optimizer, estimator
+# -------------------------------------------------------------------------------- optimizer, estimator
 
 
 @pytest.mark.parametrize("betas, eps", [((0.9, 0.999), 1e-3), ((0.8, 0.99), 1e-8)])

@@ -22,7 +22,7 @@ struct comm {
     double *failures; /* [size], for comm_agree, which must not fail for want of memory */
 };
 
-/* ---------------------------------------------------------------------------------------------------- open, close */
+/* -------------------------------------------------------------------------------- open, close */
 
 static int64_t number_from_environment(const char *name)
 {
@@ -110,7 +110,7 @@ const char *comm_library(void)
 #endif
 }
 
-/* ---------------------------------------------------------------------------------------------------- who and where */
+/* -------------------------------------------------------------------------------- who and where */
 
 int comm_rank(const struct comm *comm)
 {
@@ -154,7 +154,7 @@ void comm_tick(const struct comm *comm)
         l->meanwhile(l->arg);
 }
 
-/* ---------------------------------------------------------------------------------------------------- verbs */
+/* -------------------------------------------------------------------------------- verbs */
 
 struct error comm_sum(struct comm *comm, double *values, int64_t count)
 {
@@ -231,7 +231,7 @@ struct error comm_share_text(struct comm *comm, char **text, int64_t *size)
     return comm_broadcast(comm, *text, *size, 0);
 }
 
-/* ---------------------------------------------------------------------------------------------------- groups */
+/* -------------------------------------------------------------------------------- groups */
 
 /* What this rank has of its part; the others wait for its word, so no early return. */
 static struct error make_part(struct comm *comm, struct comm *part, int group)
@@ -285,7 +285,7 @@ struct error comm_gather(struct comm *comm, int times)
     return comm->transport ? comm->transport->gather(comm->state, times) : ok();
 }
 
-/* ---------------------------------------------------------------------------------------------------- shared memory */
+/* -------------------------------------------------------------------------------- shared memory */
 
 /* Where the others find the memory of the node's first rank: a file without a name, open in that process. Containers
  * may number processes each their own way, hence the file's identity beside it. */

@@ -46,9 +46,9 @@ static struct error check(int result, const char *call)
     return error_failed("%s: %s", call, text);
 }
 
-/* ------------------------------------------------------------------------------------------------ waiting with a limit
- *
- * MPI's own waits never end when a rank hangs, so every collective is a nonblocking one that is asked for its end. A
+/* -------------------------------------------------------------------------------- waiting with a limit */
+
+/* MPI's own waits never end when a rank hangs, so every collective is a nonblocking one that is asked for its end. A
  * rank whose patience ends sends a sign of life to all; ranks that wait too answer with theirs. Who has given none
  * after a short grace hangs, and the lowest rank that is alive says so.
  */
@@ -198,7 +198,7 @@ static struct error wait_for(struct mpi *m, MPI_Request *request, const char *ca
     return wait_until(m, request, m->patience->seconds, NAP, call);
 }
 
-/* ------------------------------------------------------------------------------------------------------------ verbs */
+/* -------------------------------------------------------------------------------- verbs */
 
 static struct error mpi_sum(void *state, double *values, int count)
 {

@@ -72,7 +72,7 @@ static void doze(void)
     clock_sleep(2e-3);
 }
 
-/* ---------------------------------------------------------------------------------------------------- watching */
+/* -------------------------------------------------------------------------------- watching */
 
 /* Seconds since the last look that count as silence. */
 static double time_to_blame(struct queue *q)
@@ -92,7 +92,7 @@ static void check_silence(struct queue *q, double silent, int rank, int64_t step
                                                 rank, q->limit, (long long)step)));
 }
 
-/* ---------------------------------------------------------------------------------------------------- rank 0 */
+/* -------------------------------------------------------------------------------- rank 0 */
 
 static int64_t take_job(struct queue *q)
 {
@@ -135,7 +135,7 @@ static bool all_over(const struct queue *q)
 
 static void answer(struct queue *q, int rank, const struct request *request)
 {
-    struct member *m = &q->members[queue_group(rank, comm_size(q->all), q->groups)];
+    struct queue_member *m = &q->members[queue_group(rank, comm_size(q->all), q->groups)];
     struct answer answer = {HEARD, -1, q->members[0].step};
     hear(q, &request->note);
     if (request->kind == ASIDE)
@@ -170,7 +170,7 @@ static void serve_all(struct queue *q)
             check_silence(q, q->members[group].silent, leader_of(q, group), q->members[group].step);
 }
 
-/* ---------------------------------------------------------------------------------------------------- the others */
+/* -------------------------------------------------------------------------------- the others */
 
 static void send_request(struct queue *q, int64_t kind, const struct job_note *note)
 {
@@ -227,7 +227,7 @@ static void tell(struct queue *q, const struct job_note *note, double pause)
         send_request(q, TELL, note);
 }
 
-/* ---------------------------------------------------------------------------------------------------- verbs */
+/* -------------------------------------------------------------------------------- verbs */
 
 void queue_serve(struct queue *q)
 {

@@ -35,6 +35,14 @@ struct job_note {
     struct error error; /* of a job that failed */
 };
 
+/* What rank 0 knows of a group. */
+struct queue_member {
+    bool gone;     /* told that there is nothing left */
+    bool over;     /* told that all others are gone too */
+    double silent; /* seconds since its last word */
+    int64_t step;  /* the last one it told of; a leader keeps its own here for rank 0 */
+};
+
 struct queue {
     struct comm *all, *group;
     double limit;         /* seconds without a word that are too many */
@@ -43,12 +51,7 @@ struct queue {
     int64_t count, next;
     void (*hear)(void *arg, const struct job_note *note);
     void *arg;
-    struct member {
-        bool gone;     /* told that there is nothing left */
-        bool over;     /* told that all others are gone too */
-        double silent; /* seconds since its last word */
-        int64_t step;  /* that it told of; a leader knows rank 0's */
-    } * members;       /* [groups] */
+    struct queue_member *members; /* [groups] */
     bool stopped;
 
     bool over;     /* a leader: all groups are done, as all below */

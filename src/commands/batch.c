@@ -22,7 +22,7 @@ static bool leads(const struct batch *b)
     return comm_rank(b->workshop.comm) == 0;
 }
 
-/* ---------------------------------------------------------------------------------------------------- folders */
+/* -------------------------------------------------------------------------------- folders */
 
 static void forget_result(const struct job *job)
 {
@@ -92,7 +92,7 @@ static struct error read_results(struct batch *b)
     return share_notes(b);
 }
 
-/* ---------------------------------------------------------------------------------------------------- one job */
+/* -------------------------------------------------------------------------------- one job */
 
 /* Steps, losses and seconds, over all runs of this job, from what it wrote down. */
 static void add_up(struct job_note *n, const struct job *job)
@@ -242,7 +242,7 @@ static void do_job(struct batch *b, struct job *job)
     b->job = NULL;
 }
 
-/* ---------------------------------------------------------------------------------------------------- the batch */
+/* -------------------------------------------------------------------------------- the batch */
 
 static struct error work_off(struct batch *b, const int64_t *order, int64_t count)
 {

@@ -59,7 +59,7 @@ void board_close(struct board *b)
     *b = (struct board){0};
 }
 
-/* ---------------------------------------------------------------------------------------------------- showing */
+/* -------------------------------------------------------------------------------- showing */
 
 /* A name in a column: cut at its width, in whole UTF-8 characters. */
 static void show_name(char out[NAME_COLUMNS * 4 + 1], const char *name)
@@ -175,8 +175,7 @@ static void show(struct board *b, const struct job *job)
     line->state = job->note.state;
 }
 
-/* ---------------------------------------------------------------------------------------------------- a job's result
- */
+/* -------------------------------------------------------------------------------- a job's result */
 
 static void add_number(cJSON *object, const char *key, double value)
 {
@@ -316,7 +315,7 @@ static struct error write_summary(struct board *b)
     return write_json(root, jobs->folder, "summary.json");
 }
 
-/* ---------------------------------------------------------------------------------------------------- news */
+/* -------------------------------------------------------------------------------- news */
 
 void board_hear(void *arg, const struct job_note *note)
 {
@@ -343,7 +342,7 @@ void board_refresh(struct board *b)
             show(b, &b->jobs->items[i]);
 }
 
-/* ---------------------------------------------------------------------------------------------------- the end */
+/* -------------------------------------------------------------------------------- the end */
 
 enum { FACTS = 5 };
 

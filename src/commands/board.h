@@ -14,17 +14,19 @@
 #include "base/error.h"
 #include "commands/jobs.h"
 
+struct board_line {
+    double shown;  /* when the job's line was last written */
+    int64_t state; /* the state it told of */
+};
+
 struct board {
     struct jobs *jobs; /* borrowed; their notes are kept here */
     FILE *out;         /* the stderr of the beginning */
     bool terminal;
-    int lines; /* of the table on the terminal */
-    struct board_line {
-        double shown;    /* when the job's line was last written */
-        int64_t state;   /* that it told of */
-    } * written;         /* [count] */
-    double drawn, began; /* clock_seconds */
-    double submitted;    /* when the queue first began, in seconds since 1970 */
+    int lines;                  /* of the table on the terminal */
+    struct board_line *written; /* [count] */
+    double drawn, began;        /* clock_seconds */
+    double submitted;           /* when the queue first began, in seconds since 1970 */
     int groups, ranks;
 };
 

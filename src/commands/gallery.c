@@ -204,7 +204,7 @@ static struct error paint_all(struct subject *s, const float *embedding, struct 
     return e;
 }
 
-/* ---------------------------------------------------------------------------------------------------- gallery */
+/* -------------------------------------------------------------------------------- gallery */
 
 /* The caption becomes the gallery's. */
 static struct error show(struct gallery *g, const struct picture *picture, char *caption)
@@ -321,7 +321,7 @@ struct error gallery_save(const struct gallery *g, const char *folder)
     return e;
 }
 
-/* ---------------------------------------------------------------------------------------------------- samples */
+/* -------------------------------------------------------------------------------- samples */
 
 static struct error sample_path(char path[4096], const struct subject *s, int64_t step, int64_t prompt)
 {

@@ -73,7 +73,7 @@ struct session {
     bool planned;    /* on a GPU that is not there */
 };
 
-/* ---------------------------------------------------------------------------------------------------- words */
+/* -------------------------------------------------------------------------------- words */
 
 /* Every "sks" becomes "sks sks_1 sks_2", for a word of three vectors. */
 static struct error spell_out(char **prompt, const struct embedding *word)
@@ -186,8 +186,7 @@ static struct error read_words(struct session *s, int64_t dim)
     return ok();
 }
 
-/* ---------------------------------------------------------------------------------------------------- sizes, latents
- */
+/* -------------------------------------------------------------------------------- sizes, latents */
 
 static struct error read_size(struct session *s, const struct unet_config *unet, const struct vae_config *vae)
 {
@@ -252,7 +251,7 @@ static struct error read_latents(struct session *s, const struct unet_config *un
     return e;
 }
 
-/* ---------------------------------------------------------------------------------------------------- drawing */
+/* -------------------------------------------------------------------------------- drawing */
 
 static struct error show_step(void *arg, int64_t call, int64_t calls)
 {

@@ -47,7 +47,7 @@ static bool ends_with(const char *text, const char *end)
     return length >= tail && strcmp(text + length - tail, end) == 0;
 }
 
-/* Safetensors */
+/* -------------------------------------------------------------------------------- safetensors */
 
 static void show_shape(char out[128], const struct entry *entry)
 {
@@ -127,7 +127,7 @@ static struct error inspect_safetensors(const char *path)
     return ok();
 }
 
-/* Model folders */
+/* -------------------------------------------------------------------------------- model folders */
 
 struct part {
     const char *name;
@@ -291,7 +291,7 @@ static struct error inspect_run(const char *folder)
     return print_files(folder, "checkpoints");
 }
 
-/* Configs */
+/* -------------------------------------------------------------------------------- configs */
 
 /* The plan as numbers, beside the config's keys. */
 static void add_plan(cJSON *root, const struct memory_plan *plan)

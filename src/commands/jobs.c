@@ -12,7 +12,7 @@
 
 enum { NAME_LIMIT = 200, JOBS_LIMIT = 100000 };
 
-/* ---------------------------------------------------------------------------------------------------- reading */
+/* -------------------------------------------------------------------------------- reading */
 
 /* The queue's own files, which lie where the jobs' folders do. */
 static bool is_taken(const char *name)
@@ -212,7 +212,7 @@ void jobs_free(struct jobs *jobs)
     *jobs = (struct jobs){0};
 }
 
-/* ---------------------------------------------------------------------------------------------------- states */
+/* -------------------------------------------------------------------------------- states */
 
 bool job_open(const struct job *job)
 {
@@ -282,7 +282,7 @@ struct error jobs_encode(struct jobs *jobs, struct workshop *w)
     return ok();
 }
 
-/* ---------------------------------------------------------------------------------------------------- order */
+/* -------------------------------------------------------------------------------- order */
 
 int64_t jobs_order(const struct jobs *jobs, int64_t *order)
 {

@@ -23,7 +23,7 @@ struct spool {
     struct claim claim;
 };
 
-/* ---------------------------------------------------------------------------------------------------- rank 0 */
+/* -------------------------------------------------------------------------------- rank 0 */
 
 static struct error open_folders(struct spool *s)
 {
@@ -224,7 +224,7 @@ static struct error settle_all(const struct spool *s, const struct jobs *jobs)
     return e;
 }
 
-/* ---------------------------------------------------------------------------------------------------- all ranks */
+/* -------------------------------------------------------------------------------- all ranks */
 
 /* *text: rank 0's; the others get theirs. */
 static struct error run_batch(struct batch *b, const struct spool *s, char **text, const struct option_values *sets)

@@ -8,7 +8,7 @@
 #include "files/file.h"
 #include "model/embedding.h"
 
-/* ---------------------------------------------------------------------------------------------------- reading */
+/* -------------------------------------------------------------------------------- reading */
 
 /* What the config asks of the model. */
 static struct error check_model(struct subject *s)
@@ -100,7 +100,7 @@ void subject_free(struct subject *s)
     *s = (struct subject){0};
 }
 
-/* ---------------------------------------------------------------------------------------------------- one subject */
+/* -------------------------------------------------------------------------------- one subject */
 
 /* This rank's part; *opened: there is a workshop. */
 static struct error open_mine(struct subject *s, struct workshop *w, struct config *config, struct comm *comm,
@@ -147,7 +147,7 @@ void subject_close(struct subject *s)
     workshop_close(w);
 }
 
-/* ---------------------------------------------------------------------------------------------------- loading */
+/* -------------------------------------------------------------------------------- loading */
 
 struct error subject_encode(struct subject *s)
 {

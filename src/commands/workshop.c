@@ -9,8 +9,7 @@
 #include "commands/join.h"
 #include "files/file.h"
 
-/* ---------------------------------------------------------------------------------------------------- shared weights
- */
+/* -------------------------------------------------------------------------------- shared weights */
 
 static struct error take_shared(void *arg, int64_t bytes, void **memory, bool *fill)
 {
@@ -32,7 +31,7 @@ static struct store store_of(const struct workshop *w, struct comm *comm)
     return w->planned ? store_planned() : (struct store){take_shared, ready_shared, give_shared, comm};
 }
 
-/* ---------------------------------------------------------------------------------------------------- opening */
+/* -------------------------------------------------------------------------------- opening */
 
 /* The parts must fit one another before any of them is loaded. */
 static struct error check_parts(const struct workshop *w)
@@ -158,7 +157,7 @@ struct error workshop_join(struct workshop *w, double limit)
     return join_ranks(w->comm, w->device, limit);
 }
 
-/* ---------------------------------------------------------------------------------------------------- loading */
+/* -------------------------------------------------------------------------------- loading */
 
 void workshop_tell(const struct workshop *w, const struct comm *comm, int64_t pictures)
 {

@@ -6,7 +6,7 @@
 #include "device/backend.h"
 #include "device/quantize.h"
 
-/* ------------------------------------------------------------------------------------------------ device */
+/* -------------------------------------------------------------------------------- device */
 
 struct error device_open(struct device **device, const char *kind, int index, int threads)
 {
@@ -66,7 +66,7 @@ struct error device_wait(struct device *d)
     return e;
 }
 
-/* ------------------------------------------------------------------------------------------------ memory */
+/* -------------------------------------------------------------------------------- memory */
 
 struct error take_memory(struct device *d, enum memory_kind kind, int64_t bytes, void **memory)
 {
@@ -109,7 +109,7 @@ struct error device_memory_left(struct device *d, int64_t *left, int64_t *used)
     return d->ops->memory_left ? d->ops->memory_left(d, left, used) : ok();
 }
 
-/* ------------------------------------------------------------------------------------------------ weights */
+/* -------------------------------------------------------------------------------- weights */
 
 void device_store(struct device *d, void *memory, int64_t bytes, bool fill)
 {
@@ -318,7 +318,7 @@ void device_unsettle(struct device *d, void *settled, int64_t bytes)
     free_memory(d, MEMORY_WEIGHTS, settled, bytes);
 }
 
-/* ------------------------------------------------------------------------------------------------ tensors */
+/* -------------------------------------------------------------------------------- tensors */
 
 static struct tensor dense(struct buffer *base, int64_t offset, enum dtype type, int64_t lanes, int64_t height,
                            int64_t width, int64_t channels)
@@ -387,8 +387,7 @@ struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count)
     return x;
 }
 
-/* ------------------------------------------------------------------------------------------------ arena and programs
- */
+/* -------------------------------------------------------------------------------- arena and programs */
 
 /* In a dry pass a tensor has no place yet: its offset is its number in the list of takes, far from the next one's, so
  * that views of its channels stay apart. */
@@ -519,7 +518,7 @@ int64_t program_bytes(const struct program *p)
     return p->bytes;
 }
 
-/* ------------------------------------------------------------------------------------------------ other ranks */
+/* -------------------------------------------------------------------------------- other ranks */
 
 bool device_joins(const struct device *d)
 {
@@ -541,7 +540,7 @@ struct error device_join(struct device *d, const struct device_link *link)
     return ok();
 }
 
-/* ------------------------------------------------------------------------------------------------ ops */
+/* -------------------------------------------------------------------------------- ops */
 
 /* Is there anything to compute? Not after a wrong shape or an earlier error, and not in a dry pass. */
 static bool ready(struct device *d, struct error e)

@@ -35,8 +35,7 @@ struct tensor {
     enum dtype type;
     int64_t lanes, height, width, channels;
     int64_t lane_stride; /* 0: one copy serves all lanes */
-    int64_t
-        row_stride; /* from one position's channels to the next's; >= channels, so that a slice of channels is a view */
+    int64_t row_stride;  /* from one position to the next; >= channels, so that a slice of channels is a view */
 };
 
 /* A weight as it lies in the file: [out, in, kh, kw], mmap'ed, maybe unaligned. */
@@ -260,12 +259,11 @@ void op_perturb(struct device *device, struct tensor rows, struct tensor embeddi
 struct update {
     struct tensor embedding, m, v; /* [1, 1, vectors, width], in place */
     struct tensor gradient;        /* out: F64 [1, 1, vectors, width] */
-    struct tensor
-        slots; /* F64 [(sides n + 1) batch or more, 1, 1, 1]: row by row the lanes of e, then of each direction */
-    struct tensor directions; /* [n, 1, vectors, width] */
-    struct tensor noise;      /* [rows, 1, vectors, width], orthonormal */
-    struct tensor noise_rows; /* I32 [1, 1, 1, 1]: how many of them are in use */
-    struct tensor rates;      /* F64 [1, 1, 1, 3]: the estimate's scale, -lr / (1 - beta1^t), sqrt(1 - beta2^t) */
+    struct tensor slots;           /* F64 [(sides n + 1) batch or more, 1, 1, 1]: losses, e's first, then directions' */
+    struct tensor directions;      /* [n, 1, vectors, width] */
+    struct tensor noise;           /* [rows, 1, vectors, width], orthonormal */
+    struct tensor noise_rows;      /* I32 [1, 1, 1, 1]: how many rows of noise are in use */
+    struct tensor rates;           /* F64 [1, 1, 1, 3]: the estimate's scale, -lr / (1 - beta1^t), sqrt(1 - beta2^t) */
     int64_t sides, batch;
     double eps;
     float weight1, weight2, beta2, adam_eps; /* 1 - beta1, 1 - beta2 */

@@ -51,7 +51,7 @@ void quantize_weight(int8_t *codes, void *scales, const void *weights, enum dtyp
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ four bits */
+/* -------------------------------------------------------------------------------- four bits */
 
 /* Numbers that share a scale. */
 struct group {

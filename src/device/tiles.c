@@ -43,7 +43,7 @@ int64_t tile_place(struct weight *w, char *at)
     return codes + groups + scale + bias;
 }
 
-/* ------------------------------------------------------------------------------------------------ packing */
+/* -------------------------------------------------------------------------------- packing */
 
 /* The output that lies in a packed row, or -1 for padding. */
 static int64_t output_of(const struct weight *w, int64_t row)

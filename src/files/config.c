@@ -177,7 +177,7 @@ static void *field(const struct config *config, const struct key *key)
     return (char *)config + key->offset;
 }
 
-/* What is wrong with a value */
+/* -------------------------------------------------------------------------------- what is wrong with a value */
 
 static void expect(char out[256], const struct key *key)
 {
@@ -227,7 +227,7 @@ static struct error unexpected(const struct key *key, const cJSON *value)
                        expected);
 }
 
-/* From JSON to the field */
+/* -------------------------------------------------------------------------------- from JSON to the field */
 
 static bool number_fits(const struct key *key, const cJSON *value, bool whole)
 {
@@ -452,7 +452,7 @@ static struct error layer_object(struct layer *layer, const cJSON *object, const
     return ok();
 }
 
-/* Text to JSON */
+/* -------------------------------------------------------------------------------- text to JSON */
 
 /* "line 3, column 7" of a place in a text. */
 static void show_place(char out[64], const char *text, const char *place)
@@ -634,7 +634,7 @@ struct error config_copy(struct config *to, const struct config *from)
     return e;
 }
 
-/* From the fields back to JSON */
+/* -------------------------------------------------------------------------------- from the fields back to JSON */
 
 /* The fewest digits that read back to the same number: cJSON's own printing rounds in the 16th. */
 static cJSON *number_json(double value)

@@ -18,7 +18,7 @@ struct events {
 static const char file_prefix[] = "events.out.tfevents.";
 static const char file_suffix[] = ".zoodip";
 
-/* Protobuf */
+/* -------------------------------------------------------------------------------- protobuf */
 
 struct bytes {
     uint8_t data[2048]; /* 16 scalars of 64-byte tags and some */
@@ -81,7 +81,7 @@ static void put_scalar(struct bytes *summary, const struct scalar *scalar)
     put_block(summary, 1, inner.data, inner.size);
 }
 
-/* Records */
+/* -------------------------------------------------------------------------------- records */
 
 /* CRC-32C (Castagnoli), bit by bit: a record has some two hundred bytes. */
 static uint32_t masked_crc(const uint8_t *data, int64_t size)
@@ -109,7 +109,7 @@ static struct error write_record(struct events *events, const struct bytes *data
     return ok();
 }
 
-/* Files */
+/* -------------------------------------------------------------------------------- files */
 
 static bool is_event_file(const char *name)
 {

@@ -35,7 +35,7 @@ struct metrics {
     size_t waiting_bytes;
 };
 
-/* Lines in */
+/* -------------------------------------------------------------------------------- lines in */
 
 struct reader {
     FILE *stream;
@@ -86,7 +86,7 @@ static int64_t step_of(const cJSON *object)
     return step >= 1 && step <= 9007199254740992.0 && step == floor(step) ? (int64_t)step : 0;
 }
 
-/* Opening */
+/* -------------------------------------------------------------------------------- opening */
 
 /* Leaves the whole lines of steps 1..from_step. */
 static struct error cut_lines(const char *path, int64_t from_step)
@@ -143,7 +143,7 @@ struct error metrics_open(struct metrics **metrics, const char *folder, int64_t 
     return ok();
 }
 
-/* Lines out */
+/* -------------------------------------------------------------------------------- lines out */
 
 static void put_number(FILE *stream, const char *before, double value)
 {
@@ -328,7 +328,7 @@ void metrics_close(struct metrics *metrics)
     memory_free(metrics);
 }
 
-/* Reading back */
+/* -------------------------------------------------------------------------------- reading back */
 
 struct columns {
     int64_t count, room;

@@ -70,7 +70,7 @@ static void put_base64(FILE *out, const uint8_t *data, int64_t size)
     }
 }
 
-/* The curve */
+/* -------------------------------------------------------------------------------- the curve */
 
 enum { WIDTH = 900, HEIGHT = 400, LEFT = 64, RIGHT = 16, TOP = 40, BOTTOM = 48 };
 
@@ -148,7 +148,7 @@ static void put_curve(FILE *out, const struct chart *chart, const char *heading)
     fputs("</svg>\n</section>\n", out);
 }
 
-/* The page */
+/* -------------------------------------------------------------------------------- the page */
 
 static void put_facts(FILE *out, const char *const *facts, int64_t count)
 {
@@ -229,7 +229,7 @@ struct error report_write(const char *folder, const char *title, const char *con
     return e.code == ERROR_NONE ? ended : e;
 }
 
-/* Many subjects */
+/* -------------------------------------------------------------------------------- many subjects */
 
 enum { SHEET_WIDTH = 960 };
 

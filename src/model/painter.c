@@ -141,7 +141,7 @@ struct error painter_draw(struct painter *p, const int32_t *ids, const float *ro
     return e;
 }
 
-/* ------------------------------------------------------------------------------------------------ decoder */
+/* -------------------------------------------------------------------------------- decoder */
 
 static struct error decode_body(void *arg)
 {

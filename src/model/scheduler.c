@@ -7,7 +7,7 @@
 #include "files/file.h"
 #include "files/json.h"
 
-/* ---------------------------------------------------------------------------------------------------- config */
+/* -------------------------------------------------------------------------------- config */
 
 /* torch.linspace in float: steps from both ends, so that both are exact. */
 static float linspace(double start, double end, int64_t steps, int64_t i)
@@ -185,7 +185,7 @@ void noise_schedule_free(struct noise_schedule *s)
     s->alphas_cumprod = NULL;
 }
 
-/* ---------------------------------------------------------------------------------------------------- training */
+/* -------------------------------------------------------------------------------- training */
 
 void noise_add(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *noisy,
                int64_t count)
@@ -203,7 +203,7 @@ void noise_target(const struct noise_schedule *s, int64_t t, const float *latent
         target[i] = s->prediction == PREDICT_EPSILON ? noise[i] : a * noise[i] - b * latent[i];
 }
 
-/* ---------------------------------------------------------------------------------------------------- samplers */
+/* -------------------------------------------------------------------------------- samplers */
 
 static const char *const sampler_names[SAMPLER_COUNT] = {"pndm", "ddim", "euler", "dpm++"};
 

@@ -12,7 +12,7 @@ enum { SKIPS = UNET_BLOCKS * (UNET_LAYERS + 1) + 1 };
 static const float transformer_eps = 1e-6f,
                    layer_norm_eps = 1e-5f; /* Transformer2DModel and BasicTransformerBlock fix them */
 
-/* ---------------------------------------------------------------------------------------------------- config */
+/* -------------------------------------------------------------------------------- config */
 
 /* Which blocks of a list look at the text: `cross` is the type that does, `plain` the one that does not. */
 static void read_block_types(struct json *j, const char *key, int64_t blocks, const char *cross, const char *plain,
@@ -132,7 +132,7 @@ struct error unet_config_read(struct unet_config *c, const char *folder)
     return j.error;
 }
 
-/* ---------------------------------------------------------------------------------------------------- loading */
+/* -------------------------------------------------------------------------------- loading */
 
 static void load_transformer_block(struct transformer_block *b, struct weights *w, int64_t channels, int64_t cross_dim,
                                    const char *name)
@@ -261,7 +261,7 @@ void unet_free(struct unet *u)
     u->down = u->up = NULL;
 }
 
-/* ---------------------------------------------------------------------------------------------------- forward */
+/* -------------------------------------------------------------------------------- forward */
 
 /* What flows through the network, before and after the lanes part. */
 struct flow {

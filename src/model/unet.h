@@ -3,8 +3,10 @@
  * diffusers' UNet2DConditionModel as Stable Diffusion 1.x and 2.x configure it:
  *
  *     timestep ─ sinusoid ─ linear ─ silu ─ linear ─ silu ─► every resnet
- *     sample ─ conv_in ─ [resnet (─ transformer)] x layers ─ down ... ─ mid ─ ... [concat skip ─ resnet (─
- * transformer)] ─ up ─ norm ─ conv_out
+ *     sample ─ conv_in ─ down block x blocks ─ mid ─ up block x blocks ─ norm ─ silu ─ conv_out
+ *     down:  [resnet (─ transformer)] x layers ─ conv down
+ *     mid:   resnet ─ transformer ─ resnet
+ *     up:    [concat skip ─ resnet (─ transformer)] x (layers + 1) ─ conv up
  *
  * A lane is one evaluation. What cannot depend on the text (timestep, conv_in, everything up to the first
  * cross-attention) is computed once per picture and then handed to the picture's lanes: `map` says which picture a lane

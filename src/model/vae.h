@@ -2,8 +2,9 @@
  *
  * diffusers' AutoencoderKL: pictures to latents and back.
  *
- *     encode: conv_in ─ [resnets ─ conv down] x blocks ─ mid (resnet, attention, resnet) ─ norm ─ silu ─ conv_out ─
- * quant_conv decode: post_quant_conv ─ conv_in ─ mid ─ [resnets ─ conv up] x blocks ─ norm ─ silu ─ conv_out
+ *     encode: conv_in ─ [resnets ─ conv down] x blocks ─ mid ─ norm ─ silu ─ conv_out ─ quant_conv
+ *     decode: post_quant_conv ─ conv_in ─ mid ─ [resnets ─ conv up] x blocks ─ norm ─ silu ─ conv_out
+ *     mid:    resnet ─ attention ─ resnet
  *
  * Latents here are the VAE's own, before scaling_factor.
  */

@@ -45,7 +45,7 @@ static const cJSON *setting(const struct settings *f, const char *key, const cha
     return cJSON_IsNull(value) ? NULL : value;
 }
 
-/* ---------------------------------------------------------------------------------------------------- one token */
+/* -------------------------------------------------------------------------------- one token */
 
 static struct error put(struct special_tokens *s, const char *text, int64_t id, bool normalized, const char *key)
 {
@@ -92,7 +92,7 @@ static struct error check_id(double id, const char *path, const char *key, const
     return ok();
 }
 
-/* ---------------------------------------------------------------------------------------------------- added words */
+/* -------------------------------------------------------------------------------- added words */
 
 /* {"49408": {"content": ...}} */
 static struct error read_decoder(struct special_tokens *s, const struct settings *f)
@@ -182,8 +182,7 @@ static struct error sort_words(struct special_tokens *s)
     return ok();
 }
 
-/* ---------------------------------------------------------------------------------------------------- special tokens
- */
+/* -------------------------------------------------------------------------------- special tokens */
 
 static struct error read_names(struct special_tokens *s, const struct settings *f)
 {
@@ -232,7 +231,7 @@ static struct error read_special(struct special_tokens *s, const struct settings
     return ok();
 }
 
-/* ---------------------------------------------------------------------------------------------------- the folder */
+/* -------------------------------------------------------------------------------- the folder */
 
 static struct error open_settings(struct settings *f, const char *folder)
 {

@@ -19,13 +19,15 @@
 
 enum special { SPECIAL_START, SPECIAL_END, SPECIAL_UNKNOWN, SPECIAL_PADDING, SPECIAL_COUNT };
 
+struct special_token {
+    char *text;
+    int64_t id;      /* as the file says: for the order only; -1: a special token */
+    bool normalized; /* matched in the normalized text, else in the raw one */
+    const char *key; /* where it was found, for the errors; a constant */
+};
+
 struct special_tokens {
-    struct special_token {
-        char *text;
-        int64_t id;      /* as the file says: for the order only; -1: a special token */
-        bool normalized; /* matched in the normalized text, else in the raw one */
-        const char *key; /* where it was found, for the errors; a constant */
-    } * items;
+    struct special_token *items;
     int64_t count, room;
     char *names[SPECIAL_COUNT]; /* texts of the four */
 };

@@ -51,7 +51,7 @@ static struct error normalize(const char *text, char **out)
     return *out ? ok() : error_memory("a text");
 }
 
-/* ---------------------------------------------------------------------------------------------------- pieces */
+/* -------------------------------------------------------------------------------- pieces */
 
 struct ids {
     int32_t *items; /* room of them */
@@ -219,7 +219,7 @@ struct error tokenizer_encode(const struct tokenizer *t, const char *text, int32
     return ok();
 }
 
-/* ---------------------------------------------------------------------------------------------------- added words */
+/* -------------------------------------------------------------------------------- added words */
 
 int32_t tokenizer_size(const struct tokenizer *t)
 {
@@ -285,7 +285,7 @@ struct error tokenizer_add(struct tokenizer *t, const char *word, int32_t *id)
     return add_word(t, word, *id, true);
 }
 
-/* ---------------------------------------------------------------------------------------------------- loading */
+/* -------------------------------------------------------------------------------- loading */
 
 /* The visible character that stands for a byte (GPT-2's bytes_to_unicode): itself where it is printable Latin-1, else
  * the next free one from 256 on. */

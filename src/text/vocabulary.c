@@ -11,7 +11,7 @@
 
 enum { FILE_LIMIT = 64 << 20, ID_LIMIT = 1 << 24 };
 
-/* ---------------------------------------------------------------------------------------------------- hash tables */
+/* -------------------------------------------------------------------------------- hash tables */
 
 static uint64_t hash_name(const char *name)
 {
@@ -139,7 +139,7 @@ void vocabulary_free(struct vocabulary *v)
     *v = (struct vocabulary){0};
 }
 
-/* ---------------------------------------------------------------------------------------------------- files */
+/* -------------------------------------------------------------------------------- files */
 
 /* No two pieces have one id. */
 static struct error check_ids(const struct vocabulary *v, const char *path)

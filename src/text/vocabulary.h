@@ -14,16 +14,20 @@
 
 #include "base/error.h"
 
+struct piece_slot {
+    char *name; /* NULL: free */
+    int32_t id;
+};
+
+struct merge_slot {
+    int32_t left, right, result, rank; /* result < 0: free */
+};
+
 struct vocabulary {
     int32_t size;
-    struct piece_slot {
-        char *name; /* NULL: free */
-        int32_t id;
-    } * pieces; /* open addressing, piece_room a power of two */
+    struct piece_slot *pieces; /* open addressing, piece_room a power of two */
     int64_t piece_count, piece_room;
-    struct merge_slot {
-        int32_t left, right, result, rank; /* result < 0: free */
-    } * merges;
+    struct merge_slot *merges;
     int64_t merge_count, merge_room;
 };
 

@@ -37,7 +37,7 @@ void state_free(struct state *s)
     *s = (struct state){0};
 }
 
-/* ---------------------------------------------------------------------------------------------- what a file holds */
+/* -------------------------------------------------------------------------------- what a file holds */
 
 static struct entry rows_entry(const char *name, const float *data, int64_t rows, int64_t dim)
 {
@@ -82,7 +82,7 @@ uint32_t state_hash(const struct state *s)
     return add_tensors(0, tensors);
 }
 
-/* ---------------------------------------------------------------------------------------------- files of a folder */
+/* -------------------------------------------------------------------------------- files of a folder */
 
 /* The N of "step-N.safetensors", or -1 for any other name: half-written files have other names. */
 static int64_t step_of(const char *name)
@@ -126,7 +126,7 @@ static struct error step_path(char path[4096], const char *folder, int64_t step)
     return path_join(path, folder, name);
 }
 
-/* ---------------------------------------------------------------------------------------------- writing */
+/* -------------------------------------------------------------------------------- writing */
 
 static struct error remove_old(const char *folder, int64_t step, int64_t keep)
 {
@@ -168,7 +168,7 @@ struct error checkpoint_write(const struct state *s, const char *folder, const c
     return remove_old(folder, s->step, keep);
 }
 
-/* ---------------------------------------------------------------------------------------------- reading */
+/* -------------------------------------------------------------------------------- reading */
 
 struct reading {
     struct safetensors file;

@@ -8,7 +8,7 @@
 #include "base/memory.h"
 #include "files/file.h"
 
-/* ---------------------------------------------------------------------------------------------------- pictures */
+/* -------------------------------------------------------------------------------- pictures */
 
 static bool looks_like_picture(const char *name)
 {
@@ -83,7 +83,7 @@ static struct error read_pictures(struct dataset *s, enum fit fit, int64_t resol
     return ok();
 }
 
-/* ---------------------------------------------------------------------------------------------------- captions */
+/* -------------------------------------------------------------------------------- captions */
 
 static const char *last_part(const char *path)
 {
@@ -179,7 +179,7 @@ void dataset_free(struct dataset *s)
     *s = (struct dataset){0};
 }
 
-/* ---------------------------------------------------------------------------------------------------- latents */
+/* -------------------------------------------------------------------------------- latents */
 
 struct encoding {
     struct device *device;

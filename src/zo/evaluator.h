@@ -3,8 +3,9 @@
  * Evaluations, a batch of lanes at a time: text encoder, UNet, squared error, in one program.
  *
  *     ids, rows ─► text encoder ─► hidden ─┐
- *     noisy latents, timesteps ──────────► UNet ─► prediction ─► mean squared error to the target, a double for each
- * lane
+ *     noisy latents, timesteps ──────────► UNet ─► prediction ─► squared error, a double per lane
+ *
+ * The error is the mean over all numbers of a prediction and its target.
  *
  * A lane looks at one of the batch's pictures (`map`); what depends on the picture alone is computed once for all its
  * lanes.

@@ -29,7 +29,7 @@ void optimizer_rates(const struct optimizer *o, int64_t step, double lr, double 
     *root = sqrt(1 - pow(o->beta2, (double)step));
 }
 
-/* ---------------------------------------------------------------------------------------------------- schedules */
+/* -------------------------------------------------------------------------------- schedules */
 
 static const double PI = 3.14159265358979323846;
 

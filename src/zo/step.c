@@ -8,9 +8,9 @@
 
 enum { LANES_AT_ONCE = 32, CHOICE = 3 };
 
-/* ---------------------------------------------------------------------------------------------------- integers
- *
- * For each batch, one behind the other: choice [pictures][3], each lane's caption [lanes], its direction [lanes] and
+/* -------------------------------------------------------------------------------- integers */
+
+/* For each batch, one after the other: choice [pictures][3], each lane's caption [lanes], its direction [lanes] and
  * its picture [lanes]. */
 
 static int64_t integers_of_batch(const struct step *s)
@@ -73,7 +73,7 @@ static void write_integers(struct step *s, const struct draws *d, bool twin)
     device_write(s->parts.device, s->integers, s->contents);
 }
 
-/* ---------------------------------------------------------------------------------------------------- the programs */
+/* -------------------------------------------------------------------------------- the programs */
 
 static void draw(const struct step *s)
 {
@@ -158,7 +158,7 @@ static struct error whole_body(void *arg)
     return ok();
 }
 
-/* ---------------------------------------------------------------------------------------------------- running */
+/* -------------------------------------------------------------------------------- running */
 
 static void write_step(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool twin)
 {
@@ -218,8 +218,7 @@ struct error step_get(struct step *s, struct state *state)
     return device_wait(d);
 }
 
-/* ---------------------------------------------------------------------------------------------------- making, freeing
- */
+/* -------------------------------------------------------------------------------- making, freeing */
 
 /* Posterior means and standard deviations of every picture, then of every mirrored one. */
 static struct error put_moments(struct step *s)

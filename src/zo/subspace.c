@@ -7,8 +7,7 @@
 
 #include "base/memory.h"
 
-/* ---------------------------------------------------------------------------------------------- standardized columns
- */
+/* -------------------------------------------------------------------------------- standardized columns */
 
 /* As sklearn's StandardScaler: population variance by the corrected two-pass sum; a column whose variance is within the
  * rounding error of that sum counts as constant and is only centred. `column` [rows] in place. */
@@ -31,9 +30,9 @@ static void standardize(double *column, int64_t rows)
         column[i] /= deviation;
 }
 
-/* ---------------------------------------------------------------------------------------------- singular vectors
- *
- * One-sided Jacobi (Hestenes, 1958): rotate pairs of vectors until all are orthogonal; their lengths are then the
+/* -------------------------------------------------------------------------------- singular vectors */
+
+/* One-sided Jacobi (Hestenes, 1958): rotate pairs of vectors until all are orthogonal; their lengths are then the
  * singular values, small ones to full relative accuracy. The fewer vectors are rotated: the history's rows where tau <=
  * dim, else its columns. A rotated row points along its principal direction. A rotated column does not, so each column
  * carries a unit vector behind it, which goes through the same rotations and ends as the direction.
@@ -122,8 +121,7 @@ static void orthogonalize(struct vectors *v)
     measure(v);
 }
 
-/* ---------------------------------------------------------------------------------------------- the noise directions
- */
+/* -------------------------------------------------------------------------------- the noise directions */
 
 /* The first index at which the cumulative share of variance exceeds 1 - nu. */
 static int64_t signal_end(const struct vectors *v, double nu)
@@ -267,7 +265,7 @@ struct error subspace_push(struct subspace *s, const float *embedding)
     return ok();
 }
 
-/* ---------------------------------------------------------------------------------------------- making and freeing */
+/* -------------------------------------------------------------------------------- making and freeing */
 
 struct error subspace_new(struct subspace *s, int64_t dim, int64_t tau, double nu)
 {

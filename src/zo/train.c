@@ -43,8 +43,7 @@ struct draw_shape training_draws(const struct config *config, int64_t pictures, 
     };
 }
 
-/* ------------------------------------------------------------------------------------------ one step, as in the paper
- */
+/* -------------------------------------------------------------------------------- one step, as in the paper */
 
 static struct error first_error(struct error a, struct error b)
 {
@@ -189,7 +188,7 @@ struct error training_step(struct training *t)
     return take_step(t, t->state.step + 1, &m, &stop);
 }
 
-/* ------------------------------------------------------------------------------------------ validation */
+/* -------------------------------------------------------------------------------- validation */
 
 static struct error check_batch(struct training *t, int64_t first, int64_t end, const float *embedding)
 {
@@ -244,8 +243,7 @@ struct error training_validate(struct training *t, const float *embedding, doubl
     return e;
 }
 
-/* ------------------------------------------------------------------------------------------ what a run leaves behind
- */
+/* -------------------------------------------------------------------------------- what a run leaves behind */
 
 /* A file that could not be written does not end the training: it is said, and tried again at the next save. */
 static void note(struct training *t, struct error e)
@@ -325,7 +323,7 @@ static void show(const struct training *t, struct progress *progress, const stru
     progress_step(progress, t->state.step, text);
 }
 
-/* ------------------------------------------------------------------------------------------ the run */
+/* -------------------------------------------------------------------------------- the run */
 
 /* Every tau steps: do all ranks still hold the same bits as rank 0? */
 static struct error compare_ranks(struct training *t)
@@ -463,7 +461,7 @@ struct error training_resume(struct training *t)
     return compare_ranks(t);
 }
 
-/* ------------------------------------------------------------------------------------------ making and freeing */
+/* -------------------------------------------------------------------------------- making and freeing */
 
 static struct error batch_new(struct lane_batch *l, const struct training *t, int64_t lanes, int64_t pictures)
 {

@@ -51,7 +51,7 @@ def row(*cells):
     print("| " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
-# ---------------------------------------------------------------------------------------------------- strong scaling
+# -------------------------------------------------------------------------------- strong scaling
 
 
 def evaluations_per_second(config, ranks, threads, evaluations):
@@ -76,7 +76,7 @@ def strong(a, folder):
     print()
 
 
-# ---------------------------------------------------------------------------------------------------- beside the evaluations
+# -------------------------------------------------------------------------------- beside the evaluations
 
 
 def pace(config, ranks, steps, seconds, *factors):
@@ -163,7 +163,7 @@ def draw(measured, model, path):
     image.save(path)
 
 
-# ---------------------------------------------------------------------------------------------------- ranks of different speed
+# -------------------------------------------------------------------------------- ranks of different speed
 
 
 def sleeping(a, folder):
@@ -198,7 +198,7 @@ def unequal(a, folder):
     print()
 
 
-# ---------------------------------------------------------------------------------------------------- prediction
+# -------------------------------------------------------------------------------- prediction
 
 
 def messages(ranks, per_node):

@@ -21,7 +21,7 @@ alignas(1024) unsigned char shared_memory[MOST_SHARED + SHARED_GUARD];
 
 static const unsigned char CANARY = 0xa5;
 
-/* ------------------------------------------------------------------------------------------------ order */
+/* -------------------------------------------------------------------------------- order */
 
 enum order { FORWARD, BACKWARD, SHUFFLED };
 
@@ -55,7 +55,7 @@ static void put_in_order(enum order order, int *items, int count)
         std::swap(items[i], items[next_random() % (unsigned)(i + 1)]);
 }
 
-/* ------------------------------------------------------------------------------------------------ faults */
+/* -------------------------------------------------------------------------------- faults */
 
 static void leave_kernel()
 {
@@ -119,7 +119,7 @@ static const char *const meeting_names[] = {"nowhere",       "__shfl_xor_sync", 
     block_fault("waits for ever at %s", meeting_names[me.at]);
 }
 
-/* ------------------------------------------------------------------------------------------------ whose turn */
+/* -------------------------------------------------------------------------------- whose turn */
 
 // The first ready lane behind `turn`, round and round.
 static struct thread *ready_lane(int warp, int turn)
@@ -176,7 +176,7 @@ static uint32_t turns_of(const struct warp &w)
     return turns;
 }
 
-/* ------------------------------------------------------------------------------------------------ meetings */
+/* -------------------------------------------------------------------------------- meetings */
 
 void __syncthreads()
 {
@@ -243,7 +243,7 @@ static void thread_body()
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ blocks */
+/* -------------------------------------------------------------------------------- blocks */
 
 static void lay_out_threads(const struct launch &l)
 {

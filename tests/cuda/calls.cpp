@@ -15,7 +15,7 @@ static std::map<std::string, int64_t> &counts()
     return c;
 }
 
-/* ------------------------------------------------------------------------------------------------ report */
+/* -------------------------------------------------------------------------------- report */
 
 static void print_usage(FILE *f, const char *name, const struct usage &u)
 {
@@ -58,7 +58,7 @@ static void count_call(const char *call)
     asked = true;
 }
 
-/* ------------------------------------------------------------------------------------------------ the frame */
+/* -------------------------------------------------------------------------------- the frame */
 
 static bool fails_here()
 {
@@ -107,7 +107,7 @@ void fault(cudaError_t code, const char *what)
         runtime.sticky = code;
 }
 
-/* ------------------------------------------------------------------------------------------------ error handling */
+/* -------------------------------------------------------------------------------- error handling */
 
 struct error_text {
     cudaError_t code;

@@ -17,7 +17,7 @@ static bool in_shared(const void *at, size_t bytes)
     return offset <= running.launch->shared && bytes <= running.launch->shared - offset;
 }
 
-/* ------------------------------------------------------------------------------------------------ copies */
+/* -------------------------------------------------------------------------------- copies */
 
 void standin_copy_async(void *shared, const void *global, int bytes, bool inside)
 {
@@ -55,7 +55,7 @@ void standin_copy_wait(int pending)
     t.copies.erase(t.copies.begin(), t.copies.begin() + (long)landed);
 }
 
-/* ------------------------------------------------------------------------------------------------ ldmatrix */
+/* -------------------------------------------------------------------------------- ldmatrix */
 
 static void hand_out_matrices(struct warp &w)
 {
@@ -92,7 +92,7 @@ void standin_load_matrices(uint32_t out[4], const void *row, bool transposed)
     meet(LOAD_MATRICES, true, transposed ? hand_out_transposed : hand_out_matrices);
 }
 
-/* ------------------------------------------------------------------------------------------------ mma */
+/* -------------------------------------------------------------------------------- mma */
 
 enum { MOST_TILES = 32 };
 

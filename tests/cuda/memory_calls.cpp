@@ -9,7 +9,7 @@
 #include "memory.h"
 #include "runtime.h"
 
-/* ------------------------------------------------------------------------------------------------ allocation */
+/* -------------------------------------------------------------------------------- allocation */
 
 // During a capture: Programming Guide, "CUDA Graphs, Prohibited and Unhandled Operations".
 cudaError_t standin_malloc(void **memory, size_t bytes)
@@ -56,7 +56,7 @@ cudaError_t cudaFreeHost(void *memory)
     return free_with("cudaFreeHost", memory, pinned_free);
 }
 
-/* ------------------------------------------------------------------------------------------------ copies */
+/* -------------------------------------------------------------------------------- copies */
 
 enum place { PAGEABLE, PINNED, DEVICE };
 

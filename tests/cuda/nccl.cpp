@@ -36,7 +36,7 @@ static std::set<ncclComm *> &communicators()
     return all;
 }
 
-/* ------------------------------------------------------------------------------------------------ calls in general */
+/* -------------------------------------------------------------------------------- calls in general */
 
 static ncclResult_t begin(const char *call)
 {
@@ -94,7 +94,7 @@ ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
     return got == 16 ? ncclSuccess : ncclSystemError;
 }
 
-/* ------------------------------------------------------------------------------------------------ communicators */
+/* -------------------------------------------------------------------------------- communicators */
 
 // "Using multiple ranks on one device is not supported": NCCL calls it a duplicate GPU.
 static bool shares_a_device(const ncclComm *c)
@@ -207,7 +207,7 @@ ncclResult_t ncclCommAbort(ncclComm_t comm)
     return ncclSuccess;
 }
 
-/* ------------------------------------------------------------------------------------------------ collectives */
+/* -------------------------------------------------------------------------------- collectives */
 
 enum kind { ALL_REDUCE, BROADCAST };
 

@@ -55,7 +55,7 @@ static struct cell *device_cells()
     return cells;
 }
 
-/* ------------------------------------------------------------------------------------------------ time */
+/* -------------------------------------------------------------------------------- time */
 
 void race_launch()
 {
@@ -82,7 +82,7 @@ void race_warp_barrier()
     my_warp().sync_tick = ++ticks.now;
 }
 
-/* ------------------------------------------------------------------------------------------------ order */
+/* -------------------------------------------------------------------------------- order */
 
 static bool acquired(uint32_t tick)
 {
@@ -111,7 +111,7 @@ static bool ordered(uint32_t tick, uint16_t who)
     return ordered_here(tick, who);
 }
 
-/* ------------------------------------------------------------------------------------------------ complaints */
+/* -------------------------------------------------------------------------------- complaints */
 
 struct word {
     struct cell *cell;
@@ -140,7 +140,7 @@ static void check_promise(const char *what, const struct word &w)
         block_fault("race: %s shared memory at %zu, where a copy is under way: copy_wait comes first", what, w.offset);
 }
 
-/* ------------------------------------------------------------------------------------------------ one word */
+/* -------------------------------------------------------------------------------- one word */
 
 static void note_read(struct cell *c, uint8_t mask)
 {
@@ -189,7 +189,7 @@ static void note_write(struct cell *c, uint8_t mask, bool atomic)
     c->atomic = atomic;
 }
 
-/* ------------------------------------------------------------------------------------------------ where it is */
+/* -------------------------------------------------------------------------------- where it is */
 
 static bool in_shared(uintptr_t address, size_t *offset)
 {
@@ -244,7 +244,7 @@ template <class Each> static void each_word(uintptr_t address, size_t bytes, Eac
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ the hooks' doors */
+/* -------------------------------------------------------------------------------- the hooks' doors */
 
 void race_read(uintptr_t address, size_t bytes)
 {

@@ -11,7 +11,7 @@
 
 #include "kernels/ptx.h"
 
-/* ------------------------------------------------------------------------------------------------ what cases use */
+/* -------------------------------------------------------------------------------- what cases use */
 
 static void must(cudaError_t code, const char *call)
 {
@@ -81,8 +81,7 @@ template <class T> static void send(T *to, const T *from, int count, cudaStream_
     must(cudaMemcpyAsync(to, from, sizeof(T) * (size_t)count, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
 }
 
-/* ------------------------------------------------------------------------------------------------ kernels that are
- * right */
+/* -------------------------------------------------------------------------------- kernels that are right */
 
 struct numbers {
     int *out, *in;
@@ -186,8 +185,7 @@ static __global__ void double_buffer(const struct numbers a)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ kernels that are
- * wrong */
+/* -------------------------------------------------------------------------------- kernels that are wrong */
 
 static __global__ void no_barrier(const struct numbers a)
 {
@@ -311,7 +309,7 @@ static __global__ void add_number(const struct numbers a)
     a.out[threadIdx.x] += a.count;
 }
 
-/* ------------------------------------------------------------------------------------------------ cases */
+/* -------------------------------------------------------------------------------- cases */
 
 static void run_wrong(void (*kernel)(const struct numbers), dim3 grid, dim3 block, size_t shared)
 {

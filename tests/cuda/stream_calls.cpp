@@ -32,7 +32,7 @@ bool captures(cudaStream_t stream)
     return stream_of(stream)->capture != NO_CAPTURE;
 }
 
-/* ------------------------------------------------------------------------------------------------ the queue */
+/* -------------------------------------------------------------------------------- the queue */
 
 bool advance(CUstream_st *stream)
 {
@@ -106,7 +106,7 @@ cudaError_t enqueue(cudaStream_t stream, operation op)
     return cudaSuccess;
 }
 
-/* ------------------------------------------------------------------------------------------------ calls */
+/* -------------------------------------------------------------------------------- calls */
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
 {

@@ -1,7 +1,7 @@
 /* checkpoint write FOLDER RECIPE KEEP STEP...   writes a made-up state after each STEP
  * checkpoint resume FOLDER RECIPE               prints "step N hash H" or "none"; warnings and errors on stderr
- * checkpoint read RECIPE FILE...                for each file "step N hash H", or "refused CODE: why", and whether the
- * state stayed what it was
+ * checkpoint read RECIPE FILE...                for each file "step N hash H", or "refused CODE: why" and whether
+ *                                               the state is unchanged
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -18,7 +18,7 @@
             return error_failed("line %d: expected %s", __LINE__, #condition);                                         \
     } while (0)
 
-/* ------------------------------------------------------------------------------------------------ arena */
+/* -------------------------------------------------------------------------------- arena */
 
 enum { LIVE = 12, STEPS = 300 };
 
@@ -161,7 +161,7 @@ static struct error check_outside(struct device *d)
     return device_wait(d);
 }
 
-/* ------------------------------------------------------------------------------------------------ errors */
+/* -------------------------------------------------------------------------------- errors */
 
 static struct error check_first_error(struct device *d)
 {
@@ -187,7 +187,7 @@ static struct error check_kinds(struct device *d)
     return ok();
 }
 
-/* ------------------------------------------------------------------------------------------------ store */
+/* -------------------------------------------------------------------------------- store */
 
 /* What one rank of a node packed, another uses without packing. */
 static struct error check_store(struct device *d)
@@ -233,7 +233,7 @@ static struct error check_store(struct device *d)
     return ok();
 }
 
-/* ------------------------------------------------------------------------------------------------ pool */
+/* -------------------------------------------------------------------------------- pool */
 
 enum { TASKS = 1000, THREADS = 5 };
 

@@ -1,9 +1,12 @@
 /* forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8|4] [--device cpu|cuda]
  *
  * Runs the parts of a model whose inputs are present, so that anyone can compare them with diffusers. F32 and NCHW in
- * the files: `input_ids` (I32 [B, n]) -> `hidden`; `sample` [B, 4, h, w] + `timestep` (I32 [B]) +
- * `encoder_hidden_states` -> `noise_pred`; `pixels` [B, 3, H, W] -> `latent_mean`, `latent_logvar`; `latent` ->
- * `image`.
+ * the files:
+ *
+ *     `input_ids` (I32 [B, n])                                             -> `hidden`
+ *     `sample` [B, 4, h, w], `timestep` (I32 [B]), `encoder_hidden_states` -> `noise_pred`
+ *     `pixels` [B, 3, H, W]                                                -> `latent_mean`, `latent_logvar`
+ *     `latent`                                                             -> `image`
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +31,7 @@ struct job {
     int64_t out_count;
 };
 
-/* ------------------------------------------------------------------------------------------------ inputs, outputs */
+/* -------------------------------------------------------------------------------- inputs, outputs */
 
 static struct error input(const struct job *job, const char *name, int ranks, const struct entry **entry)
 {
@@ -131,7 +134,7 @@ static struct error give(struct job *job, const char *name, struct tensor t, int
     return e;
 }
 
-/* ------------------------------------------------------------------------------------------------ the parts */
+/* -------------------------------------------------------------------------------- the parts */
 
 /* One run of a network: its body writes what it makes into a kept tensor. */
 struct run {
@@ -315,7 +318,7 @@ static struct error forward_vae(struct job *job, const char *name, bool encode)
     return e;
 }
 
-/* ------------------------------------------------------------------------------------------------ main */
+/* -------------------------------------------------------------------------------- main */
 
 static struct error forward_all(struct job *job)
 {

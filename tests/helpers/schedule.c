@@ -1,11 +1,12 @@
 /* schedule MODEL_DIR IN.safetensors OUT.safetensors
- *     `latent`, `noise` F32 [steps, count], a row for every timestep -> `noisy`, `target` F32 [steps, count], `alphas`
- * F32 [steps]
+ *     `latent`, `noise` F32 [steps, count], a row for every timestep
+ *     -> `noisy`, `target` F32 [steps, count], `alphas` F32 [steps]
  *
  * schedule MODEL_DIR IN.safetensors OUT.safetensors pndm|ddim|euler|dpm++ STEPS
- *     `outputs` F32 [calls or more, count], what the network says; `samples` F32 [1, count], the start, or [calls or
- * more, count], the sample to go on from at each call -> `inputs`, `samples` F32 [calls, count] shown to the network
- * and after each step, `timesteps` F64 [calls], `init_sigma` F64 [1]
+ *     `outputs` F32 [calls or more, count]: what the network says; `samples` F32 [1, count]: the start, or
+ *     [calls or more, count]: the sample to continue from at each call
+ *     -> `inputs`, `samples` F32 [calls, count]: what the network is shown, and the sample after each step;
+ *        `timesteps` F64 [calls], `init_sigma` F64 [1]
  */
 #include <stdio.h>
 #include <stdlib.h>

@@ -10,7 +10,7 @@ enum { ROWS = 6 }; /* 12 sums, 2 vectors of b, one of a: of 16 registers */
 #endif
 enum { PANEL = 2 * WIDTH };
 
-/* ------------------------------------------------------------------------------------------------ products */
+/* -------------------------------------------------------------------------------- products */
 
 /* One step is 1 + 1 in a constant, so that both walks over a compile to their own loop. */
 static inline __attribute__((always_inline)) void tile_of(float *c, const float *a, int64_t row_step, int64_t k_step,
@@ -142,7 +142,7 @@ static void finish(const struct finish *f)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ attention */
+/* -------------------------------------------------------------------------------- attention */
 
 static void hide(float *scores, int64_t keys, const int32_t *visible)
 {
@@ -190,7 +190,7 @@ static void rescale(float *o, const float *factor, int64_t count)
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ rows of numbers */
+/* -------------------------------------------------------------------------------- rows of numbers */
 
 static void act_row(float *y, const float *x, int64_t count, enum act act)
 {
@@ -247,7 +247,7 @@ static double squared_error(const float *a, const float *b, int64_t count)
     return total_of(strands);
 }
 
-/* ------------------------------------------------------------------------------------------------ draws */
+/* -------------------------------------------------------------------------------- draws */
 
 static void normals(uint64_t seed, uint64_t step, uint32_t stream, int64_t count, float *out)
 {

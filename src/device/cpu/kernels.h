@@ -24,8 +24,9 @@ struct finish {
 
 /* Running softmax of `panel` queries over blocks of keys. */
 struct softmax {
-    float *largest, *total,
-        *shrink; /* [panel]: the largest score, the sum of weights, what older sums are multiplied by */
+    float *largest; /* [panel]: the largest score so far */
+    float *total;   /* [panel]: the sum of weights */
+    float *shrink;  /* [panel]: the factor for older sums */
 };
 
 struct kernels {

@@ -3,7 +3,7 @@
 
 #include "device/cpu/cpu.h"
 
-/* ------------------------------------------------------------------------------------------------ act, copy */
+/* -------------------------------------------------------------------------------- act, copy */
 
 enum { ROWS = 64 }; /* positions in a task */
 
@@ -70,7 +70,7 @@ void cpu_copy(struct device *device, struct tensor y, struct tensor x, struct te
         pool_run(cpu_of(device)->pool, row_tasks(y), copy_task, &p);
 }
 
-/* ------------------------------------------------------------------------------------------------ embeddings */
+/* -------------------------------------------------------------------------------- embeddings */
 
 struct embedding {
     struct tensor y, ids, rows;
@@ -153,7 +153,7 @@ void cpu_timestep(struct device *device, struct tensor y, struct tensor t, bool 
     }
 }
 
-/* ------------------------------------------------------------------------------------------------ loss */
+/* -------------------------------------------------------------------------------- loss */
 
 struct loss {
     const struct kernels *kernels;

@@ -48,7 +48,7 @@ int64_t cpu_weight_place(const struct device *device, struct weight *w, char *at
     return panels + scale + shift + bias;
 }
 
-/* ------------------------------------------------------------------------------------------------ packing */
+/* -------------------------------------------------------------------------------- packing */
 
 struct packing {
     const struct kernels *kernels;

@@ -24,7 +24,7 @@
 #define __align__(n)    __attribute__((aligned(n)))
 #define __launch_bounds__(...)
 
-/* ------------------------------------------------------------------------------------------------ vector types */
+/* -------------------------------------------------------------------------------- vector types */
 
 struct uint3 {
     unsigned x, y, z;
@@ -94,14 +94,14 @@ static inline double2 make_double2(double x, double y)
     return {x, y};
 }
 
-/* ------------------------------------------------------------------------------------------------ where a thread is */
+/* -------------------------------------------------------------------------------- where a thread is */
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 
 enum { warpSize = 32 };
 
-/* ------------------------------------------------------------------------------------------------ meeting others */
+/* -------------------------------------------------------------------------------- meeting others */
 
 /* "Synchronization Functions": all threads of the block come, or it is an error. */
 void __syncthreads();
@@ -148,7 +148,7 @@ template <class T> static inline T __shfl_sync(unsigned mask, T value, int lane)
     return standin_value<T>(standin_shuffle_from(mask, standin_word(value), lane));
 }
 
-/* ------------------------------------------------------------------------------------------------ atomics, loads */
+/* -------------------------------------------------------------------------------- atomics, loads */
 
 /* Each returns what was there before. */
 int atomicCAS(int *at, int expected, int value);
@@ -161,7 +161,7 @@ template <class T> static inline T __ldg(const T *at)
     return *at;
 }
 
-/* ------------------------------------------------------------------------------------------------ arithmetic */
+/* -------------------------------------------------------------------------------- arithmetic */
 
 // macros, since the C library declares functions of these names
 #define __expf expf

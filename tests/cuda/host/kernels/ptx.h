@@ -16,7 +16,7 @@
 
 enum operand { HALF, BFLOAT };
 
-/* ------------------------------------------------------------------------------------------------ copies */
+/* -------------------------------------------------------------------------------- copies */
 
 void standin_copy_async(void *shared, const void *global, int bytes, bool inside);
 void standin_copy_commit();
@@ -38,7 +38,7 @@ template <int PENDING> static inline void copy_wait()
     standin_copy_wait(PENDING);
 }
 
-/* ------------------------------------------------------------------------------------------------ fragments */
+/* -------------------------------------------------------------------------------- fragments */
 
 void standin_load_matrices(uint32_t out[4], const void *row, bool transposed);
 void standin_mma(bool half, int tiles, float *acc, const uint32_t a[4], const uint32_t *b);
@@ -59,7 +59,7 @@ static inline void mma_tile(float (&acc)[N][4], const uint32_t (&a)[4], const ui
     standin_mma(O == HALF, N, &acc[0][0], a, &b[0][0]);
 }
 
-/* ------------------------------------------------------------------------------------------------ conversions */
+/* -------------------------------------------------------------------------------- conversions */
 
 static inline uint32_t standin_bits(float x)
 {
