@@ -18,7 +18,8 @@
  * owns 16 queries, its warps share out a tile's keys for the scores and the head's channels for the sums, and all
  * factors come from global memory.
  *
- * P4: tiles follow from the size of a head; lanes are grid.z. Keys that a query may not see have weight 0 exactly.
+ * Equal bits for a lane, whatever lies beside it: tiles follow from the size of a head; lanes are grid.z. Keys that a
+ * query may not see have weight 0 exactly.
  */
 #include "kernels/cuda.h"
 

@@ -6,8 +6,8 @@
  * shared_memory[]`, laid out as a struct whose size its launcher passes. So a launch is one line, and the same source
  * compiles for the host, where the tests run it (tests/cuda/).
  *
- * P4: what a kernel writes for a lane follows from that lane alone. Lanes are rows or a grid dimension; the order of
- * every sum follows from one lane's shape.
+ * Equal bits (device/device.h): what a kernel writes for a lane depends on that lane alone. Lanes are rows or a grid
+ * dimension; the order of every sum follows from one lane's shape.
  */
 #ifndef ZOODIP_KERNELS_CUDA_H
 #define ZOODIP_KERNELS_CUDA_H

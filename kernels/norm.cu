@@ -1,6 +1,6 @@
 /* kernels/norm.cu
  *
- * Group norm and layer norm, with the activation behind them.
+ * Group norm and layer norm, and the activation that follows.
  *
  * Idea. Memory sets the pace, so a lane must be read by many blocks, also when it is alone. Group norm is two kernels:
  * the first cuts a lane's positions into chunks and leaves the mean and the squared deviations of every (chunk, group)
@@ -11,8 +11,9 @@
  * variances" (1979): M2 = sum M2_i + sum n_i (m_i - m)^2. Nothing is the difference of two big numbers, whatever the
  * mean.
  *
- * P4: chunks follow from one lane's positions and groups; lanes are a grid dimension, or a launch of their own where
- * scratch is short. Every sum is a walk of fixed stride and a tree of fixed form.
+ * Equal bits for a lane, whatever lies beside it: chunks follow from one lane's positions and groups; lanes are a grid
+ * dimension, or a launch of their own where scratch is short. Every sum is a walk of fixed stride and a tree of fixed
+ * form.
  */
 #include "kernels/cuda.h"
 

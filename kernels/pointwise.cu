@@ -1,13 +1,12 @@
 /* kernels/pointwise.cu
  *
- * What is done number by number: activations, copies, embeddings, and the squared error of a lane.
+ * Work done number by number: activations, copies, embeddings, and a lane's squared error.
  *
- * Idea. A thread takes one number, or one 16-byte piece where everything lies so; lanes are grid.y. Contents that only
- * a kernel can see (ids, maps) are checked where they are used: what cannot be used is reported through complain() and
- * not touched.
+ * Idea. A thread takes one number, or one 16-byte piece where the layout allows; lanes are grid.y. Contents that only a
+ * kernel can see (ids, maps) are checked where they are used: a bad one is reported through complain() and not used.
  *
- * P4: a number follows from its own inputs. A loss is summed by one block, in double: thread t takes numbers t,
- * t + THREADS, ..., then a tree of fixed form.
+ * Equal bits for a lane, whatever lies beside it: a number depends on its own inputs alone. A loss is summed by one
+ * block, in double: thread t takes numbers t, t + THREADS, ..., then a tree of fixed form joins the threads' sums.
  */
 #include "kernels/cuda.h"
 

@@ -14,8 +14,8 @@
  * Weights meet the matrix units as they lie in memory, 8 or 4 bits wide; nothing is ever unpacked into memory. How a
  * row is laid out so that a lane finds its four k with one load is told in src/device/tiles.h.
  *
- * P4: every number of y is one chain of sums over k in order, whatever tile it lies in and whoever lies beside it. So
- * tiles may follow the number of rows.
+ * Equal bits for a lane, whatever lies beside it: every number of y is one chain of sums over k, in order, whichever
+ * tile it lies in. So the choice of tiles may depend on the number of rows.
  */
 #include "device/tiles.h"
 #include "kernels/cuda.h"
@@ -260,7 +260,7 @@ __device__ static void finish(const struct product_args &a, int row, int packed,
     int lane = row / a.y.positions, position = row - lane * a.y.positions;
     float *y = row_of(a.y, lane, position) + column;
     for (int j = 0; j < 2 && column + j < a.y.channels; j++) {
-        // fmaf, and sums that nothing is fused into, so that every tile rounds alike (P4)
+        // fmaf, and sums that nothing is fused into, so that every tile rounds alike
         float v = scaled(a, packed + j, value[j]);
         if (gate) {
             v *= gelu(scaled(a, packed + 8 + j, gate[j])); // tiles.h: eight values, then their gates
