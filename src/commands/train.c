@@ -24,7 +24,7 @@ static void print_help(void)
            "\n"
            "examples:\n"
            "  zoodip train configs/toybox.json\n"
-           "  mpirun -np 2 zoodip train configs/toybox.json --set data.images=photos/mug --set output.dir=results/mug\n"
+           "  mpirun -np 2 zoodip train configs/sd15.json --set data.images=photos/mug --set output.dir=results/mug\n"
            "  mpirun -np 2 zoodip train configs/toybox.json --resume\n"
            "\n"
            "config keys:\n");
