@@ -1,25 +1,21 @@
-/* zoodip: looks up the subcommand and prints the one error that comes back. */
+/* zoodip: finds the command, answers calls for help, and prints the one error that comes back. */
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
+#include "base/nearest.h"
 #include "cluster/comm.h"
 #include "cluster/signals.h"
 #include "commands/commands.h"
+#include "commands/options.h"
 #include "commands/version.h"
 
-static const struct command {
-    const char *name, *meaning;
-    struct error (*run)(int argc, char **argv, struct comm *comm);
-    bool stops; /* when it is asked to, with all saved */
-} commands[] = {
-    {"train", "learn a word from a folder of pictures, all ranks on it", command_train, true},
-    {"run", "learn many words, a queue of subjects that groups of ranks share out", command_run, true},
-    {"generate", "draw pictures from a prompt, with learned words", command_generate, false},
-    {"quantize", "write a model with weights of 8 or 4 bits", command_quantize, false},
-    {"inspect", "show what a model, file, checkpoint, config or result holds", command_inspect, false},
-    {"bench", "measure evaluations per second, step time and memory", command_bench, false},
-};
+static const struct command *const commands[] = {&command_train,    &command_run,     &command_generate,
+                                                 &command_quantize, &command_inspect, &command_bench};
+enum { COMMANDS = sizeof commands / sizeof *commands };
+
+static const char *const help_words[] = {"help", "--help", "-h", NULL};
+static const char *const version_words[] = {"version", "--version", "-V", NULL};
 
 static void print_help(void)
 {
@@ -28,11 +24,11 @@ static void print_help(void)
            "Teaches a quantized Stable Diffusion model one new word from a handful of pictures, with forward passes "
            "only.\n"
            "\n");
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        printf("  %-10s %s\n", commands[i].name, commands[i].meaning);
+    for (int i = 0; i < COMMANDS; i++)
+        printf("  %-10s %s\n", commands[i]->name, commands[i]->meaning);
     printf("\n"
-           "  zoodip COMMAND --help    options and examples of a command\n"
-           "  zoodip --version         what this zoodip was built with\n"
+           "  zoodip help COMMAND    options and examples of a command\n"
+           "  zoodip version         what this zoodip was built with\n"
            "\n"
            "examples:\n"
            "  mpirun -np 2 zoodip train configs/toybox.json\n"
@@ -42,55 +38,107 @@ static void print_help(void)
            "exit codes: 0 done, 1 failed, 2 bad input, 75 stopped after a checkpoint (run again with --resume)\n");
 }
 
-/* The one that the command line names, or NULL. */
-static const struct command *find_command(int argc, char **argv)
+static const struct command *find_command(const char *name)
 {
-    for (size_t i = 0; i < sizeof commands / sizeof *commands; i++)
-        if (argc > 1 && strcmp(argv[1], commands[i].name) == 0)
-            return &commands[i];
+    for (int i = 0; i < COMMANDS; i++)
+        if (strcmp(name, commands[i]->name) == 0)
+            return commands[i];
     return NULL;
 }
 
-static struct error dispatch(int argc, char **argv, struct comm *comm)
+static bool is_one_of(const char *word, const char *const *words)
+{
+    for (; *words; words++)
+        if (strcmp(word, *words) == 0)
+            return true;
+    return false;
+}
+
+/* ------------------------------------------------------------------------------------------- help and version */
+
+enum question { NOTHING, HELP, VERSION };
+
+/* What is asked for that needs no ranks. *about: the command that it is about, or NULL. */
+static enum question read_question(int argc, char **argv, const struct command **about)
+{
+    *about = argc > 1 ? find_command(argv[1]) : NULL;
+    if (*about)
+        return options_ask_help(argc - 1, argv + 1) ? HELP : NOTHING;
+    if (argc == 2 && is_one_of(argv[1], version_words))
+        return VERSION;
+    if (argc < 2 || argc > 3 || !is_one_of(argv[1], help_words))
+        return NOTHING;
+    *about = argc == 3 ? find_command(argv[2]) : NULL;
+    bool itself = argc == 2 || is_one_of(argv[2], help_words) || is_one_of(argv[2], version_words);
+    return itself || *about ? HELP : NOTHING;
+}
+
+/* Once, however many ranks were started. */
+static void answer(enum question question, const struct command *about)
+{
+    if (comm_rank_launched() != 0)
+        return;
+    if (question == VERSION)
+        print_version(stdout);
+    else if (about)
+        about->help();
+    else
+        print_help();
+}
+
+/* ------------------------------------------------------------------------------------------- commands */
+
+static struct error unknown_word(const char *word)
+{
+    bool option = word[0] == '-';
+    struct nearest best = {NULL, 0};
+    for (int i = 0; i < COMMANDS && !option; i++)
+        nearest_try(&best, word, commands[i]->name);
+    nearest_try(&best, word, option ? "--help" : "help");
+    nearest_try(&best, word, option ? "--version" : "version");
+    const char *kind = option ? "option" : "command";
+    return best.name ? error_input("%s: no such %s; did you mean %s? See zoodip --help", word, kind, best.name)
+                     : error_input("%s: no such %s; see zoodip --help", word, kind);
+}
+
+/* A command line that neither names a command nor asks for help as it should. */
+static struct error wrong_line(int argc, char **argv)
 {
     if (argc < 2)
         return error_input("no command; see zoodip --help");
-    const struct command *command = find_command(argc, argv);
-    return command ? command->run(argc - 1, argv + 1, comm)
-                   : error_input("%s: no such command; see zoodip --help", argv[1]);
+    if (is_one_of(argv[1], version_words))
+        return error_input("%s: unexpected argument; zoodip %s takes none", argv[2], argv[1]);
+    if (!is_one_of(argv[1], help_words))
+        return unknown_word(argv[1]);
+    return argc == 3 ? unknown_word(argv[2])
+                     : error_input("%s: unexpected argument; expected zoodip help COMMAND", argv[3]);
 }
 
-static int asks_for(int argc, char **argv, const char *a, const char *b)
+static struct error run(int argc, char **argv, const struct command *command)
 {
-    return argc == 2 && (strcmp(argv[1], a) == 0 || strcmp(argv[1], b) == 0);
+    struct comm *comm;
+    struct error e = comm_open(&comm, &argc, &argv);
+    bool speaks = e.code != ERROR_NONE || comm_rank(comm) == 0;
+    if (e.code == ERROR_NONE)
+        e = command ? command->run(argc - 1, argv + 1, comm) : wrong_line(argc, argv);
+    if (fflush(stdout) != 0 && e.code == ERROR_NONE)
+        e = error_failed("cannot write to the standard output");
+    if (e.code != ERROR_NONE && speaks)
+        fprintf(stderr, "zoodip: %s\n", e.text);
+    comm_close(comm);
+    return e;
 }
 
 int main(int argc, char **argv)
 {
-    const struct command *command = find_command(argc, argv);
-    // before MPI comes up, which takes long on many nodes: whoever is asked meanwhile stops behind its first step
+    const struct command *command;
+    enum question question = read_question(argc, argv, &command);
+    if (question != NOTHING) {
+        answer(question, command);
+        return fflush(stdout) == 0 ? ERROR_NONE : ERROR_FAILED;
+    }
+    // before MPI comes up, which takes long on many nodes: whoever is asked to stop meanwhile does so after one step
     if (command && command->stops)
         signals_watch();
-    struct comm *comm;
-    struct error e = comm_open(&comm, &argc, &argv);
-    if (e.code != ERROR_NONE) {
-        fprintf(stderr, "zoodip: %s\n", e.text);
-        return e.code;
-    }
-    int rank = comm_rank(comm);
-    if (asks_for(argc, argv, "--help", "-h")) {
-        if (rank == 0)
-            print_help();
-    } else if (asks_for(argc, argv, "--version", "-V")) {
-        if (rank == 0)
-            print_version(stdout);
-    } else {
-        e = dispatch(argc, argv, comm);
-    }
-    if (fflush(stdout) != 0 && e.code == ERROR_NONE)
-        e = error_failed("cannot write to the standard output");
-    if (e.code != ERROR_NONE && rank == 0)
-        fprintf(stderr, "zoodip: %s\n", e.text);
-    comm_close(comm);
-    return e.code;
+    return run(argc, argv, command).code;
 }

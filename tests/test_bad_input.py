@@ -96,6 +96,30 @@ def test_command_lines(arguments, words):
     refused(run(program("zoodip"), *arguments, check=False), *words)
 
 
+@pytest.mark.parametrize("arguments,line", [
+    (["trian"], "trian: no such command; did you mean train? See zoodip --help"),
+    (["quantise", "--model", "m"], "quantise: no such command; did you mean quantize? See zoodip --help"),
+    (["hlep"], "hlep: no such command; did you mean help? See zoodip --help"),
+    (["--hlep"], "--hlep: no such option; did you mean --help? See zoodip --help"),
+    (["--verison"], "--verison: no such option; did you mean --version? See zoodip --help"),
+    (["learn"], "learn: no such command; see zoodip --help"),
+    (["--json"], "--json: no such option; see zoodip --help"),
+    (["--version", "--json"], "--json: unexpected argument; zoodip --version takes none"),
+    (["help", "trian"], "trian: no such command; did you mean train? See zoodip --help"),
+    (["help", "train", "bench"], "bench: unexpected argument; expected zoodip help COMMAND"),
+    (["train", "c.json", "--reusme"], "--reusme: no such option; did you mean --resume? See zoodip train --help"),
+    (["train", "c.json", "-resume"], "-resume: no such option; did you mean --resume? See zoodip train --help"),
+    (["generate", "--embeding=x"], "--embeding=x: no such option; did you mean --embedding? See zoodip generate --help"),
+    (["run", "--spol", "x"], "--spol: no such option; did you mean --spool? See zoodip run --help"),
+    (["train", "c.json", "--learning_rate=1"],
+     "--learning_rate=1: no such option; did you mean --set optim.lr=VALUE? See zoodip train --help"),
+    (["quantize", "--learning_rate=1"], "--learning_rate=1: no such option; see zoodip quantize --help"),
+    (["bench", "c.json", "--colour"], "--colour: no such option; see zoodip bench --help")])
+def test_a_slip_in_a_command_line_is_answered_with_what_was_meant(arguments, line):
+    done = run(program("zoodip"), *arguments, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"zoodip: {line}\n")
+
+
 def copy_model(folder):
     shutil.copytree(MODEL, folder)
     return folder

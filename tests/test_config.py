@@ -176,6 +176,33 @@ def test_wrong_value_gets_one_line_and_exit_2(config, set_, line):
     assert line in error and "\n" not in error
 
 
+@pytest.mark.parametrize("typed, meant", [
+    ("zo.sdies", "zo.sides"), ("output.checkpointkeep", "output.checkpoint_keep"), ("tokn.vectors", "token.vectors"),  # slips
+    ("lr", "optim.lr"), ("n", "zo.n"), ("batch_size", "optim.batch_size"), ("zo.lr", "optim.lr"), ("optim.eps_", "optim.eps"),
+    ("optim.learning_rate", "optim.lr"), ("learning_rate", "optim.lr"), ("max_train_steps", "optim.steps"), ("steps", "optim.steps"),
+    ("train_batch_size", "optim.batch_size"), ("placeholder_token", "token.placeholder"), ("token_string", "token.placeholder"),
+    ("initializer_token", "token.initializer"), ("init_word", "token.initializer"), ("num_vectors", "token.vectors"),
+    ("num_vectors_per_token", "token.vectors"), ("resolution", "data.resolution"), ("train_data_dir", "data.images"),
+    ("output_dir", "output.dir"), ("lr_scheduler", "optim.schedule"), ("lr_warmup_steps", "optim.warmup"),
+    ("pretrained_model_name_or_path", "model"), ("save_steps", "output.save_every"), ("learnable_property", "data.property"),
+])
+def test_an_unknown_key_is_answered_with_the_one_that_was_meant(config, typed, meant):
+    code, _, error = config(SMALLEST, f"{typed}=1")
+    assert (code, error) == (2, f"--set: {typed}: unknown key; did you mean {meant}?")
+
+
+@pytest.mark.parametrize("typed", ["zzz", "xyz.abc", "zo.colour", "x", "q" * 100])
+def test_a_key_that_is_like_no_other_is_answered_without_a_guess(config, typed):
+    code, _, error = config(SMALLEST, f"{typed}=1")
+    assert code == 2 and error == f"--set: {typed[:80]}: unknown key; zoodip train --help lists them all"
+
+
+def test_an_unknown_group_is_answered_with_the_one_that_was_meant(config):
+    for typed, meant in [("optimizer", "optim"), ("tokne", "token"), ("outputs", "output")]:
+        _, _, error = config({**SMALLEST, typed: {"lr": 1}})
+        assert error == f"FILE: {typed}: unknown key; did you mean {meant}?"
+
+
 @pytest.mark.parametrize("text, line", [
     ("", "FILE: is empty, expected a JSON object"),
     (" \n\t", "FILE: is empty"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BUILD, ROOT, run
+from conftest import BUILD, ROOT, mpirun, run
 
 # What a room under src/ may include, besides itself.
 USES = {
@@ -103,6 +103,19 @@ def test_help_lists_every_command():
     said = run(BUILD / "zoodip", "--help").stdout
     assert all(re.search(rf"^\s+{c}\s+\w", said, re.M) for c in COMMANDS)
     assert "example" in said and "exit codes" in said
+
+
+@pytest.mark.parametrize("asked,same", [
+    (["help"], ["--help"]), (["-h"], ["--help"]), (["help", "help"], ["--help"]), (["help", "version"], ["--help"]),
+    (["help", "train"], ["train", "--help"]), (["--help", "bench"], ["bench", "--help"]), (["run", "jobs.json", "-h"], ["run", "--help"]),
+    (["version"], ["--version"]), (["-V"], ["--version"])])
+def test_help_and_version_can_be_asked_for_in_many_ways(asked, same):
+    assert run(BUILD / "zoodip", *asked).stdout == run(BUILD / "zoodip", *same).stdout != ""
+
+
+@pytest.mark.parametrize("asked", [["help"], ["help", "train"], ["train", "--help"], ["version"]])
+def test_ranks_answer_a_call_for_help_once(asked):
+    assert mpirun(3, BUILD / "zoodip", *asked).stdout == run(BUILD / "zoodip", *asked).stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -38,6 +38,15 @@ static bool launched(void)
 }
 #endif
 
+int comm_rank_launched(void)
+{
+    static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++)
+        if (getenv(ranks[i]))
+            return (int)number_from_environment(ranks[i]);
+    return 0;
+}
+
 /* Processes that run side by side without knowing it would all write the same files. */
 static struct error check_launcher(void)
 {

@@ -29,6 +29,10 @@ struct comm;
  * processes that cannot hear each other (a launcher whose MPI is not ours). argc, argv as main got them. */
 struct error comm_open(struct comm **comm, int *argc, char ***argv);
 
+/* This process's rank by what its launcher left in the environment, 0 without one: for what is said once and needs no
+ * other rank, before comm_open. */
+int comm_rank_launched(void);
+
 /* Collective. NULL is allowed. */
 void comm_close(struct comm *comm);
 

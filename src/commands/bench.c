@@ -87,7 +87,7 @@ static struct error measure(struct subject *s, int64_t evaluations)
     return comm_agree(w->comm, e);
 }
 
-static struct error run(const char *config, const struct option_values *sets, int64_t evaluations, struct comm *comm)
+static struct error bench(const char *config, const struct option_values *sets, int64_t evaluations, struct comm *comm)
 {
     struct subject s;
     struct workshop w;
@@ -102,24 +102,24 @@ static struct error run(const char *config, const struct option_values *sets, in
     return e;
 }
 
-struct error command_bench(int argc, char **argv, struct comm *comm)
+static struct error run(int argc, char **argv, struct comm *comm)
 {
     const char *config = NULL;
     const char **sets = memory_take(argc, sizeof *sets);
     if (!sets)
         return error_memory("the command line");
     struct option_values many = {.items = sets};
-    int64_t evaluations = 30, plain = 0;
-    bool help = false;
+    int64_t evaluations = 30;
     const struct option table[] = {{.name = "set", .many = &many},
                                    {.name = "evaluations", .integer = &evaluations, .low = 1, .high = 1 << 30}};
-    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &help, &config, 1, &plain);
-    if (e.code == ERROR_NONE && !help && !config)
+    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &config, 1);
+    if (e.code == ERROR_NONE && !config)
         e = error_input("bench needs a CONFIG.json; see zoodip bench --help");
-    if (e.code == ERROR_NONE && help && comm_rank(comm) == 0)
-        print_help();
-    if (e.code == ERROR_NONE && !help)
-        e = run(config, &many, evaluations, comm);
+    if (e.code == ERROR_NONE)
+        e = bench(config, &many, evaluations, comm);
     memory_free(sets);
     return e;
 }
+
+const struct command command_bench = {"bench", "measure evaluations per second, step time and memory", print_help, run,
+                                      false};

@@ -1,19 +1,25 @@
 /* commands/commands.h
  *
- * The subcommands. Each gets its own arguments (argv[0] is its name) and the communicator, and returns what main prints
- * on rank 0. A command's --help goes to stdout.
+ * The subcommands, one file each. A new one is a struct command in its file, a line here and one in main.c's table.
  */
 #ifndef ZOODIP_COMMANDS_COMMANDS_H
 #define ZOODIP_COMMANDS_COMMANDS_H
 
+#include <stdbool.h>
+
 #include "base/error.h"
 #include "cluster/comm.h"
 
-struct error command_train(int argc, char **argv, struct comm *comm);
-struct error command_run(int argc, char **argv, struct comm *comm);
-struct error command_generate(int argc, char **argv, struct comm *comm);
-struct error command_quantize(int argc, char **argv, struct comm *comm);
-struct error command_inspect(int argc, char **argv, struct comm *comm);
-struct error command_bench(int argc, char **argv, struct comm *comm);
+struct command {
+    const char *name, *meaning;
+    void (*help)(void); /* prints its page on stdout */
+
+    /* argv[0] is the name. What comes back is the same on all ranks; rank 0 prints it. */
+    struct error (*run)(int argc, char **argv, struct comm *comm);
+    bool stops; /* when a signal asks it to, with all saved */
+};
+
+extern const struct command command_train, command_run, command_generate, command_quantize, command_inspect,
+    command_bench;
 
 #endif

@@ -532,7 +532,7 @@ static struct error check_request(const struct request *r, int *kind)
     return *kind >= 0 ? ok() : error_input("--scheduler: \"%s\": expected pndm, ddim, euler or dpm++", r->scheduler);
 }
 
-static struct error run(const struct request *r)
+static struct error generate(const struct request *r)
 {
     struct session s = {.request = r};
     TRY(check_request(r, &s.kind));
@@ -545,13 +545,11 @@ static struct error run(const struct request *r)
     return e;
 }
 
-struct error command_generate(int argc, char **argv, struct comm *comm)
+static struct error run(int argc, char **argv, struct comm *comm)
 {
     struct request r = {
         .negative = "", .scheduler = "pndm", .guidance = 7.5, .steps = 50, .count = 1, .device = "auto"};
     const char *none[1];
-    int64_t plain;
-    bool help;
     r.embeddings.items = memory_take(argc, sizeof *r.embeddings.items);
     if (!r.embeddings.items)
         return error_memory("the command line");
@@ -570,13 +568,12 @@ struct error command_generate(int argc, char **argv, struct comm *comm)
         {.name = "output", .text = &r.output},
         {.name = "device", .text = &r.device},
     };
-    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &help, none, 0, &plain);
-    if (e.code == ERROR_NONE && comm_rank(comm) == 0) {
-        if (help)
-            print_help();
-        else
-            e = run(&r);
-    }
+    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, none, 0);
+    if (e.code == ERROR_NONE && comm_rank(comm) == 0)
+        e = generate(&r);
     memory_free(r.embeddings.items);
     return comm_agree(comm, e);
 }
+
+const struct command command_generate = {"generate", "draw pictures from a prompt, with learned words", print_help, run,
+                                         false};

@@ -370,24 +370,21 @@ static struct error inspect_path(const char *path, const struct option_values *s
     return inspect_safetensors(path);
 }
 
-struct error command_inspect(int argc, char **argv, struct comm *comm)
+static struct error run(int argc, char **argv, struct comm *comm)
 {
     const char *path = NULL;
-    int64_t plain;
-    bool help;
     struct option_values sets = {.items = memory_take(argc, sizeof *sets.items)};
     if (!sets.items)
         return error_memory("the options");
     const struct option table[] = {{.name = "set", .many = &sets}};
-    struct error e = options_read(argc, argv, table, 1, &help, &path, 1, &plain);
-    if (e.code == ERROR_NONE && !help && plain != 1)
+    struct error e = options_read(argc, argv, table, 1, &path, 1);
+    if (e.code == ERROR_NONE && !path)
         e = error_input("inspect: expected one PATH; see zoodip inspect --help");
-    if (e.code == ERROR_NONE && comm_rank(comm) == 0) {
-        if (help)
-            print_help();
-        else
-            e = inspect_path(path, &sets, comm);
-    }
+    if (e.code == ERROR_NONE && comm_rank(comm) == 0)
+        e = inspect_path(path, &sets, comm);
     memory_free(sets.items);
     return comm_agree(comm, e);
 }
+
+const struct command command_inspect = {"inspect", "show what a model, file, checkpoint, config or result holds",
+                                        print_help, run, false};

@@ -2,8 +2,12 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "base/nearest.h"
+#include "files/config.h"
 
 static const struct option *find_option(const struct option *table, int64_t options, const char *name, size_t length)
 {
@@ -50,7 +54,7 @@ static struct error set_value(const struct option *o, const char *text)
     return ok();
 }
 
-static bool asks_for_help(int argc, char **argv)
+bool options_ask_help(int argc, char **argv)
 {
     for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
@@ -58,26 +62,55 @@ static bool asks_for_help(int argc, char **argv)
     return false;
 }
 
-struct error options_read(int argc, char **argv, const struct option *table, int64_t options, bool *help,
-                          const char **plain, int64_t room, int64_t *plain_count)
+/* The argument's name without dashes and value. */
+static void bare_name(char out[64], const char *argument)
 {
-    *plain_count = 0;
-    *help = asks_for_help(argc, argv);
-    if (*help)
-        return ok();
+    const char *name = argument + strspn(argument, "-");
+    snprintf(out, 64, "%.*s", (int)strcspn(name, "="), name);
+}
+
+/* People who come from other trainers type config keys as options. */
+static struct error unknown_option(const char *argument, const char *command, const struct option *table,
+                                   int64_t options)
+{
+    char name[64];
+    bare_name(name, argument);
+    struct nearest best = {NULL, 0};
+    nearest_try(&best, name, "help");
+    for (int64_t i = 0; i < options; i++)
+        nearest_try(&best, name, table[i].name);
+    const char *key = find_option(table, options, "set", 3) ? config_meant(name) : NULL;
+    if (best.name)
+        return error_input("%s: no such option; did you mean --%s? See zoodip %s --help", argument, best.name, command);
+    if (key)
+        return error_input("%s: no such option; did you mean --set %s=VALUE? See zoodip %s --help", argument, key,
+                           command);
+    return error_input("%s: no such option; see zoodip %s --help", argument, command);
+}
+
+static bool is_option(const char *argument)
+{
+    return argument[0] == '-' && argument[1];
+}
+
+struct error options_read(int argc, char **argv, const struct option *table, int64_t options, const char **plain,
+                          int64_t room)
+{
+    int64_t plain_count = 0;
     for (int i = 1; i < argc; i++) {
         const char *argument = argv[i];
-        if (strncmp(argument, "--", 2) != 0) {
-            if (*plain_count == room)
+        if (!is_option(argument)) {
+            if (plain_count == room)
                 return error_input("%s: unexpected argument; see zoodip %s --help", argument, argv[0]);
-            plain[(*plain_count)++] = argument;
+            plain[plain_count++] = argument;
             continue;
         }
         const char *equals = strchr(argument, '=');
-        size_t length = equals ? (size_t)(equals - argument - 2) : strlen(argument + 2);
-        const struct option *o = find_option(table, options, argument + 2, length);
+        size_t length = equals ? (size_t)(equals - argument) : strlen(argument);
+        bool named = length > 2 && argument[1] == '-';
+        const struct option *o = named ? find_option(table, options, argument + 2, length - 2) : NULL;
         if (!o)
-            return error_input("%s: no such option; see zoodip %s --help", argument, argv[0]);
+            return unknown_option(argument, argv[0], table, options);
         if (o->flag && equals)
             return error_input("--%s: takes no value", o->name);
         if (o->flag) {
@@ -85,7 +118,7 @@ struct error options_read(int argc, char **argv, const struct option *table, int
             continue;
         }
         if (!equals && i + 1 == argc)
-            return error_input("--%s: expected a value behind it", o->name);
+            return error_input("--%s: expected a value after it", o->name);
         TRY(set_value(o, equals ? equals + 1 : argv[++i]));
     }
     return ok();

@@ -1,7 +1,7 @@
 /* commands/options.h
  *
  * Command lines by a table: --name VALUE (or --name=VALUE), flags, and plain arguments in order. Errors name the option
- * and the remedy.
+ * and the remedy, among them the option that a mistyped one was meant to be.
  */
 #ifndef ZOODIP_COMMANDS_OPTIONS_H
 #define ZOODIP_COMMANDS_OPTIONS_H
@@ -27,9 +27,12 @@ struct option {
     struct option_values *many; /* may be given several times; items has room for argc */
 };
 
-/* argv[1..]: fills what the table points at; *help for -h or --help (everything else is then ignored). `plain` receives
- * at most `room` arguments that are no options. */
-struct error options_read(int argc, char **argv, const struct option *table, int64_t options, bool *help,
-                          const char **plain, int64_t room, int64_t *plain_count);
+/* argv[1..]: fills what the table points at. `plain` [room] receives the arguments that are no options, in order; those
+ * that are not given stay as they are. */
+struct error options_read(int argc, char **argv, const struct option *table, int64_t options, const char **plain,
+                          int64_t room);
+
+/* Whether -h or --help is among argv[1..]: then nothing else counts. */
+bool options_ask_help(int argc, char **argv);
 
 #endif

@@ -29,22 +29,19 @@ static void say(const char *part)
     log_line("quantizing %s", part);
 }
 
-struct error command_quantize(int argc, char **argv, struct comm *comm)
+static struct error run(int argc, char **argv, struct comm *comm)
 {
     const char *model = NULL, *output = NULL, *none[1];
-    int64_t bits = 8, plain;
-    bool help;
+    int64_t bits = 8;
     const struct option table[] = {
         {.name = "model", .text = &model},
         {.name = "output", .text = &output},
         {.name = "bits", .integer = &bits, .low = 1, .high = 32},
     };
-    TRY(options_read(argc, argv, table, sizeof table / sizeof *table, &help, none, 0, &plain));
+    TRY(options_read(argc, argv, table, sizeof table / sizeof *table, none, 0));
     struct error e = ok();
     if (comm_rank(comm) == 0) {
-        if (help)
-            print_help();
-        else if (!model || !output)
+        if (!model || !output)
             e = error_input("quantize needs --model DIR and --output DIR; see zoodip quantize --help");
         else if (bits != 8 && bits != 4)
             e = error_input("--bits: is %lld, expected 8 or 4", (long long)bits);
@@ -53,3 +50,6 @@ struct error command_quantize(int argc, char **argv, struct comm *comm)
     }
     return comm_agree(comm, e);
 }
+
+const struct command command_quantize = {"quantize", "write a model with weights of 8 or 4 bits", print_help, run,
+                                         false};

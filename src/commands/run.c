@@ -122,34 +122,34 @@ static struct error read_job(const char *text, const char *group_text, const cha
     return ok();
 }
 
-struct error command_run(int argc, char **argv, struct comm *comm)
+static struct error run(int argc, char **argv, struct comm *comm)
 {
     const char *path = NULL, *group_text = NULL, *job_text = NULL, *spool = NULL;
     const char **sets = memory_take(argc, sizeof *sets);
     if (!sets)
         return error_memory("the command line");
     struct option_values many = {.items = sets};
-    bool help = false, resume = false;
-    int64_t plain = 0;
+    bool resume = false;
     struct batch b = {.all = comm};
     const struct option table[] = {{.name = "set", .many = &many},
                                    {.name = "groups", .text = &group_text},
                                    {.name = "job", .text = &job_text},
                                    {.name = "spool", .text = &spool},
                                    {.name = "resume", .flag = &resume}};
-    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &help, &path, 1, &plain);
-    if (e.code == ERROR_NONE && !help && !path && !spool)
+    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &path, 1);
+    if (e.code == ERROR_NONE && !path && !spool)
         e = error_input("run needs a JOBS.json, or --spool DIR; see zoodip run --help");
-    if (e.code == ERROR_NONE && !help)
+    if (e.code == ERROR_NONE)
         e = read_groups(group_text, comm_size(comm), &b.wanted);
-    if (e.code == ERROR_NONE && !help)
+    if (e.code == ERROR_NONE)
         e = read_job(job_text, group_text, spool, &b);
-    if (e.code == ERROR_NONE && help && comm_rank(comm) == 0)
-        print_help();
-    if (e.code == ERROR_NONE && !help) {
+    if (e.code == ERROR_NONE) {
         e = spool ? spool_run(&b, spool, path, &many) : run_file(&b, path, &many, resume);
         batch_close(&b);
     }
     memory_free(sets);
     return e;
 }
+
+const struct command command_run = {"run", "learn many words, a queue of subjects that groups of ranks share out",
+                                    print_help, run, true};

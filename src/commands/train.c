@@ -80,22 +80,19 @@ static struct error run_all(struct run *r, bool resume)
     return ok();
 }
 
-struct error command_train(int argc, char **argv, struct comm *comm)
+static struct error train(int argc, char **argv, struct comm *comm)
 {
     const char *config = NULL;
     const char **sets = memory_take(argc, sizeof *sets);
     if (!sets)
         return error_memory("the command line");
     struct option_values many = {.items = sets};
-    bool resume = false, help = false;
-    int64_t plain = 0;
+    bool resume = false;
     const struct option table[] = {{.name = "set", .many = &many}, {.name = "resume", .flag = &resume}};
-    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &help, &config, 1, &plain);
-    if (e.code == ERROR_NONE && !help && !config)
+    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &config, 1);
+    if (e.code == ERROR_NONE && !config)
         e = error_input("train needs a CONFIG.json; see zoodip train --help");
-    if (e.code == ERROR_NONE && help && comm_rank(comm) == 0)
-        print_help();
-    if (e.code == ERROR_NONE && !help) {
+    if (e.code == ERROR_NONE) {
         struct run r = {.config = config, .sets = many};
         e = subject_open(&r.subject, &r.workshop, config, sets, many.count, comm, false);
         if (e.code == ERROR_NONE) {
@@ -107,3 +104,6 @@ struct error command_train(int argc, char **argv, struct comm *comm)
     memory_free(sets);
     return e;
 }
+
+const struct command command_train = {"train", "learn a word from a folder of pictures, all ranks on it", print_help,
+                                      train, true};

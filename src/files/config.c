@@ -8,169 +8,10 @@
 #include <utf8proc.h>
 
 #include "base/memory.h"
+#include "files/config_keys.h"
 #include "files/file.h"
 
-enum { FILE_LIMIT = 16 << 20, TEXT_LIMIT = 4000, NAME_LIMIT = 128 };
-
-enum kind {
-    INTEGER,  /* int64_t */
-    PAIR,     /* int64_t[2] */
-    NUMBER,   /* double */
-    BOOLEAN,  /* bool */
-    TEXT,     /* char *, not empty */
-    TEXTS,    /* struct texts; one text alone stands for a list of one */
-    NAME,     /* const char *, one of `names` */
-    POSITION, /* an enum: the position among `names` */
-};
-
-struct key {
-    const char *name;
-    enum kind kind;
-    size_t offset;
-    bool trains;              /* another value makes another training: part of the recipe */
-    const char *fallback;     /* JSON; NULL: the key is required */
-    double low, high;         /* of the number, or of how many texts; both inclusive */
-    const char *const *names; /* ended by NULL */
-    struct error (*check)(const struct config *config);
-    const char *meaning;
-};
-
-static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
-static const char *const activation_names[] = {"fp16", "bf16", NULL};
-static const char *const property_names[] = {[PROPERTY_OBJECT] = "object", [PROPERTY_STYLE] = "style", NULL};
-static const char *const fit_names[] = {[FIT_CROP] = "crop", [FIT_SQUASH] = "squash", NULL};
-static const char *const schedule_names[] = {
-    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", NULL,
-};
-
-static struct error check_placeholder(const struct config *config)
-{
-    const utf8proc_uint8_t *text = (const utf8proc_uint8_t *)config->token.placeholder;
-    utf8proc_int32_t code;
-    utf8proc_ssize_t taken;
-    if (strcmp(config->token.placeholder, "__metadata__") == 0)
-        return error_input("\"__metadata__\" has a meaning of its own in safetensors files, expected another word");
-    while ((taken = utf8proc_iterate(text, -1, &code)) > 0 && code != 0) {
-        utf8proc_category_t category = utf8proc_category(code);
-        if (category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
-            category == UTF8PROC_CATEGORY_ZP)
-            return error_input("\"%.60s\" has white space in it, expected one word", config->token.placeholder);
-        text += taken;
-    }
-    return ok();
-}
-
-static struct error check_timesteps(const struct config *config)
-{
-    const int64_t *range = config->zo.timesteps;
-    if (range[0] < range[1])
-        return ok();
-    return error_input("[%lld, %lld] holds no timestep, expected the first and one behind the last",
-                       (long long)range[0], (long long)range[1]);
-}
-
-/* Two rows have one direction, which is signal: nothing is removed. One row would have none to tell. */
-static struct error check_tau(const struct config *config)
-{
-    return config->zo.tau == 1 ? error_input("is 1, expected 0 (chosen by width) or 2 and more (2 removes nothing)")
-                               : ok();
-}
-
-static struct error check_bits(const struct config *config)
-{
-    int64_t bits = config->quant.bits;
-    if (bits != 4 && bits != 8 && bits != 16 && bits != 32)
-        return error_input("is %lld, expected 4, 8, 16 or 32", (long long)bits);
-    return ok();
-}
-
-#define AT(field) offsetof(struct config, field)
-
-static const struct key keys[] = {
-    {"model", TEXT, AT(model), true, NULL, .meaning = "model folder, as diffusers saves it"},
-    {"device", NAME, AT(device), false, "\"auto\"", .names = device_names,
-     .meaning = "what computes; auto takes a GPU where one answers"},
-    {"data.images", TEXTS, AT(data.images), true, NULL, 1, 65536,
-     .meaning = "the subject's pictures: a folder, or a list of PNG and JPEG files"},
-    {"data.captions", TEXT, AT(data.captions), true, "null",
-     .meaning = "comprehensive captions, {subject: {file: \"a photo of a {} on ...\"}}; used with use_cc"},
-    {"data.property", POSITION, AT(data.property), true, "\"object\"", .names = property_names,
-     .meaning = "what the word names; chooses the templates that serve as captions without use_cc"},
-    {"data.resolution", INTEGER, AT(data.resolution), true, "512", 0, 4096,
-     .meaning = "pixels of the square that the model sees; 0 is the model's own size"},
-    {"data.fit", POSITION, AT(data.fit), true, "\"crop\"", .names = fit_names,
-     .meaning = "how a picture becomes square: cut, or squeezed"},
-    {"data.flip", BOOLEAN, AT(data.flip), true, "true", .meaning = "mirror pictures left to right at random"},
-    {"data.repeats", INTEGER, AT(data.repeats), true, "100", 1, 1000000,
-     .meaning = "times that each picture is seen in one pass over the data"},
-    {"token.placeholder", TEXT, AT(token.placeholder), true, "\"sks\"", .check = check_placeholder,
-     .meaning = "the new word"},
-    {"token.initializer", TEXT, AT(token.initializer), true, NULL,
-     .meaning = "the known word that learning starts from"},
-    {"token.vectors", INTEGER, AT(token.vectors), true, "1", 1, 64,
-     .meaning = "embedding rows that the word stands for"},
-    {"zo.n", INTEGER, AT(zo.n), true, "2", 1, 1024, .meaning = "random directions tried per step"},
-    {"zo.eps", NUMBER, AT(zo.eps), true, "0.001", 1e-9, 10, .meaning = "length of a trial step, per standard normal"},
-    {"zo.sides", INTEGER, AT(zo.sides), true, "1", 1, 2,
-     .meaning = "1: against the unmoved loss; 2: both ways, for n more evaluations a step"},
-    {"zo.tau", INTEGER, AT(zo.tau), true, "0", 0, 65536, .check = check_tau,
-     .meaning = "embeddings kept to find the subspace; 0 is min(128, width / 6), 2 removes nothing"},
-    {"zo.nu", NUMBER, AT(zo.nu), true, "0.001", 1e-9, 1, .meaning = "share of their variance that counts as noise"},
-    {"zo.timesteps", PAIR, AT(zo.timesteps), true, "[500, 900]", 0, 1000000, .check = check_timesteps,
-     .meaning = "timesteps trained at: the first, and one behind the last"},
-    {"optim.steps", INTEGER, AT(optim.steps), true, "30000", 1, 1000000000, .meaning = "training steps in all"},
-    {"optim.lr", NUMBER, AT(optim.lr), true, "0.01", 1e-12, 1000, .meaning = "learning rate of Adam"},
-    {"optim.schedule", NAME, AT(optim.schedule), true, "\"constant\"", .names = schedule_names,
-     .meaning = "how the learning rate moves, by diffusers' names"},
-    {"optim.warmup", INTEGER, AT(optim.warmup), true, "0", 0, 1000000000,
-     .meaning = "steps in which the learning rate rises from zero, where the schedule has a warmup"},
-    {"optim.batch_size", INTEGER, AT(optim.batch_size), true, "1", 1, 1024, .meaning = "pictures per step"},
-    {"optim.beta1", NUMBER, AT(optim.beta1), true, "0.9", 0, 0.999999999, .meaning = "Adam's decay of the mean"},
-    {"optim.beta2", NUMBER, AT(optim.beta2), true, "0.999", 0, 0.999999999, .meaning = "Adam's decay of the square"},
-    {"optim.eps", NUMBER, AT(optim.eps), true, "0.001", 1e-15, 10, .meaning = "Adam's guard against division by zero"},
-    {"quant.bits", INTEGER, AT(quant.bits), true, "8", 0, 64, .check = check_bits,
-     .meaning = "how weights are kept: 8 (int8), 4, 16 or 32; a quantized model's stay as they are"},
-    {"quant.activations", NAME, AT(quant.activations), true, "\"fp16\"", .names = activation_names,
-     .meaning = "what a GPU's products are fed with: pairs of fp16 numbers, or of bf16 for models that overflow"},
-    {"output.dir", TEXT, AT(output.dir), false, NULL, .meaning = "folder for everything that the run makes"},
-    {"output.save_every", INTEGER, AT(output.save_every), false, "5000", 0, 1000000000,
-     .meaning = "steps between saved embeddings; 0 is only at the end"},
-    {"output.checkpoint_every", INTEGER, AT(output.checkpoint_every), false, "500", 0, 1000000000,
-     .meaning = "steps between checkpoints; 0 is by the clock alone"},
-    {"output.checkpoint_minutes", NUMBER, AT(output.checkpoint_minutes), false, "10", 0, 1e6,
-     .meaning = "minutes between checkpoints at most; 0 is by steps alone"},
-    {"output.checkpoint_keep", INTEGER, AT(output.checkpoint_keep), false, "2", 0, 1000000,
-     .meaning = "newest checkpoints that are kept; 0 is all"},
-    {"output.sample_every", INTEGER, AT(output.sample_every), false, "0", 0, 1000000000,
-     .meaning = "steps between drawn pictures; 0 is only at the end"},
-    {"output.prompts", TEXTS, AT(output.prompts), false,
-     "[\"a photo of a {}\", \"a photo of a {} on the beach\", \"a photo of a {} in the snow\", \"a painting of a {}\"]",
-     0, 64, .meaning = "what is drawn; {} stands for the word, and for the initializer beside it"},
-    {"cluster.timeout", NUMBER, AT(cluster.timeout), false, "600", 1, 1e6,
-     .meaning = "seconds that a rank waits for the others before it ends the run on all"},
-    {"seed", INTEGER, AT(seed), true, "0", 0, 9007199254740991.0, .meaning = "every random draw follows from it"},
-    {"use_cc", BOOLEAN, AT(use_cc), true, "false", .meaning = "take the captions of data.captions"},
-};
-
-enum { KEY_COUNT = sizeof keys / sizeof keys[0] };
-
-static const struct key *key_find(const char *name)
-{
-    for (int i = 0; i < KEY_COUNT; i++)
-        if (strcmp(keys[i].name, name) == 0)
-            return &keys[i];
-    return NULL;
-}
-
-/* Whether some key's name begins with NAME and a dot. */
-static bool is_group(const char *name)
-{
-    size_t length = strlen(name);
-    for (int i = 0; i < KEY_COUNT; i++)
-        if (strncmp(keys[i].name, name, length) == 0 && keys[i].name[length] == '.')
-            return true;
-    return false;
-}
+enum { FILE_LIMIT = 16 << 20 };
 
 static void *field(const struct config *config, const struct key *key)
 {
@@ -195,11 +36,11 @@ static void expect(char out[256], const struct key *key)
         snprintf(out, 256, "true or false");
         break;
     case TEXT:
-        snprintf(out, 256, "a text of 1 to %d bytes", TEXT_LIMIT);
+        snprintf(out, 256, "a text of 1 to %d bytes", CONFIG_TEXT_LIMIT);
         break;
     case TEXTS:
         snprintf(out, 256, "a text, or a list of %.16g to %.16g texts, of 1 to %d bytes each", key->low, key->high,
-                 TEXT_LIMIT);
+                 CONFIG_TEXT_LIMIT);
         break;
     case NAME:
     case POSITION:
@@ -237,7 +78,7 @@ static bool number_fits(const struct key *key, const cJSON *value, bool whole)
 
 static bool text_fits(const cJSON *value)
 {
-    return cJSON_IsString(value) && value->valuestring[0] && strlen(value->valuestring) <= TEXT_LIMIT;
+    return cJSON_IsString(value) && value->valuestring[0] && strlen(value->valuestring) <= CONFIG_TEXT_LIMIT;
 }
 
 static void texts_free(struct texts *texts)
@@ -346,65 +187,26 @@ static void clear_value(struct config *config, const struct key *key)
     }
 }
 
-/* An unknown key's nearest kin */
+/* -------------------------------------------------------- layers: the files, then each --set, then the defaults */
 
-static int least(int a, int b)
+static struct error unknown_key(const char *source, const char *name, bool group)
 {
-    return a < b ? a : b;
+    char near[CONFIG_NAME_LIMIT];
+    const char *meant = group ? config_meant_group(near, name) ? near : NULL : config_meant(name);
+    return meant ? error_input("%s: %.80s: unknown key; did you mean %s?", source, name, meant)
+                 : error_input("%s: %.80s: unknown key; zoodip train --help lists them all", source, name);
 }
-
-/* Levenshtein distance of two names shorter than NAME_LIMIT. */
-static int edit_distance(const char *a, const char *b)
-{
-    int row[NAME_LIMIT];
-    int length = (int)strlen(b);
-    for (int j = 0; j <= length; j++)
-        row[j] = j;
-    for (int i = 1; a[i - 1]; i++) {
-        int diagonal = row[0];
-        row[0] = i;
-        for (int j = 1; j <= length; j++) {
-            int replaced = diagonal + (a[i - 1] != b[j - 1]);
-            diagonal = row[j];
-            row[j] = least(replaced, least(row[j], row[j - 1]) + 1);
-        }
-    }
-    return row[length];
-}
-
-static const char *last_part(const char *name)
-{
-    const char *dot = strrchr(name, '.');
-    return dot ? dot + 1 : name;
-}
-
-static struct error unknown_key(const char *source, const char *name)
-{
-    const char *nearest = NULL;
-    int best = NAME_LIMIT;
-    for (int i = 0; i < KEY_COUNT; i++) {
-        int whole = edit_distance(name, keys[i].name);
-        int part = edit_distance(last_part(name), last_part(keys[i].name)) + 1; /* a right word in a wrong group */
-        if (least(whole, part) < best) {
-            best = least(whole, part);
-            nearest = keys[i].name;
-        }
-    }
-    return error_input("%s: %.80s: unknown key; did you mean %s?", source, name, nearest);
-}
-
-/* Layers: the file, then each --set, then the defaults */
 
 struct layer {
     struct config *config;
-    const char *source;    /* for the errors */
-    bool given[KEY_COUNT]; /* keys that this layer has named */
-    bool *set;             /* [KEY_COUNT] keys that any layer has given a value */
+    const char *source;      /* for the errors */
+    bool given[CONFIG_KEYS]; /* keys that this layer has named */
+    bool *set;               /* [CONFIG_KEYS] keys that any layer has given a value */
 };
 
 static struct error layer_key(struct layer *layer, const struct key *key, const cJSON *value)
 {
-    int64_t index = key - keys;
+    int64_t index = key - config_keys;
     if (layer->given[index])
         return error_input("%s: %s: is there twice", layer->source, key->name);
     layer->given[index] = true;
@@ -432,11 +234,11 @@ static bool is_repeated(const cJSON *object, const cJSON *child)
 static struct error layer_object(struct layer *layer, const cJSON *object, const char *prefix)
 {
     for (const cJSON *child = object->child; child; child = child->next) {
-        char name[NAME_LIMIT];
+        char name[CONFIG_NAME_LIMIT];
         snprintf(name, sizeof name, "%s%s", prefix, child->string);
-        const struct key *key = key_find(name);
-        if (!key && !is_group(name))
-            return unknown_key(layer->source, name);
+        const struct key *key = config_key_find(name);
+        if (!key && !config_is_group(name))
+            return unknown_key(layer->source, name, cJSON_IsObject(child));
         if (is_repeated(object, child))
             return error_input("%s: %s: is there twice", layer->source, name);
         if (key) {
@@ -445,7 +247,7 @@ static struct error layer_object(struct layer *layer, const cJSON *object, const
         }
         if (!cJSON_IsObject(child))
             return error_input("%s: %s: expected an object with the keys %s.*", layer->source, name, name);
-        char inner[NAME_LIMIT + 1];
+        char inner[CONFIG_NAME_LIMIT + 1];
         snprintf(inner, sizeof inner, "%s.", name);
         TRY(layer_object(layer, child, inner));
     }
@@ -514,12 +316,12 @@ static struct error read_set(struct layer *layer, const char *set)
 {
     TRY(check_encoding(layer->source, set, (int64_t)strlen(set)));
     const char *equals = strchr(set, '=');
-    if (!equals || equals == set || equals - set >= NAME_LIMIT)
+    if (!equals || equals == set || equals - set >= CONFIG_NAME_LIMIT)
         return error_input("%s: %.80s: expected KEY=VALUE, such as zo.n=4", layer->source, set);
-    char name[NAME_LIMIT];
+    char name[CONFIG_NAME_LIMIT];
     snprintf(name, sizeof name, "%.*s", (int)(equals - set), set);
     cJSON *root = cJSON_CreateObject();
-    cJSON *value = parse_value(key_find(name), equals + 1);
+    cJSON *value = parse_value(config_key_find(name), equals + 1);
     if (!root || !value || !cJSON_AddItemToObject(root, name, value)) {
         cJSON_Delete(root);
         cJSON_Delete(value);
@@ -532,8 +334,8 @@ static struct error read_set(struct layer *layer, const char *set)
 
 static struct error fill_defaults(struct config *config, const char *path, const bool *set)
 {
-    for (int i = 0; i < KEY_COUNT; i++) {
-        const struct key *key = &keys[i];
+    for (int i = 0; i < CONFIG_KEYS; i++) {
+        const struct key *key = &config_keys[i];
         if (set[i])
             continue;
         if (!key->fallback)
@@ -555,7 +357,7 @@ static struct error check_together(const struct config *config, const char *path
     return ok();
 }
 
-/* set [KEY_COUNT] becomes the keys that have a value. */
+/* set [CONFIG_KEYS] becomes the keys that have a value. */
 static struct error read_layers(struct config *config, bool *set, const struct config_layer *layers,
                                 int64_t layer_count, const char *const *sets, int64_t set_count)
 {
@@ -574,7 +376,7 @@ struct error config_layers(struct config *config, const struct config_layer *lay
                            const char *const *sets, int64_t set_count)
 {
     *config = (struct config){0};
-    bool set[KEY_COUNT] = {false};
+    bool set[CONFIG_KEYS] = {false};
     const char *source = layers[layer_count - 1].source;
     struct error e = read_layers(config, set, layers, layer_count, sets, set_count);
     if (e.code == ERROR_NONE)
@@ -590,7 +392,7 @@ struct error config_check(const struct config_layer *layers, int64_t layer_count
                           int64_t set_count)
 {
     struct config config = {0};
-    bool set[KEY_COUNT] = {false};
+    bool set[CONFIG_KEYS] = {false};
     struct error e = read_layers(&config, set, layers, layer_count, sets, set_count);
     config_free(&config);
     return e;
@@ -614,8 +416,8 @@ struct error config_read(struct config *config, const char *path, const char *co
 
 void config_free(struct config *config)
 {
-    for (int i = 0; i < KEY_COUNT; i++)
-        clear_value(config, &keys[i]);
+    for (int i = 0; i < CONFIG_KEYS; i++)
+        clear_value(config, &config_keys[i]);
 }
 
 struct error config_copy(struct config *to, const struct config *from)
@@ -686,7 +488,7 @@ static cJSON *group_of(cJSON *root, const struct key *key)
     const char *dot = strchr(key->name, '.');
     if (!dot)
         return root;
-    char name[NAME_LIMIT];
+    char name[CONFIG_NAME_LIMIT];
     snprintf(name, sizeof name, "%.*s", (int)(dot - key->name), key->name);
     cJSON *group = cJSON_GetObjectItemCaseSensitive(root, name);
     return group ? group : cJSON_AddObjectToObject(root, name);
@@ -696,7 +498,7 @@ static bool add_key(cJSON *root, const struct config *config, const struct key *
 {
     cJSON *group = group_of(root, key);
     cJSON *value = value_json(config, key);
-    if (group && value && cJSON_AddItemToObject(group, last_part(key->name), value))
+    if (group && value && cJSON_AddItemToObject(group, config_last_part(key->name), value))
         return true;
     cJSON_Delete(value);
     return false;
@@ -704,7 +506,7 @@ static bool add_key(cJSON *root, const struct config *config, const struct key *
 
 static bool shapes_training(const struct config *config, const struct key *key)
 {
-    if (key->offset == AT(optim.steps))
+    if (key->offset == offsetof(struct config, optim.steps))
         return strncmp(config->optim.schedule, "constant", strlen("constant")) != 0;
     return key->trains;
 }
@@ -714,9 +516,9 @@ static char *to_text(const struct config *config, bool only_training, bool inden
 {
     cJSON *root = cJSON_CreateObject();
     bool good = root != NULL;
-    for (int i = 0; i < KEY_COUNT && good; i++)
-        if (!only_training || shapes_training(config, &keys[i]))
-            good = add_key(root, config, &keys[i]);
+    for (int i = 0; i < CONFIG_KEYS && good; i++)
+        if (!only_training || shapes_training(config, &config_keys[i]))
+            good = add_key(root, config, &config_keys[i]);
     char *printed = !good ? NULL : indented ? cJSON_Print(root) : cJSON_PrintUnformatted(root);
     cJSON_Delete(root);
     char *text = printed ? memory_take((int64_t)strlen(printed) + 2, 1) : NULL;
@@ -737,18 +539,4 @@ char *config_json(const struct config *config)
 char *config_recipe(const struct config *config)
 {
     return to_text(config, true, false);
-}
-
-void config_help(FILE *stream)
-{
-    for (int i = 0; i < KEY_COUNT; i++) {
-        const struct key *key = &keys[i];
-        fprintf(stream, "  %-26s %s", key->name, key->meaning);
-        if (key->names)
-            for (const char *const *name = key->names; *name; name++)
-                fprintf(stream, "%s%s", name == key->names ? " (" : ", ", *name);
-        fprintf(stream, "%s\n", key->names ? ")" : "");
-        fprintf(stream, "  %-26s   %s%s\n", "", key->fallback ? "default " : "required",
-                key->fallback ? key->fallback : "");
-    }
 }

@@ -1,7 +1,7 @@
 /* files/config.h
  *
  * A run's recipe: one JSON object whose groups ("data", "token", "zo", ...) are the nested structs below, so that the
- * key zo.eps of the file is the field config.zo.eps. config.c holds ONE table with a line for every key (name, kind,
+ * key zo.eps of the file is the field config.zo.eps. config_keys.c holds ONE table with a line for every key (name, kind,
  * field, default, range, meaning); parsing, --set, defaults, errors and the list in --help all follow from it.
  *
  * Invariant: after config_read has returned without error every field lies in its key's range and the rules between
@@ -25,6 +25,8 @@ struct texts {
     char **items; /* [count], owned by the config */
     int64_t count;
 };
+
+enum { CONFIG_KEYS = 38 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -52,7 +54,7 @@ struct config {
         int64_t sides; /* 1 or 2 */
         int64_t tau;   /* 0: min(128, width of the embedding / 6), once the model is known */
         double nu;
-        int64_t timesteps[2]; /* first, and one behind the last */
+        int64_t timesteps[2]; /* first, and the one after the last */
     } zo;
     struct {
         int64_t steps;
@@ -115,6 +117,10 @@ char *config_json(const struct config *config);
  * output.*, cluster.*, device, and optim.steps where the schedule does not depend on it, so that a run may be moved or
  * prolonged. NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);
+
+/* The key that an unknown name was meant to be: one that is spelled nearly so, in another group, or what other trainers
+ * call it (learning_rate is optim.lr). NULL where none is near. */
+const char *config_meant(const char *name);
 
 /* For --help: a line for each key with its default and meaning. */
 void config_help(FILE *stream);

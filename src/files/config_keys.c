@@ -1,0 +1,264 @@
+#include "files/config_keys.h"
+
+#include <assert.h>
+#include <string.h>
+#include <utf8proc.h>
+
+#include "base/nearest.h"
+
+static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
+static const char *const activation_names[] = {"fp16", "bf16", NULL};
+static const char *const property_names[] = {[PROPERTY_OBJECT] = "object", [PROPERTY_STYLE] = "style", NULL};
+static const char *const fit_names[] = {[FIT_CROP] = "crop", [FIT_SQUASH] = "squash", NULL};
+static const char *const schedule_names[] = {
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", NULL,
+};
+
+static struct error check_placeholder(const struct config *config)
+{
+    const utf8proc_uint8_t *text = (const utf8proc_uint8_t *)config->token.placeholder;
+    utf8proc_int32_t code;
+    utf8proc_ssize_t taken;
+    if (strcmp(config->token.placeholder, "__metadata__") == 0)
+        return error_input("\"__metadata__\" has a meaning of its own in safetensors files, expected another word");
+    while ((taken = utf8proc_iterate(text, -1, &code)) > 0 && code != 0) {
+        utf8proc_category_t category = utf8proc_category(code);
+        if (category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
+            category == UTF8PROC_CATEGORY_ZP)
+            return error_input("\"%.60s\" has white space in it, expected one word", config->token.placeholder);
+        text += taken;
+    }
+    return ok();
+}
+
+static struct error check_timesteps(const struct config *config)
+{
+    const int64_t *range = config->zo.timesteps;
+    if (range[0] < range[1])
+        return ok();
+    return error_input("[%lld, %lld] holds no timestep, expected the first and the one after the last",
+                       (long long)range[0], (long long)range[1]);
+}
+
+/* Two rows have one direction, which is signal: nothing is removed. One row would have none to tell. */
+static struct error check_tau(const struct config *config)
+{
+    return config->zo.tau == 1 ? error_input("is 1, expected 0 (chosen by width) or 2 and more (2 removes nothing)")
+                               : ok();
+}
+
+static struct error check_bits(const struct config *config)
+{
+    int64_t bits = config->quant.bits;
+    if (bits != 4 && bits != 8 && bits != 16 && bits != 32)
+        return error_input("is %lld, expected 4, 8, 16 or 32", (long long)bits);
+    return ok();
+}
+
+#define AT(field) offsetof(struct config, field)
+
+const struct key config_keys[] = {
+    {"model", TEXT, AT(model), true, NULL, .meaning = "model folder, as diffusers saves it"},
+    {"device", NAME, AT(device), false, "\"auto\"", .names = device_names,
+     .meaning = "what computes; auto takes a GPU where one answers"},
+    {"data.images", TEXTS, AT(data.images), true, NULL, 1, 65536,
+     .meaning = "the subject's pictures: a folder, or a list of PNG and JPEG files"},
+    {"data.captions", TEXT, AT(data.captions), true, "null",
+     .meaning = "comprehensive captions, {subject: {file: \"a photo of a {} on ...\"}}; used with use_cc"},
+    {"data.property", POSITION, AT(data.property), true, "\"object\"", .names = property_names,
+     .meaning = "what the word names; chooses the templates that serve as captions without use_cc"},
+    {"data.resolution", INTEGER, AT(data.resolution), true, "512", 0, 4096,
+     .meaning = "pixels of the square that the model sees; 0 is the model's own size"},
+    {"data.fit", POSITION, AT(data.fit), true, "\"crop\"", .names = fit_names,
+     .meaning = "how a picture becomes square: cut, or squeezed"},
+    {"data.flip", BOOLEAN, AT(data.flip), true, "true", .meaning = "mirror pictures left to right at random"},
+    {"data.repeats", INTEGER, AT(data.repeats), true, "100", 1, 1000000,
+     .meaning = "times that each picture is seen in one pass over the data"},
+    {"token.placeholder", TEXT, AT(token.placeholder), true, "\"sks\"", .check = check_placeholder,
+     .meaning = "the new word"},
+    {"token.initializer", TEXT, AT(token.initializer), true, NULL,
+     .meaning = "the known word that learning starts from"},
+    {"token.vectors", INTEGER, AT(token.vectors), true, "1", 1, 64,
+     .meaning = "embedding rows that the word stands for"},
+    {"zo.n", INTEGER, AT(zo.n), true, "2", 1, 1024, .meaning = "random directions tried per step"},
+    {"zo.eps", NUMBER, AT(zo.eps), true, "0.001", 1e-9, 10, .meaning = "length of a trial step, per standard normal"},
+    {"zo.sides", INTEGER, AT(zo.sides), true, "1", 1, 2,
+     .meaning = "1: against the unmoved loss; 2: both ways, for n more evaluations a step"},
+    {"zo.tau", INTEGER, AT(zo.tau), true, "0", 0, 65536, .check = check_tau,
+     .meaning = "embeddings kept to find the subspace; 0 is min(128, width / 6), 2 removes nothing"},
+    {"zo.nu", NUMBER, AT(zo.nu), true, "0.001", 1e-9, 1, .meaning = "share of their variance that counts as noise"},
+    {"zo.timesteps", PAIR, AT(zo.timesteps), true, "[500, 900]", 0, 1000000, .check = check_timesteps,
+     .meaning = "timesteps trained at: the first, and the one after the last"},
+    {"optim.steps", INTEGER, AT(optim.steps), true, "30000", 1, 1000000000, .meaning = "training steps in all"},
+    {"optim.lr", NUMBER, AT(optim.lr), true, "0.01", 1e-12, 1000, .meaning = "learning rate of Adam"},
+    {"optim.schedule", NAME, AT(optim.schedule), true, "\"constant\"", .names = schedule_names,
+     .meaning = "how the learning rate moves, by diffusers' names"},
+    {"optim.warmup", INTEGER, AT(optim.warmup), true, "0", 0, 1000000000,
+     .meaning = "steps in which the learning rate rises from zero, where the schedule has a warmup"},
+    {"optim.batch_size", INTEGER, AT(optim.batch_size), true, "1", 1, 1024, .meaning = "pictures per step"},
+    {"optim.beta1", NUMBER, AT(optim.beta1), true, "0.9", 0, 0.999999999, .meaning = "Adam's decay of the mean"},
+    {"optim.beta2", NUMBER, AT(optim.beta2), true, "0.999", 0, 0.999999999, .meaning = "Adam's decay of the square"},
+    {"optim.eps", NUMBER, AT(optim.eps), true, "0.001", 1e-15, 10, .meaning = "Adam's guard against division by zero"},
+    {"quant.bits", INTEGER, AT(quant.bits), true, "8", 0, 64, .check = check_bits,
+     .meaning = "how weights are kept: 8 (int8), 4, 16 or 32; a quantized model's stay as they are"},
+    {"quant.activations", NAME, AT(quant.activations), true, "\"fp16\"", .names = activation_names,
+     .meaning = "what a GPU's products are fed with: pairs of fp16 numbers, or of bf16 for models that overflow"},
+    {"output.dir", TEXT, AT(output.dir), false, NULL, .meaning = "folder for everything that the run makes"},
+    {"output.save_every", INTEGER, AT(output.save_every), false, "5000", 0, 1000000000,
+     .meaning = "steps between saved embeddings; 0 is only at the end"},
+    {"output.checkpoint_every", INTEGER, AT(output.checkpoint_every), false, "500", 0, 1000000000,
+     .meaning = "steps between checkpoints; 0 is by the clock alone"},
+    {"output.checkpoint_minutes", NUMBER, AT(output.checkpoint_minutes), false, "10", 0, 1e6,
+     .meaning = "minutes between checkpoints at most; 0 is by steps alone"},
+    {"output.checkpoint_keep", INTEGER, AT(output.checkpoint_keep), false, "2", 0, 1000000,
+     .meaning = "newest checkpoints that are kept; 0 is all"},
+    {"output.sample_every", INTEGER, AT(output.sample_every), false, "0", 0, 1000000000,
+     .meaning = "steps between drawn pictures; 0 is only at the end"},
+    {"output.prompts", TEXTS, AT(output.prompts), false,
+     "[\"a photo of a {}\", \"a photo of a {} on the beach\", \"a photo of a {} in the snow\", \"a painting of a {}\"]",
+     0, 64, .meaning = "what is drawn; {} stands for the word, and for the initializer beside it"},
+    {"cluster.timeout", NUMBER, AT(cluster.timeout), false, "600", 1, 1e6,
+     .meaning = "seconds that a rank waits for the others before it ends the run on all"},
+    {"seed", INTEGER, AT(seed), true, "0", 0, 9007199254740991.0, .meaning = "every random draw follows from it"},
+    {"use_cc", BOOLEAN, AT(use_cc), true, "false", .meaning = "take the captions of data.captions"},
+};
+
+static_assert(sizeof config_keys / sizeof *config_keys == CONFIG_KEYS, "CONFIG_KEYS counts the table's lines");
+
+const struct key *config_key_find(const char *name)
+{
+    for (int i = 0; i < CONFIG_KEYS; i++)
+        if (strcmp(config_keys[i].name, name) == 0)
+            return &config_keys[i];
+    return NULL;
+}
+
+bool config_is_group(const char *name)
+{
+    size_t length = strlen(name);
+    for (int i = 0; i < CONFIG_KEYS; i++)
+        if (strncmp(config_keys[i].name, name, length) == 0 && config_keys[i].name[length] == '.')
+            return true;
+    return false;
+}
+
+const char *config_last_part(const char *name)
+{
+    const char *dot = strrchr(name, '.');
+    return dot ? dot + 1 : name;
+}
+
+/* ------------------------------------------------------------------------------------------ what a name was meant */
+
+/* What other trainers of textual inversion (diffusers, kohya's sd-scripts, AUTOMATIC1111) call our keys. */
+static const struct {
+    const char *theirs, *ours;
+} synonyms[] = {
+    {"pretrained_model_name_or_path", "model"},
+    {"model_name_or_path", "model"},
+    {"base_model", "model"},
+    {"train_data_dir", "data.images"},
+    {"instance_data_dir", "data.images"},
+    {"dataset_directory", "data.images"},
+    {"image_dir", "data.images"},
+    {"learnable_property", "data.property"},
+    {"center_crop", "data.fit"},
+    {"flip_aug", "data.flip"},
+    {"random_flip", "data.flip"},
+    {"num_repeats", "data.repeats"},
+    {"dataset_repeats", "data.repeats"},
+    {"placeholder_token", "token.placeholder"},
+    {"token_string", "token.placeholder"},
+    {"embedding_name", "token.placeholder"},
+    {"initializer_token", "token.initializer"},
+    {"initialization_text", "token.initializer"},
+    {"init_word", "token.initializer"},
+    {"num_vectors", "token.vectors"},
+    {"num_vectors_per_token", "token.vectors"},
+    {"learning_rate", "optim.lr"},
+    {"max_train_steps", "optim.steps"},
+    {"max_steps", "optim.steps"},
+    {"lr_scheduler", "optim.schedule"},
+    {"scheduler", "optim.schedule"},
+    {"lr_warmup_steps", "optim.warmup"},
+    {"warmup_steps", "optim.warmup"},
+    {"train_batch_size", "optim.batch_size"},
+    {"adam_beta1", "optim.beta1"},
+    {"adam_beta2", "optim.beta2"},
+    {"adam_epsilon", "optim.eps"},
+    {"output_dir", "output.dir"},
+    {"log_directory", "output.dir"},
+    {"save_steps", "output.save_every"},
+    {"save_every_n_steps", "output.save_every"},
+    {"save_embedding_every", "output.save_every"},
+    {"checkpointing_steps", "output.checkpoint_every"},
+    {"checkpoints_total_limit", "output.checkpoint_keep"},
+    {"validation_steps", "output.sample_every"},
+    {"sample_every_n_steps", "output.sample_every"},
+    {"create_image_every", "output.sample_every"},
+    {"validation_prompt", "output.prompts"},
+    {"sample_prompts", "output.prompts"},
+};
+
+/* The name without its last part and the dot before it. */
+static void group_of(char out[CONFIG_NAME_LIMIT], const char *name)
+{
+    const char *end = config_last_part(name);
+    snprintf(out, CONFIG_NAME_LIMIT, "%.*s", end > name ? (int)(end - name - 1) : 0, name);
+}
+
+/* The last parts decide, since the commonest slip is a right word in the wrong group, or in none; among keys whose
+ * last parts are as near, the group does. */
+const char *config_meant(const char *name)
+{
+    char group[CONFIG_NAME_LIMIT];
+    const char *last = config_last_part(name);
+    for (size_t i = 0; i < sizeof synonyms / sizeof *synonyms; i++)
+        if (strcmp(last, synonyms[i].theirs) == 0)
+            return synonyms[i].ours;
+    group_of(group, name);
+    const char *best = NULL;
+    int least = 0;
+    for (int i = 0; i < CONFIG_KEYS; i++) {
+        char other[CONFIG_NAME_LIMIT];
+        int edits = nearest_edits(last, config_last_part(config_keys[i].name));
+        if (edits < 0)
+            continue;
+        group_of(other, config_keys[i].name);
+        int away = nearest_edits(group, other), far = edits * 100 + (away < 0 ? 99 : away);
+        if (!best || far < least) {
+            best = config_keys[i].name;
+            least = far;
+        }
+    }
+    return best;
+}
+
+bool config_meant_group(char out[CONFIG_NAME_LIMIT], const char *name)
+{
+    int least = -1;
+    for (int i = 0; i < CONFIG_KEYS; i++) {
+        char group[CONFIG_NAME_LIMIT];
+        group_of(group, config_keys[i].name);
+        int edits = nearest_edits(name, group);
+        if (edits < 0 || (least >= 0 && edits >= least))
+            continue;
+        least = edits;
+        memcpy(out, group, sizeof group);
+    }
+    return least >= 0;
+}
+
+void config_help(FILE *stream)
+{
+    for (int i = 0; i < CONFIG_KEYS; i++) {
+        const struct key *key = &config_keys[i];
+        fprintf(stream, "  %-26s %s", key->name, key->meaning);
+        if (key->names)
+            for (const char *const *name = key->names; *name; name++)
+                fprintf(stream, "%s%s", name == key->names ? " (" : ", ", *name);
+        fprintf(stream, "%s\n", key->names ? ")" : "");
+        fprintf(stream, "  %-26s   %s%s\n", "", key->fallback ? "default " : "required",
+                key->fallback ? key->fallback : "");
+    }
+}
