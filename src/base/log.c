@@ -5,6 +5,20 @@
 
 #include "base/text.h"
 
+static bool quiet;
+
+bool log_set_quiet(bool now)
+{
+    bool before = quiet;
+    quiet = now;
+    return before;
+}
+
+bool log_is_quiet(void)
+{
+    return quiet;
+}
+
 static void write_line(const char *prefix, const char *format, va_list arguments)
 {
     char text[1024];
@@ -14,6 +28,16 @@ static void write_line(const char *prefix, const char *format, va_list arguments
 }
 
 void log_line(const char *format, ...)
+{
+    va_list arguments;
+    if (quiet)
+        return;
+    va_start(arguments, format);
+    write_line("", format, arguments);
+    va_end(arguments);
+}
+
+void log_error(const char *format, ...)
 {
     va_list arguments;
     va_start(arguments, format);

@@ -2,14 +2,27 @@
  *
  * Lines for people, on stderr, each begun with "zoodip: ". Control characters are shown as '?'. Rank 0 speaks for all:
  * callers on other ranks stay silent.
+ *
+ * Status lines (log_line) and live lines (base/progress.h) tell how things go, and --quiet silences them; warnings tell
+ * what the user has to know, such as something that was lost or passed over, and errors why something ended: both are
+ * always shown. Whether it is quiet is the one thing that this module keeps, for the whole process: commands/options.c
+ * sets it, and a queue unsets it while a job's log is written.
  */
 #ifndef ZOODIP_BASE_LOG_H
 #define ZOODIP_BASE_LOG_H
 
+#include <stdbool.h>
+
 __attribute__((format(printf, 1, 2))) void log_line(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_warning(const char *format, ...); /* "zoodip: warning: ..." */
 
-/* The same for a finished text, and one that drops it: for callbacks. */
+__attribute__((format(printf, 1, 2))) void log_error(const char *format, ...); /* for errors that end no command */
+
+/* Whether status and live lines are silenced from now on; returns whether they were. */
+bool log_set_quiet(bool quiet);
+bool log_is_quiet(void);
+
+/* A warning for a finished text, and one that drops it: for callbacks. */
 void log_warning_text(const char *text);
 void log_nothing(const char *text);
 

@@ -8,6 +8,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/log.h"
+
 enum { BAR_WIDTH = 20 };
 
 static const double terminal_pause = 0.1, plain_pause = 5; /* seconds between two lines */
@@ -35,7 +37,7 @@ double clock_date(void)
 void progress_begin(struct progress *p, const char *what, int64_t first, int64_t total, bool quiet)
 {
     const char *kind = getenv("TERM");
-    *p = (struct progress){.what = what, .first = first, .total = total, .quiet = quiet};
+    *p = (struct progress){.what = what, .first = first, .total = total, .quiet = quiet || log_is_quiet()};
     p->terminal = isatty(STDERR_FILENO) && kind && strcmp(kind, "dumb") != 0;
     p->started = p->shown = clock_seconds();
 }

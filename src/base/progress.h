@@ -17,7 +17,7 @@
 struct progress {
     const char *what;      /* "learning sks" */
     int64_t total, first;  /* steps in all; steps done before this run (a resumed one) */
-    bool terminal, quiet;  /* quiet: shows nothing (ranks other than 0) */
+    bool terminal, quiet;  /* quiet: shows nothing (ranks other than 0, and all under --quiet) */
     double started, shown; /* when; shown: the last line */
     bool waiting;          /* `line` tells of a step that has not been shown yet */
     char line[512];

@@ -213,7 +213,7 @@ struct error comm_abort(struct comm *comm, struct error e)
 {
     if (e.code == ERROR_NONE || comm->place.size == 1)
         return e;
-    log_line("rank %d: %s", comm->place.rank, e.text);
+    log_error("rank %d: %s", comm->place.rank, e.text);
     const struct listener *l = &comm->patience.listener;
     if (l->alarm)
         l->alarm(l->arg, e.text);

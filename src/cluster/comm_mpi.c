@@ -159,7 +159,7 @@ static struct error give_up(struct mpi *m)
     struct error e = mpi_roll(m);
     const struct listener *l = &m->patience->listener;
     if (speaks(m)) {
-        log_line("rank %d: %s", m->whole[m->rank], e.text);
+        log_error("rank %d: %s", m->whole[m->rank], e.text);
         if (l->alarm)
             l->alarm(l->arg, e.text);
     }

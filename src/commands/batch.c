@@ -158,29 +158,32 @@ static void cry_out(void *arg, const char *text)
         dprintf(b->spoken, "zoodip: %s: rank %d: %s\n", b->job->name, comm_rank(b->all), text);
 }
 
-/* While a job runs, what its leader says goes to the job's log: *spoken becomes where it went before. */
-static struct error log_begin(const struct job *job, bool append, int *spoken)
+/* While a job runs, what its leader says goes to the job's log, and in full even under --quiet: b->spoken becomes where
+ * it went before. */
+static struct error log_begin(struct batch *b, const struct job *job)
 {
     char path[4096];
     TRY(path_join(path, job->folder, "log.txt"));
-    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | (append ? 0 : O_TRUNC);
+    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | (job->resume ? 0 : O_TRUNC);
     int file = open(path, flags, 0666);
     if (file < 0)
         return error_errno("write", path);
     int copy = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
     struct error e = copy >= 0 && dup2(file, STDERR_FILENO) >= 0 ? ok() : error_errno("write", path);
-    *spoken = copy >= 0 ? copy : *spoken;
+    b->spoken = copy >= 0 ? copy : b->spoken;
+    b->quiet = log_set_quiet(false);
     close(file);
     return e;
 }
 
-static void log_end(int *spoken)
+static void log_end(struct batch *b)
 {
-    if (*spoken == STDERR_FILENO)
+    if (b->spoken == STDERR_FILENO)
         return;
-    dup2(*spoken, STDERR_FILENO);
-    close(*spoken);
-    *spoken = STDERR_FILENO;
+    log_set_quiet(b->quiet);
+    dup2(b->spoken, STDERR_FILENO);
+    close(b->spoken);
+    b->spoken = STDERR_FILENO;
 }
 
 static struct error teach(struct batch *b, struct job *job, struct lesson *lesson)
@@ -191,7 +194,7 @@ static struct error teach(struct batch *b, struct job *job, struct lesson *lesso
         if (e.code == ERROR_NONE)
             e = lesson_prepare(lesson, &job->subject.config, true);
         if (e.code == ERROR_NONE)
-            e = log_begin(job, job->resume, &b->spoken);
+            e = log_begin(b, job);
     }
     TRY(comm_agree(b->workshop.comm, e));
     e = lesson_run(lesson, job->resume);
@@ -234,7 +237,7 @@ static void do_job(struct batch *b, struct job *job)
             log_line("%s", e.text);
         settle(b, job, e);
     }
-    log_end(&b->spoken);
+    log_end(b);
     lesson_free(&lesson);
     if (e.code != ERROR_NONE)
         device_wait(b->workshop.device); // an error that sticks to the device is this job's, not the next one's

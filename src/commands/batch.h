@@ -34,6 +34,7 @@ struct batch {
     struct lesson *lesson;   /* its training */
     struct job_note current; /* what the leader tells of it */
     int spoken;              /* where messages go that are not the job's: stderr, or what stood there before */
+    bool quiet;              /* whether they are silenced there */
 };
 
 /* Runs the jobs of a text (see jobs_read), the same on all ranks. `resume` is for a file's jobs; a spool's say it

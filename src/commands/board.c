@@ -8,6 +8,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "files/file.h"
@@ -42,7 +43,8 @@ struct error board_open(struct board *b, struct jobs *jobs, double submitted)
     if (submitted <= 0)
         b->submitted = clock_date();
     const char *kind = getenv("TERM");
-    b->terminal = isatty(STDERR_FILENO) && kind && strcmp(kind, "dumb") != 0;
+    b->quiet = log_is_quiet();
+    b->terminal = !b->quiet && isatty(STDERR_FILENO) && kind && strcmp(kind, "dumb") != 0;
     b->written = memory_take(jobs->count, sizeof *b->written);
     int copy = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
     b->out = copy >= 0 ? fdopen(copy, "w") : NULL;
@@ -168,7 +170,8 @@ static void show(struct board *b, const struct job *job)
     if (b->terminal && (news || now - b->drawn >= table_pause))
         draw_table(b);
     bool due = job_open(job) && now - line->shown >= line_pause;
-    if (!b->terminal && (news || due)) {
+    bool wanted = b->quiet ? news && job->note.state == JOB_FAILED : news || due;
+    if (!b->terminal && wanted) {
         put_line(b, job);
         line->shown = now;
     }
@@ -423,8 +426,9 @@ struct error board_finish(struct board *b)
         if (e.code == ERROR_NONE)
             e = write_page(b);
     } while (e.code == ERROR_NONE && look_elsewhere(b));
-    put_summary(b);
-    if (e.code == ERROR_NONE)
+    if (!b->quiet)
+        put_summary(b);
+    if (!b->quiet && e.code == ERROR_NONE)
         fprintf(b->out, "zoodip: wrote %s/summary.json\nzoodip: wrote %s/index.html\n", b->jobs->folder,
                 b->jobs->folder);
     fflush(b->out);

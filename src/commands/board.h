@@ -1,6 +1,6 @@
 /* commands/board.h
  *
- * What rank 0 shows of a queue: a live table on a terminal, plain lines elsewhere; and what it leaves: a table of all
+ * What rank 0 shows of a queue: a live table on a terminal, plain lines elsewhere (under --quiet only jobs that fail); and what it leaves: a table of all
  * jobs, summary.json and index.html. A job's own messages go to its log.txt, so the board writes to the stderr that the
  * process began with.
  */
@@ -22,6 +22,7 @@ struct board_line {
 struct board {
     struct jobs *jobs; /* borrowed; their notes are kept here */
     FILE *out;         /* the stderr of the beginning */
+    bool quiet;        /* shows jobs that fail, and nothing else */
     bool terminal;
     int lines;                  /* of the table on the terminal */
     struct board_line *written; /* [count] */

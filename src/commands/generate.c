@@ -37,6 +37,7 @@ static void print_help(void)
         "                       at the end, since the VAE is loaded when the UNet is gone\n"
         "  --output FILE.png    where to write\n"
         "  --device NAME        auto (the default: a GPU where one answers), cpu or cuda\n"
+        "  --quiet              nothing on stderr but warnings and errors\n"
         "\n"
         "examples:\n"
         "  zoodip generate --model dataset/toybox/model --prompt \"a photo of a toy on the beach\" --output toy.png\n"

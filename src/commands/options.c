@@ -6,8 +6,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/nearest.h"
 #include "files/config.h"
+
+/* What every command takes. */
+static const char quiet_option[] = "quiet";
 
 static const struct option *find_option(const struct option *table, int64_t options, const char *name, size_t length)
 {
@@ -77,6 +81,7 @@ static struct error unknown_option(const char *argument, const char *command, co
     bare_name(name, argument);
     struct nearest best = {NULL, 0};
     nearest_try(&best, name, "help");
+    nearest_try(&best, name, quiet_option);
     for (int64_t i = 0; i < options; i++)
         nearest_try(&best, name, table[i].name);
     const char *key = find_option(table, options, "set", 3) ? config_meant(name) : NULL;
@@ -97,6 +102,8 @@ struct error options_read(int argc, char **argv, const struct option *table, int
                           int64_t room)
 {
     int64_t plain_count = 0;
+    bool quiet = false;
+    const struct option common = {.name = quiet_option, .flag = &quiet};
     for (int i = 1; i < argc; i++) {
         const char *argument = argv[i];
         if (!is_option(argument)) {
@@ -109,6 +116,8 @@ struct error options_read(int argc, char **argv, const struct option *table, int
         size_t length = equals ? (size_t)(equals - argument) : strlen(argument);
         bool named = length > 2 && argument[1] == '-';
         const struct option *o = named ? find_option(table, options, argument + 2, length - 2) : NULL;
+        if (!o && named)
+            o = find_option(&common, 1, argument + 2, length - 2);
         if (!o)
             return unknown_option(argument, argv[0], table, options);
         if (o->flag && equals)
@@ -121,5 +130,6 @@ struct error options_read(int argc, char **argv, const struct option *table, int
             return error_input("--%s: expected a value after it", o->name);
         TRY(set_value(o, equals ? equals + 1 : argv[++i]));
     }
+    log_set_quiet(quiet);
     return ok();
 }

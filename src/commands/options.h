@@ -27,7 +27,7 @@ struct option {
     struct option_values *many; /* may be given several times; items has room for argc */
 };
 
-/* argv[1..]: fills what the table points at. `plain` [room] receives the arguments that are no options, in order; those
+/* argv[1..]: --quiet, which every command takes, silences status lines (base/log.h); the rest fills what the table points at. `plain` [room] receives the arguments that are no options, in order; those
  * that are not given stay as they are. */
 struct error options_read(int argc, char **argv, const struct option *table, int64_t options, const char **plain,
                           int64_t room);

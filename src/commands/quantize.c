@@ -7,7 +7,7 @@
 
 static void print_help(void)
 {
-    printf("usage: zoodip quantize --model DIR --output DIR [--bits 8|4]\n"
+    printf("usage: zoodip quantize --model DIR --output DIR [--bits 8|4] [--quiet]\n"
            "\n"
            "Writes a model folder whose linear and convolution weights have 8 bits, with a scale for each output "
            "channel, or\n"
@@ -18,6 +18,7 @@ static void print_help(void)
            "  --model DIR     a diffusers model folder (fp32, fp16 or bf16)\n"
            "  --output DIR    the new folder\n"
            "  --bits N        8 (the default) or 4\n"
+           "  --quiet         nothing on stderr but warnings and errors\n"
            "\n"
            "example:\n"
            "  zoodip quantize --model stable-diffusion-v1-5 --output sd15-int8\n"

@@ -14,9 +14,9 @@ enum { FILE_LIMIT = 64 << 20 };
 static void print_help(void)
 {
     printf(
-        "usage: zoodip run JOBS.json [--set KEY=VALUE]... [--groups G] [--resume]\n"
-        "       zoodip run JOBS.json --job N [--set KEY=VALUE]... [--resume]\n"
-        "       zoodip run --spool DIR [DEFAULTS.json] [--set KEY=VALUE]... [--groups G]\n"
+        "usage: zoodip run JOBS.json [--set KEY=VALUE]... [--groups G] [--resume] [--quiet]\n"
+        "       zoodip run JOBS.json --job N [--set KEY=VALUE]... [--resume] [--quiet]\n"
+        "       zoodip run --spool DIR [DEFAULTS.json] [--set KEY=VALUE]... [--groups G] [--quiet]\n"
         "\n"
         "Learns many words, one for each job of a queue. The model is loaded once; the ranks part into groups, and\n"
         "a group takes the next job when it is free, the longest first. JOBS.json holds\n"
@@ -31,6 +31,8 @@ static void print_help(void)
         "  --job N           only the N-th job of the file, counted from 1, on all ranks; other runs may have others\n"
         "                    under way. The last to end leaves summary.json and index.html of all\n"
         "  --resume          leave finished jobs as they are, go on with the others from their checkpoints\n"
+        "  --quiet           nothing on stderr but warnings and errors, a line for each job that fails among them;\n"
+        "                    a job's log.txt keeps its full text\n"
         "  --spool DIR       watch a folder: a config renamed into it as NAME.json is a job; its file moves to\n"
         "                    running/, then to done/, or to failed/ with the reason in NAME.txt. DEFAULTS.json\n"
         "                    holds the keys that jobs leave out; results go to output.dir, else to DIR/out. A\n"

@@ -113,7 +113,7 @@ static struct error settle(const struct spool *s, const char *name, const struct
 static struct error reject(const struct spool *s, const char *name, struct error e)
 {
     const struct job_note note = {.state = JOB_FAILED, .error = e};
-    log_line("%s: failed, %s", name, e.text);
+    log_error("%s: failed, %s", name, e.text);
     return settle(s, name, &note);
 }
 

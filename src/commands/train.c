@@ -9,7 +9,7 @@
 
 static void print_help(void)
 {
-    printf("usage: zoodip train CONFIG.json [--set KEY=VALUE]... [--resume]\n"
+    printf("usage: zoodip train CONFIG.json [--set KEY=VALUE]... [--resume] [--quiet]\n"
            "\n"
            "Learns one word from a folder of pictures, all ranks on it. Run it under mpirun to use several ranks; a "
            "rank takes\n"
@@ -17,6 +17,7 @@ static void print_help(void)
            "\n"
            "  --set KEY=VALUE   a config key for this run, such as zo.n=4 (may be given several times)\n"
            "  --resume          go on from the newest good checkpoint in output.dir; without one, start at step 0\n"
+           "  --quiet           nothing on stderr but warnings and errors\n"
            "\n"
            "Writes into output.dir: learned_embeds.safetensors, metrics.jsonl, loss.png, grid.png, report.html, "
            "checkpoints/.\n"
