@@ -36,9 +36,10 @@ struct error cuda_error(cudaError_t code, const char *call)
     if (code == cudaSuccess)
         return ok();
     if (code == cudaErrorMemoryAllocation && strcmp(call, "cudaMalloc") == 0)
-        return error_failed("%s: out of GPU memory; fewer or smaller pictures at once take less, and so do weights of "
-                            "4 bits (quant.bits, zoodip quantize)",
-                            call);
+        return error_failed(
+            "%s: out of GPU memory; use fewer or smaller pictures at once, or 4-bit weights (quant.bits, "
+            "zoodip quantize)",
+            call);
     return error_failed("%s: %s (%s)", call, cudaGetErrorString(code), cudaGetErrorName(code));
 }
 
@@ -129,8 +130,8 @@ static struct error complaint_error(struct complaint c)
     if (c.what == STRAY_ID)
         return error_failed("op_embed: token id %d has no row", c.value);
     if (c.what == STRAY_CHOICE)
-        return error_failed("a step chose picture, timestep or direction %d, which is not there", c.value);
-    return error_failed("a map names lane %d, which is not there", c.value);
+        return error_failed("a step chose picture, timestep or direction %d, which does not exist", c.value);
+    return error_failed("a map names lane %d, which does not exist", c.value);
 }
 
 static struct error wait(struct device *device)
@@ -184,7 +185,7 @@ static struct error pack(struct device *device, const struct weight *w, const st
 static struct error activations(struct device *device, bool bfloat)
 {
     if (bfloat && cuda_of(device)->capability < 80)
-        return error_input("%s: has no bfloat16, that needs compute capability 8.0", device->name);
+        return error_input("%s: has no bfloat16; it needs compute capability 8.0 or newer", device->name);
     cuda_of(device)->operand = bfloat ? BFLOAT : HALF;
     return ok();
 }
@@ -318,7 +319,7 @@ static struct error find_gpus(int *count)
         cudaRuntimeGetVersion(&runtime);
         if (driver == 0)
             return error_input("no NVIDIA driver answers");
-        return error_input("the NVIDIA driver is for CUDA %d.%d, this zoodip needs %d.%d; update the driver",
+        return error_input("the NVIDIA driver supports CUDA %d.%d, but this zoodip needs %d.%d; update the driver",
                            driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
     }
     return cuda_error(code, "cudaGetDeviceCount");

@@ -39,14 +39,14 @@ static struct error nccl_error(const struct link *l, ncclResult_t result, const 
     if (result == ncclSuccess)
         return ok();
     const char *about = ncclGetLastError(l->comm);
-    return error_failed("%s: NCCL: %s%s%.200s; NCCL_DEBUG=INFO tells more", call, ncclGetErrorString(result),
+    return error_failed("%s: NCCL: %s%s%.200s; set NCCL_DEBUG=INFO for details", call, ncclGetErrorString(result),
                         about && *about ? ": " : "", about ? about : "");
 }
 
 static struct error late(const struct link *l, const char *what)
 {
-    return error_failed("%s: not all came within %g s; one hangs or is gone, or is slower than cluster.timeout allows",
-                        what, l->others.limit);
+    return error_failed("%s: some ranks did not arrive within %g s (cluster.timeout): hung, dead or too slow", what,
+                        l->others.limit);
 }
 
 static void pause_briefly()
@@ -198,7 +198,7 @@ static struct error greet(struct cuda *c, const struct device_link *link)
     TRY(d->error);
     cudaError_t code = cudaStreamSynchronize(c->stream);
     if (code == cudaSuccess && (said[COUNT] != link->size || said[ROOT] != 0.5))
-        return error_failed("NCCL: a sum over %d ranks came to %g", link->size, said[COUNT]);
+        return error_failed("NCCL: a test sum of a one from each of %d ranks gave %g", link->size, said[COUNT]);
     return cuda_error(code, "cudaStreamSynchronize");
 }
 

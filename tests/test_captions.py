@@ -56,12 +56,12 @@ def test_subject_may_be_left_out(file):
 
 
 @pytest.mark.parametrize("content, said", [
-    ("[]", "no JSON object"),
+    ("[]", "expected a JSON object"),
     ("{", "JSON"),
     ("{}", "dog: no captions for this subject"),
     ({"cat": {"a.jpg": "a {}"}}, "dog: no captions for this subject"),
     ({"dog": {"b.jpg": "a {}"}}, "dog: no caption for picture a.jpg; add one, or set use_cc to false"),
-    ({"dog": {"a.jpg": "a dog"}}, "dog: a.jpg: no {} in the caption"),
+    ({"dog": {"a.jpg": "a dog"}}, "dog: a.jpg: expected {} in the caption"),
     ({"dog": {"a.jpg": 3}}, "dog: a.jpg: expected a caption"),
     ({"dog": {"a.jpg": "{}" * 3000}}, "dog: a.jpg: expected a caption of at most"),
 ])

@@ -44,7 +44,7 @@ def assert_all_as_alone(folder, alone, names=JOBS):
 @pytest.mark.parametrize("ranks, gpus, groups", [(2, 1, 2), (3, 3, 2)])
 def test_jobs_end_with_the_bits_of_train(tmp_path, tiny, alone, ranks, gpus, groups):
     done = queue(tmp_path, tiny, ranks, gpus, groups)
-    assert ("losses go by NCCL" in done.stderr) == (ranks > groups)
+    assert ("each rank has a GPU: NCCL" in done.stderr) == (ranks > groups)
     assert_all_as_alone(tmp_path, alone)
 
 

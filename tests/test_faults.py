@@ -294,7 +294,7 @@ def test_a_full_disk_is_said_and_tried_again(tmp_path, quiet, small_disk):
     for line in process.stderr:
         if "metrics.jsonl: cannot write: No space left" in line:  # what is left of its last page takes some steps to fill
             break
-    assert "training goes on and tries again" in line and process.poll() is None
+    assert "training continues and tries again" in line and process.poll() is None
     assert_whole_lines(output)
     (small_disk / "filler").unlink()
     code, said = end(process, config)

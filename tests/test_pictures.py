@@ -255,8 +255,8 @@ MISTAKES = {
     "start.jpg": (lambda: encoded("JPEG")[:20], "JPEG"),
     "animal.gif": (lambda: encoded("GIF"), "is a GIF file, expected PNG or JPEG"),
     "animal.webp": (lambda: encoded("WEBP"), "is a WebP or another RIFF file, expected PNG or JPEG"),
-    "text.png": (lambda: b"hello", "is no picture: expected PNG or JPEG"),
-    "empty.png": (lambda: b"", "is no picture: expected PNG or JPEG"),
+    "text.png": (lambda: b"hello", "is not a picture: expected PNG or JPEG"),
+    "empty.png": (lambda: b"", "is not a picture: expected PNG or JPEG"),
 }
 
 

@@ -165,7 +165,7 @@ def test_codes_stay_as_they_are(toybox4, tmp_path):
         assert all(torch.equal(four[k], other[k]) for k in four)
     run(program("zoodip"), "quantize", "--model", TOYBOX / "model", "--output", tmp_path / "int8")
     done = run(program("tests/forward"), tmp_path / "int8", tmp_path / "in.safetensors", tmp_path / "out.safetensors", "--bits", 4, check=False)
-    assert done.returncode == 2 and re.search(r"tensor \S+: is quantized to 8 bits; 4 bits are made from a model that is not", done.stderr)
+    assert done.returncode == 2 and re.search(r"tensor \S+: is already quantized to 8 bits; 4 bits need an unquantized model", done.stderr)
 
 
 def test_inspect_counts_what_codes_stand_for(toybox4):
@@ -183,7 +183,7 @@ def test_inspect_counts_what_codes_stand_for(toybox4):
     ("_scale", lambda t: t[1:], "but config.json makes it"),
     ("_scale", lambda t: t.to(torch.int32), "expected F32, F16 or BF16"),
     ("_shift", lambda t: None, "is missing"),
-    ("_shift", lambda t: t.float(), "is of another type than the layer's scales"),
+    ("_shift", lambda t: t.float(), "differs in type from the layer's scales"),
     ("_shift", lambda t: t.to(torch.uint8), "expected F32, F16 or BF16")])
 def test_torn_layers_are_refused_by_name(toybox4, tmp_path, suffix, value, message):
     shutil.copytree(toybox4, tmp_path / "model")

@@ -433,7 +433,7 @@ def test_a_spool_takes_files_and_says_how_they_ended(tmp_path, alone, ranks):
     assert process.returncode == 75, stderr
     assert names(spool / "done") == ["short.json", "styled.json"]
     for name, word in {"not json": "JSON", "bad key": "zo.nn", "other model": "quant.bits", "elsewhere": "output.dir",
-                       "link": "no regular file"}.items():
+                       "link": "not a regular file"}.items():
         assert word in (spool / "failed" / f"{name}.txt").read_text() and f"{name}.json" in names(spool / "failed")
     assert names(spool) == ["done", "failed", "note.txt", "running"] and names(spool / "running") == []
     assert not (tmp_path / "elsewhere").exists()
@@ -594,7 +594,7 @@ def test_a_run_of_one_job_tells_what_the_queue_before_it_left(tmp_path):
         lines.write("no line\n")
     queue(1, path, "--job", "1", "--resume")
     page = (output / "index.html").read_text()
-    assert "metrics.jsonl: line 31: holds no step" in page and "grid.png: is no picture" in page and page.count("<svg") == 1
+    assert "metrics.jsonl: line 31: has no step" in page and "grid.png: is not a picture" in page and page.count("<svg") == 1
 
 
 @pytest.mark.parametrize("options, words", [
@@ -620,7 +620,7 @@ def test_two_runs_do_not_write_one_folder(tmp_path, options):
     config.write_text(json.dumps(recipe(output / "a", **{**COMMON, "optim__steps": 5, "cluster__timeout": 2})))
     for command, source, folder in (("run", path, output), ("train", config, output / "a")):
         second = mpirun(2, program("zoodip"), command, source, *options, check=False)
-        assert second.returncode == 1 and f"{folder}: another run writes there" in second.stderr, second.stderr
+        assert second.returncode == 1 and f"{folder}: another run is writing here" in second.stderr, second.stderr
     assert first.poll() is None
     os.kill(ranks_of(path)[0], signal.SIGUSR1)
     stderr = first.communicate(timeout=60)[1]

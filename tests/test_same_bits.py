@@ -113,4 +113,4 @@ def test_a_flipped_bit_on_one_rank_stops_the_run(tmp_path, rank):
     config, _ = write_recipe(tmp_path, optim__steps=40, zo__tau=8, output__prompts=[])
     done = mpirun(3, program("tests/drift"), config, 10, rank, check=False)
     assert done.returncode == 1
-    assert re.search(r"rank \d holds another state than rank 0 after step 16", done.stderr)
+    assert re.search(r"rank \d's state differs from rank 0's after step 16", done.stderr)

@@ -269,7 +269,7 @@ def test_a_job_out_of_time_goes_back_into_the_queue(slurm, tmp_path, quiet):
     until(lambda: "goes back into the queue" in log.read_text(), 60, slurm.state)
     slurm.ask("scontrol", "update", f"jobid={number}", "timelimit=10")
     said = finish(slurm, number, output, quiet, tmp_path)
-    assert "resuming after step" in said or "no checkpoint to go on from" in said, said
+    assert "resuming after step" in said or "no checkpoint to resume from" in said, said
 
 
 def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(slurm, tmp_path, quiet):

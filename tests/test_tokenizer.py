@@ -246,7 +246,7 @@ BROKEN = {
     "negative id": (vocabulary_with(a=-1), 'vocab.json: "a": expected an id'),
     "huge id": (vocabulary_with(a=1e15), 'vocab.json: "a": expected an id'),
     "two pieces with one id": (vocabulary_with(a=1), "vocab.json: "),
-    "piece listed twice": (file_with("vocab.json", '{"a": 0, "a": 1}'), 'vocab.json: "a" is there twice'),
+    "piece listed twice": (file_with("vocab.json", '{"a": 0, "a": 1}'), 'vocab.json: "a" is given twice'),
     "no end": (vocabulary_with(**{END: "gone"}), f'eos_token: "{END}" is not in the vocabulary'),
     "merge of unknown pieces": (file_with("merges.txt", "#version: 0.2\nqqq www\n"), 'merges.txt: merge 1: "qqq" is not in the vocabulary'),
     "merge of one": (file_with("merges.txt", "a\n"), 'merges.txt: merge 1: "a": expected two pieces'),

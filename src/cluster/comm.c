@@ -52,7 +52,7 @@ static struct error check_launcher(void)
 {
 #ifdef ZOODIP_MPI
     if (!launched() && number_from_environment("SLURM_STEP_NUM_TASKS") > 1)
-        return error_input("srun started %lld tasks that cannot hear each other; expected srun --mpi=pmix (or pmi2)",
+        return error_input("srun started %lld tasks that do not see one another; expected srun --mpi=pmix (or pmi2)",
                            (long long)number_from_environment("SLURM_STEP_NUM_TASKS"));
 #else
     const char *const sizes[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"};

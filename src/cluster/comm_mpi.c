@@ -123,10 +123,9 @@ static struct error lost(const struct mpi *m)
     long long step = (long long)m->patience->step;
     double limit = m->patience->seconds;
     if (!missing[0])
-        return error_failed("after step %lld some ranks came later than cluster.timeout (%g s) allows", step, limit);
-    return error_failed(
-        "%s gave no sign of life for %g s (cluster.timeout) after step %lld: hangs, or is slower than that", missing,
-        limit, step);
+        return error_failed("after step %lld some ranks were more than %g s late (cluster.timeout)", step, limit);
+    return error_failed("%s gave no sign of life for %g s (cluster.timeout) after step %lld: hung, or slower than that",
+                        missing, limit, step);
 }
 
 /* Behind a roll: is this the lowest rank that is alive? */
@@ -374,8 +373,7 @@ enum { START_LIMIT = 600 }; /* seconds */
 static void end_start(int number)
 {
     (void)number;
-    static const char text[] =
-        "zoodip: MPI did not come up within 600 s: a rank hangs, or its node cannot be reached\n";
+    static const char text[] = "zoodip: MPI did not start within 600 s: a rank hangs, or its node cannot be reached\n";
     ssize_t written = write(STDERR_FILENO, text, sizeof text - 1);
     (void)written; // it ends either way
     _exit(ERROR_FAILED);

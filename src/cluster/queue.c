@@ -87,8 +87,8 @@ static void check_silence(struct queue *q, double silent, int rank, int64_t step
 {
     if (silent > q->limit + slack)
         good(q, comm_abort(q->all, error_failed("rank %d, which leads its group, gave no sign of life for %g s "
-                                                "(cluster.timeout) after step %lld of its job: hangs, or is slower "
-                                                "than that",
+                                                "(cluster.timeout) after step %lld of its job: hung, or slower than "
+                                                "that",
                                                 rank, q->limit, (long long)step)));
 }
 

@@ -24,7 +24,7 @@ struct error alike_check(struct comm *comm, const struct mark *marks, int64_t co
     }
     struct error e = ok();
     if (differ[0])
-        e = error_input("rank %d does not have what rank 0 has: %s differs; do their nodes have disks of their own?",
+        e = error_input("rank %d reads other data than rank 0: %s differs; expected a file system that all nodes share",
                         comm_rank(comm), differ);
     return comm_agree(comm, e);
 }

@@ -15,12 +15,11 @@ static void print_help(void)
 {
     printf("usage: zoodip bench CONFIG.json [--set KEY=VALUE]... [--evaluations N] [--quiet]\n"
            "\n"
-           "Runs training steps of a config without writing anything, and prints one line of JSON: evaluations per "
-           "second,\n"
-           "step time, memory. One step is run first and not counted.\n"
+           "Runs training steps of a config without writing anything, and prints one line of JSON: evaluations per\n"
+           "second, step time, memory. A first step is not counted.\n"
            "\n"
            "  --evaluations N   measure at least this many evaluations (default 30)\n"
-           "  --quiet           nothing on stderr but warnings and errors\n"
+           "  --quiet           only warnings and errors on stderr\n"
            "\n"
            "example:\n"
            "  zoodip bench configs/toybox.json --set zo.n=2 --evaluations 300\n");

@@ -53,7 +53,7 @@ static struct error meet(struct crew *crew, struct error mine)
     if (e.code == ERROR_NONE && notes[FAILED] > 0)
         e = comm_agree(w->comm, mine);
     else if (e.code == ERROR_NONE && notes[STOP] > 0)
-        e = (struct error){ERROR_PREEMPTED, "stopped by a signal while drawing; run again with --resume to go on"};
+        e = (struct error){ERROR_PREEMPTED, "stopped by a signal while drawing; run again with --resume to continue"};
     crew->over = e.code != ERROR_NONE;
     return e;
 }
@@ -356,7 +356,7 @@ static bool has_samples(const struct subject *s, int64_t count, int64_t step)
 static void warn_of(struct error e)
 {
     if (e.code != ERROR_NONE)
-        log_warning("%s; training goes on without the sample", e.text);
+        log_warning("%s; training continues without this sample", e.text);
 }
 
 struct error gallery_sample(struct subject *s, const float *embedding, int64_t step, bool missing)

@@ -24,20 +24,20 @@ static void print_help(void)
         "Draws pictures from a prompt, with words that were learned.\n"
         "\n"
         "  --model DIR          a diffusers model folder\n"
-        "  --embedding FILE     a learned word, its placeholder may stand in the prompt (may be given several times)\n"
+        "  --embedding FILE     a learned word, for use in the prompt (may be given several times)\n"
         "  --prompt TEXT        what to draw\n"
         "  --negative TEXT      what not to draw (default: nothing)\n"
-        "  --steps N            steps of the sampler (default 50)\n"
-        "  --guidance X         classifier-free guidance; 1 and below: none (default 7.5)\n"
+        "  --steps N            sampling steps (default 50)\n"
+        "  --guidance X         classifier-free guidance; 1 or less: none (default 7.5)\n"
         "  --scheduler NAME     pndm, ddim, euler or dpm++ (default pndm)\n"
-        "  --seed N             start of the random latents (default 0)\n"
+        "  --seed N             seed of the random latents (default 0)\n"
         "  --latents FILE       start latents instead: a safetensors file with `latents` F32 [1 or count, c, h, w]\n"
         "  --size WxH           pixels (default: the model's own size)\n"
-        "  --count N            pictures; more than one are numbered FILE-0001.png, ... (default 1); written together\n"
-        "                       at the end, since the VAE is loaded when the UNet is gone\n"
+        "  --count N            number of pictures (default 1); several are named FILE-0001.png, ... and all are\n"
+        "                       written at the end\n"
         "  --output FILE.png    where to write\n"
-        "  --device NAME        auto (the default: a GPU where one answers), cpu or cuda\n"
-        "  --quiet              nothing on stderr but warnings and errors\n"
+        "  --device NAME        auto (default: a GPU if there is one), cpu or cuda\n"
+        "  --quiet              only warnings and errors on stderr\n"
         "\n"
         "examples:\n"
         "  zoodip generate --model dataset/toybox/model --prompt \"a photo of a toy on the beach\" --output toy.png\n"
@@ -145,7 +145,7 @@ static struct error convert_prompts(struct session *s)
         e = convert_prompt(s, s->request->negative, &s->negative, named);
     for (int64_t i = 0; i < files->count && e.code == ERROR_NONE; i++)
         if (!named[i])
-            log_warning("the prompt does not name \"%s\", the word of %s", s->words[i].placeholder, files->items[i]);
+            log_warning("the prompt does not contain \"%s\", the word of %s", s->words[i].placeholder, files->items[i]);
     memory_free(named);
     return e;
 }
@@ -240,7 +240,7 @@ static struct error read_latents(struct session *s, const struct unet_config *un
         e = error_input("%s: tensor latents: %lld pictures, expected 1 or --count %lld", path, (long long)t->shape[0],
                         (long long)s->request->count);
     else if (s->request->size && (t->shape[2] != s->height || t->shape[3] != s->width))
-        e = error_input("%s: tensor latents: does not have the size that --size asks for", path);
+        e = error_input("%s: tensor latents: its size is not that of --size", path);
     else if (t->shape[2] < 1 || t->shape[3] < 1 || t->shape[2] > 1024 || t->shape[3] > 1024)
         e = error_input("%s: tensor latents: height and width must lie in 1 to 1024", path);
     else {
@@ -419,7 +419,7 @@ static struct error draw_all(struct session *s)
     bool gpu = device_identity(s->device) != 0;
     if (gpu) {
         TRY(plan(s, planned));
-        TRY(plan_fits_alone(larger(planned), s->device, "--size, or draw with a model that zoodip quantize wrote"));
+        TRY(plan_fits_alone(larger(planned), s->device, "--size, or use a model written by zoodip quantize"));
     }
     TRY(draw(s, s->request->count, taken));
     if (gpu)
@@ -470,7 +470,7 @@ static struct error read_all(struct session *s)
     TRY(vae_config_read(&vae, r->model));
     if (unet.cross_dim != text.width || unet.in_channels != vae.latent_channels ||
         unet.out_channels != unet.in_channels)
-        return error_input("%s: text_encoder, unet and vae do not fit one another", r->model);
+        return error_input("%s: text_encoder, unet and vae do not fit together", r->model);
     TRY(noise_schedule_read(&s->schedule, r->model));
     noise_schedule_as_pipeline(&s->schedule);
     struct sampler trial; // whether the schedule has so many steps
@@ -479,7 +479,7 @@ static struct error read_all(struct session *s)
     TRY(path_join(folder, r->model, "tokenizer"));
     TRY(tokenizer_load(&s->tokenizer, folder));
     if (tokenizer_size(s->tokenizer) > text.vocab)
-        return error_input("%s: more tokens than text_encoder/config.json: vocab_size", folder);
+        return error_input("%s: has more tokens than vocab_size in text_encoder/config.json", folder);
     TRY(read_words(s, text.width));
     TRY(convert_prompts(s));
     TRY(encode_prompts(s, text.positions));
@@ -528,7 +528,7 @@ static struct error check_request(const struct request *r, int *kind)
             return error_input("generate needs --%s; see zoodip generate --help", needed[i].name);
     size_t length = strlen(r->output);
     if (length < 5 || strcmp(r->output + length - 4, ".png") != 0)
-        return error_input("--output: %s: expected a name that ends in .png", r->output);
+        return error_input("--output: %s: expected a name ending in .png", r->output);
     *kind = sampler_find(r->scheduler);
     return *kind >= 0 ? ok() : error_input("--scheduler: \"%s\": expected pndm, ddim, euler or dpm++", r->scheduler);
 }

@@ -17,23 +17,22 @@
 
 static void print_help(void)
 {
-    printf(
-        "usage: zoodip inspect PATH [--set KEY=VALUE]... [--quiet]\n"
-        "\n"
-        "Says what PATH holds:\n"
-        "  a model folder       its parts, their shapes, number types, parameters and bytes, and what is quantized\n"
-        "  a safetensors file   metadata and tensors (a learned word, weights, latents)\n"
-        "  a checkpoint         its step, recipe, and the norms of what it keeps\n"
-        "  a run's folder       steps, losses, time and files\n"
-        "  a config             every key with the value in force, and what its run takes of a GPU's memory\n"
-        "\n"
-        "  --set KEY=VALUE      of a config: as for train\n"
-        "  --quiet              nothing on stderr but warnings and errors: of a config, no table of the memory plan\n"
-        "\n"
-        "examples:\n"
-        "  zoodip inspect dataset/toybox/model\n"
-        "  zoodip inspect configs/toybox.json --set zo.n=4\n"
-        "  zoodip inspect results/toybox/learned_embeds.safetensors\n");
+    printf("usage: zoodip inspect PATH [--set KEY=VALUE]... [--quiet]\n"
+           "\n"
+           "Shows what PATH holds:\n"
+           "  a model folder       its parts, their shapes, number types, parameters and bytes, and what is quantized\n"
+           "  a safetensors file   metadata and tensors (a learned word, weights, latents)\n"
+           "  a checkpoint         its step, recipe, and the norms of its tensors\n"
+           "  a run's folder       steps, losses, time and files\n"
+           "  a config             every key with its effective value, and the GPU memory its run needs\n"
+           "\n"
+           "  --set KEY=VALUE      a config key, as for train\n"
+           "  --quiet              only warnings and errors on stderr; for a config, no table of its memory plan\n"
+           "\n"
+           "examples:\n"
+           "  zoodip inspect dataset/toybox/model\n"
+           "  zoodip inspect configs/toybox.json --set zo.n=4\n"
+           "  zoodip inspect results/toybox/learned_embeds.safetensors\n");
 }
 
 /* Text from a file, without what would move the reader's terminal. */
@@ -329,7 +328,8 @@ static struct error find_plan(cJSON *root, const char *path, const struct option
     add_plan(root, &plan);
     if (!log_is_quiet()) {
         plan_print(&plan, stderr);
-        fprintf(stderr, "one GPU with all lanes; the CUDA context, the kernels' code and NCCL's buffers come on top\n");
+        fprintf(stderr,
+                "for one GPU that evaluates all lanes; the CUDA context, kernel code and NCCL's buffers are extra\n");
     }
     return ok();
 }

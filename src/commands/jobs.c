@@ -24,13 +24,13 @@ struct error job_name_check(const char *name)
 {
     const char *wrong = NULL;
     if (!*name || strlen(name) > NAME_LIMIT)
-        wrong = "has to have 1 to 200 bytes";
+        wrong = "must have 1 to 200 bytes";
     else if (*name == '.')
         wrong = "must not begin with a dot";
     else if (strchr(name, '/'))
-        wrong = "must not have a slash in it";
+        wrong = "must not contain a slash";
     else if (is_taken(name))
-        wrong = "is the name of a file of the queue's";
+        wrong = "is the name of one of the queue's own files";
     utf8proc_int32_t code;
     utf8proc_ssize_t taken;
     for (const char *c = name; *c && !wrong; c += taken) {
@@ -38,7 +38,7 @@ struct error job_name_check(const char *name)
         if (taken <= 0)
             wrong = "is not UTF-8 text";
         else if (utf8proc_category(code) == UTF8PROC_CATEGORY_CC)
-            wrong = "must not have control characters in it";
+            wrong = "must not contain control characters";
     }
     return wrong ? error_input("name: \"%.60s\" %s: it becomes a folder", name, wrong) : ok();
 }
@@ -59,7 +59,7 @@ static struct error take_name(struct jobs *jobs, cJSON *object)
     job->note = job_note_unknown(jobs->count++);
     for (int64_t i = 0; i < jobs->count - 1; i++)
         if (strcmp(jobs->items[i].name, job->name) == 0)
-            return error_input("name: \"%s\" is there twice", job->name);
+            return error_input("name: \"%s\" is given twice", job->name);
     return ok();
 }
 
@@ -124,8 +124,8 @@ static struct error add_job(struct jobs *jobs, cJSON *object, const char *source
     TRY(error_in(take_name(jobs, object), "%s: jobs[%lld]", source, (long long)index));
     const cJSON *config = jobs->kind == JOBS_SPOOL ? open_spooled(job, object) : object;
     if (jobs_name_folder(config)) {
-        struct error e = error_input("%s: %s: output.dir: expected in the defaults alone; a job's folder is its name",
-                                     source, job->name);
+        struct error e = error_input(
+            "%s: %s: output.dir: expected in the defaults only; a job's folder is named after it", source, job->name);
         if (jobs->kind == JOBS_FILE)
             return e;
         job_fail(job, e);
@@ -161,8 +161,8 @@ static struct error check_alike(struct jobs *jobs, const char *source)
         const struct job *job = &jobs->items[i];
         const char *key = job_open(job) ? workshop_key(&first->config, &job->config) : NULL;
         if (key)
-            return error_input("%s: %s: %s: differs from that of %s; all jobs share one loaded model", source,
-                               job->name, key, first->name);
+            return error_input("%s: %s: %s: differs from %s's; all jobs share one loaded model", source, job->name, key,
+                               first->name);
     }
     return first ? ok() : jobs->items[0].note.error;
 }

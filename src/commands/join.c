@@ -11,8 +11,8 @@ static struct error check_alike(const double *gpus, int ranks)
 {
     for (int r = 1; r < ranks; r++)
         if ((gpus[r] != 0) != (gpus[0] != 0))
-            return error_input("device: rank %d computes on a GPU and rank %d does not; expected the same kind for "
-                               "all, see CUDA_VISIBLE_DEVICES, or set device to cpu",
+            return error_input("device: rank %d computes on a GPU and rank %d does not; expected the same for "
+                               "all: check CUDA_VISIBLE_DEVICES, or set device to cpu",
                                gpus[0] != 0 ? 0 : r, gpus[0] != 0 ? r : 0);
     return ok();
 }
@@ -52,7 +52,7 @@ static struct error join(struct comm *comm, struct device *device, double limit)
     TRY(device_join(device, &link));
     TRY(device_memory_left(device, &after, &used));
     if (link.rank == 0)
-        log_line("each rank has a GPU: losses go by NCCL %s, which takes %.0f MB of each", device_nccl(),
+        log_line("each rank has a GPU: NCCL %s carries the losses, using %.0f MB of each", device_nccl(),
                  (double)(before - after) / 1e6);
     return ok();
 }
@@ -93,6 +93,6 @@ struct error join_ranks(struct comm *comm, struct device *device, double limit)
     if (!reason[0])
         return comm_abort(comm, join(comm, device, limit)); // the others may be waiting in NCCL
     if (comm_rank(comm) == 0)
-        log_line("%s: losses go by MPI", reason);
+        log_line("%s: MPI carries the losses", reason);
     return ok();
 }

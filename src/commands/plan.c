@@ -121,8 +121,8 @@ static struct error check_room(const struct device *device, double all, int64_t 
 {
     if (all <= (double)left)
         return ok();
-    return error_input("%s: the run takes %.0f MB%s, %.0f MB are free; lower %s%s", device_name(device), all / 1e6,
-                       sharers > 1 ? " on the ranks that share it" : "", (double)left / 1e6, lower,
+    return error_input("%s: the run needs %.0f MB%s, but %.0f MB are free; lower %s%s", device_name(device), all / 1e6,
+                       sharers > 1 ? " for the ranks that share it" : "", (double)left / 1e6, lower,
                        sharers > 1 ? ", or run fewer ranks on this GPU" : "");
 }
 

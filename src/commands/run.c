@@ -13,42 +13,41 @@ enum { FILE_LIMIT = 64 << 20 };
 
 static void print_help(void)
 {
-    printf(
-        "usage: zoodip run JOBS.json [--set KEY=VALUE]... [--groups G] [--resume] [--quiet]\n"
-        "       zoodip run JOBS.json --job N [--set KEY=VALUE]... [--resume] [--quiet]\n"
-        "       zoodip run --spool DIR [DEFAULTS.json] [--set KEY=VALUE]... [--groups G] [--quiet]\n"
-        "\n"
-        "Learns many words, one for each job of a queue. The model is loaded once; the ranks part into groups, and\n"
-        "a group takes the next job when it is free, the longest first. JOBS.json holds\n"
-        "\n"
-        "  {\"defaults\": {config keys...}, \"jobs\": [{\"name\": \"dog6\", keys that differ...}, ...]}\n"
-        "\n"
-        "Jobs may differ in all keys but model, device, quant.* and output.dir. A job's folder is\n"
-        "output.dir/NAME.\n"
-        "\n"
-        "  --set KEY=VALUE   a config key for all jobs, such as optim.steps=500 (may be given several times)\n"
-        "  --groups G        into how many groups the ranks part; auto (the default) is done soonest\n"
-        "  --job N           only the N-th job of the file, counted from 1, on all ranks; other runs may have others\n"
-        "                    under way. The last to end leaves summary.json and index.html of all\n"
-        "  --resume          leave finished jobs as they are, go on with the others from their checkpoints\n"
-        "  --quiet           nothing on stderr but warnings and errors, a line for each job that fails among them;\n"
-        "                    a job's log.txt keeps its full text\n"
-        "  --spool DIR       watch a folder: a config renamed into it as NAME.json is a job; its file moves to\n"
-        "                    running/, then to done/, or to failed/ with the reason in NAME.txt. DEFAULTS.json\n"
-        "                    holds the keys that jobs leave out; results go to output.dir, else to DIR/out. A\n"
-        "                    second start takes up what lay open.\n"
-        "\n"
-        "Writes into output.dir: summary.json, index.html, and for each job a folder as train does, with log.txt\n"
-        "and job.json. A job that fails is marked with its reason, the others go on, and the exit code is 1.\n"
-        "SIGUSR1 (and SIGTERM, SIGINT) lets every group finish its step, checkpoints all and exits 75; run again\n"
-        "with --resume.\n"
-        "\n"
-        "examples:\n"
-        "  mpirun -np 2 zoodip run configs/queues/toybox.json\n"
-        "  mpirun -np 8 zoodip run jobs.json --groups 4 --set optim.steps=2000 --set output.dir=results/night\n"
-        "  mpirun -np 8 zoodip run jobs.json --groups 4 --set output.dir=results/night --resume\n"
-        "  mpirun -np 8 zoodip run jobs.json --job 3\n"
-        "  mpirun -np 8 zoodip run --spool inbox configs/sd15.json --groups 8\n");
+    printf("usage: zoodip run JOBS.json [--set KEY=VALUE]... [--groups G] [--resume] [--quiet]\n"
+           "       zoodip run JOBS.json --job N [--set KEY=VALUE]... [--resume] [--quiet]\n"
+           "       zoodip run --spool DIR [DEFAULTS.json] [--set KEY=VALUE]... [--groups G] [--quiet]\n"
+           "\n"
+           "Learns many words, one for each job of a queue. The model is loaded once. The ranks split into groups; a\n"
+           "group that is free takes the next job, the longest first. JOBS.json holds\n"
+           "\n"
+           "  {\"defaults\": {config keys...}, \"jobs\": [{\"name\": \"dog6\", keys that differ...}, ...]}\n"
+           "\n"
+           "Jobs may differ in all keys but model, device, quant.* and output.dir. A job's folder is\n"
+           "output.dir/NAME.\n"
+           "\n"
+           "  --set KEY=VALUE   a config key for all jobs, such as optim.steps=500 (may be given several times)\n"
+           "  --groups G        number of groups; auto (the default) chooses the one that finishes soonest\n"
+           "  --job N           only the N-th job of the file, counted from 1, on all ranks; other runs may do other\n"
+           "                    jobs meanwhile, and the last to end writes summary.json and index.html for all\n"
+           "  --resume          keep finished jobs and continue the others from their checkpoints\n"
+           "  --quiet           only warnings and errors on stderr, with a line for each job that fails; a job's\n"
+           "                    log.txt stays complete\n"
+           "  --spool DIR       watch a folder: a config renamed into it as NAME.json is a job; its file moves to\n"
+           "                    running/, then to done/, or to failed/ with the reason in NAME.txt. DEFAULTS.json\n"
+           "                    holds keys that jobs leave out; results go to output.dir, else to DIR/out. A\n"
+           "                    restart continues unfinished jobs.\n"
+           "\n"
+           "Writes into output.dir: summary.json, index.html, and for each job a folder like train's, plus log.txt\n"
+           "and job.json. If a job fails, its reason is recorded, the others continue, and the exit code is 1.\n"
+           "SIGUSR1 (and SIGTERM, SIGINT) finishes every group's step, saves checkpoints and exits 75; run again with\n"
+           "--resume.\n"
+           "\n"
+           "examples:\n"
+           "  mpirun -np 2 zoodip run configs/queues/toybox.json\n"
+           "  mpirun -np 8 zoodip run jobs.json --groups 4 --set optim.steps=2000 --set output.dir=results/night\n"
+           "  mpirun -np 8 zoodip run jobs.json --groups 4 --set output.dir=results/night --resume\n"
+           "  mpirun -np 8 zoodip run jobs.json --job 3\n"
+           "  mpirun -np 8 zoodip run --spool inbox configs/sd15.json --groups 8\n");
 }
 
 /* Rank 0's file, to all: nodes may have disks that differ. Free *text with memory_free. */
@@ -75,7 +74,7 @@ static struct error outcome(const struct batch *b)
     }
     if (open > 0)
         return (struct error){ERROR_PREEMPTED,
-                              "stopped by a signal after checkpoints; run again with --resume to go on"};
+                              "stopped by a signal after checkpoints; run again with --resume to continue"};
     if (failed > 0 && b->only)
         return error_failed("%s: %s", first->name, first->note.error.text);
     if (failed > 0)
@@ -117,9 +116,9 @@ static struct error read_job(const char *text, const char *group_text, const cha
         return ok();
     b->only = strtoll(text, &end, 10);
     if (end == text || *end || b->only < 1)
-        return error_input("--job: %s: expected the number of one of the file's jobs, from 1 on", text);
+        return error_input("--job: %s: expected the number of a job in the file, counted from 1", text);
     if (group_text || spool)
-        return error_input("--job: all ranks learn one job of a file; it goes neither with --groups nor with --spool");
+        return error_input("--job: cannot be combined with --groups or --spool");
     b->wanted = 1;
     return ok();
 }

@@ -88,7 +88,7 @@ static struct error move(const char *from_folder, const char *to_folder, const c
     struct error e = error_errno("move", from);
     if (lstat(from, &status) == 0 || errno != ENOENT)
         return e;
-    log_warning("%s: was removed by somebody else", from);
+    log_warning("%s: was removed by another program", from);
     return ok();
 }
 
@@ -148,7 +148,7 @@ static struct error add_job(const struct spool *s, cJSON *list, const char *file
     TRY(path_join(path, s->running, file));
     struct error e = job_name_check(name);
     if (e.code == ERROR_NONE && (lstat(path, &status) != 0 || !S_ISREG(status.st_mode)))
-        e = error_input("%s: is no regular file", path);
+        e = error_input("%s: is not a regular file", path);
     if (e.code == ERROR_NONE)
         e = read_config(&config, path);
     if (e.code != ERROR_NONE)
@@ -279,6 +279,6 @@ struct error spool_run(struct batch *b, const char *folder, const char *defaults
     claim_release(&s.claim);
     cJSON_Delete(s.defaults);
     if (e.code == ERROR_NONE)
-        e = (struct error){ERROR_PREEMPTED, "stopped by a signal; start again to go on"};
+        e = (struct error){ERROR_PREEMPTED, "stopped by a signal; start again to continue"};
     return e;
 }

@@ -11,13 +11,12 @@ static void print_help(void)
 {
     printf("usage: zoodip train CONFIG.json [--set KEY=VALUE]... [--resume] [--quiet]\n"
            "\n"
-           "Learns one word from a folder of pictures, all ranks on it. Run it under mpirun to use several ranks; a "
-           "rank takes\n"
-           "the cores it is bound to, or OMP_NUM_THREADS threads.\n"
+           "Learns one word from a folder of pictures. Under mpirun all ranks share the work; each uses the cores\n"
+           "it is bound to, or OMP_NUM_THREADS threads.\n"
            "\n"
            "  --set KEY=VALUE   a config key for this run, such as zo.n=4 (may be given several times)\n"
-           "  --resume          go on from the newest good checkpoint in output.dir; without one, start at step 0\n"
-           "  --quiet           nothing on stderr but warnings and errors\n"
+           "  --resume          continue from the newest good checkpoint in output.dir, or start at step 0\n"
+           "  --quiet           only warnings and errors on stderr\n"
            "\n"
            "Writes into output.dir: learned_embeds.safetensors, metrics.jsonl, loss.png, grid.png, report.html, "
            "checkpoints/.\n"
@@ -55,11 +54,10 @@ static void say_done(const struct run *r)
 
 static void say_memory(const struct run *r)
 {
-    log_line(
-        "GPU memory: %lld bytes planned, %lld taken; %.1f MB in use when training ended by the driver's count, which "
-        "has the CUDA context, NCCL and other programs in it",
-        (long long)r->plan.most, (long long)device_memory(r->workshop.device).most,
-        (double)r->lesson.driver_used / 1e6);
+    log_line("GPU memory: %lld bytes planned, %lld taken; at the end of training the driver counted %.1f MB in use, "
+             "CUDA context, NCCL and other programs included",
+             (long long)r->plan.most, (long long)device_memory(r->workshop.device).most,
+             (double)r->lesson.driver_used / 1e6);
 }
 
 static struct error run_all(struct run *r, bool resume)

@@ -106,7 +106,7 @@ const char *workshop_key(const struct config *a, const struct config *b)
 struct error workshop_fits(const struct workshop *w, const struct config *config)
 {
     const char *key = workshop_key(&w->config, config);
-    return key ? error_input("%s: differs from that of the model that is loaded", key) : ok();
+    return key ? error_input("%s: differs from the loaded model's", key) : ok();
 }
 
 struct error workshop_open(struct workshop *w, const struct config *c, struct comm *all, bool planned)

@@ -142,9 +142,9 @@ static struct error check_bits(const struct weight_source *s, int bits)
 {
     int codes = s->type == I8 ? 8 : s->type == U8 ? 4 : 0;
     if (bits != 32 && bits != 16 && bits != 8 && bits != 4)
-        return error_failed("weights are kept in 32, 16, 8 or 4 bits, not in %d", bits);
+        return error_failed("weights are kept in 32, 16, 8 or 4 bits, not %d", bits);
     if (codes && bits < 16 && bits != codes)
-        return error_input("is quantized to %d bits; %d bits are made from a model that is not quantized", codes, bits);
+        return error_input("is already quantized to %d bits; %d bits need an unquantized model", codes, bits);
     return ok();
 }
 
@@ -400,7 +400,7 @@ static int64_t next_offset(struct device *d, int64_t bytes)
     if (!d->dry) {
         if (d->cursor < p->take_count && p->takes[d->cursor].bytes == bytes)
             return p->takes[d->cursor++].offset;
-        device_fail(d, error_failed("a program took other tensors than in its dry pass"));
+        device_fail(d, error_failed("a program took different tensors than in its dry pass"));
         return -1;
     }
     struct span *more = memory_grow(p->takes, p->take_count, &p->take_room, sizeof *more);
@@ -533,7 +533,7 @@ bool device_joined(const struct device *d)
 struct error device_join(struct device *d, const struct device_link *link)
 {
     if (!d->ops->join)
-        return error_failed("%s: cannot be joined with other ranks'", d->name);
+        return error_failed("%s: cannot be joined with the devices of other ranks", d->name);
     TRY(device_wait(d));
     TRY(d->ops->join(d, link));
     d->joined = true;

@@ -42,8 +42,7 @@ struct error claim_folder(struct claim *claim, const char *folder, double patien
             break;
     }
     claim_release(claim);
-    return error_failed("%s: another run writes there; wait for its end, or give this one an output.dir of its own",
-                        folder);
+    return error_failed("%s: another run is writing here; wait for it to end, or choose another output.dir", folder);
 }
 
 void claim_release(struct claim *claim)

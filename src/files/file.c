@@ -33,7 +33,7 @@ struct error file_open(const char *path, int *descriptor, int64_t *size)
     else if (S_ISDIR(status.st_mode))
         e = error_input("%s: is a folder, expected a file", path);
     else if (!S_ISREG(status.st_mode))
-        e = error_input("%s: is no regular file", path);
+        e = error_input("%s: is not a regular file", path);
     if (e.code != ERROR_NONE) {
         close(fd);
         return e;

@@ -46,7 +46,7 @@ struct error json_open(struct json *json, const char *path)
         return error_input("%s: is not valid JSON", path);
     if (!cJSON_IsObject(json->root)) {
         json_close(json);
-        return error_input("%s: holds no JSON object", path);
+        return error_input("%s: expected a JSON object", path);
     }
     return ok();
 }

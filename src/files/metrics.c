@@ -248,7 +248,7 @@ static struct error write_lines(struct metrics *metrics)
 static struct error keep_line(struct metrics *metrics, const struct line *line)
 {
     if (metrics->waiting_bytes + line->size > MOST_WAITING)
-        return error_failed("%s: the line of step %lld is lost: too many wait for room on the disk", metrics->path,
+        return error_failed("%s: lost the line of step %lld: too many lines wait for room on the disk", metrics->path,
                             (long long)line->step);
     struct line *more = memory_grow(metrics->waiting, metrics->waiting_count, &metrics->waiting_room, sizeof *more);
     if (!more)
@@ -296,7 +296,7 @@ static struct error begin_again(struct metrics *metrics)
     fresh->file = -1;
     struct error e = open_files(fresh, metrics->folder, metrics->step);
     if (e.code == ERROR_NONE) {
-        e = error_failed("%s: was removed; it begins again behind step %lld", metrics->path, (long long)metrics->step);
+        e = error_failed("%s: was removed; a new one begins after step %lld", metrics->path, (long long)metrics->step);
         struct metrics old = *metrics;
         metrics->file = fresh->file;
         metrics->events = fresh->events;
@@ -385,7 +385,7 @@ static struct error read_columns(struct columns *c, const char *path)
     while (e.code == ERROR_NONE && reader_next(&r)) {
         cJSON *object = cJSON_Parse(r.line);
         e = step_of(object) ? columns_add(c, object)
-                            : error_input("%s: line %lld: holds no step", path, (long long)r.number);
+                            : error_input("%s: line %lld: has no step", path, (long long)r.number);
         cJSON_Delete(object);
     }
     if (e.code == ERROR_NONE && ferror(r.stream))

@@ -122,7 +122,7 @@ static struct error decode(struct picture *picture, const uint8_t *bytes, int64_
             picture_free(picture);
         return e;
     }
-    return error_input("is no picture: expected PNG or JPEG");
+    return error_input("is not a picture: expected PNG or JPEG");
 }
 
 struct error picture_read(struct picture *picture, const char *path)

@@ -58,7 +58,7 @@ static struct error parse_object(cJSON **root, const char *path, const char *wha
         return ok();
     cJSON_Delete(*root);
     *root = NULL;
-    return error_input("%s: %s is not one JSON object", path, what);
+    return error_input("%s: %s is not a single JSON object", path, what);
 }
 
 static struct error read_header(struct mapping *map, const char *path, int64_t *data_at)
@@ -69,7 +69,7 @@ static struct error read_header(struct mapping *map, const char *path, int64_t *
     for (int i = 7; i >= 0; i--)
         length = length << 8 | map->start[i];
     if (length > HEADER_LIMIT)
-        return error_input("%s: is no safetensors file (a header of %llu bytes, expected at most %d)", path,
+        return error_input("%s: is not a safetensors file (a header of %llu bytes, expected at most %d)", path,
                            (unsigned long long)length, HEADER_LIMIT);
     if ((int64_t)length > map->size - 8)
         return error_input("%s: is cut short: a header of %llu bytes in a file of %lld", path,
@@ -96,7 +96,7 @@ static bool read_size(const cJSON *value, int64_t *out)
 static struct error read_dtype(enum dtype *type, const char *path, const char *name, const cJSON *value)
 {
     if (!cJSON_IsString(value))
-        return tensor_wrong(path, name, "dtype is missing or no string");
+        return tensor_wrong(path, name, "dtype is missing or not a string");
     for (int i = 0; i < DTYPE_COUNT; i++) {
         if (strcmp(value->valuestring, dtype_name((enum dtype)i)) != 0)
             continue;
@@ -112,14 +112,14 @@ static struct error read_dtype(enum dtype *type, const char *path, const char *n
 static struct error read_shape(struct entry *entry, const char *path, const cJSON *value)
 {
     if (!cJSON_IsArray(value))
-        return tensor_wrong(path, entry->name, "shape is missing or no list");
+        return tensor_wrong(path, entry->name, "shape is missing or not a list");
     entry->count = 1;
     for (const cJSON *item = value->child; item; item = item->next) {
         if (entry->ranks == TENSOR_RANKS)
             return tensor_wrong(path, entry->name, "shape has more than 8 dimensions");
         int64_t *size = &entry->shape[entry->ranks++];
         if (!read_size(item, size))
-            return tensor_wrong(path, entry->name, "shape holds what is no size");
+            return tensor_wrong(path, entry->name, "shape holds something that is not a size");
         if (__builtin_mul_overflow(entry->count, *size, &entry->count))
             return tensor_wrong(path, entry->name, "shape is too large");
     }
@@ -131,7 +131,7 @@ static struct error read_span(struct span *span, const struct entry *entry, cons
 {
     if (!cJSON_IsArray(value) || cJSON_GetArraySize(value) != 2 || !read_size(value->child, &span->begin) ||
         !read_size(value->child->next, &span->end) || span->begin > span->end)
-        return tensor_wrong(path, entry->name, "data_offsets is missing or no pair of a begin and an end");
+        return tensor_wrong(path, entry->name, "data_offsets is missing or not a pair [begin, end]");
     if (span->end > data_size)
         return error_input("%s: tensor %.160s: ends at byte %lld of %lld bytes of data: is the file cut short?", path,
                            entry->name, (long long)span->end, (long long)data_size);
@@ -168,7 +168,7 @@ static struct error read_entry(struct entry *entry, struct span *span, const cha
             if (strcmp(member->string, keys[i]) != 0)
                 continue;
             if (values[i])
-                return error_input("%s: tensor %.160s: %s is there twice", path, item->string, keys[i]);
+                return error_input("%s: tensor %.160s: %s is given twice", path, item->string, keys[i]);
             values[i] = member;
         }
     }
@@ -180,7 +180,7 @@ static struct error read_entry(struct entry *entry, struct span *span, const cha
 static struct error read_metadata(struct safetensors *file, const char *path, const cJSON *object)
 {
     if (!cJSON_IsObject(object))
-        return error_input("%s: __metadata__ is no object", path);
+        return error_input("%s: __metadata__ is not an object", path);
     int64_t more = cJSON_GetArraySize(object), had = file->metadata_count;
     char **pairs = memory_take(2 * (had + more), sizeof *pairs);
     if (!pairs)
@@ -232,7 +232,7 @@ static struct error read_entries(struct safetensors *file, const struct mapping 
     for (const cJSON *item = map->header->child; item; item = item->next) {
         if (strcmp(item->string, "__metadata__") == 0) {
             if (metadata)
-                return error_input("%s: __metadata__ is there twice", path);
+                return error_input("%s: __metadata__ is given twice", path);
             metadata = true;
             TRY(read_metadata(file, path, item));
             continue;
@@ -301,7 +301,7 @@ static struct error sort_entries(struct safetensors *file)
         qsort(file->entries, (size_t)file->entry_count, sizeof *file->entries, compare_entries);
     for (int64_t i = 1; i < file->entry_count; i++)
         if (strcmp(file->entries[i - 1].name, file->entries[i].name) == 0)
-            return tensor_wrong(file->path, file->entries[i].name, "is there twice");
+            return tensor_wrong(file->path, file->entries[i].name, "is given twice");
     return ok();
 }
 
@@ -324,7 +324,7 @@ static bool is_plain_name(const char *name)
 static struct error add_shard(struct safetensors *file, const char **shards, const char *tensor, const cJSON *value)
 {
     if (!cJSON_IsString(value) || !is_plain_name(value->valuestring))
-        return tensor_wrong(file->path, tensor, "its shard is no plain name of a file in the same folder");
+        return tensor_wrong(file->path, tensor, "its shard is not the plain name of a file in the same folder");
     for (int64_t i = 0; i < file->mapping_count; i++)
         if (strcmp(shards[i], value->valuestring) == 0)
             return ok();
@@ -355,7 +355,8 @@ static struct error check_index(const struct safetensors *file, const char *cons
         while (strcmp(shards[shard], item->valuestring) != 0)
             shard++;
         if (!entry || !lies_in(&file->mappings[shard], entry))
-            return error_input("%s: tensor %.160s: is not in %.160s", file->path, item->string, item->valuestring);
+            return error_input("%s: tensor %.160s: is missing from %.160s", file->path, item->string,
+                               item->valuestring);
     }
     return ok();
 }

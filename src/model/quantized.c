@@ -150,7 +150,7 @@ static struct error fill_part(struct part *p)
     for (int64_t i = 0; i < p->in.entry_count; i++) {
         const struct entry *t = &p->in.entries[i];
         if (ends_with(t->name, "._data"))
-            return error_input("%s: tensor %s: is quantized already", p->in.path, t->name);
+            return error_input("%s: tensor %s: is already quantized", p->in.path, t->name);
         if (is_layer(t))
             TRY(add_layer(p, t));
         else

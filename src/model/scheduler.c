@@ -103,7 +103,7 @@ static void only_one_of(struct json *j, const char *key, const char *const *name
         if (strcmp(value, names[i]) == 0)
             return;
     if (value)
-        json_wrong(j, key, "\"%.60s\" is not supported, only \"%s\" and its like", value, names[0]);
+        json_wrong(j, key, "\"%.60s\" is not supported, only \"%s\" and similar", value, names[0]);
 }
 
 /* What would change the numbers and is not done here. The classes that share this schedule name their settings in each
@@ -292,7 +292,7 @@ static struct error space_timesteps(struct sampler *s)
     for (int64_t i = 0; i < s->calls; i++) {
         double t = s->kind == SAMPLER_PNDM ? spaced_pndm(s, i) : spaced(s, i, s->steps);
         if (t < 0 || t > (double)(s->schedule->steps - 1))
-            return error_input("--steps: %lld: with the model's steps_offset %lld that is timestep %.0f of %lld",
+            return error_input("--steps: %lld: with the model's steps_offset %lld this needs timestep %.0f of %lld",
                                (long long)s->steps, (long long)s->schedule->steps_offset, t,
                                (long long)s->schedule->steps);
         s->timesteps[i] = t;

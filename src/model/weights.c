@@ -309,7 +309,7 @@ static const struct entry *find_codes4(struct weights *w, const char *name, stru
     if (!shift)
         return NULL;
     if (shift->type != scale->type) {
-        wrong(w, shift->name, "is of another type than the layer's scales");
+        wrong(w, shift->name, "differs in type from the layer's scales");
         return NULL;
     }
     s->scale = scale->data;

@@ -86,7 +86,7 @@ static struct error pick(struct captions *c, const cJSON *root, const char *path
             return error_input("%s: %s: %s: expected a caption of at most %d bytes", path, subject, names[i],
                                CAPTION_LIMIT);
         if (!strstr(caption->valuestring, "{}"))
-            return error_input("%s: %s: %s: no {} in the caption, where the word goes", path, subject, names[i]);
+            return error_input("%s: %s: %s: expected {} in the caption, where the word goes", path, subject, names[i]);
         c->templates[i] = memory_string(caption->valuestring);
         if (!c->templates[i])
             return error_memory("the captions");

@@ -280,7 +280,7 @@ struct error tokenizer_add(struct tokenizer *t, const char *word, int32_t *id)
         known = t->added[i].normalized && strcmp(t->added[i].pattern, pattern) == 0;
     memory_free(pattern);
     if (known)
-        return error_input("\"%.100s\" is a token of this model already; choose another word", word);
+        return error_input("\"%.100s\" is already a token of this model; choose another word", word);
     *id = t->size;
     return add_word(t, word, *id, true);
 }
@@ -351,7 +351,7 @@ static struct error load(struct tokenizer *t, const char *folder)
     if (file_exists(path))
         TRY(json_open(&json, path));
     else if (!file_exists(vocab))
-        return error_input("%s: neither vocab.json with merges.txt nor tokenizer.json is here", folder);
+        return error_input("%s: has neither vocab.json with merges.txt nor tokenizer.json", folder);
     struct error e = load_with(t, folder, &json);
     json_close(&json);
     return e;

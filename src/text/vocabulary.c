@@ -56,7 +56,7 @@ struct error vocabulary_add(struct vocabulary *v, const char *name, int32_t id)
         TRY(grow_pieces(v));
     struct piece_slot *slot = piece_slot(v->pieces, v->piece_room, name);
     if (slot->name)
-        return error_input("\"%.100s\" is there twice", name);
+        return error_input("\"%.100s\" is given twice", name);
     slot->name = memory_string(name);
     if (!slot->name)
         return error_memory("the vocabulary");
@@ -149,7 +149,7 @@ static struct error check_ids(const struct vocabulary *v, const char *path)
     for (int64_t i = 0; i < v->piece_room && e.code == ERROR_NONE; i++) {
         const struct piece_slot *slot = &v->pieces[i];
         if (slot->name && taken[slot->id])
-            e = error_input("%s: \"%.100s\": another piece has its id, %d, too", path, slot->name, slot->id);
+            e = error_input("%s: \"%.100s\": another piece has the same id, %d", path, slot->name, slot->id);
         else if (slot->name)
             taken[slot->id] = true;
     }

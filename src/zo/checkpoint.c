@@ -184,14 +184,14 @@ static struct error check_whole(struct reading *r, const char *path)
     for (int i = 0; i < FACTS; i++) {
         r->facts[i] = safetensors_metadata(&r->file, fact_names[i]);
         if (!r->facts[i])
-            return error_failed("%s: no checkpoint: its metadata has no \"%s\"", path, fact_names[i]);
+            return error_failed("%s: not a checkpoint: its metadata has no \"%s\"", path, fact_names[i]);
     }
     if (strcmp(r->facts[0], FORMAT) != 0)
         return error_failed("%s: format: \"%.40s\", expected \"%s\"", path, r->facts[0], FORMAT);
     for (int i = 0; i < TENSORS; i++) {
         const struct entry *found = safetensors_find(&r->file, r->tensors[i].name);
         if (!found || found->type != F32 || found->ranks != 2)
-            return error_failed("%s: no checkpoint: expected a tensor \"%s\", F32 with two dimensions", path,
+            return error_failed("%s: not a checkpoint: expected a tensor \"%s\", F32 with two dimensions", path,
                                 r->tensors[i].name);
         r->tensors[i] = *found;
     }
@@ -199,7 +199,7 @@ static struct error check_whole(struct reading *r, const char *path)
     char sum[NUMBER_TEXT];
     snprintf(sum, sizeof sum, "%08x", checksum(r->tensors, r->facts));
     if (!written || strcmp(written, sum) != 0)
-        return error_failed("%s: damaged: the CRC-32 of its contents is %s, it says %.8s", path, sum,
+        return error_failed("%s: damaged: the CRC-32 of its contents is %s, expected %.8s", path, sum,
                             written ? written : "nothing");
     return ok();
 }
@@ -219,7 +219,7 @@ static const char *difference(const char *a, const char *b)
 static struct error check_ours(const struct reading *r, const struct state *s, const char *path, const char *recipe)
 {
     if (strcmp(r->facts[3], recipe) != 0)
-        return error_input("%s: made by another recipe: %.80s...; this run's is %.80s...", path,
+        return error_input("%s: made with another recipe: %.80s...; this run's is %.80s...", path,
                            difference(r->facts[3], recipe), difference(recipe, r->facts[3]));
     const int64_t most[TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1};
     for (int i = 0; i < TENSORS; i++) {

@@ -58,7 +58,7 @@ static struct error list_pictures(struct dataset *s, const struct texts *images)
         return error_memory("the list of pictures");
     for (int64_t i = 0; i < images->count; i++) {
         if (folder_exists(images->items[i]))
-            return error_input("%s: data.images: is a folder; expected one folder alone, or a list of files",
+            return error_input("%s: data.images: is a folder; expected a single folder, or a list of files",
                                images->items[i]);
         if (!file_exists(images->items[i]))
             return error_input("%s: data.images: no such file or folder", images->items[i]);

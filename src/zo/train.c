@@ -141,10 +141,8 @@ static struct error balance_lanes(struct training *t)
     if (!balance_note(b, t->slots + t->lanes + NOTES))
         return ok();
     if (rank == 0 && b->changes == 1) // once is enough: on busy cores they may change every few steps
-        log_line(
-            "some ranks are slower: from step %lld on they evaluate fewer lanes, and a step should take %.0f %% of "
-            "its time",
-            (long long)t->state.step + 1, 100 * (1 - b->gain));
+        log_line("balanced: from step %lld on slower ranks evaluate fewer lanes (a step should take %.0f %% less time)",
+                 (long long)t->state.step + 1, 100 * b->gain);
     struct share mine = b->shares[rank], before = t->step.share;
     bool same = mine.first == before.first && mine.count == before.count;
     return comm_agree(t->parts.comm, same ? ok() : take_share(t, mine));
@@ -250,7 +248,7 @@ static void note(struct training *t, struct error e)
 {
     t->unsaved = e.code != ERROR_NONE;
     if (t->unsaved)
-        log_warning("%s; training goes on and tries again at the next save", e.text);
+        log_warning("%s; training continues and tries again at the next save", e.text);
 }
 
 static struct error write_embedding(const struct training *t, const char *name)
@@ -333,7 +331,7 @@ static struct error compare_ranks(struct training *t)
     TRY(comm_broadcast(t->parts.comm, &first, sizeof first, 0));
     struct error e = ok();
     if (mine != first)
-        e = error_failed("rank %d holds another state than rank 0 after step %lld", comm_rank(t->parts.comm),
+        e = error_failed("rank %d's state differs from rank 0's after step %lld", comm_rank(t->parts.comm),
                          (long long)t->state.step);
     return comm_agree(t->parts.comm, e);
 }
@@ -414,7 +412,7 @@ static struct error run_steps(struct training *t, struct metrics *metrics, struc
     TRY(comm_agree(t->parts.comm, saved));
     if (stop && t->state.step < c->optim.steps)
         return (struct error){ERROR_PREEMPTED,
-                              "stopped by a signal after a checkpoint; run again with --resume to go on"};
+                              "stopped by a signal after a checkpoint; run again with --resume to continue"};
     return ok();
 }
 
@@ -455,7 +453,7 @@ struct error training_resume(struct training *t)
                               comm_rank(t->parts.comm) == 0 ? log_warning_text : log_nothing);
     TRY(comm_agree(t->parts.comm, e));
     if (comm_rank(t->parts.comm) == 0)
-        log_line(found ? "resuming after step %lld" : "no checkpoint to go on from: starting at step %lld",
+        log_line(found ? "resuming after step %lld" : "no checkpoint to resume from: starting at step %lld",
                  (long long)t->state.step);
     step_put(&t->step, &t->state);
     return compare_ranks(t);
@@ -527,9 +525,8 @@ static struct error check_lanes(struct training *t)
     double mine = one ? one[share.first] : 0;
     memory_free(one);
     if (e.code == ERROR_NONE && !isfinite(mine))
-        e = error_failed("%s: the model's loss is not a number; its weights are damaged, or on a GPU its activations "
-                         "leave fp16's range (then "
-                         "set quant.activations to bf16)",
+        e = error_failed("%s: the model's loss is not a number: its weights are damaged, or its activations "
+                         "overflow fp16 on a GPU (then set quant.activations to bf16)",
                          t->parts.config->model);
     if (e.code == ERROR_NONE && (mine != t->slots[share.first] || t->slots[last] != mine))
         e = error_failed(

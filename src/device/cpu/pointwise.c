@@ -65,7 +65,7 @@ void cpu_copy(struct device *device, struct tensor y, struct tensor x, struct te
 {
     struct pointwise p = {.y = y, .x = x, .map = map};
     if (strays(map, y.lanes, x.lanes))
-        device_fail(device, error_failed("op_copy: the map names a lane that is not there"));
+        device_fail(device, error_failed("op_copy: the map names a lane that does not exist"));
     else
         pool_run(cpu_of(device)->pool, row_tasks(y), copy_task, &p);
 }
@@ -182,7 +182,7 @@ void cpu_loss(struct device *device, struct tensor slots, struct tensor pred, st
     const struct cpu *cpu = cpu_of(device);
     struct loss l = {.kernels = cpu->kernels, .slots = slots, .pred = pred, .target = target, .map = map};
     if (strays(map, pred.lanes, target.lanes))
-        device_fail(device, error_failed("op_loss: the map names a lane that is not there"));
+        device_fail(device, error_failed("op_loss: the map names a lane that does not exist"));
     else
         pool_run(cpu->pool, pred.lanes, loss_task, &l);
 }

@@ -21,7 +21,7 @@ void cpu_noise(struct device *device, struct tensor noisy, struct tensor target,
     for (int64_t l = 0; l < noisy.lanes; l++, choice += 3) {
         if (choice[0] < 0 || choice[0] >= n->moments.lanes || choice[1] < 0 || choice[1] >= n->levels.lanes ||
             choice[2] < 0 || choice[2] >= n->noise.lanes) {
-            device_fail(device, error_failed("op_noise: a picture, timestep or place that is not there"));
+            device_fail(device, error_failed("op_noise: a picture, timestep or place that does not exist"));
             return;
         }
         const float *levels = tensor_row(n->levels, choice[1], 0);
@@ -45,7 +45,7 @@ void cpu_perturb(struct device *device, struct tensor rows, struct tensor embedd
     for (int64_t l = 0; l < rows.lanes; l++) {
         int32_t i = ((const int32_t *)tensor_data(which))[l];
         if (i < -directions.lanes || i > directions.lanes) {
-            device_fail(device, error_failed("op_perturb: direction %d is not there", i));
+            device_fail(device, error_failed("op_perturb: direction %d does not exist", i));
             return;
         }
         float *row = tensor_row(rows, l, 0);
