@@ -1,4 +1,4 @@
-"""--quiet: nothing on stderr but warnings and errors; results on stdout and in files are what they are without it."""
+"""--quiet: only warnings and errors reach stderr; results on stdout and in files are what they are without it."""
 import json
 
 import pytest
@@ -34,7 +34,7 @@ def test_pictures_are_drawn_quietly(tmp_path, word):
 def test_warnings_are_not_silenced(tmp_path, word):
     done = run(program("zoodip"), "generate", "--quiet", "--model", MODEL, "--embedding", word, "--prompt", "a toy", "--steps", 1,
                "--output", tmp_path / "a.png")
-    assert done.stderr == f'zoodip: warning: the prompt does not name "sks", the word of {word}\n'
+    assert done.stderr == f'zoodip: warning: the prompt does not contain "sks", the word of {word}\n'
 
 
 def test_errors_are_not_silenced(tmp_path):
