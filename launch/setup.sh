@@ -127,7 +127,7 @@ build() {
         echo "$told" >"$folder/told.txt"
     }
     [ -e "$folder/zoodip" ] || say "building $folder/ on $(cores) cores"
-    logged "$folder/build.log" make -C "$folder" -j "$(cores)"
+    logged "$folder/build.log" make -C "$folder" -j "$(cores)" all ${tests:+helpers}
 }
 
 # The packages that the tests compare with. Everything stays inside the checkout, pip's downloads too.
@@ -157,12 +157,12 @@ PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 install_packages "$program_packages${tests:+$test_packages}"
 [ -z "$tests" ] || install_slurm
 # shellcheck disable=SC2046  # one word an option
-build build $(cuda_options) ${tests:+-DZOODIP_STANDIN=ON}
+build build $(cuda_options) ${tests:+-DZOODIP_STANDIN=ON -DZOODIP_WERROR=ON}
 if [ -n "$cuda" ] && grep -qs 'no CUDA toolkit' build/configure.log; then
     say "there is no CUDA toolkit of 12.4 or newer here (nvcc on the PATH, or below CUDA_HOME): build/ is for the CPU"
     exit 2
 fi
 if [ -n "$tests" ]; then
-    build build-clang -DCMAKE_C_COMPILER=clang -DZOODIP_CUDA=OFF
+    build build-clang -DCMAKE_C_COMPILER=clang -DZOODIP_CUDA=OFF -DZOODIP_WERROR=ON
     python_peers
 fi

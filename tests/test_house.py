@@ -142,7 +142,7 @@ def test_clang_builds_it_all_too():
     if not (ROOT / "build-clang" / "Makefile").exists():
         pytest.skip("no build-clang; tests/run.sh makes it")
     cache = (ROOT / "build-clang" / "CMakeCache.txt").read_text()
-    assert re.search(r"CMAKE_C_COMPILER:\w+=.*clang", cache)
+    assert re.search(r"CMAKE_C_COMPILER:\w+=.*clang", cache) and "ZOODIP_WERROR:BOOL=ON" in cache
     assert re.search(r"zoodip \d", run(ROOT / "build-clang" / "zoodip", "--version").stdout)
 
 

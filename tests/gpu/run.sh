@@ -49,7 +49,7 @@ fi
 echo "run.sh: building for compute capability $capability in $build, MPI $mpi"
 mkdir -p "$build"
 if ! { cmake -B "$build" -S . -DZOODIP_MPI=$mpi -DCMAKE_CUDA_ARCHITECTURES="$architecture" &&
-    make -C "$build" -j "$(nproc)"; } >"$build/build.log" 2>&1; then
+    make -C "$build" -j "$(nproc)" all helpers; } >"$build/build.log" 2>&1; then
     tail -n 40 "$build/build.log" >&2
     echo "run.sh: the build failed, its log is $build/build.log" >&2
     exit 1
