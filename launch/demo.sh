@@ -18,7 +18,7 @@ if [ $# -gt 1 ] || [[ ! $subject =~ ^[a-z0-9]+$ ]] || [ ! -d "$subjects/$subject
     exit 2
 fi
 
-launch/setup.sh
+[ ! -e launch/setup.sh ] || launch/setup.sh # an installed zoodip is built, and comes without it
 
 output=results/demo/$subject
 echo "demo: learning the word \"sks\" from the five photos in $subjects/$subject, on 2 ranks" >&2
