@@ -50,8 +50,8 @@ __device__ int rows_in(const struct group_args &a, int chunk)
     return min(a.rows, a.x.positions - chunk * a.rows);
 }
 
-/* Sum over `rows` positions of one group of (x - centre), or of its square: V channels a step, strided over the warp.
- */
+/* Sum over `rows` positions of one group of (x - centre), or of its square: V channels a step, strided over the
+ * warp. */
 template <int V, bool SQUARED>
 __device__ float walk(const struct group_args &a, const float *from, int rows, float centre)
 {

@@ -4,7 +4,7 @@
  * travels up unchanged (or with the name of a file or key put before it) to the one place that prints it: main on rank
  * 0.
  *
- * The codes are the program's exit codes, so that whoever makes the error decides what the shell will see.
+ * The codes are the program's exit codes, so the place that makes an error decides what the shell sees.
  */
 #ifndef ZOODIP_BASE_ERROR_H
 #define ZOODIP_BASE_ERROR_H
@@ -23,8 +23,8 @@ struct error {
 
 struct error ok(void);
 
-/* printf-like; the text is cut at the field's size. Control characters and what is no UTF-8 are shown as '?', so that a
- * hostile name in a file cannot move the reader's terminal, or make a summary that no JSON reader takes. */
+/* printf-like; the text is cut at the field's size. Control characters and bytes that are not UTF-8 are shown as '?',
+ * so that a hostile name in a file can neither drive the reader's terminal nor break a summary's JSON. */
 __attribute__((format(printf, 1, 2))) struct error error_failed(const char *format, ...);
 __attribute__((format(printf, 1, 2))) struct error error_input(const char *format, ...);
 

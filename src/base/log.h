@@ -1,7 +1,7 @@
 /* base/log.h
  *
- * Lines for people, on stderr, each begun with "zoodip: ". Control characters are shown as '?'. Rank 0 speaks for all:
- * callers on other ranks stay silent.
+ * Lines for people, on stderr, each starting with "zoodip: ". Control characters are shown as '?'. Rank 0 speaks for
+ * all: callers on other ranks stay silent.
  *
  * Status lines (log_line) and live lines (base/progress.h) tell how things go, and --quiet silences them; warnings tell
  * what the user has to know, such as something that was lost or passed over, and errors why something ended: both are

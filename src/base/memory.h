@@ -11,9 +11,9 @@
 /* count * size zeroed bytes at a multiple of 64, or NULL. count 0 gives a valid pointer. Free with memory_free. */
 void *memory_take(int64_t count, int64_t size);
 
-/* A list of `count` things of `size` bytes that is to hold one more: the list itself where *room is enough, else a copy
- * with twice the room (64 at first), the old one freed. NULL when there is no memory; the old list is then untouched.
- */
+/* Makes room for one more item in a list of `count` items of `size` bytes: returns the list itself if *room is enough,
+ * else a copy with twice the room (64 at first) after freeing the old one. NULL when out of memory; the old list is
+ * then untouched. */
 void *memory_grow(void *list, int64_t count, int64_t *room, int64_t size);
 
 /* Frees; NULL is allowed. */

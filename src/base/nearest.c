@@ -3,7 +3,7 @@
 #include <stddef.h>
 #include <string.h>
 
-enum { LONGEST = 64, BEGINNING = 3 }; /* letters of a name; of one that another may begin with */
+enum { LONGEST = 64, BEGINNING = 3 }; /* longest name; shortest prefix that counts */
 
 static int least(int a, int b)
 {

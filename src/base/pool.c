@@ -9,10 +9,10 @@
 
 #include "base/memory.h"
 
-/* A job is announced by a new number under the lock; workers look for it a short while before they sleep, since the
- * next op mostly follows within microseconds. Longer would cost other ranks on an oversubscribed machine. For their
- * sake too a job does not wait for workers that have not woken: they join while it is open, and its owner closes it
- * when no task is left. */
+/* A job is announced by a new number under the lock. Idle workers poll for it briefly before they sleep, since the next
+ * op mostly follows within microseconds; polling longer would cost other ranks on an oversubscribed machine. For the
+ * same reason a job does not wait for workers that are still asleep: workers join while it is open, and its owner
+ * closes it when no task is left. */
 enum { SPINS = 2000 };
 
 struct pool {
@@ -194,7 +194,7 @@ int pool_default_threads(int ranks_here)
     int online = (int)sysconf(_SC_NPROCESSORS_ONLN), bound = online;
     if (sched_getaffinity(0, sizeof mine, &mine) == 0)
         bound = CPU_COUNT(&mine);
-    // bound to a part of the machine: that part is ours alone; bound to all of it: the ranks share it
+    // bound to part of the machine: that part is ours alone; bound to all of it: the ranks share it
     int threads = bound < online || ranks_here < 1 ? bound : online / ranks_here;
     return threads < 1 ? 1 : threads;
 }

@@ -1,8 +1,7 @@
 /* base/progress.h
  *
- * The live line of long work: step, loss, evaluations/s, time left. On a terminal one line that is drawn over;
- * elsewhere (a log, a pipe, TERM=dumb) plain lines, at most one every few seconds and one at the end. Written to
- * stderr.
+ * The live line of long work: step, loss, evaluations/s, time left. On a terminal, one line that is redrawn; elsewhere
+ * (a log, a pipe, TERM=dumb), plain lines, at most one every few seconds and one at the end. Written to stderr.
  *
  *     learning sks [#######.............] 352/1000, loss 0.0214, 110 evaluations/s, 0:12 left (0:07 so far)
  *
@@ -19,7 +18,7 @@ struct progress {
     int64_t total, first;  /* steps in all; steps done before this run (a resumed one) */
     bool terminal, quiet;  /* quiet: shows nothing (ranks other than 0, and all under --quiet) */
     double started, shown; /* when; shown: the last line */
-    bool waiting;          /* `line` tells of a step that has not been shown yet */
+    bool waiting;          /* `line` is about a step that has not been shown yet */
     char line[512];
 };
 
@@ -29,7 +28,7 @@ void progress_begin(struct progress *p, const char *what, int64_t first, int64_t
  * "". Cheap: most calls show nothing. */
 void progress_step(struct progress *p, int64_t done, const char *note);
 
-/* Shows the last step if it was not shown, and leaves the line. Also right after work that stopped early. */
+/* Shows the last step if it has not been shown, and ends the line. Call it after work that stopped early, too. */
 void progress_end(struct progress *p);
 
 /* Seconds from some fixed moment, monotonic. */
@@ -38,7 +37,7 @@ double clock_seconds(void);
 /* Seconds since 1970, by the system's clock. */
 double clock_date(void);
 
-/* Sleeps so long, or until a signal comes. */
+/* Sleeps for that long, or until a signal arrives. */
 void clock_sleep(double seconds);
 
 #endif

@@ -1,11 +1,11 @@
 /* base/rng.h
  *
- * Every draw has an address: Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) with
- * key = seed and counter = (index / 4, stream, step): a block of four words. There is no state: any rank can draw any
- * number of any step, and a resumed run draws what the uninterrupted one would have. A stream holds 2^34 numbers a
- * step.
+ * Every random number has an address: Philox4x32-10 (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", SC
+ * 2011) with key = seed and counter = (index / 4, stream, step): a block of four words. There is no state: any rank can
+ * draw any number of any step, and a resumed run draws what the uninterrupted one would have. A stream holds 2^34
+ * numbers a step.
  *
- * Normals are Box-Muller over explicit fmaf polynomials, not libm, so that a GPU kernel can draw the same bits: the
+ * Normals are Box-Muller over explicit fmaf polynomials, not libm, so a GPU kernel can draw the same bits; the
  * arithmetic is in base/rng_core.h.
  */
 #ifndef ZOODIP_BASE_RNG_H

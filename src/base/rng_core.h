@@ -3,7 +3,7 @@
  * The arithmetic of base/rng.h, inline, in the common subset of C and CUDA C++: integers, fmaf, multiplication,
  * addition, sqrtf and nothing else. Each of them is exactly rounded everywhere, so host and GPU draw the same bits,
  * whatever the compiler and the instruction set, as long as nothing contracts or reorders (-ffp-contract=off,
- * -fmad=false). Choices are made in integers, without branches, so that a loop over words becomes vector instructions.
+ * -fmad=false). Choices are made with integers, without branches, so that the compiler can vectorize a loop over words.
  *
  * The polynomials are minimax fits in the relative error, coefficients rounded to float: log(1 + f) to 8e-10 for
  * 1 + f in [sqrt(1/2), sqrt(2)], sin and cos of a turn to 5e-12 and 7e-11 within an eighth of a turn of their quadrant.
@@ -49,8 +49,8 @@ RNG_INLINE void rng_block(uint64_t seed, uint64_t step, uint32_t stream, uint32_
     rng_philox(counter, key, out);
 }
 
-/* A word as a number in (0, 1): 2^-33 at least, 1 - 2^-24 at most. Small numbers keep all 32 bits: they are the tails.
- */
+/* A word as a number in (0, 1): 2^-33 at least, 1 - 2^-24 at most. Small numbers keep all 32 bits: they are the
+ * tails. */
 RNG_INLINE float rng_uniform(uint32_t word)
 {
     uint32_t bits = float_to_bits(fmaf((float)word, 0x1p-32f, 0x1p-33f));

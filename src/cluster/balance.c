@@ -7,7 +7,8 @@
 
 enum { WINDOW = 8 };
 
-static const double WORTH = 0.9; /* of a step's time: what new shares must get below, or making them costs more */
+static const double WORTH =
+    0.9; /* new shares must bring a step below this fraction of its time, or changing them costs more than it saves */
 
 struct error balance_new(struct balance *b, int64_t count, int size)
 {
@@ -49,7 +50,7 @@ static double median(const struct balance *b, int rank)
     return sorted[WINDOW / 2];
 }
 
-/* False: some rank has measured nothing. */
+/* False if some rank has measured nothing. */
 static bool find_pace(struct balance *b)
 {
     for (int r = 0; r < b->size; r++)

@@ -1,8 +1,8 @@
 /* cluster/balance.h
  *
- * Shares that follow the ranks' speed. Every step each rank tells how long a piece of its work took; every WINDOW steps
- * the shares are worked out anew from the medians, and taken if the step should get noticeably shorter. A median,
- * since a core that others borrow for a moment is none that is slow.
+ * Shares that follow the ranks' speed. At every step each rank reports how long a piece of its work took; every WINDOW
+ * steps new shares are computed from the medians, and adopted if they should make a step noticeably shorter. Medians,
+ * because a core that was busy elsewhere for a moment is not slow.
  *
  * Invariant: ranks that note the same times hold the same shares. Nothing here is collective.
  */
@@ -20,21 +20,21 @@ struct balance {
     int size;                      /* ranks */
     int64_t noted;                 /* steps in the window */
     double *times;                 /* [WINDOW][size]: seconds a piece */
-    double *pace;                  /* [size]: their medians when the window was last full; all alike before */
-    int64_t changes;               /* of the shares so far */
-    double gain;                   /* the part of a step's time that the last change should save */
-    struct share *shares, *others; /* [size]: in force; room for some more */
+    double *pace;                  /* [size]: their medians when the window was last full; all equal before */
+    int64_t changes;               /* of the current shares */
+    double gain;                   /* the fraction of a step's time that the last change should save */
+    struct share *shares, *others; /* [size]: in use; room for some more */
 };
 
 /* Equal shares of `count` pieces. Free with balance_free, after an error too. */
 struct error balance_new(struct balance *b, int64_t count, int size);
 void balance_free(struct balance *b);
 
-/* seconds [size]: what a piece took each rank in this step. True: the shares have changed. A rank that has measured
- * nothing tells 0, and then they do not. */
+/* seconds [size]: how long a piece took each rank in this step; 0 from a rank that measured nothing, and then the
+ * shares stay. Returns true if the shares have changed. */
 bool balance_note(struct balance *b, const double *seconds);
 
-/* A rank's share of other work, `count` pieces, by the same pace. */
+/* A rank's share of other work, `count` pieces, at the same speeds. */
 struct share balance_share(struct balance *b, int64_t count, int rank);
 
 #endif

@@ -19,7 +19,7 @@ struct comm {
     void *state;
     struct place place;
     struct patience patience;
-    double *failures; /* [size], for comm_agree, which must not fail for want of memory */
+    double *failures; /* [size], for comm_agree, which must not run out of memory */
 };
 
 /* -------------------------------------------------------------------------------- open, close */
@@ -242,7 +242,7 @@ struct error comm_share_text(struct comm *comm, char **text, int64_t *size)
 
 /* -------------------------------------------------------------------------------- groups */
 
-/* What this rank has of its part; the others wait for its word, so no early return. */
+/* This rank's outcome; the others wait for it, so no early return. */
 static struct error make_part(struct comm *comm, struct comm *part, int group)
 {
     part->transport = comm->transport;
@@ -296,8 +296,8 @@ struct error comm_gather(struct comm *comm, int times)
 
 /* -------------------------------------------------------------------------------- shared memory */
 
-/* Where the others find the memory of the node's first rank: a file without a name, open in that process. Containers
- * may number processes each their own way, hence the file's identity beside it. */
+/* Tells the others where to find the memory of the node's first rank: an unnamed file, open in that process. Containers
+ * may number processes differently, hence the file's identity beside it. */
 struct address {
     int64_t process, descriptor;
     uint64_t device, file;
@@ -322,7 +322,7 @@ static struct error map(void **memory, int64_t bytes, int descriptor)
 }
 
 /* A memfd is not bounded by the size of /dev/shm, which containers keep small, and vanishes with its last user. The
- * room is taken at once: memory that runs out later would be a SIGBUS. */
+ * room is allocated at once: memory that runs out later would mean a SIGBUS. */
 static int make_shared(int64_t bytes)
 {
     int descriptor = memfd_create("zoodip weights", MFD_CLOEXEC);
@@ -348,7 +348,7 @@ static int open_shared(const struct address *address)
     return descriptor;
 }
 
-/* Collective on the node up to its end, whatever happens on one rank. */
+/* Collective on the node to the end, whatever happens on one rank. */
 static struct error share_memory(struct comm *comm, int64_t bytes, void **memory, bool *fill)
 {
     bool first = comm->place.rank_here == 0;

@@ -21,7 +21,7 @@ struct mpi {
     MPI_Comm signs; /* all again, for signs of life, which must not mix with anything else */
     int rank, size;
     const struct patience *patience;
-    bool *seen;                /* [size]: who gave a sign of life */
+    bool *seen;                /* [size]: who has given a sign of life */
     int *whole;                /* [size]: their ranks in the whole */
     struct mpi *of;            /* the whole that this is a part of; NULL for the whole, which alone ends MPI */
     struct outgoing *outgoing; /* messages that are under way */
@@ -48,21 +48,20 @@ static struct error check(int result, const char *call)
 
 /* -------------------------------------------------------------------------------- waiting with a limit */
 
-/* MPI's own waits never end when a rank hangs, so every collective is a nonblocking one that is asked for its end. A
- * rank whose patience ends sends a sign of life to all; ranks that wait too answer with theirs. Who has given none
- * after a short grace hangs, and the lowest rank that is alive says so.
- */
+/* MPI's own waits never end when a rank hangs, so every collective is nonblocking and is polled until it completes. A
+ * rank that runs out of patience sends a sign of life to all; other waiting ranks answer with theirs. A rank that has
+ * sent none after a short grace period hangs, and the lowest rank that is alive says so. */
 
-static const double EAGER = 1e-3; /* seconds in which a wait only yields; a step's end is a matter of microseconds */
-static const double NAP = 50e-6;  /* seconds between questions after that: the core is others' meanwhile */
-static const double SLEEP = 2e-3; /* the same for who may wait long */
-static const double TELL = 0.1;   /* seconds of waiting between two calls of the listener */
-static const double GRACE = 2;    /* seconds for the signs of life to come in */
-static const double GRACE_BEAT = 0.1; /* seconds of it that one look may take: a machine that stalls, stalls all */
-static const double SILENCE = 5;      /* seconds in which one that is not to speak waits to be ended */
-static const double LONGEST_BEAT = 1; /* seconds; more than that between two questions, and this rank was stopped */
+static const double EAGER = 1e-3;     /* seconds in which a wait only yields: a step mostly ends within microseconds */
+static const double NAP = 50e-6;      /* seconds between polls after that, so that others can use the core */
+static const double SLEEP = 2e-3;     /* the same for waits that may be long */
+static const double TELL = 0.1;       /* seconds of waiting between two calls of the listener */
+static const double GRACE = 2;        /* seconds for the signs of life to arrive */
+static const double GRACE_BEAT = 0.1; /* the most of it that one poll counts: a stalled machine stalls all ranks */
+static const double SILENCE = 5;      /* seconds that a rank which is not the one to speak waits to be ended */
+static const double LONGEST_BEAT = 1; /* seconds; if two polls are further apart, this rank was stopped */
 
-/* Takes in one sign of life, if there is one. */
+/* Receives one sign of life, if there is one. */
 static bool hear(struct mpi *m)
 {
     int there = 0;
@@ -80,12 +79,12 @@ static void give_sign(struct mpi *m)
     for (int rank = 0; rank < m->size && !m->seen[m->rank]; rank++) {
         MPI_Request sent;
         if (rank != m->rank && MPI_Isend(NULL, 0, MPI_BYTE, rank, SIGN_OF_LIFE, m->signs, &sent) == MPI_SUCCESS)
-            MPI_Request_free(&sent); // one that hangs may never take it
+            MPI_Request_free(&sent); // a rank that hangs may never receive it
     }
     m->seen[m->rank] = true;
 }
 
-/* A part's roll may meet one of the whole, where this rank is not to be missed. */
+/* A group's roll call may coincide with one of all ranks, which must not miss this rank. */
 static void call_roll(struct mpi *m)
 {
     give_sign(m);
@@ -128,7 +127,7 @@ static struct error lost(const struct mpi *m)
                         missing, limit, step);
 }
 
-/* Behind a roll: is this the lowest rank that is alive? */
+/* After a roll call: is this the lowest rank that is alive? */
 static bool speaks(const struct mpi *m)
 {
     int first = 0;
@@ -141,7 +140,7 @@ static struct error mpi_roll(void *state)
 {
     struct mpi *m = state;
     call_roll(m);
-    // the one that speaks ends all; the launcher's first signal would end a plain sleep
+    // the rank that speaks ends all; the launcher's first signal would cut a plain sleep short
     for (double end = clock_seconds() + SILENCE; !speaks(m) && clock_seconds() < end;)
         clock_sleep(end - clock_seconds());
     return lost(m);
@@ -152,7 +151,7 @@ static bool mpi_called(void *state)
     return hear(state);
 }
 
-/* Ends all ranks; returns only where the launcher takes its time. */
+/* Ends all ranks; returns only if the launcher is slow. */
 static struct error give_up(struct mpi *m)
 {
     struct error e = mpi_roll(m);
@@ -245,7 +244,7 @@ static struct error mpi_barrier_here(void *state)
     return barrier_among(m, m->here);
 }
 
-/* Forgets the messages that have gone. */
+/* Forgets the messages that have been sent. */
 static struct error look_after(struct mpi *m)
 {
     for (struct outgoing **at = &m->outgoing; *at;) {
@@ -263,8 +262,8 @@ static struct error look_after(struct mpi *m)
     return ok();
 }
 
-/* MPI_Finalize waits for all ranks, without a limit: hence the barrier before it. Behind it all are there, so what is
- * still under way goes. */
+/* MPI_Finalize waits for all ranks without a limit, hence the barrier before it. After the barrier all ranks are here,
+ * so messages under way will arrive. */
 static void mpi_close(void *state)
 {
     struct mpi *m = state;
@@ -289,7 +288,7 @@ static void mpi_abort(void *state, int code)
     MPI_Abort(m->all, code);
 }
 
-/* Of m->all, which is there. */
+/* Of m->all, which is set. */
 static struct error find_place(struct mpi *m, struct place *place)
 {
     TRY(check(MPI_Comm_set_errhandler(m->all, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
@@ -398,9 +397,9 @@ struct error mpi_open(const struct transport **transport, void **state, struct p
         .receive = mpi_receive,
         .gather = mpi_gather,
     };
-    // Open MPI: a rank that waits gives its core to whoever works; mpirun's own choice, or the user's, goes first
+    // Open MPI: a waiting rank yields its core to working ones; mpirun's own choice, or the user's, takes precedence
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
-    // MPI's own start waits for ever, and no rank can ask another for a sign of life before its end
+    // MPI's own start waits forever, and ranks cannot ask one another for a sign of life before it ends
     signal(SIGALRM, end_start);
     alarm(START_LIMIT);
     int provided;

@@ -8,8 +8,8 @@
 
 static const double tell_pause = 0.5; /* seconds between two notes of one leader */
 static const double idle_pause = 0.1; /* the same without work */
-static const double look_pause = 0.1; /* seconds of work between two looks: each may give the core away */
-static const double slack = 3; /* seconds more than the limit: who waits inside a group speaks first, behind its roll */
+static const double look_pause = 0.1; /* seconds of work between two polls, each of which may give the core away */
+static const double slack = 3;        /* seconds beyond the limit: a rank waiting inside a group speaks first */
 
 enum { TELL, ASK, ASIDE };        /* to rank 0, which answers the first two */
 enum { HEARD, GIVE, OVER, STOP }; /* to a leader: answers, but for STOP */
@@ -54,7 +54,7 @@ void queue_free(struct queue *q)
     *q = (struct queue){0};
 }
 
-/* A tick has no way to fail; queue_next and queue_end will. */
+/* A tick cannot report an error; queue_next and queue_end will. */
 static bool good(struct queue *q, struct error e)
 {
     if (q->error.code == ERROR_NONE)
@@ -74,7 +74,7 @@ static void doze(void)
 
 /* -------------------------------------------------------------------------------- watching */
 
-/* Seconds since the last look that count as silence. */
+/* Seconds since the last poll that count as silence. */
 static double time_to_blame(struct queue *q)
 {
     double now = clock_seconds(), since = now - q->looked;
@@ -82,7 +82,7 @@ static double time_to_blame(struct queue *q)
     return since < q->limit / 2 ? since : q->limit / 2;
 }
 
-/* Ends all ranks where one has been silent too long. */
+/* Ends all ranks if one has been silent too long. */
 static void check_silence(struct queue *q, double silent, int rank, int64_t step)
 {
     if (silent > q->limit + slack)
@@ -107,7 +107,7 @@ static void hear(struct queue *q, const struct job_note *note)
         q->hear(q->arg, note);
 }
 
-/* Tells those who still work, once. */
+/* Tells the groups still working, once. */
 static void stop_all(struct queue *q)
 {
     const struct answer stop = {.kind = STOP, .job = -1};
@@ -180,7 +180,7 @@ static void send_request(struct queue *q, int64_t kind, const struct job_note *n
     q->owed += kind != ASIDE;
 }
 
-/* A leader takes in what rank 0 says; *job: what was given, or unchanged. */
+/* A leader receives rank 0's answers; *job: the job given, or unchanged. */
 static void listen(struct queue *q, bool *given, int64_t *job)
 {
     struct answer answer;
@@ -211,7 +211,7 @@ static void ask(struct queue *q, const struct job_note *last, int64_t *job)
         doze();
 }
 
-/* A rank without work that was asked to stop: no step of its group will tell. */
+/* A rank without work was asked to stop: no step of its group will report that. */
 static void report_stop(struct queue *q)
 {
     const struct job_note note = {.job = -1, .state = JOB_STOPPED};
@@ -264,13 +264,13 @@ struct error queue_next(struct queue *q, const struct job_note *last, int64_t *j
     } else if (leads(q)) {
         ask(q, last, job);
     }
-    // the others of the group sleep meanwhile, and let their leader be the first to find that rank 0 hangs
+    // the rest of the group sleeps meanwhile, so that the leader is the first to notice if rank 0 hangs
     TRY(comm_gather(q->group, leads(q) ? 1 : 3));
     TRY(comm_agree(q->group, q->error));
     return comm_broadcast(q->group, job, sizeof *job, 0);
 }
 
-/* A leader without work, until no group has any. */
+/* A leader without work waits here until no group has any. */
 static void wait_for_all(struct queue *q)
 {
     const struct job_note nothing = {.job = -1};
@@ -289,7 +289,7 @@ struct error queue_end(struct queue *q)
             doze();
     else if (leads(q))
         wait_for_all(q);
-    // whoever leads no group has been here since its last job; that may be hours
+    // ranks that lead no group may have been here for hours, since their last job
     TRY(comm_gather(q->all, leads(q) ? 1 : 0));
     return comm_agree(q->all, q->error);
 }

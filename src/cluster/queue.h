@@ -1,16 +1,16 @@
 /* cluster/queue.h
  *
- * Jobs, handed out to groups of ranks. Rank 0 of all keeps the list. The first rank of a group, its leader, tells how
- * its job goes and asks for the next one. Rank 0 leads group 0 and works too, so it answers between two steps of its
- * own: whoever works on rank 0 or on a leader calls queue_tell or queue_serve often.
+ * Jobs, handed out to groups of ranks. Rank 0 of all keeps the list. The first rank of a group, its leader, reports how
+ * its job is going and asks for the next one. Rank 0 leads group 0 and works too, so it answers between its own steps:
+ * code that works on rank 0 or on a leader calls queue_tell or queue_serve often.
  *
- * A stop that any rank was asked for (cluster/signals.h) reaches all: a group tells by JOB_STOPPED that one of its own
- * was asked, rank 0 tells the other leaders, and theirs stop after their step.
+ * A request to stop, to any rank (cluster/signals.h), reaches all: a group reports JOB_STOPPED, rank 0 tells the other
+ * leaders, and their groups stop after their step.
  *
- * Rank 0 and the leaders watch each other, for a group that hangs as a whole makes no other wait: a leader tells how it
- * goes also while it has nothing to do, and rank 0 answers. Whoever hears nothing for `limit` seconds and a little more
- * (a rank that waits inside its group is to speak first) names the silent one and ends all ranks. Half the limit is the
- * most that counts of a time in which a rank did not look: it may have been suspended together with all others.
+ * Rank 0 and the leaders watch each other, since no rank waits for a group that hangs as a whole: a leader reports even
+ * when it has nothing to do, and rank 0 answers. A rank that hears nothing for `limit` seconds and a little more (so
+ * that a rank waiting inside the group speaks first) names the silent one and ends all ranks. A gap between two polls
+ * of a rank counts for at most half the limit, since the whole job may have been suspended.
  *
  * Invariants: every job of the list is given out at most once, and none after a stop. Between a leader and rank 0 at
  * most three messages are under way.
@@ -26,12 +26,12 @@
 
 enum job_state { JOB_WAITING, JOB_RUNNING, JOB_STOPPED, JOB_DONE, JOB_FAILED };
 
-/* What a leader tells of a job. */
+/* What a leader reports about a job. */
 struct job_note {
-    int64_t job; /* -1: of none */
+    int64_t job; /* -1: none */
     int64_t state, group, step;
     double loss, validation_first, validation, evaluations, seconds, evaluations_per_second;
-    double finished;    /* when, in seconds since 1970; 0: not yet */
+    double finished;    /* time, in seconds since 1970; 0: not yet */
     struct error error; /* of a job that failed */
 };
 
@@ -45,7 +45,7 @@ struct queue_member {
 
 struct queue {
     struct comm *all, *group;
-    double limit;         /* seconds without a word that are too many */
+    double limit;         /* seconds of silence that are too many */
     int number, groups;   /* this rank's group; how many there are */
     const int64_t *order; /* [count] the list, borrowed; used on rank 0, as all below */
     int64_t count, next;
@@ -56,37 +56,37 @@ struct queue {
 
     bool over;     /* a leader: all groups are done, as all below */
     int owed;      /* answers that rank 0 has not given yet */
-    double told;   /* when it last told something */
+    double told;   /* when it last reported */
     double silent; /* seconds for which rank 0 owes an answer */
 
     double looked;      /* any rank: when it last looked for messages */
     bool idle;          /* in queue_end */
-    bool reported;      /* that it was asked to stop */
+    bool reported;      /* has said that it was asked to stop */
     struct error error; /* the first thing that went wrong in a message */
 };
 
-/* The group of a rank where `size` ranks make `groups`: neighbours stay together. */
+/* The group of a rank when `size` ranks form `groups` groups: neighbours stay together. */
 int queue_group(int rank, int size, int groups);
 
-/* hear(arg, note) is called on rank 0 for what all groups tell, its own too. group: this rank's, made by comm_split
- * with queue_group's number. limit: as comm_patience of both. Not collective. Free with queue_free. */
+/* hear(arg, note) is called on rank 0 for every report of a group, its own included. group: this rank's, made by
+ * comm_split with queue_group's number. limit: as comm_patience of both. Not collective. Free with queue_free. */
 struct error queue_new(struct queue *q, struct comm *all, struct comm *group, int groups, double limit,
                        const int64_t *order, int64_t count, void (*hear)(void *arg, const struct job_note *note),
                        void *arg);
 void queue_free(struct queue *q);
 
-/* Hands in the last job's note (job -1 at first) and gets the next job; -1 when none is left. Collective in the group;
+/* Reports the last job's note (job -1 at first) and gets the next job; -1 when none is left. Collective in the group;
  * the leader's note counts. */
 struct error queue_next(struct queue *q, const struct job_note *last, int64_t *job);
 
-/* While at work: tells, now and then, how it goes; and serves. Silent on ranks that do not lead. */
+/* While working: reports progress now and then, and serves. Does nothing on ranks that do not lead. */
 void queue_tell(struct queue *q, const struct job_note *note);
 
-/* Rank 0 answers who asks; the leaders look whether they are to stop, and ranks without work say that they were asked
- * to. Never waits. Listeners of both communicators (comm_listen) call this or queue_tell. */
+/* Rank 0 answers requests; leaders check whether they are to stop, and ranks without work pass on a request to stop.
+ * Never waits. Listeners of both communicators (comm_listen) call this or queue_tell. */
 void queue_serve(struct queue *q);
 
-/* When queue_next gave -1: waits for all the other groups. Collective among all. */
+/* After queue_next returned -1: waits for all the other groups. Collective among all. */
 struct error queue_end(struct queue *q);
 
 #endif

@@ -9,7 +9,7 @@ struct share share_of(int64_t count, int rank, int size)
     };
 }
 
-/* The rank that would be done first with one piece more. */
+/* The rank that would finish first with one more piece. */
 static int next_done(const double *pace, int size, const struct share *shares)
 {
     int best = 0;

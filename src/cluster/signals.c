@@ -14,7 +14,7 @@ static void request_stop(int number)
 
 void signals_watch(void)
 {
-    // SA_RESTART: a write under way to a file must not fail because someone asked us to stop
+    // SA_RESTART: a file write in progress must not fail because someone asked us to stop
     struct sigaction action = {.sa_handler = request_stop, .sa_flags = SA_RESTART};
     sigemptyset(&action.sa_mask);
     const int numbers[] = {SIGUSR1, SIGTERM, SIGINT};

@@ -15,14 +15,14 @@ struct place {
     int rank, size, rank_here, ranks_here;
 };
 
-/* How long to wait for the others; kept by comm.c, read by the transport at every wait. */
+/* How long to wait for the others; set by comm.c, read by the transport at every wait. */
 struct patience {
     double seconds;
     int64_t step; /* steps done, to say where a rank was when it gave up */
     struct listener listener;
 };
 
-/* Collective among all ranks, or among those `here` on the node. Counts are small enough for an int: comm.c cuts. */
+/* Collective among all ranks, or among those `here` on the node. Counts fit an int: comm.c splits larger ones. */
 struct transport {
     void (*close)(void *state);
     struct error (*sum)(void *state, double *values, int count);
@@ -31,7 +31,7 @@ struct transport {
     struct error (*barrier)(void *state);
     struct error (*barrier_here)(void *state);
     void (*abort)(void *state, int code);
-    bool (*called)(void *state);       /* does a rank ask for a sign of life? */
+    bool (*called)(void *state);       /* has a rank asked for a sign of life? */
     struct error (*roll)(void *state); /* see comm_roll */
     struct error (*split)(void *state, int group, const struct patience *, void **part, struct place *place);
     struct error (*send)(void *state, const void *data, int bytes, int to);

@@ -180,8 +180,7 @@ static int64_t packed_count(const struct safetensors *file, const struct entry *
 }
 
 /* Numbers, bytes and types of a part's weights; scales and shifts of quantized layers count as bytes, not as
- * parameters.
- */
+ * parameters. */
 static struct error print_weights(const char *folder, const char *part)
 {
     char path[4096];

@@ -117,8 +117,8 @@ static struct error reject(const struct spool *s, const char *name, struct error
     return settle(s, name, &note);
 }
 
-/* Is there something of that name, and no folder? Those stay where they are: a file could not take their place later.
- */
+/* Is there something of that name, and no folder? Those stay where they are: a file could not take their place
+ * later. */
 static bool lies_in(const char *folder, const char *file)
 {
     char path[4096];

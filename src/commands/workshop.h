@@ -33,13 +33,13 @@ struct workshop {
 };
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
- * `planned`: on a GPU that is not there, to learn what memory a run takes; see device_plan. Free with workshop_close.
- */
+ * `planned`: on a GPU that is not there, to learn what memory a run takes; see device_plan. Free with
+ * workshop_close. */
 struct error workshop_open(struct workshop *w, const struct config *config, struct comm *all, bool planned);
 void workshop_close(struct workshop *w);
 
-/* Whether all ranks have this program, this model (commands/alike.h) and the same kind of device. Collective over all.
- */
+/* Whether all ranks have this program, this model (commands/alike.h) and the same kind of device. Collective over
+ * all. */
 struct error workshop_compare(struct workshop *w);
 
 /* The first key in which two configs differ although one workshop must serve both, or NULL. */

@@ -10,8 +10,8 @@
 
 #include "device/device.h"
 
-/* Memory that tensors point into. The arena's memory may move when a program is made, which is why tensors hold this.
- */
+/* Memory that tensors point into. The arena's memory may move when a program is made, which is why tensors hold
+ * this. */
 struct buffer {
     void *memory;
     int64_t bytes;

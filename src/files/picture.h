@@ -28,8 +28,8 @@ struct error picture_copy(struct picture *to, const struct picture *from);
 /* Reads a PNG or JPEG, told apart by its first bytes. Refuses others by name, and pictures of more than 2^28 pixels. */
 struct error picture_read(struct picture *picture, const char *path);
 
-/* Pillow's Image.resize((width, height), BICUBIC): separable, antialiased when it shrinks, 8-bit fixed point between.
- */
+/* Pillow's Image.resize((width, height), BICUBIC): separable, antialiased when it shrinks, 8-bit fixed point
+ * between. */
 struct error picture_resize(struct picture *to, const struct picture *from, int64_t width, int64_t height);
 
 struct error picture_fit(struct picture *to, const struct picture *from, int64_t width, int64_t height, enum fit fit);

@@ -58,8 +58,8 @@ static void ignore_chunks(png_structp png)
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, names, (int)(sizeof names / 5));
 }
 
-/* Pillow's mode I;16 turns into RGB by clipping at 255. A row's 2-byte numbers are spread in place, last pixel first.
- */
+/* Pillow's mode I;16 turns into RGB by clipping at 255. A row's 2-byte numbers are spread in place, last pixel
+ * first. */
 static void clip_gray16(uint8_t *row, int64_t width)
 {
     for (int64_t x = width - 1; x >= 0; x--) {

@@ -36,8 +36,8 @@ static bool ends_with(const char *text, const char *end)
     return a >= b && strcmp(text + a - b, end) == 0;
 }
 
-/* Linear and convolution weights are the float tensors of 2 or 4 dimensions called X.weight, except embedding tables.
- */
+/* Linear and convolution weights are the float tensors of 2 or 4 dimensions called X.weight, except embedding
+ * tables. */
 static bool is_layer(const struct entry *t)
 {
     return ends_with(t->name, ".weight") && (t->ranks == 2 || t->ranks == 4) && is_float(t->type) && t->count > 0 &&

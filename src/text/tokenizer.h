@@ -17,8 +17,8 @@
 
 struct tokenizer;
 
-/* Loads FOLDER (the model's `tokenizer/`): vocab.json + merges.txt, or tokenizer.json alone. Errors name file and key.
- */
+/* Loads FOLDER (the model's `tokenizer/`): vocab.json + merges.txt, or tokenizer.json alone. Errors name file and
+ * key. */
 struct error tokenizer_load(struct tokenizer **tokenizer, const char *folder);
 void tokenizer_free(struct tokenizer *tokenizer);
 

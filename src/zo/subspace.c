@@ -35,8 +35,7 @@ static void standardize(double *column, int64_t rows)
 /* One-sided Jacobi (Hestenes, 1958): rotate pairs of vectors until all are orthogonal; their lengths are then the
  * singular values, small ones to full relative accuracy. The fewer vectors are rotated: the history's rows where tau <=
  * dim, else its columns. A rotated row points along its principal direction. A rotated column does not, so each column
- * carries a unit vector behind it, which goes through the same rotations and ends as the direction.
- */
+ * carries a unit vector behind it, which goes through the same rotations and ends as the direction. */
 struct vectors {
     int64_t count;   /* of vectors */
     int64_t length;  /* numbers that count in products */

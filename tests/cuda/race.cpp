@@ -23,8 +23,8 @@ struct cell {
     bool atomic : 1, promised : 1;
 };
 
-/* A block that passed a fence and then an atomic: what it did until `last` is there for whom meets that atomic later.
- */
+/* A block that passed a fence and then an atomic: what it did until `last` is there for whom meets that atomic
+ * later. */
 struct release {
     uint32_t first, last; /* ticks */
 };
