@@ -2,10 +2,15 @@
 # Makes the program: installs the Debian packages that are missing (as root; anyone else is told their names) and builds.
 #
 #   launch/setup.sh            what zoodip needs, into build/
-#   launch/setup.sh --tests    also what the tests need: Slurm, their Python peers in .venv, a build by clang in build-clang/,
-#                              and the CUDA device for a stand-in of a GPU in build/tests/cuda/
+#   launch/setup.sh --tests    also what the tests need: their helper programs, pytest, numpy and pillow in .venv, and
+#                                peers    the Python packages that they compare with, 6 GB in .venv
+#                                slurm    Slurm
+#                                clang    a build by clang in build-clang/
+#                                standin  the CUDA device for a stand-in of a GPU in build/tests/cuda/
+#                              or some of these four: --tests=peers,slurm; or none: --tests=
 #   launch/setup.sh --cuda     with CUDA for all GPUs since Turing, also where none answers (some minutes)
 #
+# With ZOODIP_BUILD in the environment, another folder than build/.
 # Where a GPU answers and there is a CUDA toolkit, the program is built for that GPU without being asked.
 # A second call is quick: it installs nothing that is there and builds nothing that is up to date.
 # Exit codes: 0 ready, 1 something failed (the end of its log is shown), 2 packages are missing and this is not root.
@@ -27,9 +32,11 @@ libpng-dev          pkg-config --exists libpng
 libjpeg62-turbo-dev pkg-config --exists libjpeg
 zlib1g-dev          pkg-config --exists zlib'
 test_packages='
-g++                 command -v g++
 python3             command -v python3
-python3-venv        python3 -c "import ensurepip, venv"
+python3-venv        python3 -c "import ensurepip, venv"'
+standin_packages='
+g++                 command -v g++'
+clang_packages='
 clang               command -v clang
 clang-format        command -v clang-format'
 # Without these the tests of Slurm are skipped.
@@ -101,12 +108,22 @@ cores() {
     nproc 2>/dev/null || echo 1
 }
 
-# For which GPUs: all (--cuda), those that build/ was made for, those that are here, or none.
+# Whether the tests need one of the four.
+needed() {
+    [[ ",$tests," == *",$1,"* ]]
+}
+
+# Whether the build folder was configured with an option.
+has_option() {
+    grep -qs "^$1:BOOL=ON" "$home/CMakeCache.txt"
+}
+
+# For which GPUs: all (--cuda), those that the build folder was made for, those that are here, or none.
 cuda_options() {
     local here
     if [ -n "$cuda" ]; then
         echo "-DZOODIP_CUDA=ON -UCMAKE_CUDA_ARCHITECTURES"
-    elif grep -qs '^ZOODIP_CUDA:BOOL=ON' build/CMakeCache.txt; then
+    elif has_option ZOODIP_CUDA; then
         echo
     elif here=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d . | awk '$1 >= 75' | sort -u | paste -sd ';') &&
         [ -n "$here" ]; then
@@ -116,53 +133,69 @@ cuda_options() {
     fi
 }
 
-# A folder, and what cmake is told; a folder that was configured with other options is configured again.
+# The stand-in, once asked for, stays a part of the build folder: no test after another builds it anew.
+standin_option() {
+    { needed standin || has_option ZOODIP_STANDIN; } && echo -DZOODIP_STANDIN=ON || true
+}
+
+# A folder, what of it, and what cmake is told; a folder that was configured with other options is configured again.
 build() {
-    local folder=$1 told
-    shift
+    local folder=$1 targets=$2 told
+    shift 2
     mkdir -p "$folder"
     told="$*"
-    [ -e "$folder/Makefile" ] && [ "$(cat "$folder/told.txt" 2>/dev/null)" = "$told" ] || {
+    [ -e "$folder/CMakeCache.txt" ] && [ "$(cat "$folder/told.txt" 2>/dev/null)" = "$told" ] || {
         logged "$folder/configure.log" cmake -S . -B "$folder" "$@"
         echo "$told" >"$folder/told.txt"
     }
     [ -e "$folder/zoodip" ] || say "building $folder/ on $(cores) cores"
-    logged "$folder/build.log" make -C "$folder" -j "$(cores)" all ${tests:+helpers}
+    # shellcheck disable=SC2086  # one word a target
+    logged "$folder/build.log" cmake --build "$folder" -j "$(cores)" --target $targets
 }
 
-# The packages that the tests compare with. Everything stays inside the checkout, pip's downloads too.
-python_peers() {
-    local stamp=.venv/installed.txt
-    cmp -s tests/requirements.txt "$stamp" && return 0
-    say "installing the tests' Python packages into .venv (about 6 GB, a few minutes)"
+# The packages of a list, tests/NAME.txt. Everything stays inside the checkout, pip's downloads too.
+python_packages() {
+    local list=tests/$1.txt stamp=.venv/$1.txt
+    cmp -s "$list" "$stamp" && return 0
+    say "installing the tests' Python packages into .venv$2"
     mkdir -p build/tmp
     [ -x .venv/bin/python ] || logged build/venv.log python3 -m venv .venv
     TMPDIR=$PWD/build/tmp logged build/pip.log .venv/bin/python -m pip install --no-cache-dir \
-        --disable-pip-version-check --no-input -r tests/requirements.txt
+        --disable-pip-version-check --no-input -r "$list"
     rm -rf build/tmp
-    cp tests/requirements.txt "$stamp"
+    cp "$list" "$stamp"
 }
 
-tests= cuda=
+tests= cuda= for_tests= home=${ZOODIP_BUILD:-build}
 case ${1-} in
     '') ;;
-    --tests) tests=1 ;;
+    --tests) for_tests=1 tests=peers,slurm,clang,standin ;;
+    --tests=*) for_tests=1 tests=${1#*=} ;;
     --cuda) cuda=1 ;;
-    --help | -h) sed -n '2,12s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    --help | -h) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" && exit 0 ;;
     *) say "$1: no such option; see launch/setup.sh --help" && exit 2 ;;
 esac
+for need in ${tests//,/ }; do
+    case $need in
+        peers | slurm | clang | standin) ;;
+        *) say "$need: the tests need no such thing; see launch/setup.sh --help" && exit 2 ;;
+    esac
+done
 
 mkdir -p build
 PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
-install_packages "$program_packages${tests:+$test_packages}"
-[ -z "$tests" ] || install_slurm
+packages=$program_packages${for_tests:+$test_packages}
+needed standin && packages+=$standin_packages
+needed clang && packages+=$clang_packages
+install_packages "$packages"
+needed slurm && install_slurm
 # shellcheck disable=SC2046  # one word an option
-build build $(cuda_options) ${tests:+-DZOODIP_STANDIN=ON -DZOODIP_WERROR=ON}
-if [ -n "$cuda" ] && grep -qs 'no CUDA toolkit' build/configure.log; then
-    say "there is no CUDA toolkit of 12.4 or newer here (nvcc on the PATH, or below CUDA_HOME): build/ is for the CPU"
+build "$home" "all${for_tests:+ helpers}" $(cuda_options) $(standin_option) ${for_tests:+-DZOODIP_WERROR=ON}
+if [ -n "$cuda" ] && grep -qs 'no CUDA toolkit' "$home/configure.log"; then
+    say "there is no CUDA toolkit of 12.4 or newer here (nvcc on the PATH, or below CUDA_HOME): $home/ is for the CPU"
     exit 2
 fi
-if [ -n "$tests" ]; then
-    build build-clang -DCMAKE_C_COMPILER=clang -DZOODIP_CUDA=OFF -DZOODIP_WERROR=ON
-    python_peers
-fi
+needed clang && build build-clang "all helpers" -DCMAKE_C_COMPILER=clang -DZOODIP_CUDA=OFF -DZOODIP_WERROR=ON
+[ -z "$for_tests" ] || python_packages requirements-quick ""
+needed peers && python_packages requirements " (about 6 GB, a few minutes)"
+exit 0

@@ -216,8 +216,8 @@ def make_model(folder, shape, dtype="float32", seed=0, parts=("text_encoder", "u
 
 @pytest.fixture(scope="session", autouse=True)
 def quanto_without_a_compiler():
-    """quanto splits bytes into codes by C++ that it compiles when it is first asked, which takes ninja and Python's headers: the
-    same in two lines of PyTorch."""
+    """quanto splits bytes into codes by C++ that it compiles when it is first asked, which takes minutes, ninja and Python's
+    headers: the same in two lines of PyTorch. Files that use quanto import it at their head, so that it is here by now."""
     if "optimum.quanto" in sys.modules:
         import torch
         from optimum.quanto.library.extensions import get_extension

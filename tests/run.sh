@@ -1,35 +1,88 @@
 #!/usr/bin/env bash
-# Runs every test, after installing and building what they need (launch/setup.sh --tests).
+# Runs tests, after installing and building what they need and nothing else (launch/setup.sh --tests=...).
 #
-#   tests/run.sh                   everything
-#   tests/run.sh -k tokenizer      arguments go to pytest
-#   tests/run.sh tests/test_ops.py
+#   tests/run.sh                     everything
+#   tests/run.sh --quick             the files that take a second or a few and need no more than numpy and pillow: a minute
+#   tests/run.sh --nightly           everything, and in full what is too long for every day
+#   tests/run.sh tests/test_ops.py   files, folders, or FILE::TEST
+#   tests/run.sh -k tokenizer        the tests of that name
+#
+# All other arguments go to pytest. What a file needs, it says itself: tests/README.md.
 set -euo pipefail
+from=$PWD
 cd "$(dirname "$0")/.."
-case ${1-} in
-    --help | -h) sed -n '2,6s/^# \{0,1\}//p' "$0" && exit 0 ;;
-esac
 
-launch/setup.sh --tests
+say() {
+    echo "run.sh: $*" >&2
+}
+
+# The test files of what the caller names, below the root of the checkout, whatever folder the caller is in.
+files_of() {
+    local named=${1%%::*} found
+    for found in "$from/$named" "$named" "tests/$named"; do
+        [ -e "$found" ] && break
+    done
+    if [ -d "$found" ]; then
+        found=("$found"/test_*.py)
+    fi
+    [ -e "${found[0]}" ] || return 1
+    realpath --relative-to=. "${found[@]}"
+}
+
+# The files where an expression of pytest's -k may find something: those that hold one of its words, in their name or text.
+# All of them where it says "not", or where a word is in none.
+files_with() {
+    local word with all
+    all=$(printf '%s\n' tests/test_*.py)
+    [ -n "$1" ] || { echo "$all" && return; }
+    for word in $(tr -c '[:alnum:]_.-' ' ' <<<"$1"); do
+        case $word in
+            and | or) continue ;;
+            not) with= ;;
+            *) with=$({ grep -ilF -- "$word" tests/test_*.py || true; printf '%s\n' "$all" | grep -iF -- "$word" || true; } | sort -u) ;;
+        esac
+        [ -n "$with" ] || { echo "$all" && return; }
+        echo "$with"
+    done | sort -u
+}
+
+tier=all expression= named=() arguments=()
+while [ $# != 0 ]; do
+    case $1 in
+        --help | -h) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' tests/run.sh && exit 0 ;;
+        --quick | --nightly) tier=${1#--} ;;
+        -k) expression=${2-} && arguments+=("$1" "${2-}") && shift ;;
+        # options whose value is the next word, which may look like a file
+        -[mcpoWrn] | --maxfail | --tb | --durations | --durations-min | --basetemp | --rootdir | --confcutdir | --ignore | \
+            --ignore-glob | --deselect | --junit-xml | --junitxml | --log-file | --override-ini | --color | --capture | --import-mode)
+            arguments+=("$1" "${2-}") && shift
+            ;;
+        -*) arguments+=("$1") ;;
+        *)
+            found=$(files_of "$1") || { say "$1: no such test file" && exit 2; }
+            mapfile -t -O ${#named[@]} named <<<"$found"
+            [[ $1 != *::* ]] || named[-1]+=::${1#*::}
+            ;;
+    esac
+    shift || break
+done
+
+if [ $tier = quick ]; then
+    [ ${#named[@]} = 0 ] || { say "--quick chooses the files itself" && exit 2; }
+    mapfile -t named < <(grep -l '^QUICK = True' tests/test_*.py)
+elif [ ${#named[@]} = 0 ]; then
+    # the quick ones first
+    mapfile -t named < <(files_with "$expression" | xargs grep -l '^QUICK = True'; files_with "$expression" | xargs grep -L '^QUICK = True')
+fi
+needs=$(printf '%s\n' "${named[@]%%::*}" | xargs -d '\n' sed -n 's/^NEEDS = "\(.*\)"$/\1/p' | tr -s ' ' '\n' | sort -u | paste -sd ,)
+launch/setup.sh --tests="$needs"
 
 # Everything that the tests write stays in build/, and nothing is fetched.
 export HF_HOME=$PWD/build/hf HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 XDG_CACHE_HOME=$PWD/build/cache
 export PYTHONDONTWRITEBYTECODE=1
-
-# Fast files first, those that train whole runs last.
-last=(test_models test_checkpoint test_ranks test_resume test_faults test_slurm test_diffusers test_cuda_compiled test_cuda_checked test_cuda_ranks test_cuda test_learning)
-files=()
-for file in tests/test_*.py; do
-    [[ " ${last[*]} " == *" $(basename "$file" .py) "* ]] || files+=("$file")
-done
-for name in "${last[@]}"; do
-    [ ! -e "tests/$name.py" ] || files+=("tests/$name.py")
-done
-for argument in "$@"; do
-    [ ! -e "${argument%%::*}" ] || files=() # the caller names files
-done
+[ $tier != nightly ] || export ZOODIP_NIGHTLY=1
 
 code=0
-.venv/bin/python -m pytest --basetemp=build/pytest -o cache_dir="$PWD/build/pytest-cache" "${files[@]}" "$@" || code=$?
+.venv/bin/python -m pytest --basetemp=build/pytest -o cache_dir="$PWD/build/pytest-cache" "${arguments[@]}" "${named[@]}" || code=$?
 [ $code != 0 ] || rm -rf build/pytest
 exit $code

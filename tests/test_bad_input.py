@@ -6,6 +6,7 @@ import pytest
 
 from conftest import TOYBOX, mpirun, program, recipe, refused, run
 
+QUICK = True
 MODEL, BEAR = TOYBOX / "model", TOYBOX / "subjects" / "bear5"
 
 # name -> (keys of the recipe that change, what the line must say)

@@ -7,6 +7,8 @@ import pytest
 
 from conftest import ROOT, run
 
+QUICK = True
+
 
 def write_program(path, text):
     path.write_text(f"#!/bin/bash\n{text}\n")

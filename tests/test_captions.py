@@ -6,6 +6,8 @@ import pytest
 
 from conftest import program, run
 
+QUICK = True
+
 # How diffusers' 27 object templates differ from one another, in its order.
 OBJECT = """a photo of a|a rendering of a|a cropped photo of the|the photo of a|a photo of a clean|a photo of a dirty|a dark photo of the|a photo of my
 a photo of the cool|a close-up photo of a|a bright photo of the|a cropped photo of a|a photo of the|a good photo of the|a photo of one

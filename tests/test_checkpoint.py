@@ -5,11 +5,10 @@ import re
 import subprocess
 
 import pytest
-from safetensors.numpy import load_file
-from safetensors import safe_open
 
 from conftest import program
 
+QUICK = True
 RECIPE = '{"seed":1,"zo.n":2,"model":"toybox"}'
 STEPS = [3, 7, 16, 52]  # history empty, part full; noise rows none and some
 
@@ -42,12 +41,12 @@ def test_what_was_written_comes_back(folder, step):
 
 
 def test_it_is_a_safetensors_file_that_says_what_it_is(folder):
+    safetensors = pytest.importorskip("safetensors")
     write(folder, 52)
-    tensors = load_file(folder / "step-52.safetensors")
-    assert {k: v.shape for k, v in tensors.items()} == {"embedding": (1, 24), "m": (1, 24), "v": (1, 24), "history": (3, 24),
-                                                        "noise": (0, 24)}
-    with safe_open(folder / "step-52.safetensors", "np") as file:
+    with safetensors.safe_open(folder / "step-52.safetensors", "np") as file:
+        shapes = {name: file.get_tensor(name).shape for name in file.keys()}
         facts = file.metadata()
+    assert shapes == {"embedding": (1, 24), "m": (1, 24), "v": (1, 24), "history": (3, 24), "noise": (0, 24)}
     assert facts["step"] == "52" and facts["recipe"] == RECIPE and re.fullmatch("[0-9a-f]{8}", facts["crc32"])
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from conftest import ROOT, program, run
 
+QUICK = True
 README = (ROOT / "configs" / "README.md").read_text()
 SMALLEST = {"model": "m", "data": {"images": "photos"}, "token": {"initializer": "toy"}, "output": {"dir": "out"}}
 

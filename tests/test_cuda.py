@@ -17,6 +17,7 @@ from conftest import ON_GPU, ROOT, SHAPES, TOYBOX, cuda_program, learned, metric
 sys.path.insert(0, str(ROOT / "tests" / "gpu"))
 from model import write_model  # noqa: E402
 
+NEEDS = "peers standin"
 pytestmark = needs_cuda
 
 

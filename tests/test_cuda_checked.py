@@ -8,6 +8,7 @@ import pytest
 
 from conftest import BUILD, ON_GPU, ROOT, needs_cuda
 
+NEEDS = "peers standin"
 pytestmark = [needs_cuda, pytest.mark.skipif(ON_GPU, reason="a matter of the stand-in")]
 
 # Slow in a watched build, and no other code than their smaller sisters run

@@ -11,6 +11,7 @@ from conftest import BUILD, ROOT
 sys.path.insert(0, str(ROOT / "tests" / "cuda"))
 import compiled  # noqa: E402
 
+NEEDS = "standin"
 SM = 90
 HOT = ("product.cu", "attention.cu", "norm.cu")
 

@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from conftest import BUILD, cuda_program, needs_cuda
 
+NEEDS = "peers standin"
+
 # Another build of the same kernels: cuda-asan, cuda-race (tests/test_cuda_checked.py)
 FLAVOUR = os.environ.get("ZOODIP_STANDIN_FLAVOUR")
 OP = BUILD / "tests" / FLAVOUR / "op" if FLAVOUR else cuda_program("op")

@@ -6,6 +6,7 @@ import pytest
 
 from conftest import cuda_program, learned, metrics, mpirun, needs_cuda, nested, recipe, run
 
+NEEDS = "peers standin"
 pytestmark = needs_cuda
 ZOODIP = cuda_program("zoodip")
 JOBS = {"two directions": dict(optim__steps=4, zo__n=2), "another seed": dict(optim__steps=3, seed=3)}

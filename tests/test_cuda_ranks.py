@@ -11,6 +11,7 @@ import pytest
 
 from conftest import ROOT, cuda_program, environment, learned, metrics, mpirun, needs_cuda, write_recipe
 
+NEEDS = "peers standin"
 pytestmark = needs_cuda
 ZOODIP = cuda_program("zoodip")
 LIMIT = 3  # cluster.timeout of the runs in which a rank is lost

@@ -10,6 +10,7 @@ import pytest
 
 from conftest import BUILD, mpirun, run
 
+NEEDS = "standin"
 RIGHT = ["kernels", "product", "capture", "copies", "events"]
 ORDERS = ["forward", "backward", "shuffled:1", "shuffled:2"]
 

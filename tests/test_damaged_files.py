@@ -19,6 +19,7 @@ from safetensors.torch import save
 
 from conftest import ROOT, TOYBOX
 
+NEEDS = "peers"
 SOURCES = ["base/*.c", "files/*.c", "text/*.c", "zo/checkpoint.c", "zo/subspace.c", "zo/optimizer.c"]
 LIBRARIES = ["-lcjson", "-lutf8proc", "-lpng", "-ljpeg", "-lz", "-lpthread", "-lm"]
 

@@ -1,12 +1,12 @@
 """Promises of the device and of its threads that need no peer: each is a check of the helper `device`."""
 
-import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
-BUILD = Path(os.environ.get("ZOODIP_BUILD", Path(__file__).parents[1] / "build"))
+from conftest import BUILD
+
+QUICK = True
 CHECKS = {
     "arena": "tensors that live at the same time never share memory",
     "reuse": "a dropped tensor's memory is taken again",

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file, save_file
 
 from conftest import TOYBOX, mpirun, program, run, write_recipe
 
+NEEDS = "peers"
 MODEL = TOYBOX / "model"
 
 

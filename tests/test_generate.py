@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from conftest import TOYBOX, program, refused, run
 from test_diffusers import assert_same_picture, draw_both, pipeline
 
+NEEDS = "peers"
 MODEL = TOYBOX / "model"
 
 

@@ -21,6 +21,8 @@ import model  # noqa: E402
 import roofline  # noqa: E402
 import scaling  # noqa: E402
 
+NEEDS = "peers"
+
 
 def network(part, config):
     """A network without memory for its weights."""

@@ -6,6 +6,7 @@ import pytest
 
 from conftest import learned, metrics, program, run, write_recipe
 
+QUICK = True
 CHANGES = dict(optim__steps=20, output__prompts=[], zo__tau=8)
 NAMES = [f"zoodip{os.getpid()}{end}" for end in "ab"]
 ADDRESSES = ["10.213.77.1", "10.213.77.2"]
@@ -51,13 +52,14 @@ def test_two_hosts_end_with_the_bits_of_one(hosts, tmp_path):
 
     config, output = write_recipe(tmp_path / "two", **CHANGES)
     (tmp_path / "hosts").write_text("".join(f"{a} slots=2\n" for a in ADDRESSES))
-    agent = tmp_path / "agent"  # in place of ssh HOST COMMAND
+    agent = tmp_path / "agent"  # in place of ssh HOST COMMAND, found by its name: mpirun splits a path at blanks
     agent.write_text(f'#!/bin/bash\nshift\nexec ip netns exec {hosts[1]} unshare --uts bash -c "hostname {hosts[1]}; $*"\n')
     agent.chmod(0o755)
     # the hosts share one memory, so its transport for one host must not be used
     mpirun = ["mpirun", "--hostfile", tmp_path / "hosts", "-np", "3", "--map-by", "node", "--mca", "plm", "rsh", "--mca", "plm_rsh_agent",
-              agent, "--mca", "btl", "tcp,self", "-x", "OMP_NUM_THREADS"]
+              "agent", "--mca", "btl", "tcp,self", "-x", "OMP_NUM_THREADS"]
     named = ["unshare", "--uts", "bash", "-c", 'hostname "$0"; exec "$@"', hosts[0]]  # ranks tell hosts apart by their names
-    done = run("timeout", "60", "ip", "netns", "exec", hosts[0], *named, *mpirun, program("zoodip"), "train", config)
+    done = run("timeout", "60", "ip", "netns", "exec", hosts[0], *named, *mpirun, program("zoodip"), "train", config,
+               env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
     assert "3 ranks" in done.stderr
     assert (learned(output), [m["losses"] for m in metrics(output)]) == quiet

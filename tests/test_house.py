@@ -1,13 +1,16 @@
 """The house keeps its plan: rooms use only what lies below them, headers explain themselves, files stay short and
 formatted, and every command says how it is used."""
+import ast
 import re
-import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from conftest import BUILD, ROOT, mpirun, run
+
+QUICK = True
 
 # What a room under src/ may include, besides itself.
 USES = {
@@ -61,7 +64,7 @@ def test_kernels_know_only_devices_and_their_own():
 
 
 def test_what_ships_knows_nothing_of_the_stand_in():
-    named = [p for p in tracked("src/*", "kernels/*.cu", "kernels/*.h") if re.search("stand-?in|ZOODIP_STANDIN", text(p), re.I)]
+    named = [p for p in tracked("src/*.c", "src/*.h", "kernels/*.cu", "kernels/*.h") if re.search("stand-?in|ZOODIP_STANDIN", text(p), re.I)]
     assert not named
 
 
@@ -80,12 +83,6 @@ def test_files_stay_below_a_thousand_lines():
     assert not long
 
 
-@pytest.mark.skipif(not shutil.which("clang-format"), reason="clang-format is not installed")
-def test_sources_are_formatted():
-    done = subprocess.run(["clang-format", "--dry-run", "-Werror", *SOURCES], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, "\n".join(sorted(set(re.findall(r"^[^:\s]+\.(?:c|h|cu|cpp)", done.stderr, re.M))))
-
-
 def test_no_path_of_a_single_machine():
     # /tmp may be named where a test or a script makes its own folder there; homes and workplaces may not
     machine = re.compile(r"(?<![\w.])/(?:home|Users|work|root|farm|mnt|scratch)/[\w.]+")
@@ -97,6 +94,34 @@ def test_nothing_is_left_to_do():
     marks = re.compile(r"\b(?:" + "|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"]) + r")\b")
     found = [f"{p}:{i}" for p in WRITTEN for i, line in enumerate(text(p).splitlines(), 1) if marks.search(line)]
     assert not found, "\n".join(found)
+
+
+# What a test file names, and what it needs for that (tests/README.md); other packages than LIGHT need "peers".
+MARKS = {"peers": "make_model|random_models", "standin": "needs_cuda|cuda_program|cuda-asan", "slurm": "slurmctld", "clang": "build-clang"}
+LIGHT = {"numpy", "PIL", "pytest", *sys.stdlib_module_names}
+
+
+def packages(path, seen):
+    """The packages that a Python file imports, by itself or through those beside it."""
+    found = set()
+    for node in ast.walk(ast.parse(text(path))):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []
+        for name in {n.split(".")[0] for n in names} - seen:
+            beside = next((ROOT / "tests").rglob(f"{name}.py"), None)
+            if name != "conftest":
+                found |= packages(beside.relative_to(ROOT), seen | {name}) if beside else {name}
+    return found
+
+
+def test_a_test_file_says_what_it_needs():
+    wrong = []
+    for path in tracked("tests/test_*.py", ":!:tests/test_house.py"):
+        said, quick = set(" ".join(re.findall(r'^NEEDS = "(.+)"$', text(path), re.M)).split()), "\nQUICK = True\n" in text(path)
+        needs = {need for need, words in MARKS.items() if re.search(rf"\b({words})\b", text(path))}
+        needs |= {"peers"} if packages(path, set()) - LIGHT else set()
+        if not needs <= said <= set(MARKS) or quick and said:
+            wrong.append(f"{path} says {sorted(said)}{' and that it is quick' if quick else ''}, but needs {sorted(needs)}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_help_lists_every_command():
@@ -135,15 +160,6 @@ def test_help_of_a_script_is_its_first_comment(script):
 def test_version_says_what_it_was_built_with():
     said = run(BUILD / "zoodip", "--version").stdout
     assert re.match(r"zoodip \d+\.\d+\.\d+", said) and "cpu" in said.lower() and "mpi" in said.lower()
-
-
-def test_clang_builds_it_all_too():
-    """launch/setup.sh --tests builds build-clang with the same flags, -Werror among them."""
-    if not (ROOT / "build-clang" / "Makefile").exists():
-        pytest.skip("no build-clang; tests/run.sh makes it")
-    cache = (ROOT / "build-clang" / "CMakeCache.txt").read_text()
-    assert re.search(r"CMAKE_C_COMPILER:\w+=.*clang", cache) and "ZOODIP_WERROR:BOOL=ON" in cache
-    assert re.search(r"zoodip \d", run(ROOT / "build-clang" / "zoodip", "--version").stdout)
 
 
 def test_batch_scripts_can_be_put_back_into_the_queue():

@@ -10,6 +10,8 @@ from safetensors import safe_open
 from conftest import TOYBOX, metrics
 from judge import SUBJECTS, Judge, draw_unseen_toy, learn, share_of_gain
 
+NEEDS = "peers"
+
 # The hardest for the algorithm in PyTorch, one in the middle, the easiest.
 CHOSEN = ["bear5", "duck6", "ball1"]
 KNOWN = json.loads((TOYBOX / "losses.json").read_text())

@@ -11,6 +11,7 @@ from transformers import CLIPTextModel
 
 from conftest import SD15, SHAPES, TOYBOX, make_model, program, run
 
+NEEDS = "peers"
 LIMIT = 1e-4
 
 

@@ -7,6 +7,7 @@ from safetensors.torch import load_file
 from conftest import TOYBOX, metrics, program, run, write_recipe
 from twin import Judge
 
+NEEDS = "peers"
 STEPS, N, EPS = 16, 8, 1e-3
 
 

@@ -11,9 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from optimum.quanto import AbsmaxOptimizer, qint8, quantize_weight
 from safetensors.torch import load_file, save_file
 
-BUILD = Path(os.environ.get("ZOODIP_BUILD", Path(__file__).parents[1] / "build"))
+from conftest import BUILD
+from test_quantize_weight import quantos4
+
+NEEDS = "peers"
 SILU, GELU, QUICK_GELU, GEGLU = 1, 2, 3, 4
 
 
@@ -126,8 +130,6 @@ def test_half_weights_are_exact_and_computed_in_float(op, kind, bits):
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
 def test_int8_weights_are_quantos(op, kind):
-    from optimum.quanto import AbsmaxOptimizer, qint8, quantize_weight
-
     x, w = torch.randn(3, 6, 6, 10), (torch.randn(30, 10, 3, 3) / 9).to(kind)
     quantized = quantize_weight(w, qint8, 0, AbsmaxOptimizer()(w, qint8, 0))
     theirs = nhwc(F.conv2d(nchw(x), quantized._data.float() * quantized._scale.float(), padding=1))
@@ -144,8 +146,6 @@ FOUR_BITS = [(64, 256, 1), (30, 10, 3), (50, 64, 3), (37, 96, 3), (20, 33, 3), (
 @pytest.mark.parametrize("outer, inner, kernel", FOUR_BITS)
 def test_four_bit_weights_are_quantos(op, kind, outer, inner, kernel):
     """Groups that end within a channel's taps, rows without groups, single rows; codes made at load, as in a file, or widened."""
-    from test_quantize_weight import quantos4
-
     x, w = torch.randn(3, 5, 6, inner), (torch.randn(outer, inner, kernel, kernel) / (inner * kernel**2) ** 0.5).to(kind)
     four, numbers = quantos4(w), dict(channels=outer, pad=kernel // 2)
     file = {"x": x, "weight": four._data._data, "scale": four._scale, "shift": four._shift}
@@ -163,8 +163,6 @@ def test_four_bit_weights_are_quantos(op, kind, outer, inner, kernel):
 
 
 def test_gated_four_bit_layers(op):
-    from test_quantize_weight import quantos4
-
     x, w, b = torch.randn(3, 1, 9, 256), torch.randn(52, 256) / 16, torch.randn(52)
     value, gate = F.linear(x, quantos4(w).dequantize(), b).chunk(2, -1)
     agree(op("linear", {"x": x, "weight": w, "bias": b}, channels=26, act=GEGLU, gated=1, bits=4), value * F.gelu(gate))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+QUICK = True
 BUILD = Path(os.environ.get("ZOODIP_BUILD", Path(__file__).resolve().parents[1] / "build"))
 
 

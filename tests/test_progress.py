@@ -10,6 +10,8 @@ import termios
 
 from conftest import program, run
 
+QUICK = True
+
 
 def on_terminal(*arguments, columns=100):
     """What the program writes to a terminal of that width."""

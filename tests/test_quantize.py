@@ -16,6 +16,7 @@ from transformers import CLIPTextModel
 from conftest import SHAPES, TOYBOX, learned, make_model, metrics, program, run, write_recipe
 from test_models import error, forward, inputs_for
 
+NEEDS = "peers"
 KINDS = dict(text_encoder=CLIPTextModel, unet=UNet2DConditionModel, vae=AutoencoderKL)
 KINDS_OF_BITS = {8: qint8, 4: qint4}
 FILES = dict(text_encoder="model.safetensors", unet="diffusion_pytorch_model.safetensors", vae="diffusion_pytorch_model.safetensors")

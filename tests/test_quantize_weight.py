@@ -9,6 +9,7 @@ import torch
 from optimum.quanto import AbsmaxOptimizer, MaxOptimizer, QConv2d, QLinear, qint4, qint8, quantize_weight
 from safetensors.torch import load_file, save_file
 
+NEEDS = "peers"
 BUILD = Path(os.environ.get("ZOODIP_BUILD", Path(__file__).parents[1] / "build"))
 KINDS = [torch.float32, torch.float16, torch.bfloat16]
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from conftest import ROOT, TOYBOX, program, run
 
+QUICK = True
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'and' \x1b[2J end"
 
 

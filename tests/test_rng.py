@@ -5,10 +5,10 @@ import subprocess
 
 import numpy as np
 import pytest
-from scipy import stats
 
 from conftest import ROOT, program
 
+QUICK = True
 STREAM = 9
 
 
@@ -16,6 +16,11 @@ def draw(kind, count, *bounds, seed=1, step=2, stream=STREAM, first=0, command=N
     arguments = [kind, seed, step, stream, first, count, *bounds]
     out = subprocess.run([command or program("tests/rng"), *map(str, arguments)], capture_output=True, check=True).stdout
     return np.frombuffer(out, {"words": np.uint32, "normals": np.float32, "integers": np.int32}[kind])
+
+
+@pytest.fixture(scope="module")
+def stats():
+    return pytest.importorskip("scipy.stats")
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +71,14 @@ def test_moments(normals):
         assert abs((normals**power).mean() - value) < 4 * np.sqrt(spread / n)
 
 
-def test_distribution(normals):
+def test_distribution(normals, stats):
     assert stats.kstest(normals, "norm").pvalue > 1e-3
     cosines, sines = normals[0::2], normals[1::2]
     assert stats.kstest(cosines, "norm").pvalue > 1e-3 and stats.kstest(sines, "norm").pvalue > 1e-3
 
 
 @pytest.mark.parametrize("beyond", [2, 3, 4])
-def test_tails(normals, beyond):
+def test_tails(normals, stats, beyond):
     for side in (normals, -normals):
         expected = len(normals) * stats.norm.sf(beyond)
         assert abs((side > beyond).sum() - expected) < 4 * np.sqrt(expected)
@@ -92,7 +97,7 @@ def test_streams_steps_and_seeds_are_uncorrelated(normals):
 
 
 @pytest.mark.parametrize("low, high", [(500, 900), (0, 1), (-3, 4), (0, 2**31 - 1), (-2**31, 2**31 - 1)])
-def test_integers_fill_their_range_evenly(low, high):
+def test_integers_fill_their_range_evenly(stats, low, high):
     values = draw("integers", 100_000, low, high).astype(np.int64)
     assert values.min() >= low and values.max() < high
     bins = min(high - low, 50)

@@ -1,77 +1,42 @@
-"""Safetensors: what Python's package writes is read here and the other way, and mistakes in a file are named."""
+"""Safetensors: mistakes in a file are named. tests/test_safetensors_package.py reads and writes beside Python's package."""
 
 import json
 import struct
 
-import numpy as np
 import pytest
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 
 from conftest import program, run
 
-DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
-          torch.uint8, torch.bool]
+QUICK = True
 
 
 def rewrite(path, out, **options):
     return run(program("tests/safetensors"), path, out, **options)
 
 
-def tensors(seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    made = {f"{str(t)[6:]}.weight": torch.randint(0, 2, (3, 5, 2), generator=generator).to(t) for t in DTYPES}
-    made["scalar"] = torch.tensor(2.5)
-    made["nothing"] = torch.zeros(0, 4)
-    made["ein Gerät „neu“ \\ \" \u2028"] = torch.randn(7, generator=generator)
-    return made
+def file_of(header, data=bytes(8), length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    for name in a:
-        assert a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]), name
-
-
-def test_python_reads_what_is_written_from_what_python_wrote(tmp_path):
-    save_file(tensors(), tmp_path / "in.safetensors", metadata={"format": "pt", "note": "two\nlines"})
-    rewrite(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
-    assert_same(load_file(tmp_path / "out.safetensors"), tensors())
-    with safe_open(tmp_path / "out.safetensors", "pt") as file:
-        assert file.metadata() == {"format": "pt", "note": "two\nlines"}
-
-
-def test_written_data_starts_at_a_cache_line(tmp_path):
-    save_file(tensors(), tmp_path / "in.safetensors")
-    rewrite(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
-    length, = struct.unpack("<Q", (tmp_path / "out.safetensors").read_bytes()[:8])
-    assert (8 + length) % 64 == 0
-
-
-def test_a_file_without_tensors(tmp_path):
-    save_file({}, tmp_path / "in.safetensors")
-    rewrite(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
-    assert load_file(tmp_path / "out.safetensors") == {}
+def one(**changes):
+    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}
+    return {"w": {k: v for k, v in entry.items() if v is not None}}
 
 
 def sharded(folder):
-    names = sorted(tensors())
-    shards = {"a-1.safetensors": names[::2], "a-2.safetensors": names[1::2]}
+    """Two shards of two tensors each; returns {tensor: its shard}."""
+    shards = {"a-1.safetensors": ["scalar", "one"], "a-2.safetensors": ["two", "three"]}
     for shard, held in shards.items():
-        save_file({n: tensors()[n] for n in held}, folder / shard)
-    return {n: shard for shard, held in shards.items() for n in held}
+        entries = {name: {"dtype": "F32", "shape": [], "data_offsets": [4 * i, 4 * i + 4]} for i, name in enumerate(held)}
+        (folder / shard).write_bytes(file_of(entries))
+    return {name: shard for shard, held in shards.items() for name in held}
 
 
 def write_index(folder, weight_map):
     path = folder / "a.safetensors.index.json"
     path.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
     return path
-
-
-def test_shards_are_one_file_to_the_reader(tmp_path):
-    rewrite(write_index(tmp_path, sharded(tmp_path)), tmp_path / "out.safetensors")
-    assert_same(load_file(tmp_path / "out.safetensors"), tensors())
 
 
 def refused(path, *words):
@@ -86,8 +51,7 @@ def refused(path, *words):
 
 INDEX_MISTAKES = {
     "a tensor that is not in its shard": (lambda m: {**m, "ghost": "a-1.safetensors"}, "tensor ghost: is missing from"),
-    "a tensor in the other shard": (lambda m: {**m, "scalar": "a-1.safetensors" if m["scalar"][2] == "2" else
-                                               "a-2.safetensors"}, "tensor scalar: is missing from"),
+    "a tensor in the other shard": (lambda m: {**m, "scalar": "a-2.safetensors"}, "tensor scalar: is missing from"),
     "a shard above the folder": (lambda m: {**m, "scalar": "../a-1.safetensors"}, "tensor scalar: its shard is not the plain name"),
     "a shard by its full path": (lambda m: {**m, "scalar": "/etc/passwd"}, "tensor scalar: its shard is not the plain name"),
     "the folder above": (lambda m: {**m, "scalar": ".."}, "tensor scalar: its shard is not the plain name"),
@@ -107,16 +71,6 @@ def test_a_missing_shard_is_named(tmp_path):
     index = write_index(tmp_path, {**sharded(tmp_path), "scalar": "a-3.safetensors"})
     done = rewrite(index, tmp_path / "out.safetensors", check=False)
     assert done.returncode == 2 and f"{tmp_path}/a-3.safetensors: cannot open" in done.stderr
-
-
-def file_of(header, data=bytes(8), length=None):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text) if length is None else length) + text + data
-
-
-def one(**changes):
-    entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **changes}
-    return {"w": {k: v for k, v in entry.items() if v is not None}}
 
 
 TWO = {"v": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}
@@ -178,16 +132,8 @@ def test_what_is_no_file(tmp_path):
 
 
 def test_a_file_that_is_there_stays_when_the_write_fails(tmp_path):
-    save_file({"w": torch.zeros(2)}, tmp_path / "in.safetensors")
+    (tmp_path / "in.safetensors").write_bytes(file_of(one()))
     (tmp_path / "taken").mkdir()
     done = rewrite(tmp_path / "in.safetensors", tmp_path / "taken", check=False)
     assert done.returncode == 1 and "taken" in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in.safetensors", "taken"]
-
-
-def test_half_numbers_keep_their_bits(tmp_path):
-    every = torch.from_numpy(np.arange(65536, dtype=np.uint16).view(np.int16))
-    save_file({"h": every.view(torch.float16), "b": every.clone().view(torch.bfloat16)}, tmp_path / "in.safetensors")
-    rewrite(tmp_path / "in.safetensors", tmp_path / "out.safetensors")
-    back = load_file(tmp_path / "out.safetensors")
-    assert torch.equal(back["h"].view(torch.int16), every) and torch.equal(back["b"].view(torch.int16), every)

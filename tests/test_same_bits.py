@@ -6,6 +6,7 @@ import pytest
 
 from conftest import SD15, SHAPES, learned, make_model, metrics, mpirun, program, run, write_recipe
 
+NEEDS = "peers"
 GRID = [(ranks, threads) for ranks in (1, 2, 3, 4, 7) for threads in (1, 2)]
 SHORT = dict(optim__steps=20, zo__tau=6, output__prompts=[])
 

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from conftest import program, run
 
+NEEDS = "peers"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, about numpy
 
 SAMPLERS = {"pndm": diffusers.PNDMScheduler, "ddim": diffusers.DDIMScheduler, "euler": diffusers.EulerDiscreteScheduler,

@@ -10,6 +10,7 @@ import pytest
 
 from conftest import make_model, program, start, write_recipe
 
+NEEDS = "peers"
 MIDDLE = dict(  # 50 million weights in the UNet: 50 MB in int8
     text=dict(hidden_size=256, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=4, hidden_act="quick_gelu"),
     unet=dict(block_out_channels=(128, 256, 512), layers_per_block=1, norm_num_groups=32, attention_head_dim=8,

@@ -16,6 +16,7 @@ import pytest
 
 from conftest import ROOT, learned, metrics, program, rank_processes, recipe, run, write_recipe
 
+NEEDS = "slurm"
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]
 MISSING = [p for p in PROGRAMS if not shutil.which(p, path=os.environ["PATH"] + ":/usr/sbin")]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (Debian: slurm-wlm, munge)")

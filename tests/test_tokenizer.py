@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 
 from conftest import TOYBOX, program
 
+NEEDS = "peers"
 START, END = "<|startoftext|>", "<|endoftext|>"
 CORPUS = (["a photo of a dog on the beach", "the cat's whiskers aren't we're they'll I'd I'm you've", "price: 123,456.78 USD!!!",
            "été à Paris, naïve façade", "Привет мир", "日本語のテキスト", "مرحبا بالعالم", "hello... world?! (really)", "3rd 21st 100%"] * 20

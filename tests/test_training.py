@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from conftest import TOYBOX, metrics, program, run, write_recipe
 from twin import Judge, Learner
 
+NEEDS = "peers"
 STEPS, TAU, NU, EPS, LR = 64, 24, 0.01, 1e-3, 3e-2
 SUBJECT = TOYBOX / "subjects" / "bear5"
 CASES = [(n, batch, vectors) for n in (1, 2, 5) for batch in (1, 2) for vectors in (1, 2)]

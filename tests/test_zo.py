@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from conftest import program
 
+NEEDS = "peers"
 NUS = (1e-3, 1e-2, 0.1)
 
 

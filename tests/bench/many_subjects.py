@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """What a queue saves: toybox's eight subjects started one by one, and as a queue in 1, 2, ... groups on the same ranks.
 
-    .venv/bin/python tests/bench/queue.py                        2 ranks, 100 steps a subject
-    .venv/bin/python tests/bench/queue.py --ranks 4 --steps 300
+    .venv/bin/python tests/bench/many_subjects.py                        2 ranks, 100 steps a subject
+    .venv/bin/python tests/bench/many_subjects.py --ranks 4 --steps 300
 
 A table of whole times, the sum of the steps alone (from metrics.jsonl, the groups' share of it: what no queue can be
 faster than), their ratio, and the subjects' mean turnaround. Pictures are not drawn.
