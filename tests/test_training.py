@@ -27,7 +27,7 @@ class Run:
     """A finished run: draws, losses and embeddings by step."""
 
     def __init__(self, folder, n, batch, vectors):
-        self.folder, self.vectors = folder, vectors
+        self.vectors = vectors
         self.config, self.output = write_recipe(
             folder, model=str(TOYBOX / "model"), device="cpu", seed=7, quant__bits=32, data__images=str(SUBJECT),
             data__flip=True, data__resolution=64, token__placeholder="sks", token__initializer="toy", token__vectors=vectors,
@@ -39,11 +39,9 @@ class Run:
         assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
         self.losses = [torch.tensor(line["losses"], dtype=torch.float64).reshape(n + 1, batch) for line in lines]
         self.removed = [line["removed"] for line in lines]
-        self.draws = [self.draw(step) for step in range(1, STEPS + 1)]
-
-    def draw(self, step):
-        run(program("tests/draws"), self.config, step, self.folder / "draws.safetensors")
-        return {name: t.clone() for name, t in load_file(self.folder / "draws.safetensors").items()}
+        files = {step: folder / f"draws-{step}.safetensors" for step in range(1, STEPS + 1)}
+        run(program("tests/draws"), self.config, *(word for pair in files.items() for word in pair))
+        self.draws = [load_file(file) for file in files.values()]
 
     def embedding(self, step):
         return load_file(self.output / f"learned_embeds-steps-{step}.safetensors")["sks"].clone()

@@ -1,6 +1,6 @@
-/* draws CONFIG.json STEP OUT.safetensors
+/* draws CONFIG.json STEP OUT.safetensors [STEP OUT.safetensors]...
  *
- * What step STEP (from 1) of a run draws: `picture`, `flip`, `timestep` I32 [B], `input_ids` I32 [B, length],
+ * What step STEP (from 1) of a run draws, for each pair: `picture`, `flip`, `timestep` I32 [B], `input_ids` I32 [B, length],
  * `posterior`, `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width]. Pictures are numbered by the
  * order of their names.
  */
@@ -81,8 +81,11 @@ static struct error write_draws(const struct draws *d, const struct subject *s, 
 
 static struct error work(int argc, char **argv, struct comm *comm)
 {
-    if (argc < 4 || atoll(argv[2]) < 1)
-        return error_input("usage: draws CONFIG.json STEP OUT.safetensors, STEP from 1");
+    bool pairs = argc >= 4 && argc % 2 == 0;
+    for (int i = 2; i < argc && pairs; i += 2)
+        pairs = atoll(argv[i]) >= 1;
+    if (!pairs)
+        return error_input("usage: draws CONFIG.json STEP OUT.safetensors [STEP OUT.safetensors]..., STEP from 1");
     struct subject s;
     struct workshop w;
     TRY(subject_open(&s, &w, argv[1], NULL, 0, comm, false));
@@ -96,8 +99,10 @@ static struct error work(int argc, char **argv, struct comm *comm)
         struct draws d;
         e = draws_new(&d, &shape);
         if (e.code == ERROR_NONE) {
-            draws_make(&d, atoll(argv[2]));
-            e = write_draws(&d, &s, text.width, atoll(argv[2]), argv[3]);
+            for (int i = 2; i < argc && e.code == ERROR_NONE; i += 2) {
+                draws_make(&d, atoll(argv[i]));
+                e = write_draws(&d, &s, text.width, atoll(argv[i]), argv[i + 1]);
+            }
             draws_free(&d);
         }
     }
