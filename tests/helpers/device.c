@@ -105,7 +105,7 @@ static struct error check_deviation(struct device *d)
     s.extra = 1;
     TRY(device_run(p));
     program_free(p);
-    EXPECT(strstr(device_wait(d).text, "other tensors than in its dry pass"));
+    EXPECT(strstr(device_wait(d).text, "different tensors than in its dry pass"));
     return ok();
 }
 
