@@ -18,7 +18,7 @@ if [ $# -gt 1 ] || [[ ! $subject =~ ^[a-z0-9]+$ ]] || [ ! -d "$subjects/$subject
     exit 2
 fi
 
-[ ! -e launch/setup.sh ] || launch/setup.sh # an installed zoodip is built, and comes without it
+[ ! -e launch/setup.sh ] || launch/setup.sh # not part of an installation
 
 output=results/demo/$subject
 echo "demo: learning the word \"sks\" from the five photos in $subjects/$subject, on 2 ranks" >&2

@@ -1,4 +1,4 @@
-"""What `cmake --install` puts below a prefix works there: program, manual page, completion, and a folder like a checkout."""
+"""What `cmake --install` installs works there: program, man page, completion, and a folder like a checkout."""
 import os
 import re
 import shutil
@@ -30,19 +30,19 @@ def shown(page):
 
 
 def completed(program, *words):
-    """What bash offers for the last of these words, cut where bash cuts them."""
+    """What bash offers for the last of these words, split as bash splits them."""
     script = 'source "$1"; shift; COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _zoodip "$1" "${!#}" ""; printf "%s\\n" "${COMPREPLY[@]}"'
     completion = program.parent.parent / "share/bash-completion/completions/zoodip"
     return run("bash", "-c", script, "bash", completion, program, *words).stdout.split()
 
 
-def test_the_program_answers_by_its_link_too(prefix):
+def test_the_program_runs_through_its_link_too(prefix):
     installed, link = prefix / "bin/zoodip", prefix / "share/zoodip/build/zoodip"
     assert link.is_symlink() and not os.path.isabs(os.readlink(link)) and link.resolve() == installed.resolve()
     assert run(installed, "--version").stdout == run(link, "--version").stdout == run(BUILD / "zoodip", "--version").stdout
 
 
-def test_recipes_toybox_and_launchers_lie_where_a_checkout_has_them(prefix):
+def test_recipes_toybox_and_launchers_are_where_a_checkout_has_them(prefix):
     listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z", "configs", "dataset/toybox", "launch/run.sh", "launch/demo.sh",
                              "launch/slurm", "LICENSE", "README.md"], capture_output=True, text=True, check=True).stdout
     for path in filter(None, listed.split("\0")):
@@ -51,8 +51,8 @@ def test_recipes_toybox_and_launchers_lie_where_a_checkout_has_them(prefix):
         assert os.access(installed, os.X_OK) == os.access(ours, os.X_OK), path
 
 
-def test_the_demos_train_command_runs_from_a_folder_that_one_can_only_read(prefix, tmp_path):
-    """As it is written in launch/demo.sh, in two steps. Nothing is written there, and the word has the checkout's bits."""
+def test_the_demos_train_command_runs_in_a_read_only_installation(prefix, tmp_path):
+    """As written in launch/demo.sh, cut to two steps. It writes nothing there, and the word has the checkout's bits."""
     for folder, _, _ in os.walk(prefix):
         os.chmod(folder, 0o555)
     before = sorted(prefix.rglob("*"))
@@ -66,7 +66,7 @@ def test_the_demos_train_command_runs_from_a_folder_that_one_can_only_read(prefi
     assert learned(tmp_path / "installed") == learned(tmp_path / "checkout")
 
 
-def test_a_package_is_staged_below_destdir(tmp_path):
+def test_destdir_stages_an_installation_again_and_again(tmp_path):
     run("cmake", "--install", BUILD, "--prefix", "/opt/zoo", env={"DESTDIR": str(tmp_path)})
     run("cmake", "--install", BUILD, "--prefix", "/opt/zoo", env={"DESTDIR": str(tmp_path)})
     assert [p.name for p in tmp_path.iterdir()] == ["opt"]
@@ -74,7 +74,7 @@ def test_a_package_is_staged_below_destdir(tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("man"), reason="man is not installed")
-def test_the_manual_page_has_the_help_of_every_command(page):
+def test_the_man_page_has_the_help_of_every_command(page):
     words = shown(page).split()
     for asked in (["--help"], *([command, "--help"] for command in COMMANDS)):
         said = run(BUILD / "zoodip", *asked).stdout
@@ -84,7 +84,7 @@ def test_the_manual_page_has_the_help_of_every_command(page):
 
 
 @pytest.mark.skipif(not shutil.which("man"), reason="man is not installed")
-def test_the_manual_page_has_its_sections_and_the_programs_version(page):
+def test_the_man_page_has_its_sections_and_the_programs_version(page):
     sections = re.findall(r"^([A-Z][A-Z ]+)$", shown(page), re.M)
     assert sections == ["NAME", "SYNOPSIS", "DESCRIPTION", "COMMANDS", "CONFIG KEYS", "EXIT STATUS", "FILES", "EXAMPLES", "SEE ALSO"]
     version = run(BUILD / "zoodip", "--version").stdout.split()[1].rstrip(",")
@@ -92,7 +92,7 @@ def test_the_manual_page_has_its_sections_and_the_programs_version(page):
 
 
 @pytest.mark.parametrize("checker", [["groff", "-man", "-ww", "-z", "-Tutf8"], ["mandoc", "-Tlint"]], ids=["groff", "mandoc"])
-def test_the_manual_page_is_without_fault(page, checker):
+def test_the_man_page_is_clean(page, checker):
     if not shutil.which(checker[0]):
         pytest.skip(f"{checker[0]} is not installed")
     done = run(*checker, page)
@@ -113,7 +113,7 @@ def test_the_manual_page_is_without_fault(page, checker):
     (["generate", "--model", "=", "dataset/toy"], ["dataset/toybox"]),
     (["inspect", "dataset/"], [])], ids=" ".join)
 def test_bash_completes(prefix, words, offered):
-    """Nothing offered leaves it to bash, which completes file names."""
+    """Where nothing is offered, bash completes file names."""
     assert completed(prefix / "bin/zoodip", *words) == offered
 
 
@@ -129,7 +129,7 @@ def test_bash_offers_every_command_and_every_key(prefix):
     assert completed(prefix / "bin/zoodip", "train", "x.json", "--set", "") == [f"{key}=" for key in re.findall(r"^  (\S+)", keys, re.M)]
 
 
-def test_what_the_container_recipe_copies_is_enough_for_a_build_that_no_warning_ends(tmp_path):
+def test_the_container_recipe_copies_enough_to_configure_a_build_without_werror(tmp_path):
     for line in recipe("files").splitlines():
         source, _ = line.split()
         (tmp_path / source).parent.mkdir(parents=True, exist_ok=True)

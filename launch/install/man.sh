@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Writes the manual page of a zoodip to the standard output, from what it says at --help.
+# Writes zoodip's man page to standard output, generated from its --help texts.
 #
 #   launch/install/man.sh build/zoodip
 set -euo pipefail
 program=${1?PROGRAM is missing}
 
-# The parts of a help text, by name: usage, body, examples, keys (of a config), codes (at the exit).
+# The parts of a help text, by name: usage, body, examples, keys (config keys), codes (exit codes).
 declare -A part
 read_help() {
     local line name=body
@@ -22,7 +22,7 @@ read_help() {
     done <<<"$1"
 }
 
-# A line of text, with what roff would take for its own written out.
+# A line of text with roff's special characters escaped.
 plain() {
     local text=${1//\\/\\e}
     text=${text//-/\\-}
@@ -34,7 +34,7 @@ plain() {
     printf '%s' "$text"
 }
 
-# Text that roff may fill, in lines of a length that one likes in an editor.
+# Text that roff may fill, folded into short lines.
 prose() {
     local line
     while read -r line; do
@@ -42,7 +42,7 @@ prose() {
     done < <(fold -s -w 70 <<<"$1")
 }
 
-# Lines as they are, but for two spaces before each.
+# Lines shown as they are, without their first two spaces.
 verbatim() {
     local line
     printf '.RS 4\n.EX\n'
@@ -52,7 +52,7 @@ verbatim() {
     printf '.EE\n.RE\n'
 }
 
-# Several ways to call something, each on a line of its own.
+# Usage lines, each on a line of its own.
 usage() {
     local line first=1
     while read -r line; do
@@ -61,8 +61,8 @@ usage() {
     done
 }
 
-# Text with lists: two spaces, a term, two or more spaces and what it means, which may go on in deeper lines. An indented line
-# without such a gap is shown as it is. An argument says that the first paragraph follows something else.
+# Text with lists. An item is two spaces, a term, two or more spaces and its meaning, which may continue on lines indented
+# further. Other indented lines are shown as they are. With an argument, the text continues a section that has begun.
 body() {
     local line item='^  ([^ ]+( [^ ]+)*)  +([^ ].*)$' deeper='^( {3,})([^ ].*)$' column=0 new=${1-}
     while IFS= read -r line; do
@@ -84,7 +84,7 @@ body() {
     done
 }
 
-# The text without empty lines, to a function that shows it.
+# Passes a text without its empty lines to a function.
 shown_by() {
     sed '/^$/d' <<<"$2" | "$1"
 }
@@ -125,15 +125,14 @@ $(body <<<"$keys")
 .SH EXIT STATUS
 $(sed -E 's/, ([0-9]+ )/\n\1/g; s/\n+$//' <<<"$codes" | sed -E '/^$/d; s/^([0-9]+) /  \1  /' | body)
 .SH FILES
-The installation has these below its prefix; the examples run from
-\fIshare/zoodip\fR, and the relative paths in configs count from the folder
-where the command runs.
+Paths below the installation prefix. The examples run in \fIshare/zoodip\fR;
+relative paths in configs start from the folder in which the command runs.
 .TP
 \fIshare/zoodip/configs\fR
-recipes, and a page about their keys
+recipes, and a page on their keys
 .TP
 \fIshare/zoodip/dataset/toybox\fR
-a tiny Stable Diffusion and the toys it learns in the examples
+a tiny Stable Diffusion, and the toys that the examples learn
 .TP
 \fIshare/zoodip/launch/run.sh\fR
 runs a command on several ranks
