@@ -7,8 +7,8 @@
 
 enum { WINDOW = 8 };
 
-static const double WORTH =
-    0.9; /* new shares must bring a step below this fraction of its time, or changing them costs more than it saves */
+/* New shares must bring a step below this fraction of its time: changing them costs something, too. */
+static const double WORTH = 0.9;
 
 struct error balance_new(struct balance *b, int64_t count, int size)
 {

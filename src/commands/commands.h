@@ -12,11 +12,11 @@
 
 struct command {
     const char *name, *meaning;
-    void (*help)(void); /* prints its page on stdout */
+    void (*help)(void); /* prints its help on stdout */
 
-    /* argv[0] is the name. What comes back is the same on all ranks; rank 0 prints it. */
+    /* argv[0] is the name. Returns the same on all ranks; rank 0 prints it. */
     struct error (*run)(int argc, char **argv, struct comm *comm);
-    bool stops; /* when a signal asks it to, with all saved */
+    bool stops; /* after a signal, with everything saved */
 };
 
 extern const struct command command_train, command_run, command_generate, command_quantize, command_inspect,

@@ -1,10 +1,10 @@
 /* commands/gallery.h
  *
- * A run's pictures: the subject's photos, what the model draws for the initializer word, what it draws for the learned
- * word, on every prompt of output.prompts, from the same start. All ranks draw; rank 0 puts them together.
+ * A run's pictures: the subject's photos, and for every prompt of output.prompts what the model draws for the
+ * initializer and for the learned word from the same start latents. All ranks draw; rank 0 assembles the pictures.
  *
- * The ranks meet after every call of a network: where one was asked to stop (cluster/signals.h) all do, with
- * ERROR_PREEMPTED, and none waits longer for another than a call takes.
+ * The ranks meet after every call of a network: if one was asked to stop (cluster/signals.h), all do, with
+ * ERROR_PREEMPTED, and no rank waits for another longer than a call takes.
  */
 #ifndef ZOODIP_COMMANDS_GALLERY_H
 #define ZOODIP_COMMANDS_GALLERY_H
@@ -22,16 +22,16 @@ struct gallery {
 };
 
 /* Draws both words with PNDM, 50 steps, guidance 7.5. `last`: no subject follows, so the workshop's networks are
- * unloaded and the VAE need not fit beside them. Collective in the group. embedding [vectors, width]. Free with
- * gallery_free. */
+ * unloaded and the VAE need not fit beside them in memory. Collective in the group. embedding [vectors, width]. Free
+ * with gallery_free. */
 struct error gallery_draw(struct gallery *g, struct subject *subject, const float *embedding, bool last);
 
 /* FOLDER/grid.png: a row of photos, a row of the initializer, a row of the learned word. */
 struct error gallery_save(const struct gallery *g, const char *folder);
 void gallery_free(struct gallery *g);
 
-/* The learned word alone on every prompt, into output.dir/samples/step-N-PROMPT.png; `missing`: only if one of these is
- * not there. Collective. */
+/* The learned word alone on every prompt, into output.dir/samples/step-N-PROMPT.png; `missing`: only if one of these
+ * files is missing. Collective. */
 struct error gallery_sample(struct subject *subject, const float *embedding, int64_t step, bool missing);
 
 #endif

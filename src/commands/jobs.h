@@ -3,9 +3,10 @@
  * The jobs of a queue: {"defaults": {config...}, "jobs": [{"name": "dog6", config keys that differ...}, ...]}. A job's
  * config is the defaults with its own keys over them, and --set over both; its folder is output.dir/NAME.
  *
- * What no job may change is refused as a whole before anything runs: model, device and quant.*, which the loaded model
- * stands on, and output.dir. Names become folders: at most 200 bytes, no slash, no control character, not hidden, not
- * twice. Whatever else is wrong with a job is the job's own error, and the others go on.
+ * A file in which a job changes what none may change is refused before anything runs: model, device and quant.*, which
+ * the loaded model depends on, and output.dir. Names become folders: at most 200 bytes, no slash, no control character,
+ * no leading dot, no duplicates. Anything else that is wrong with a job is that job's own error, and the others
+ * continue.
  */
 #ifndef ZOODIP_COMMANDS_JOBS_H
 #define ZOODIP_COMMANDS_JOBS_H
@@ -14,22 +15,22 @@
 #include "commands/subject.h"
 #include "files/config.h"
 
-/* A file's jobs are judged together, as said above. A spool's came one by one: each is {"name", "resume", "submitted",
- * "config": {keys...}}, and whatever is wrong with one is its own error. */
+/* A file's jobs are checked together, as said above. A spool's arrived one by one: each is {"name", "resume",
+ * "submitted", "config": {keys...}}, and anything wrong with one is its own error. */
 enum jobs_kind { JOBS_FILE, JOBS_SPOOL };
 
 struct job {
     char *name;
-    char *folder;         /* output.dir/NAME; NULL where the config is wrong */
+    char *folder;         /* output.dir/NAME; NULL if the config is wrong */
     char *recipe;         /* see config_recipe */
     struct config config; /* until the subject takes it over */
     struct subject subject;
-    bool elsewhere;   /* left to other runs: only shown, as its job.json tells */
+    bool elsewhere;   /* left to other runs; shown as its job.json says */
     bool read;        /* there is a subject */
     bool resume;      /* from its checkpoints */
-    double submitted; /* in seconds since 1970; 0: with the queue */
+    double submitted; /* in seconds since 1970; 0: together with the queue */
     int64_t steps;    /* wanted */
-    double cost;      /* evaluations x pixels, to tell long jobs from short ones */
+    double cost;      /* evaluations x pixels, to order jobs by length */
     int64_t lanes;    /* evaluations of a step */
     struct job_note note;
 };
@@ -41,9 +42,9 @@ struct jobs {
     int64_t count;
 };
 
-/* Reads the text of a jobs file (a zero byte behind its `size`); `source` is its name in errors. Looks at nothing else
- * on the disk. Jobs that are wrong have state JOB_FAILED and their error. An error where a file is refused as a whole,
- * or none of its jobs is right. Free with jobs_free, after an error too. */
+/* Reads the text of a jobs file (a zero byte after its `size`); `source` is its name in errors. Reads nothing else from
+ * the disk. Wrong jobs get state JOB_FAILED and their error. Returns an error if the file is refused as a whole, or if
+ * none of its jobs is right. Free with jobs_free, after an error too. */
 struct error jobs_read(struct jobs *jobs, enum jobs_kind kind, const char *source, const char *text, int64_t size,
                        const char *const *sets, int64_t set_count);
 
@@ -52,22 +53,22 @@ struct cJSON;
 /* Whether an object of config keys has output.dir, spelled either way. */
 bool jobs_name_folder(const struct cJSON *config);
 
-/* Whether a name may be a job's: ERROR_BAD_INPUT says why not. */
+/* Whether a job may have this name: ERROR_BAD_INPUT says why not. */
 struct error job_name_check(const char *name);
 
 void jobs_free(struct jobs *jobs);
 
-/* All jobs but the one of this number, from 1 on, are left to other runs. `source` as above. */
+/* Leaves all jobs but the one of this number, counted from 1, to other runs. `source` as above. */
 struct error jobs_choose(struct jobs *jobs, int64_t number, const char *source);
 
 /* The first job that could still run here, or NULL. */
 struct job *jobs_first_open(struct jobs *jobs);
 bool job_open(const struct job *job);
 
-/* Of a job that nothing is known of: its losses are NAN. */
+/* The note of a job of which nothing is known: its losses are NAN. */
 struct job_note job_note_unknown(int64_t job);
 
-/* The job is over, with an error. */
+/* Marks the job as failed with an error. */
 void job_fail(struct job *job, struct error e);
 
 /* Reads the words and pictures of all open jobs. Collective over w->all. */
@@ -79,7 +80,7 @@ struct error jobs_encode(struct jobs *jobs, struct workshop *w);
 /* The open jobs, longest first -> order [count of jobs]; returns how many. */
 int64_t jobs_order(const struct jobs *jobs, int64_t *order);
 
-/* How many groups `ranks` ranks should make to be done with the open jobs soonest. */
+/* How many groups `ranks` ranks should form to finish the open jobs soonest. */
 int jobs_groups(const struct jobs *jobs, int ranks);
 
 #endif

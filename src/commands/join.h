@@ -1,8 +1,8 @@
 /* commands/join.h
  *
- * By which way the losses of a step go from rank to rank: inside the GPUs' streams, by NCCL, where every rank has a GPU
- * of its own; else by MPI, between two programs. The bits are the same. Rank 0 says which, and why. Ranks of which some
- * have a GPU and some none are refused.
+ * How a step's losses get from rank to rank: by NCCL inside the GPUs' streams if every rank has a GPU of its own, else
+ * by MPI between two programs. The bits are the same. Rank 0 logs which, and why. A mix of ranks with and without a GPU
+ * is refused.
  */
 #ifndef ZOODIP_COMMANDS_JOIN_H
 #define ZOODIP_COMMANDS_JOIN_H

@@ -1,7 +1,7 @@
 /* commands/lesson.h
  *
- * One subject's training, from its folder to its report: what train does once and run does for every job. The subject's
- * pictures are encoded and the workshop is loaded before.
+ * One subject's training, from its folder to its report: what train does once and run does for every job. Before it
+ * starts, the subject's pictures must be encoded and the workshop loaded.
  */
 #ifndef ZOODIP_COMMANDS_LESSON_H
 #define ZOODIP_COMMANDS_LESSON_H
@@ -12,21 +12,21 @@
 
 struct lesson {
     struct subject *subject; /* borrowed */
-    bool last;               /* no other follows: the networks make room for the VAE before pictures are drawn */
+    bool last;               /* no other lesson follows: the networks make room for the VAE before pictures are drawn */
     void (*told)(void *arg, const struct metric *metric); /* after every step, on every rank; may be NULL */
     void *arg;
 
     struct training training;
     double started;
     struct claim claim;  /* rank 0 of the group: of output.dir */
-    int64_t driver_used; /* bytes of a GPU when training ended, by the driver's count */
+    int64_t driver_used; /* GPU bytes in use when training ended, by the driver's count */
 };
 
-/* First, on rank 0 of the group alone: makes output.dir and claims it until lesson_free (an error where another run has
- * it, files/claim.h); without `resume` removes an older run's checkpoints. */
+/* Call first, on rank 0 of the group only: makes output.dir and claims it until lesson_free (an error if another run
+ * has it, files/claim.h); without `resume`, removes an older run's checkpoints. */
 struct error lesson_prepare(struct lesson *l, const struct config *config, bool resume);
 
-/* How long to wait for a folder that another run has, in seconds: the other ranks wait meanwhile. */
+/* How long to wait for a folder that another run has, in seconds, while the other ranks wait too. */
 double lesson_patience(const struct config *config);
 
 /* Trains, then draws and writes the report. ERROR_PREEMPTED after a signal. Collective in the group; free with

@@ -1,7 +1,7 @@
 /* commands/options.h
  *
  * Command lines by a table: --name VALUE (or --name=VALUE), flags, and plain arguments in order. Errors name the option
- * and the remedy, among them the option that a mistyped one was meant to be.
+ * and the remedy, including the option that a mistyped one was probably meant to be.
  */
 #ifndef ZOODIP_COMMANDS_OPTIONS_H
 #define ZOODIP_COMMANDS_OPTIONS_H
@@ -22,13 +22,14 @@ struct option {
     const char **text;
     double *number;
     int64_t *integer;
-    int64_t low, high; /* the integer's range, where low < high */
+    int64_t low, high; /* the integer's range, if low < high */
     bool *flag;
     struct option_values *many; /* may be given several times; items has room for argc */
 };
 
-/* argv[1..]: --quiet, which every command takes, silences status lines (base/log.h); the rest fills what the table points at. `plain` [room] receives the arguments that are no options, in order; those
- * that are not given stay as they are. */
+/* argv[1..]: --quiet, which every command takes, silences status lines (base/log.h); the rest fills what the table
+ * points at. `plain` [room] receives the arguments that are not options, in order; entries not given stay as they
+ * are. */
 struct error options_read(int argc, char **argv, const struct option *table, int64_t options, const char **plain,
                           int64_t room);
 

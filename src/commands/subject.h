@@ -1,7 +1,7 @@
 /* commands/subject.h
  *
- * From a config to everything that training stands on besides the workshop: the word, the pictures, their latents. The
- * order is read, encode, workshop_load, start; bench, train and run go through it, and a memory plan does too.
+ * From a config to everything that training needs besides the workshop: the word, the pictures, their latents. The
+ * order is read, encode, workshop_load, start; bench, train, run and the memory plan all follow it.
  */
 #ifndef ZOODIP_COMMANDS_SUBJECT_H
 #define ZOODIP_COMMANDS_SUBJECT_H
@@ -31,19 +31,19 @@ void subject_free(struct subject *s);
 /* Whether all ranks have read the same config, captions and pictures (commands/alike.h). Collective over all. */
 struct error subject_compare(const struct subject *s);
 
-/* A command's one subject: reads the config, opens the workshop for it, reads the subject, joins the ranks' GPUs. All
- * ranks return the same; after an error nothing is owned. */
+/* For a command with one subject: reads the config, opens the workshop for it, reads the subject, joins the ranks'
+ * GPUs. All ranks return the same; after an error nothing is owned. */
 struct error subject_open(struct subject *s, struct workshop *w, const char *config_path, const char *const *sets,
                           int64_t set_count, struct comm *comm, bool planned);
-void subject_close(struct subject *s); /* the workshop too */
+void subject_close(struct subject *s); /* closes the workshop too */
 
 /* Encodes the pictures with a VAE that is loaded for it. Collective in the group. */
 struct error subject_encode(struct subject *s);
 
-/* Behind workshop_load: what else is taken from the model. Collective in the group. */
+/* After workshop_load: takes what else is needed from the model. Collective in the group. */
 struct error subject_start(struct subject *s);
 
-/* What training stands on, of a started subject. */
+/* What training needs, from a started subject. */
 struct training_parts subject_parts(const struct subject *s);
 
 #endif

@@ -1,11 +1,10 @@
 /* commands/workshop.h
  *
- * What one subject after the other is learned with: the device, the model's settings, and text encoder and UNet in
- * memory that the node's ranks share, loaded once. Whatever belongs to a subject (config, word, pictures) is in
- * commands/subject.h.
+ * What every subject is learned with: the device, the model's settings, and text encoder and UNet in memory that the
+ * node's ranks share, loaded once. What belongs to one subject (config, word, pictures) is in commands/subject.h.
  *
  * Invariant: `all` are the ranks that share the model, `comm` those that work on the same subject: all of them, until
- * workshop_divide. A rank speaks for its group where comm_rank(comm) is 0.
+ * workshop_divide. The rank for which comm_rank(comm) is 0 speaks for its group.
  */
 #ifndef ZOODIP_COMMANDS_WORKSHOP_H
 #define ZOODIP_COMMANDS_WORKSHOP_H
@@ -28,39 +27,38 @@ struct workshop {
     struct noise_schedule schedule;
     struct text_encoder text;
     struct unet unet;
-    int least_bits, most_bits; /* in which text encoder and UNet are kept: a file's codes stay what they are */
-    bool planned;              /* on a GPU that is not there */
+    int least_bits, most_bits; /* in which text encoder and UNet are kept; codes of a quantized file stay as they are */
+    bool planned;              /* on a simulated GPU */
 };
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
- * `planned`: on a GPU that is not there, to learn what memory a run takes; see device_plan. Free with
- * workshop_close. */
+ * `planned`: on a simulated GPU, to find out what memory a run needs; see device_plan. Free with workshop_close. */
 struct error workshop_open(struct workshop *w, const struct config *config, struct comm *all, bool planned);
 void workshop_close(struct workshop *w);
 
-/* Whether all ranks have this program, this model (commands/alike.h) and the same kind of device. Collective over
- * all. */
+/* Whether all ranks have the same program, the same model (commands/alike.h) and the same kind of device. Collective
+ * over all. */
 struct error workshop_compare(struct workshop *w);
 
-/* The first key in which two configs differ although one workshop must serve both, or NULL. */
+/* The first key in which two configs differ that must be the same for one workshop to serve both, or NULL. */
 const char *workshop_key(const struct config *a, const struct config *b);
 
-/* Whether a config may be learned in a workshop that was opened for another. */
+/* Whether a config may be learned in this workshop, which was opened for another. */
 struct error workshop_fits(const struct workshop *w, const struct config *config);
 
-/* From here on this rank works with those that name the same group. Collective over all. */
+/* From here on this rank works with those that pass the same group. Collective over all. */
 struct error workshop_divide(struct workshop *w, int group);
 
 /* Joins the GPUs of the ranks that work together (commands/join.h). Collective in the group. */
 struct error workshop_join(struct workshop *w, double limit);
 
-/* Tells what computes for `comm`, and how many pictures it will encode. */
+/* Logs what computes for `comm`, and how many pictures it will encode. */
 void workshop_tell(const struct workshop *w, const struct comm *comm, int64_t pictures);
 
 /* The VAE, in memory shared by the node's ranks of `comm`. Collective there. Free with vae_free. */
 struct error workshop_vae(struct workshop *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae);
 
-/* Loads text encoder and UNet; and frees these two. Collective over all. */
+/* Loads text encoder and UNet; frees both. Collective over all. */
 struct error workshop_load(struct workshop *w);
 void workshop_unload(struct workshop *w);
 

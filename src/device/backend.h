@@ -1,17 +1,17 @@
 /* device/backend.h
  *
- * What stands behind device.h: the part that all devices share (the arena, the store, checks of shapes, the first
- * error), and the table of functions that each device fills in. Only files of devices include this.
+ * The implementation side of device.h: the part that all devices share (the arena, the store, checks of shapes, the
+ * first error), and the table of functions that each device fills in. Only files of devices include this.
  *
- * Invariant: a function of the table is called with shapes that were checked, and never in a dry pass.
+ * Invariant: functions of the table are called with checked shapes only, and never in a dry pass.
  */
 #ifndef ZOODIP_DEVICE_BACKEND_H
 #define ZOODIP_DEVICE_BACKEND_H
 
 #include "device/device.h"
 
-/* Memory that tensors point into. The arena's memory may move when a program is made, which is why tensors hold
- * this. */
+/* Memory that tensors point into. The arena's memory may move when a program is made, which is why tensors hold a
+ * buffer, not an address. */
 struct buffer {
     void *memory;
     int64_t bytes;
@@ -29,9 +29,9 @@ struct weight {
     const float *scale, *bias; /* in the order of the packed columns; NULL: none */
     const float *shift;        /* the CPU's, 4 bits: as scale, each [panel][groups of a row][column of the panel] */
     const uint32_t *groups;    /* the GPU's, 4 bits: [packed rows][groups of a row], see device/tiles.h */
-    const float *rows;         /* a table on a GPU: the rows that are there, F32 [.., in] (device_rows) */
-    const int32_t *place;      /* [out]: each row's place among them, -1 for a row that is not there */
-    struct device *device;     /* a table's, and its memory there: place, then rows */
+    const float *rows;         /* a table on a GPU: the rows present, F32 [.., in] (device_rows) */
+    const int32_t *place;      /* [out]: each row's place among them, -1 for an absent row */
+    struct device *device;     /* a table's memory on the GPU: place, then rows */
     void *resident;
     int64_t resident_bytes, resident_rows;
     int32_t *host_place; /* place, on the host */
@@ -42,14 +42,14 @@ struct device_ops {
     struct error (*wait)(struct device *device);
     struct error (*memory)(struct device *device, int64_t bytes, void **memory); /* zeroed */
     void (*memory_free)(struct device *device, void *memory);
-    struct error (*memory_left)(struct device *device, int64_t *left, int64_t *used); /* NULL: nobody counts it */
-    /* Host memory to the device's, at once. NULL: weights are used where they were packed. */
+    struct error (*memory_left)(struct device *device, int64_t *left, int64_t *used); /* NULL: not counted */
+    /* Copies host memory to the device, at once. NULL: weights are used where they were packed. */
     struct error (*upload)(struct device *device, void *to, const void *from, int64_t bytes);
-    /* Runs a program whose arena is there, the body by program_pass. NULL: the body itself is the run. */
+    /* Runs a program whose arena is allocated; program_pass calls the body. NULL: calling the body is the run. */
     struct error (*run)(struct program *program);
-    void (*forget)(struct program *program); /* frees program->compiled; NULL where there is none */
+    void (*forget)(struct program *program); /* frees program->compiled; NULL if there is none */
     struct error (*activations)(struct device *device, bool bfloat); /* NULL: float only */
-    /* Sets the pointers of w for parts that begin at `at` (may be NULL), gives the bytes. */
+    /* Sets the pointers of w for parts that begin at `at` (may be NULL); returns the bytes. */
     int64_t (*weight_place)(const struct device *device, struct weight *w, char *at);
     /* Not called for norms and tables. */
     struct error (*weight_pack)(struct device *device, const struct weight *w, const struct weight_source *source);
@@ -75,13 +75,13 @@ struct device_ops {
     void (*perturb)(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
                     struct tensor which, double eps);
     void (*update)(struct device *device, const struct update *u);
-    /* NULL, all three: it cannot be joined. sum and share are called where it is. */
+    /* All three NULL: it cannot be joined. sum and share are called only if it is. */
     struct error (*join)(struct device *device, const struct device_link *link);
     void (*sum)(struct device *device, struct tensor slots);
     void (*share)(struct device *device, struct tensor t, int root);
 };
 
-/* One tensor that a program takes: its place in the arena, and between which takes and drops it lives. */
+/* One tensor that a program takes: its place in the arena, and from which take to which drop it lives. */
 struct span {
     int64_t offset, bytes;
     int64_t born, died;
@@ -91,10 +91,10 @@ struct program {
     struct device *device;
     struct error (*body)(void *arg);
     void *arg;
-    struct span *takes; /* [take_count], in the order of the takes: a run follows them */
+    struct span *takes; /* [take_count], in the order of the takes, which a run repeats */
     int64_t take_count, take_room;
     int64_t bytes;      /* the arena it needs */
-    void *compiled;     /* the device's own form of it */
+    void *compiled;     /* the device's compiled form of it */
     int64_t generation; /* device->generation when it was compiled */
 };
 
@@ -104,11 +104,11 @@ struct device {
     char name[96], note[300];
     int64_t identity; /* see device_identity */
     bool joined;
-    struct error error; /* the first since the last wait */
+    struct error error; /* the first error since the last wait */
     struct buffer arena;
-    int64_t generation; /* counts the times when memory moved that programs point into */
+    int64_t generation; /* grows whenever memory that programs point into has moved */
     struct memory_use use;
-    int64_t programs; /* alive; the arena goes with the last */
+    int64_t programs; /* programs alive; the arena is freed with the last */
     char *store;      /* NULL while measuring */
     int64_t store_bytes, stored;
     bool fill;
@@ -121,16 +121,16 @@ struct device {
 /* Keeps the error if it is the first. */
 void device_fail(struct device *device, struct error e);
 
-/* A GPU's scratch: partial sums of norms, and what a kernel complains of. */
+/* A GPU's scratch: partial sums of norms, and a kernel's complaint. */
 enum { GPU_MOMENTS = 1 << 16, GPU_SCRATCH = GPU_MOMENTS * 8 + 128 };
 
-/* device/layout.c: behind the dry pass, gives all tensors their places and says what arena they need. */
+/* device/layout.c: after the dry pass, places all tensors and says how large an arena they need. */
 struct error layout_make(struct program *program);
 
-/* The body once more, its ops for real. */
+/* Runs the body again, with its ops executed. */
 struct error program_pass(struct program *program);
 
-/* Memory of a device, counted; NULL may be freed. */
+/* A device's memory, counted; NULL may be freed. */
 struct error take_memory(struct device *device, enum memory_kind kind, int64_t bytes, void **memory);
 void free_memory(struct device *device, enum memory_kind kind, void *memory, int64_t bytes);
 
@@ -149,7 +149,7 @@ static inline void *tensor_data(struct tensor t)
     return (char *)t.base->memory + t.offset;
 }
 
-/* device/shapes.c: what each op asks of its tensors. */
+/* device/shapes.c: what each op requires of its tensors. */
 struct error check_linear(struct tensor y, struct tensor x, const struct weight *w, struct epilogue e);
 struct error check_conv(struct tensor y, struct tensor x, const struct weight *w, struct conv c, struct epilogue e);
 struct error check_norm(struct tensor y, struct tensor x, const struct weight *w, int64_t groups, enum act act);

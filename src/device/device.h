@@ -6,9 +6,9 @@
  * what an op writes for a lane depends neither on how many lanes there are, nor on the lane's place among them, nor on
  * threads. An op's blocking and the order of its sums follow from ONE lane's shape.
  *
- * Calls enqueue on one in-order stream. Nothing is returned by an op: the first error sticks to the device until
- * device_wait hands it over. Step values (ids, timesteps, rows) are CONTENTS of tensors, never arguments, since a
- * captured graph freezes its arguments.
+ * Calls enqueue on one in-order stream. Ops return nothing: the first error sticks to the device until device_wait
+ * returns it. Step values (ids, timesteps, rows) are CONTENTS of tensors, never arguments, since a captured graph
+ * freezes its arguments.
  *
  * Memory: tensors taken inside a program's body come from one arena, sized by a dry pass in which takes and drops are
  * recorded and ops only check shapes. While a program runs nothing is allocated.
@@ -43,8 +43,8 @@ struct weight_source {
     const void *data;
     enum dtype type; /* F32, F16, BF16, I8 with `scale`, or U8: 4-bit codes, two in a byte, with `scale` and `shift` */
     const void *scale;     /* I8: [out]; U8: [groups], see device/quantize.h; NULL: none */
-    const void *shift;     /* as scale; only of U8 */
-    enum dtype scale_type; /* of shift too */
+    const void *shift;     /* like scale; U8 only */
+    enum dtype scale_type; /* also of shift */
     int64_t cycle;         /* U8, one output that no group divides: number i has scale i % cycle; else 0 */
     const void *bias;      /* [out] or NULL */
     enum dtype bias_type;
@@ -63,56 +63,56 @@ struct epilogue {
     const struct tensor *lane_bias, *residual;
 };
 
-/* Opens "cpu" (with `threads` threads), "cuda" or "auto". "auto" takes the GPU when one answers; device_note says why
- * none did. Of several GPUs that are visible the one with number `index` modulo their count. */
+/* Opens "cpu" (with `threads` threads), "cuda" or "auto". "auto" takes the GPU if there is a working one; else
+ * device_note says why not. Of several visible GPUs it takes number `index` modulo their count. */
 struct error device_open(struct device **device, const char *kind, int index, int threads);
 void device_close(struct device *device);
 const char *device_name(const struct device *device); /* such as "cpu (2 threads, avx2)" */
 const char *device_note(const struct device *device); /* something to tell the user, or "" */
 
-/* A GPU that is not there: it takes and counts memory as the CUDA device does and computes nothing; programs run to no
- * effect and reads leave host memory as it is. What a run would take is learned by going through it. */
+/* A simulated GPU: it allocates and counts memory as the CUDA device does but computes nothing; programs run to no
+ * effect, and reads leave host memory as it is. Performing a run on it shows what memory the run would need. */
 struct error device_plan(struct device **device);
 
-/* What products are fed with on a GPU: pairs of halves (11 + 11 bits, up to 65504; the default), or of bfloats (8 + 8,
- * float's range). Before any weight is made. The CPU computes in float either way. */
+/* The operands of products on a GPU: pairs of halves (11 + 11 bits, up to 65504; the default) or of bfloats (8 + 8
+ * bits, float's range). Call it before any weight is made. The CPU computes in float either way. */
 struct error device_activations(struct device *device, bool bfloat);
 
-/* Memory that the device holds, in bytes, by what it is for. Host memory of the CPU's shared store is not among it. */
+/* Memory that the device holds, in bytes, by purpose. Host memory of the CPU's shared store is not included. */
 enum memory_kind { MEMORY_WEIGHTS, MEMORY_ACTIVATIONS, MEMORY_STATE, MEMORY_SCRATCH, MEMORY_KINDS };
 struct memory_use {
     int64_t now[MEMORY_KINDS], peak[MEMORY_KINDS]; /* peak: as it was when the sum was largest */
     int64_t total, most;
 };
 struct memory_use device_memory(const struct device *device);
-void device_memory_mark(struct device *device); /* the peak is taken from here on */
+void device_memory_mark(struct device *device); /* restarts the peak from here */
 
-/* Bytes that could still be taken, and bytes in use, by the driver's count: ours, the CUDA context, the kernels' code,
- * NCCL's buffers, and whatever other programs hold. INT64_MAX and 0 where nobody counts. */
+/* Bytes still free and bytes in use, by the driver's count: ours, the CUDA context, the kernels' code, NCCL's buffers,
+ * and whatever other programs hold. INT64_MAX and 0 if there is no such count. */
 struct error device_memory_left(struct device *device, int64_t *left, int64_t *used);
 
 /* Weights are packed for the device into one store. device_store with memory NULL starts a measuring pass:
- * device_weight only adds up and device_stored tells the bytes. With memory (64-byte aligned, at least that many bytes)
- * and `fill`, the same calls in the same order pack into it; without `fill` the bytes are there already, packed by
- * another rank of the node, and only handles are made. The caller owns the memory and frees it after the handles. */
+ * device_weight only adds up and device_stored returns the bytes. With memory (64-byte aligned, at least that many
+ * bytes) and `fill`, the same calls in the same order pack into it; without `fill`, another rank of the node has packed
+ * the bytes already, and only handles are made. The caller owns the memory and frees it after the handles. */
 void device_store(struct device *device, void *memory, int64_t bytes, bool fill);
 int64_t device_stored(const struct device *device);
 
-/* Handle to a packed weight. bits: how it is kept: 32 (F32), 16 (half, or bfloat if the source is), 8 (int8 codes)
- * or 4 (codes in groups). Codes are those of a source that has as many bits, or made from floats as optimum-quanto
- * makes them, see device/quantize.h; from codes of other bits they are refused. In 4 bits a single output that no group
- * divides is kept in F32. Compute is in F32. Free with weight_free. */
+/* Handle to a packed weight. bits: how it is kept: 32 (F32), 16 (half, or bfloat if the source is), 8 (int8 codes) or 4
+ * (codes in groups). Codes come from a source of the same bits, or are made from floats as optimum-quanto does, see
+ * device/quantize.h; a source with codes of other bits is refused. In 4 bits, a single output that no group divides is
+ * kept in F32. Compute is in F32. Free with weight_free. */
 struct error device_weight(struct device *device, const struct weight_source *source, int bits, struct weight **weight);
 void weight_free(struct weight *weight);
 
-/* Moves packed weights to where the device computes: a GPU takes memory of its own (*settled) and `memory` may be given
- * back; on the CPU they stay, *settled is NULL. Give *settled back, behind the handles, with device_unsettle. */
+/* Moves packed weights to where the device computes: a GPU allocates memory of its own (*settled) and `memory` may be
+ * freed; on the CPU they stay, and *settled is NULL. Free *settled with device_unsettle, after the handles. */
 struct error device_settle(struct device *device, struct weight **weights, int64_t count, const void *memory,
                            int64_t bytes, void **settled);
 void device_unsettle(struct device *device, void *settled, int64_t bytes);
 
-/* Rows of a table that op_embed may be asked for from now on, besides those named before. A GPU keeps only these, the
- * CPU reads the table where it lies. Ids outside the table are passed over. */
+/* Adds to the rows of a table that op_embed may be asked for. A GPU keeps only these; the CPU reads the table where it
+ * is. Ids outside the table are ignored. */
 struct error device_rows(struct device *device, struct weight *table, const int32_t *ids, int64_t count);
 
 /* A tensor that outlives programs, zeroed, with its own memory. */
@@ -120,7 +120,7 @@ struct error device_keep(struct device *device, enum dtype type, int64_t lanes, 
                          int64_t channels, struct tensor *tensor);
 void device_release(struct device *device, struct tensor *tensor);
 
-/* Inside a program's body: a dense tensor from the arena, and its return. */
+/* Inside a program's body: takes a dense tensor from the arena, and gives it back. */
 struct tensor device_take(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,
                           int64_t channels);
 void device_drop(struct device *device, struct tensor *tensor);
@@ -131,19 +131,19 @@ struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count);
 /* A view: lanes [first, first + count). */
 struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count);
 
-/* A program is a body that takes, drops and calls ops in the same order every time. Making it does the dry pass, checks
- * every shape, and grows the arena. */
+/* A program is a body that takes, drops and calls ops in the same order every time. Making one does the dry pass,
+ * checks every shape, and grows the arena. */
 struct error device_program(struct device *device, struct error (*body)(void *arg), void *arg,
                             struct program **program);
 struct error device_run(struct program *program);
-void program_free(struct program *program);           /* the last one takes the arena with it */
-int64_t program_bytes(const struct program *program); /* of the arena that it needs */
+void program_free(struct program *program);           /* freeing the last one frees the arena */
+int64_t program_bytes(const struct program *program); /* of arena that it needs */
 
-/* Waits for the stream and hands over the first error, which is then forgotten. */
+/* Waits for the stream and returns the first error, which is then cleared. */
 struct error device_wait(struct device *device);
 
 /* Host memory, dense, of the tensor's type -> tensor, in stream order; and back, valid after device_wait. `from` and
- * `to` must be there until then. */
+ * `to` must stay valid until then. */
 void device_write(struct device *device, struct tensor to, const void *from);
 void device_read(struct device *device, void *to, struct tensor from);
 
@@ -151,7 +151,7 @@ void device_read(struct device *device, void *to, struct tensor from);
 void op_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e);
 
 /* y = conv(x), NHWC. Input row of output row r and tap k: r * stride - pad + k, zero where outside; y's height and
- * width say how far that goes. With `up`, x is first enlarged to y's height and width by nearest neighbour
+ * width say how many there are. With `up`, x is first enlarged to y's height and width by nearest neighbour
  * (F.interpolate(mode="nearest"), source = floor(target * in / out) in float), without a copy; stride is then 1. */
 struct conv {
     int64_t stride, pad;
@@ -194,17 +194,18 @@ void op_loss(struct device *device, struct tensor slots, struct tensor pred, str
 /* ---- several ranks, with a GPU each ----
  *
  * Joined devices meet within their streams: op_sum and op_share are part of a program, so that a step needs no host
- * between its evaluations and its update. All ranks run the same ones in the same order. Where a device is not joined
- * (the CPU, a GPU that ranks share, a rank alone) both do nothing, and the host goes between (cluster/comm.h).
+ * between its evaluations and its update. All ranks run the same ones in the same order. If a device is not joined (the
+ * CPU, a GPU that ranks share, a single rank), both do nothing, and the host exchanges the data instead
+ * (cluster/comm.h).
  *
- * A rank that is lost leaves the others waiting in their streams. device_wait notices what NCCL notices, and gives up
- * after `limit` seconds, or when another rank did, with the error of `lost`; then nothing runs on this device any more,
- * and the other ranks have to be told (comm_abort).
+ * A rank that is lost leaves the others waiting in their streams. device_wait returns NCCL's errors, and gives up after
+ * `limit` seconds, or when another rank has, with the error of `lost`; after that nothing runs on this device any more,
+ * and the other ranks must be told (comm_abort).
  */
 struct device_link {
     int rank, size;
-    double limit;                                                   /* seconds to wait for the others, then and later */
-    struct error (*exchange)(void *arg, void *data, int64_t bytes); /* rank 0's bytes to all */
+    double limit; /* seconds to wait for the others, when joining and later */
+    struct error (*exchange)(void *arg, void *data, int64_t bytes); /* sends rank 0's bytes to all */
     bool (*called)(void *arg);                                      /* has another rank given up waiting? */
     struct error (*lost)(void *arg);                                /* which ranks are missing */
     void *arg;
@@ -214,15 +215,16 @@ struct device_link {
 struct error device_join(struct device *device, const struct device_link *link);
 bool device_joined(const struct device *device);
 
-/* May it be joined? Devices of this build may, each of a rank, where their identities differ: a number that two
- * processes see alike for one GPU, below 2^53 so that a double holds it; 0 for what is no GPU. */
+/* device_joins: whether this device can be joined, provided that the ranks' devices have different identities.
+ * device_identity: a number that is the same in every process for one GPU, below 2^53 so that a double holds it; 0 for
+ * a device that is not a GPU. */
 bool device_joins(const struct device *device);
 int64_t device_identity(const struct device *device);
 
 /* slots F64, dense, in place: the sum over ranks. Exact where all but one rank hold zeros. */
 void op_sum(struct device *device, struct tensor slots);
 
-/* A dense tensor's contents on rank `root`, to all. */
+/* Sends a dense tensor's contents from rank `root` to all. */
 void op_share(struct device *device, struct tensor t, int root);
 
 /* Which CUDA and NCCL this was built with, as --version shows them. */
@@ -241,7 +243,7 @@ struct noising {
     struct tensor moments;          /* F32 [rows, height, width, 2 channels]: a position's means, then its deviations */
     struct tensor posterior, noise; /* F32 [batch, height, width, channels]: normals */
     struct tensor levels;           /* F32 [timesteps, 1, 1, 2]: sqrt(abar), sqrt(1 - abar) */
-    struct tensor choice;           /* I32 [pictures, 1, 1, 3]: row of moments, timestep, place in the batch */
+    struct tensor choice;           /* I32 [pictures, 1, 1, 3]: row of moments, timestep, index in the batch */
     float scaling;
     bool velocity; /* target: v, or the noise */
 };
@@ -254,8 +256,8 @@ void op_noise(struct device *device, struct tensor noisy, struct tensor target, 
 void op_perturb(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
                 struct tensor which, double eps);
 
-/* One update from the losses of all lanes: estimate the gradient, take out the noise directions, Adam. All dense, F32
- * unless said otherwise. */
+/* One update from the losses of all lanes: estimate the gradient, remove the noise directions, do Adam's step. All
+ * dense, F32 unless said otherwise. */
 struct update {
     struct tensor embedding, m, v; /* [1, 1, vectors, width], in place */
     struct tensor gradient;        /* out: F64 [1, 1, vectors, width] */

@@ -1,7 +1,7 @@
 /* device/step_core.h
  *
  * The arithmetic of a training step, one number at a time, in the common subset of C and CUDA C++, so that CPU and GPU
- * round alike. As base/rng_core.h it asks for a compiler that contracts nothing (-ffp-contract=off, -fmad=false).
+ * round alike. Like base/rng_core.h it needs a compiler that contracts nothing (-ffp-contract=off, -fmad=false).
  */
 #ifndef ZOODIP_DEVICE_STEP_CORE_H
 #define ZOODIP_DEVICE_STEP_CORE_H
@@ -16,8 +16,8 @@
 #define STEP_INLINE static inline
 #endif
 
-/* A picture's latent with noise on it, and what the network should say of it: diffusers' DDPMScheduler.add_noise and
- * get_velocity on a sample of DiagonalGaussianDistribution. a = sqrt(abar_t), b = sqrt(1 - abar_t). */
+/* A picture's latent with noise added, and what the network should predict for it: diffusers' DDPMScheduler.add_noise
+ * and get_velocity on a sample of DiagonalGaussianDistribution. a = sqrt(abar_t), b = sqrt(1 - abar_t). */
 STEP_INLINE void step_noise(float mean, float deviation, float posterior, float noise, float scaling, float a, float b,
                             bool velocity, float *noisy, float *target)
 {

@@ -1,10 +1,10 @@
 /* files/chart.h
  *
- * The curve of a run, ready to be drawn: what metrics.jsonl says, the running mean, and axes with rounded ticks.
+ * The curve of a run, ready to be drawn: the losses of metrics.jsonl, their running mean, and axes with rounded ticks.
  * loss.png and the page's SVG show the same chart.
  *
- * Single losses scatter (each has its own picture, noise and timestep), so the axis holds 98 in 100 of them and all of
- * the mean and the validation losses; points beyond it are left out.
+ * Single losses scatter (each has its own picture, noise and timestep), so the y axis spans 98 % of them and all of the
+ * mean and the validation losses; points outside are left out.
  */
 #ifndef ZOODIP_FILES_CHART_H
 #define ZOODIP_FILES_CHART_H
@@ -20,7 +20,7 @@ struct axis {
     double low, high;
     double ticks[CHART_TICKS];
     int tick_count;
-    int decimals; /* that tell the ticks apart */
+    int decimals; /* needed to tell the ticks apart */
 };
 
 struct chart {
@@ -34,10 +34,10 @@ struct chart {
 struct error chart_read(struct chart *chart, const char *folder);
 void chart_free(struct chart *chart);
 
-/* Whether a value is a number on the y axis. */
+/* Whether a value is a number within the y axis. */
 bool chart_shows(const struct chart *chart, double value);
 
-/* The part of the axis that lies below a value, 0 to 1. */
+/* The fraction of the axis below a value, 0 to 1. */
 double axis_part(const struct axis *axis, double value);
 
 #endif

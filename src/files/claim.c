@@ -13,7 +13,7 @@
 
 static const double LOOK = 0.05; /* seconds between two tries */
 
-/* The socket's name, which is no file's: it begins with a zero byte. */
+/* The socket's name begins with a zero byte, so it is not a file's. */
 static socklen_t name_of(struct sockaddr_un *name, const struct stat *folder)
 {
     *name = (struct sockaddr_un){.sun_family = AF_UNIX};

@@ -1,12 +1,11 @@
 /* files/claim.h
  *
- * A folder that one run writes in is no other's meanwhile: two that did not know of each other would mix their
- * checkpoints and records.
+ * Only one run at a time may write in a folder: two runs unaware of each other would mix their checkpoints and records.
  *
- * The claim is a socket's name on this machine, made of the folder's identity: it ends with the process, however that
- * ends, leaves nothing in the folder, and asks nothing of the folder's file system (locks of a network file system
- * outlive a node that fails, and would keep the run that is started again out of its own folder). Runs on two machines
- * are therefore not told of each other.
+ * The claim is a socket's name on this machine, derived from the folder's identity: it ends with the process, however
+ * that ends, leaves nothing in the folder, and needs nothing from its file system (locks of a network file system
+ * outlive a failed node, and would keep a restarted run out of its own folder). So runs on two machines do not notice
+ * each other.
  */
 #ifndef ZOODIP_FILES_CLAIM_H
 #define ZOODIP_FILES_CLAIM_H
@@ -18,14 +17,14 @@
 struct claim {
     bool held;
     int socket;
-    int folder; /* open, so that no other folder gets its identity */
+    int folder; /* kept open, so that no other folder gets its identity */
 };
 
-/* Claims a folder that is there; waits up to `patience` seconds for a process that is about to end. ERROR_FAILED names
- * the folder where it is another's. Where the machine has no such sockets, the claim holds nothing. */
+/* Claims an existing folder; waits up to `patience` seconds for a process that is about to end. ERROR_FAILED names the
+ * folder if another run has it. On a machine without such sockets, the claim protects nothing. */
 struct error claim_folder(struct claim *claim, const char *folder, double patience);
 
-/* Also of a claim that is all zero, or was given up before. */
+/* Also allowed for a claim that is all zero, or was released before. */
 void claim_release(struct claim *claim);
 
 #endif

@@ -20,8 +20,8 @@ struct scalar {
     double value;
 };
 
-/* Makes FOLDER/events.out.tfevents.SECONDS.zoodip. from_step 0 starts anew: older files of that kind are removed. With
- * from_step > 0 the new file tells TensorBoard to forget what the older ones say of later steps. */
+/* Makes FOLDER/events.out.tfevents.SECONDS.zoodip. from_step 0 starts over: older files of that kind are removed. With
+ * from_step > 0 the new file tells TensorBoard to forget later steps of older files. */
 struct error events_open(struct events **events, const char *folder, int64_t from_step);
 
 /* One event of at most 16 scalars. */

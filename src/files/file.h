@@ -15,14 +15,14 @@
 /* Opens a regular file to read; folders, pipes and devices are refused. Close *descriptor with close(). */
 struct error file_open(const char *path, int *descriptor, int64_t *size);
 
-/* Reads a regular file of at most `limit` bytes; adds a zero byte behind the end. Free *data with memory_free. */
+/* Reads a regular file of at most `limit` bytes; adds a zero byte at the end. Free *data with memory_free. */
 struct error file_read(const char *path, int64_t limit, char **data, int64_t *size);
 
 /* Writes size bytes to PATH: temporary name beside it, fsync, rename, fsync of the folder. On an error the temporary is
  * removed and an older PATH is untouched. */
 struct error file_write_whole(const char *path, const void *data, int64_t size);
 
-/* The same in pieces: begin gives a stream on the temporary file; end makes it appear, or removes it when `good` is
+/* The same in pieces: begin opens a stream on the temporary file; end makes the file appear, or removes it if `good` is
  * false. */
 struct whole_file {
     FILE *stream;
@@ -37,8 +37,8 @@ bool folder_exists(const char *path);
 /* mkdir -p. */
 struct error folder_make(const char *path);
 
-/* ERROR_BAD_INPUT where PATH, or a link that lies in it or in a folder directly below it, leads out of ROOT (a folder
- * that is there). A PATH that is not there is fine. */
+/* ERROR_BAD_INPUT if PATH, or a link in it or in a folder directly below it, leads out of ROOT (an existing folder).
+ * PATH need not exist. */
 struct error folder_within(const char *root, const char *path);
 
 /* The names in a folder, sorted bytewise, "." and ".." left out. Free with folder_list_free. */

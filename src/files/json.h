@@ -1,7 +1,7 @@
 /* files/json.h
  *
- * Reads the JSON settings of a model folder (config.json and its kin). The first thing wrong sticks to the reader, so
- * that a config is read as a plain list of keys and checked once at the end. Errors: FILE: KEY: what is wrong.
+ * Reads the JSON settings of a model folder (config.json and similar). The first error sticks to the reader, so that a
+ * config is read as a plain list of keys and checked once at the end. Errors: FILE: KEY: what is wrong.
  */
 #ifndef ZOODIP_FILES_JSON_H
 #define ZOODIP_FILES_JSON_H
@@ -27,7 +27,7 @@ void json_close(struct json *json);
 int64_t json_integer(struct json *json, const char *key, int64_t fallback, int64_t low, int64_t high);
 double json_number(struct json *json, const char *key, double fallback);
 bool json_bool(struct json *json, const char *key, bool fallback);
-const char *json_string(struct json *json, const char *key, const char *fallback); /* lives as long as json */
+const char *json_string(struct json *json, const char *key, const char *fallback); /* valid as long as json */
 
 /* A list of at most `room` integers in [low, high], or one integer that stands for `count` equal ones (count > 0).
  * Returns how many; 0 where the key is absent or null. */
@@ -37,7 +37,7 @@ int64_t json_integers(struct json *json, const char *key, int64_t *out, int64_t 
 /* A list of at most `room` strings; returns how many. */
 int64_t json_strings(struct json *json, const char *key, const char **out, int64_t room);
 
-/* Refuses the file where a key is there, not null, and not `only`, given as JSON text (such as "false", "1",
+/* Refuses the file if a key is present, not null, and not `only`, given as JSON text (such as "false", "1",
  * "\"silu\""). */
 void json_only(struct json *json, const char *key, const char *only);
 

@@ -17,15 +17,16 @@ struct picture {
 };
 
 enum fit {
-    FIT_CROP,   /* the largest centred part of the target's shape, then resized; for a square: diffusers' center_crop */
-    FIT_SQUASH, /* resized to the target's shape whatever its own */
+    FIT_CROP,   /* the largest centred part of the target's shape, resized; for a square: diffusers' center_crop */
+    FIT_SQUASH, /* resized to the target's shape, whatever its own */
 };
 
 struct error picture_new(struct picture *picture, int64_t width, int64_t height); /* black */
 void picture_free(struct picture *picture);
 struct error picture_copy(struct picture *to, const struct picture *from);
 
-/* Reads a PNG or JPEG, told apart by its first bytes. Refuses others by name, and pictures of more than 2^28 pixels. */
+/* Reads a PNG or JPEG, recognized by its first bytes. Refuses other formats by name, and pictures of more than 2^28
+ * pixels. */
 struct error picture_read(struct picture *picture, const char *path);
 
 /* Pillow's Image.resize((width, height), BICUBIC): separable, antialiased when it shrinks, 8-bit fixed point

@@ -1,8 +1,8 @@
 /* files/report.h
  *
- * What a run leaves for people: metrics.jsonl (a line a step), TensorBoard events, loss.png, and report.html, one
- * self-contained page (curve as inline SVG, pictures as data URIs, config, timings). Everything that came from a user
- * is escaped.
+ * What a run leaves for people to read: metrics.jsonl (a line a step), TensorBoard events, loss.png, and report.html,
+ * one self-contained page (curve as inline SVG, pictures as data URIs, config, timings). Everything that comes from a
+ * user is escaped.
  */
 #ifndef ZOODIP_FILES_REPORT_H
 #define ZOODIP_FILES_REPORT_H
@@ -18,7 +18,7 @@ struct metric {
     double loss;          /* mean of the unperturbed slots */
     const double *losses; /* [slots], row-major [direction 0..n, picture] */
     int64_t slots;
-    double validation; /* NAN where it was not due */
+    double validation; /* NAN if it was not due */
     double grad_norm;  /* of the projected gradient */
     int64_t removed;   /* directions taken out of this step's gradient */
     double lr;
@@ -26,22 +26,22 @@ struct metric {
     double evaluations_per_second;
 };
 
-/* One JSON object per line, numbers with 17 significant digits (they read back to the same double), keys: step, loss,
- * losses, validation_loss (absent where NAN), grad_norm, removed, lr, seconds, evaluations_per_second. NaN and infinity
+/* One JSON object per line, numbers with 17 significant digits (they read back as the same double); keys: step, loss,
+ * losses, validation_loss (absent if NAN), grad_norm, removed, lr, seconds, evaluations_per_second. NaN and infinity
  * are written as null. */
 struct metrics;
 
 /* Opens FOLDER/metrics.jsonl and a TensorBoard file FOLDER/events.out.tfevents.*; with `from_step` > 0 (a resumed run)
- * the lines of steps > from_step are cut off first (written whole, renamed), as is a torn last line; from_step 0 starts
- * anew. */
+ * the lines of steps > from_step are cut off first (by writing a new file and renaming it), as is an incomplete last
+ * line; from_step 0 starts over. */
 struct error metrics_open(struct metrics **metrics, const char *folder, int64_t from_step);
 
-/* A line that finds no room on the disk is kept, with those that follow it, until metrics_flush finds some. The file
- * never holds a part of a line. */
+/* If the disk is full, the line and those that follow it are kept until metrics_flush finds room. The file never holds
+ * part of a line. */
 struct error metrics_add(struct metrics *metrics, const struct metric *metric);
 
-/* Hands what was added to the system. A checkpoint comes after it, so that a resumed run finds every line up to it.
- * Where somebody removed the file or its folder, the next lines go into a new one, and the error says so. */
+/* Passes the added lines to the system. Call it before a checkpoint, so that a resumed run finds every line up to it.
+ * If someone removed the file or its folder, the next lines go into a new file, and the error says so. */
 struct error metrics_flush(struct metrics *metrics);
 void metrics_close(struct metrics *metrics);
 
@@ -63,9 +63,9 @@ struct report_picture {
 struct error report_write(const char *folder, const char *title, const char *config, const char *const *facts,
                           int64_t fact_count, const struct report_picture *pictures, int64_t picture_count);
 
-/* One subject of a queue, on its page: what became of it, its curve (from FOLDER/metrics.jsonl) and its pictures
- * (FOLDER/grid.png), both left out where they are not there; of what cannot be read the page says why. `link`: the
- * subject's own report, relative to the page, or NULL. */
+/* One subject on a queue's page: how its job ended, its curve (from FOLDER/metrics.jsonl) and its pictures
+ * (FOLDER/grid.png). Missing files are left out; for unreadable ones the page says why. `link`: the subject's own
+ * report, relative to the page, or NULL. */
 struct report_subject {
     const char *name, *folder, *link;
     const char *const *facts; /* name, value pairs */

@@ -1,12 +1,12 @@
 /* files/safetensors.h
  *
- * Reads safetensors by mmap, one file or a sharded set behind an index; writes them whole.
+ * Reads safetensors by mmap, a single file or a sharded set with an index; writes single files, whole or not at all.
  * Format: 8 bytes little-endian header length, JSON header {name: {dtype, shape, data_offsets}}, data.
  *
- * Invariant: after safetensors_open has returned without error, every entry's data lies inside the mapping and its
- * byte length equals shape x dtype; every byte of the data belongs to exactly one tensor, as the format wants; names
- * are unique and free of control characters. Nothing is assumed about alignment. The header may be hostile; the reader
- * is fuzzed.
+ * Invariant: after safetensors_open has returned without error, every entry's data lies inside the mapping and its byte
+ * length equals shape x dtype; every byte of the data belongs to exactly one tensor, as the format requires; names are
+ * unique and free of control characters. Nothing is assumed about alignment. The header may be hostile; the reader is
+ * fuzzed.
  */
 #ifndef ZOODIP_FILES_SAFETENSORS_H
 #define ZOODIP_FILES_SAFETENSORS_H
@@ -49,7 +49,7 @@ const struct entry *safetensors_find(const struct safetensors *file, const char 
 /* The metadata value of that key, or NULL. */
 const char *safetensors_metadata(const struct safetensors *file, const char *key);
 
-/* Tells the kernel that an entry's pages will not be read soon, so that a large file does not stay resident. */
+/* Tells the kernel that an entry's pages will not be needed soon, so that a large file does not stay resident. */
 void safetensors_forget(const struct safetensors *file, const struct entry *entry);
 
 /* Writes entries (any order; `data` filled in) and metadata (pairs, may be NULL) to PATH, whole or not at all: see

@@ -1,7 +1,7 @@
 /* model/blocks.h
  *
- * What UNet and VAE are built of. Everything is NHWC, so a picture [lanes, h, w, channels] and its tokens
- * [lanes, h w, channels] are the same bytes.
+ * What UNet and VAE are built from. Everything is NHWC, so a picture [lanes, h, w, channels] and its tokens [lanes, h
+ * w, channels] are the same bytes.
  */
 #ifndef ZOODIP_MODEL_BLOCKS_H
 #define ZOODIP_MODEL_BLOCKS_H
@@ -24,21 +24,21 @@ struct resnet {
 void resnet_load(struct resnet *r, struct weights *w, int64_t in, int64_t out, int64_t time_dim, int64_t groups,
                  float eps, const char *name);
 
-/* x [lanes, h, w, in] -> a new tensor [lanes, h, w, out]; x is left alone. time [lanes, 1, 1, time_dim] is
- * silu(embedding); NULL for a block without. */
+/* x [lanes, h, w, in] -> a new tensor [lanes, h, w, out]; x is not changed. time [lanes, 1, 1, time_dim] is
+ * silu(embedding); NULL for a block without time. */
 struct tensor resnet_forward(struct device *d, const struct resnet *r, struct tensor x, const struct tensor *time);
 
-/* The same for an x that is not needed any more: *x becomes the result, with less memory on the way. */
+/* The same for an x that is no longer needed: *x becomes the result, which takes less memory. */
 void resnet_through(struct device *d, const struct resnet *r, struct tensor *x, const struct tensor *time);
 
 /* Replaces *x by a new tensor and drops the old one. */
 void become(struct device *d, struct tensor *x, struct tensor next);
 
-/* conv with bias alone, into a new tensor of the given size. */
+/* conv with only a bias, into a new tensor of the given size. */
 struct tensor conv_forward(struct device *d, const struct weight *w, struct tensor x, int64_t height, int64_t width,
                            int64_t out, struct conv c);
 
-/* linear with bias alone, into a new tensor. */
+/* linear with only a bias, into a new tensor. */
 struct tensor linear_forward(struct device *d, const struct weight *w, struct tensor x, int64_t out);
 
 /* A new tensor like x with `channels` channels. */

@@ -26,7 +26,7 @@ struct error embedding_read(struct embedding *e, const char *path);
 void embedding_free(struct embedding *e);
 
 /* Adds the tokens of a word of `vectors` vectors as diffusers names them: word, word_1, word_2, ...; *first is the id
- * of the first, the others follow. An error when one of them is a token already. */
+ * of the first, the others follow. An error if one of them is already a token. */
 struct error embedding_add_tokens(struct tokenizer *tokenizer, const char *placeholder, int64_t vectors,
                                   int32_t *first);
 

@@ -22,7 +22,7 @@
 #include "model/unet.h"
 #include "model/vae.h"
 
-/* What a painter stands on; all borrowed. */
+/* What a painter uses; all borrowed. */
 struct painter_parts {
     struct device *device;
     const struct text_encoder *text;
@@ -46,9 +46,9 @@ struct painter {
 struct error painter_new(struct painter *p, const struct painter_parts *parts);
 void painter_free(struct painter *p);
 
-/* ids [lanes, length]: negative first where guided. rows [vectors, width]. latents [height, width, channels]: standard
- * normal numbers, which become the picture's latents. tick(arg, call, calls) is told of progress after every call of
- * the UNet; an error of its ends the drawing. */
+/* ids [lanes, length]: with guidance, negative first. rows [vectors, width]. latents [height, width, channels]:
+ * standard normal numbers, which become the picture's latents. tick(arg, call, calls) is called after every call of the
+ * UNet; an error from it ends the drawing. */
 struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, float *latents,
                           enum sampler_kind kind, int64_t steps, double guidance,
                           struct error (*tick)(void *arg, int64_t call, int64_t calls), void *arg);
@@ -66,7 +66,7 @@ struct error decoder_new(struct decoder *d, struct device *device, const struct 
                          int64_t width);
 void decoder_free(struct decoder *d);
 
-/* latents [height, width, channels] -> picture, which is made new. */
+/* latents [height, width, channels] -> picture, which is allocated. */
 struct error decoder_draw(struct decoder *d, const float *latents, struct picture *picture);
 
 #endif

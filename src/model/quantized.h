@@ -9,15 +9,15 @@
  * with scales and shifts in the source's number type, X.input_scale and X.output_scale (ones, not used: only weights
  * are quantized), and each part gets quanto_qmap.json. Everything else is copied.
  *
- * Of bfloat16 models quanto itself rounds 4-bit shifts once more where it has repacked a layer for a kernel of its own
- * before saving; these are the shifts before that.
+ * For bfloat16 models, quanto rounds 4-bit shifts once more if it has repacked a layer for one of its kernels before
+ * saving; ours are the shifts before that.
  */
 #ifndef ZOODIP_MODEL_QUANTIZED_H
 #define ZOODIP_MODEL_QUANTIZED_H
 
 #include "base/error.h"
 
-/* Writes the model of FOLDER in `bits` (8 or 4) to the new folder OUT. progress(text) is told each part; may be
+/* Writes the model of FOLDER in `bits` (8 or 4) to the new folder OUT. progress(text) is called for each part; may be
  * NULL. */
 struct error quantized_write(const char *folder, const char *out, int bits, void (*progress)(const char *text));
 

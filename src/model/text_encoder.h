@@ -31,7 +31,7 @@ struct text_encoder {
     const struct weight *final_norm;
 };
 
-/* Reads FOLDER/text_encoder/config.json; refuses what is not CLIP by key and value. */
+/* Reads FOLDER/text_encoder/config.json; refuses, by key and value, what is not CLIP. */
 struct error text_config_read(struct text_config *c, const char *folder);
 
 /* Loads FOLDER/text_encoder with its linear weights kept in `bits` (0: as stored). Free with text_encoder_free. */
@@ -42,8 +42,7 @@ void text_encoder_free(struct text_encoder *t);
 /* The token table's row of an id below config.vocab -> row [width]. */
 struct error text_encoder_token(const struct text_encoder *t, int32_t id, float *row);
 
-/* Tokens that text_encoder_forward will meet from now on, besides those named before; ids of learned words are passed
- * over. */
+/* Adds to the tokens that text_encoder_forward may meet; ids of learned words are ignored. */
 struct error text_encoder_words(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count);
 
 /* ids I32 [lanes, 1, length, 1], rows F32 [lanes, 1, vectors, width] -> a new tensor [lanes, 1, length, width]. */

@@ -10,7 +10,7 @@
  *
  * A lane is one evaluation. What cannot depend on the text (timestep, conv_in, everything up to the first
  * cross-attention) is computed once per picture and then handed to the picture's lanes: `map` says which picture a lane
- * looks at. After that point a lane has its own numbers; `struct flow` carries which side of it we are on.
+ * looks at. After that point a lane has its own numbers; `struct flow` (unet.c) knows which side of it we are on.
  */
 #ifndef ZOODIP_MODEL_UNET_H
 #define ZOODIP_MODEL_UNET_H
@@ -64,7 +64,7 @@ struct unet {
     struct transformer mid;
 };
 
-/* Reads FOLDER/unet/config.json; refuses by key and value what this network is not. */
+/* Reads FOLDER/unet/config.json; refuses, by key and value, what this network is not. */
 struct error unet_config_read(struct unet_config *c, const char *folder);
 
 /* Loads FOLDER/unet with its linear and convolution weights kept in `bits` (0: as stored). Free with unet_free. */

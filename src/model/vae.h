@@ -58,7 +58,7 @@ struct vae {
 
 struct error vae_config_read(struct vae_config *c, const char *folder);
 
-/* Loads the halves of FOLDER/vae that are asked for. Free with vae_free. */
+/* Loads the requested halves of FOLDER/vae. Free with vae_free. */
 struct error vae_load(struct vae *v, struct device *d, const char *folder, int bits, bool with_encoder,
                       bool with_decoder, struct store store);
 void vae_free(struct vae *v);

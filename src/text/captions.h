@@ -1,9 +1,8 @@
 /* text/captions.h
  *
- * The captions that pictures are shown under, with "{}" where the word goes: the templates of diffusers' textual
- * inversion (examples/textual_inversion/textual_inversion.py: 27 for objects, 19 for styles), or comprehensive
- * captions, one for each picture, from a file {subject: {file name: "a photo of a {} on the beach"}} or {file name:
- * caption} alone.
+ * The captions of the pictures, with "{}" where the word goes: the templates of diffusers' textual inversion
+ * (examples/textual_inversion/textual_inversion.py: 27 for objects, 19 for styles), or comprehensive captions, one for
+ * each picture, from a file {subject: {file name: "a photo of a {} on the beach"}} or {file name: caption} alone.
  */
 #ifndef ZOODIP_TEXT_CAPTIONS_H
 #define ZOODIP_TEXT_CAPTIONS_H

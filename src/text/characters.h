@@ -2,8 +2,9 @@
  *
  * Unicode as CLIP's tokenizer sees it: NFC, lower case, and letters, numbers and spaces for its pattern.
  *
- * utf8proc knows one version of Unicode, the peer three: its NFC knows 9.0, its classes 16 and its lower case 17. Small
- * tables beside utf8proc (2.8: 15.0) level that out, so that the peer's results hold for every character there is.
+ * utf8proc knows one version of Unicode; transformers mixes three: 9.0 for NFC, 16 for character classes and 17 for
+ * lower case. Small tables beside utf8proc (2.8: 15.0) make up the difference, so that the results are transformers'
+ * for every character.
  */
 #ifndef ZOODIP_TEXT_CHARACTERS_H
 #define ZOODIP_TEXT_CHARACTERS_H
@@ -20,10 +21,10 @@ enum character_kind character_kind(int32_t c);
 /* The character at the beginning of a valid UTF-8 text, and how many bytes it has. */
 int64_t character_read(const char *text, int32_t *c);
 
-/* Writes a character as UTF-8, at most 4 bytes; how many. */
+/* Writes a character as UTF-8, at most 4 bytes; returns how many. */
 int64_t character_write(char *to, int32_t c);
 
-/* The same in lower case, at most one byte more than the character has; how many. */
+/* The same in lower case, at most one byte more than the character has; returns how many. */
 int64_t character_write_lower(char *to, int32_t c);
 
 /* NFC of a text, memory_free'd. A text that is not UTF-8 is the user's mistake. */

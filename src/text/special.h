@@ -1,13 +1,13 @@
 /* text/special.h
  *
- * What a tokenizer's folder says of words beside its vocabulary: the four special tokens, and words that were added.
- * Two generations of folders say it in different places:
+ * What a tokenizer's folder says about words besides its vocabulary: the four special tokens, and added words. Two
+ * generations of folders say it in different places:
  *
  *     tokenizer_config.json has `added_tokens_decoder`: all is in that file;
  *     it has not: special_tokens_map.json overrules it, and added words are in added_tokens.json or tokenizer.json.
  *
  * Equals what transformers' TokenizersBackend adds to the tokenizer, in its order: added words by id, then special
- * tokens, then additional ones; where a text comes twice, the last decides how it is matched.
+ * tokens, then additional ones; if a text occurs twice, the last one decides how it is matched.
  */
 #ifndef ZOODIP_TEXT_SPECIAL_H
 #define ZOODIP_TEXT_SPECIAL_H

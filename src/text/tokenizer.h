@@ -22,11 +22,11 @@ struct tokenizer;
 struct error tokenizer_load(struct tokenizer **tokenizer, const char *folder);
 void tokenizer_free(struct tokenizer *tokenizer);
 
-/* Number of ids in use: the next added word gets this id. */
+/* Number of ids in use, which is also the id of the next added word. */
 int32_t tokenizer_size(const struct tokenizer *tokenizer);
 
-/* Adds a word as `tokenizer.add_tokens(word)` does and gives its id. A word that is a token already is an error
- * ("sks" is legal although the vocabulary may hold "sks</w>"), as is an empty one. */
+/* Adds a word as `tokenizer.add_tokens(word)` does and returns its id. A word that is already a token is an error
+ * ("sks" is allowed even if the vocabulary has "sks</w>"), as is an empty one. */
 struct error tokenizer_add(struct tokenizer *tokenizer, const char *word, int32_t *id);
 
 /* The ids of a text without start and end, at most `room` of them; *count is how many there are in all

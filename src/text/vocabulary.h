@@ -31,13 +31,13 @@ struct vocabulary {
     int64_t merge_count, merge_room;
 };
 
-/* Adds a piece. A name that is there already is an error. */
+/* Adds a piece. A name that already exists is an error. */
 struct error vocabulary_add(struct vocabulary *v, const char *name, int32_t id);
 
 /* Id of a piece, or -1. */
 int32_t vocabulary_find(const struct vocabulary *v, const char *name);
 
-/* Merge `rank` joins two named pieces. Parts or results that are no pieces are an error. */
+/* Merge `rank` joins two named pieces. Parts or results that are not pieces are an error. */
 struct error vocabulary_add_merge(struct vocabulary *v, const char *left, const char *right, int32_t rank);
 
 /* The merge of a pair, or NULL. */

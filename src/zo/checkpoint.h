@@ -1,9 +1,9 @@
 /* zo/checkpoint.h
  *
- * All that the next step needs, in one safetensors file `checkpoints/step-N.safetensors`: embedding, Adam's moments,
- * subspace history and noise directions (F32 tensors [rows, dim]: embedding, m, v, history, noise), and in the metadata
- * format, step, updates (Adam's), recipe (with the seed in it) and crc32, zlib's of all the others. Draws have
- * addresses, so there is no random state to keep.
+ * Everything that the next step needs, in one safetensors file `checkpoints/step-N.safetensors`: embedding, Adam's
+ * moments, subspace history and noise directions (F32 tensors [rows, dim]: embedding, m, v, history, noise), and in the
+ * metadata format, step, updates (Adam's), recipe (with the seed in it) and crc32, zlib's checksum of all the others.
+ * Random numbers have addresses, so there is no random state to keep.
  *
  * A checkpoint appears whole or not at all (file_write_whole); one that is short, damaged or of another recipe is never
  * used: resume takes the newest that checks out.
@@ -33,17 +33,17 @@ void state_free(struct state *s);
 uint32_t state_hash(const struct state *s);
 
 /* Writes FOLDER/step-N.safetensors (making the folder) and then removes all but the newest `keep` (0: keeps all). Those
- * of later steps go in any case: they are an abandoned run's, and a resume must not fall for them. recipe: a line that
- * must be equal for a resume to make sense. */
+ * of later steps are removed in any case: they are from an abandoned run, and a resume must not pick them up. recipe: a
+ * line that must be the same for a resume to make sense. */
 struct error checkpoint_write(const struct state *s, const char *folder, const char *recipe, int64_t keep);
 
 /* Reads one file into s (made by state_new with the run's shapes). Errors (ERROR_BAD_INPUT) name the file and
  * what is wrong: cut short, checksum, another recipe, another shape. s is unchanged on an error. */
 struct error checkpoint_read(struct state *s, const char *path, const char *recipe);
 
-/* Reads the newest checkpoint of FOLDER that checks out; *found is false when there is none. Every one skipped is
- * reported through warn(text). A newest checkpoint of another recipe is an error (ERROR_BAD_INPUT), not a reason to go
- * on with an older one. */
+/* Reads the newest checkpoint of FOLDER that checks out; *found is false if there is none. Every skipped one is
+ * reported through warn(text). If the newest one has another recipe, that is an error (ERROR_BAD_INPUT), not a reason
+ * to continue with an older one. */
 struct error checkpoint_resume(struct state *s, const char *folder, const char *recipe, bool *found,
                                void (*warn)(const char *text));
 

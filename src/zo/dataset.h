@@ -31,14 +31,13 @@ struct dataset {
     float *moments[2];               /* plain, mirrored (NULL without flip): [count, height, width, 2 channels] */
 };
 
-/* Finds and reads the pictures, fits them to resolution x resolution, reads or makes the captions. Says through the
- * error which key, file or caption is at fault. `first_id`.. are the word's tokens: every caption must keep them within
- * `length`. */
+/* Finds and reads the pictures, fits them to resolution x resolution, reads or makes the captions. An error names the
+ * key, file or caption at fault. `first_id`.. are the word's tokens: every caption must keep them within `length`. */
 struct error dataset_read(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
                           int32_t first_id, int64_t resolution, int64_t length);
 void dataset_free(struct dataset *s);
 
-/* Encodes the pictures: each rank a share of them, then all have all. Collective. */
+/* Encodes the pictures: each rank encodes a share, then all ranks get all of them. Collective. */
 struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm);
 
 /* Mean and standard deviation of the posterior at a position -> moments [channels of means, channels of deviations].

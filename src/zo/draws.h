@@ -1,11 +1,11 @@
 /* zo/draws.h
  *
- * What chance decides in a step, as far as it is integers: pictures, flips, captions, timesteps. Everything follows
- * from (seed, step), see base/rng.h, and so do the normals, which the device draws where it needs them (op_draw): the
- * posterior's and the noise's run through a step's pictures [batch, height, width, channels] in STREAM_POSTERIOR and
- * STREAM_NOISE, direction i = 1..n [dim] is STREAM_DIRECTION + i.
+ * The random integers of a step: pictures, flips, captions, timesteps. They follow from (seed, step), see base/rng.h,
+ * as do the normals, which the device draws where it needs them (op_draw): the posterior's and the noise's run through
+ * a step's pictures [batch, height, width, channels] in STREAM_POSTERIOR and STREAM_NOISE, direction i = 1..n [dim] is
+ * STREAM_DIRECTION + i.
  *
- * Pictures come as diffusers' textual inversion hands them out: the set `repeats` times over, shuffled anew every epoch
+ * Pictures come in the order of diffusers' textual inversion: the set `repeats` times over, reshuffled every epoch
  * (Fisher-Yates over words of the epoch), batch after batch; an epoch's end does not cut a batch short.
  */
 #ifndef ZOODIP_ZO_DRAWS_H
@@ -24,7 +24,7 @@ struct draw_shape {
     int64_t batch;
     int64_t height, width, channels; /* of a latent */
     int64_t n, dim;                  /* directions and their length: vectors x width */
-    int32_t timesteps[2];            /* [first, one behind the last) */
+    int32_t timesteps[2];            /* [first, end) */
 };
 
 struct draws {

@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-/* What the sum over n directions of an embedding of length dim is divided by. */
+/* The divisor of the sum over n directions of an embedding of length dim. */
 double estimate_scale(int64_t n, int64_t dim, int64_t removed);
 
 #endif

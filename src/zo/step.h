@@ -1,14 +1,14 @@
 /* zo/step.h
  *
- * The device's part of a training step. The host decides what chance picks (a few integers, zo/draws.h) and writes it
- * into tensors; then one or two programs run without it:
+ * The device's part of a training step. The host draws a few random integers (zo/draws.h) and writes them into tensors;
+ * then one or two programs run without it:
  *
  *     evaluate: normals ─► for each batch of this rank's lanes: noisy pictures, captions, perturbed rows ─► evaluator
  *               ─► losses into their slots
  *     update:   slots ─► gradient estimate ─► subspace projection ─► Adam ─► embedding
  *
- * Between the two the ranks sum their slots: the host does it (zo/train.c), or, where devices are joined, the device.
- * Then, and for a rank alone, both are one program, with rank 0's embedding given to all at its end.
+ * Between the two the ranks sum their slots: the host does it (zo/train.c), or, if devices are joined, the device. With
+ * joined devices, and for a single rank, both are one program, which ends by sending rank 0's embedding to all.
  *
  * Embedding and Adam's moments live on the device; step_put and step_get move them from and to a struct state.
  */
@@ -29,7 +29,7 @@
 #include "zo/draws.h"
 #include "zo/evaluator.h"
 
-/* What training stands on; all borrowed. */
+/* What training uses; all borrowed. */
 struct training_parts {
     const struct config *config;
     struct comm *comm;
@@ -46,7 +46,7 @@ struct training_parts {
 
 struct step_shape {
     int64_t lanes;          /* of a step on all ranks together */
-    int64_t notes;          /* slots behind the losses for what ranks tell each other */
+    int64_t notes;          /* slots after the losses, for what ranks tell each other */
     int64_t vectors, width; /* of the word */
     int64_t tau;
 };
@@ -63,7 +63,7 @@ struct step {
     struct tensor posterior, noise, directions;
     struct tensor embedding, m, v, gradient, slots;
     struct tensor noise_directions, noise_rows, rates;
-    struct program *evaluate, *update, *whole; /* whole: both; the host goes between, or not: one of the last is NULL */
+    struct program *evaluate, *update, *whole; /* whole: both in one; either update or whole is NULL */
     int32_t *contents;                         /* host: integers */
     double *fresh;                             /* host: what the slots begin with, zeros and the notes */
     int64_t number_now;                        /* host: number and noise_rows as they were last written */
@@ -75,23 +75,24 @@ struct error step_new(struct step *s, const struct training_parts *parts, const 
                       struct share share, bool at_once);
 void step_free(struct step *s);
 
-/* Only step_whole will be called from now on: gives up the program of step_evaluate. */
+/* Only step_whole will be called from now on: frees the program of step_evaluate. */
 void step_whole_only(struct step *s);
 
-/* The state's embedding, moments and noise directions to the device; embedding and moments back. */
+/* step_put copies the state's embedding, moments and noise directions to the device; step_get copies embedding and
+ * moments back. */
 void step_put(struct step *s, const struct state *state);
-void step_put_noise(struct step *s, const struct state *state); /* the directions alone */
+void step_put_noise(struct step *s, const struct state *state); /* only the directions */
 struct error step_get(struct step *s, struct state *state);
 
 /* Enqueues the evaluation of this rank's lanes in step number `number` on the draws. Slots of other ranks' lanes become
- * zero, those behind the losses notes [shape.notes]. With `twin` the last lane of the first batch is made the same as
- * its first. */
+ * zero, those after the losses notes [shape.notes]. With `twin`, the last lane of the first batch repeats its first
+ * lane. */
 struct error step_evaluate(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool twin);
 
 /* Enqueues the update from the slots; rates as struct update has them. */
 struct error step_update(struct step *s, const double rates[3]);
 
-/* Both at once. Behind it the slots hold all ranks' losses, and the sums of their notes. */
+/* Both at once. Afterwards the slots hold all ranks' losses, and the sums of their notes. */
 struct error step_whole(struct step *s, int64_t number, const struct draws *draws, const double *notes,
                         const double rates[3]);
 

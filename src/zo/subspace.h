@@ -1,16 +1,16 @@
 /* zo/subspace.h
  *
  * Subspace gradient (ZOODiP, section 4.2): the last tau updated embeddings span where learning happens; what lies
- * outside is noise of the estimator. Every tau steps we find the low-variance principal directions of that
- * history and, until the next refresh, take them out of each gradient.
+ * outside is noise of the estimator. Every tau steps we find the low-variance principal directions of that history;
+ * until the next refresh, op_update removes them from each gradient.
  *
  * Invariant: the rows of `noise` are orthonormal; it has 0 rows until the history first fills.
  * Equals: with h = sklearn StandardScaler().fit_transform(history), r = min(tau - 1, dim):
  *     pca = PCA(r, svd_solver="full").fit(h); k = argmax(cumsum(pca.explained_variance_ratio_) > 1 - nu)
  *     noise = pca.components_[k + 1:r]
- * (The reference keeps one row more; centred data have rank tau - 1, so that row is rounding noise.)
- * Where the history's rank q is below r, components from q on are no more than some orthonormal completion, here as
- * there; a history without any variance removes nothing, and so does one where nu lies within rounding of 0.
+ * (The reference keeps one row more; centred data have rank tau - 1, so that row is rounding noise.) Where the
+ * history's rank q is below r, components from q on are just some orthonormal completion, in sklearn and here; a
+ * history without any variance removes nothing, and neither does a nu within rounding of 0.
  */
 #ifndef ZOODIP_ZO_SUBSPACE_H
 #define ZOODIP_ZO_SUBSPACE_H
@@ -27,14 +27,14 @@ struct subspace {
     int64_t filled; /* rows of history in use */
     float *noise;   /* [tau - 1, dim], the first noise_rows in use, orthonormal */
     int64_t noise_rows;
-    struct refresh *refresh; /* private: room to work in */
+    struct refresh *refresh; /* private: scratch */
 };
 
 /* tau >= 1. Free with subspace_free. */
 struct error subspace_new(struct subspace *s, int64_t dim, int64_t tau, double nu);
 void subspace_free(struct subspace *s);
 
-/* Appends one updated embedding [dim]; when that fills the history: refreshes `noise` and empties the history. */
+/* Appends one updated embedding [dim]; if that fills the history, refreshes `noise` and empties the history. */
 struct error subspace_push(struct subspace *s, const float *embedding);
 
 #endif

@@ -1,8 +1,8 @@
 /* device/cpu/cpu.h
  *
- * The CPU behind device.h: a pool of threads and the kernels of the machine's instruction set. Each op cuts its work
- * into tasks for the pool; how it is cut may follow the number of threads and lanes, since no number of the result
- * depends on it (see product.c and attention.c for why).
+ * The CPU device: a pool of threads and the kernels of the machine's instruction set. Each op cuts its work into tasks
+ * for the pool; the cut may depend on the number of threads and lanes, since no number of the result depends on the cut
+ * (see product.c and attention.c for why).
  */
 #ifndef ZOODIP_DEVICE_CPU_CPU_H
 #define ZOODIP_DEVICE_CPU_CPU_H

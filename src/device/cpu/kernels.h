@@ -11,11 +11,11 @@
 
 #include "device/device.h"
 
-/* One row of sums on its way into y, for all panels of a task. */
+/* One finished row of sums, to be written to y, for all panels of a task. */
 struct finish {
     float *y;             /* [columns] */
     const float *sums;    /* the row's [panel] sums under the first panel */
-    int64_t panel_stride; /* to those under the next one */
+    int64_t panel_stride; /* distance to those under the next one */
     int64_t columns;
     const float *scale, *bias;         /* of the packed columns from the first panel on; NULL: none */
     const float *lane_bias, *residual; /* [columns] or NULL */
@@ -48,8 +48,8 @@ struct kernels {
 
     void (*finish)(const struct finish *f);
 
-    /* scores [keys][panel], in units of log2, become weights; those of keys >= visible[query] become nothing, where
-     * visible is given. */
+    /* scores [keys][panel], in units of log2, become weights; those of keys >= visible[query] become 0, if visible is
+     * given. */
     void (*softmax)(struct softmax s, float *scores, int64_t keys, const int32_t *visible);
 
     /* o [count][panel] *= factor [panel]. */
@@ -63,11 +63,11 @@ struct kernels {
     /* sum[c] += x[c], square[c] += x[c]^2. */
     void (*gather_moments)(double *sum, double *square, const float *x, int64_t count);
 
-    /* The sum of x and of x^2, and of (a - b)^2, over count numbers, each in one fixed order. */
+    /* Sums of x and of x^2, and of (a - b)^2, over count numbers, each in one fixed order. */
     void (*row_moments)(double *sum, double *square, const float *x, int64_t count);
     double (*squared_error)(const float *a, const float *b, int64_t count);
 
-    /* rng_normals of base/rng.h, from number 0: the same bits, with fmaf an instruction where there is one. */
+    /* rng_normals of base/rng.h, from number 0: the same bits, with fmaf as one instruction if the CPU has it. */
     void (*normals)(uint64_t seed, uint64_t step, uint32_t stream, int64_t count, float *out);
 };
 
@@ -76,7 +76,7 @@ extern const struct kernels kernels_generic;
 extern const struct kernels kernels_avx2, kernels_avx512;
 #endif
 
-/* The widest that this machine runs, or the one that the environment variable ZOODIP_ISA names, which serves tests. */
+/* The widest table that this machine can run, or the one that the environment variable ZOODIP_ISA names (for tests). */
 const struct kernels *kernels_pick(void);
 
 #endif

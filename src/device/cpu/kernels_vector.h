@@ -1,8 +1,8 @@
 /* device/cpu/kernels_vector.h
  *
- * A vector of WIDTH floats for kernels.c, and what little of it the compilers' vector arithmetic (+ - * / and
- * comparisons) does not spell: fused multiply-add, maximum, and the transcendental functions. Rounded alike in every
- * element, so that a tail may be computed in a whole vector.
+ * A vector of WIDTH floats for kernels.c, and the few operations that the compilers' vector arithmetic (+ - * / and
+ * comparisons) lacks: fused multiply-add, maximum, and the transcendental functions. Every element is rounded the same
+ * way, so that a tail may be computed in a whole vector.
  */
 #include <stdint.h>
 #include <string.h>
