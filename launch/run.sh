@@ -28,6 +28,15 @@ refuse() {
     exit 2
 }
 
+# The comment that this file begins with.
+usage() {
+    local line
+    while read -r line && [[ $line == '#'* ]]; do
+        line=${line#'#'}
+        [[ $line == '!'* ]] || echo "${line# }"
+    done <"$0"
+}
+
 # nproc by itself repeats OMP_NUM_THREADS
 cores=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
 ranks=${SLURM_NTASKS:-$cores} restarts=0
@@ -37,7 +46,7 @@ while [ $# -gt 0 ]; do
             ranks=$2 && shift 2 ;;
         --restarts) [ $# -gt 1 ] || refuse "--restarts needs a number"
             restarts=$2 && shift 2 ;;
-        --help | -h) awk 'NR > 1 { if (!sub(/^# ?/, "")) exit; print }' "$0" && exit 0 ;;
+        --help | -h) usage && exit 0 ;;
         --) shift && break ;;
         -*) refuse "$1: no such option; see launch/run.sh --help" ;;
         *) break ;;
@@ -50,6 +59,8 @@ command -v "$1" >/dev/null || refuse "$1: no such program; build it with launch/
 
 # mpirun refuses root until told twice; in a container a rank may not read another's memory, and there is no need to.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
+# mpirun gives up where it finds no program to reach other machines with, even if it needs none.
+[ -n "${OMPI_MCA_plm_rsh_agent-}" ] || command -v ssh rsh >/dev/null || export OMPI_MCA_plm=${OMPI_MCA_plm:-^rsh}
 # Unbound ranks share the cores among themselves, those that this process may use: each takes as many threads as its share.
 threads=${SLURM_CPUS_PER_TASK:-$((cores / ranks))}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
