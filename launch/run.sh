@@ -59,6 +59,15 @@ command -v "$1" >/dev/null || refuse "$1: no such program; build it with launch/
 
 # mpirun refuses root until told twice; in a container a rank may not read another's memory, and there is no need to.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
+# A bundle (launch/bundle.sh) has Open MPI's runtime beside this folder: that one, and nothing of another that this system or a
+# loaded module may have.
+runtime=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")/openmpi
+if [ -x "$runtime/bin/mpirun" ]; then
+    export PATH=$runtime/bin:$PATH
+    export SLURM_EXPORT_ENV=ALL # all of this reaches the other nodes of a job too, whatever sbatch --export left out
+    export OPAL_PREFIX=$runtime OPAL_SYSCONFDIR=$runtime/etc HWLOC_PLUGINS_PATH=$runtime/lib
+    export PMIX_LIBDIR=$runtime/pmix/lib PMIX_DATADIR=$runtime/pmix/share PMIX_SYSCONFDIR=$runtime/etc
+fi
 # mpirun gives up where it finds no program to reach other machines with, even if it needs none.
 [ -n "${OMPI_MCA_plm_rsh_agent-}" ] || command -v ssh rsh >/dev/null || export OMPI_MCA_plm=${OMPI_MCA_plm:-^rsh}
 # Unbound ranks share the cores among themselves, those that this process may use: each takes as many threads as its share.

@@ -7,7 +7,9 @@
 #                                slurm    Slurm
 #                                clang    a build by clang in build-clang/
 #                                standin  the CUDA device for a stand-in of a GPU in build/tests/cuda/
-#                              or some of these four: --tests=peers,slurm; or none: --tests=
+#                                bundle   what --bundle installs
+#                              or some of these five: --tests=peers,slurm; or none: --tests=
+#   launch/setup.sh --bundle   also what launch/bundle.sh needs
 #   launch/setup.sh --cuda     with CUDA for all GPUs since Turing, also where none answers (some minutes)
 #
 # With ZOODIP_BUILD in the environment, another folder than build/.
@@ -39,6 +41,8 @@ g++                 command -v g++'
 clang_packages='
 clang               command -v clang
 clang-format        command -v clang-format'
+bundle_packages='
+patchelf            command -v patchelf'
 # Without these the tests of Slurm are skipped.
 slurm_packages='
 slurm-wlm           command -v slurmctld || test -x /usr/sbin/slurmctld
@@ -108,7 +112,7 @@ cores() {
     nproc 2>/dev/null || echo 1
 }
 
-# Whether the tests need one of the four.
+# Whether the tests need one of the five.
 needed() {
     [[ ",$tests," == *",$1,"* ]]
 }
@@ -169,15 +173,16 @@ python_packages() {
 tests= cuda= for_tests= home=${ZOODIP_BUILD:-build}
 case ${1-} in
     '') ;;
-    --tests) for_tests=1 tests=peers,slurm,clang,standin ;;
+    --tests) for_tests=1 tests=peers,slurm,clang,standin,bundle ;;
     --tests=*) for_tests=1 tests=${1#*=} ;;
+    --bundle) tests=bundle ;;
     --cuda) cuda=1 ;;
     --help | -h) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" && exit 0 ;;
     *) say "$1: no such option; see launch/setup.sh --help" && exit 2 ;;
 esac
 for need in ${tests//,/ }; do
     case $need in
-        peers | slurm | clang | standin) ;;
+        peers | slurm | clang | standin | bundle) ;;
         *) say "$need: the tests need no such thing; see launch/setup.sh --help" && exit 2 ;;
     esac
 done
@@ -187,6 +192,7 @@ PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 packages=$program_packages${for_tests:+$test_packages}
 needed standin && packages+=$standin_packages
 needed clang && packages+=$clang_packages
+needed bundle && packages+=$bundle_packages
 install_packages "$packages"
 needed slurm && install_slurm
 # shellcheck disable=SC2046  # one word an option

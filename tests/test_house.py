@@ -25,7 +25,7 @@ USES = {
     "main.c": {"base", "cluster", "commands"},
 }
 COMMANDS = ["train", "run", "generate", "quantize", "inspect", "bench"]
-SCRIPTS = ["launch/demo.sh", "launch/run.sh", "launch/setup.sh", "tests/run.sh", "tests/gpu/run.sh", "dataset/get_dreambooth.sh",
+SCRIPTS = ["launch/bundle.sh", "launch/demo.sh", "launch/run.sh", "launch/setup.sh", "tests/run.sh", "tests/gpu/run.sh", "dataset/get_dreambooth.sh",
            *(f"launch/slurm/{name}.sbatch" for name in ("train", "array", "queue"))]
 
 
@@ -97,7 +97,8 @@ def test_nothing_is_left_to_do():
 
 
 # What a test file names, and what it needs for that (tests/README.md); other packages than LIGHT need "peers".
-MARKS = {"peers": "make_model|random_models", "standin": "needs_cuda|cuda_program|cuda-asan", "slurm": "slurmctld", "clang": "build-clang"}
+MARKS = {"peers": "make_model|random_models", "standin": "needs_cuda|cuda_program|cuda-asan", "slurm": "slurmctld", "clang": "build-clang",
+         "bundle": "patchelf"}
 LIGHT = {"numpy", "PIL", "pytest", *sys.stdlib_module_names}
 
 
