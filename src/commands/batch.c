@@ -31,7 +31,7 @@ static void forget_result(const struct job *job)
         unlink(path);
 }
 
-/* Nothing in a job's folder may lead a writer out of the queue's. */
+/* No link in a job's folder may make us write outside the queue's folder. */
 static struct error prepare_job(const struct batch *b, struct job *job)
 {
     struct lesson lesson = {0};
@@ -43,7 +43,7 @@ static struct error prepare_job(const struct batch *b, struct job *job)
     return e;
 }
 
-/* A job's fate as rank 0 knows it, to all. */
+/* Sends a job's outcome, as rank 0 knows it, to all. */
 static struct error share_notes(struct batch *b)
 {
     for (int64_t i = 0; i < b->jobs.count; i++)
@@ -51,8 +51,8 @@ static struct error share_notes(struct batch *b)
     return ok();
 }
 
-/* Later runs, and those of other jobs, see a job only by what lies in its folder, where one that failed before its
- * folder was made ready has left nothing yet. */
+/* Later runs, and runs of other jobs, know a job only from its folder; one that failed before its folder was prepared
+ * has left nothing there yet, so write its outcome now. */
 static void leave_failure(const struct batch *b, const struct job *job)
 {
     struct claim claim = {0};
@@ -60,7 +60,7 @@ static void leave_failure(const struct batch *b, const struct job *job)
         folder_within(b->jobs.folder, job->folder).code != ERROR_NONE)
         return;
     if (folder_make(job->folder).code == ERROR_NONE && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
-        result_write(job); // the run ends with the failure itself
+        result_write(job); // whether or not that works, the run ends with the job's own error
     claim_release(&claim);
 }
 
@@ -83,7 +83,7 @@ static struct error prepare_folders(struct batch *b)
     return share_notes(b);
 }
 
-/* What an earlier run of this queue was done with. */
+/* Marks the jobs that an earlier run of this queue finished. */
 static struct error read_results(struct batch *b)
 {
     for (int64_t i = 0; i < b->jobs.count && speaks(b); i++)
@@ -94,7 +94,7 @@ static struct error read_results(struct batch *b)
 
 /* -------------------------------------------------------------------------------- one job */
 
-/* Steps, losses and seconds, over all runs of this job, from what it wrote down. */
+/* Steps, losses and seconds, over all runs of this job, from its records. */
 static void add_up(struct job_note *n, const struct job *job)
 {
     int64_t count, *steps;
@@ -131,7 +131,7 @@ static void told(void *arg, const struct metric *metric)
         n->validation_first = b->lesson->training.validation_first;
     if (first && leads(b)) {
         b->job->note = *n;
-        struct error e = result_write(b->job); // so that a run that goes on knows the first validation
+        struct error e = result_write(b->job); // so that a resumed run knows the first validation
         if (e.code != ERROR_NONE)
             log_warning("%s", e.text);
     }
@@ -150,7 +150,7 @@ static void serve_meanwhile(void *arg)
     queue_serve(&b->queue);
 }
 
-/* The end of all is no matter of one job's log alone. */
+/* A fatal error also goes to the original stderr, not only to the job's log. */
 static void cry_out(void *arg, const char *text)
 {
     const struct batch *b = arg;
@@ -158,8 +158,8 @@ static void cry_out(void *arg, const char *text)
         dprintf(b->spoken, "zoodip: %s: rank %d: %s\n", b->job->name, comm_rank(b->all), text);
 }
 
-/* While a job runs, what its leader says goes to the job's log, and in full even under --quiet: b->spoken becomes where
- * it went before. */
+/* While a job runs, its leader's messages go to the job's log, in full even under --quiet; b->spoken becomes their
+ * previous destination. */
 static struct error log_begin(struct batch *b, const struct job *job)
 {
     char path[4096];
@@ -198,12 +198,12 @@ static struct error teach(struct batch *b, struct job *job, struct lesson *lesso
     }
     TRY(comm_agree(b->workshop.comm, e));
     e = lesson_run(lesson, job->resume);
-    b->current.step = lesson->training.state.step; // also of a job that had no step left
+    b->current.step = lesson->training.state.step; // also for a job that had no step left
     b->current.validation = lesson->training.validation_last;
     return e;
 }
 
-/* The leader: what became of the job, kept beside what it made; but nothing beside what another run makes there. */
+/* The leader: writes the job's outcome into its folder, unless another run is writing there. */
 static void settle(struct batch *b, struct job *job, struct error e)
 {
     struct job_note *n = &b->current;
@@ -220,7 +220,7 @@ static void settle(struct batch *b, struct job *job, struct error e)
     }
 }
 
-/* The group does one job; b->current becomes its note. What goes wrong is the job's. */
+/* The group does one job; b->current becomes its note. Errors are the job's. */
 static void do_job(struct batch *b, struct job *job)
 {
     b->job = job;
@@ -240,7 +240,7 @@ static void do_job(struct batch *b, struct job *job)
     log_end(b);
     lesson_free(&lesson);
     if (e.code != ERROR_NONE)
-        device_wait(b->workshop.device); // an error that sticks to the device is this job's, not the next one's
+        device_wait(b->workshop.device); // an error that sticks to the device belongs to this job, not to the next
     b->lesson = NULL;
     b->job = NULL;
 }
@@ -279,7 +279,7 @@ static struct error do_jobs(struct batch *b)
     return e;
 }
 
-/* The first job that the model serves opens the workshop; another file's jobs are all of one kind. */
+/* The first job that can be learned opens the workshop. In a file, all jobs need the same model. */
 static struct error open_workshop(struct batch *b)
 {
     for (struct job *job = jobs_first_open(&b->jobs); job && !b->opened; job = jobs_first_open(&b->jobs)) {
@@ -301,7 +301,7 @@ static struct error open_workshop(struct batch *b)
     return ok();
 }
 
-/* Once: the ranks part into groups. */
+/* Once: the ranks split into groups. */
 static struct error divide(struct batch *b)
 {
     struct workshop *w = &b->workshop;
@@ -315,7 +315,7 @@ static struct error divide(struct batch *b)
     return comm_agree(b->all, workshop_join(w, w->config.cluster.timeout));
 }
 
-/* A GPU's memory is planned before anything is done: the most that any of the jobs takes. */
+/* A GPU's memory is planned before any work is done: the most that any of the jobs needs. */
 static struct error plan_jobs(struct batch *b)
 {
     struct memory_plan plan = {0};
@@ -340,7 +340,7 @@ static struct error load_once(struct batch *b)
     return ok();
 }
 
-/* Everything that can be known to fail is known before the first step. */
+/* Everything that can be checked is checked before the first step. */
 static struct error make_ready(struct batch *b)
 {
     TRY(open_workshop(b));
@@ -366,7 +366,7 @@ static struct error show_and_do(struct batch *b)
     return comm_agree(b->all, speaks(b) ? board_finish(&b->board) : ok());
 }
 
-/* A job's leader keeps in its folder when it was submitted, for later runs and those of other jobs. */
+/* A job's leader records the time of submission in its folder, for later runs and runs of other jobs. */
 static struct error share_submissions(struct batch *b)
 {
     for (int64_t i = 0; i < b->jobs.count; i++) {
@@ -385,7 +385,7 @@ struct error batch_run(struct batch *b, enum jobs_kind kind, const char *source,
     for (int64_t i = 0; i < b->jobs.count && kind == JOBS_FILE; i++)
         b->jobs.items[i].resume = resume;
     if (!b->jobs.folder)
-        return ok(); // not one of a spool's jobs has a config
+        return ok(); // no job of the spool has a valid config
     if (b->only)
         TRY(jobs_choose(&b->jobs, b->only, source));
     TRY(read_results(b));

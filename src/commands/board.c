@@ -79,7 +79,7 @@ static void show_name(char out[NAME_COLUMNS * 4 + 1], const char *name)
     *to = 0;
 }
 
-/* A number in a table: "-" where it is not known. */
+/* A number in a table: "-" if it is not known. */
 static const char *show_number(char out[32], int decimals, double value)
 {
     if (isfinite(value))
@@ -134,7 +134,7 @@ static int64_t count_state(const struct jobs *jobs, int64_t state)
     return count;
 }
 
-/* The whole queue where it fits, else the jobs under way; drawn over the last one. */
+/* The whole queue if it fits, else the running jobs; drawn over the previous table. */
 static void draw_table(struct board *b)
 {
     const struct jobs *jobs = b->jobs;
@@ -228,7 +228,7 @@ struct error result_write(const struct job *job)
     return write_json(o, job->folder, "job.json");
 }
 
-/* Of a file that may hold anything. */
+/* Reads from a file that may hold anything. */
 static void take_result(struct job *job, struct json *json)
 {
     struct job_note *n = &job->note;
@@ -284,7 +284,7 @@ static double turnaround(const struct board *b, const struct job *job)
     return job->note.finished > 0 ? fmax(0, job->note.finished - submitted) : NAN;
 }
 
-/* How other runs' jobs stand now; true where that is news. */
+/* Updates the states of other runs' jobs; true if any has changed. */
 static bool look_elsewhere(struct board *b)
 {
     bool news = false;
@@ -328,7 +328,7 @@ void board_hear(void *arg, const struct job_note *note)
     bool ended = note->state >= JOB_STOPPED && b->written[note->job].state != note->state;
     show(b, job);
     if (ended)
-        write_summary(b); // that it fails is told at the end, when it is written for the last time
+        write_summary(b); // a failure is reported at the end, when it is written for the last time
 }
 
 struct error board_begin(struct board *b, int ranks, int groups)
@@ -419,7 +419,7 @@ struct error board_finish(struct board *b)
 {
     if (b->terminal)
         draw_table(b);
-    // of several runs that end at the same time, the last to write knows what became of all
+    // if several runs end at the same time, the last to write knows the outcome of all
     struct error e;
     do {
         e = write_summary(b);

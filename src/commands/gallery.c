@@ -36,13 +36,13 @@ static struct error prompt_ids(const struct subject *s, const struct painting *o
     return e;
 }
 
-/* Ranks that draw, each a picture of its own. */
+/* State of the ranks that draw, each its own picture. */
 struct crew {
     const struct subject *subject;
-    bool over; /* a meeting ended in an error, the same on all ranks */
+    bool over; /* the ranks agreed on an error, the same on all */
 };
 
-/* After every call of a network, on every rank, also on those that have nothing to draw: how it went. */
+/* Called after every call of a network, on every rank, also on those with nothing to draw: shares how it went. */
 static struct error meet(struct crew *crew, struct error mine)
 {
     enum { STOP, FAILED, NOTES };
@@ -58,7 +58,7 @@ static struct error meet(struct crew *crew, struct error mine)
     return e;
 }
 
-/* A failure of this rank's own, told at the others' next meeting; all return the same. */
+/* Reports a failure of this rank at the others' next meeting; all return the same error. */
 static struct error end_crew(struct crew *crew, struct error mine)
 {
     return mine.code != ERROR_NONE && !crew->over ? meet(crew, mine) : mine;
@@ -73,10 +73,10 @@ static struct error tick(void *arg, int64_t call, int64_t calls)
 
 static int64_t steps_of(const struct workshop *w)
 {
-    return w->planned ? 1 : STEPS; // one takes all the memory that fifty do
+    return w->planned ? 1 : STEPS; // one step takes as much memory as fifty
 }
 
-/* Nothing to draw while the others draw one more. */
+/* This rank has nothing to draw while the others draw one more. */
 static struct error look_on(struct crew *crew)
 {
     const struct workshop *w = crew->subject->workshop;
@@ -94,7 +94,7 @@ static struct error paint(struct painter *p, struct crew *crew, const float *emb
     one->latents = memory_take(p->numbers, sizeof *one->latents);
     if (!one->latents)
         return error_memory("a picture");
-    // the same start for both words, another for every prompt
+    // both words start from the same latents, every prompt from others
     rng_normals((uint64_t)s->config.seed, (uint64_t)one->prompt, STREAM_SAMPLE, 0, p->numbers, one->latents);
     return painter_draw(p, ids, embedding, one->latents, SAMPLER_PNDM, steps_of(s->workshop), guidance, tick, crew);
 }
@@ -137,7 +137,7 @@ static struct error paint_share(const struct subject *s, const float *embedding,
     return end_crew(&crew, paint_mine(&crew, embedding, paintings, count));
 }
 
-/* The share's latents become pictures. */
+/* Decodes the share's latents into pictures. */
 static struct error decode_mine(struct crew *crew, const struct vae *vae, const struct painting *paintings,
                                 int64_t count)
 {
@@ -179,8 +179,8 @@ static struct error share_pictures(const struct subject *s, const struct paintin
     return ok();
 }
 
-/* Every rank paints its share of the paintings; then all have all pictures. `last`: the networks are not needed any
- * more, so they make room for the VAE. */
+/* Every rank paints its share of the paintings; then all ranks get all pictures. `last`: the networks are no longer
+ * needed, so they are unloaded to make room for the VAE. */
 static struct error paint_all(struct subject *s, const float *embedding, struct painting *paintings, int64_t count,
                               bool last)
 {
@@ -206,7 +206,7 @@ static struct error paint_all(struct subject *s, const float *embedding, struct 
 
 /* -------------------------------------------------------------------------------- gallery */
 
-/* The caption becomes the gallery's. */
+/* The gallery takes ownership of the caption. */
 static struct error show(struct gallery *g, const struct picture *picture, char *caption)
 {
     if (!caption)
@@ -284,7 +284,7 @@ void gallery_free(struct gallery *g)
     *g = (struct gallery){0};
 }
 
-/* A picture into its cell, enlarged where it is small. */
+/* Puts a picture into its cell, enlarged if it is small. */
 static struct error place(struct picture *sheet, const struct picture *picture, int64_t cell, int64_t column,
                           int64_t row)
 {
@@ -352,7 +352,7 @@ static bool has_samples(const struct subject *s, int64_t count, int64_t step)
     return true;
 }
 
-/* A picture that cannot be written is said, and no reason to stop learning. */
+/* If a picture cannot be written, that is reported, and learning continues. */
 static void warn_of(struct error e)
 {
     if (e.code != ERROR_NONE)

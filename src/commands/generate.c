@@ -64,14 +64,14 @@ struct session {
     int64_t vectors;
     float *rows;             /* [vectors, width] */
     char *prompt, *negative; /* with words of several vectors spelled out */
-    int32_t *ids;            /* of the negative prompt, where there is guidance, and of the prompt */
+    int32_t *ids;            /* of the negative prompt, if there is guidance, and of the prompt */
     int64_t height, width;   /* of the latents */
     float *start;            /* [given, h, w, c] from --latents; NULL: drawn */
     int64_t given;
     int kind;
     int64_t count;   /* pictures to draw */
     float **latents; /* [count] of [h, w, c]: between UNet and VAE */
-    bool planned;    /* on a GPU that is not there */
+    bool planned;    /* on a simulated GPU */
 };
 
 /* -------------------------------------------------------------------------------- words */
@@ -101,7 +101,7 @@ static struct error spell_out(char **prompt, const struct embedding *word)
     return ok();
 }
 
-/* *found becomes true where the tokenizer finds a token in a text. */
+/* *found becomes true if the tokenizer finds a token in the text. */
 static struct error find_token(const struct tokenizer *tokenizer, const char *text, int32_t token, bool *found)
 {
     int64_t room = (int64_t)strlen(text) * 2 + 2, count = 0;
@@ -115,9 +115,9 @@ static struct error find_token(const struct tokenizer *tokenizer, const char *te
     return e;
 }
 
-/* As diffusers' maybe_convert_prompt: the words of several vectors that the tokenizer finds in the text are spelled
- * out; here also words with capitals, which diffusers looks up in lower case and leaves as their first vector.
- * named[i] where word i is found. */
+/* As diffusers' maybe_convert_prompt: words of several vectors that the tokenizer finds in the text are spelled out;
+ * ours include words with capitals, which diffusers looks up in lower case and leaves as their first vector. named[i]
+ * becomes true if word i is found. */
 static struct error convert_prompt(const struct session *s, const char *text, char **prompt, bool *named)
 {
     int32_t first = s->first_id;
@@ -271,7 +271,7 @@ static struct error output_path(char path[4096], const struct request *r, int64_
     return written < 4096 ? ok() : error_input("--output: the path is too long");
 }
 
-/* In memory of this process; of a GPU that is not there, nowhere. */
+/* In memory of this process; for a simulated GPU, nowhere. */
 static struct store store_of(const struct session *s)
 {
     return s->planned ? store_planned() : store_alone();
@@ -287,7 +287,7 @@ static struct error paint_one(struct session *s, struct painter *p, int64_t i)
         memcpy(latents, s->start + (s->given > 1 ? i : 0) * p->numbers, (size_t)p->numbers * sizeof *latents);
     else
         rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, p->numbers, latents);
-    int64_t steps = s->planned ? 1 : r->steps; // one takes all the memory that fifty do
+    int64_t steps = s->planned ? 1 : r->steps; // one step takes as much memory as fifty
     enum sampler_kind kind = (enum sampler_kind)s->kind;
     struct progress progress;
     char what[64];
@@ -298,7 +298,7 @@ static struct error paint_one(struct session *s, struct painter *p, int64_t i)
     return e;
 }
 
-/* The latents of all pictures, with networks that are there. */
+/* Draws the latents of all pictures with loaded networks. */
 static struct error paint_all(struct session *s)
 {
     const struct painter_parts parts = {
@@ -335,7 +335,7 @@ static struct error decode_one(const struct session *s, struct decoder *d, int64
     return e;
 }
 
-/* The latents become pictures. */
+/* Decodes the latents into pictures. */
 static struct error decode_all(const struct session *s, const struct vae *vae)
 {
     struct decoder d;
@@ -347,7 +347,7 @@ static struct error decode_all(const struct session *s, const struct vae *vae)
     return e;
 }
 
-/* Loads text encoder and UNet, draws, and gives them back. */
+/* Loads text encoder and UNet, draws, and frees them. */
 static struct error paint(struct session *s)
 {
     const char *model = s->request->model;
@@ -378,7 +378,8 @@ static void free_latents(struct session *s)
     s->latents = NULL;
 }
 
-/* `count` pictures in two halves, so that UNet and VAE are never in memory together. halves: what each took. */
+/* Draws `count` pictures in two halves, so that UNet and VAE are never in memory together. halves: the memory that each
+ * took. */
 static struct error draw(struct session *s, int64_t count, int64_t halves[2])
 {
     s->count = count;
@@ -393,7 +394,7 @@ static struct error draw(struct session *s, int64_t count, int64_t halves[2])
     return e;
 }
 
-/* What each half will take of a GPU, found by drawing one picture on a GPU that is not there. */
+/* The GPU memory that each half will need, found by drawing one picture on a simulated GPU. */
 static struct error plan(struct session *s, int64_t halves[2])
 {
     struct device *device = s->device;
@@ -440,7 +441,7 @@ static struct error make_folder_of(const char *output)
     return error_in(folder_make(folder), "--output");
 }
 
-/* The pictures are written last of all, and should not only then find no place. */
+/* Pictures are written at the very end, so check early that they can be. */
 static struct error check_output(const struct request *r)
 {
     char path[4096];
@@ -473,7 +474,7 @@ static struct error read_all(struct session *s)
         return error_input("%s: text_encoder, unet and vae do not fit together", r->model);
     TRY(noise_schedule_read(&s->schedule, r->model));
     noise_schedule_as_pipeline(&s->schedule);
-    struct sampler trial; // whether the schedule has so many steps
+    struct sampler trial; // does the schedule have that many steps?
     TRY(sampler_new(&trial, &s->schedule, (enum sampler_kind)s->kind, r->steps, 1));
     sampler_free(&trial);
     TRY(path_join(folder, r->model, "tokenizer"));
@@ -489,7 +490,7 @@ static struct error read_all(struct session *s)
     return check_output(r);
 }
 
-/* The VAE is loaded last, and should not be found wanting only then. */
+/* The VAE is loaded last, so check early that it is complete. */
 static struct error open_all(struct session *s)
 {
     const char *model = s->request->model;

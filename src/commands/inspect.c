@@ -35,7 +35,7 @@ static void print_help(void)
            "  zoodip inspect results/toybox/learned_embeds.safetensors\n");
 }
 
-/* Text from a file, without what would move the reader's terminal. */
+/* Text from a file, without control characters that would drive the reader's terminal. */
 static void print_text(const char *text)
 {
     for (; *text; text++)
@@ -123,7 +123,7 @@ static struct error inspect_safetensors(const char *path)
         print_text(file.metadata[2 * i + 1]);
         printf("\n");
     }
-    print_entries(&file, numbers <= 1000000); /* a few numbers: reading them all is no wait */
+    print_entries(&file, numbers <= 1000000); /* a few numbers: reading them all takes no time */
     safetensors_close(&file);
     return ok();
 }
@@ -132,7 +132,7 @@ static struct error inspect_safetensors(const char *path)
 
 struct part {
     const char *name;
-    const char *keys[8]; /* of its config.json, the ones that say its shape */
+    const char *keys[8]; /* the keys of its config.json that give its shape */
 };
 
 static const struct part parts[] = {
@@ -168,7 +168,7 @@ static struct error print_config_keys(const char *folder, const struct part *par
     return ok();
 }
 
-/* How many numbers 4-bit codes stand for: as many rows as there are rows of scales. */
+/* How many numbers a tensor of 4-bit codes stands for: it has as many rows as its scales. */
 static int64_t packed_count(const struct safetensors *file, const struct entry *codes)
 {
     char name[512];
@@ -309,12 +309,12 @@ static void add_plan(cJSON *root, const struct memory_plan *plan)
     }
 }
 
-/* What the config's run would take of one GPU: into the JSON, and as a table for people on stderr. A config is worth
- * showing where its model or pictures are not at hand. */
+/* What the config's run would need of one GPU: added to the JSON, and as a table for people on stderr. A config is
+ * shown even if its model or pictures are not available. */
 static struct error find_plan(cJSON *root, const char *path, const struct option_values *sets, struct comm *comm)
 {
     struct memory_plan plan;
-    if (comm_size(comm) > 1) { // rank 0 alone is here, and a plan needs them all
+    if (comm_size(comm) > 1) { // only rank 0 gets here, and a plan needs all ranks
         log_line("no memory plan for several ranks: inspect the config without mpirun");
         return ok();
     }

@@ -14,7 +14,7 @@ enum { NAME_LIMIT = 200, JOBS_LIMIT = 100000 };
 
 /* -------------------------------------------------------------------------------- reading */
 
-/* The queue's own files, which lie where the jobs' folders do. */
+/* The queue's own files, which are in the same folder as the jobs' folders. */
 static bool is_taken(const char *name)
 {
     return strcmp(name, "summary.json") == 0 || strcmp(name, "index.html") == 0;
@@ -43,7 +43,7 @@ struct error job_name_check(const char *name)
     return wrong ? error_input("name: \"%.60s\" %s: it becomes a folder", name, wrong) : ok();
 }
 
-/* The job's name from its object, into the next item of the list. */
+/* Reads the job's name from its object into the next item of the list. */
 static struct error take_name(struct jobs *jobs, cJSON *object)
 {
     struct job *job = &jobs->items[jobs->count];
@@ -86,7 +86,7 @@ static struct error find_folder(struct job *job)
     return job->folder && c->output.dir && job->recipe ? ok() : error_memory("a job");
 }
 
-/* The job's own part: what is wrong with its keys is its own error. */
+/* The job's own keys: an error in them is the job's own. */
 static struct error read_job(struct jobs *jobs, struct job *job, const struct config_layer layers[2],
                              const char *const *sets, int64_t set_count)
 {
@@ -107,7 +107,7 @@ static struct error read_job(struct jobs *jobs, struct job *job, const struct co
     return ok();
 }
 
-/* What a spool says of its job beside the config, which is returned. */
+/* Reads what a spool says about its job besides the config, which is returned. */
 static const cJSON *open_spooled(struct job *job, const cJSON *object)
 {
     const cJSON *submitted = cJSON_GetObjectItemCaseSensitive(object, "submitted");
@@ -153,7 +153,7 @@ static struct error check_keys(const cJSON *root, const char *source)
     return ok();
 }
 
-/* All jobs stand on one loaded model. */
+/* All jobs share one loaded model. */
 static struct error check_alike(struct jobs *jobs, const char *source)
 {
     const struct job *first = jobs_first_open(jobs);
@@ -298,15 +298,15 @@ int64_t jobs_order(const struct jobs *jobs, int64_t *order)
     return count;
 }
 
-/* What a step costs a group, in evaluations: the largest share of a rank, and a part that each rank pays however few
- * evaluations it has (weights are read and unpacked, losses go round). */
+/* The cost of a step for a group, in evaluations: the largest share of a rank, plus a part that each rank pays however
+ * few evaluations it has (reading and unpacking weights, exchanging losses). */
 static double step_cost(const struct job *job, int ranks)
 {
     static const double each_rank = 0.25;
     return each_rank + (double)((job->lanes + ranks - 1) / ranks);
 }
 
-/* How long the queue takes with so many groups: each job goes to the group that is free first. busy [groups]. */
+/* How long the queue takes with this many groups, if each job goes to the group that is free first. busy [groups]. */
 static double queue_cost(const struct jobs *jobs, const int64_t *order, int64_t count, int ranks, int groups,
                          double *busy)
 {

@@ -5,8 +5,8 @@
 #include "base/log.h"
 #include "base/memory.h"
 
-/* gpus [ranks]: each rank's GPU, 0 for none. Weights are packed for one kind of device and shared by a node's ranks,
- * and a lane's bits are those of its device: so all or none. */
+/* gpus [ranks]: each rank's GPU, 0 for none. All ranks must have one or none may, because weights are packed for one
+ * kind of device and shared by a node's ranks, and a lane's bits depend on its device. */
 static struct error check_alike(const double *gpus, int ranks)
 {
     for (int r = 1; r < ranks; r++)
@@ -57,7 +57,7 @@ static struct error join(struct comm *comm, struct device *device, double limit)
     return ok();
 }
 
-/* Each rank's GPU -> *gpus [ranks], made new; the ranks are alike. */
+/* Each rank's GPU -> *gpus [ranks], allocated; the ranks are known to agree in kind. */
 static struct error list_gpus(struct comm *comm, const struct device *device, double **gpus)
 {
     int ranks = comm_size(comm);
@@ -91,7 +91,7 @@ struct error join_ranks(struct comm *comm, struct device *device, double limit)
     if (e.code != ERROR_NONE || device_identity(device) == 0)
         return e;
     if (!reason[0])
-        return comm_abort(comm, join(comm, device, limit)); // the others may be waiting in NCCL
+        return comm_abort(comm, join(comm, device, limit)); // the other ranks may be waiting in NCCL
     if (comm_rank(comm) == 0)
         log_line("%s: MPI carries the losses", reason);
     return ok();

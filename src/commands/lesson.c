@@ -32,7 +32,7 @@ static struct error start_anew(const struct config *c)
     return folder_clean(folder, is_checkpoint);
 }
 
-/* What a rank that was killed while it wrote left behind: NAME.NUMBER.tmp. */
+/* A file that a rank left behind when it was killed while writing: NAME.NUMBER.tmp. */
 static bool is_unfinished(const char *name)
 {
     size_t length = strlen(name), end = length > 4 ? length - 4 : 0, at = end;
@@ -41,7 +41,7 @@ static bool is_unfinished(const char *name)
     return end > 0 && strcmp(name + end, ".tmp") == 0 && at < end && at > 0 && name[at - 1] == '.';
 }
 
-/* Nobody else writes here. One that stays harms nothing. */
+/* Nobody else writes here. A file that cannot be removed does no harm. */
 static void remove_unfinished(const struct config *c)
 {
     static const char *const parts[] = {".", "checkpoints", "samples"};
@@ -118,7 +118,7 @@ static struct error finish_run(struct lesson *l)
     struct gallery gallery;
     int64_t left;
     if (device_memory_left(w->device, &left, &l->driver_used).code != ERROR_NONE)
-        l->driver_used = 0; // only a line of the log needs it
+        l->driver_used = 0; // it is only for a line of the log
     training_rest(&l->training);
     TRY(gallery_draw(&gallery, l->subject, l->training.state.embedding, l->last));
     struct error e = ok();
@@ -133,7 +133,7 @@ static struct error finish_run(struct lesson *l)
     return comm_agree(w->comm, e);
 }
 
-/* output.sample_every: the word as it is now, drawn into samples/. */
+/* output.sample_every: draws the current word into samples/. */
 static struct error draw_sample(void *arg, int64_t step, bool missing)
 {
     struct lesson *l = arg;

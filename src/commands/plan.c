@@ -96,7 +96,7 @@ void plan_print(const struct memory_plan *plan, FILE *to)
     }
 }
 
-/* What all ranks that share this rank's GPU will take of it. Collective. */
+/* The memory that all ranks sharing this rank's GPU will need. Collective. */
 static struct error add_up_sharers(struct comm *comm, struct device *device, double mine, double *all, int *sharers)
 {
     int ranks = comm_size(comm), rank = comm_rank(comm);
@@ -116,7 +116,7 @@ static struct error add_up_sharers(struct comm *comm, struct device *device, dou
     return e;
 }
 
-/* Is there room for `all` bytes, taken by so many ranks? */
+/* Is there room for `all` bytes, needed by `sharers` ranks? */
 static struct error check_room(const struct device *device, double all, int64_t left, int sharers, const char *lower)
 {
     if (all <= (double)left)

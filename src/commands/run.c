@@ -50,7 +50,7 @@ static void print_help(void)
            "  mpirun -np 8 zoodip run --spool inbox configs/sd15.json --groups 8\n");
 }
 
-/* Rank 0's file, to all: nodes may have disks that differ. Free *text with memory_free. */
+/* Sends rank 0's file to all, since nodes may have different disks. Free *text with memory_free. */
 static struct error share_file(struct comm *comm, const char *path, char **text, int64_t *size)
 {
     *text = NULL;

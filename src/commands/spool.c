@@ -65,7 +65,7 @@ static struct error read_defaults(struct spool *s, const char *path)
     return ok();
 }
 
-/* NAME of NAME.json; false where it is not for us. */
+/* NAME of NAME.json; false if the file is not for us. */
 static bool job_name(char name[4096], const char *file)
 {
     size_t length = strlen(file), ending = strlen(".json");
@@ -75,7 +75,7 @@ static bool job_name(char name[4096], const char *file)
     return true;
 }
 
-/* A file that somebody takes away meanwhile is no reason to end, nor is a folder. */
+/* Moves a file. A file or folder that someone has removed in the meantime must not end the spool. */
 static struct error move(const char *from_folder, const char *to_folder, const char *file)
 {
     char from[4096], to[4096];
@@ -92,7 +92,7 @@ static struct error move(const char *from_folder, const char *to_folder, const c
     return ok();
 }
 
-/* running/NAME.json goes to where its end belongs. */
+/* Moves running/NAME.json to where its outcome belongs. */
 static struct error settle(const struct spool *s, const char *name, const struct job_note *note)
 {
     char file[4096], reason[4096], text[600];
@@ -100,7 +100,7 @@ static struct error settle(const struct spool *s, const char *name, const struct
     if (note->state == JOB_DONE)
         return move(s->running, s->done, file);
     if (note->state != JOB_FAILED)
-        return ok(); // it stays, to be gone on with
+        return ok(); // it stays, to be continued
     snprintf(file, sizeof file, "%s.txt", name);
     TRY(path_join(reason, s->failed, file));
     TRY(folder_make(s->failed));
@@ -117,7 +117,7 @@ static struct error reject(const struct spool *s, const char *name, struct error
     return settle(s, name, &note);
 }
 
-/* Is there something of that name, and no folder? Those stay where they are: a file could not take their place
+/* Is there something of that name that is not a folder? Folders stay where they are: a file could not take their place
  * later. */
 static bool lies_in(const char *folder, const char *file)
 {
@@ -126,7 +126,7 @@ static bool lies_in(const char *folder, const char *file)
     return path_join(path, folder, file).code == ERROR_NONE && lstat(path, &status) == 0 && !S_ISDIR(status.st_mode);
 }
 
-/* The keys by themselves: what is refused here cannot make the batch's text one that no reader takes. */
+/* Checks the keys by themselves, so that a bad file cannot make the whole batch's text unreadable. */
 static struct error read_config(cJSON **config, const char *path)
 {
     TRY(read_object(config, path));
@@ -181,7 +181,7 @@ static struct error add_new(const struct spool *s, cJSON *list)
     TRY(folder_list(s->folder, &names, &count));
     struct error e = ok();
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        // where one of that name lies open, the new one would take its place: it waits for that one's end
+        // a new file would overwrite an unfinished one of that name, so it waits until that one is done
         if (!job_name(name, names[i]) || !lies_in(s->folder, names[i]) || lies_in(s->running, names[i]))
             continue;
         e = move(s->folder, s->running, names[i]);
@@ -192,7 +192,7 @@ static struct error add_new(const struct spool *s, cJSON *list)
     return e;
 }
 
-/* What there is to do as a text for jobs_read; *text stays NULL where there is nothing. */
+/* The jobs at hand, as a text for jobs_read; *text stays NULL if there are none. */
 static struct error take_jobs(const struct spool *s, char **text)
 {
     *text = NULL;
@@ -239,7 +239,7 @@ static struct error run_batch(struct batch *b, const struct spool *s, char **tex
 
 enum { WORK, STOPPED, NOTES };
 
-/* One look into the folder, and what it asks for. *stop: some rank was asked to end. */
+/* Looks into the folder once and does what it finds. *stop: some rank was asked to stop. */
 static struct error look(struct batch *b, const struct spool *s, const struct option_values *sets, bool *stop)
 {
     double notes[NOTES] = {[STOPPED] = signals_stop_requested()};

@@ -10,7 +10,7 @@
 
 /* -------------------------------------------------------------------------------- reading */
 
-/* What the config asks of the model. */
+/* Checks the config's values against the model. */
 static struct error check_model(struct subject *s)
 {
     const struct config *c = &s->config;
@@ -79,7 +79,7 @@ struct error subject_compare(const struct subject *s)
         pictures = mark_bytes(pictures, p->rgb, p->width * p->height * 3);
     }
     uint32_t captions = mark_bytes(0, set->ids, set->captions.count * set->length * (int64_t)sizeof *set->ids);
-    // all of it, not the recipe alone: ranks meet as often as steps, prompts and the like say
+    // all of it, not only the recipe: steps, prompts and so on decide how often the ranks meet
     char *config = config_json(&s->config);
     TRY(comm_agree(s->workshop->all, config ? ok() : error_memory("the config")));
     uint32_t keys = mark_text(0, config);
@@ -102,7 +102,7 @@ void subject_free(struct subject *s)
 
 /* -------------------------------------------------------------------------------- one subject */
 
-/* This rank's part; *opened: there is a workshop. */
+/* This rank's part; *opened: the workshop is open. */
 static struct error open_mine(struct subject *s, struct workshop *w, struct config *config, struct comm *comm,
                               bool planned, bool *opened)
 {

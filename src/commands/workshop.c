@@ -33,7 +33,7 @@ static struct store store_of(const struct workshop *w, struct comm *comm)
 
 /* -------------------------------------------------------------------------------- opening */
 
-/* The parts must fit one another before any of them is loaded. */
+/* Checks that the parts fit together before any of them is loaded. */
 static struct error check_parts(const struct workshop *w)
 {
     const struct unet_config *unet = &w->unet_config;
@@ -64,7 +64,7 @@ static void note_bits(struct workshop *w, const struct weights *part)
     w->most_bits = part->most_bits > w->most_bits ? part->most_bits : w->most_bits;
 }
 
-/* Every layer of every part is there and has its shape. */
+/* Checks that every layer of every part exists and has its shape. */
 static struct error check_weights(struct workshop *w)
 {
     struct text_encoder text;
@@ -126,7 +126,7 @@ struct error workshop_open(struct workshop *w, const struct config *c, struct co
 
 struct error workshop_compare(struct workshop *w)
 {
-    if (comm_size(w->all) == 1) // nobody to differ from, and a large model takes seconds
+    if (comm_size(w->all) == 1) // there is no other rank to differ from, and marking a large model takes seconds
         return ok();
     char model[300];
     snprintf(model, sizeof model, "the model (%.250s)", w->config.model);

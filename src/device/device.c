@@ -205,7 +205,7 @@ void weight_free(struct weight *w)
     memory_free(w);
 }
 
-/* Gives every id that has no place yet the next one; returns how many have one now. */
+/* Gives the next free place to every id that has none yet; returns how many have one now. */
 static int64_t give_places(struct weight *w, const int32_t *ids, int64_t count)
 {
     int64_t rows = w->resident_rows;
@@ -215,7 +215,7 @@ static int64_t give_places(struct weight *w, const int32_t *ids, int64_t count)
     return rows;
 }
 
-/* Places and rows as they will lie on the device. */
+/* Places and rows as they will be on the device. */
 static void lay_out_rows(const struct weight *w, char *memory, int64_t places)
 {
     memcpy(memory, w->host_place, (size_t)w->out * sizeof *w->host_place);
@@ -225,7 +225,7 @@ static void lay_out_rows(const struct weight *w, char *memory, int64_t places)
                            (const char *)w->data + i * w->in * dtype_size(w->type), w->type, w->in);
 }
 
-/* No row is there. */
+/* Forgets all rows. */
 static void forget_rows(struct device *d, struct weight *w)
 {
     free_memory(d, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
@@ -237,7 +237,7 @@ static void forget_rows(struct device *d, struct weight *w)
     d->generation++;
 }
 
-/* Memory of its own for all `rows` that have a place, in the stead of what there was. */
+/* Allocates memory for all `rows` that have a place, replacing the previous memory. */
 static struct error move_rows(struct device *d, struct weight *w, int64_t rows)
 {
     enum { ALIGN = 128 };
@@ -334,7 +334,7 @@ static struct tensor dense(struct buffer *base, int64_t offset, enum dtype type,
                            .row_stride = channels};
 }
 
-/* Bytes of a dense tensor, or -1 where a size is not positive or the product overflows. */
+/* Bytes of a dense tensor, or -1 if a size is not positive or the product overflows. */
 static int64_t dense_bytes(enum dtype type, int64_t lanes, int64_t height, int64_t width, int64_t channels)
 {
     int64_t bytes = dtype_size(type);
@@ -393,7 +393,7 @@ struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count)
  * that views of its channels stay apart. */
 static const int64_t NUMBERED = (int64_t)1 << 40;
 
-/* Where the next tensor of the program lies: listed in the dry pass, followed in a run. */
+/* The place of the program's next tensor: recorded in the dry pass, looked up in a run. */
 static int64_t next_offset(struct device *d, int64_t bytes)
 {
     struct program *p = d->program;

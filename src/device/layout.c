@@ -1,4 +1,4 @@
-/* Where a program's tensors lie in the arena: large ones get their places first, small ones then fit into the gaps. */
+/* Places a program's tensors in the arena: large ones first, so that small ones fit into the gaps. */
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -18,7 +18,7 @@ static int lower_first(const void *a, const void *b)
     return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
-/* The lowest place for so many bytes beside the spans of `near` [count], which it sorts by offset. */
+/* The lowest place for `bytes` bytes beside the spans of `near` [count], which it sorts by offset. */
 static int64_t lowest_place(int64_t bytes, struct span **near, int64_t count)
 {
     int64_t at = 0;
@@ -32,12 +32,12 @@ static int64_t lowest_place(int64_t bytes, struct span **near, int64_t count)
     return at;
 }
 
-/* What a program's tensors find in the arena. Of two that meet in time one was there when the other was taken, and the
- * takes are in the order of time, so that a look at few of them finds all that one meets. */
+/* Which tensors exist at the same time. Tensors are numbered by birth. Of two that overlap in time, the later one was
+ * born while the earlier one was alive; so each tensor needs to be compared only with those alive at its birth. */
 struct layout {
     struct span *takes; /* offset -1: has no place yet */
     int64_t count;
-    int64_t *there; /* take i found there[first[i]] .. there[first[i + 1] - 1] */
+    int64_t *there; /* alive at the birth of tensor i: there[first[i]] .. there[first[i + 1] - 1] */
     int64_t *first; /* [count + 1] */
     int64_t there_count, there_room;
     struct span **order; /* [count], larger first */
@@ -62,7 +62,7 @@ static bool add_there(struct layout *l, int64_t take)
     return true;
 }
 
-/* Take i finds those that take i - 1 found, and that one, unless they were dropped since. */
+/* Alive at the birth of tensor i: those alive at the birth of i - 1, and i - 1 itself, unless dropped since. */
 static bool find_there(struct layout *l)
 {
     for (int64_t i = 0; i < l->count; i++) {
@@ -96,7 +96,7 @@ static struct error layout_new(struct layout *l, const struct program *p)
     return ok();
 }
 
-/* Those that meet s in time and have a place, into l->near; gives their count. */
+/* Puts those that overlap s in time and have a place into l->near; returns their number. */
 static int64_t find_near(struct layout *l, const struct span *s)
 {
     int64_t count = 0, take = s - l->takes;

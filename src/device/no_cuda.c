@@ -1,6 +1,6 @@
 #include "device/backend.h"
 
-/* Linked in the place of kernels/ where there is no CUDA toolkit. */
+/* Linked in place of kernels/ if there is no CUDA toolkit. */
 
 struct error cuda_open(struct device **device, int index, int threads)
 {

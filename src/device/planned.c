@@ -1,4 +1,4 @@
-/* The CUDA device where there is no GPU: it counts memory and computes nothing. */
+/* The simulated CUDA device: it counts memory and computes nothing. */
 #include <stdio.h>
 
 #include "base/memory.h"
@@ -27,7 +27,7 @@ static struct error wait(struct device *d)
     return ok();
 }
 
-/* An address that nobody looks at. */
+/* An address that is never read. */
 static struct error memory(struct device *d, int64_t bytes, void **at)
 {
     (void)bytes;

@@ -5,7 +5,7 @@
 
 enum { CHUNK = 512 }; /* numbers widened at a time */
 
-/* A value rounded to the source's type: what an operation in that type gives when it is done in float and rounded. */
+/* Rounds a value to the source's type: an operation in that type is done in float and rounded. */
 static float round_to(enum dtype type, float value)
 {
     if (type == F16)
@@ -15,7 +15,7 @@ static float round_to(enum dtype type, float value)
     return value;
 }
 
-/* Puts a scale, or a shift, into a file's list of them. */
+/* Writes a scale or a shift into a file's list of them. */
 static void put_scale(void *scales, enum dtype type, int64_t i, float scale)
 {
     uint16_t half = type == F16 ? float_to_half(scale) : float_to_bfloat(scale);
@@ -218,7 +218,7 @@ void weight_row_codes4(const struct weight_source *s, int64_t row, uint8_t *code
     }
 }
 
-/* A 4-bit row's codes, one in a byte at the end of `to`, become its values from the front. */
+/* Turns a 4-bit row's codes, one per byte at the end of `to`, into values from the front. */
 static void row_from_codes(const struct weight_source *s, int64_t row, float *to)
 {
     int64_t depth = depth_of(s), length = quantize_group(depth);

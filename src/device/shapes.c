@@ -199,7 +199,7 @@ struct error check_share(struct tensor t)
     return dense_as(t, t.type) ? ok() : wrong("op_share", t, t);
 }
 
-/* As many lanes as they like of the embedding's shape. */
+/* Any number of lanes of the embedding's shape. */
 static bool fits_embedding(struct tensor t, enum dtype type, struct tensor embedding)
 {
     return dense_as(t, type) && positions(t) == positions(embedding) && t.channels == embedding.channels;

@@ -11,7 +11,7 @@ static enum tile_kind kind_of(const struct weight *w)
         return TILE_4;
     if (w->type == I8)
         return TILE_8;
-    // bfloat keeps too few bits for a number of 16 or 32: it goes in two parts
+    // bfloat has too few bits for a number of 16 or 32 bits: it takes two
     return w->type == F32 || w->bfloat ? TILE_32 : TILE_16;
 }
 
@@ -45,7 +45,7 @@ int64_t tile_place(struct weight *w, char *at)
 
 /* -------------------------------------------------------------------------------- packing */
 
-/* The output that lies in a packed row, or -1 for padding. */
+/* The output that a packed row holds, or -1 for padding. */
 static int64_t output_of(const struct weight *w, int64_t row)
 {
     if (!w->gated)
@@ -67,7 +67,7 @@ int64_t tile_scratch(const struct weight *w)
     return (depth_of(w) + 1) * (int64_t)sizeof(float) + 2 * groups * (int64_t)sizeof(float);
 }
 
-/* Where number `channel` of a tap lies in a packed row of 16-bit numbers with `planes` planes. */
+/* The place of number `channel` of a tap in a packed row of 16-bit numbers with `planes` planes. */
 static int64_t half_place(int64_t tap_start, int64_t channel, int64_t planes)
 {
     int64_t within = channel % 16, t = within / 4, j = within % 4;
@@ -85,7 +85,7 @@ static float widened(const struct weight *w, uint16_t bits)
     return w->bfloat ? bfloat_to_float(bits) : half_to_float(bits);
 }
 
-/* Brings a row to at most 2^14 by a power of two; returns what brings it back. */
+/* Scales a row to at most 2^14 by a power of two; returns the factor that undoes it. */
 static float level(float *row, int64_t count)
 {
     float most = 0;

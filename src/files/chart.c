@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "files/report.h"
 
-/* Mean over the last `window` losses that are numbers; none before half a window has passed. */
+/* Mean of the last `window` losses that are numbers; none before half a window has passed. */
 static void running_mean(double *mean, const double *losses, int64_t count)
 {
     int64_t window = count / 20 < 10 ? 10 : count / 20 > 500 ? 500 : count / 20;
@@ -37,7 +37,7 @@ static void widen(double *low, double *high, double value)
     *high = fmax(*high, value);
 }
 
-/* Widens low..high to the range that the y axis has to hold. */
+/* Widens low..high to the range that the y axis must cover. */
 static struct error value_range(const struct chart *chart, double *low, double *high)
 {
     double *sorted = memory_take(chart->count, sizeof *sorted);

@@ -12,7 +12,8 @@
 
 #include "base/memory.h"
 
-/* What open or stat said about a path that the user named: his mistake, unless the machine is out of something. */
+/* The error of open or stat for a path that the user named: the user's mistake, unless the machine ran out of
+ * something. */
 static struct error open_error(const char *what, const char *path)
 {
     if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO)
@@ -23,7 +24,7 @@ static struct error open_error(const char *what, const char *path)
 struct error file_open(const char *path, int *descriptor, int64_t *size)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC |
-                            O_NONBLOCK); /* nonblocking: a pipe must not hang us before we see what it is */
+                            O_NONBLOCK); /* nonblocking: a pipe must not block us before we see what it is */
     if (fd < 0)
         return open_error("open", path);
     struct stat status;
@@ -78,9 +79,9 @@ struct error file_read(const char *path, int64_t limit, char **data, int64_t *si
 
 struct error whole_file_begin(struct whole_file *file, const char *path)
 {
-    static const size_t most = 200; /* bytes of a name that leave room for more in it */
+    static const size_t most = 200; /* longest part of a name that leaves room for a suffix */
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
-    struct timespec now; /* processes of other machines and containers may have this one's number */
+    struct timespec now; /* processes on other machines or in other containers may have the same process number */
     file->stream = NULL;
     int length = snprintf(file->path, sizeof file->path, "%s", path);
     clock_gettime(CLOCK_REALTIME, &now);
@@ -94,7 +95,7 @@ struct error whole_file_begin(struct whole_file *file, const char *path)
     return ok();
 }
 
-/* Makes a rename in the folder of `path` survive a power cut. */
+/* Makes a rename in the folder of `path` survive a power failure. */
 static struct error sync_folder_of(const char *path)
 {
     char folder[4096];
@@ -107,7 +108,7 @@ static struct error sync_folder_of(const char *path)
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return error_errno("open", folder);
-    bool synced = fsync(fd) == 0 || errno == EINVAL; /* some file systems cannot, and need not */
+    bool synced = fsync(fd) == 0 || errno == EINVAL; /* some file systems cannot do this, and need not */
     struct error e = synced ? ok() : error_errno("sync", folder);
     close(fd);
     return e;
@@ -160,7 +161,7 @@ static struct error make_one(const char *path)
     int why = errno;
     if (folder_exists(path))
         return ok();
-    errno = why; // which that look has changed
+    errno = why; // stat has changed errno
     if (errno == EEXIST)
         return error_input("%s: is a file, expected a folder", path);
     return error_errno("make the folder", path);
@@ -259,7 +260,7 @@ static bool lies_within(const char *root, const char *path)
     return strncmp(path, root, length) == 0 && (path[length] == '/' || path[length] == 0 || strcmp(root, "/") == 0);
 }
 
-/* A link, followed; one that leads nowhere would be followed by whoever writes. */
+/* Where a link leads; even a dangling link counts, since writing would follow it. */
 static struct error link_within(const char *root, const char *path)
 {
     struct stat status;

@@ -11,8 +11,8 @@
 
 enum { JSON_LIMIT = 16 << 20 };
 
-/* Python writes infinities as bare words, which is no JSON, and diffusers' files have them ("lambda_min_clipped":
- * -Infinity). They become null: the key's default. */
+/* Python writes infinities as bare words, which is not JSON, and diffusers' files have them ("lambda_min_clipped":
+ * -Infinity). They become null, the key's default. */
 static void blank_infinities(char *text, int64_t size)
 {
     static const char *const words[] = {"-Infinity", "Infinity"};
@@ -69,7 +69,7 @@ void json_wrong(struct json *json, const char *key, const char *format, ...)
     json->error = error_input("%s: %s: %s", json->path, key, text);
 }
 
-/* The value of a key, or NULL where it is absent or null. */
+/* The value of a key, or NULL if it is absent or null. */
 static const cJSON *value_of(const struct json *json, const char *key)
 {
     const cJSON *value = cJSON_GetObjectItemCaseSensitive(json->root, key);

@@ -15,7 +15,7 @@
 
 enum { SCALARS = 5, MOST_WAITING = 64 << 20 };
 
-/* A step's line, and what TensorBoard is told of it. */
+/* A step's line, and its values for TensorBoard. */
 struct line {
     char *text;
     size_t size;
@@ -30,7 +30,7 @@ struct metrics {
     struct events *events;
     off_t good;           /* where the last whole line ends */
     int64_t step;         /* of that line */
-    struct line *waiting; /* those behind it, for which there was no room */
+    struct line *waiting; /* the lines after it, for which there was no room */
     int64_t waiting_count, waiting_room;
     size_t waiting_bytes;
 };
@@ -65,7 +65,7 @@ static void reader_close(struct reader *r)
     free(r->line);
 }
 
-/* The next line that ends as a line does; false at the end, or at a torn last line. */
+/* Reads the next complete line; false at the end, or at an incomplete last line. */
 static bool reader_next(struct reader *r)
 {
     ssize_t length = getline(&r->line, &r->room, r->stream);
@@ -79,7 +79,7 @@ static double number_of(const cJSON *object, const char *name)
     return cJSON_IsNumber(value) ? value->valuedouble : NAN;
 }
 
-/* The step of a line, or 0 where it is none. */
+/* The step of a line, or 0 if it has none. */
 static int64_t step_of(const cJSON *object)
 {
     double step = number_of(object, "step");
@@ -88,7 +88,7 @@ static int64_t step_of(const cJSON *object)
 
 /* -------------------------------------------------------------------------------- opening */
 
-/* Leaves the whole lines of steps 1..from_step. */
+/* Keeps only the complete lines of steps 1..from_step. */
 static struct error cut_lines(const char *path, int64_t from_step)
 {
     struct reader r;
@@ -194,7 +194,7 @@ static struct error line_new(struct line *line, const struct metric *metric)
     return error_memory("the metrics");
 }
 
-/* All of a line behind the last one, or nothing of it. */
+/* Appends a whole line or nothing. */
 static struct error write_line(struct metrics *metrics, const struct line *line)
 {
     for (size_t done = 0; done < line->size;) {
@@ -204,7 +204,7 @@ static struct error write_line(struct metrics *metrics, const struct line *line)
         if (written < 0) {
             struct error e = error_errno("write", metrics->path);
             int cut = ftruncate(metrics->file, metrics->good);
-            (void)cut; // where even this fails, the next try writes over what is there
+            (void)cut; // if even this fails, the next try overwrites the rest
             return e;
         }
         done += (size_t)written;
@@ -214,11 +214,11 @@ static struct error write_line(struct metrics *metrics, const struct line *line)
     return ok();
 }
 
-/* The first `count` of the lines that wait are not needed any more. */
+/* Drops the first `count` waiting lines. */
 static void drop_lines(struct metrics *metrics, int64_t count)
 {
     if (count == 0)
-        return; // there may be no array yet
+        return; // the array may not exist yet
     for (int64_t i = 0; i < count; i++) {
         metrics->waiting_bytes -= metrics->waiting[i].size;
         free(metrics->waiting[i].text);
@@ -227,7 +227,7 @@ static void drop_lines(struct metrics *metrics, int64_t count)
     memmove(metrics->waiting, metrics->waiting + count, (size_t)metrics->waiting_count * sizeof *metrics->waiting);
 }
 
-/* As many of the lines that wait as there is room for. */
+/* Writes as many of the waiting lines as there is room for. */
 static struct error write_lines(struct metrics *metrics)
 {
     int64_t done = 0;
@@ -244,7 +244,7 @@ static struct error write_lines(struct metrics *metrics)
     return e.code == ERROR_NONE ? event : e;
 }
 
-/* The line joins those that wait. */
+/* Adds a line to those waiting. */
 static struct error keep_line(struct metrics *metrics, const struct line *line)
 {
     if (metrics->waiting_bytes + line->size > MOST_WAITING)
@@ -261,7 +261,7 @@ static struct error keep_line(struct metrics *metrics, const struct line *line)
 
 struct error metrics_add(struct metrics *metrics, const struct metric *metric)
 {
-    bool waits = metrics->waiting_count > 0; // then there was no room, and the next flush sees whether there is again
+    bool waits = metrics->waiting_count > 0; // there was no room; the next flush will try again
     struct line line;
     TRY(line_new(&line, metric));
     struct error e = keep_line(metrics, &line);
@@ -272,7 +272,7 @@ struct error metrics_add(struct metrics *metrics, const struct metric *metric)
     return waits ? ok() : write_lines(metrics);
 }
 
-/* Does the path still lead to the file that is open? */
+/* Is the open file still the one at the path? */
 static bool still_there(const struct metrics *metrics)
 {
     struct stat open, named;
@@ -287,7 +287,7 @@ static void close_files(struct metrics *metrics)
     events_close(metrics->events);
 }
 
-/* What somebody removed is lost and said to be; the lines that wait and those to come go into a new file. */
+/* Someone removed the file: reports that its lines are lost, and starts a new file for the waiting and coming lines. */
 static struct error begin_again(struct metrics *metrics)
 {
     struct metrics *fresh = memory_take(1, sizeof *fresh);
@@ -345,7 +345,7 @@ static void columns_free(struct columns *c)
     *c = (struct columns){0};
 }
 
-/* Doubles the room of one column; the old one stays where memory is short. */
+/* Doubles the room of one column; keeps the old one if memory is short. */
 static bool widen(void *column, int64_t count, int64_t room)
 {
     void *old, *wider = memory_take(room, 8);

@@ -64,11 +64,12 @@ int exif_orientation(const uint8_t *exif, int64_t size)
     return 0;
 }
 
-/* Turns a picture as its EXIF orientation says. Each of the eight is: swap the axes or not, then mirror each or not. */
+/* Turns a picture according to its EXIF orientation. Each of the eight is: swap the axes or not, then mirror each or
+ * not. */
 static struct error orient(struct picture *picture, int orientation)
 {
     static const struct {
-        bool swapped, mirror_x, mirror_y; /* mirrors are of the source's axes */
+        bool swapped, mirror_x, mirror_y; /* the mirrors apply to the source's axes */
     } turns[9] = {
         [2] = {false, true, false}, [3] = {false, true, true}, [4] = {false, false, true}, [5] = {true, false, false},
         [6] = {true, false, true},  [7] = {true, true, true},  [8] = {true, true, false},

@@ -9,7 +9,7 @@
 
 #include "base/memory.h"
 
-enum { SCAN_LIMIT = 500 }; /* progressive files have about 10; more only make a small file take forever */
+enum { SCAN_LIMIT = 500 }; /* progressive files have about 10; with more, a small file could take forever */
 
 struct work {
     struct jpeg_decompress_struct jpeg;
@@ -38,7 +38,7 @@ static void on_error(j_common_ptr jpeg)
     fail(w, error_input("damaged JPEG: %s", text));
 }
 
-/* Level -1 is a warning: libjpeg goes on with a guess. Pillow lets it, but not past the end of the file. */
+/* Level -1 is a warning: libjpeg continues with a guess. Pillow allows that, but not past the end of the file. */
 static void on_message(j_common_ptr jpeg, int level)
 {
     if (level < 0 && jpeg->err->msg_code == JWRN_JPEG_EOF)
@@ -52,7 +52,7 @@ static void on_progress(j_common_ptr jpeg)
         fail(w, error_input("JPEG of more than %d scans", SCAN_LIMIT));
 }
 
-/* What follows `prefix` in the first APP1 marker that begins with it, or NULL. */
+/* The data after `prefix` in the first APP1 marker that begins with it, or NULL. */
 static const uint8_t *app1(const struct work *w, const char *prefix, size_t length, size_t *size)
 {
     for (jpeg_saved_marker_ptr m = w->jpeg.marker_list; m; m = m->next) {
@@ -64,7 +64,7 @@ static const uint8_t *app1(const struct work *w, const char *prefix, size_t leng
     return NULL;
 }
 
-/* tiff:Orientation="6" or <tiff:Orientation>6 in an XMP text: what Pillow goes by where EXIF says nothing. */
+/* tiff:Orientation="6" or <tiff:Orientation>6 in an XMP text: what Pillow uses if EXIF says nothing. */
 static int xmp_orientation(const uint8_t *text, size_t size)
 {
     static const char name[] = "tiff:Orientation";
@@ -96,14 +96,14 @@ static uint8_t clip(int value)
     return value < 0 ? 0 : value > 255 ? 255 : (uint8_t)value;
 }
 
-/* a * b / 255, rounded, as Pillow's MULDIV255 has it. */
+/* a * b / 255, rounded like Pillow's MULDIV255. */
 static int multiply_255(int a, int b)
 {
     int t = a * b + 128;
     return ((t >> 8) + t) >> 8;
 }
 
-/* CMYK as Adobe stores it, inverted; what is left of white after black and ink. */
+/* CMYK as Adobe stores it, inverted: what black and ink leave of white. */
 static void cmyk_to_rgb(uint8_t *rgb, const uint8_t *cmyk, int64_t width)
 {
     for (int64_t x = 0; x < width; x++, rgb += 3, cmyk += 4)

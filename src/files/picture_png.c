@@ -7,7 +7,7 @@
 #include "base/memory.h"
 #include "files/file.h"
 
-/* One file being read or written; what libpng complained about is in `error`. */
+/* One file being read or written; libpng's complaint is in `error`. */
 struct work {
     png_structp png;
     png_infop info;
@@ -16,7 +16,7 @@ struct work {
     int *orientation;
     const uint8_t *bytes; /* reading */
     uint8_t *out;         /* writing */
-    int64_t at, size;     /* done, and how many bytes there are, or room for */
+    int64_t at, size;     /* bytes done, and bytes present (or, when writing, room) */
     struct error error;
 };
 
@@ -49,7 +49,7 @@ static void take_bytes(png_structp png, png_bytep out, size_t count)
     w->at += (int64_t)count;
 }
 
-/* Only what changes pixels is read: no color profiles, texts or times, and none of their mistakes. */
+/* Only chunks that affect pixels are read: color profiles, texts and times are skipped, and so are errors in them. */
 static void ignore_chunks(png_structp png)
 {
     static const png_byte names[] =
@@ -96,7 +96,7 @@ static void read_all(struct work *w)
         png_get_bit_depth(w->png, w->info) == 16 && png_get_color_type(w->png, w->info) == PNG_COLOR_TYPE_GRAY;
     if (width * height > PICTURE_PIXELS)
         fail(w, error_input("%lld x %lld pixels are too many", (long long)width, (long long)height));
-    /* deflate packs at most 1032 to 1: a small file that claims to be huge need not cost its claim in memory */
+    /* deflate packs at most 1032 to 1, so a small file that claims to be huge is refused before memory is allocated */
     if ((int64_t)png_get_rowbytes(w->png, w->info) * height > 1040 * w->size)
         fail(w, error_input("PNG is cut short"));
     choose_form(w, gray16);
@@ -115,7 +115,7 @@ static void read_all(struct work *w)
     read_orientation(w);
 }
 
-/* Runs body where an error of libpng lands. */
+/* Runs body; an error of libpng jumps back here. */
 static void guarded(struct work *w, void (*body)(struct work *))
 {
     if (setjmp(png_jmpbuf(w->png)) == 0)

@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 
-enum { PRECISION = 32 - 8 - 2 }; /* bits behind the point: 8 for the pixel, 2 for overshoot and sign */
+enum { PRECISION = 32 - 8 - 2 }; /* fractional bits, given 8 bits for the pixel and 2 for overshoot and sign */
 
 /* How each output position is mixed from input positions along one axis. */
 struct mix {
@@ -110,8 +110,8 @@ static struct error resize_height(struct picture *to, const struct picture *from
     return e;
 }
 
-/* The two passes round in between, so their order shows. Pillow goes down the columns first since version 13 where that
- * takes much more away than the rows: the height loses more than twice what the width loses. */
+/* Values are rounded between the two passes, so their order matters. Since version 13 Pillow does the columns first if
+ * that removes much more than the rows would: if the height shrinks by more than twice as much as the width. */
 static bool height_first(const struct picture *from, int64_t width, int64_t height)
 {
     return height < from->height && from->height - height > 2 * (from->width - width);
@@ -125,7 +125,7 @@ struct error picture_resize(struct picture *to, const struct picture *from, int6
                            (long long)from->height, (long long)width, (long long)height);
     if (width == from->width && height == from->height)
         return picture_copy(to, from);
-    if (width == from->width) /* a pass is left out where nothing changes along its axis */
+    if (width == from->width) /* a pass is skipped if nothing changes along its axis */
         return resize_height(to, from, height);
     if (height == from->height)
         return resize_width(to, from, width);

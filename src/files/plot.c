@@ -30,7 +30,7 @@ static int64_t clamp(double value, int64_t high)
     return !(value > 0) ? 0 : value > (double)high ? high : (int64_t)value;
 }
 
-/* A line of that half width from one point to the other; equal points make a dot. */
+/* A line of the given half width between two points; equal points make a dot. */
 static void stroke(struct picture *p, double x0, double y0, double x1, double y1, double radius, struct color color,
                    double alpha)
 {

@@ -7,7 +7,7 @@
 #include "files/chart.h"
 #include "files/file.h"
 
-/* The page's own look; it asks nothing of the network, and forbids itself to. */
+/* The page's style; the page loads nothing from the network, and its policy forbids it to. */
 static const char page_head[] =
     "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
     "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src "
@@ -50,7 +50,7 @@ static void put_escaped(FILE *out, const char *text)
         if (c == '&' || c == '<' || c == '>' || c == '"' || c == '\'')
             fprintf(out, "&#%d;", c);
         else if ((c < 0x20 && c != '\n' && c != '\t') || c == 0x7f)
-            fputs("&#65533;", out); /* no control character belongs in a page */
+            fputs("&#65533;", out); /* control characters do not belong in a page */
         else
             putc(c, out);
     }
@@ -233,7 +233,7 @@ struct error report_write(const char *folder, const char *title, const char *con
 
 enum { SHEET_WIDTH = 960 };
 
-/* A path as a link: whatever might have a meaning in a page or an address goes by its number. */
+/* A path as a link: characters with a meaning in a page or an address are percent-encoded. */
 static void put_address(FILE *out, const char *path)
 {
     for (; *path; path++) {
@@ -243,7 +243,7 @@ static void put_address(FILE *out, const char *path)
     }
 }
 
-/* A run's grid.png, made smaller where it is wider than the page. */
+/* A run's grid.png, shrunk if it is wider than the page. */
 static struct error put_sheet(FILE *out, const char *folder)
 {
     char path[4096];
@@ -282,7 +282,7 @@ static struct error put_subject_curve(FILE *out, const char *folder)
     return ok();
 }
 
-/* What another run wrote, or nobody mends, is no reason to leave out the others. */
+/* A file that another run is writing, or that is damaged, must not keep the other subjects off the page. */
 static void put_trouble(FILE *out, struct error e)
 {
     if (e.code == ERROR_NONE)

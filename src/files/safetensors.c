@@ -11,7 +11,7 @@
 
 enum { HEADER_LIMIT = 100 << 20, DATA_ALIGNMENT = 64 };
 
-/* One file: its bytes, and its parsed header, which owns the names and the metadata. */
+/* One file: its bytes, and its parsed header, which owns names and metadata. */
 struct mapping {
     const unsigned char *start;
     int64_t size;
@@ -43,7 +43,7 @@ static bool holds_zero(const char *text, int64_t size)
     return false;
 }
 
-/* Parses JSON text that must be one object with only white space behind it. `text` has a zero byte at text[size]. */
+/* Parses JSON text that must be one object with only white space after it. `text` has a zero byte at text[size]. */
 static struct error parse_object(cJSON **root, const char *path, const char *what, const char *text, int64_t size)
 {
     if (holds_zero(text, size))
@@ -84,7 +84,7 @@ static struct error read_header(struct mapping *map, const char *path, int64_t *
     return e;
 }
 
-/* A whole number from 0 that a double holds exactly; larger ones fit no file. */
+/* A whole number from 0 that a double holds exactly; no file has a larger one. */
 static bool read_size(const cJSON *value, int64_t *out)
 {
     if (!cJSON_IsNumber(value) || !(value->valuedouble >= 0 && value->valuedouble <= 0x1p53))
@@ -206,7 +206,7 @@ static int compare_spans(const void *a, const void *b)
     return (x->end > y->end) - (x->end < y->end);
 }
 
-/* The format wants every byte of the data to belong to exactly one tensor. */
+/* The format requires every byte of the data to belong to exactly one tensor. */
 static struct error check_spans(const char *path, struct span *spans, int64_t count, int64_t data_size)
 {
     if (count > 0)
@@ -272,7 +272,7 @@ static struct error map_file(struct mapping *map, const char *path)
     return e;
 }
 
-/* Adds one file to the set; file->mappings has room for it. What it made is released by safetensors_close. */
+/* Adds one file to the set; file->mappings has room for it. safetensors_close releases it. */
 static struct error add_file(struct safetensors *file, const char *path)
 {
     struct mapping *map = &file->mappings[file->mapping_count++];
@@ -471,7 +471,7 @@ static bool add_strings(cJSON *object, const char *const *pairs, int64_t count)
     return good;
 }
 
-/* The header as text, or NULL when memory is short. Free with cJSON_free. */
+/* The header as text, or NULL when out of memory. Free with cJSON_free. */
 static char *make_header(const struct entry *const *entries, int64_t count, const char *const *metadata,
                          int64_t metadata_count)
 {
@@ -511,7 +511,7 @@ static struct error write_file(const char *path, const char *header, const struc
     struct whole_file file;
     TRY(whole_file_begin(&file, path));
     write_parts(file.stream, header, entries, count);
-    return whole_file_end(&file, true); /* which sees a stream that failed before */
+    return whole_file_end(&file, true); /* which notices earlier errors of the stream */
 }
 
 struct error safetensors_write(const char *path, const struct entry *entries, int64_t entry_count,

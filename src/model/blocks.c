@@ -61,7 +61,7 @@ static struct tensor first_half(struct device *d, const struct resnet *r, struct
     return y;
 }
 
-/* The input's way around the convolutions. */
+/* The shortcut around the convolutions. */
 static struct tensor shortcut(struct device *d, const struct resnet *r, struct tensor x)
 {
     return conv_forward(d, r->shortcut, x, x.height, x.width, r->out, (struct conv){.stride = 1});

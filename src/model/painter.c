@@ -38,7 +38,7 @@ static struct error keep_tensors(struct painter *p)
     TRY(device_keep(d, F32, p->lanes, 1, s->length, width, &p->hidden));
     TRY(device_keep(d, F32, 1, s->height, s->width, channels, &p->sample));
     TRY(device_keep(d, F32, 1, 1, 1, 1, &p->timestep));
-    TRY(device_keep(d, I32, 1, 1, 1, p->lanes, &p->map)); // zeros: all lanes look at the one picture
+    TRY(device_keep(d, I32, 1, 1, 1, p->lanes, &p->map)); // zeros: all lanes look at the same picture
     TRY(device_keep(d, F32, p->lanes, s->height, s->width, channels, &p->noise));
     p->numbers = s->height * s->width * channels;
     p->input = memory_take(p->numbers, sizeof *p->input);

@@ -11,10 +11,10 @@
 #include "files/safetensors.h"
 #include "model/weights.h"
 
-/* A layer becomes at most five entries and eleven pieces of memory: codes, scale, shift, two ones, six names. */
+/* A layer becomes at most five entries and eleven blocks of memory: codes, scale, shift, two ones, six names. */
 enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 5, OWNED_PER_LAYER = 11 };
 
-/* The tensors of one part being written: entries, and the memory that those which are ours point to. */
+/* The tensors of one part being written: its entries, and the memory that we allocated for them. */
 struct part {
     struct safetensors in;
     int bits; /* 8 or 4 */
@@ -200,7 +200,7 @@ static struct error quantize_part(const char *folder, const char *out, const cha
     return e;
 }
 
-/* Small files (configs, vocabularies) of FOLDER/SUB to OUT/SUB; weights are left out. */
+/* Copies small files (configs, vocabularies) from FOLDER/SUB to OUT/SUB; weights are left out. */
 static struct error copy_files(const char *folder, const char *out, const char *sub)
 {
     char from[4096], to[4096], **names;

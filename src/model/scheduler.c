@@ -95,7 +95,7 @@ static void read_choices(struct json *j, struct noise_schedule *s)
                spacing);
 }
 
-/* Refuses the file where a key is there and none of the names, a list that ends with NULL. */
+/* Refuses the file if a key is present and not one of the names, a list that ends with NULL. */
 static void only_one_of(struct json *j, const char *key, const char *const *names)
 {
     const char *value = json_string(j, key, NULL);
@@ -106,8 +106,8 @@ static void only_one_of(struct json *j, const char *key, const char *const *name
         json_wrong(j, key, "\"%.60s\" is not supported, only \"%s\" and similar", value, names[0]);
 }
 
-/* What would change the numbers and is not done here. The classes that share this schedule name their settings in each
- * other's files, and take their own default for another's word ("logrho" is DEIS's "midpoint"). */
+/* Refuses settings that would change the numbers and are not implemented. Classes that share this schedule find each
+ * other's settings in its file, and use their own default for another's word ("logrho" is DEIS's "midpoint"). */
 static void refuse_others(struct json *j)
 {
     static const char *const classes[] = {"PNDMScheduler",
@@ -157,7 +157,7 @@ struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
     TRY(json_open(&j, path));
     s->steps = json_integer(&j, "num_train_timesteps", 1000, 2, 1 << 20);
     s->steps_offset = json_integer(&j, "steps_offset", 0, 0, 1000);
-    // the samplers' classes differ in what holds where the config is silent
+    // the samplers' classes have different defaults
     s->set_alpha_to_one = json_bool(&j, "set_alpha_to_one", false);
     s->has_alpha_to_one = s->set_alpha_to_one || !json_bool(&j, "set_alpha_to_one", true);
     s->clip_sample = json_bool(&j, "clip_sample", false);
@@ -233,7 +233,7 @@ static double spaced(const struct sampler *s, int64_t i, int64_t n)
         double t = last > 0 ? (double)place * ((double)(all - 1) / (double)last) : 0;
         return s->kind == SAMPLER_EULER ? (double)(float)t : nearbyint(t);
     }
-    case SPACING_TRAILING: { // as numpy.arange rounds its stride, for the sake of ties
+    case SPACING_TRAILING: { // rounded like numpy.arange's stride, because of ties
         double stride = ((double)all - (double)all / (double)n) - (double)all;
         return nearbyint((double)all + (double)i * stride) - 1;
     }
@@ -340,7 +340,7 @@ void sampler_input(const struct sampler *s, int64_t i, const float *sample, floa
         input[k] = sample[k] * scale;
 }
 
-/* Keeps an output as the newest; the oldest falls out. */
+/* Keeps an output as the newest; drops the oldest. */
 static float *remember(struct sampler *s, const float *output)
 {
     float *newest = s->memory[SAMPLER_MEMORY - 1];
@@ -376,7 +376,8 @@ static void pndm_transfer(const struct sampler *s, int64_t t, int64_t to, const 
     }
 }
 
-/* Runge-Kutta of fourth order: four looks, each from the step's first sample; the last goes along their mean. */
+/* Fourth-order Runge-Kutta: four evaluations, each starting from the step's first sample; the last one steps along
+ * their mean. */
 static void step_runge_kutta(struct sampler *s, int64_t i, const float *output, float *sample)
 {
     static const double weights[4] = {1.0 / 6, 1.0 / 3, 1.0 / 3, 1.0 / 6};
@@ -392,7 +393,7 @@ static void step_runge_kutta(struct sampler *s, int64_t i, const float *output, 
     pndm_transfer(s, t, to, s->held, place == 3 ? mean : output, sample);
 }
 
-/* PLMS: linear multistep over the last outputs (Adams-Bashforth), of rising order at the start. */
+/* PLMS: linear multistep over the last outputs (Adams-Bashforth), with increasing order at the start. */
 static void step_pndm(struct sampler *s, int64_t i, const float *output, float *sample)
 {
     if (s->schedule->runge_kutta && i < RUNGE_KUTTA_CALLS) {
@@ -407,7 +408,7 @@ static void step_pndm(struct sampler *s, int64_t i, const float *output, float *
     size_t bytes = (size_t)s->count * sizeof *sample;
     if (i == 0)
         memcpy(s->held, sample, bytes);
-    if (i == 1) { // the first step again, from the first sample, along the mean of both slopes
+    if (i == 1) { // repeats the first step, from the first sample, along the mean of both slopes
         for (int64_t k = 0; k < s->count; k++)
             s->memory[1][k] = (output[k] + s->memory[0][k]) / 2;
         pndm_transfer(s, t + stride, t, s->held, s->memory[1], sample);

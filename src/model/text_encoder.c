@@ -57,7 +57,7 @@ static void load(void *arg, struct weights *w)
     t->final_norm = weights_norm(w, c->width, "text_model.final_layer_norm");
 }
 
-/* Every position of a text is met. */
+/* Every position of a text is needed. */
 static struct error use_places(struct device *d, const struct text_encoder *t)
 {
     int64_t count = t->config.positions;

@@ -10,11 +10,11 @@
 enum { SKIPS = UNET_BLOCKS * (UNET_LAYERS + 1) + 1 };
 
 static const float transformer_eps = 1e-6f,
-                   layer_norm_eps = 1e-5f; /* Transformer2DModel and BasicTransformerBlock fix them */
+                   layer_norm_eps = 1e-5f; /* fixed by Transformer2DModel and BasicTransformerBlock */
 
 /* -------------------------------------------------------------------------------- config */
 
-/* Which blocks of a list look at the text: `cross` is the type that does, `plain` the one that does not. */
+/* Which blocks of a list attend to the text: `cross` is the type that does, `plain` the one that does not. */
 static void read_block_types(struct json *j, const char *key, int64_t blocks, const char *cross, const char *plain,
                              bool *out)
 {
@@ -31,7 +31,7 @@ static void read_block_types(struct json *j, const char *key, int64_t blocks, co
     }
 }
 
-/* One number for every block, or a list with one for each. Where the key is absent, `out` keeps what it holds. */
+/* One number for all blocks, or a list with one for each. If the key is absent, `out` keeps its values. */
 static void read_per_block(struct json *j, const char *key, int64_t blocks, int64_t high, int64_t *out)
 {
     int64_t count = json_integers(j, key, out, UNET_BLOCKS, blocks, 1, high);
@@ -109,7 +109,7 @@ struct error unet_config_read(struct unet_config *c, const char *folder)
     }
     read_per_block(&j, "layers_per_block", c->blocks, UNET_LAYERS - 1, c->layers);
     read_per_block(&j, "transformer_layers_per_block", c->blocks, UNET_DEPTH, c->depth);
-    // for these models `attention_head_dim` counts heads; `num_attention_heads` does too, and goes first
+    // for these models `attention_head_dim` counts heads; `num_attention_heads` does too, and takes precedence
     read_per_block(&j, "attention_head_dim", c->blocks, 1 << 12, c->heads);
     read_per_block(&j, "num_attention_heads", c->blocks, 1 << 12, c->heads);
     c->cross_dim = json_integer(&j, "cross_attention_dim", 1280, 1, 1 << 16);
@@ -168,7 +168,7 @@ static void load_transformer(struct transformer *t, struct weights *w, const str
     t->proj_out = weights_linear(w, t->channels, t->channels, true, "%s.proj_out", name);
 }
 
-/* Resnet j of a block has in[j] input channels; `block` is the place of the block's channels in the config. */
+/* Resnet j of a block has in[j] input channels; `block` is the index of the block's channels in the config. */
 static void load_block(struct unet_block *b, struct weights *w, const struct unet_config *c, int64_t block,
                        int64_t layers, const int64_t *in, bool cross, const char *name)
 {
@@ -199,8 +199,8 @@ static void load_down(struct unet *u, struct weights *w)
     }
 }
 
-/* An up block's resnets take what came from below (or from the resnet before) joined with one skip each: the skips of
- * down block k are its layers' outputs, and below them what came into that block. */
+/* Each resnet of an up block takes the output of the block below (or of the resnet before) joined with one skip. The
+ * skips of down block k are its input and its layers' outputs, and they are used last to first. */
 static void load_up(struct unet *u, struct weights *w)
 {
     const struct unet_config *c = &u->config;
@@ -263,7 +263,7 @@ void unet_free(struct unet *u)
 
 /* -------------------------------------------------------------------------------- forward */
 
-/* What flows through the network, before and after the lanes part. */
+/* What flows through the network, before and after the lanes separate. */
 struct flow {
     struct device *d;
     struct tensor h;
@@ -308,7 +308,7 @@ static void attend_to_self(struct device *d, const struct transformer *t, const 
     device_drop(d, &h);
 }
 
-/* The text comes in here. Up to the query nothing depends on it, so the first time the lanes part right behind the
+/* The text comes in here. Up to the query nothing depends on it, so the first time, the lanes separate right after the
  * query. */
 static void attend_to_text(struct flow *f, const struct transformer *t, const struct transformer_block *b,
                            struct tensor *x)
@@ -360,7 +360,7 @@ static void through_transformer(struct flow *f, const struct transformer *t)
     device_drop(f->d, &x);
 }
 
-/* h moves on to `next`; what it was lives on as a skip. */
+/* h becomes `next`; its old value is kept as a skip. */
 static void keep_as_skip(struct flow *f)
 {
     f->skips[f->skip_count++] = (struct skip){f->h, f->parted};
@@ -378,7 +378,7 @@ static void join_skip(struct flow *f)
     become(f->d, &f->h, joined);
 }
 
-/* One resnet, and the transformer behind it where there is one. `owned`: h is no skip, so that it may be dropped. */
+/* One resnet, and the transformer after it if there is one. `owned`: h is not a skip, so it may be dropped. */
 static void through_layer(struct flow *f, const struct unet_block *b, int64_t j, bool owned)
 {
     if (owned)
@@ -419,7 +419,7 @@ static void go_up(struct flow *f, const struct unet *u)
         }
         if (!b->sampler)
             continue;
-        // twice as large; where a size was odd on the way down, as large as the skip that it will meet
+        // twice as large; if a size was odd on the way down, as large as the skip it will be joined with
         struct tensor meets = f->skips[f->skip_count - 1].h;
         become(f->d, &f->h,
                conv_forward(f->d, b->sampler, f->h, meets.height, meets.width, f->h.channels,
@@ -436,7 +436,7 @@ static struct tensor embed_time(struct device *d, const struct unet *u, struct t
     op_linear(d, h, wave, u->time1, (struct epilogue){.act = ACT_SILU});
     device_drop(d, &wave);
     struct tensor time = device_take(d, F32, timestep.lanes, 1, 1, c->time_dim);
-    op_linear(d, time, h, u->time2, (struct epilogue){.act = ACT_SILU}); // every resnet begins with this silu
+    op_linear(d, time, h, u->time2, (struct epilogue){.act = ACT_SILU}); // every resnet starts with this silu
     device_drop(d, &h);
     return time;
 }
@@ -450,8 +450,8 @@ struct tensor unet_forward(struct device *d, const struct unet *u, const struct 
                        (struct conv){.stride = 1, .pad = c->conv_in_kernel / 2});
     go_down(&f, u);
 
-    // middle: from here on h is no skip and may be dropped; the last skip is the same tensor, so the first step keeps
-    // it
+    // middle: from here on h is not a skip and may be dropped; only the first step must keep it, since the last skip
+    // is the same tensor
     f.h = resnet_forward(d, &u->mid_first, f.h, &f.time);
     through_transformer(&f, &u->mid);
     resnet_through(d, &u->mid_second, &f.h, &f.time);

@@ -6,7 +6,7 @@
 #include "files/file.h"
 #include "files/json.h"
 
-static const float vae_eps = 1e-6f; /* AutoencoderKL fixes it: encoder and decoder pass resnet_eps = 1e-6 */
+static const float vae_eps = 1e-6f; /* fixed by AutoencoderKL: encoder and decoder pass resnet_eps = 1e-6 */
 
 static void refuse_other_blocks(struct json *j, const char *key, int64_t blocks, const char *only)
 {

@@ -137,7 +137,7 @@ struct error weights_load(struct weights *w, struct device *device, const char *
         w->memory_bytes = device_stored(device);
         drop_handles(w);
     }
-    // whoever shares the memory must know of a failure before waiting for it
+    // ranks that share the memory must learn of a failure before they wait for it
     e = weights_refuse(store, e);
     if (e.code == ERROR_NONE && store.take) {
         e = store.take(store.arg, w->memory_bytes, &w->memory, &fill);
@@ -193,7 +193,7 @@ static bool is_number(enum dtype type)
     return type == F32 || type == F16 || type == BF16;
 }
 
-/* Does an entry hold `shape` [ranks], when ones at the end are ignored on both sides? */
+/* Does an entry have `shape` [ranks], ignoring trailing ones on both sides? */
 static bool has_shape(const struct entry *entry, const int64_t *shape, int ranks)
 {
     for (int i = 0; i < ranks || i < entry->ranks; i++)
@@ -318,7 +318,7 @@ static const struct entry *find_codes4(struct weights *w, const char *name, stru
     return codes;
 }
 
-/* A layer's numbers or codes, with what belongs to them in the source, and the bits that they have in the file. */
+/* A layer's numbers or codes, with everything that belongs to them in the source, and their bits in the file. */
 static const struct entry *find_numbers(struct weights *w, const char *name, struct weight_source *s, int *stored)
 {
     const int64_t shape[] = {s->out, s->in, s->kh, s->kw};

@@ -61,7 +61,7 @@ struct error captions_templates(struct captions *c, bool style)
     return ok();
 }
 
-/* The captions of a subject: the object under its name, or the whole file where captions lie at the top. */
+/* The captions of a subject: the object under its name, or the whole file if captions are at the top level. */
 static const cJSON *captions_of(const cJSON *root, const char *subject)
 {
     const cJSON *own = cJSON_GetObjectItemCaseSensitive(root, subject);

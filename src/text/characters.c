@@ -43,8 +43,8 @@ static const struct {
     {0x10d50, 0x10d65, 32}, {0x16ea0, 0x16eb8, 27},
 };
 
-/* Combining marks and pairs that are newer than Unicode 9: to the peer's NFC they are unknown, so they neither move,
- * nor combine, nor let anything move past them. */
+/* Combining marks and pairs newer than Unicode 9. They are unknown to transformers' NFC, so they do not move, do not
+ * combine, and let nothing move past them. */
 static const struct range inert[] = {
     {0x7fd, 0x7fd},     {0x898, 0x89f},     {0x8ca, 0x8d3},     {0x9fe, 0x9fe},     {0xc3c, 0xc3c},
     {0xd3b, 0xd3c},     {0xeba, 0xeba},     {0x1715, 0x1715},   {0x1abf, 0x1ace},   {0x1df6, 0x1dfa},
@@ -98,7 +98,7 @@ int64_t character_write(char *to, int32_t c)
 
 int64_t character_write_lower(char *to, int32_t c)
 {
-    if (c == 0x130) { // the one character whose lower case is two: i and a dot above
+    if (c == 0x130) { // the one character whose lower case is two characters: i and a dot above
         int64_t size = character_write(to, 'i');
         return size + character_write(to + size, 0x307);
     }
@@ -109,7 +109,7 @@ int64_t character_write_lower(char *to, int32_t c)
     return character_write(to, lower);
 }
 
-/* Bytes before the first inert character, or all; -1 where the text is not UTF-8. */
+/* Bytes before the first inert character, or all; -1 if the text is not UTF-8. */
 static int64_t stretch_length(const char *text)
 {
     const char *at = text;
@@ -124,7 +124,7 @@ static int64_t stretch_length(const char *text)
     return at - text;
 }
 
-/* NFC of length bytes, written to `to`; how many it has, or -1. */
+/* Writes the NFC of `length` bytes to `to`; returns its size, or -1. */
 static int64_t compose_stretch(char *to, const char *text, int64_t length)
 {
     utf8proc_uint8_t *composed = NULL;

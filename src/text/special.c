@@ -11,10 +11,10 @@
 
 enum { ID_LIMIT = 1 << 24 };
 
-/* In the order in which the peer adds them. */
+/* In the order in which transformers adds them. */
 static const struct named {
     const char *key, *fallback; /* fallback NULL: there may be none */
-    int which;                  /* enum special, or -1: of no use to us but a word to cut out */
+    int which;                  /* enum special, or -1: no special role, only a word to cut out */
 } named[] = {
     {"bos_token", "<|startoftext|>", SPECIAL_START},
     {"eos_token", "<|endoftext|>", SPECIAL_END},
@@ -26,14 +26,14 @@ static const struct named {
 };
 enum { NAMED = sizeof named / sizeof *named };
 
-/* The folder's settings. A file that is not there has root NULL. */
+/* The folder's settings. A missing file has root NULL. */
 struct settings {
     char config_path[4096], map_path[4096], words_path[4096];
     struct json config, map, words;
     const cJSON *tokenizer, *decoder;
 };
 
-/* A key of tokenizer_config.json, or of the older folder's special_tokens_map.json; NULL where it is absent or null. */
+/* A key of tokenizer_config.json, or of an older folder's special_tokens_map.json; NULL if it is absent or null. */
 static const cJSON *setting(const struct settings *f, const char *key, const char **path)
 {
     const cJSON *value = f->decoder ? NULL : cJSON_GetObjectItemCaseSensitive(f->map.root, key);
@@ -60,14 +60,14 @@ static struct error put(struct special_tokens *s, const char *text, int64_t id, 
     return ok();
 }
 
-/* A token's text: the value itself, or its `content`. NULL where it is neither. */
+/* A token's text: the value itself, or its `content`. NULL if it is neither. */
 static const char *text_of(const cJSON *value)
 {
     const cJSON *text = cJSON_IsObject(value) ? cJSON_GetObjectItemCaseSensitive(value, "content") : value;
     return cJSON_IsString(text) && *text->valuestring ? text->valuestring : NULL;
 }
 
-/* Adds what a value says. Special tokens are matched in the raw text unless the value says otherwise. */
+/* Adds the token that a value describes. Special tokens are matched in the raw text unless the value says otherwise. */
 static struct error put_value(struct special_tokens *s, const cJSON *value, int64_t id, bool special, const char *path,
                               const char *key)
 {
@@ -148,14 +148,14 @@ static struct error read_list(struct special_tokens *s, const struct settings *f
     return ok();
 }
 
-/* By id; texts with the same id stay in the order of the files, told by where they lie. */
+/* By id; texts with the same id stay in the order of the files, which is that of their addresses. */
 static int by_id(const void *a, const void *b)
 {
     const struct special_token *x = *(struct special_token *const *)a, *y = *(struct special_token *const *)b;
     return x->id != y->id ? (x->id > y->id) - (x->id < y->id) : (x > y) - (x < y);
 }
 
-/* Sorts the added words; of several with one id the last counts. */
+/* Sorts the added words; of several with the same id, the last one counts. */
 static struct error sort_words(struct special_tokens *s)
 {
     const struct special_token **order = memory_take(s->count, sizeof *order);
@@ -201,7 +201,7 @@ static struct error read_names(struct special_tokens *s, const struct settings *
     return ok();
 }
 
-/* Is it among the first `count`, the added words? They decide how it is matched. */
+/* Is it among the first `count`, the added words? If so, they decide how it is matched. */
 static bool is_added(const struct special_tokens *s, int64_t count, const char *text)
 {
     for (int64_t i = 0; text && i < count; i++)

@@ -12,8 +12,8 @@
 
 enum { BYTES = 256 };
 
-/* A word that is cut out of the text before anything else: `pattern` is matched in the raw text, or, where
- * `normalized`, the normalized word in the normalized text. */
+/* A word that is cut out of the text before anything else. `pattern` is matched in the raw text, or, if `normalized`,
+ * the normalized word in the normalized text. */
 struct added {
     char *text, *pattern;
     int32_t id;
@@ -34,7 +34,7 @@ static struct error normalize(const char *text, char **out)
 {
     char *composed;
     TRY(characters_compose(text, &composed));
-    char *to = memory_take(2 * (int64_t)strlen(composed) + 1, 1); // lower case adds a byte to a character at most
+    char *to = memory_take(2 * (int64_t)strlen(composed) + 1, 1); // lower case adds at most one byte to a character
     *out = to;
     bool blank = false;
     for (const char *at = composed; to && *at;) {
@@ -65,7 +65,7 @@ static void put(struct ids *ids, int32_t id)
     ids->count++;
 }
 
-/* One word's bytes: pieces of one byte, then the pair of lowest rank is joined until none is left. */
+/* One word's bytes: starting from pieces of one byte, joins the pair of lowest rank until none is left. */
 static struct error split_word(const struct tokenizer *t, const char *word, int64_t length, struct ids *out)
 {
     int32_t *pieces = memory_take(length, sizeof *pieces);
@@ -95,7 +95,7 @@ static struct error split_word(const struct tokenizer *t, const char *word, int6
     return ok();
 }
 
-/* Length of the one of `all` that a text begins with, or 0. */
+/* Length of the entry of `all` that a text begins with, or 0. */
 static int64_t begins_with(const char *text, int64_t length, const char *const *all, int64_t count)
 {
     for (int64_t i = 0; i < count; i++) {
@@ -128,8 +128,8 @@ static int64_t word_length(const char *text, int64_t length)
 }
 
 /* Normalized text without added words, cut by CLIP's pattern. In that pattern the special tokens come first, so a word
- * ends behind one even where it was not cut out (typed in capitals, it appears by normalizing); inside, it is three
- * words. */
+ * ends after one even if it was not cut out (one typed in capitals appears only after normalizing); then it counts as
+ * three words. */
 static struct error split_text(const struct tokenizer *t, const char *text, int64_t length, struct ids *out)
 {
     static const char *const specials[] = {"<|startoftext|>", "<|endoftext|>"};
@@ -141,7 +141,7 @@ static struct error split_text(const struct tokenizer *t, const char *text, int6
         if (size)
             TRY(split_word(t, text + at, size, out));
         else
-            size = 1; // a space: all are blanks now
+            size = 1; // a space: normalizing has made all of them blanks
     }
     return ok();
 }
@@ -163,7 +163,7 @@ static const struct added *added_at(const struct tokenizer *t, const char *text,
     return best;
 }
 
-/* Cuts added words of one sort out, leftmost and longest first; what lies between goes to rest. */
+/* Cuts out added words of one sort, leftmost and longest first; the text between them goes to rest. */
 static struct error cut_words(const struct tokenizer *t, const char *text, int64_t length, bool normalized,
                               struct error (*rest)(const struct tokenizer *, const char *, int64_t, struct ids *),
                               struct ids *out)
@@ -234,7 +234,7 @@ static struct added *find_added(const struct tokenizer *t, const char *word)
     return NULL;
 }
 
-/* Cuts a word out of texts from now on; a word that is cut out already is from now on matched as `normalized` says. */
+/* From now on cuts a word out of texts; if it already is cut out, it is now matched as `normalized` says. */
 static struct error add_word(struct tokenizer *t, const char *word, int32_t id, bool normalized)
 {
     struct added *a = find_added(t, word);
@@ -313,7 +313,7 @@ static void find_bytes(struct tokenizer *t)
     }
 }
 
-/* Words that were added get their ids in their order, as the peer gives them; special tokens must be there already. */
+/* Gives added words their ids in order, as transformers does; special tokens must exist already. */
 static struct error add_special(struct tokenizer *t, const struct special_tokens *s, const char *folder)
 {
     for (int64_t i = 0; i < s->count; i++) {
@@ -341,7 +341,7 @@ static struct error load_with(struct tokenizer *t, const char *folder, const str
     return e;
 }
 
-/* tokenizer.json comes first where both generations lie side by side, as for the peer. */
+/* If both generations are present, tokenizer.json takes precedence, as in transformers. */
 static struct error load(struct tokenizer *t, const char *folder)
 {
     char path[4096], vocab[4096];

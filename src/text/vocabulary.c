@@ -118,7 +118,7 @@ struct error vocabulary_add_merge(struct vocabulary *v, const char *left, const 
         TRY(grow_merges(v));
     struct merge_slot *slot = merge_slot(v->merges, v->merge_room, l, r);
     v->merge_count += slot->result < 0;
-    *slot = (struct merge_slot){l, r, result, rank}; // a pair listed twice counts where it stands last
+    *slot = (struct merge_slot){l, r, result, rank}; // if a pair is listed twice, the last one counts
     return ok();
 }
 
@@ -141,7 +141,7 @@ void vocabulary_free(struct vocabulary *v)
 
 /* -------------------------------------------------------------------------------- files */
 
-/* No two pieces have one id. */
+/* No two pieces may have the same id. */
 static struct error check_ids(const struct vocabulary *v, const char *path)
 {
     bool *taken = memory_take(v->size, sizeof *taken);
@@ -157,7 +157,7 @@ static struct error check_ids(const struct vocabulary *v, const char *path)
     return e;
 }
 
-/* key: where the object stands in its file, for the errors. */
+/* key: the object's place in its file, for the errors. */
 static struct error read_pieces(struct vocabulary *v, const cJSON *object, const char *path, const char *key)
 {
     if (!cJSON_IsObject(object) || !object->child)

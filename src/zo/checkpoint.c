@@ -64,7 +64,7 @@ static uint32_t add_tensors(uint32_t sum, const struct entry *tensors)
     return sum;
 }
 
-/* Everything that means something in the file, but the sum itself. facts: values in the order of fact_names. */
+/* The checksum of everything meaningful in the file except the sum itself. facts: values in the order of fact_names. */
 static uint32_t checksum(const struct entry *tensors, const char *const facts[FACTS])
 {
     uint32_t sum = 0;
@@ -139,7 +139,8 @@ static struct error remove_old(const char *folder, int64_t step, int64_t keep)
         if (!abandoned && (keep == 0 || kept++ < keep))
             continue;
         e = step_path(path, folder, steps[i]);
-        if (e.code == ERROR_NONE && unlink(path) != 0 && errno != ENOENT && errno != EISDIR) // a folder is none of ours
+        if (e.code == ERROR_NONE && unlink(path) != 0 && errno != ENOENT &&
+            errno != EISDIR) // a folder is not one of ours
             e = error_errno("remove", path);
     }
     memory_free(steps);
@@ -176,7 +177,7 @@ struct reading {
     const char *facts[FACTS];
 };
 
-/* Is the file what was written? ERROR_FAILED where it is not. */
+/* Is the file as it was written? ERROR_FAILED if not. */
 static struct error check_whole(struct reading *r, const char *path)
 {
     struct state empty = {0};
@@ -215,7 +216,7 @@ static const char *difference(const char *a, const char *b)
     return a + i;
 }
 
-/* Is it this run's? ERROR_BAD_INPUT where it is not. */
+/* Is it this run's? ERROR_BAD_INPUT if not. */
 static struct error check_ours(const struct reading *r, const struct state *s, const char *path, const char *recipe)
 {
     if (strcmp(r->facts[3], recipe) != 0)
@@ -251,7 +252,7 @@ static void take_all(struct state *s, const struct reading *r)
     s->subspace.noise_rows = r->tensors[4].shape[0];
 }
 
-/* ERROR_FAILED: damaged, an older one may do; ERROR_BAD_INPUT: whole, but not for this run. */
+/* ERROR_FAILED: damaged, so try an older one; ERROR_BAD_INPUT: intact, but not for this run. */
 static struct error read_checkpoint(struct state *s, const char *path, const char *recipe)
 {
     struct reading r;

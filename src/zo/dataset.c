@@ -14,7 +14,7 @@ static bool looks_like_picture(const char *name)
 {
     static const char *const endings[] = {".png", ".jpg", ".jpeg"};
     const char *dot = strrchr(name, '.');
-    if (*name == '.') // hidden: what file managers leave beside pictures
+    if (*name == '.') // hidden files, such as file managers leave beside pictures
         return false;
     for (size_t i = 0; dot && i < sizeof endings / sizeof *endings; i++)
         if (strcasecmp(dot, endings[i]) == 0)
@@ -91,7 +91,7 @@ static const char *last_part(const char *path)
     return slash ? slash + 1 : path;
 }
 
-/* The name under which cc.json knows the subject: the folder that the pictures lie in. */
+/* The subject's name in cc.json: the folder that the pictures are in. */
 static void subject_name(char out[256], const char *picture_path)
 {
     const char *end = strrchr(picture_path, '/');

@@ -41,7 +41,7 @@ static void shuffle(struct draws *d, int64_t epoch)
     d->epoch = epoch;
 }
 
-/* The picture in place `sample` (from 0) of the endless sequence of epochs. */
+/* The picture at position `sample` (from 0) of the endless sequence of epochs. */
 static int32_t picture_of(struct draws *d, int64_t sample)
 {
     int64_t count = d->shape.pictures * d->shape.repeats;

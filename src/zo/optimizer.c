@@ -33,7 +33,7 @@ void optimizer_rates(const struct optimizer *o, int64_t step, double lr, double 
 
 static const double PI = 3.14159265358979323846;
 
-/* A schedule says which share of lr is left after `progress` in [0, 1] of the steps behind the warmup. */
+/* A schedule says what fraction of lr is left at `progress` in [0, 1] through the steps after the warmup. */
 static double stay(double progress, double lr)
 {
     (void)progress;

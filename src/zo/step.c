@@ -19,7 +19,7 @@ static int64_t integers_of_batch(const struct step *s)
     return CHOICE * e->pictures + 3 * e->lanes;
 }
 
-/* A view of `count` of batch `batch`'s integers, from number `at`. */
+/* A view of `count` of batch `batch`'s integers, starting at number `at`. */
 static struct tensor integers_view(const struct step *s, int64_t batch, int64_t at, int64_t lanes, int64_t channels)
 {
     struct tensor t = s->integers;
@@ -42,8 +42,8 @@ static struct tensor lane_map(const struct step *s, int64_t batch, enum per_lane
     return integers_view(s, batch, CHOICE * e->pictures + (int64_t)what * e->lanes, 1, e->lanes);
 }
 
-/* Lanes come direction by direction, each with all pictures of the batch. A batch of lanes that would reach behind the
- * share evaluates the share's last lane again, so that every batch has one shape. */
+/* Lanes are ordered by direction, each with all pictures of the batch. A batch of lanes that would reach past the end
+ * of the share evaluates the share's last lane again, so that all batches have the same shape. */
 static void write_integers(struct step *s, const struct draws *d, bool twin)
 {
     const struct evaluator_shape *e = &s->evaluator.shape;
@@ -90,7 +90,7 @@ static void draw(const struct step *s)
     op_draw(d, s->directions, s->number, seed, STREAM_DIRECTION + 1);
 }
 
-/* Batch j of this rank's lanes, from the draws to the losses in their slots. */
+/* Evaluates batch j of this rank's lanes, from the draws to the losses in their slots. */
 static void evaluate_batch(const struct step *s, int64_t j)
 {
     struct device *d = s->parts.device;

@@ -35,7 +35,7 @@ static void standardize(double *column, int64_t rows)
 /* One-sided Jacobi (Hestenes, 1958): rotate pairs of vectors until all are orthogonal; their lengths are then the
  * singular values, small ones to full relative accuracy. The fewer vectors are rotated: the history's rows where tau <=
  * dim, else its columns. A rotated row points along its principal direction. A rotated column does not, so each column
- * carries a unit vector behind it, which goes through the same rotations and ends as the direction. */
+ * has a unit vector appended, which goes through the same rotations and ends up as the direction. */
 struct vectors {
     int64_t count;   /* of vectors */
     int64_t length;  /* numbers that count in products */
@@ -63,7 +63,7 @@ static double product(const double *a, const double *b, int64_t length)
     return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
 }
 
-/* Makes vectors a and b orthogonal; false when they were. */
+/* Makes vectors a and b orthogonal; false if they already were. */
 static int rotate(const struct vectors *v, int64_t a, int64_t b)
 {
     double *x = vector(v, a), *y = vector(v, b);
@@ -83,7 +83,7 @@ static int rotate(const struct vectors *v, int64_t a, int64_t b)
     return 1;
 }
 
-/* Squared lengths anew, and the order that they give; equal ones keep their places. */
+/* Recomputes squared lengths, and sorts by them; equal ones keep their places. */
 static void measure(struct vectors *v)
 {
     for (int64_t i = 0; i < v->count; i++) {
@@ -95,7 +95,7 @@ static void measure(struct vectors *v)
     }
 }
 
-/* How many vectors are longer than rounding has made those that should be zero. */
+/* How many vectors are longer than rounding makes vectors that should be zero. */
 static int64_t rank_of(const struct vectors *v)
 {
     double longer = (double)(v->count > v->length ? v->count : v->length), least = longer * DBL_EPSILON;
@@ -107,7 +107,7 @@ static int64_t rank_of(const struct vectors *v)
 
 static void orthogonalize(struct vectors *v)
 {
-    enum { SWEEPS = 40 }; // about ten are used
+    enum { SWEEPS = 40 }; // usually about ten suffice
     int turned = 1;
     for (int sweep = 0; sweep < SWEEPS && turned; sweep++) {
         turned = 0;
@@ -137,7 +137,7 @@ static int64_t signal_end(const struct vectors *v, double nu)
 }
 
 /* Makes row `count` of rows [count + 1, dim] a unit vector orthogonal to those before it: the axis that they cover
- * least, less their parts in it (twice, against rounding). */
+ * least, minus its projections on them (twice, against rounding). */
 static void complete(double *rows, int64_t count, int64_t dim)
 {
     double *row = rows + count * dim, least = INFINITY;
@@ -183,7 +183,7 @@ static void principal_rows(const struct vectors *v, int64_t dim, double *rows, i
     }
 }
 
-/* Room for a refresh, taken once: nothing is allocated in the middle of training. */
+/* Scratch for a refresh, allocated once: nothing is allocated in the middle of training. */
 struct refresh {
     struct vectors vectors;
     double *column; /* [tau] */

@@ -15,7 +15,7 @@
 
 enum { VALIDATION_DRAWS = 60, VALIDATION_LANES = 4 };
 
-/* What rides behind the losses in their sum: how many ranks were asked to stop, how many failed. */
+/* Summed together with the losses, after them: how many ranks were asked to stop, and how many failed. */
 enum { STOP, FAILED, NOTES };
 
 int64_t training_tau(const struct config *config, int64_t width)
@@ -56,8 +56,8 @@ static bool at_once(const struct training *t)
     return comm_size(t->parts.comm) == 1 || device_joined(t->parts.device);
 }
 
-/* The losses of all ranks' lanes, *stop, and behind the notes what a lane took each rank (`seconds` this one). A rank
- * that failed says so beside its losses, so that all end together. */
+/* Sums the losses of all ranks' lanes, *stop, and, after the notes, each rank's time per lane (`seconds` is this
+ * one's). A rank that failed says so beside its losses, so that all end together. */
 static struct error sum_slots(struct training *t, struct error mine, double seconds, bool *stop)
 {
     double *paces = t->slots + t->lanes + NOTES;
@@ -89,12 +89,12 @@ static struct error step_at_once(struct training *t, int64_t k, const double rat
     TRY(step_whole(&t->step, k, &t->draws, notes, rates));
     device_read(d, t->slots, t->step.slots);
     TRY(device_wait(d));
-    // a rank alone may still stop; one of several only if all have heard of it
+    // a single rank may still stop; one of several only if all know
     *stop = t->slots[t->lanes + STOP] > 0 || (!device_joined(d) && signals_stop_requested());
     return ok();
 }
 
-/* One of several: every rank evaluates its share of the lanes, then all have all losses and make the same update. */
+/* Several ranks: each evaluates its share of the lanes, then all get all losses and make the same update. */
 static struct error step_together(struct training *t, int64_t k, const double rates[3], bool *stop)
 {
     const double notes[NOTES] = {0};
@@ -103,7 +103,7 @@ static struct error step_together(struct training *t, int64_t k, const double ra
     struct error e = step_evaluate(&t->step, k, &t->draws, notes, false);
     device_read(d, t->slots, t->step.slots);
     e = first_error(e, device_wait(d));
-    // a GPU's memory is planned for its share, which therefore stays as it is
+    // a GPU's memory is planned for its share, so the share must stay the same
     bool measured = t->step.share.count > 0 && device_identity(d) == 0;
     double seconds = measured ? (clock_seconds() - began) / (double)t->step.share.count : 0;
     TRY(sum_slots(t, e, seconds, stop));
@@ -111,10 +111,10 @@ static struct error step_together(struct training *t, int64_t k, const double ra
     return step_update(&t->step, rates);
 }
 
-/* How this rank's step went, and rank 0's embedding to all: mixed hardware cannot drift apart. */
+/* Agrees on how the step went, and sends rank 0's embedding to all, so that mixed hardware cannot drift apart. */
 static struct error end_step(struct training *t, struct error mine)
 {
-    if (at_once(t)) // the others may be waiting in their GPUs, where they hear of nothing
+    if (at_once(t)) // the others may be waiting in their GPUs, where no message reaches them
         return comm_abort(t->parts.comm, mine);
     TRY(comm_agree(t->parts.comm, mine));
     TRY(comm_broadcast(t->parts.comm, t->state.embedding, t->dim * (int64_t)sizeof *t->state.embedding, 0));
@@ -122,7 +122,7 @@ static struct error end_step(struct training *t, struct error mine)
     return ok();
 }
 
-/* Between two steps: this rank evaluates other lanes from now on. */
+/* Between two steps: changes the lanes that this rank evaluates. */
 static struct error take_share(struct training *t, struct share share)
 {
     const struct step_shape shape = t->step.shape;
@@ -133,7 +133,8 @@ static struct error take_share(struct training *t, struct share share)
     return device_wait(t->parts.device);
 }
 
-/* Lanes go from ranks that are slow to ranks that wait for them. Who evaluates a lane shows in no bit of its loss. */
+/* Moves lanes from slow ranks to ranks that wait for them. A lane's loss has the same bits whichever rank evaluates
+ * it. */
 static struct error balance_lanes(struct training *t)
 {
     struct balance *b = &t->balance;
@@ -148,7 +149,7 @@ static struct error balance_lanes(struct training *t)
     return comm_agree(t->parts.comm, same ? ok() : take_share(t, mine));
 }
 
-/* Step k, from 1. *stop: some rank was asked to end. */
+/* Step k, from 1. *stop: some rank was asked to stop. */
 static struct error take_step(struct training *t, int64_t k, struct metric *m, bool *stop)
 {
     const struct config *c = t->parts.config;
@@ -162,7 +163,7 @@ static struct error take_step(struct training *t, int64_t k, struct metric *m, b
     m->lr = schedule_rate(schedule_find(c->optim.schedule), c->optim.lr, k, c->optim.steps, c->optim.warmup);
     find_rates(t, m->lr, rates);
 
-    // evaluate the lanes, estimate the gradient, take out what the history calls noise, update (zo/step.h)
+    // evaluate the lanes, estimate the gradient, remove the noise directions, update (zo/step.h)
     struct error e = at_once(t) ? step_at_once(t, k, rates, stop) : step_together(t, k, rates, stop);
     device_read(d, t->gradient, t->step.gradient);
     device_read(d, s->embedding, t->step.embedding);
@@ -243,7 +244,7 @@ struct error training_validate(struct training *t, const float *embedding, doubl
 
 /* -------------------------------------------------------------------------------- what a run leaves behind */
 
-/* A file that could not be written does not end the training: it is said, and tried again at the next save. */
+/* A file that cannot be written does not end the training: warns, and tries again at the next save. */
 static void note(struct training *t, struct error e)
 {
     t->unsaved = e.code != ERROR_NONE;
@@ -289,13 +290,13 @@ static bool checkpoint_due(const struct training *t)
            (minutes > 0 && clock_seconds() - t->last_checkpoint >= 60 * minutes);
 }
 
-/* Rank 0. e: what went wrong before. */
+/* Rank 0. e: an earlier error. */
 static void save(struct training *t, struct metrics *metrics, bool checkpoint, bool embedding, struct error e)
 {
-    // without the device's moments there is nothing that a resume could go on from
+    // without the device's moments a resume would have nothing to continue from
     struct error got = checkpoint ? step_get(&t->step, &t->state) : ok();
     e = first_error(e, got);
-    // each is tried whatever became of the one before: a full disk may still have room for the smallest
+    // each file is tried even if the one before failed: a full disk may still have room for the smallest
     if (checkpoint || embedding)
         e = first_error(e, metrics_flush(metrics));
     if (embedding)
@@ -352,13 +353,13 @@ static double norm(const double *x, int64_t count)
     return sqrt(sum);
 }
 
-/* The steps after which something collective is due besides the update. */
+/* After these steps something collective is due besides the update. */
 static struct error after_step(struct training *t, struct metric *m, bool last)
 {
     const struct config *c = t->parts.config;
     if (every(t->state.step, t->state.subspace.tau) || last)
         TRY(compare_ranks(t));
-    // not for a run that was asked to stop: it has a checkpoint to write, and may have little time
+    // not if the run was asked to stop: it must write a checkpoint, and may have little time
     if (every(t->state.step, t->validation_every) || t->state.step == c->optim.steps) {
         TRY(training_validate(t, t->state.embedding, &t->validation_last));
         m->validation = t->validation_last;
@@ -366,7 +367,8 @@ static struct error after_step(struct training *t, struct metric *m, bool last)
     return ok();
 }
 
-/* Before a step: the picture that is due after the one before. *stop: some rank was asked to end while it was drawn. */
+/* Before a step: draws the picture that was due after the previous one. *stop: some rank was asked to stop
+ * meanwhile. */
 static struct error draw_sample(struct training *t, struct metrics *metrics, const struct training_calls *calls,
                                 bool missing, bool *stop)
 {
@@ -407,7 +409,7 @@ static struct error run_steps(struct training *t, struct metrics *metrics, struc
         if (calls->told)
             calls->told(calls->arg, &m);
     }
-    // agreeing is a barrier too: behind it all that rank 0 saved is on the disk, so any rank may end
+    // agreeing is a barrier too: after it everything that rank 0 saved is on the disk, so any rank may end
     struct error saved = t->unsaved ? error_failed("%s: the last save failed", c->output.dir) : ok();
     TRY(comm_agree(t->parts.comm, saved));
     if (stop && t->state.step < c->optim.steps)
@@ -505,8 +507,8 @@ static struct error try_lanes(struct training *t, struct step *step, double *los
     return device_wait(d);
 }
 
-/* The promise that a lane's bits are its own, kept at every start: the first lane of a full batch, the same lane as the
- * last of the batch, and alone. */
+/* Checks at every start that a lane's bits do not depend on its neighbours: the first lane of a full batch must give
+ * the same bits as the last of the batch, and alone. */
 static struct error check_lanes(struct training *t)
 {
     struct share share = t->step.share;
@@ -546,7 +548,7 @@ static struct error make_batches(struct training *t)
     const struct step_shape shape = {t->lanes, NOTES, t->vectors, t->dim / t->vectors, t->state.subspace.tau};
     TRY(step_new(&t->step, &t->parts, &shape, t->balance.shares[rank], at_once(t)));
     struct share share = share_of(t->validation_draws, rank, ranks);
-    // no more lanes than a step has, so that looking takes no more memory than learning
+    // no more lanes than a step has, so that validation takes no more memory than learning
     int64_t most = least(t->step.evaluator.shape.lanes, VALIDATION_LANES), lanes = least(share.count, most);
     lanes = lanes > 1 ? lanes : 1;
     return batch_new(&t->checks, t, lanes, lanes);
@@ -577,7 +579,7 @@ struct error training_new(struct training *t, const struct training_parts *parts
     *t = (struct training){.parts = *parts, .vectors = c->token.vectors};
     t->dim = t->vectors * parts->text->config.width;
     t->lanes = (c->zo.sides * c->zo.n + 1) * c->optim.batch_size;
-    // four looks at the validation are enough, and together cost a fiftieth of the training at most
+    // four validations are enough, and together cost at most a fiftieth of the training
     t->validation_draws = least(VALIDATION_DRAWS, c->optim.steps * t->lanes / 200 + 1);
     t->validation_every = (c->optim.steps + 2) / 3;
     const struct dataset *set = parts->dataset;

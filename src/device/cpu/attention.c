@@ -12,9 +12,9 @@
  * size alone, so a query's numbers do not depend on how queries are shared out. */
 
 enum {
-    TERMS = 160,           /* of a score that are summed in one go: the rounding of longer sums would show */
+    TERMS = 160,           /* terms of a score that are summed in one go: the rounding of longer sums would matter */
     KEYS = 96,             /* most keys in a block */
-    KEY_NUMBERS = 32768,   /* most numbers in a block of keys: with as many values it stays in the second cache */
+    KEY_NUMBERS = 32768,   /* most numbers in a block of keys: with as many values it stays in the L2 cache */
     QUERY_NUMBERS = 65536, /* the same for a task's queries and sums */
     QUERY_PANELS = 8,      /* most panels in a task */
 };

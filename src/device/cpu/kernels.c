@@ -12,7 +12,7 @@ enum { PANEL = 2 * WIDTH };
 
 /* -------------------------------------------------------------------------------- products */
 
-/* One step is 1 + 1 in a constant, so that both walks over a compile to their own loop. */
+/* Both orders of a get their own loop, since one of the strides is a constant 1. */
 static inline __attribute__((always_inline)) void tile_of(float *c, const float *a, int64_t row_step, int64_t k_step,
                                                           const float *b, int64_t count, bool add)
 {
@@ -178,7 +178,7 @@ static void softmax(struct softmax s, float *scores, int64_t keys, const int32_t
 
 static void rescale(float *o, const float *factor, int64_t count)
 {
-    bool same = true; // as it mostly is after some blocks: the largest score has been seen
+    bool same = true; // the usual case after some blocks: the largest score has been seen
     for (int64_t i = 0; i < PANEL; i++)
         same = same && factor[i] == 1;
     if (same)
@@ -256,7 +256,7 @@ static void normals(uint64_t seed, uint64_t step, uint32_t stream, int64_t count
     float drawn[4 * BLOCKS];
     for (int64_t done = 0; done < count; done += 4 * BLOCKS) {
         int64_t left = count - done, wanted = left < 4 * BLOCKS ? left : 4 * BLOCKS;
-        for (uint32_t b = 0; b < BLOCKS; b++) // those behind the last are drawn too: loops of one length
+        for (uint32_t b = 0; b < BLOCKS; b++) // numbers past the last are drawn too, so that all loops have one length
             rng_block(seed, step, stream, (uint32_t)(done / 4) + b, words + 4 * b);
         for (int i = 0; i < 4 * BLOCKS; i += 2)
             rng_normal_pair(words + i, drawn + i);

@@ -135,7 +135,7 @@ void cpu_embed(struct device *device, struct tensor y, struct tensor ids, const 
 }
 
 /* As diffusers does in float: e_j = exp(-log(10000) j / (half - shift)), then sin(t e_j) and cos(t e_j). The three
- * functions are taken in double and rounded once. */
+ * functions are computed in double and rounded once. */
 void cpu_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift)
 {
     (void)device;

@@ -3,16 +3,16 @@
 #include "device/cpu/cpu.h"
 
 /* y = x Wt for linear layers and convolutions alike. Row r of the left side is a position of a lane: its channels, or,
- * for a convolution, the channels under each tap one after the other, which are copied together only for the block of
- * rows at hand. All lanes' rows form one tall matrix, so that a weight is read once for all of them.
+ * for a convolution, the channels under each tap one after the other, which are gathered only for the current block of
+ * rows. All lanes' rows form one tall matrix, so that a weight is read once for all of them.
  *
  * The sum over k is cut into blocks of a length that follows from k alone, each block is summed term by term, and the
  * blocks are added in order. Hence a number of y is the same however rows and columns are shared out, and for any row
  * beside it. Tasks are (block of rows, chunk of panels). */
 
 enum {
-    DEPTH = 320,     /* most terms in a block: a panel's block stays in the first cache, beside a tile of x */
-    BLOCK_ROWS = 96, /* most rows in a task: their block of x stays in the second cache */
+    DEPTH = 320,     /* most terms in a block: a panel's block stays in the L1 cache, beside a tile of x */
+    BLOCK_ROWS = 96, /* most rows in a task: their block of x stays in the L2 cache */
     CHUNK = 320,     /* most packed columns in a task */
 };
 _Static_assert((BLOCK_ROWS * (DEPTH + CHUNK) + 32 * DEPTH) * sizeof(float) <= SCRATCH_BYTES, "a task's scratch");
@@ -42,7 +42,7 @@ struct block {
     float *sums; /* [panels][tiles][tile rows][panel] */
 };
 
-/* Where target position `at` of an enlarged picture comes from: F.interpolate(mode="nearest") computes it in float. */
+/* The source of target position `at` of an enlarged picture: F.interpolate(mode="nearest") computes it in float. */
 static int64_t nearest(int64_t at, int64_t in, int64_t out)
 {
     int64_t from = (int64_t)((float)at * ((float)in / (float)out));
@@ -128,8 +128,8 @@ static const float *terms_of(const struct product *p, const struct block *b, int
     return b->wide;
 }
 
-/* Adds terms [first, first + count) of panel n of the task to its sums, and meanwhile fetches the terms that come next:
- * a weight is mostly read from memory, which a few rows' arithmetic does not hide. */
+/* Adds terms [first, first + count) of panel n of the task to its sums, while prefetching the terms that come next:
+ * weights mostly come from memory, and the arithmetic of a few rows does not hide that. */
 static void add_terms(const struct product *p, const struct block *b, int64_t n, int64_t first, int64_t count)
 {
     const struct kernels *k = p->kernels;

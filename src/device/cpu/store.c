@@ -7,15 +7,15 @@
 /* A weight in the store: panels [columns / panel][k][panel] of the kept type, k over (ky, kx, channel); then the scales
  * of int8 and the bias, F32 [columns], in the panels' order. 4-bit codes lie two in a byte, a panel's first half of
  * columns low and its second high; their scales and shifts are F32 [columns / panel][groups of a row][panel]. Columns
- * are the outputs, filled up with zeros to whole panels. A gated layer's panel holds `width` values and then the gates
- * that belong to them, so that one task makes both. */
+ * are the outputs, padded with zeros to whole panels. A gated layer's panel holds `width` values and then their gates,
+ * so that one task computes both. */
 
 static int64_t packed_columns(const struct kernels *k, const struct weight *w)
 {
     return w->gated ? round_up(w->out / 2, k->width) * 2 : round_up(w->out, k->panel);
 }
 
-/* The output that lies in a packed column, or -1 for padding. */
+/* The output that a packed column holds, or -1 for padding. */
 static int64_t output_of(const struct kernels *k, const struct weight *w, int64_t column)
 {
     if (!w->gated)
