@@ -2,9 +2,9 @@
  *
  * y = softmax(q kt / sqrt(size)) v for each head of each lane; the matrix of scores is never stored.
  *
- * Idea (Dao, "FlashAttention-2", 2023). A warp owns 16 queries. Keys and values come by in tiles; each query carries
- * its largest score so far, the sum of its weights and its weighted sum of values, which shrink when a larger score
- * turns up. Scores leave the matrix units in the very layout in which weights enter them again, so they stay in
+ * Idea (Dao, "FlashAttention-2", 2023). A warp owns 16 queries. Keys and values arrive in tiles; each query keeps its
+ * largest score so far, the sum of its weights and its weighted sum of values, which are scaled down when a larger
+ * score turns up. Scores leave the matrix units in the very layout in which weights enter them again, so they stay in
  * registers.
  *
  *     global k, v ── copy_async, one tile ahead ─► shared: floats ── split ─► shared: pairs of 16 bits
@@ -53,7 +53,7 @@ __device__ float sum_over_quad(float x)
     return x + __shfl_xor_sync(0xffffffffu, x, 2);
 }
 
-/* Channel `channel` of a head's row, 0 beyond its end, and all 0 where there is no row. */
+/* Channel `channel` of a head's row; 0 beyond its end, and 0 if there is no row. */
 __device__ float channel_or_zero(const float *row, int channel, int size)
 {
     return row && channel < size ? row[channel] : 0;
@@ -88,8 +88,8 @@ __device__ void mma_pairs(float (&acc)[N][4], const uint32_t (&a_hi)[4], const u
     mma_tile<O, N>(acc, a_lo, b_hi);
 }
 
-/* A query's state, for the two queries (rows g and g + 8) that a thread has a share of. `total` is the share of this
- * thread's keys until the end. */
+/* The state of the two queries (rows g and g + 8) that a thread shares in. Until the end, `total` covers only this
+ * thread's keys. */
 struct progress {
     float largest[2], total[2];
 };
@@ -117,7 +117,7 @@ __device__ void weigh(struct progress *p, float (&scores)[TILES][4], float (&shr
     }
 }
 
-/* Keys of the tile at `first` that rows `query` and `query + 8` may not see get a score below all others. */
+/* Gives keys of the tile at `first` that rows `query` and `query + 8` may not see a score below all others. */
 template <int TILES>
 __device__ void hide_keys(float (&scores)[TILES][4], const struct attention_args &a, int first, int query)
 {
@@ -141,17 +141,18 @@ __device__ int keys_seen(const struct attention_args &a, int first, int count)
 
 /* -------------------------------------------------------------------------------- heads to 160 */
 
-/* SIZE: channels, a multiple of 8 that the head's fit in. DEPTH: the same in whole steps of the matrix units. */
+/* SIZE: the head's channels, rounded up to a multiple of 8. DEPTH: the same, rounded up to whole steps of the matrix
+ * units. */
 template <int SIZE> struct shape {
     static const int DEPTH = (SIZE + 15) / 16 * 16;
     static const int KEYS = SIZE <= 80 ? 32 : 16;
     static const int WARPS = SIZE <= 40 ? 6 : SIZE <= 80 ? 4 : 3;
     static const int STEPS = DEPTH / 16;
-    static const int STRIDE = DEPTH + 8; /* 16-byte pieces of a row: an odd number, so that 8 rows meet in no bank */
+    static const int STRIDE = DEPTH + 8; /* 16-byte pieces of a row: an odd number, so that 8 rows share no bank */
     static const int PIECES = KEYS * DEPTH / 4;
     static const int THREADS = 32 * WARPS;
-    static const int BLOCKS = SIZE <= 40 ? 2 : 1; /* that registers must leave room for on a multiprocessor */
-    static const bool PARKED = SIZE > 80;         /* queries do not fit in registers beside the sums */
+    static const int BLOCKS = SIZE <= 40 ? 2 : 1; /* blocks that registers must leave room for on a multiprocessor */
+    static const bool PARKED = SIZE > 80;         /* queries do not fit in registers together with the sums */
 };
 
 enum { K, V };
@@ -167,7 +168,7 @@ template <int SIZE> struct attention_shared {
     uint4 queries[S::PARKED ? S::STEPS * 2 * S::THREADS : 1];
 };
 
-/* The warp's queries as fragments: in registers, or parked in shared memory, each thread's in places of its own. */
+/* The warp's queries as fragments: in registers, or in shared memory, where each thread has its own places. */
 template <int SIZE> struct queries {
     uint32_t hi[shape<SIZE>::PARKED ? 1 : shape<SIZE>::STEPS][4], lo[shape<SIZE>::PARKED ? 1 : shape<SIZE>::STEPS][4];
     uint4 *parked;
@@ -214,8 +215,8 @@ __device__ void mma_queries(float (&acc)[2][4], const struct queries<SIZE> &q, i
     }
 }
 
-/* Begins to copy the tile of keys and values at `first`; zeros beyond the last key and the last channel. A thread will
- * split the pieces that it copied itself. */
+/* Starts copying the tile of keys and values at `first`; zeros beyond the last key and the last channel. Each thread
+ * later splits the pieces that it copied. */
 template <int SIZE>
 __device__ void fetch_tile(struct attention_shared<SIZE> *s, const struct attention_args &a, int first, int lane,
                            int head)
@@ -394,9 +395,9 @@ enum {
     WIDE_WARPS = 8,
     WIDE_THREADS = 32 * WIDE_WARPS,
     WIDE_KEYS = 8 * WIDE_WARPS, /* of a tile: 8 for each warp to score */
-    WIDE_TILES = 8,             /* most tiles of 8 channels that a warp sums */
+    WIDE_TILES = 8,             /* the most tiles of 8 channels that a warp sums */
     WIDE_CHANNELS = 8 * WIDE_TILES * WIDE_WARPS,
-    WIDE_STEPS = 8, /* of 16 channels, whose products are summed in one go */
+    WIDE_STEPS = 8, /* steps of 16 channels whose products are summed in one go */
 };
 
 struct wide_shared {
@@ -544,7 +545,7 @@ template <enum operand O> void start_wide(struct device *device, int heads, stru
 template <enum operand O> void choose(struct device *device, int heads, const struct attention_args &a)
 {
     static const struct {
-        int most, capability; /* largest head, and what the GPU must have for its shared memory */
+        int most, capability; /* largest head, and the compute capability whose shared memory it needs */
         void (*start)(struct device *device, int heads, const struct attention_args &a);
     } kinds[] = {{32, 75, start<O, 32>},
                  {40, 75, start<O, 40>},

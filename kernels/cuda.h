@@ -30,12 +30,12 @@ struct cuda {
     float2 *moments;             /* [MOMENTS] on the GPU: scratch of norm.cu, between its two kernels */
     struct link *link;           /* to the other ranks' GPUs; NULL: not joined */
     struct program *meeting;     /* the one whose graph meets other ranks, NULL: none */
-    bool meets; /* what was enqueued, or is being captured, meets other ranks: wait by nccl_wait alone */
+    bool meets; /* what was enqueued, or is being captured, waits for other ranks: wait for it only with nccl_wait */
 };
 
 enum { MOMENTS = GPU_MOMENTS }; /* 64 chunks of 32 groups for 32 lanes: 512 KiB */
 
-/* The first thing that a kernel found wrong with the contents of a tensor: which only the kernel can see. */
+/* The first error that a kernel found in the contents of a tensor, which only kernels can see. */
 struct complaint {
     int what; /* enum what, 0: nothing */
     int value;
@@ -54,10 +54,11 @@ static inline struct cuda *cuda_of(struct device *device)
     return (struct cuda *)device;
 }
 
-/* Turns what a call returned into an error that names the call; ok for cudaSuccess. */
+/* Turns a call's result into an error that names the call; ok for cudaSuccess. */
 struct error cuda_error(cudaError_t code, const char *call);
 
-/* Enqueues kernel(args) on the device's stream; a refusal becomes the device's error. `name` is for that message. */
+/* Enqueues kernel(args) on the device's stream; a failed launch becomes the device's error. `name` is for that
+ * message. */
 template <class Args>
 static void launch(struct device *device, const char *name, void (*kernel)(Args), dim3 grid, unsigned threads,
                    size_t shared, const Args &args)
@@ -124,7 +125,7 @@ __device__ static inline float activated(float x, enum act act)
     }
 }
 
-/* Of a warp's numbers, in a tree whose form never changes: all lanes get the sum. */
+/* Sums a warp's numbers, in a tree whose form never changes; all lanes get the sum. */
 template <class T> __device__ static inline T sum_over_warp(T x)
 {
     for (int lanes = 16; lanes > 0; lanes /= 2)
@@ -152,12 +153,12 @@ void cuda_embed(struct device *device, struct tensor y, struct tensor ids, const
 void cuda_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
 void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
 
-/* device.cu: frees what a program was captured as. */
+/* device.cu: frees a program's graph. */
 void cuda_forget(struct program *program);
 
-/* nccl.cu. nccl_offer fills in join, sum and share, in a build with NCCL. nccl_wait waits for a stream that meets other
- * ranks, within the limit; at once where it does not. nccl_alive: is the link still whole? nccl_leave comes before the
- * stream goes. */
+/* nccl.cu. nccl_offer fills in join, sum and share, in a build with NCCL. nccl_wait waits, within the limit, for a
+ * stream that meets other ranks; it returns at once if the stream does not. nccl_alive: is the link still intact? Call
+ * nccl_leave before the stream is destroyed. */
 void nccl_offer(struct device_ops *ops);
 struct error nccl_wait(struct device *device);
 struct error nccl_alive(struct device *device);

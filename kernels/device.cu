@@ -3,11 +3,11 @@
  * The CUDA device: a GPU, one stream, memory, weights, and programs as graphs.
  *
  * Idea. Ops enqueue kernels on one stream. A program is captured once, as a CUDA graph, and replayed from then on: the
- * host enqueues one thing for a whole evaluation. It is captured anew where memory that its kernels point into has
- * moved (device->generation). Weights are packed on the host (device/tiles.h), in memory that the ranks of a node
- * share, and uploaded at once.
+ * host enqueues one thing for a whole evaluation. It is captured again if memory that its kernels point into has moved
+ * (device->generation). Weights are packed on the host (device/tiles.h), in memory that the ranks of a node share, and
+ * uploaded in one go.
  *
- * What a kernel finds wrong with contents (an id without a row) it writes into a complaint that device_wait reads.
+ * If a kernel finds bad contents (an id without a row), it writes a complaint, which device_wait reads.
  */
 #include <stdio.h>
 #include <string.h>
@@ -19,14 +19,14 @@ extern "C" {
 }
 #include "device/tiles.h"
 
-/* What a program is captured as. */
+/* A program's captured form. */
 struct graph {
     cudaGraphExec_t exec;
     bool meets; /* other ranks */
 };
 
 struct opened {
-    struct cuda cuda; /* first: the device is known by its head */
+    struct cuda cuda; /* must be first: the device is known by its head */
     struct pool *pool;
     struct complaint *heard; /* on the host, pinned */
 };
@@ -55,7 +55,7 @@ static struct opened *opened_of(struct device *device)
 static void give(struct device *device, void *memory)
 {
     nccl_wait(device);
-    cudaStreamSynchronize(cuda_of(device)->stream); // work that uses it may be under way
+    cudaStreamSynchronize(cuda_of(device)->stream); // work that uses it may still be running
     cudaFree(memory);
 }
 
@@ -88,13 +88,14 @@ static struct error upload(struct device *device, void *to, const void *from, in
     return cuda_error(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
 
-/* A tensor's rows <-> dense host memory. Lanes that share memory are written once for each, the last one stays. */
+/* A tensor's rows <-> dense host memory. If lanes share memory, each is written to it in turn, and the last one
+ * stays. */
 static void move(struct device *device, struct tensor t, void *dense, bool into_tensor)
 {
     size_t size = (size_t)dtype_size(t.type), row = (size_t)t.channels * size, pitch = (size_t)t.row_stride * size;
     size_t rows = (size_t)(t.height * t.width);
     bool whole = pitch == row && t.lane_stride == (int64_t)rows * t.channels;
-    // from or to memory that is not pinned a copy waits for the stream by itself, without a limit
+    // a copy from or to unpinned memory waits for the stream itself, without a limit
     struct error e = nccl_wait(device);
     if (e.code != ERROR_NONE)
         return device_fail(device, e);
@@ -204,17 +205,17 @@ void cuda_forget(struct program *p)
     p->compiled = NULL;
 }
 
-/* Records the body; the graph is for the caller to destroy. */
+/* Records the body; the caller destroys the graph. */
 static struct error record(struct program *p, cudaGraph_t *graph)
 {
     struct device *device = p->device;
     cudaStream_t stream = cuda_of(device)->stream;
-    // relaxed: a kernel's first launch may load its code, and the driver then takes memory
+    // relaxed: a kernel's first launch may load its code, for which the driver allocates memory
     CALL(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
     struct error e = program_pass(p);
     cudaError_t code = cudaStreamEndCapture(stream, graph);
     if (e.code == ERROR_NONE)
-        e = device->error; // an op's error, more exact than what it did to the capture
+        e = device->error; // an op's error, which is more precise than the capture's
     return e.code != ERROR_NONE ? e : cuda_error(code, "cudaStreamEndCapture");
 }
 
@@ -307,7 +308,7 @@ static const struct device_ops *table()
     return &ops;
 }
 
-/* Is there a driver, new enough, with a GPU to show? */
+/* Is there a recent enough driver, with a visible GPU? */
 static struct error find_gpus(int *count)
 {
     cudaError_t code = cudaGetDeviceCount(count);

@@ -2,16 +2,17 @@
  *
  * Ranks with a GPU each, joined by NCCL.
  *
- * Idea. A collective is work of the stream like a kernel, and a node of a program's graph. But a rank that is gone
- * leaves the others waiting inside their GPUs, where no signal reaches and no limit holds. So nothing here blocks: the
- * communicator is asked until it is done (ncclInProgress), and behind a meeting the host asks an event, NCCL for errors
- * and the other ranks whether one gave up, until the limit (nccl_wait). Then ncclCommAbort ends what runs, and the link
- * is cut for good.
+ * Idea. A collective is work on the stream like a kernel, and a node of a program's graph. But a rank that dies leaves
+ * the others waiting inside their GPUs, beyond the reach of signals and time limits. So nothing here blocks: the
+ * communicator is polled until it is done (ncclInProgress), and after a collective the host polls an event, NCCL for
+ * errors, and the other ranks for whether one gave up, until the limit (nccl_wait). Then ncclCommAbort ends what is
+ * running, and the link is cut for good.
  *
- * Invariant: while cuda.meets, the host enters no call that waits for the stream by itself.
+ * Invariant: while cuda.meets is set, the host makes no call that itself waits for the stream.
  *
- * The sums are of a few losses, and exact in any order since all ranks but one hold zeros: one channel is enough, and
- * keeps NCCL's buffers small. A first meeting at once makes them, and the connections, before the step is captured.
+ * The sums are of a few losses, and exact in any order since all ranks but one hold zeros. One channel is enough, and
+ * keeps NCCL's buffers small. A first collective right away creates buffers and connections before the step is
+ * captured.
  */
 #include "kernels/cuda.h"
 extern "C" {
@@ -54,8 +55,8 @@ static void pause_briefly()
     clock_sleep(20e-6);
 }
 
-/* A graph that holds collectives holds the communicator, and aborting waits for it: the graph goes first. One that is
- * under way is freed when it ends. */
+/* A graph with collectives holds the communicator, and aborting would wait for it, so destroy the graph first. One that
+ * is running is freed when it ends. */
 static void cut(struct cuda *c)
 {
     struct link *l = c->link;
@@ -66,7 +67,7 @@ static void cut(struct cuda *c)
     l->comm = NULL;
 }
 
-/* What a call of the communicator comes to, in the end. */
+/* The final result of a call of the communicator. */
 static struct error settle(const struct link *l, ncclResult_t result, const char *call)
 {
     double began = clock_seconds();
@@ -81,14 +82,14 @@ static struct error settle(const struct link *l, ncclResult_t result, const char
     return nccl_error(l, result, call);
 }
 
-/* Do the others, as far as can be told, still come? *heard: when they were last asked whether one gave up. */
+/* Can the others, as far as known, still arrive? *heard: when they were last asked whether one gave up. */
 static struct error listen(const struct link *l, double began, double *heard)
 {
     const double often = 0.1; // seconds
     const struct device_link *others = &l->others;
     ncclResult_t state = ncclSuccess, asked = ncclCommGetAsyncError(l->comm, &state);
     if (state == ncclRemoteError)
-        clock_sleep(3); // the rank that failed knows better why: it may speak first, and end us
+        clock_sleep(3); // the rank that failed knows the reason better: let it speak first, and end us
     if (state == ncclInProgress)
         state = ncclSuccess;
     TRY(nccl_error(l, asked != ncclSuccess ? asked : state, "waiting for the other ranks"));
@@ -165,7 +166,7 @@ static void share(struct device *device, struct tensor t, int root)
 
 static struct error connect(struct cuda *c, const struct device_link *link)
 {
-    // ranks may capture a step anew at different times, and what is captured must not wait for the others
+    // ranks may recapture a step at different times, and capturing must not wait for the others
     setenv("NCCL_GRAPH_REGISTER", "0", 0);
     ncclUniqueId id;
     memset(&id, 0, sizeof id);
@@ -179,7 +180,7 @@ static struct error connect(struct cuda *c, const struct device_link *link)
     return settle(c->link, result, "ncclCommInitRankConfig");
 }
 
-/* One sum and one broadcast, in the scratch of norms: all are there, and hear the same. */
+/* A test sum and broadcast, in the scratch of norms: all ranks take part and get the same. */
 static struct error greet(struct cuda *c, const struct device_link *link)
 {
     enum { COUNT, ROOT, NUMBERS };
@@ -222,7 +223,7 @@ static struct error join(struct device *device, const struct device_link *link)
     return e;
 }
 
-/* By now all ranks have come to an end, well or together with an error. */
+/* By now all ranks have finished, successfully or together with an error. */
 void nccl_leave(struct device *device)
 {
     struct link *l = cuda_of(device)->link;

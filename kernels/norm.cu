@@ -2,17 +2,18 @@
  *
  * Group norm and layer norm, and the activation that follows.
  *
- * Idea. Memory sets the pace, so a lane must be read by many blocks, also when it is alone. Group norm is two kernels:
- * the first cuts a lane's positions into chunks and leaves the mean and the squared deviations of every (chunk, group)
- * in scratch; the second joins a group's chunks and normalizes. A layer norm's row belongs to one warp.
+ * Idea. Memory bandwidth is the limit, so a lane must be read by many blocks, even if it is the only one. Group norm is
+ * two kernels: the first cuts a lane's positions into chunks and writes the mean and the squared deviations of every
+ * (chunk, group) to scratch; the second combines a group's chunks and normalizes. A layer norm's row belongs to one
+ * warp.
  *
- * Accuracy. Deviations are taken from the mean of the very numbers they belong to, in a second walk that hits the
- * cache; parts are joined as in Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample
- * variances" (1979): M2 = sum M2_i + sum n_i (m_i - m)^2. Nothing is the difference of two big numbers, whatever the
- * mean.
+ * Accuracy. Deviations are taken from the mean of the very numbers they belong to, in a second pass that hits the
+ * cache; parts are combined as in Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing
+ * sample variances" (1979): M2 = sum M2_i + sum n_i (m_i - m)^2. No result is the difference of two big numbers,
+ * whatever the mean.
  *
  * Equal bits for a lane, whatever lies beside it: chunks follow from one lane's positions and groups; lanes are a grid
- * dimension, or a launch of their own where scratch is short. Every sum is a walk of fixed stride and a tree of fixed
+ * dimension, or a launch of their own where scratch is short. Every sum is a loop of fixed stride and a tree of fixed
  * form.
  */
 #include "kernels/cuda.h"
@@ -75,8 +76,8 @@ __device__ float walk(const struct group_args &a, const float *from, int rows, f
     return sum_over_warp(sum);
 }
 
-/* Block: WARPS groups of one chunk of one lane. The first number is the first guess at the centre, so that even the
- * mean is summed from small numbers. */
+/* Block: WARPS groups of one chunk of one lane. The first number serves as a first centre, so that even the mean is a
+ * sum of small numbers. */
 template <int V> __global__ void __launch_bounds__(THREADS) group_moments(const struct group_args a)
 {
     int chunk = (int)blockIdx.x, lane = (int)blockIdx.z, group = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32;
@@ -92,8 +93,8 @@ template <int V> __global__ void __launch_bounds__(THREADS) group_moments(const 
 
 /* -------------------------------------------------------------------------------- groups: apply */
 
-/* The warp joins the chunks of one group: (mean, 1 / sqrt(variance + eps)). Chunks but the last are of one size, so
- * each weighs as its rows do. */
+/* The warp combines the chunks of one group into (mean, 1 / sqrt(variance + eps)). Chunks are weighted by their rows;
+ * all but the last have the same size. */
 __device__ float2 join_chunks(const struct group_args &a, int lane, int group)
 {
     const float2 *from = a.moments + ((int64_t)lane * a.groups + group) * a.chunks;
@@ -113,7 +114,7 @@ struct apply_shared {
     float2 of[SLAB + 1]; /* by group, counted from the slab's first: mean, factor */
 };
 
-/* Block: up to SLAB channels of one chunk of one lane. A thread keeps its channels and walks down the rows. */
+/* Block: up to SLAB channels of one chunk of one lane. A thread keeps its channels and loops over the rows. */
 template <int V> __global__ void __launch_bounds__(THREADS) group_apply(const struct group_args a)
 {
     struct apply_shared *s = (struct apply_shared *)shared_memory;

@@ -50,7 +50,7 @@ template <class T> struct copy_args {
     struct complaint *complaint;
 };
 
-/* The lane of `lanes` that lane `lane` reads, or -1, said once, by the block's first thread. */
+/* The lane of `lanes` that lane `lane` reads, or -1, which the block's first thread reports. */
 __device__ int lane_to_read(const struct view<int32_t> &map, int lane, int lanes, struct complaint *complaint)
 {
     int from = mapped_lane(map, lane);
@@ -102,7 +102,7 @@ struct embed_args {
     struct complaint *complaint;
 };
 
-/* A table's row for an id, NULL where there is none. */
+/* A table's row for an id, NULL if there is none. */
 __device__ const float *find_row(const struct table &t, int id, int dim)
 {
     int place = id >= 0 && id < t.count ? t.place[id] : -1;
@@ -207,7 +207,7 @@ void cuda_act(struct device *device, struct tensor y, struct tensor x, enum act 
     launch(device, "activate", activate, grid_over((int64_t)a.y.positions * a.y.channels, y.lanes), THREADS, 0, a);
 }
 
-/* The widest piece that addresses, strides and channels are multiples of. */
+/* The widest piece of which addresses, strides and channels are multiples. */
 void cuda_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map)
 {
     uint64_t size = (uint64_t)dtype_size(y.type), all = 0;

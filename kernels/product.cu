@@ -11,8 +11,8 @@
  *     shared ── float4 and ldmatrix ─► registers: x split into pairs, codes widened ─► mma ─► float accumulators
  *     accumulators ─► x scale + bias + lane bias, activation (or value x gelu(gate)), + residual ─► y
  *
- * Weights meet the matrix units as they lie in memory, 8 or 4 bits wide; nothing is ever unpacked into memory. How a
- * row is laid out so that a lane finds its four k with one load is told in src/device/tiles.h.
+ * Weights reach the matrix units as they are in memory, 8 or 4 bits wide; nothing is ever unpacked into memory.
+ * src/device/tiles.h describes how a row is laid out so that a lane finds its four k with one load.
  *
  * Equal bits for a lane, whatever lies beside it: every number of y is one chain of sums over k, in order, whichever
  * tile it lies in. So the choice of tiles may depend on the number of rows.
@@ -39,8 +39,8 @@ struct product_args {
     enum act act;
 };
 
-/* What a chunk of a weight row takes: 16-byte pieces, and how they are spread over banks so that ldmatrix reads eight
- * rows at once. */
+/* A chunk of a weight row: its 16-byte pieces, and how they are spread over banks so that ldmatrix reads eight rows at
+ * once. */
 template <enum tile_kind W> struct weight_tile {
     static const int PIECES = W == TILE_4 ? 1 : W == TILE_8 ? 2 : W == TILE_16 ? 4 : 8;
     __device__ static int place(int row, int piece)
@@ -54,13 +54,13 @@ template <enum tile_kind W, int ROWS, int COLUMNS> struct stage {
     unsigned char w[COLUMNS * weight_tile<W>::PIECES * 16];
 };
 
-/* Piece `piece` of row `row` of x: odd rows swap halves, so that two rows' float4 loads meet in no bank. */
+/* Piece `piece` of row `row` of x: odd rows swap halves, so that two rows' float4 loads share no bank. */
 __device__ static int x_place(int row, int piece)
 {
     return row * DEPTH + (piece ^ ((row & 1) << 2)) * 4;
 }
 
-/* Row and column of x under a tap, or false where the tap looks outside. */
+/* Row and column of x under a tap; false if the tap is outside. */
 __device__ static bool find_input(const struct product_args &a, int *y, int *x)
 {
     if (a.step_y > 0) { // the kernel slides over the enlarged picture
@@ -74,14 +74,14 @@ __device__ static bool find_input(const struct product_args &a, int *y, int *x)
     return *y >= 0 && *y < a.in_height && *x >= 0 && *x < a.in_width;
 }
 
-/* What one thread copies of every chunk: a piece of some rows of x and of the weights. Addresses are found anew for
- * each tap and only move on from chunk to chunk in it. */
+/* What one thread copies of every chunk: a piece of some rows of x and of the weights. Addresses are computed for each
+ * tap, and only advanced from chunk to chunk within it. */
 template <enum tile_kind W, int ROWS, int COLUMNS, int THREADS, bool ALIGNED> struct feeder {
     static const int PIECES = weight_tile<W>::PIECES, STEP = THREADS / ROW_PIECES, COUNT = ROWS / STEP;
     static const int W_COUNT = (COLUMNS * PIECES + THREADS - 1) / THREADS;
     const float *lane[COUNT]; /* first number of each row's lane */
-    int y[COUNT], x[COUNT];   /* of the first tap; y far outside for rows behind the last */
-    const float *from[COUNT]; /* this thread's piece under the tap at hand; NULL: outside */
+    int y[COUNT], x[COUNT];   /* of the first tap; y far outside for rows past the last */
+    const float *from[COUNT]; /* this thread's piece under the current tap; NULL: outside */
     const unsigned char *weights[W_COUNT];
     int ky, kx, channel;
 
@@ -111,7 +111,8 @@ template <enum tile_kind W, int ROWS, int COLUMNS, int THREADS, bool ALIGNED> st
         for (int i = 0; i < COUNT; i++) {
             int at_y = y[i] + ky, at_x = x[i] + kx;
             bool inside = find_input(a, &at_y, &at_x);
-            int64_t row = inside ? at_y * a.in_width + at_x : 0; // a row far outside has no product in an int
+            // the product for a row far outside would overflow an int
+            int64_t row = inside ? at_y * a.in_width + at_x : 0;
             from[i] = inside ? lane[i] + row * a.x.row_stride + (int)threadIdx.x % ROW_PIECES * 4 : NULL;
         }
     }
@@ -170,17 +171,17 @@ __device__ static void load_x(uint32_t (&hi)[4], uint32_t (&lo)[4], const float 
     }
 }
 
-/* Of the lane's four k, each one's group: scale in the low half, the value of code 8 in the high one. */
+/* The group of each of the lane's four k: scale in the low half, the value of code 8 in the high one. */
 struct affine {
     uint32_t of[4];
 };
 
-/* Groups follow the file's order (channel, tap), in which neighbouring channels lie `taps` numbers apart: mostly the
- * four are in one group or two. */
+/* Groups follow the file's order (channel, tap), in which neighbouring channels are `taps` numbers apart, so the four
+ * are mostly in one or two groups. */
 __device__ static struct affine find_groups(const struct product_args &a, int row, int tap, int channel)
 {
     const uint32_t *groups = a.groups + (int64_t)min(row, a.weight_rows - 1) * a.groups_per_row;
-    int from = channel * a.taps + tap, most = a.groups_per_row - 1; // channels of padding take the last
+    int from = channel * a.taps + tap, most = a.groups_per_row - 1; // padding uses the last one
     struct affine f;
     if (3 * a.taps >= a.group) {
         for (int j = 0; j < 4; j++)
@@ -253,14 +254,14 @@ __device__ static float scaled(const struct product_args &a, int packed, float s
     return fmaf(sum, a.scale ? a.scale[packed] : 1.0f, a.bias ? a.bias[packed] : 0.0f);
 }
 
-/* What becomes of columns (value, value + 1) of one row. `gate`: their gates' sums. */
+/* Finishes columns (value, value + 1) of one row. `gate`: their gates' sums. */
 __device__ static void finish(const struct product_args &a, int row, int packed, int column, const float *value,
                               const float *gate)
 {
     int lane = row / a.y.positions, position = row - lane * a.y.positions;
     float *y = row_of(a.y, lane, position) + column;
     for (int j = 0; j < 2 && column + j < a.y.channels; j++) {
-        // fmaf, and sums that nothing is fused into, so that every tile rounds alike
+        // explicit fmaf, and sums that are never fused, so that every tile rounds alike
         float v = scaled(a, packed + j, value[j]);
         if (gate) {
             v *= gelu(scaled(a, packed + 8 + j, gate[j])); // tiles.h: eight values, then their gates
@@ -303,10 +304,10 @@ __global__ void __launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THRE
         else
             copy_commit(); // every step closes one group, so that counting groups counts chunks
     }
-    int tap = 0, channel = 0, full = 0, empty = STAGES - 1; // the chunk at hand; stages to read and to fill
+    int tap = 0, channel = 0, full = 0, empty = STAGES - 1; // the current chunk; stages to read and to fill
     for (int c = 0; c < total; c++) {
         copy_wait<STAGES - 2>();
-        __syncthreads(); // chunk c is there, and all have left the stage that is filled next
+        __syncthreads(); // chunk c has arrived, and all warps are done with the stage that is filled next
         if (c + STAGES - 1 < total)
             feed.copy(stages[empty], a);
         else
@@ -368,7 +369,7 @@ static void start(struct device *device, const char *name, struct product_args &
 /* Of a block, before sm_80. */
 enum { LITTLE_SHARED = 64 << 10 };
 
-/* Large tiles read each number less often, small ones keep all processors busy. */
+/* Large tiles read each number less often; small ones keep all processors busy. */
 template <enum operand O, enum tile_kind W>
 static void choose_tile(struct device *device, const char *name, struct product_args &a)
 {

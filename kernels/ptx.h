@@ -1,7 +1,7 @@
 /* kernels/ptx.h
  *
- * The instructions that C++ has no words for: asynchronous copies into shared memory, ldmatrix, mma.sync, and the
- * conversions on the way into the matrix units. Every kernel goes through these; no other file holds assembly.
+ * Instructions that C++ cannot express: asynchronous copies into shared memory, ldmatrix, mma.sync, and the conversions
+ * on the way into the matrix units. Every kernel uses these; no other file contains assembly.
  *
  * Precision. Activations are float in memory. The matrix units take 16-bit operands, and a zeroth-order slope is a
  * small difference of big numbers, so a float goes in as a PAIR: hi = round16(x), lo = round16(x - hi), two products
@@ -26,7 +26,7 @@
 #include <cuda_runtime.h>
 #include <stdint.h>
 
-/* What the matrix units are fed with: IEEE half (11 bits, to 65504) or bfloat16 (8 bits, float's range). */
+/* Operands of the matrix units: IEEE half (11 bits, up to 65504) or bfloat16 (8 bits, float's range). */
 enum operand { HALF, BFLOAT };
 
 /* -------------------------------------------------------------------------------- copies */
@@ -37,7 +37,7 @@ __device__ static inline uint32_t shared_address(const void *shared)
 }
 
 /* BYTES (4, 8 or 16, both addresses aligned to it) from global to shared memory, or zeros where not `inside` (`global`
- * must be a valid address even then). Lands at the latest when copy_wait says so; below sm_80 at once. */
+ * must be a valid address even then). Complete at the latest when copy_wait says so; below sm_80 at once. */
 template <int BYTES> __device__ static inline void copy_async(void *shared, const void *global, bool inside)
 {
 #if __CUDA_ARCH__ >= 800
@@ -55,7 +55,7 @@ template <int BYTES> __device__ static inline void copy_async(void *shared, cons
 #endif
 }
 
-/* Closes the group of copies that this thread has begun since the last call. */
+/* Closes the group of copies that this thread has started since the last call. */
 __device__ static inline void copy_commit()
 {
 #if __CUDA_ARCH__ >= 800
@@ -63,7 +63,8 @@ __device__ static inline void copy_commit()
 #endif
 }
 
-/* Waits until at most PENDING of this thread's newest groups are under way. Others see the bytes after a barrier. */
+/* Waits until at most PENDING of this thread's newest groups are unfinished. Other threads see the bytes after a
+ * barrier. */
 template <int PENDING> __device__ static inline void copy_wait()
 {
 #if __CUDA_ARCH__ >= 800
@@ -111,7 +112,7 @@ __device__ static inline void mma_tile(float (&acc)[N][4], const uint32_t (&a)[4
                          : "+f"(acc[i][0]), "+f"(acc[i][1]), "+f"(acc[i][2]), "+f"(acc[i][3])
                          : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[i][0]), "r"(b[i][1]));
 #else
-        // Turing has half the depth, and no bfloat (device.cu refuses it there)
+        // Turing has half the depth, and no bfloat (device.cu refuses it)
         for (int k = 0; k < 2; k++)
             asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
                          "{%0, %1, %2, %3};\n"

@@ -2,10 +2,10 @@
  *
  * A training step's own ops: draws, noisy pictures, perturbed rows, and the update.
  *
- * Idea. Everything here is small beside the networks, but on the host it would cut the step in two. The arithmetic is
+ * Idea. All this work is small beside the networks, but on the host it would cut the step in two. The arithmetic is
  * that of base/rng_core.h and device/step_core.h, the same lines that the CPU runs; compiled with -fmad=false, so that
  * both round alike. The update is one block: its sums (a projection onto some hundred directions) need barriers more
- * than breadth.
+ * than parallelism.
  */
 #include "base/rng_core.h"
 #include "device/step_core.h"
@@ -163,7 +163,7 @@ struct update_args {
     struct step_betas adam;
 };
 
-/* Factors of as many directions as one sweep over the gradient takes. */
+/* Factors of the directions that one pass over the gradient handles. */
 struct update_memory {
     double factors[AT_ONCE];
 };
@@ -194,7 +194,7 @@ __device__ static void estimate(const struct update_args &a, struct update_memor
     }
 }
 
-/* A warp sums along one direction: every lane its own numbers, then lanes by halves. */
+/* A warp sums along one direction: each lane its own numbers, then pairwise over lanes. */
 __device__ static double along(const struct update_args &a, const float *row)
 {
     double sum = 0;
@@ -203,14 +203,14 @@ __device__ static double along(const struct update_args &a, const float *row)
     return sum_over_warp(sum);
 }
 
-/* The directions are orthonormal: some at once is the same as one after the other. */
+/* The directions are orthonormal, so removing several at once equals removing them one by one. */
 __device__ static void project(const struct update_args &a, struct update_memory &s)
 {
     int rows = min(*a.noise_rows, a.most_rows);
     for (int first = 0; first < rows; first += AT_ONCE) {
         int count = min(AT_ONCE, rows - first);
         const float *noise = a.noise + first * a.dim;
-        __syncthreads(); // the gradient is whole, the factors are free
+        __syncthreads(); // the gradient is complete, and the factors may be overwritten
         for (int i = (int)threadIdx.x / 32; i < count; i += WARPS) {
             double factor = along(a, noise + i * a.dim);
             if (threadIdx.x % 32 == 0)

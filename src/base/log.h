@@ -3,10 +3,10 @@
  * Lines for people, on stderr, each starting with "zoodip: ". Control characters are shown as '?'. Rank 0 speaks for
  * all: callers on other ranks stay silent.
  *
- * Status lines (log_line) and live lines (base/progress.h) tell how things go, and --quiet silences them; warnings tell
- * what the user has to know, such as something that was lost or passed over, and errors why something ended: both are
- * always shown. Whether it is quiet is the one thing that this module keeps, for the whole process: commands/options.c
- * sets it, and a queue unsets it while a job's log is written.
+ * Status lines (log_line) and live lines (base/progress.h) report progress, and --quiet silences them; warnings report
+ * what the user must know, such as something lost or skipped, and errors why something ended: both are always shown.
+ * Whether it is quiet is the one thing that this module keeps, for the whole process: commands/options.c sets it, and a
+ * queue unsets it while a job's log is written.
  */
 #ifndef ZOODIP_BASE_LOG_H
 #define ZOODIP_BASE_LOG_H

@@ -28,8 +28,8 @@ struct comm;
  * that cannot communicate (a launcher whose MPI is not ours). argc, argv as main got them. */
 struct error comm_open(struct comm **comm, int *argc, char ***argv);
 
-/* This process's rank by what its launcher left in the environment, 0 without one: for what is said once and needs no
- * other rank, before comm_open. */
+/* This process's rank according to its launcher's environment variables, 0 without a launcher: for output before
+ * comm_open that should appear once. */
 int comm_rank_launched(void);
 
 /* Collective. NULL is allowed. */
@@ -47,7 +47,7 @@ void comm_at(struct comm *comm, int64_t step);
 
 /* Callbacks while this rank waits or works; functions may be NULL. */
 struct listener {
-    void (*meanwhile)(void *arg); /* now and then, while the rank waits for the others of `comm` or works */
+    void (*meanwhile)(void *arg); /* called now and then while the rank works or waits for the others of `comm` */
     void (*alarm)(void *arg, const char *text); /* called before all ranks are ended, in addition to the log's line */
     void *arg;
 };

@@ -118,7 +118,7 @@ static bool is_event_file(const char *name)
            strcmp(name + length - strlen(file_suffix), file_suffix) == 0;
 }
 
-/* TensorBoard reads a folder's files in the order of their names: a later one gets a greater number. */
+/* TensorBoard reads a folder's files in the order of their names, so a later file gets a greater number. */
 static struct error create_file(struct events *events, const char *folder)
 {
     for (long long number = (long long)time(NULL);; number++) {
