@@ -65,8 +65,13 @@ def test_required_keys_are_those_that_the_page_names(config):
     required = [key for key, text in documented().items() if text == "required"]
     assert required == ["model", "data.images", "token.initializer", "output.dir"]
     for key in required:
+        group, _, name = key.rpartition(".")
+        lacking = json.loads(json.dumps(SMALLEST))
+        del (lacking[group] if group else lacking)[name]
+        code, _, error = config(lacking)
+        assert code == 2 and error.startswith(f"FILE: {key}: is missing, expected ")
         code, _, error = config(SMALLEST, f"{key}=null")
-        assert code == 2 and error.startswith(f"FILE: {key}: is missing")
+        assert code == 2 and error.startswith(f"--set: {key}: is missing, expected ")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.json")), ids=lambda p: p.name)
@@ -164,9 +169,9 @@ WRONG_SETS = [
     ("token.placeholder=", 'token.placeholder: is "", expected a text'),
     ("token.placeholder=a b", 'token.placeholder: "a b" has white space in it'),
     ("token.placeholder=a\u00a0b", "has white space in it"),
-    ("use_cc=true", "FILE: use_cc: is true, expected data.captions"),
+    ("use_cc=true", "--set: use_cc: is true, expected data.captions"),
     ("model=" + "x" * 5000, "model: is \"xxx"),
-    ('zo={"n": 1, "n": 2}', "zo.n: is there twice"),
+    ('zo={"n": 1, "n": 2}', "zo.n: is given twice"),
 ]
 
 
@@ -215,9 +220,9 @@ def test_an_unknown_group_is_answered_with_the_one_that_was_meant(config):
     ('{"zo": ' * 100000, "is not valid JSON"),
     (b'{"model": "\xff"}', "FILE: line 1, column 12: is not UTF-8 text"),
     (b'{"model": "m"}\0{', "is not UTF-8 text"),
-    ('{"zo": {"n": 1}, "zo": {"tau": 3}}', "FILE: zo: is there twice"),
-    ('{"zo": {"n": 1}, "zo.n": 2}', "FILE: zo.n: is there twice"),
-    ('{"seed": 1, "seed": 1}', "FILE: seed: is there twice"),
+    ('{"zo": {"n": 1}, "zo": {"tau": 3}}', "FILE: zo: is given twice"),
+    ('{"zo": {"n": 1}, "zo.n": 2}', "FILE: zo.n: is given twice"),
+    ('{"seed": 1, "seed": 1}', "FILE: seed: is given twice"),
     ('{"zo": {"nu": 1, "zo": {}}}', "FILE: zo.zo: unknown key"),
     ('{"' + "k" * 3000 + '": 1}', "unknown key"),
     ('{"a\\u001b[2Jb": 1}', "a?[2Jb: unknown key"),

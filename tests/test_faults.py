@@ -308,7 +308,8 @@ def test_a_disk_that_cannot_be_written_on_is_named_at_the_start(small_disk):
     config, output = write_recipe(small_disk, **CHANGES)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     done = run(program("zoodip"), "train", config, check=False)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1] == f"zoodip: {output}: cannot make the folder: Read-only file system"
+    assert done.returncode == 1 and done.stderr.splitlines()[-1] == (
+        f"zoodip: {config}: output.dir: {output}: cannot make the folder: Read-only file system")
 
 
 def test_a_disk_that_stays_full_fails_at_the_end_and_the_checkpoint_before_stays(tmp_path, quiet, small_disk):

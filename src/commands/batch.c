@@ -66,7 +66,9 @@ static void leave_failure(const struct batch *b, const struct job *job)
 
 static struct error prepare_folders(struct batch *b)
 {
-    struct error e = speaks(b) ? folder_make(b->jobs.folder) : ok();
+    struct error e = ok();
+    if (speaks(b))
+        e = config_blame(&b->workshop.config, "output.dir", folder_make(b->jobs.folder));
     if (speaks(b) && e.code == ERROR_NONE && !b->only)
         e = claim_folder(&b->claim, b->jobs.folder, lesson_patience(&b->workshop.config));
     TRY(comm_agree(b->all, e));
@@ -378,16 +380,16 @@ static struct error share_submissions(struct batch *b)
     return ok();
 }
 
-struct error batch_run(struct batch *b, enum jobs_kind kind, const char *source, const char *text, int64_t size,
+struct error batch_run(struct batch *b, const struct jobs_source *source, const char *text, int64_t size,
                        const struct option_values *sets, bool resume)
 {
-    TRY(comm_agree(b->all, jobs_read(&b->jobs, kind, source, text, size, sets->items, sets->count)));
-    for (int64_t i = 0; i < b->jobs.count && kind == JOBS_FILE; i++)
+    TRY(comm_agree(b->all, jobs_read(&b->jobs, source, text, size, sets->items, sets->count)));
+    for (int64_t i = 0; i < b->jobs.count && source->kind == JOBS_FILE; i++)
         b->jobs.items[i].resume = resume;
     if (!b->jobs.folder)
         return ok(); // no job of the spool has a valid config
     if (b->only)
-        TRY(jobs_choose(&b->jobs, b->only, source));
+        TRY(jobs_choose(&b->jobs, b->only, source->name));
     TRY(read_results(b));
     struct error e = ok();
     if (speaks(b))

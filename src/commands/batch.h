@@ -38,7 +38,7 @@ struct batch {
 
 /* Runs the jobs of a text (see jobs_read), the same on all ranks. `resume` is for a file's jobs; a spool's jobs each
  * say it. Collective. The jobs stay for the caller to look at: call batch_clear before the next. */
-struct error batch_run(struct batch *b, enum jobs_kind kind, const char *source, const char *text, int64_t size,
+struct error batch_run(struct batch *b, const struct jobs_source *source, const char *text, int64_t size,
                        const struct option_values *sets, bool resume);
 void batch_clear(struct batch *b);
 

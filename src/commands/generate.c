@@ -495,7 +495,7 @@ static struct error open_all(struct session *s)
 {
     const char *model = s->request->model;
     struct vae vae;
-    TRY(device_open(&s->device, s->request->device, 0, pool_default_threads(1)));
+    TRY(error_in(device_open(&s->device, s->request->device, 0, pool_default_threads(1)), "--device"));
     if (device_note(s->device)[0])
         log_line("%s", device_note(s->device));
     log_line("loading %s on %s", model, device_name(s->device));

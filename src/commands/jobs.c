@@ -116,24 +116,30 @@ static const cJSON *open_spooled(struct job *job, const cJSON *object)
     return cJSON_GetObjectItemCaseSensitive(object, "config");
 }
 
-static struct error add_job(struct jobs *jobs, cJSON *object, const char *source, const cJSON *defaults,
-                            const char *const *sets, int64_t set_count)
+/* What a job's own keys are blamed on: the file and the job, or the file that was put into the spool for it. */
+static void name_job(char out[4096], const struct jobs_source *source, const char *name)
+{
+    snprintf(out, 4096, source->kind == JOBS_SPOOL ? "%s/%s.json" : "%s: %s", source->name, name);
+}
+
+static struct error add_job(struct jobs *jobs, cJSON *object, const struct jobs_source *source,
+                            const struct config_layer *defaults, const char *const *sets, int64_t set_count)
 {
     int64_t index = jobs->count;
     struct job *job = &jobs->items[index];
-    TRY(error_in(take_name(jobs, object), "%s: jobs[%lld]", source, (long long)index));
+    TRY(error_in(take_name(jobs, object), "%s: jobs[%lld]", source->name, (long long)index));
+    char own[4096];
+    name_job(own, source, job->name);
     const cJSON *config = jobs->kind == JOBS_SPOOL ? open_spooled(job, object) : object;
     if (jobs_name_folder(config)) {
-        struct error e = error_input(
-            "%s: %s: output.dir: expected in the defaults only; a job's folder is named after it", source, job->name);
+        struct error e =
+            error_input("%s: output.dir: expected in the defaults only; a job's folder is named after it", own);
         if (jobs->kind == JOBS_FILE)
             return e;
         job_fail(job, e);
         return ok();
     }
-    char own[4096];
-    snprintf(own, sizeof own, "%s: %s", source, job->name);
-    const struct config_layer layers[2] = {{defaults, source}, {config, own}};
+    const struct config_layer layers[2] = {*defaults, {config, own}};
     return read_job(jobs, job, layers, sets, set_count);
 }
 
@@ -167,30 +173,30 @@ static struct error check_alike(struct jobs *jobs, const char *source)
     return first ? ok() : jobs->items[0].note.error;
 }
 
-static struct error read_root(struct jobs *jobs, cJSON *root, const char *source, const char *const *sets,
+static struct error read_root(struct jobs *jobs, cJSON *root, const struct jobs_source *source, const char *const *sets,
                               int64_t set_count)
 {
-    TRY(check_keys(root, source));
+    TRY(check_keys(root, source->name));
     cJSON *none = cJSON_CreateObject();
     const cJSON *defaults = cJSON_GetObjectItemCaseSensitive(root, "defaults");
     char named[4096];
-    snprintf(named, sizeof named, "%s: defaults", source);
-    const struct config_layer layer = {defaults ? defaults : none, named};
+    snprintf(named, sizeof named, "%s: defaults", source->name);
+    const struct config_layer layer = {defaults ? defaults : none, source->defaults ? source->defaults : named};
     cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "jobs");
     jobs->items = memory_take(cJSON_GetArraySize(list), sizeof *jobs->items);
     struct error e = none && jobs->items ? config_check(&layer, 1, sets, set_count) : error_memory("the jobs");
     for (cJSON *object = list->child; object && e.code == ERROR_NONE; object = object->next)
-        e = add_job(jobs, object, source, layer.object, sets, set_count);
+        e = add_job(jobs, object, source, &layer, sets, set_count);
     cJSON_Delete(none);
-    return e.code == ERROR_NONE && jobs->kind == JOBS_FILE ? check_alike(jobs, source) : e;
+    return e.code == ERROR_NONE && jobs->kind == JOBS_FILE ? check_alike(jobs, source->name) : e;
 }
 
-struct error jobs_read(struct jobs *jobs, enum jobs_kind kind, const char *source, const char *text, int64_t size,
+struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, const char *text, int64_t size,
                        const char *const *sets, int64_t set_count)
 {
-    *jobs = (struct jobs){.kind = kind};
+    *jobs = (struct jobs){.kind = source->kind};
     cJSON *root;
-    TRY(config_parse(&root, source, text, size));
+    TRY(config_parse(&root, source->name, text, size));
     struct error e = read_root(jobs, root, source, sets, set_count);
     cJSON_Delete(root);
     return e;

@@ -19,6 +19,12 @@
  * "submitted", "config": {keys...}}, and anything wrong with one is its own error. */
 enum jobs_kind { JOBS_FILE, JOBS_SPOOL };
 
+struct jobs_source {
+    enum jobs_kind kind;
+    const char *name;     /* of the file, or of the spool's folder, for errors */
+    const char *defaults; /* the file with a spool's defaults, or NULL */
+};
+
 struct job {
     char *name;
     char *folder;         /* output.dir/NAME; NULL if the config is wrong */
@@ -42,10 +48,10 @@ struct jobs {
     int64_t count;
 };
 
-/* Reads the text of a jobs file (a zero byte after its `size`); `source` is its name in errors. Reads nothing else from
- * the disk. Wrong jobs get state JOB_FAILED and their error. Returns an error if the file is refused as a whole, or if
- * none of its jobs is right. Free with jobs_free, after an error too. */
-struct error jobs_read(struct jobs *jobs, enum jobs_kind kind, const char *source, const char *text, int64_t size,
+/* Reads the text of a jobs file (a zero byte after its `size`). Reads nothing else from the disk. Wrong jobs get state
+ * JOB_FAILED and their error. Returns an error if the file is refused as a whole, or if none of its jobs is right. Free
+ * with jobs_free, after an error too. */
+struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, const char *text, int64_t size,
                        const char *const *sets, int64_t set_count);
 
 struct cJSON;
@@ -58,7 +64,7 @@ struct error job_name_check(const char *name);
 
 void jobs_free(struct jobs *jobs);
 
-/* Leaves all jobs but the one of this number, counted from 1, to other runs. `source` as above. */
+/* Leaves all jobs but the one of this number, counted from 1, to other runs. `source`: the name of their file. */
 struct error jobs_choose(struct jobs *jobs, int64_t number, const char *source);
 
 /* The first job that could still run here, or NULL. */

@@ -59,7 +59,7 @@ double lesson_patience(const struct config *c)
 
 struct error lesson_prepare(struct lesson *l, const struct config *c, bool resume)
 {
-    TRY(folder_make(c->output.dir));
+    TRY(config_blame(c, "output.dir", folder_make(c->output.dir)));
     TRY(claim_folder(&l->claim, c->output.dir, lesson_patience(c)));
     remove_unfinished(c);
     return resume ? ok() : start_anew(c);

@@ -76,7 +76,7 @@ static struct error outcome(const struct batch *b)
         return (struct error){ERROR_PREEMPTED,
                               "stopped by a signal after checkpoints; run again with --resume to continue"};
     if (failed > 0 && b->only)
-        return error_failed("%s: %s", first->name, first->note.error.text);
+        return error_failed("%s", first->note.error.text);
     if (failed > 0)
         return error_failed("%lld of %lld jobs failed, first %s: %s", (long long)failed, (long long)b->jobs.count,
                             first->name, first->note.error.text);
@@ -85,11 +85,12 @@ static struct error outcome(const struct batch *b)
 
 static struct error run_file(struct batch *b, const char *path, const struct option_values *sets, bool resume)
 {
+    const struct jobs_source source = {JOBS_FILE, path, NULL};
     char *text;
     int64_t size;
     struct error e = share_file(b->all, path, &text, &size);
     if (e.code == ERROR_NONE)
-        e = batch_run(b, JOBS_FILE, path, text, size, sets, resume);
+        e = batch_run(b, &source, text, size, sets, resume);
     memory_free(text);
     TRY(e);
     return comm_agree(b->all, comm_rank(b->all) == 0 ? outcome(b) : ok());

@@ -18,6 +18,7 @@ static const double look_pause = 0.5; /* seconds between two looks into an idle 
 
 struct spool {
     const char *folder;
+    const char *defaults_path; /* or NULL */
     char running[4096], done[4096], failed[4096];
     cJSON *defaults; /* rank 0 */
     struct claim claim;
@@ -42,12 +43,13 @@ static struct error open_folders(struct spool *s)
     return ok();
 }
 
-static struct error read_object(cJSON **object, const char *path)
+/* source: what the file is called in errors about what it holds */
+static struct error read_object(cJSON **object, const char *path, const char *source)
 {
     char *text;
     int64_t size;
     TRY(file_read(path, FILE_LIMIT, &text, &size));
-    struct error e = config_parse(object, path, text, size);
+    struct error e = config_parse(object, source, text, size);
     memory_free(text);
     return e;
 }
@@ -56,7 +58,7 @@ static struct error read_defaults(struct spool *s, const char *path)
 {
     char out[4096];
     if (path)
-        TRY(read_object(&s->defaults, path));
+        TRY(read_object(&s->defaults, path, path));
     else
         s->defaults = cJSON_CreateObject();
     TRY(path_join(out, s->folder, "out"));
@@ -127,10 +129,10 @@ static bool lies_in(const char *folder, const char *file)
 }
 
 /* Checks the keys by themselves, so that a bad file cannot make the whole batch's text unreadable. */
-static struct error read_config(cJSON **config, const char *path)
+static struct error read_config(cJSON **config, const char *path, const char *source)
 {
-    TRY(read_object(config, path));
-    const struct config_layer layer = {*config, path};
+    TRY(read_object(config, path, source));
+    const struct config_layer layer = {*config, source};
     struct error e = config_check(&layer, 1, NULL, 0);
     if (e.code != ERROR_NONE)
         cJSON_Delete(*config);
@@ -140,17 +142,18 @@ static struct error read_config(cJSON **config, const char *path)
 /* running/FILE becomes one more of the batch's jobs, or is rejected. */
 static struct error add_job(const struct spool *s, cJSON *list, const char *file, bool resume)
 {
-    char name[4096], path[4096];
+    char name[4096], path[4096], source[4096]; // source: as the user named it, wherever it lies meanwhile
     struct stat status;
     cJSON *config = NULL;
     if (!job_name(name, file) || !lies_in(s->running, file))
         return ok();
     TRY(path_join(path, s->running, file));
+    TRY(path_join(source, s->folder, file));
     struct error e = job_name_check(name);
     if (e.code == ERROR_NONE && (lstat(path, &status) != 0 || !S_ISREG(status.st_mode)))
         e = error_input("%s: is not a regular file", path);
     if (e.code == ERROR_NONE)
-        e = read_config(&config, path);
+        e = read_config(&config, path, source);
     if (e.code != ERROR_NONE)
         return reject(s, name, e);
     cJSON *job = cJSON_CreateObject();
@@ -231,7 +234,8 @@ static struct error run_batch(struct batch *b, const struct spool *s, char **tex
 {
     int64_t size = *text ? (int64_t)strlen(*text) : 0;
     TRY(comm_share_text(b->all, text, &size));
-    TRY(batch_run(b, JOBS_SPOOL, s->folder, *text, size, sets, false));
+    const struct jobs_source source = {JOBS_SPOOL, s->folder, s->defaults_path};
+    TRY(batch_run(b, &source, *text, size, sets, false));
     struct error e = comm_agree(b->all, comm_rank(b->all) == 0 ? settle_all(s, &b->jobs) : ok());
     batch_clear(b);
     return e;
@@ -264,7 +268,7 @@ static struct error look(struct batch *b, const struct spool *s, const struct op
 
 struct error spool_run(struct batch *b, const char *folder, const char *defaults, const struct option_values *sets)
 {
-    struct spool s = {.folder = folder};
+    struct spool s = {.folder = folder, .defaults_path = defaults};
     struct error e = ok();
     bool first = comm_rank(b->all) == 0, stop = false;
     if (first)

@@ -16,36 +16,46 @@ static struct error check_model(struct subject *s)
     const struct config *c = &s->config;
     const struct workshop *w = s->workshop;
     if (c->zo.timesteps[1] > w->schedule.steps)
-        return error_input("zo.timesteps: %lld: the model's scheduler has %lld timesteps",
-                           (long long)c->zo.timesteps[1], (long long)w->schedule.steps);
+        return config_blame(c, "zo.timesteps",
+                            error_input("[%lld, %lld] goes beyond the %lld timesteps of the model's scheduler",
+                                        (long long)c->zo.timesteps[0], (long long)c->zo.timesteps[1],
+                                        (long long)w->schedule.steps));
     s->resolution = c->data.resolution ? c->data.resolution : w->unet_config.sample_size * w->vae.factor;
     if (s->resolution % w->vae.factor != 0)
-        return error_input("data.resolution: %lld: expected a multiple of %lld, the VAE's factor",
-                           (long long)s->resolution, (long long)w->vae.factor);
+        return config_blame(c, "data.resolution",
+                            error_input("is %lld, expected a multiple of %lld, the VAE's factor",
+                                        (long long)s->resolution, (long long)w->vae.factor));
     return ok();
 }
 
-/* The word becomes new tokens; the initializer must be one that the model knows. */
+/* One token that the model knows. */
+static struct error read_initializer(struct subject *s)
+{
+    const char *word = s->config.token.initializer;
+    int64_t count;
+    TRY(tokenizer_pieces(s->tokenizer, word, &s->initializer_id, 1, &count));
+    if (count != 1)
+        return error_input("\"%.200s\" is %lld tokens for this model; expected a word that is one token", word,
+                           (long long)count);
+    if (s->initializer_id >= s->workshop->text_config.vocab)
+        return error_input("\"%.200s\" has no row in the model's token embedding", word);
+    return ok();
+}
+
+/* The word becomes new tokens. */
 static struct error read_words(struct subject *s)
 {
     const struct config *c = &s->config;
-    const struct text_config *text = &s->workshop->text_config;
+    int64_t vocab = s->workshop->text_config.vocab;
     char folder[4096];
     TRY(path_join(folder, c->model, "tokenizer"));
     TRY(tokenizer_load(&s->tokenizer, folder));
-    int64_t count;
-    TRY(tokenizer_pieces(s->tokenizer, c->token.initializer, &s->initializer_id, 1, &count));
-    if (count != 1)
-        return error_input("token.initializer: \"%s\" is %lld tokens for this model; expected a word that is one token",
-                           c->token.initializer, (long long)count);
-    if (s->initializer_id >= text->vocab)
-        return error_input("token.initializer: \"%s\" has no row in the model's token embedding", c->token.initializer);
+    TRY(config_blame(c, "token.initializer", read_initializer(s)));
     int32_t size = tokenizer_size(s->tokenizer);
-    if (size > text->vocab)
-        return error_input("%s: %d tokens, but text_encoder/config.json: vocab_size is %lld", folder, size,
-                           (long long)text->vocab);
-    return error_in(embedding_add_tokens(s->tokenizer, c->token.placeholder, c->token.vectors, &s->first_id),
-                    "token.placeholder");
+    if (size > vocab)
+        return error_input("%s: %d tokens, but the text encoder's vocab_size is %lld", folder, size, (long long)vocab);
+    return config_blame(c, "token.placeholder",
+                        embedding_add_tokens(s->tokenizer, c->token.placeholder, c->token.vectors, &s->first_id));
 }
 
 static struct error read_all(struct subject *s)
@@ -122,8 +132,6 @@ struct error subject_open(struct subject *s, struct workshop *w, const char *con
         comm_patience(comm, config.cluster.timeout);
         e = open_mine(s, w, &config, comm, planned, &opened);
         config_free(&config);
-        if (e.code == ERROR_BAD_INPUT && strncmp(e.text, config_path, strlen(config_path)) != 0)
-            e = error_in(e, "%s", config_path);
     }
     e = comm_agree(comm, e);
     if (e.code == ERROR_NONE && !planned)

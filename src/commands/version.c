@@ -10,7 +10,7 @@ static void print_device(FILE *stream, const char *kind)
     struct device *device;
     struct error e = device_open(&device, kind, 0, pool_default_threads(1));
     if (e.code != ERROR_NONE) {
-        fprintf(stream, "%s\n", e.text);
+        fprintf(stream, "device: %s\n", e.text);
         return;
     }
     fprintf(stream, "device: %s\n", device_name(device));

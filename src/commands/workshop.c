@@ -46,10 +46,17 @@ static struct error check_parts(const struct workshop *w)
     return ok();
 }
 
+static struct error check_folder(const char *model)
+{
+    if (folder_exists(model))
+        return ok();
+    return error_input("\"%.300s\": %s; expected a diffusers model folder", model,
+                       file_exists(model) ? "is a file" : "no such folder");
+}
+
 static struct error read_settings(struct workshop *w)
 {
-    if (!folder_exists(w->config.model))
-        return error_input("model: %s: no such folder; expected a diffusers model folder", w->config.model);
+    TRY(config_blame(&w->config, "model", check_folder(w->config.model)));
     TRY(text_config_read(&w->text_config, w->config.model));
     TRY(unet_config_read(&w->unet_config, w->config.model));
     TRY(vae_config_read(&w->vae, w->config.model));
@@ -85,11 +92,11 @@ static struct error open_device(struct workshop *w)
 {
     const struct config *c = &w->config;
     int threads = pool_default_threads(comm_ranks_here(w->all));
-    if (w->planned)
-        TRY(device_plan(&w->device));
-    else
-        TRY(device_open(&w->device, c->device, comm_rank_here(w->all), threads));
-    return error_in(device_activations(w->device, strcmp(c->quant.activations, "bf16") == 0), "quant.activations");
+    struct error e =
+        w->planned ? device_plan(&w->device) : device_open(&w->device, c->device, comm_rank_here(w->all), threads);
+    TRY(config_blame(c, "device", e));
+    return config_blame(c, "quant.activations",
+                        device_activations(w->device, strcmp(c->quant.activations, "bf16") == 0));
 }
 
 const char *workshop_key(const struct config *a, const struct config *b)
@@ -106,7 +113,7 @@ const char *workshop_key(const struct config *a, const struct config *b)
 struct error workshop_fits(const struct workshop *w, const struct config *config)
 {
     const char *key = workshop_key(&w->config, config);
-    return key ? error_input("%s: differs from the loaded model's", key) : ok();
+    return key ? config_blame(config, key, error_input("differs from the loaded model's")) : ok();
 }
 
 struct error workshop_open(struct workshop *w, const struct config *c, struct comm *all, bool planned)

@@ -12,12 +12,12 @@ struct error device_open(struct device **device, const char *kind, int index, in
 {
     bool any = strcmp(kind, "auto") == 0;
     if (!any && strcmp(kind, "cpu") != 0 && strcmp(kind, "cuda") != 0)
-        return error_input("device: %s: expected auto, cpu or cuda", kind);
+        return error_input("\"%.60s\": expected auto, cpu or cuda", kind);
     struct error e = ok();
     if (strcmp(kind, "cpu") != 0)
         e = cuda_open(device, index, threads);
     if (strcmp(kind, "cuda") == 0 || (any && e.code == ERROR_NONE))
-        return error_in(e, "device");
+        return e;
     TRY(cpu_open(device, threads));
     if (any)
         snprintf((*device)->note, sizeof(*device)->note, "computing on the CPU: %s", e.text);

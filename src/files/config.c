@@ -200,6 +200,7 @@ static struct error unknown_key(const char *source, const char *name, bool group
 struct layer {
     struct config *config;
     const char *source;      /* for the errors */
+    int64_t number;          /* of that source among the config's */
     bool given[CONFIG_KEYS]; /* keys that this layer has named */
     bool *set;               /* [CONFIG_KEYS] keys that any layer has given a value */
 };
@@ -208,8 +209,9 @@ static struct error layer_key(struct layer *layer, const struct key *key, const 
 {
     int64_t index = key - config_keys;
     if (layer->given[index])
-        return error_input("%s: %s: is there twice", layer->source, key->name);
+        return error_input("%s: %s: is given twice", layer->source, key->name);
     layer->given[index] = true;
+    layer->config->source_of[index] = (unsigned char)layer->number;
     if (cJSON_IsNull(value)) { /* as if it were not there */
         layer->set[index] = false;
         clear_value(layer->config, key);
@@ -240,7 +242,7 @@ static struct error layer_object(struct layer *layer, const cJSON *object, const
         if (!key && !config_is_group(name))
             return unknown_key(layer->source, name, cJSON_IsObject(child));
         if (is_repeated(object, child))
-            return error_input("%s: %s: is there twice", layer->source, name);
+            return error_input("%s: %s: is given twice", layer->source, name);
         if (key) {
             TRY(layer_key(layer, key, child));
             continue;
@@ -332,28 +334,56 @@ static struct error read_set(struct layer *layer, const char *set)
     return e;
 }
 
-static struct error fill_defaults(struct config *config, const char *path, const bool *set)
+struct error config_blame(const struct config *config, const char *key, struct error e)
 {
-    for (int i = 0; i < CONFIG_KEYS; i++) {
-        const struct key *key = &config_keys[i];
-        if (set[i])
-            continue;
-        if (!key->fallback)
-            return error_input("%s: %s: is missing, expected %s", path, key->name, key->meaning);
-        cJSON *value = cJSON_Parse(key->fallback);
-        if (!value)
-            return error_memory(key->name);
-        struct error e = cJSON_IsNull(value) ? ok() : set_value(config, key, value);
-        cJSON_Delete(value);
-        TRY(error_in(e, "%s: %s", path, key->name));
-    }
+    const struct key *k = config_key_find(key);
+    if (!k || config->sources.count == 0) // of a config that was not read but made
+        return error_in(e, "%s", key);
+    return error_in(e, "%s: %s", config->sources.items[config->source_of[k - config_keys]], key);
+}
+
+static struct error fill_default(struct config *config, const struct key *key)
+{
+    if (!key->fallback)
+        return error_input("is missing, expected %s", key->meaning);
+    cJSON *value = cJSON_Parse(key->fallback);
+    if (!value)
+        return error_memory("a default");
+    struct error e = cJSON_IsNull(value) ? ok() : set_value(config, key, value);
+    cJSON_Delete(value);
+    return e;
+}
+
+static struct error fill_defaults(struct config *config, const bool *set)
+{
+    for (int i = 0; i < CONFIG_KEYS; i++)
+        if (!set[i])
+            TRY(config_blame(config, config_keys[i].name, fill_default(config, &config_keys[i])));
     return ok();
 }
 
-static struct error check_together(const struct config *config, const char *path)
+static struct error check_together(const struct config *config)
 {
     if (config->use_cc && !config->data.captions)
-        return error_input("%s: use_cc: is true, expected data.captions to name the captions' file", path);
+        return config_blame(config, "use_cc",
+                            error_input("is true, expected data.captions to name the captions' file"));
+    return ok();
+}
+
+/* The layers' names and --set become the sources; keys that no layer names are blamed on the last layer. */
+static struct error name_sources(struct config *config, const struct config_layer *layers, int64_t layer_count)
+{
+    struct texts *sources = &config->sources;
+    sources->items = memory_take(layer_count + 1, sizeof *sources->items);
+    if (!sources->items)
+        return error_memory("a config");
+    for (; sources->count <= layer_count; sources->count++) {
+        char *name = memory_string(sources->count < layer_count ? layers[sources->count].source : "--set");
+        if (!name)
+            return error_memory("a config");
+        sources->items[sources->count] = name;
+    }
+    memset(config->source_of, (int)layer_count - 1, sizeof config->source_of);
     return ok();
 }
 
@@ -361,12 +391,13 @@ static struct error check_together(const struct config *config, const char *path
 static struct error read_layers(struct config *config, bool *set, const struct config_layer *layers,
                                 int64_t layer_count, const char *const *sets, int64_t set_count)
 {
+    TRY(name_sources(config, layers, layer_count));
     for (int64_t i = 0; i < layer_count; i++) {
-        struct layer layer = {.config = config, .source = layers[i].source, .set = set};
+        struct layer layer = {.config = config, .source = layers[i].source, .number = i, .set = set};
         TRY(layer_object(&layer, layers[i].object, ""));
     }
     for (int64_t i = 0; i < set_count; i++) {
-        struct layer argument = {.config = config, .source = "--set", .set = set};
+        struct layer argument = {.config = config, .source = "--set", .number = layer_count, .set = set};
         TRY(read_set(&argument, sets[i]));
     }
     return ok();
@@ -377,12 +408,11 @@ struct error config_layers(struct config *config, const struct config_layer *lay
 {
     *config = (struct config){0};
     bool set[CONFIG_KEYS] = {false};
-    const char *source = layers[layer_count - 1].source;
     struct error e = read_layers(config, set, layers, layer_count, sets, set_count);
     if (e.code == ERROR_NONE)
-        e = fill_defaults(config, source, set);
+        e = fill_defaults(config, set);
     if (e.code == ERROR_NONE)
-        e = check_together(config, source);
+        e = check_together(config);
     if (e.code != ERROR_NONE)
         config_free(config);
     return e;
@@ -416,8 +446,25 @@ struct error config_read(struct config *config, const char *path, const char *co
 
 void config_free(struct config *config)
 {
+    texts_free(&config->sources);
     for (int i = 0; i < CONFIG_KEYS; i++)
         clear_value(config, &config_keys[i]);
+}
+
+static struct error copy_sources(struct config *to, const struct config *from)
+{
+    texts_free(&to->sources);
+    to->sources.items = memory_take(from->sources.count, sizeof *to->sources.items);
+    if (!to->sources.items)
+        return error_memory("a config");
+    for (; to->sources.count < from->sources.count; to->sources.count++) {
+        char *name = memory_string(from->sources.items[to->sources.count]);
+        if (!name)
+            return error_memory("a config");
+        to->sources.items[to->sources.count] = name;
+    }
+    memcpy(to->source_of, from->source_of, sizeof to->source_of);
+    return ok();
 }
 
 struct error config_copy(struct config *to, const struct config *from)
@@ -433,6 +480,10 @@ struct error config_copy(struct config *to, const struct config *from)
     const struct config_layer layer = {root, "config"};
     e = config_layers(to, &layer, 1, NULL, 0);
     cJSON_Delete(root);
+    if (e.code == ERROR_NONE)
+        e = copy_sources(to, from);
+    if (e.code != ERROR_NONE)
+        config_free(to);
     return e;
 }
 

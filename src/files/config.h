@@ -8,8 +8,9 @@
  * keys hold (timesteps in order, captions where use_cc asks for them). What only the model or the disk can tell (does
  * the folder exist, is the initializer one token, does the resolution fit the VAE) is left to whoever opens those.
  *
- * Errors are ERROR_BAD_INPUT, "FILE: KEY: what is wrong, what was expected"; FILE is "--set" for a key set there. The
- * file may be hostile: at most 16 MB, and nothing in it is trusted.
+ * Errors are ERROR_BAD_INPUT, "SOURCE: KEY: what is wrong, what was expected". SOURCE is what gave the key its value (a
+ * file, a job, --set), or for one that nobody gave the last of the files. Whoever finds later that a value is wrong says
+ * so by config_blame. The file may be hostile: at most 16 MB, and nothing in it is trusted.
  */
 #ifndef ZOODIP_FILES_CONFIG_H
 #define ZOODIP_FILES_CONFIG_H
@@ -82,6 +83,10 @@ struct config {
     } cluster;
     int64_t seed;
     bool use_cc;
+
+    /* Private: what gave the values, for config_blame. */
+    struct texts sources;
+    unsigned char source_of[CONFIG_KEYS]; /* of each key, in the table's order: which of them */
 };
 
 /* Reads PATH, then applies `sets`, set_count texts "KEY=VALUE" in order (VALUE is JSON, or a bare text where it is no
@@ -89,7 +94,7 @@ struct config {
 struct error config_read(struct config *config, const char *path, const char *const *sets, int64_t set_count);
 
 /* The same from objects that were parsed already, the later ones over the earlier, such as a queue's defaults and one
- * of its jobs. Each layer is named in the errors by its own `source`, a missing key by the last one's. */
+ * of its jobs. Each layer is named in the errors by its own `source`. */
 struct cJSON;
 struct config_layer {
     const struct cJSON *object;
@@ -104,6 +109,9 @@ struct error config_check(const struct config_layer *layers, int64_t layer_count
 
 /* Text of a file (with a zero byte behind its `size`) -> a JSON object, for cJSON_Delete. `source` names it. */
 struct error config_parse(struct cJSON **root, const char *source, const char *text, int64_t size);
+
+/* Whatever is wrong with the value of a key: "SOURCE: KEY: text". No error passes unchanged. */
+struct error config_blame(const struct config *config, const char *key, struct error e);
 
 /* An independent copy; nothing is owned after an error. */
 struct error config_copy(struct config *to, const struct config *from);

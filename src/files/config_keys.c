@@ -58,7 +58,7 @@ static struct error check_bits(const struct config *config)
 #define AT(field) offsetof(struct config, field)
 
 const struct key config_keys[] = {
-    {"model", TEXT, AT(model), true, NULL, .meaning = "model folder, as diffusers saves it"},
+    {"model", TEXT, AT(model), true, NULL, .meaning = "a model folder, as diffusers saves it"},
     {"device", NAME, AT(device), false, "\"auto\"", .names = device_names,
      .meaning = "what computes; auto takes a GPU where one answers"},
     {"data.images", TEXTS, AT(data.images), true, NULL, 1, 65536,
@@ -103,7 +103,7 @@ const struct key config_keys[] = {
      .meaning = "how weights are kept: 8 (int8), 4, 16 or 32; a quantized model's stay as they are"},
     {"quant.activations", NAME, AT(quant.activations), true, "\"fp16\"", .names = activation_names,
      .meaning = "what a GPU's products are fed with: pairs of fp16 numbers, or of bf16 for models that overflow"},
-    {"output.dir", TEXT, AT(output.dir), false, NULL, .meaning = "folder for everything that the run makes"},
+    {"output.dir", TEXT, AT(output.dir), false, NULL, .meaning = "the folder for everything that the run writes"},
     {"output.save_every", INTEGER, AT(output.save_every), false, "5000", 0, 1000000000,
      .meaning = "steps between saved embeddings; 0 is only at the end"},
     {"output.checkpoint_every", INTEGER, AT(output.checkpoint_every), false, "500", 0, 1000000000,

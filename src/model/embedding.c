@@ -60,7 +60,7 @@ struct error embedding_add_tokens(struct tokenizer *tokenizer, const char *place
         char word[512];
         int32_t id;
         if (snprintf(word, sizeof word, "%s_%lld", placeholder, (long long)i) >= (int)sizeof word)
-            return error_input("token.placeholder: the word is too long");
+            return error_input("the word is too long");
         TRY(tokenizer_add(tokenizer, word, &id));
     }
     return ok();

@@ -45,7 +45,7 @@ static struct error list_folder(struct dataset *s, const char *folder)
     }
     folder_list_free(names, count);
     if (e.code == ERROR_NONE && s->count == 0)
-        e = error_input("%s: data.images: no pictures here (.png, .jpg, .jpeg)", folder);
+        e = error_input("\"%.300s\": no pictures here (.png, .jpg, .jpeg)", folder);
     return e;
 }
 
@@ -58,10 +58,10 @@ static struct error list_pictures(struct dataset *s, const struct texts *images)
         return error_memory("the list of pictures");
     for (int64_t i = 0; i < images->count; i++) {
         if (folder_exists(images->items[i]))
-            return error_input("%s: data.images: is a folder; expected a single folder, or a list of files",
+            return error_input("\"%.300s\": is a folder; expected a single folder, or a list of files",
                                images->items[i]);
         if (!file_exists(images->items[i]))
-            return error_input("%s: data.images: no such file or folder", images->items[i]);
+            return error_input("\"%.300s\": no such file or folder", images->items[i]);
         TRY(add_path(s, images->items[i]));
     }
     return ok();
@@ -106,6 +106,8 @@ static struct error find_captions(struct dataset *s, const struct config *config
     if (!config->use_cc)
         return captions_templates(&s->captions, config->data.property == PROPERTY_STYLE);
     s->caption_per_picture = true;
+    if (!file_exists(config->data.captions))
+        return config_blame(config, "data.captions", error_input("\"%.300s\": no such file", config->data.captions));
     const char **names = memory_take(s->count, sizeof *names);
     if (!names)
         return error_memory("the captions");
@@ -116,6 +118,14 @@ static struct error find_captions(struct dataset *s, const struct config *config
     struct error e = captions_read(&s->captions, config->data.captions, subject, names, s->count);
     memory_free(names);
     return e;
+}
+
+/* A caption that is cut before the word ends: the file's fault, or of a template that of so many vectors. */
+static struct error too_long(const struct config *config, const char *text, int64_t length)
+{
+    struct error e = error_input("\"%.200s\": the word is not among its first %lld tokens; %s", text, (long long)length,
+                                 config->use_cc ? "shorten the caption" : "expected fewer vectors");
+    return config->use_cc ? error_in(e, "%s", config->data.captions) : config_blame(config, "token.vectors", e);
 }
 
 static struct error encode_captions(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
@@ -134,9 +144,7 @@ static struct error encode_captions(struct dataset *s, const struct config *conf
         for (int64_t k = 0; k < length; k++)
             seen += ids[k] == first_id + config->token.vectors - 1;
         if (e.code == ERROR_NONE && seen == 0)
-            e = error_input(
-                "data.captions: \"%.200s\": the word is not among its first %lld tokens; shorten the caption", text,
-                (long long)length);
+            e = too_long(config, text, length);
         memory_free(text);
         TRY(e);
     }
@@ -147,10 +155,11 @@ struct error dataset_read(struct dataset *s, const struct config *config, const 
                           int32_t first_id, int64_t resolution, int64_t length)
 {
     *s = (struct dataset){.flip = config->data.flip};
-    struct error e = list_pictures(s, &config->data.images);
+    struct error e = config_blame(config, "data.images", list_pictures(s, &config->data.images));
     if (e.code == ERROR_NONE && s->count * config->data.repeats > INT32_MAX)
-        e = error_input("data.repeats: %lld times %lld pictures is more than one epoch can hold",
-                        (long long)config->data.repeats, (long long)s->count);
+        e = config_blame(config, "data.repeats",
+                         error_input("%lld times %lld pictures is more than one epoch can hold",
+                                     (long long)config->data.repeats, (long long)s->count));
     if (e.code == ERROR_NONE)
         e = find_captions(s, config);
     if (e.code == ERROR_NONE)
