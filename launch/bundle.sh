@@ -135,7 +135,9 @@ licenses=$root/share/licenses
     echo
     for file in "${libraries[@]}" "$(command -v mpirun)"; do
         origin=$(package "$file")
-        printf '%-32s %s\n' "$(basename "$file")" "${origin:+$(dpkg-query -W -f '${source:Package} ${Version}' "$origin")}"
+        from=$(dirname "$(realpath "$file")")
+        [ -z "$origin" ] || from=$(dpkg-query -W -f '${source:Package} ${Version}' "$origin")
+        printf '%-32s %s\n' "$(basename "$file")" "$from"
         [ ! -e "/usr/share/doc/$origin/copyright" ] || cp "/usr/share/doc/$origin/copyright" "$licenses/$origin.txt"
     done
 } >"$root/NOTICE"

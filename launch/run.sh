@@ -61,8 +61,9 @@ command -v "$1" >/dev/null || refuse "$1: no such program; build it with launch/
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
 # A bundle (launch/bundle.sh) has Open MPI's runtime beside this folder: that one, and nothing of another that this system or a
 # loaded module may have.
-runtime=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")/openmpi
+runtime=$(dirname "$(dirname "$(realpath "${BASH_SOURCE[0]}")")")/openmpi prefix=()
 if [ -x "$runtime/bin/mpirun" ]; then
+    prefix=(--prefix "$runtime") # where mpirun finds its daemon on other nodes
     export PATH=$runtime/bin:$PATH
     export SLURM_EXPORT_ENV=ALL # all of this reaches the other nodes of a job too, whatever sbatch --export left out
     export OPAL_PREFIX=$runtime OPAL_SYSCONFDIR=$runtime/etc HWLOC_PLUGINS_PATH=$runtime/lib
@@ -78,7 +79,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 [ -z "${SLURM_JOB_ID-}" ] || export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-12}
 
 case ${ZOODIP_LAUNCHER:-mpirun} in
-    mpirun) launcher=(mpirun --quiet --oversubscribe --bind-to none -np "$ranks") ;;
+    mpirun) launcher=(mpirun "${prefix[@]}" --quiet --oversubscribe --bind-to none -np "$ranks") ;;
     # the others get eight seconds after the first that ends: killed on a bad exit, they would not all get to say 75
     srun) launcher=(srun --mpi="${ZOODIP_MPI:-pmix}" --kill-on-bad-exit=0 --wait=8 --ntasks="$ranks"
                     ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}) ;;
