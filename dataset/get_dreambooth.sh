@@ -4,7 +4,7 @@
 #   dataset/get_dreambooth.sh
 #
 # Clones https://github.com/google/dreambooth, so it needs git and the network. The photos have their own
-# licenses: see dataset/dreambooth/references_and_licenses.txt. Does nothing where the folder is there already.
+# licenses: see dataset/dreambooth/references_and_licenses.txt. Does nothing if the folder exists.
 set -euo pipefail
 cd "$(dirname "$0")"
 case ${1-} in
@@ -14,7 +14,7 @@ esac
 source=https://github.com/google/dreambooth
 target=dreambooth
 if [ -d $target ]; then
-    echo "get_dreambooth: dataset/$target is there already" >&2
+    echo "get_dreambooth: dataset/$target already exists" >&2
     exit 0
 fi
 if ! command -v git >/dev/null; then
@@ -25,7 +25,7 @@ fi
 clone=$(mktemp -d .dreambooth.XXXXXX)
 trap 'rm -rf "$clone"' EXIT
 if ! GIT_TERMINAL_PROMPT=0 git clone --quiet --depth 1 $source "$clone/repository"; then
-    echo "get_dreambooth: $source could not be cloned: is there a network? Your own photos do as well: point data.images at their folder" >&2
+    echo "get_dreambooth: $source could not be cloned: is there a network? Your own photos work as well: set data.images to their folder" >&2
     exit 1
 fi
 mv "$clone/repository/dataset" $target # whole or not at all

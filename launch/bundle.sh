@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Packs what a machine without packages and network needs into one file: the program, its libraries, Open MPI's runtime, run.sh
+# Packs everything for a machine without packages or network into one file: the program, its libraries, Open MPI's runtime, run.sh
 # and the batch scripts, the recipes, and toybox, the tiny Stable Diffusion to try them with.
 #
-#   launch/bundle.sh [--output FILE.tar.gz]      build/zoodip-VERSION-linux-MACHINE.tar.gz when not given
+#   launch/bundle.sh [--output FILE.tar.gz]      default: build/zoodip-VERSION-linux-MACHINE.tar.gz
 #
 #   launch/bundle.sh                                              here
 #   tar xzf zoodip-*.tar.gz && cd zoodip-*/                       there, in any folder
 #   launch/run.sh -n 2 build/zoodip train configs/toybox.json     and so on, as in README.md
 #
-# Installs and builds what is missing first (launch/setup.sh --bundle); for GPUs run launch/setup.sh --cuda before. With
-# ZOODIP_BUILD naming a build folder that has the program, it packs that program as it is.
-# The folder may be moved, read-only, and shared by the nodes of a cluster. From the machine it runs on it takes the GNU C library,
-# which must be as new as the one here or newer, and the GPU's driver.
+# First installs and builds what is missing (launch/setup.sh --bundle); for GPUs run launch/setup.sh --cuda before. If
+# ZOODIP_BUILD names a build folder with the program, that program is packed as it is.
+# The folder may be moved, read-only, and shared by the nodes of a cluster. From the machine it runs on it uses the GNU C library,
+# which must be at least as new as the one here, and the GPU's driver.
 # Exit codes: 0 done, 1 something failed, 2 bad options, no Open MPI 4 in the program, or packages missing and this is not root.
 set -euo pipefail
 
@@ -32,7 +32,7 @@ refuse() {
 output=
 while [ $# -gt 0 ]; do
     case $1 in
-        --output) [[ ${2-} == *.tar.gz ]] || refuse "--output needs the name of a file that ends in .tar.gz"
+        --output) [[ ${2-} == *.tar.gz ]] || refuse "--output needs a file name ending in .tar.gz"
             output=$2 && shift 2 ;;
         --help | -h) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0" && exit 0 ;;
         *) refuse "$1: no such option; see launch/bundle.sh --help" ;;
@@ -48,7 +48,7 @@ fi
 build=${ZOODIP_BUILD:-build}
 about=$("$build/zoodip" --version)
 version=$(awk 'NR == 1 { print $2 }' <<<"$about")
-[[ $about == *"MPI: Open MPI 4."* ]] || refuse "$build/zoodip has no Open MPI 4 in it, the only MPI that this can pack"
+[[ $about == *"MPI: Open MPI 4."* ]] || refuse "$build/zoodip was not built with Open MPI 4, the only MPI that this can pack"
 name=zoodip-$version
 output=${output:-$PWD/build/$name-linux-$(uname -m).tar.gz}
 
@@ -57,7 +57,7 @@ trap 'rm -rf "$work"' EXIT
 root=$work/$name
 runtime=$root/openmpi
 
-# --- what is ours: the folder like a checkout that an installation has in share/zoodip
+# --- our own files: laid out like a checkout, as an installation has them in share/zoodip
 
 cmake --install "$build" --prefix "$work/installed" >"$work/log" || fail "$(tail -n 5 "$work/log")"
 mv "$work/installed/share/zoodip" "$root"
@@ -68,14 +68,14 @@ ln -sf ../bin/zoodip "$root/build/zoodip"
 
 # --- Open MPI's runtime
 
-# Open MPI itself is asked where it looks for a folder of its own, as it is here, and with OPAL_PREFIX naming another root.
+# Asks Open MPI where it looks for one of its folders, as installed, and with OPAL_PREFIX naming another root.
 openmpi_folder() {
     OPAL_PREFIX=${2-} ompi_info --parsable --path "$1" | sed -n "s/^path:$1://p"
 }
 moved() {
     local place
     place=$(openmpi_folder "$1" /moved)
-    [[ $place == /moved/* ]] || fail "Open MPI's $1 stays at $place whatever OPAL_PREFIX says: this build of it cannot be moved"
+    [[ $place == /moved/* ]] || fail "Open MPI's $1 stays at $place despite OPAL_PREFIX: this build of it cannot be moved"
     echo "$runtime/${place#/moved/}"
 }
 plugins=$(moved pkglibdir)
@@ -86,7 +86,7 @@ cp -L "$(command -v orted)" "$runtime/bin/orted"
 cp "$(openmpi_folder pkgdatadir)"/help-*.txt "$texts"
 echo "btl_base_warn_component_unused = 0" >"$runtime/etc/openmpi-mca-params.conf"
 
-# Left out: OpenSHMEM, and what drives a network by libraries that belong to its hardware and its system. Ranks speak by TCP then.
+# Left out: OpenSHMEM, and drivers of networks that need their system's libraries. Ranks then communicate by TCP.
 pmix=
 for plugin in "$(openmpi_folder pkglibdir)"/mca_*.so; do
     needs=$(ldd "$plugin")
@@ -94,7 +94,7 @@ for plugin in "$(openmpi_folder pkglibdir)"/mca_*.so; do
     [[ ! $needs =~ "=> "([^ ]*/libpmix\.so[^ ]*) ]] || pmix=$(dirname "$(realpath "${BASH_REMATCH[1]}")")
 done
 folders=("$root/bin" "$runtime/bin" "$plugins")
-# Debian's PMIx is a library of its own, with plugins beside it.
+# Debian's PMIx is a separate library, with plugins beside it.
 if [ -d "$pmix/pmix" ]; then
     mkdir -p "$runtime/pmix/lib/pmix" "$runtime/pmix/share/pmix"
     cp "$pmix"/pmix/*.so "$runtime/pmix/lib/pmix"
@@ -102,7 +102,7 @@ if [ -d "$pmix/pmix" ]; then
     folders+=("$runtime/pmix/lib/pmix")
 fi
 
-# --- libraries: whatever all of these load, but for the C library and the GPU's driver
+# --- libraries: everything that these load, except the C library and the GPU's driver
 
 mapfile -t programs < <(find "${folders[@]}" -type f)
 ldd "${programs[@]}" >"$work/loaded"
@@ -111,7 +111,7 @@ mapfile -t libraries < <(awk '$2 == "=>" { print $3 }' "$work/loaded" | sort -u 
     grep -Ev '/lib(c|m|mvec|dl|rt|pthread|util|resolv|anl|nss_[a-z]+|cuda|nvidia-[a-z]+)\.so\.[0-9]+$')
 cp -L "${libraries[@]}" "$root/lib"
 
-# Every file finds the libraries from its own place, before any that LD_LIBRARY_PATH names.
+# Every file finds the libraries relative to itself, before any that LD_LIBRARY_PATH names.
 strip --strip-unneeded "$root"/lib/* "${programs[@]}"
 for folder in "$root/lib" "${folders[@]}"; do
     patchelf --force-rpath --set-rpath "\$ORIGIN/$(realpath --relative-to="$folder" "$root/lib")" "$folder"/*
@@ -119,7 +119,7 @@ done
 
 # --- what it is made of
 
-# The package that a file of this system's came with, where it came with one.
+# The package of this system that a file belongs to, if any.
 package() {
     local path
     path=$(realpath "$1")
@@ -141,14 +141,14 @@ licenses=$root/share/licenses
         [ ! -e "/usr/share/doc/$origin/copyright" ] || cp "/usr/share/doc/$origin/copyright" "$licenses/$origin.txt"
     done
 } >"$root/NOTICE"
-# Those texts name others that every Debian has.
+# Those texts refer to others that every Debian has.
 { grep -rohE '/usr/share/common-licenses/[A-Za-z0-9.-]*[A-Za-z0-9]' "$licenses" || true; } | sort -u | while read -r text; do
     [ ! -e "$text" ] || cp -L "$text" "$licenses"
 done
 
 # --- one file
 
-# The same input makes the same file; nobody owns what is in it.
+# The same input gives the same file; its contents have no owner.
 stamp=$(git log -1 --format=%ct 2>/dev/null || stat -c %Y "$build/zoodip")
 chmod -R u=rwX,go=rX "$root"
 tar --directory "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$stamp" --create "$name" | gzip -9n >"$work/done"

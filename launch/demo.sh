@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Teaches the tiny Stable Diffusion in dataset/toybox a toy that it has never seen, on two MPI ranks, and draws it.
 #
-#   launch/demo.sh [SUBJECT]     one of ball1 cube2 star3 heart4 bear5 duck6 car7 mushroom8 (bear5 when not given)
+#   launch/demo.sh [SUBJECT]     one of ball1 cube2 star3 heart4 bear5 duck6 car7 mushroom8 (default: bear5)
 #
-# Installs and builds what is missing first (launch/setup.sh). Takes about two minutes on two cores once built.
-# Everything it makes is in results/demo/SUBJECT.
+# First installs and builds what is missing (launch/setup.sh). Takes about two minutes on two cores once built.
+# Everything it produces is in results/demo/SUBJECT.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

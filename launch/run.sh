@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
-# Runs a command on several ranks, with what mpirun needs in a container, as root, or with more ranks than cores.
+# Runs a command on several ranks, with the options that mpirun needs in a container, as root, or with more ranks than cores.
 #
 #   launch/run.sh [-n RANKS] [--restarts K] COMMAND [ARGUMENTS]...
 #
-#   -n RANKS       how many; when not given, one for each core, in a Slurm job one for each of its tasks
-#   --restarts K   when the command ends with anything but 0, 2 or 75 (a rank was killed, hangs, failed), starts it again with
-#                  --resume, K times at most: it then goes on from its newest good checkpoint
+#   -n RANKS       how many; by default one per core, in a Slurm job one per task
+#   --restarts K   if the command ends with anything but 0, 2 or 75 (a rank was killed, hangs, failed), restarts it with
+#                  --resume, at most K times, so that it continues from its newest good checkpoint
 #
 #   launch/run.sh -n 2 build/zoodip train configs/toybox.json
 #   launch/run.sh -n 4 build/zoodip train configs/toybox.json --set zo.n=3 --set output.dir=results/four
 #   launch/run.sh -n 2 build/zoodip train configs/toybox.json --resume
 #   launch/run.sh --restarts 5 build/zoodip train configs/sd15.json --set cluster.timeout=120
 #
-# Ctrl-C, SIGTERM, SIGUSR1 and the end of the terminal (SIGHUP; nohup keeps it away) ask the ranks to finish their step, save a
-# checkpoint and end; a Ctrl-C after that ends them at once. ZOODIP_LAUNCHER=srun starts the ranks by `srun --mpi=pmix` (ZOODIP_MPI names another one than
-# pmix) where a site wants that; otherwise mpirun does it, in a Slurm job over all of its nodes.
-# The exit code is the command's: 0 done, 1 failed, 2 bad input, 75 stopped with all saved (run again with --resume), 130 ended
-# at once; above 128 a rank was ended by a signal.
+# Ctrl-C, SIGTERM, SIGUSR1 and closing the terminal (SIGHUP, unless under nohup) ask the ranks to finish their step, save a
+# checkpoint and end; another Ctrl-C ends them at once. ZOODIP_LAUNCHER=srun starts the ranks with `srun --mpi=pmix` instead of
+# mpirun, for sites that want that (ZOODIP_MPI: a type other than pmix). mpirun in a Slurm job uses all of its nodes.
+# The exit code is the command's: 0 done, 1 failed, 2 bad input, 75 stopped with everything saved (run again with --resume), 130
+# ended at once; above 128 a rank was ended by a signal.
 set -uo pipefail
 
 say() {
@@ -57,7 +57,7 @@ done
 [ $# -gt 0 ] || refuse "no command to run; see launch/run.sh --help"
 command -v "$1" >/dev/null || refuse "$1: no such program; build it with launch/setup.sh"
 
-# mpirun refuses root until told twice; in a container a rank may not read another's memory, and there is no need to.
+# mpirun refuses to run as root unless told so twice. In a container a rank may not read another's memory, and need not.
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMPI_MCA_btl_vader_single_copy_mechanism=none
 # A bundle (launch/bundle.sh) has Open MPI's runtime beside this folder: that one, and nothing of another that this system or a
 # loaded module may have.
@@ -69,34 +69,34 @@ if [ -x "$runtime/bin/mpirun" ]; then
     export OPAL_PREFIX=$runtime OPAL_SYSCONFDIR=$runtime/etc HWLOC_PLUGINS_PATH=$runtime/lib
     export PMIX_LIBDIR=$runtime/pmix/lib PMIX_DATADIR=$runtime/pmix/share PMIX_SYSCONFDIR=$runtime/etc
 fi
-# mpirun gives up where it finds no program to reach other machines with, even if it needs none.
+# mpirun gives up if it finds no program to reach other machines with, even if it needs none.
 [ -n "${OMPI_MCA_plm_rsh_agent-}" ] || command -v ssh rsh >/dev/null || export OMPI_MCA_plm=${OMPI_MCA_plm:-^rsh}
-# Unbound ranks share the cores among themselves, those that this process may use: each takes as many threads as its share.
+# Unbound ranks share the cores that this process may use: each takes as many threads as its share.
 threads=${SLURM_CPUS_PER_TASK:-$((cores / ranks))}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
-# Slurm ends a job by a SIGTERM to every process. mpirun and its daemons would kill the ranks a second or two later;
-# this way the ranks have twice these seconds, most of the half minute that Slurm usually grants.
+# Slurm ends a job with SIGTERM to every process. mpirun and its daemons would kill the ranks a second or two later;
+# with this setting ranks get twice as many seconds, most of the half minute that Slurm usually grants.
 [ -z "${SLURM_JOB_ID-}" ] || export OMPI_MCA_odls_base_sigkill_timeout=${OMPI_MCA_odls_base_sigkill_timeout:-12}
 
 case ${ZOODIP_LAUNCHER:-mpirun} in
     mpirun) launcher=(mpirun "${prefix[@]}" --quiet --oversubscribe --bind-to none -np "$ranks") ;;
-    # the others get eight seconds after the first that ends: killed on a bad exit, they would not all get to say 75
+    # after the first rank ends, the others get eight seconds: killed at once, not all of them could exit with 75
     srun) launcher=(srun --mpi="${ZOODIP_MPI:-pmix}" --kill-on-bad-exit=0 --wait=8 --ntasks="$ranks"
                     ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"}) ;;
     *) refuse "ZOODIP_LAUNCHER: $ZOODIP_LAUNCHER: expected mpirun or srun" ;;
 esac
 command -v "${launcher[0]}" >/dev/null || refuse "${launcher[0]} is missing: install its package (openmpi-bin, slurm-client), or run launch/setup.sh"
-# Without it a rank may leave MPI_Init, and speak to one that cannot hear yet: Open MPI 4.1 crashes there, once in a hundred starts.
+# Without it a rank may leave MPI_Init and send to one that is not ready: Open MPI 4.1 then crashes, once in a hundred starts.
 export SLURM_PMIX_FENCE_BARRIER=${SLURM_PMIX_FENCE_BARRIER:-true}
-# Behind mpirun no rank sees the terminal; rank 0 gets it back, for the progress bar.
+# Under mpirun no rank sees the terminal; rank 0 gets it back, for the progress bar.
 if [ -t 2 ] && [ -w /dev/tty ]; then
     # shellcheck disable=SC2016  # expanded by the rank
     launcher+=(bash -c '[ "${OMPI_COMM_WORLD_RANK-}" != 0 ] || exec 2>/dev/tty; exec "$0" "$@"')
 fi
 
-# mpirun answers SIGTERM by killing its ranks a second later, SIGUSR1 by handing it on to them. What comes while it starts
-# them is lost, on many nodes for seconds: hence a few times more, to ranks that may have heard it. But not while it ends,
-# when SIGUSR1 would end it, and hide how the ranks ended.
+# mpirun answers SIGTERM by killing its ranks a second later, and SIGUSR1 by passing it on to them. Signals that arrive while it
+# starts them are lost, on many nodes for seconds; so SIGUSR1 is repeated a few times, even to ranks that have had it. But not
+# while mpirun is ending: SIGUSR1 would then kill it, and hide how the ranks ended.
 asked= ended= running= previous= helpers=()
 hears() {
     local field mask
@@ -130,19 +130,19 @@ stop() {
     fi
 }
 for name in INT TERM USR1 HUP; do
-    # shellcheck disable=SC2064  # the name as it is now
+    # shellcheck disable=SC2064  # the current value
     trap "stop $name" "$name"
 done
 
-# A function of this script's beside the ranks, silent, in a process group of its own; its end is no news.
+# Runs a function of this script beside the ranks, silently, in its own process group; its end is not reported.
 beside() {
     "$1" &>/dev/null &
     helpers+=("-$!")
     disown "$!"
 }
 
-# Open MPI 4.1 may lock itself up where it ends because a rank was lost while MPI came up. Then its ranks stay dead, nobody
-# having fetched them, for longer than it gives them to end.
+# Open MPI 4.1 may deadlock when it ends because a rank was lost while MPI was starting. Its ranks then stay zombies for longer
+# than it gives them to end.
 watch_mpirun() {
     local child dead late=0 most=$((4 + 2 * ${OMPI_MCA_odls_base_sigkill_timeout:-1}))
     while sleep 1 && kill -0 "$running"; do # also where this script is killed
@@ -156,13 +156,13 @@ watch_mpirun() {
     done
 }
 
-# Runs the ranks to their end; `code` is then how they ended.
+# Runs the ranks to their end; `code` is then their exit code.
 run_ranks() {
     local name
     "${launcher[@]}" "$@" </dev/null &
     running=$!
     [ "${launcher[0]}" != mpirun ] || beside watch_mpirun
-    # wait returns early for every signal caught
+    # wait returns early on every caught signal
     while wait "$running"; code=$?; kill -0 "$running" 2>/dev/null; do :; done
     [ ${#helpers[@]} -eq 0 ] || kill -- "${helpers[@]}" 2>/dev/null
     helpers=()
@@ -182,7 +182,7 @@ set -m # each run is its own process group, so that Ctrl-C reaches this script a
     for ((again = 1; again <= restarts; again++)); do
         case $code in 0 | 2 | 75) break ;; esac
         [ -z "$asked" ] || break
-        say "ended with $code: starting again with --resume ($again of $restarts)"
+        say "ended with $code: restarting with --resume ($again of $restarts)"
         [[ " $* " == *" --resume "* ]] || set -- "$@" --resume
         sleep 2 # whatever the lost rank left behind (its peers, its sockets) is gone by then
         run_ranks "$@"

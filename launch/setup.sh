@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the program: installs the Debian packages that are missing (as root; anyone else is told their names) and builds.
+# Builds the program, after installing missing Debian packages (as root; otherwise it prints their names and stops).
 #
 #   launch/setup.sh            what zoodip needs, into build/
 #   launch/setup.sh --tests    also what the tests need: their helper programs, pytest, numpy and pillow in .venv, and
@@ -10,16 +10,16 @@
 #                                bundle   what --bundle installs
 #                              or some of these five: --tests=peers,slurm; or none: --tests=
 #   launch/setup.sh --bundle   also what launch/bundle.sh needs
-#   launch/setup.sh --cuda     with CUDA for all GPUs since Turing, also where none answers (some minutes)
+#   launch/setup.sh --cuda     with CUDA for all GPUs since Turing, even if there is none here (some minutes)
 #
-# With ZOODIP_BUILD in the environment, another folder than build/.
-# Where a GPU answers and there is a CUDA toolkit, the program is built for that GPU without being asked.
-# A second call is quick: it installs nothing that is there and builds nothing that is up to date.
+# ZOODIP_BUILD in the environment names a build folder other than build/.
+# With a working GPU and a CUDA toolkit, the program is built for that GPU without being asked.
+# A second call is quick: it installs and builds only what is missing or out of date.
 # Exit codes: 0 ready, 1 something failed (the end of its log is shown), 2 packages are missing and this is not root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# Package, and a command that succeeds where the machine has what it brings, whoever installed it.
+# Package, and a command that succeeds if the machine has its contents, however they were installed.
 program_packages='
 cmake               command -v cmake
 make                command -v make
@@ -59,7 +59,7 @@ logged() {
     if ! "$@" >"$log" 2>&1; then
         tail -n 40 "$log" >&2
         say "failed: $*"
-        say "the whole log: $log"
+        say "full log: $log"
         exit 1
     fi
 }
@@ -80,7 +80,7 @@ install_packages() {
     [ -n "$missing" ] || return 0
     if ! command -v apt-get >/dev/null; then
         say "missing, by their Debian names: $missing"
-        say "there is no apt-get here: install them as this system does, then run this again"
+        say "no apt-get here: install them with this system's package manager, then run this again"
         exit 2
     fi
     if [ "$(id -u)" != 0 ]; then
@@ -96,8 +96,8 @@ install_packages() {
     logged build/packages.log apt-get install -y --no-install-recommends $missing
 }
 
-# Slurm is worth a try: where its packages cannot be set up, its tests are skipped. Munge makes its key as a user of its own, who
-# may not get anywhere in a container; a key that is there already is enough for it.
+# Slurm is optional: if its packages cannot be set up, its tests are skipped. Munge creates its key as a user of its own, which
+# may lack the permission in a container; an existing key is enough for it.
 install_slurm() {
     [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && [ -n "$(missing_packages "$slurm_packages")" ] || return 0
     say "installing slurm-wlm munge"
@@ -122,7 +122,7 @@ has_option() {
     grep -qs "^$1:BOOL=ON" "$home/CMakeCache.txt"
 }
 
-# For which GPUs: all (--cuda), those that the build folder was made for, those that are here, or none.
+# Which GPUs to build for: all (--cuda), those that the build folder was made for, those in this machine, or none.
 cuda_options() {
     local here
     if [ -n "$cuda" ]; then
@@ -137,12 +137,12 @@ cuda_options() {
     fi
 }
 
-# The stand-in, once asked for, stays a part of the build folder: no test after another builds it anew.
+# Once asked for, the stand-in stays part of the build folder, so that it is not rebuilt between tests.
 standin_option() {
     { needed standin || has_option ZOODIP_STANDIN; } && echo -DZOODIP_STANDIN=ON || true
 }
 
-# A folder, what of it, and what cmake is told; a folder that was configured with other options is configured again.
+# Build folder, targets, and options for cmake; a folder configured with other options is configured again.
 build() {
     local folder=$1 targets=$2 told
     shift 2
@@ -183,7 +183,7 @@ esac
 for need in ${tests//,/ }; do
     case $need in
         peers | slurm | clang | standin | bundle) ;;
-        *) say "$need: the tests need no such thing; see launch/setup.sh --help" && exit 2 ;;
+        *) say "--tests=$need: unknown; see launch/setup.sh --help" && exit 2 ;;
     esac
 done
 
@@ -198,7 +198,7 @@ needed slurm && install_slurm
 # shellcheck disable=SC2046  # one word an option
 build "$home" "all${for_tests:+ helpers}" $(cuda_options) $(standin_option) ${for_tests:+-DZOODIP_WERROR=ON}
 if [ -n "$cuda" ] && grep -qs 'no CUDA toolkit' "$home/configure.log"; then
-    say "there is no CUDA toolkit of 12.4 or newer here (nvcc on the PATH, or below CUDA_HOME): $home/ is for the CPU"
+    say "no CUDA toolkit of 12.4 or newer found (nvcc on the PATH, or below CUDA_HOME): $home/ is for the CPU"
     exit 2
 fi
 needed clang && build build-clang "all helpers" -DCMAKE_C_COMPILER=clang -DZOODIP_CUDA=OFF -DZOODIP_WERROR=ON

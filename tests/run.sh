@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs tests, after installing and building what they need and nothing else (launch/setup.sh --tests=...).
+# Runs tests, after installing and building only what they need (launch/setup.sh --tests=...).
 #
 #   tests/run.sh                     everything
-#   tests/run.sh --quick             the files that take a second or a few and need no more than numpy and pillow: a minute
-#   tests/run.sh --nightly           everything, and in full what is too long for every day
+#   tests/run.sh --quick             the files that take a few seconds and need only numpy and pillow: a minute
+#   tests/run.sh --nightly           everything, including what takes too long for every day
 #   tests/run.sh tests/test_ops.py   files, folders, or FILE::TEST
 #   tests/run.sh -k tokenizer        the tests of that name
 #
-# All other arguments go to pytest. What a file needs, it says itself: tests/README.md.
+# All other arguments go to pytest. Each test file says what it needs: tests/README.md.
 set -euo pipefail
 from=$PWD
 cd "$(dirname "$0")/.."
@@ -16,7 +16,7 @@ say() {
     echo "run.sh: $*" >&2
 }
 
-# The test files of what the caller names, below the root of the checkout, whatever folder the caller is in.
+# The test files that the caller's names refer to, relative to the root of the checkout, from whichever folder.
 files_of() {
     local named=${1%%::*} found
     for found in "$from/$named" "$named" "tests/$named"; do
@@ -29,8 +29,8 @@ files_of() {
     realpath --relative-to=. "${found[@]}"
 }
 
-# The files where an expression of pytest's -k may find something: those that hold one of its words, in their name or text.
-# All of them where it says "not", or where a word is in none.
+# The files in which a pytest -k expression may match: those with one of its words in their name or text.
+# All files if it contains "not", or a word that is in none.
 files_with() {
     local word with all
     all=$(printf '%s\n' tests/test_*.py)
@@ -52,7 +52,7 @@ while [ $# != 0 ]; do
         --help | -h) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' tests/run.sh && exit 0 ;;
         --quick | --nightly) tier=${1#--} ;;
         -k) expression=${2-} && arguments+=("$1" "${2-}") && shift ;;
-        # options whose value is the next word, which may look like a file
+        # options whose value is the next argument, which may look like a file
         -[mcpoWrn] | --maxfail | --tb | --durations | --durations-min | --basetemp | --rootdir | --confcutdir | --ignore | \
             --ignore-glob | --deselect | --junit-xml | --junitxml | --log-file | --override-ini | --color | --capture | --import-mode)
             arguments+=("$1" "${2-}") && shift
@@ -77,7 +77,7 @@ fi
 needs=$(printf '%s\n' "${named[@]%%::*}" | xargs -d '\n' sed -n 's/^NEEDS = "\(.*\)"$/\1/p' | tr -s ' ' '\n' | sort -u | paste -sd ,)
 launch/setup.sh --tests="$needs"
 
-# Everything that the tests write stays in build/, and nothing is fetched.
+# The tests write only into build/, and download nothing.
 export HF_HOME=$PWD/build/hf HF_HUB_OFFLINE=1 HF_HUB_DISABLE_TELEMETRY=1 XDG_CACHE_HOME=$PWD/build/cache
 export PYTHONDONTWRITEBYTECODE=1
 [ $tier != nightly ] || export ZOODIP_NIGHTLY=1

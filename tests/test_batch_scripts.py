@@ -38,7 +38,7 @@ def test_a_task_of_an_array_learns_the_job_of_its_number(project):
 
 
 @pytest.mark.parametrize("task, words, message", [
-    (dict(SLURM_ARRAY_TASK_ID="0"), ["my jobs.json"], "from 1 on"), ({}, ["my jobs.json"], "--array=1-N"),
+    (dict(SLURM_ARRAY_TASK_ID="0"), ["my jobs.json"], "counted from 1"), ({}, ["my jobs.json"], "--array=1-N"),
     (dict(SLURM_ARRAY_TASK_ID="1"), ["launch"], "launch: no such jobs file"),
     (dict(SLURM_ARRAY_TASK_ID="1"), [], "no such jobs file"), (dict(SLURM_JOB_ID=""), ["my jobs.json"], "submit this with sbatch"),
     (dict(SLURM_SUBMIT_DIR="/"), ["my jobs.json"], "from the project's folder")])

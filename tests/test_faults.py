@@ -84,7 +84,7 @@ def test_random_kills_end_with_the_bits_of_the_quiet_run(tmp_path, quiet):
         config, output = write_recipe(tmp_path / str(run), **CHANGES)
         more, code, said = run_through_kills(config, chance, min(KILLS - kills, 20))
         assert code == 0, said
-        struck = said.count("starting again with --resume")  # two kills may hit one start, and a quick run may end before any
+        struck = said.count("restarting with --resume")  # two kills may hit one start, and a quick run may end before any
         assert struck <= more, said
         assert learned(output) == quiet[0]
         assert [m["losses"] for m in metrics(output)] == quiet[1]
@@ -113,7 +113,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_starts_again(tmp_path, quiet, ha
     assert code == 0, said
     named = re.search(rf"rank {1 - hanging}: rank {hanging} gave no sign of life for 3 s \(cluster.timeout\) after step (\d+)", said)
     assert named and int(named[1]) >= 5, said
-    assert "starting again with --resume (1 of 1)" in said and learned(output) == quiet[0]
+    assert "restarting with --resume (1 of 1)" in said and learned(output) == quiet[0]
 
 
 def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
@@ -229,7 +229,7 @@ def test_an_mpirun_that_locks_itself_up_over_dead_ranks_is_ended_and_started_aga
                                         "open(here, 'w')\nif os.fork() == 0:\n    os._exit(9)\ntime.sleep(60)\n")
     began = time.time()
     done = run(RUN_SH, "-n", "2", "--restarts", "1", "true", env=env)
-    assert "starting again with --resume (1 of 1)" in done.stderr and time.time() - began < 12 + 2
+    assert "restarting with --resume (1 of 1)" in done.stderr and time.time() - began < 12 + 2
 
 
 def test_ranks_whose_run_sh_was_killed_leave_nothing_behind(tmp_path):

@@ -252,7 +252,7 @@ def test_a_job_over_two_nodes(slurm, tmp_path, quiet, launcher, each):
 def test_a_rank_killed_under_srun_is_started_again(slurm, tmp_path, quiet):
     number, output = start_training(slurm, tmp_path, launcher="srun")
     os.kill(rank_processes(tmp_path / "config.json")[-1], signal.SIGKILL)
-    until(lambda: "starting again with --resume" in (tmp_path / "log").read_text(), 15, slurm.state)
+    until(lambda: "restarting with --resume" in (tmp_path / "log").read_text(), 15, slurm.state)
     assert "Killed" in finish(slurm, number, output, quiet, tmp_path)
 
 
@@ -307,7 +307,7 @@ def test_a_job_out_of_time_goes_back_into_the_queue(slurm, tmp_path, quiet):
     finally:
         for rank in ranks:
             os.kill(rank, signal.SIGCONT)
-    until(lambda: "goes back into the queue" in log.read_text(), 60, slurm.state)
+    until(lambda: "everything is saved; requeueing job" in log.read_text(), 60, slurm.state)
     slurm.ask("scontrol", "update", f"jobid={number}", "timelimit=10")
     said = finish(slurm, number, output, quiet, tmp_path)
     assert "resuming after step" in said or "no checkpoint to resume from" in said, said
@@ -336,7 +336,7 @@ def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet
     slurm.ask("scancel", "--batch", "--signal=USR1", f"{number}_4")
     until(lambda: not slurm.ask("squeue", "-h", "-j", number), 240, slurm.state)
     said = [log.read_text() for log in logs]
-    assert sum("starting again with --resume" in text for text in said) == 1 and "goes back into the queue" in said[3], said
+    assert sum("restarting with --resume" in text for text in said) == 1 and "everything is saved; requeueing job" in said[3], said
     assert len({learned(output / f"seed {seed}") for seed in range(4)}) == 4
     assert learned(output / "seed 0") == quiet[0]
     assert [m["losses"] for m in metrics(output / "seed 0")] == quiet[1]
@@ -361,7 +361,7 @@ def test_a_queue_comes_back_and_leaves_finished_subjects_alone(slurm, tmp_path, 
     until(lambda: steps(output / "short") >= 2, 90, lambda: slurm.state() + (log.read_text() if log.exists() else ""))
     finished = (output / "long" / "learned_embeds.safetensors").stat().st_mtime_ns
     slurm.ask("scancel", "--batch", "--signal=USR1", number)
-    until(lambda: "goes back into the queue" in log.read_text(), 60, slurm.state)
+    until(lambda: "everything is saved; requeueing job" in log.read_text(), 60, slurm.state)
     slurm.wait(number, "COMPLETED")
     assert learned(output / "long") == quiet[0]
     assert (output / "long" / "learned_embeds.safetensors").stat().st_mtime_ns == finished

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that only a GPU can show: builds zoodip for the GPU of this machine, runs the CUDA device's tests and
+# Everything that needs a GPU to be tested: builds zoodip for the GPU of this machine, runs the CUDA device's tests and
 # compute-sanitizer on it, measures memory and speed at Stable Diffusion 1.5's size beside the reference's step in
 # PyTorch, and writes results/gpu.md. Ten minutes at most.
 #
@@ -9,7 +9,7 @@
 # libpng, libjpeg and zlib. PyTorch, diffusers, transformers, optimum-quanto and pytest are taken from .venv or from
 # python3 (environment PYTHON names another one), compute-sanitizer and nsys from the toolkit; a part whose tools are
 # missing is reported as skipped.
-# Exit codes: 0 all that ran is right, 1 something is not, 2 the machine lacks something that nothing goes without.
+# Exit codes: 0 everything that ran passed, 1 something failed, 2 the machine lacks something essential.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 case ${1-} in
@@ -39,8 +39,8 @@ gpu=${gpu%%,*}
 capability=$(nvidia-smi -i "$gpu" --query-gpu=compute_cap --format=csv,noheader | head -n 1) ||
     refuse "nvidia-smi finds no GPU"
 architecture=${capability//./}
-[[ $architecture =~ ^[0-9]+$ ]] || refuse "nvidia-smi tells no compute capability: $capability"
-[ "$architecture" -ge 75 ] || refuse "the GPU has compute capability $capability; 7.5 is the least"
+[[ $architecture =~ ^[0-9]+$ ]] || refuse "nvidia-smi reports no compute capability: $capability"
+[ "$architecture" -ge 75 ] || refuse "the GPU has compute capability $capability; expected 7.5 or newer"
 
 mpi=OFF
 if command -v mpicc >/dev/null; then
