@@ -227,6 +227,22 @@ def quanto_without_a_compiler():
         get_extension("quanto_cpp")._lib = SimpleNamespace(unpack=unpack)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """PyTorch on one thread: the products of small networks only wait for one another on more, several times as long."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)
+
+
+@pytest.fixture
+def all_threads(one_thread):
+    """And on all of them, for a network of true size."""
+    import torch
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    yield
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def toybox():
     return TOYBOX

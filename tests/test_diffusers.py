@@ -17,7 +17,7 @@ def words(tmp_path_factory):
     """Words out of `zoodip train`: of one vector, and of three."""
     files = {}
     for vectors in (1, 3):
-        config, output = write_recipe(tmp_path_factory.mktemp(f"word{vectors}"), optim__steps=150, token__vectors=vectors,
+        config, output = write_recipe(tmp_path_factory.mktemp(f"word{vectors}"), optim__steps=40, token__vectors=vectors,
                                       output__prompts=["a photo of a {}"], output__checkpoint_every=0, output__save_every=0)
         mpirun(2, program("zoodip"), "train", config)
         files[vectors] = output / "learned_embeds.safetensors"

@@ -155,7 +155,7 @@ def test_what_is_not_supported_is_refused_by_name(random_models, tmp_path, part,
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_sd15_at_its_true_size(tmp_path):
+def test_sd15_at_its_true_size(tmp_path, all_threads):
     """The text encoder and the UNet of Stable Diffusion 1.5, random fp16 weights, two lanes; one part at a time to save room."""
     for part, inputs in (("text_encoder", ["input_ids"]), ("unet", ["sample", "timestep", "encoder_hidden_states"])):
         folder = make_model(tmp_path / part, SD15, "float16", parts=(part,))

@@ -14,15 +14,6 @@ SUBJECT = TOYBOX / "subjects" / "bear5"
 CASES = [(n, batch, vectors) for n in (1, 2, 5) for batch in (1, 2) for vectors in (1, 2)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Products this small only wait for one another on more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Run:
     """A finished run: draws, losses and embeddings by step."""
 
