@@ -137,6 +137,12 @@ cuda_options() {
     fi
 }
 
+# What of the build folder the tests need; with the stand-in also its watched flavours, as far as they are used.
+test_targets() {
+    echo helpers
+    ! needed standin || has_option ZOODIP_SANITIZE || echo cuda-asan_op cuda-asan_selftest cuda-race_op cuda-race_selftest
+}
+
 # Once asked for, the stand-in stays part of the build folder, so that it is not rebuilt between tests.
 standin_option() {
     { needed standin || has_option ZOODIP_STANDIN; } && echo -DZOODIP_STANDIN=ON || true
@@ -196,7 +202,7 @@ needed bundle && packages+=$bundle_packages
 install_packages "$packages"
 needed slurm && install_slurm
 # shellcheck disable=SC2046  # one word an option
-build "$home" "all${for_tests:+ helpers}" $(cuda_options) $(standin_option) ${for_tests:+-DZOODIP_WERROR=ON}
+build "$home" "all ${for_tests:+$(test_targets)}" $(cuda_options) $(standin_option) ${for_tests:+-DZOODIP_WERROR=ON}
 if [ -n "$cuda" ] && grep -qs 'no CUDA toolkit' "$home/configure.log"; then
     say "no CUDA toolkit of 12.4 or newer found (nvcc on the PATH, or below CUDA_HOME): $home/ is for the CPU"
     exit 2

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +19,26 @@ TOYBOX = ROOT / "dataset" / "toybox"
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HOME", str(ROOT / "build" / "hf"))
+
+
+# Long repetitions: all of them under tests/run.sh --nightly, else a slice that moves on day by day.
+NIGHTLY = "ZOODIP_NIGHTLY" in os.environ
+SLICE = int(os.environ.get("ZOODIP_SLICE", time.time() // 86400))
+
+
+def slice_of(repetitions, count, offset=0):
+    """Today's of so many slices of a list of repetitions."""
+    return repetitions if NIGHTLY else repetitions[(SLICE + offset) % count::count]
+
+
+def pytest_report_header():
+    return "long repetitions: all" if NIGHTLY else f"long repetitions: a slice, again by ZOODIP_SLICE={SLICE}; all by tests/run.sh --nightly"
+
+
+def pytest_collection_modifyitems(items):
+    """A file that is run again as a repetition: ZOODIP_ONE_OF slices."""
+    if "ZOODIP_ONE_OF" in os.environ:
+        items[:] = slice_of(items, int(os.environ["ZOODIP_ONE_OF"]))
 
 
 def program(name):

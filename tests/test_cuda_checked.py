@@ -1,27 +1,46 @@
 """The kernels once more where every access is watched: AddressSanitizer with UndefinedBehaviorSanitizer, the race check
-(tests/cuda/race.h), and threads and blocks that run in other orders. All of tests/test_cuda_ops.py must pass there."""
+(tests/cuda/race.h), and threads and blocks that run in other orders. All of tests/test_cuda_ops.py must pass there; a day's
+slice of it does, in each of the four another one."""
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conftest import BUILD, ON_GPU, ROOT, needs_cuda
+from conftest import BUILD, NIGHTLY, ON_GPU, ROOT, SLICE, needs_cuda
 
 NEEDS = "peers standin"
 pytestmark = [needs_cuda, pytest.mark.skipif(ON_GPU, reason="a matter of the stand-in")]
 
 # Slow in a watched build, and no other code than their smaller sisters run
 SLOW = "not whole_picture and not in_parts and not no_lane"
+CHECKS = [("cuda-asan", "forward"), ("cuda-race", "forward"), ("cuda-race", "shuffled:3"), ("cuda", "backward")]
 
 
-@pytest.mark.parametrize("flavour,order", [("cuda", "backward"), ("cuda-asan", "forward"), ("cuda-race", "forward"),
-                                           ("cuda-race", "shuffled:3")])
-def test_every_op(flavour, order):
-    if flavour != "cuda":
-        build = subprocess.run(["cmake", "--build", BUILD, "-j2", "--target", f"{flavour}_op"], capture_output=True, text=True)
+def run_ops(flavour, order):
+    """All or a slice of tests/test_cuda_ops.py, on one core."""
+    env = {**os.environ, "ZOODIP_STANDIN_FLAVOUR": flavour, "ZOODIP_THREAD_ORDER": order, "OMP_NUM_THREADS": "1",
+           "ZOODIP_ONE_OF": str(len(CHECKS)), "ZOODIP_SLICE": str(SLICE + CHECKS.index((flavour, order)))}
+    return subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", SLOW, "tests/test_cuda_ops.py"],
+                          cwd=ROOT, capture_output=True, text=True, env=env)
+
+
+@pytest.fixture(scope="module")
+def begun(request):
+    """Check -> future of its run; two of those asked for are under way at a time."""
+    asked = [test.callspec.params for test in request.session.items if test.module is request.module]
+    asked = [(params["flavour"], params["order"]) for params in asked]
+    watched = sorted({f"{flavour}_op" for flavour, _ in asked} - {"cuda_op"})
+    if watched:
+        build = subprocess.run(["cmake", "--build", BUILD, "-j2", "--target", *watched], capture_output=True, text=True)
         assert build.returncode == 0, build.stderr[-2000:]
-    done = subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", SLOW, "tests/test_cuda_ops.py"],
-                          cwd=ROOT, capture_output=True, text=True,
-                          env={**os.environ, "ZOODIP_STANDIN_FLAVOUR": flavour, "ZOODIP_THREAD_ORDER": order})
+    with ThreadPoolExecutor(2) as pool:
+        yield {check: pool.submit(run_ops, *check) for check in asked}
+
+
+@pytest.mark.parametrize("flavour,order", CHECKS)
+def test_every_op(begun, flavour, order):
+    done = begun[flavour, order].result()
     assert done.returncode == 0, done.stdout[-4000:]
+    assert int(done.stdout.split(" passed")[0].split()[-1]) > (200 if NIGHTLY else 50)
