@@ -219,7 +219,9 @@ def test_bench_takes_what_it_planned(tiny, mixed):
     config, _ = tiny(model=str(mixed))
     done = run(cuda_program("zoodip"), "bench", config, "--set", "output.sample_every=1", "--evaluations", 1)
     planned = planned_for_bench(config)
-    assert json.loads(done.stdout)["device_bytes"] == planned
+    said = json.loads(done.stdout)
+    assert said["device_bytes"] == planned
+    assert said["driver_bytes"] > said["weights_bytes"] + said["arena_bytes"]
     assert f"GPU memory: {planned / 1e6:.1f} MB planned" in done.stderr
 
 

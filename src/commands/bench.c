@@ -36,6 +36,8 @@ static struct error print_result(const struct subject *s, const struct training 
                                  double loading)
 {
     const struct workshop *w = s->workshop;
+    int64_t left, driver;
+    TRY(device_memory_left(w->device, &left, &driver));
     cJSON *line = cJSON_CreateObject();
     if (!line)
         return error_memory("the result");
@@ -52,7 +54,8 @@ static struct error print_result(const struct subject *s, const struct training 
     cJSON_AddNumberToObject(line, "evaluations_per_second", (double)(steps * t->lanes) / seconds);
     cJSON_AddNumberToObject(line, "loading_seconds", loading);
     cJSON_AddNumberToObject(line, "peak_bytes", peak_bytes());
-    cJSON_AddNumberToObject(line, "device_bytes", (double)device_memory(s->workshop->device).most);
+    cJSON_AddNumberToObject(line, "device_bytes", (double)device_memory(w->device).most);
+    cJSON_AddNumberToObject(line, "driver_bytes", (double)driver); // 0 on a CPU
     cJSON_AddNumberToObject(line, "weights_bytes",
                             (double)(w->text.weights.memory_bytes + w->unet.weights.memory_bytes));
     cJSON_AddNumberToObject(line, "arena_bytes", (double)arena);
