@@ -1,10 +1,15 @@
 """What tests/gpu and tests/bench work out on paper is held against the real thing: the layer list against diffusers and
-transformers, the roofline's operations against PyTorch's own count."""
+transformers, the roofline's operations against PyTorch's own count. The folder for a GPU machine goes as far as its driver."""
 import argparse
+import io
 import json
+import os
 import shutil
+import subprocess
 import sys
+import tarfile
 from math import log2
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,8 +21,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from conftest import BUILD, ROOT, program, run, write_recipe
 
 sys.path[:0] = [str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "bench")]
-import proof  # noqa: E402
+import library  # noqa: E402
 import model  # noqa: E402
+import ncu  # noqa: E402
+import proof  # noqa: E402
 import roofline  # noqa: E402
 import scaling  # noqa: E402
 
@@ -93,16 +100,208 @@ def test_the_references_step_runs(small, options):
     assert json.loads(said.splitlines()[-1])["steps_per_second"] > 0
 
 
-def test_the_plan_is_found_in_what_inspect_prints(tmp_path):
-    session = proof.Session(argparse.Namespace(build=tmp_path, gpu="0", limit=60, spent=0))
+def measuring(tmp_path, monkeypatch, **more):
+    """A session whose page goes to tmp_path."""
+    monkeypatch.setattr(proof, "PAGE", tmp_path / "results" / "gpu.md")
+    return proof.Session(argparse.Namespace(**{**dict(build=tmp_path, gpu="0", limit=60, spent=0), **more}))
+
+
+def test_the_plan_of_training_is_found_in_what_inspect_prints(tmp_path, monkeypatch):
+    session = measuring(tmp_path, monkeypatch)
     session.build = BUILD
     config, _ = write_recipe(tmp_path)
     planned = proof.planned_bytes(session, config)
     plan = json.loads(run(program("zoodip"), "inspect", config).stdout)["memory_plan"]
-    assert planned == max(plan["encode pictures"]["bytes"], plan["train"]["bytes"])
+    assert planned == plan["train"]["bytes"]
 
 
-def test_a_machine_without_a_gpu_is_refused_by_name(tmp_path):
+def test_a_gpu_gets_the_tests_that_start_no_ranks():
+    assert [path.name for path in proof.tests_for_a_gpu()] == ["test_cuda.py", "test_cuda_ops.py"]
+
+
+def test_the_page_is_whole_after_each_part_and_names_what_was_skipped_and_what_is_wrong(tmp_path, monkeypatch):
+    session = measuring(tmp_path, monkeypatch, limit=100)
+    session.part("First", lambda s: s.run(["echo", "measured"], 10).stdout)
+    assert "## First\n\nmeasured" in proof.PAGE.read_text()
+    session.part("Second", lambda s: s.run(["there-is-no-such-tool"], 10))
+    session.part("Third", lambda s: s.needs(200))
+    page = proof.PAGE.read_text()
+    assert "measured" in page and "there-is-no-such-tool is missing" in page and "Skipped: it takes 200 s" in page
+    assert session.failed == ["Second"]
+
+
+NAMES = ["void <unnamed>::product_kernel<(<unnamed>::operand)0, (tile_kind)1, (int)64, (int)128, (bool)1>(<unnamed>::product_args)",
+         "void (anonymous namespace)::copy<int4>((anonymous namespace)::copy_args<int4>)", "<unnamed>::update_kernel(<unnamed>::update_args)"]
+
+
+def profile(launches):
+    """What ncu writes for (name, grid, time, unit, tensor pipe) of each launch."""
+    lines = ["==PROF== Connected to process 7", '"ID","Process ID","Kernel Name","Metric Name","Metric Unit","Metric Value"']
+    for i, (name, grid, time, unit, tensor) in enumerate(launches):
+        for metric, kind, value in ((ncu.TIME, unit, time), (ncu.GRID, "", grid), (ncu.TENSOR, "%", tensor)):
+            lines.append(f'"{i}","7","{name}","{metric}","{kind}","{value}"')
+    return "\n".join(lines)
+
+
+PROFILE = profile([(NAMES[0], 99, "5", "ms", "9"), (NAMES[2], 1, "8.00", "us", "0"),  # what comes before the last step, and its end
+                   (NAMES[1], 4, "2,500", "ns", "0"), (NAMES[0], "1,024", "3", "us", "20"), (NAMES[0], "1,024", "0.005", "ms", "40"),
+                   (NAMES[2], 1, "2", "us", "n/a"), (NAMES[1], 4, "7", "ms", "0")])
+
+
+def test_kernel_times_are_those_of_the_last_step_summed_by_kernel_and_grid(tmp_path):
+    step = ncu.summed(ncu.last_step(ncu.read_launches(PROFILE.splitlines())))
+    assert [k[:3] for k in step] == [("product_kernel<0, 1, 64, 128, 1>", 1024, 2), ("copy<int4>", 4, 1), ("update_kernel", 1, 1)]
+    assert [k.us for k in step] == pytest.approx([8, 2.5, 2]) and step[0].tensor == 30
+    ncu.write(tmp_path / "kernels.csv", step)
+    assert ncu.read(tmp_path / "kernels.csv") == step
+    assert [row[0] for row in ncu.rows(step, most=1)] == ["`product_kernel<0, 1, 64, 128, 1>`", "2 more"]
+    assert ncu.rows(step, most=1)[0][5] == "64.0 %"
+
+
+def test_the_page_shows_what_ncu_measured_of_a_step(tmp_path, monkeypatch):
+    (tmp_path / "said").write_text(PROFILE)
+    tool = tmp_path / "ncu"
+    tool.write_text(f'#!/bin/sh\nwhile [ "$1" != --log-file ]; do shift; done\ncp "{tmp_path}/said" "$2"\n')
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    session = measuring(tmp_path, monkeypatch, limit=100)
+    monkeypatch.setattr(session, "big_config", lambda n: "config.json")
+    session.step_seconds[2, 8] = 0.02
+    session.part("Kernels", lambda s: proof.time_per_kernel(s, 2))
+    assert not session.failed
+    assert "4 launches, 0.0 ms; without ncu a step takes 20.0 ms" in proof.PAGE.read_text()
+    assert len(ncu.read(tmp_path / "results" / "kernels-2.csv")) == 3
+
+
+def test_the_libraries_are_asked_for_the_operations_of_the_roofline():
+    asked = sum(times * library.operations(*shape) for shape, times in library.shapes(3).items())
+    step = roofline.Step(bits=8, bandwidth=1, peak=1)
+    roofline.text_encoder(step, roofline.SD15_TEXT, 3)
+    roofline.UNet(step, roofline.SD15_UNET, 3, 64).walk()
+    assert asked == pytest.approx(sum(w.useful for w in step.families.values()) + step.families["text: attention"].useful)
+
+
+@pytest.mark.parametrize("shape, result", [(("linear", 5, 7, 3, None), (5, 7)), (("conv 3 x 3", 3 * 16, 8, 4, None), (3, 8, 4, 4)),
+                                           (("conv 3 x 3", 16, 8, 4, None), (1, 8, 4, 4)), (("attention", 3, 9, 5, (40, False)), (3, 8, 9, 5)),
+                                           (("attention", 3, 9, 9, (24, True)), (3, 12, 9, 2))])
+def test_the_libraries_compute_these_shapes(shape, result):
+    assert library.work(*shape, 3, device="cpu", dtype=torch.float32)().shape == result
+
+
+def test_library_times_are_added_up_over_a_step(tmp_path):
+    rows = [library.Row(lanes, "linear", 1, 2, 3, 4, 500.0 * lanes, 6.0) for lanes in library.LANES]
+    library.write(tmp_path / "library.csv", rows)
+    assert library.read(tmp_path / "library.csv") == rows
+    assert library.total(rows, 3) == pytest.approx((6.0, 6.0))
+    assert len(library.table_rows(rows)) == 1 and len(library.table_rows(rows)[0]) == len(library.HEAD)
+
+
+# -------------------------------------------------------------------------------- the folder for a GPU machine
+
+
+PREPARE, GO = ROOT / "tests" / "gpu" / "prepare", ROOT / "tests" / "gpu" / "go"
+NVCC = shutil.which("nvcc", path=f"{os.environ['PATH']}:{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin")
+needs_nvcc = pytest.mark.skipif(not NVCC or bool(shutil.which("nvidia-smi")), reason="no nvcc, or a driver")
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """prepare's second run and its folder. Kernels that will not run need not be fast: without optimization they are built in a sixth of
+    the time."""
+    folder = tmp_path_factory.mktemp("taken along") / "a kit"
+    for _ in range(2):
+        done = run(PREPARE, "--no-wheels", "--build", BUILD / "kit", folder, env={"NVCC_APPEND_FLAGS": "-Xcicc=-O0 -Xptxas=-O0"})
+    return done, folder
+
+
+@pytest.fixture
+def elsewhere(tmp_path):
+    """Runs a folder's go where there is nothing but it, a shell's tools, Python alone, and a GPU by name."""
+    bare = tmp_path / "bin"
+    bare.mkdir()
+    for tool in ("bash", "cat", "chmod", "cp", "dirname", "getconf", "gzip", "mkdir", "mktemp", "rm", "tar", "tee", "timeout", "tr"):
+        (bare / tool).symlink_to(shutil.which(tool))
+    (bare / "python3").symlink_to(Path(sys.executable).resolve())
+    (bare / "nvidia-smi").write_text('#!/bin/bash\necho "A GPU by name, 1.2, 3456"\n')
+    (bare / "nvidia-smi").chmod(0o755)
+    (tmp_path / "tmp").mkdir()
+
+    def go(folder, *arguments):
+        env = {"PATH": str(bare), "TMPDIR": str(tmp_path / "tmp"), "CUDA_HOME": str(tmp_path), "OUT": "some results"}
+        done = subprocess.run([shutil.which("bash"), folder / "go", *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+        assert not list((tmp_path / "tmp").iterdir()), "go leaves nothing but its results"
+        return done, tmp_path / "some results"
+
+    return go
+
+
+@needs_nvcc
+def test_the_folder_for_a_gpu_machine_is_small_and_made_anew_without_building(prepared):
+    done, folder = prepared
+    assert sum(f.stat().st_size for f in folder.rglob("*")) <= 45 * 2**20
+    assert f"{folder} is ready" in done.stdout and not done.stderr
+    assert "Building" not in (BUILD / "kit" / "build.log").read_text()
+
+
+@needs_nvcc
+def test_it_measures_up_to_the_missing_driver_on_a_machine_that_has_nothing(prepared, elsewhere):
+    done, out = elsewhere(prepared[1], "smoke")
+    page, log = (out / "gpu.md").read_text(), (out / "log").read_text()
+    assert done.returncode == 1, done.stdout
+    assert done.stdout == log and log.endswith(page)
+    titles = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
+    assert titles == [title for title, _ in proof.SMOKE]
+    machine, agreement, speed, ops, memcheck, times = page.split("\n## ")[1:]
+    commit = run("git", "log", "-1", "--format=%h").stdout.strip()
+    assert "| GPU | A GPU by name |" in machine and f"| commit | {commit}" in machine and "no NVIDIA driver answers" in machine
+    assert "no NVIDIA driver answers" in agreement and "no NVIDIA driver answers" in speed
+    assert "torch" in ops and all("Skipped: " in part for part in (ops, memcheck, times))
+
+
+def fake_folder(tmp_path, zoodip):
+    folder = tmp_path / "fake"
+    (folder / "programs").mkdir(parents=True)
+    shutil.copy(GO, folder)
+    (folder / "programs" / "zoodip").write_text(zoodip)
+    (folder / "programs" / "zoodip").chmod(0o755)
+    with tarfile.open(folder / "tree.tar.gz", "w:gz") as tree:
+        member = tarfile.TarInfo("COMMIT")
+        member.size = 5
+        tree.addfile(member, io.BytesIO(b"1234\n"))
+    return folder
+
+
+def test_programs_that_do_not_start_end_it_at_once(tmp_path, elsewhere):
+    done, out = elsewhere(fake_folder(tmp_path, "#!/bin/bash\necho GLIBC_9.9 not found >&2\nexit 1\n"))
+    assert done.returncode == 3
+    assert "GLIBC_9.9 not found" in done.stdout and "the programs do not start here" in done.stdout
+    assert [f.name for f in out.iterdir()] == ["log"]
+
+
+@pytest.mark.parametrize("arguments, said", [(["quickly"], "go: quickly: expected smoke, full or seconds"), ([""], "expected smoke, full or seconds")])
+def test_go_refuses_other_words(tmp_path, elsewhere, arguments, said):
+    done, out = elsewhere(fake_folder(tmp_path, ""), *arguments)
+    assert done.returncode == 2 and said in done.stderr and not out.exists()
+
+
+@pytest.mark.parametrize("arguments, said", [(["--fast"], "prepare: --fast: no such option"), (["--python", "three"], "prepare: --python three: expected"),
+                                             (["--architectures", "9.0"], "prepare: --architectures 9.0: expected"), (["a", "b"], "one FOLDER at a time"),
+                                             (["--build"], "prepare: --build needs a value")])
+def test_prepare_refuses_what_it_does_not_know(arguments, said):
+    done = run(PREPARE, *arguments, check=False)
+    assert done.returncode == 2 and said in done.stderr
+
+
+@needs_nvcc
+def test_prepare_leaves_a_folder_with_other_things_alone(tmp_path):
+    (tmp_path / "letter").write_text("dear")
+    done = run(PREPARE, tmp_path, check=False)
+    assert done.returncode == 2 and "holds other things" in done.stderr
+    assert [f.name for f in tmp_path.iterdir()] == ["letter"]
+
+
+@pytest.mark.parametrize("script, said", [("run.sh", "nvidia-smi is missing"), ("prepare", "nvcc is missing: install NVIDIA's CUDA toolkit")])
+def test_a_machine_that_lacks_what_nothing_goes_without_is_refused_by_name(tmp_path, script, said):
     (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
-    done = run(shutil.which("bash"), ROOT / "tests/gpu/run.sh", check=False, env={"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path)})
-    assert (done.returncode, done.stderr) == (2, "run.sh: nvidia-smi is missing\n")
+    done = run(shutil.which("bash"), ROOT / "tests/gpu" / script, check=False, env={"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path)})
+    assert done.returncode == 2 and done.stderr.startswith(f"{script}: {said}") and done.stderr.count("\n") == 1

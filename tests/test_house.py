@@ -25,8 +25,8 @@ USES = {
     "main.c": {"base", "cluster", "commands"},
 }
 COMMANDS = ["train", "run", "generate", "quantize", "inspect", "bench"]
-SCRIPTS = ["launch/bundle.sh", "launch/demo.sh", "launch/run.sh", "launch/setup.sh", "tests/run.sh", "tests/gpu/run.sh", "dataset/get_dreambooth.sh",
-           *(f"launch/slurm/{name}.sbatch" for name in ("train", "array", "queue"))]
+SCRIPTS = ["launch/bundle.sh", "launch/demo.sh", "launch/run.sh", "launch/setup.sh", "tests/run.sh", "tests/gpu/run.sh", "tests/gpu/prepare",
+           "tests/gpu/go", "dataset/get_dreambooth.sh", *(f"launch/slurm/{name}.sbatch" for name in ("train", "array", "queue"))]
 
 
 def tracked(*patterns):

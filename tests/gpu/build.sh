@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# What tests/gpu/run.sh and tests/gpu/prepare share, to be sourced in the root of the project: what a build for a GPU needs, and
+# the build of zoodip and of the helpers that the tests of the CUDA device start.
+
+helpers=(op forward) # tests/helpers/NAME.c
+PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
+export PATH
+
+refuse() {
+    echo "${0##*/}: $*" >&2
+    exit 2
+}
+
+# Refuses where one of these programs, or a library, is missing.
+need() {
+    local program library missing=()
+    for program in "$@"; do
+        command -v "$program" >/dev/null && continue
+        case $program in
+            nvcc) refuse "nvcc is missing: install NVIDIA's CUDA toolkit, 12.4 or newer, or let CUDA_HOME name its folder" ;;
+            *) refuse "$program is missing" ;;
+        esac
+    done
+    for library in libcjson:libcjson-dev libutf8proc:libutf8proc-dev libpng:libpng-dev libjpeg:libjpeg-dev zlib:zlib1g-dev; do
+        pkg-config --exists "${library%%:*}" || missing+=("${library#*:}")
+    done
+    [ ${#missing[@]} = 0 ] || refuse "libraries are missing; their packages in Debian and Ubuntu: ${missing[*]}"
+}
+
+# build FOLDER CMAKE_OPTION...: only what changed since the last time.
+build() {
+    local folder=$1
+    shift
+    mkdir -p "$folder"
+    if ! { cmake -B "$folder" -S . "$@" && cmake --build "$folder" -j "$(nproc)" --target zoodip "${helpers[@]/#/helper_}"; } >"$folder/build.log" 2>&1; then
+        tail -n 40 "$folder/build.log" >&2
+        echo "${0##*/}: the build failed, its log is $folder/build.log" >&2
+        exit 1
+    fi
+    ! "$folder/zoodip" --version | grep -q "CUDA: not built in" || refuse "a CUDA toolkit of 12.4 or newer is missing"
+}
