@@ -76,14 +76,14 @@ def run(*command, threads=1, check=True, timeout=600, cwd=ROOT, env=None):
 
 
 def mpirun(ranks, *command, threads=1, **options):
-    """The same on `ranks` ranks, as many as asked for whatever the number of cores. One rank runs without mpirun."""
+    """The same on `ranks` ranks, whatever the number of cores. One rank runs without mpirun."""
     if ranks == 1:
         return run(*command, threads=threads, **options)
     return run("mpirun", "--oversubscribe", "-np", str(ranks), *command, threads=threads, **options)
 
 
 def start(ranks, command, path, *options):
-    """Starts a command of zoodip's on so many ranks, in a process group of its own; its stderr is a pipe."""
+    """Starts a zoodip command on `ranks` ranks, in its own process group; its stderr is a pipe."""
     line = [program("zoodip"), command, str(path), *options]
     if ranks > 1:
         line = ["mpirun", "--oversubscribe", "-np", str(ranks), *line]
@@ -132,7 +132,7 @@ def refused(done, *words):
 
 
 def nested(changes, out=None):
-    """Keys with dots as double underscores, zo__n=1, as groups: {"zo": {"n": 1}}; into `out` where there is one."""
+    """Keys with dots as double underscores, zo__n=1, as groups: {"zo": {"n": 1}}; into `out` if given."""
     out = {} if out is None else out
     for key, value in changes.items():
         group, _, name = key.partition("__")
@@ -237,8 +237,8 @@ def make_model(folder, shape, dtype="float32", seed=0, parts=("text_encoder", "u
 
 @pytest.fixture(scope="session", autouse=True)
 def quanto_without_a_compiler():
-    """quanto splits bytes into codes by C++ that it compiles when it is first asked, which takes minutes, ninja and Python's
-    headers: the same in two lines of PyTorch. Files that use quanto import it at their head, so that it is here by now."""
+    """quanto splits bytes into codes in C++ that it compiles on first use, which needs minutes, ninja and Python's headers; this
+    does the same in two lines of PyTorch. Files that use quanto import it at the top, so it is loaded by now."""
     if "optimum.quanto" in sys.modules:
         import torch
         from optimum.quanto.library.extensions import get_extension
@@ -271,7 +271,7 @@ def toybox():
 
 @pytest.fixture(scope="session")
 def random_models(tmp_path_factory):
-    """name -> folder of a model of that shape, made when first asked for."""
+    """name -> folder of a model of that shape, made on first use."""
     made = {}
 
     def get(name, dtype="float32"):

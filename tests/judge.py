@@ -1,5 +1,5 @@
-"""What a learned word is worth, judged by PyTorch alone: dataset/toybox/make/measure.py's validation (60 fixed draws of
-picture, noise and timestep, on diffusers' and transformers' modules), and the words that it has for comparison."""
+"""How good a learned word is, judged by PyTorch alone: dataset/toybox/make/measure.py's validation (60 fixed draws of
+picture, noise and timestep, on diffusers' and transformers' modules), and the words that it compares with."""
 import functools
 import json
 import random
@@ -34,7 +34,7 @@ class Judge:
         return self.validation.loss(load_file(file)[measure.PLACEHOLDER][0])
 
     def of_gradients(self, steps=250):
-        """That of the word which autograd and Adam learn."""
+        """The loss of the word that autograd and Adam learn."""
         return self.validation.loss(measure.backprop(model(), str(self.folder), lr=3e-2, steps=steps))
 
 
@@ -46,12 +46,12 @@ def learn(folder, output, ranks=2, **changes):
 
 
 def share_of_gain(start, learned, gradients):
-    """How much of what gradients gain over the start the learned word gains."""
+    """The learned word's gain over the start, as a fraction of what gradients gain."""
     return (start - learned) / (start - gradients)
 
 
 def draw_unseen_toy(folder, seed):
-    """A toy that is neither one of the 320 nor near one or near a subject: photos in FOLDER/toy, captions beside it."""
+    """A toy that is neither one of the 320 nor near one of them or a subject: photos in FOLDER/toy, captions beside it."""
     rng = random.Random(seed)
     known = [*world.named_toys().values(), *world.subject_toys().values()]
     while min(world.distance(toy := world.random_toy(rng), other) for other in known) <= world.APART:

@@ -1,4 +1,4 @@
-"""Whatever is wrong with config, files or arguments: one clear line, exit 2, before any work starts, from rank 0 alone."""
+"""Any error in config, files or arguments gives one clear line from rank 0 only, and exit 2, before any work starts."""
 import json
 import shutil
 
@@ -147,7 +147,7 @@ DAMAGE = [(file, harm) for file in ("text_encoder/model.safetensors", "text_enco
                                     "unet/diffusion_pytorch_model.safetensors", "vae/config.json",
                                     "vae/diffusion_pytorch_model.safetensors", "tokenizer/vocab.json", "tokenizer/merges.txt")
           for harm in (drop, cut, empty, garble)
-          if (file, harm) not in (("tokenizer/merges.txt", cut), ("tokenizer/merges.txt", empty))]  # still lists of merges
+          if (file, harm) not in (("tokenizer/merges.txt", cut), ("tokenizer/merges.txt", empty))]  # still valid lists of merges
 
 
 @pytest.mark.parametrize("file,harm", DAMAGE, ids=lambda v: getattr(v, "__name__", v))

@@ -1,4 +1,4 @@
-"""Shares of the lanes that follow the ranks' speed: as good as any sharing out, steady against noise, and seen in no bit."""
+"""Shares of the lanes that follow the ranks' speed: as good as any, stable under noise, and without effect on any bit."""
 import itertools
 import json
 import os
@@ -17,7 +17,7 @@ WINDOW = 8
 
 
 def follow(count, steps):
-    """[(moved, counts)] after each step of [seconds a piece of each rank]."""
+    """[(moved, counts)] after each step; a step is [seconds per piece, for each rank]."""
     text = "\n".join(" ".join(map(str, step)) for step in steps)
     done = subprocess.run([program("tests/balance"), str(count), str(len(steps[0]))], input=text, capture_output=True, text=True, check=True)
     found = []
@@ -30,7 +30,7 @@ def follow(count, steps):
 
 
 def shortest(count, pace):
-    """The least time of the longest share, every rank with a piece at least, over all sharings out."""
+    """The least time of the slowest share, over all distributions that give every rank at least one piece."""
     cuts = itertools.combinations(range(1, count), len(pace) - 1)
     return min(max((b - a) * p for a, b, p in zip((0, *cut), (*cut, count), pace)) for cut in cuts)
 
@@ -87,7 +87,7 @@ def test_a_rank_that_gets_half_a_core_changes_no_bit(tmp_path):
     run(program("zoodip"), "train", quiet)
     config, output = write_recipe(tmp_path / "slow", **changes)
     process = start(2, "train", config)
-    while not output.exists():  # the ranks are there
+    while not output.exists():  # the ranks are running
         assert process.poll() is None
         time.sleep(0.01)
     ended = threading.Event()

@@ -1,5 +1,5 @@
-"""What the batch scripts make of a job and their arguments: as Slurm would run them, on one rank, in a folder whose name has
-a blank, with a program that prints its arguments in zoodip's place. tests/test_slurm.py has the real ones."""
+"""How the batch scripts treat a job and their arguments: run as Slurm would, on one rank, in a folder with a space in its name,
+with a program in zoodip's place that prints its arguments. tests/test_slurm.py uses the real Slurm and zoodip."""
 import os
 import shutil
 
@@ -30,7 +30,7 @@ def batch(project, script, *words, **changes):
 
 
 def test_a_task_of_an_array_learns_the_job_of_its_number(project):
-    """The words after the jobs file reach the program as they are, and no shell reads them."""
+    """The arguments after the jobs file reach the program unchanged, without passing through a shell."""
     (project / "my jobs.json").write_text("[]")
     settings = ["--set", "data.images=photos/my cat", "--set", "output.dir=$(touch x)"]
     done = batch(project, "array", "my jobs.json", *settings, SLURM_ARRAY_TASK_ID="2")
@@ -59,6 +59,6 @@ def test_a_job_that_cannot_be_put_back_says_what_to_do(project, answer):
     (project / "bin").mkdir()
     write_program(project / "bin" / "scontrol", f'echo "$@"; exit {answer}')
     done = batch(project, "train", "config.json", PATH=f"{project}/bin:{os.environ['PATH']}", STATUS="75",
-                 OMPI_MCA_odls_base_sigkill_timeout="1")  # mpirun waits twice that after a rank that did not end with 0
+                 OMPI_MCA_odls_base_sigkill_timeout="1")  # mpirun waits twice as long after a rank that did not end with 0
     assert done.returncode == 75 and done.stdout.splitlines()[-1] == "requeue 1"
     assert ("submit it again with --resume" in done.stderr) == (answer != 0)

@@ -1,5 +1,5 @@
-"""An error about a key names what gave the key its value (the config, a job, the queue's defaults, --set), then the key: never a
-file that has nothing to do with it. An error about what a file holds names that file alone."""
+"""An error about a key names the source of its value (the config, a job, the queue's defaults, --set), then the key, and never an
+unrelated file. An error about a file's contents names only that file."""
 import json
 import shutil
 import signal
@@ -11,7 +11,7 @@ from conftest import ROOT, TOYBOX, nested, program, recipe, run, start, write_re
 
 MODEL, BEAR = TOYBOX / "model", TOYBOX / "subjects" / "bear5"
 
-# key -> (a value that is wrong, what the line says of it): found by the table of keys, by the model, by the disk
+# key -> (a wrong value, what the line says about it): found by the table of keys, by the model, on the disk
 WRONG = {
     "zo.n": (0, "is 0, expected a whole number from 1 to 1024"),
     "optim.schedule": ("foo", 'is "foo", expected "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts" or '
@@ -42,7 +42,7 @@ def last_line(*command, code=2):
 
 
 def with_key(folder, key):
-    """The recipe with a key that is wrong, written down."""
+    """Writes the recipe with one wrong key."""
     config, output = write_recipe(folder, **{key.replace(".", "__"): WRONG[key][0]})
     return config, output
 
@@ -78,7 +78,7 @@ def test_bench_blames_as_train_does(tmp_path, key):
 def test_inspect_blames_as_train_does(tmp_path, key):
     config, _ = write_recipe(tmp_path)
     done = run(program("zoodip"), "inspect", config, *as_set(key), check=False)
-    plan = line("--set", key).replace("zoodip: ", "zoodip: no memory plan: ")  # a config is shown all the same
+    plan = line("--set", key).replace("zoodip: ", "zoodip: no memory plan: ")  # the config is shown nevertheless
     assert done.stderr == f"{plan if done.returncode == 0 else line('--set', key)}\n"
 
 
@@ -126,7 +126,7 @@ def test_a_file_in_a_spool_is_blamed_by_the_name_it_was_given(tmp_path):
     said = {path.stem: path.read_text() for path in (spool / "failed").glob("*.txt")}
     assert said == {"cut": f"{spool}/cut.json: line 1, column 2: is not valid JSON\n",
                     **{key: f"{spool}/{key}.json: {key}: {text}\n" for key, (_, text) in WRONG.items()},
-                    "model": f"{spool}/model.json: model: differs from the loaded model's\n"}  # another job's came first
+                    "model": f"{spool}/model.json: model: differs from the loaded model's\n"}  # another job's error came first
 
 
 def test_a_spools_defaults_are_blamed_by_their_own_name(tmp_path):

@@ -1,5 +1,5 @@
-"""launch/bundle.sh makes one file for machines without packages and network: unpacked in a root that has a shell and the C library
-and nothing more, with no network but the loopback, two ranks learn what the checkout learns."""
+"""launch/bundle.sh makes one file for machines without packages or network: unpacked in a root with only a shell and the C
+library, and with no network but the loopback, two ranks learn what the checkout learns."""
 import os
 import re
 import shutil
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("patchelf"), reason="not instal
 RECIPE = ["configs/toybox.json", "--set", "optim.steps=12", "--set", "output.prompts=[]", "--set"]
 C_LIBRARY = re.compile(r"(linux-vdso|ld-linux.*|lib(c|m|dl|rt|pthread|util|resolv))\.so\.\d")
 
-# Run in namespaces of its own: brings the loopback up, enters the root, drops root's rights, and runs the command there.
+# Runs in its own namespaces: brings the loopback up, enters the root, drops root's privileges, and runs the command there.
 ENTER = """
 import fcntl, os, socket, struct, subprocess, sys
 root, folder, user, *command = sys.argv[1:]
@@ -42,7 +42,7 @@ def bundle(tmp_path_factory):
 
 
 def unpack(bundle, folder):
-    """Returns the one folder that it unpacks to."""
+    """Unpacks the bundle; returns its one folder."""
     folder.mkdir(parents=True)
     with tarfile.open(bundle) as tar:
         tar.extractall(folder)

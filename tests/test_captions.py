@@ -1,4 +1,4 @@
-"""Captions: the templates of diffusers' textual inversion, or a file with one for each picture; the word in its place."""
+"""Captions: the templates of diffusers' textual inversion, or a file with one for each picture; with the word inserted."""
 import json
 import subprocess
 

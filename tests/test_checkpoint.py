@@ -1,4 +1,4 @@
-"""Checkpoints: all of the state comes back bit for bit, or the file is refused."""
+"""Checkpoints: the whole state comes back bit for bit, or the file is refused."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from conftest import program
 
 QUICK = True
 RECIPE = '{"seed":1,"zo.n":2,"model":"toybox"}'
-STEPS = [3, 7, 16, 52]  # history empty, part full; noise rows none and some
+STEPS = [3, 7, 16, 52]  # history empty or part full; no noise rows or some
 
 
 def checkpoint(*arguments, **environment):

@@ -1,4 +1,4 @@
-"""The second compiler: clang builds everything without a warning, and clang-format finds every source as it would write it."""
+"""The second compiler: clang builds everything without a warning, and clang-format would change no source."""
 import re
 import shutil
 import subprocess

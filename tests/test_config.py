@@ -1,4 +1,4 @@
-"""Recipes: one table of keys stands behind parsing, --set, defaults, errors, --help and the page configs/README.md."""
+"""Recipes: one table of keys drives parsing, --set, defaults, errors, --help and the page configs/README.md."""
 import json
 import re
 

@@ -1,7 +1,7 @@
 """The CUDA device as a whole beside the CPU device: model parts, training, memory. Without a GPU the kernels run in the
 stand-in (tests/cuda/); tests/gpu/run.sh runs the same tests on a GPU.
 
-Products are fed with pairs of halves, so both devices agree far closer than half floats would let them."""
+Products take pairs of halves, so both devices agree far more closely than single halves would allow."""
 import json
 import re
 import shutil
@@ -22,7 +22,7 @@ pytestmark = needs_cuda
 
 
 def error(ours, theirs):
-    """Largest difference beside the largest value."""
+    """Largest difference relative to the largest value."""
     assert ours.shape == theirs.shape
     assert torch.isfinite(ours).all()
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()
@@ -40,7 +40,7 @@ LIMITS = {32: 1e-4, 16: 1e-4, 8: 1e-4, 4: 5e-3}
 @pytest.mark.parametrize("bits", LIMITS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_part_of_a_model_agrees_with_the_cpu(random_models, tmp_path, name, bits):
-    from test_models import inputs_for  # here: the rest of this file needs no peer
+    from test_models import inputs_for  # imported here, since the rest of this file needs no such package
     folder = random_models(name)
     inputs = inputs_for(folder, 2, (6, 10), seed=3)
     factor = inputs["pixels"].shape[2] // 6
@@ -95,7 +95,7 @@ def test_toybox_end_to_end(tmp_path):
     assert "cuda (GPU 0" in done.stderr
     lines = metrics(output)
     assert len(lines) == 12
-    # no more than a dozen steps, but they go the right way on draws that never change
+    # only a dozen steps, but they go the right way on draws that never change
     assert lines[-1]["validation_loss"] < 0.031
     for name in ("learned_embeds.safetensors", "loss.png", "grid.png", "report.html"):
         assert (output / name).stat().st_size > 0
@@ -107,7 +107,7 @@ def test_toybox_end_to_end(tmp_path):
 
 # -------------------------------------------------------------------------------- noise
 
-N = 128 if ON_GPU else 48  # the stand-in takes half a second for each evaluation
+N = 128 if ON_GPU else 48  # the stand-in needs half a second for each evaluation
 
 
 def slopes(output, line):
@@ -116,8 +116,8 @@ def slopes(output, line):
 
 
 def test_slopes_are_signal_not_rounding(tmp_path, record_property):
-    """The rms error of (L_i - L_0) / eps beside its rms, over N directions at the initializer and N at a learned word. The
-    CPU's float losses stand for the truth: tests/test_noise.py holds them against float64 (below 1 %)."""
+    """The rms error of (L_i - L_0) / eps relative to its rms, over N directions at the initializer and N at a learned word. The
+    CPU's float losses serve as the truth: tests/test_noise.py holds them against float64 (below 1 %)."""
     keys = dict(zo__n=N, optim__steps=9, output__checkpoint_every=1, output__checkpoint_keep=0, output__prompts=[])
     config, there = write_recipe(tmp_path / "cpu", **keys, device="cpu")
     run(program("zoodip"), "train", config, threads=2)
@@ -161,7 +161,7 @@ def test_memory_is_as_planned_to_the_byte(tiny, tmp_path, changes):
     planned, taken = planned_and_taken(done.stderr)
     assert planned == taken
     assert json.loads(run(program("zoodip"), "inspect", config).stdout)["memory_plan"]["bytes"] == planned
-    if not ON_GPU:  # every allocation added up by who hands them out
+    if not ON_GPU:  # the sum of all allocations, by the driver's count
         used = json.loads(report.read_text())
         assert used["device"]["peak"] == planned
         assert used["leaks"] == 0
@@ -196,7 +196,7 @@ def mixed(random_models, tmp_path):
 
 
 def test_unet_and_vae_are_never_in_memory_together(random_models, mixed, tmp_path):
-    """Drawing takes the same beside another VAE, decoding the same beside another UNet, and the larger half is the peak."""
+    """Drawing takes the same memory with another VAE, decoding the same with another UNet, and the larger half is the peak."""
     report = tmp_path / "report.json"
     of_plain = drawing_memory(random_models("plain"), 4, 2, tmp_path, ZOODIP_STANDIN_REPORT=str(report))
     of_mixed, of_deep = (drawing_memory(model, 4, 4, tmp_path) for model in (mixed, random_models("deep")))
@@ -208,7 +208,7 @@ def test_unet_and_vae_are_never_in_memory_together(random_models, mixed, tmp_pat
 
 
 def planned_for_bench(config):
-    """It draws no pictures, so what these would take does not count."""
+    """It draws no pictures, so their memory does not count."""
     plan = json.loads(run(program("zoodip"), "inspect", config).stdout)["memory_plan"]
     needed = max(plan["encode pictures"]["bytes"], plan["train"]["bytes"])
     assert plan["draw pictures"]["bytes"] > needed
@@ -297,13 +297,13 @@ def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny, tmp_path
     for k in [*range(1, 26), *range(26, calls, max(1, calls // 40)), calls - 1, calls]:
         done, used = train(ZOODIP_STANDIN_FAIL=str(k))
         lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip: ")]
-        if done.returncode == 0:  # memory was given back, and nothing depended on it any more
+        if done.returncode == 0:  # memory was freed, and nothing depended on it any more
             assert learned(output) == whole
         else:
             assert done.returncode in (1, 2), (k, done.stderr)
             assert re.search(r"cuda|op_|group_|layer_norm|attend|copy|embed|loss", lines[-1]), (k, done.stderr)
-        assert checkpoints().items() <= good.items(), k  # each is whole and right, or not there
+        assert checkpoints().items() <= good.items(), k  # each is complete and correct, or missing
         assert used["leaks"] == 0 and used["faults"] == 0, (k, used, done.stderr)
         assert "Sanitizer" not in done.stderr
-    done, _ = train("--resume")  # from whatever checkpoint the last failure left
+    done, _ = train("--resume")  # from the checkpoint that the last failure left, if any
     assert done.returncode == 0 and learned(output) == whole

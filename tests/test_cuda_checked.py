@@ -13,7 +13,7 @@ from conftest import BUILD, NIGHTLY, ON_GPU, ROOT, SLICE, needs_cuda
 NEEDS = "peers standin"
 pytestmark = [needs_cuda, pytest.mark.skipif(ON_GPU, reason="a matter of the stand-in")]
 
-# Slow in a watched build, and no other code than their smaller sisters run
+# Slow in a checked build, and they run the same code as their smaller siblings
 SLOW = "not whole_picture and not in_parts and not no_lane"
 CHECKS = [("cuda-asan", "forward"), ("cuda-race", "forward"), ("cuda-race", "shuffled:3"), ("cuda", "backward")]
 

@@ -1,7 +1,7 @@
 """The ops of the CUDA device against the CPU device, over awkward shapes: the kernels run in the stand-in (tests/cuda).
 
 The helper `op` also runs every case again for its first, middle and last lane alone and fails where a single bit
-differs: that a lane's result depends on nothing but the lane is checked by every test here.
+differs: so every test here checks that a lane's result depends only on the lane.
 """
 
 import os
@@ -47,7 +47,7 @@ def both(tmp_path):
 
 @pytest.fixture
 def refusal(tmp_path):
-    """What the CUDA device says of contents that it cannot use."""
+    """What the CUDA device reports about unusable contents."""
 
     def run(name, tensors, **numbers):
         save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "in")
@@ -140,7 +140,7 @@ def test_attention_in_pairs_of_bfloats_keeps_16_bits(both, size):
 @pytest.mark.parametrize("rows", [1, 31, 77, 130])
 def test_causal_attention_sees_no_later_key(both, heads, size, rows):
     tensors = qkv(rows, rows, heads, size)
-    tensors["v"][:, :, -1] = 1e4  # what only the last query may see
+    tensors["v"][:, :, -1] = 1e4  # keys that only the last query may see
     ours, theirs = both("attention", tensors, heads=heads, causal=1)
     agree((ours[:, :, :-1], theirs[:, :, :-1]), 2e-6) if rows > 1 else None
     agree((ours, theirs), 2e-6)
@@ -271,7 +271,7 @@ def test_conv(both, bits, channels, out, kernel):
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 def test_groups_of_four_bits_that_change_between_neighbouring_channels(both, kernel):
-    """Groups run through (channel, ky, kx): under a wide kernel every channel has its own, or more than one."""
+    """Groups run through (channel, ky, kx): with a wide kernel every channel has its own group, or more than one."""
     weight = torch.randn(4, 96, kernel, kernel) * torch.logspace(-2, 1, 96)[None, :, None, None]
     agree(both("conv", {"x": torch.randn(1, 6, 5, 96), "weight": weight}, bits=4, channels=4, stride=1, pad=kernel // 2), 2e-3)
 
@@ -295,7 +295,7 @@ def test_a_product_reads_a_slice_of_channels(both):
 
 @pytest.mark.parametrize("bits, within", [(8, 1e-4), (16, 1e-4), (32, 1e-4), (4, 2e-2)])
 def test_products_in_pairs_of_bfloats_keep_16_bits(both, bits, within):
-    weight = torch.randn(40, 96, 1, 1).half().float()  # 16 bits are halves on the CPU, whatever feeds the GPU
+    weight = torch.randn(40, 96, 1, 1).half().float()  # 16 bits are halves on the CPU, whatever the GPU's operands are
     agree(both("linear", {"x": torch.randn(2, 1, 33, 96), "weight": weight}, bits=bits, channels=40, bfloat=1), within)
 
 

@@ -1,5 +1,5 @@
-"""A queue on GPUs, the stand-in's: groups whose ranks are joined by NCCL, alone on a GPU, or share one end with the bits of
-`zoodip train`; a call that fails costs one job, or, where NCCL joins the group, the run, which then goes on."""
+"""A queue on GPUs, the stand-in's: groups whose ranks are joined by NCCL, have a GPU each, or share one end with the bits of
+`zoodip train`; a failed call costs one job or, if NCCL joins the group, the run, which can be resumed."""
 import json
 
 import pytest
@@ -50,7 +50,7 @@ def test_jobs_end_with_the_bits_of_train(tmp_path, tiny, alone, ranks, gpus, gro
 
 
 def test_a_call_that_fails_in_a_group_of_one_rank_fails_one_job(tmp_path, tiny, alone):
-    """And leaves nothing on the GPU that the next job would stumble over."""
+    """A failed job leaves nothing on the GPU that would disturb the next."""
     done = queue(tmp_path, tiny, 1, 1, 1, before=["env", "ZOODIP_STANDIN_FAIL=900"], check=False)
     assert done.returncode == 1 and "1 of 2 jobs failed, first two directions: " in done.stderr, done.stderr
     assert_all_as_alone(tmp_path, alone, ["another seed"])

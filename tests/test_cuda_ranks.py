@@ -1,5 +1,6 @@
-"""Ranks with a GPU each, joined by NCCL: the same bits as a rank alone, as ranks that share a GPU, and on any number; and
-whatever becomes of one rank, the run ends on all. GPUs and NCCL are the stand-in's (tests/cuda/), the ranks are mpirun's."""
+"""Ranks with a GPU each, joined by NCCL: the same bits as on a single rank, as on ranks that share a GPU, and on any number of
+ranks; and whatever happens to one rank, the run ends on all. GPUs and NCCL are the stand-in's (tests/cuda/), the ranks are
+mpirun's."""
 import json
 import os
 import re
@@ -29,12 +30,12 @@ def recipe(random_models, tmp_path_factory):
 
 
 def each(*settings):
-    """What stands before the program, so that a rank runs with settings of its own: shell words that may name $RANK."""
+    """A prefix that runs the program with settings of the rank's own: shell words that may use $RANK."""
     return ["sh", "-c", f'RANK=$OMPI_COMM_WORLD_RANK; {"; ".join(settings)}; exec "$0" "$@"']
 
 
 def train(written, ranks, gpus, *options, before=(), env=None):
-    """Runs it; returns (learned embedding, losses of all steps, what was said)."""
+    """Runs it; returns (learned embedding, losses of all steps, stderr)."""
     config, output = written
     done = mpirun(ranks, *before, ZOODIP, "train", config, *options, env={"ZOODIP_STANDIN_DEVICES": str(gpus), **(env or {})})
     return learned(output), [m["losses"] for m in metrics(output)], done.stderr
@@ -62,7 +63,7 @@ def ranks_of(process):
 
 
 def end_of(process, seconds):
-    """(exit code, lines that zoodip said of an error); everything must be over within so many seconds."""
+    """(exit code, zoodip's lines about an error); everything must end within that many seconds."""
     began = time.time()
     try:
         stderr = process.communicate(timeout=60)[1]
@@ -75,7 +76,7 @@ def end_of(process, seconds):
 
 @pytest.fixture(scope="module")
 def joined_run(recipe, tmp_path_factory):
-    """A run of two joined ranks: (what train returns, the stand-in's report of each rank)."""
+    """A run of two joined ranks: (train's results, the stand-in's report for each rank)."""
     report = tmp_path_factory.mktemp("joined") / "report"
     done = train(recipe(), 2, 2, env={"ZOODIP_STANDIN_REPORT": str(report)})
     return done, [json.loads(line) for line in report.read_text().splitlines()]
@@ -122,7 +123,7 @@ def test_gpus_for_some_ranks_and_none_for_others_are_refused(recipe):
 
 
 def test_a_step_is_one_graph_in_which_ranks_meet(joined_run):
-    """Four steps: a sum and a broadcast when ranks join, and once more while the step is captured, never again."""
+    """Four steps: a sum and a broadcast when the ranks join, another while the step is captured, and none after that."""
     done, ranks = joined_run
     assert JOINED in done[2] and len(done[1]) == 4 and sorted(r["rank"] for r in ranks) == [0, 1]
     for r in ranks:
@@ -142,7 +143,7 @@ def test_a_rank_that_is_killed_ends_all(recipe):
 
 
 def test_what_nccl_says_of_a_lost_rank_ends_all_with_one_line(recipe):
-    """mpirun is told to leave the others alone: they notice by themselves, long before the limit."""
+    """mpirun is told to leave the other ranks alone: they notice by themselves, long before the limit."""
     written = recipe(optim__steps=100000, cluster__timeout=60)
     process = start(written, 2, 2, launcher=["--enable-recovery"])
     wait_for_steps(written[1], 3, process)
@@ -153,7 +154,7 @@ def test_what_nccl_says_of_a_lost_rank_ends_all_with_one_line(recipe):
 
 @pytest.mark.parametrize("hanging", [[0], [1, 2]], ids=str)
 def test_ranks_that_hang_are_named_and_end_all_within_the_limit(recipe, hanging):
-    """One that waits for them says so, and where the run was."""
+    """A rank that waits for them says so, and at which step."""
     written = recipe(optim__steps=100000, cluster__timeout=LIMIT)
     process = start(written, 4, 4)
     wait_for_steps(written[1], 3, process)
@@ -168,7 +169,7 @@ def test_ranks_that_hang_are_named_and_end_all_within_the_limit(recipe, hanging)
 
 
 def test_a_call_that_fails_on_one_rank_ends_all(recipe, joined_run):
-    """Call by call, from when ranks join to the last step."""
+    """Call by call, from joining to the last step."""
     calls = min(rank["fallible"] for rank in joined_run[1])
     for k in (16, 20, calls // 2, calls * 3 // 4, calls * 9 // 10):
         process = start(recipe(cluster__timeout=LIMIT), 2, 2,

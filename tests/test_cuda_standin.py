@@ -1,5 +1,5 @@
-"""The stand-in for a GPU is only worth something if it notices: each of its detectors is shown a mistake and must name
-it, and everything that is right must pass, in every flavour and in every order of threads.
+"""The stand-in for a GPU must notice errors: each of its detectors is shown a mistake and must name it, and correct programs must
+pass, in every flavour and every order of threads.
 
 Programs: BUILD/tests/cuda/selftest and its sisters under cuda-asan and cuda-race (cases: tests/cuda/selftest.cu)."""
 import functools
@@ -17,7 +17,7 @@ ORDERS = ["forward", "backward", "shuffled:1", "shuffled:2"]
 
 @pytest.fixture(scope="session")
 def selftest():
-    """Path of a flavour's selftest; those that are not built with everything else are built here."""
+    """Path of a flavour's selftest; those not built by default are built here."""
     @functools.cache
     def path(flavour="cuda"):
         if flavour != "cuda":
@@ -44,7 +44,7 @@ def test_right_kernels_pass_in_every_order_of_threads(selftest, flavour, order):
         assert case(selftest(flavour), name, ZOODIP_THREAD_ORDER=order) == (0, "", "")
 
 
-# What a kernel does wrong, and what is said of it in any flavour
+# A kernel's mistake, and the message in any flavour
 MEETINGS = {
     "barrier_for_some": "ends while 32 threads wait at __syncthreads",
     "barrier_after_end": "__syncthreads",
@@ -62,7 +62,7 @@ def test_a_kernel_that_strays_is_stopped_and_named(selftest, name):
     assert f"kernel {name}" in complaint and MEETINGS[name] in complaint and complaint.count("\n") == 1
 
 
-# What only the race check sees: the word, who, and whom it met
+# What only the race check sees: the word, and the two accesses
 RACES = {
     "no_barrier": "reads shared memory at 4, which nobody has written",
     "no_barrier_before_reuse": "writes shared memory at 132, which thread 32 read with no barrier between",

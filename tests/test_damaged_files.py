@@ -37,7 +37,7 @@ def driver(tmp_path_factory):
 
 
 def read_all(driver, kind, paths, seconds=120):
-    """Reads the paths; checks that the driver lives and says nothing but a clean result for each. Returns the results."""
+    """Reads the paths; checks that the driver survives and prints just one clean result for each. Returns the results."""
     environment = {**os.environ, "ASAN_OPTIONS": "allocator_may_return_null=1:detect_leaks=1"}
     done = subprocess.run([driver, kind], input="".join(f"{p}\n" for p in paths).encode(), capture_output=True,
                           timeout=seconds, env=environment)
@@ -75,7 +75,7 @@ def place(data, rng):
 
 
 def lie(data, rng):
-    """A number of 1, 2, 4 or 8 bytes that claims something else."""
+    """Replaces a number of 1, 2, 4 or 8 bytes."""
     size, order = rng.choice([1, 2, 4, 8]), rng.choice(["little", "big"])
     at = place(data, rng)
     value = rng.choice(INTERESTING) & (256**size - 1)
@@ -90,7 +90,7 @@ def splice(data, rng):
 
 
 def change_number(data, rng):
-    """In text: a number, name or word becomes something else."""
+    """In text: replaces a number, name or word."""
     spots = list(re.finditer(rb'-?\d+\.?\d*|"[^"]*"|true|false|null', data))
     if not spots:
         return splice(data, rng)
@@ -105,7 +105,7 @@ def damaged(data, count, seed):
 
 
 def check(driver, kind, folder, sound, count, suffix="", repair=None):
-    """Each sound file is read; each damaged one ends well, and many of them are noticed."""
+    """Each intact file is read; each damaged one is handled cleanly, and many of them are noticed."""
     cases = []
     for seed, data in enumerate(sound):
         cases.append(data)
@@ -130,7 +130,7 @@ def some_tensors():
 
 
 def header_lies():
-    """Sound JSON with every value of one entry in turn replaced by something else, the data as it was."""
+    """Valid JSON with each value of one entry replaced in turn, and the data unchanged."""
     sound = save(some_tensors(), {"format": "pt"})
     length, = struct.unpack("<Q", sound[:8])
     data = sound[8 + length :]
@@ -187,7 +187,7 @@ def encode(image, kind, **options):
 
 
 def repair_png(data):
-    """Puts sound checksums on the chunks, so that the damage gets past them."""
+    """Puts valid checksums on the chunks, so that the damage gets past them."""
     out, at = data[:8], 8
     while at + 12 <= len(data):
         length, = struct.unpack(">I", data[at : at + 4])
@@ -234,11 +234,11 @@ def test_checkpoint(driver, tmp_path):
     assert read_all(driver, "make-checkpoint", [tmp_path]) == [(0, "")]
     sound = (tmp_path / "step-7.safetensors").read_bytes()
     results = check(driver, "checkpoint", tmp_path, [sound], 1500)
-    assert sum(code == 0 for code, _ in results) < len(results) // 20  # the checksum sees nearly all damage
+    assert sum(code == 0 for code, _ in results) < len(results) // 20  # the checksum notices nearly all damage
 
 
 def small_tokenizer(folder):
-    """vocab.json and merges.txt of a few words, as toybox's but quick to read."""
+    """vocab.json and merges.txt of a few words, like toybox's but quick to read."""
     letters = [chr(c) for c in range(ord("!"), ord("~") + 1)]
     merges = ["a n", "an d</w>", "t h", "th e</w>", "r e", "re d</w>", "p h", "ph o", "o f</w>"]
     words = letters + [x + "</w>" for x in letters] + [m.replace(" ", "") for m in merges]

@@ -1,4 +1,4 @@
-"""Promises of the device and of its threads that need no peer: each is a check of the helper `device`."""
+"""Promises of the device and its threads that need no reference package: each is a check of the helper `device`."""
 
 import subprocess
 

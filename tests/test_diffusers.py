@@ -1,5 +1,5 @@
-"""A learned word is everybody's: the real diffusers loads it, and the prompt gives there the picture it gives here, from the
-same start latents, whatever sampler, guidance and size."""
+"""A learned word is portable: the real diffusers loads it, and from the same start latents the prompt gives the same picture
+there as here, with any sampler, guidance and size."""
 import numpy as np
 import pytest
 import torch
@@ -14,7 +14,7 @@ MODEL = TOYBOX / "model"
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
-    """Words out of `zoodip train`: of one vector, and of three."""
+    """Words from `zoodip train`: of one vector, and of three."""
     files = {}
     for vectors in (1, 3):
         config, output = write_recipe(tmp_path_factory.mktemp(f"word{vectors}"), optim__steps=40, token__vectors=vectors,

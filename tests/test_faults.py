@@ -1,5 +1,5 @@
-"""What goes wrong while a run is on its way, with real processes: ranks are killed and hang, disks fill and vanish, somebody
-interrupts. Nothing costs more than the steps since the last checkpoint, and nothing hangs."""
+"""Faults during a run, with real processes: ranks are killed or hang, disks fill up or vanish, someone interrupts. Nothing costs
+more than the steps since the last checkpoint, and nothing hangs."""
 import os
 import random
 import re
@@ -26,7 +26,7 @@ def quiet(tmp_path_factory):
 
 
 def hear_signals():
-    """Whoever starts the tests in a shell's background has SIGINT ignored, behind nohup SIGHUP, and so would all that they start."""
+    """In a shell's background SIGINT is ignored, and under nohup SIGHUP; every process started from there would inherit that."""
     for which in (signal.SIGINT, signal.SIGHUP):
         signal.signal(which, signal.SIG_DFL)
 
@@ -57,14 +57,14 @@ def newest(output):
 
 
 def end(process, config, timeout=60):
-    """The exit code and what was said; nothing of the run may be left."""
+    """The exit code and stderr; no process of the run may be left."""
     said = process.communicate(timeout=timeout)[1]
     until(lambda: not processes(config), 5)
     return process.returncode, said
 
 
 def run_through_kills(config, chance, most):
-    """A whole run with ranks killed at random moments. Returns (kills, exit code, what was said)."""
+    """A whole run with ranks killed at random moments. Returns (kills, exit code, stderr)."""
     process, kills = start(config, "--restarts", "30"), 0
     while process.poll() is None:
         time.sleep(chance.uniform(0.2, 3.5))
@@ -122,7 +122,7 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
     until(lambda: steps(output) >= 2)
     late, waiting = rank_processes(config)
     os.kill(late, signal.SIGSTOP)
-    time.sleep(0.5)  # now the other one waits
+    time.sleep(0.5)  # now the other rank waits
     os.kill(waiting, signal.SIGSTOP)
     time.sleep(4)
     os.kill(waiting, signal.SIGCONT)
@@ -159,7 +159,7 @@ def test_a_second_interrupt_ends_at_once(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config, "--restarts", "3")
     until(lambda: steps(output) >= 2)
-    os.kill(rank_processes(config)[0], signal.SIGSTOP)  # the step under way does not end
+    os.kill(rank_processes(config)[0], signal.SIGSTOP)  # the current step does not end
     process.send_signal(signal.SIGINT)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
@@ -187,7 +187,7 @@ def test_ranks_are_as_many_as_cores_whatever_openmp_was_told():
 
 
 def test_ranks_by_srun(tmp_path):
-    """A stand-in for srun says what it was asked for, and starts the ranks as mpirun does."""
+    """A stand-in for srun prints its arguments, and starts the ranks as mpirun does."""
     srun = tmp_path / "srun"
     srun.write_text(f'#!/bin/bash\necho "srun $*" >&2\nwhile [[ $1 == -* ]]; do shift; done\nexec mpirun --oversubscribe -np 2 "$@"\n')
     srun.chmod(0o755)
@@ -198,7 +198,7 @@ def test_ranks_by_srun(tmp_path):
 
 
 def stand_in_for_mpirun(folder, text):
-    """A program of that name and that Python text in a folder of its own; the environment in which it is found first."""
+    """Writes a Python program of that name into its own folder; returns the environment in which it is found first."""
     path = folder / "mpirun"
     path.write_text("#!/usr/bin/env python3\nimport os, signal, time\n" + text)
     path.chmod(0o755)
@@ -215,7 +215,7 @@ def test_a_signal_that_mpirun_loses_at_its_start_is_sent_again(tmp_path):
 
 
 def test_an_mpirun_that_ends_its_ranks_is_not_asked_again(tmp_path):
-    """SIGUSR1 would end it, and pass for a start that was stopped."""
+    """SIGUSR1 would end mpirun, which would look like a start that was stopped."""
     env = stand_in_for_mpirun(tmp_path, "signal.signal(10, lambda *_: signal.signal(10, signal.SIG_DFL))\n"
                                         "open(os.path.dirname(__file__) + '/up', 'w')\ntime.sleep(4)\nos._exit(1)\n")
     process = subprocess.Popen([RUN_SH, "-n", "2", "true"], env={**environment(), **env}, stderr=subprocess.PIPE, text=True)
@@ -279,20 +279,20 @@ def fill(disk):
 
 
 def assert_whole_lines(output):
-    """Each step's line once and in its order, none torn."""
+    """Each step's line once, in order and complete."""
     text = (output / "metrics.jsonl").read_text()
     assert text.endswith("\n") and [m["step"] for m in metrics(output)] == list(range(1, text.count("\n") + 1))
 
 
 def test_a_full_disk_is_said_and_tried_again(tmp_path, quiet, small_disk):
-    """Full from the fifth step on, with room again before the end: training goes on, the last save holds everything, and so does
-    the list of steps, without a line twice."""
+    """The disk is full from the fifth step on, with room again before the end: training continues, and the last save and the list
+    of steps are complete, with no line twice."""
     config, output = write_recipe(small_disk, **{**CHANGES, "output__checkpoint_every": 3})
     process = start(config)
     until(lambda: newest(output) >= 3)
     fill(small_disk)
     for line in process.stderr:
-        if "metrics.jsonl: cannot write: No space left" in line:  # what is left of its last page takes some steps to fill
+        if "metrics.jsonl: cannot write: No space left" in line:  # the rest of its last page takes some steps to fill
             break
     assert "training continues and tries again" in line and process.poll() is None
     assert_whole_lines(output)
@@ -330,7 +330,7 @@ def test_a_disk_that_becomes_read_only_fails_at_the_end(tmp_path, quiet, small_d
     config, output = write_recipe(small_disk, **CHANGES)
     process = start(config)
     until(lambda: newest(output) >= 5)
-    # remounting is refused while a file is open for writing; a bind mount of itself, read-only, is not
+    # remounting is refused while a file is open for writing; a read-only bind mount onto itself is not
     subprocess.run(["mount", "--bind", str(output), str(output)], check=True)
     subprocess.run(["mount", "-o", "remount,bind,ro", str(output)], check=True)
     try:
@@ -367,7 +367,7 @@ def test_a_checkpoint_cut_short_is_skipped(tmp_path, quiet, size):
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
     config, output = write_recipe(tmp_path, **CHANGES)
     run(program("zoodip"), "train", config, "--set", "optim.steps=10")
-    (output / "checkpoints/step-1.safetensors").mkdir()  # older than what is kept
+    (output / "checkpoints/step-1.safetensors").mkdir()  # older than those kept
     torn = [output / "checkpoints/step-11.safetensors.4711.tmp", output / "learned_embeds.safetensors.12.tmp"]
     others = [output / "notes.tmp", output / "12.tmp", output / "checkpoints/step-x.tmp"]
     for path in torn + others:

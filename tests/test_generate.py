@@ -1,4 +1,4 @@
-"""`zoodip generate`: how words stand in prompts, which files appear, what is refused. Pictures are compared with diffusers'."""
+"""`zoodip generate`: words in prompts, the files it writes, what it refuses. Pictures are compared with diffusers'."""
 import json
 import shutil
 
@@ -16,7 +16,7 @@ MODEL = TOYBOX / "model"
 
 
 def make_word(folder, name, vectors, seed=0, width=96):
-    """A word that nobody learned: vectors as long as those of the vocabulary."""
+    """A made-up word: vectors as long as those of the vocabulary."""
     path = folder / f"{name}.safetensors"
     rows = np.random.default_rng(seed).normal(size=(vectors, width)).astype(np.float32) * 0.3
     save_file({name: rows}, path, metadata={"format": "pt"})
@@ -33,7 +33,7 @@ def generate(*options, check=True, model=MODEL):
 @pytest.mark.parametrize("prompt, negative", [
     ("a photo of a sks on the beach", None),
     ("sks and a bix, a sks again", "a dark bix"),  # a word of several vectors is spelled out in the negative prompt too
-    ("a photo of a sks_1 on the beach", None),     # one vector of three, by its own name
+    ("a photo of a sks_1 on the beach", None),     # one of three vectors, by its own name
     ("a photo of a toy", "sks"),
 ], ids=str)
 def test_words_in_prompts(tmp_path, prompt, negative):
@@ -45,7 +45,7 @@ def test_words_in_prompts(tmp_path, prompt, negative):
 
 
 def changed_model(folder, **changes):
-    """toybox with keys of its scheduler changed; None takes a key out."""
+    """toybox with keys of its scheduler changed; None removes a key."""
     shutil.copytree(MODEL, folder)
     path = folder / "scheduler" / "scheduler_config.json"
     config = {k: v for k, v in {**json.loads(path.read_text()), **changes}.items() if v is not None}

@@ -1,5 +1,5 @@
-"""What tests/gpu and tests/bench work out on paper is held against the real thing: the layer list against diffusers and
-transformers, the roofline's operations against PyTorch's own count. The folder for a GPU machine goes as far as its driver."""
+"""What tests/gpu and tests/bench compute on paper is compared with the real thing: the layer list with diffusers and
+transformers, the roofline's operations with PyTorch's own count. The folder for a GPU machine goes as far as its driver."""
 import argparse
 import io
 import json
@@ -80,7 +80,7 @@ def test_the_roofline_counts_the_operations_that_pytorch_counts():
 
 
 def test_the_scaling_model_finds_its_terms_again_and_draws_them(tmp_path):
-    """0.1 ms alone, rounds of 0.05 ms, and of 0.01 ms more for each rank a core beyond the first, on 4 cores."""
+    """0.1 ms alone, rounds of 0.05 ms, plus 0.01 ms for each further rank on a core, on 4 cores."""
     seconds = {ranks: 1e-3 * (0.1 + log2(ranks) * (0.05 + 0.01 * max(0, ranks / 4 - 1))) for ranks in (1, 2, 4, 8, 16, 32, 64)}
     found = scaling.fit(seconds, cores=4)
     assert found == pytest.approx([0.1e-3, 0.05e-3, 0.01e-3])

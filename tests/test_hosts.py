@@ -1,4 +1,4 @@
-"""mpirun --hostfile over two hosts: two network namespaces with a cable between them, each with an address of its own."""
+"""mpirun --hostfile over two hosts: two network namespaces with a virtual cable between them, each with its own address."""
 import os
 import subprocess
 
@@ -52,7 +52,7 @@ def test_two_hosts_end_with_the_bits_of_one(hosts, tmp_path):
 
     config, output = write_recipe(tmp_path / "two", **CHANGES)
     (tmp_path / "hosts").write_text("".join(f"{a} slots=2\n" for a in ADDRESSES))
-    agent = tmp_path / "agent"  # in place of ssh HOST COMMAND, found by its name: mpirun splits a path at blanks
+    agent = tmp_path / "agent"  # in place of ssh HOST COMMAND, found by name, since mpirun splits a path at spaces
     agent.write_text(f'#!/bin/bash\nshift\nexec ip netns exec {hosts[1]} unshare --uts bash -c "hostname {hosts[1]}; $*"\n')
     agent.chmod(0o755)
     # the hosts share one memory, so its transport for one host must not be used

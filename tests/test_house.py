@@ -1,5 +1,5 @@
-"""The house keeps its plan: rooms use only what lies below them, headers explain themselves, files stay short and
-formatted, and every command says how it is used."""
+"""House rules: each folder uses only those below it, headers explain themselves, files stay short and formatted, and every
+command has a help text."""
 import ast
 import re
 import subprocess
@@ -30,7 +30,7 @@ SCRIPTS = ["launch/bundle.sh", "launch/demo.sh", "launch/run.sh", "launch/setup.
 
 
 def tracked(*patterns):
-    """Files of the project that match, as paths below its root; those under dataset/ and results/ only where named."""
+    """The project's files that match, as paths below its root; those under dataset/ and results/ only if named."""
     listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z", *patterns], capture_output=True, text=True, check=True)
     return [p for p in listed.stdout.split("\0") if p and (ROOT / p).exists()]
 
@@ -84,7 +84,7 @@ def test_files_stay_below_a_thousand_lines():
 
 
 def test_no_path_of_a_single_machine():
-    # /tmp may be named where a test or a script makes its own folder there; homes and workplaces may not
+    # /tmp may be named, if a test or script makes its own folder there; other absolute paths may not
     machine = re.compile(r"(?<![\w.])/(?:home|Users|work|root|farm|mnt|scratch)/[\w.]+")
     found = [f"{p}: {m.group()}" for p in WRITTEN for m in machine.finditer(text(p))]
     assert not found, "\n".join(found)
@@ -103,7 +103,7 @@ LIGHT = {"numpy", "PIL", "pytest", *sys.stdlib_module_names}
 
 
 def packages(path, seen):
-    """The packages that a Python file imports, by itself or through those beside it."""
+    """The packages that a Python file imports, directly or through files beside it."""
     found = set()
     for node in ast.walk(ast.parse(text(path))):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) else []

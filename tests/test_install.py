@@ -30,7 +30,7 @@ def shown(page):
 
 
 def completed(program, *words):
-    """What bash offers for the last of these words, split as bash splits them."""
+    """What bash offers to complete the last of these words, split as bash splits them."""
     script = 'source "$1"; shift; COMP_WORDS=("$@") COMP_CWORD=$(($# - 1)); _zoodip "$1" "${!#}" ""; printf "%s\\n" "${COMPREPLY[@]}"'
     completion = program.parent.parent / "share/bash-completion/completions/zoodip"
     return run("bash", "-c", script, "bash", completion, program, *words).stdout.split()
@@ -52,7 +52,7 @@ def test_recipes_toybox_and_launchers_are_where_a_checkout_has_them(prefix):
 
 
 def test_the_demos_train_command_runs_in_a_read_only_installation(prefix, tmp_path):
-    """As written in launch/demo.sh, cut to two steps. It writes nothing there, and the word has the checkout's bits."""
+    """The commands of launch/demo.sh, cut to two steps. They write nothing there, and the word has the checkout's bits."""
     for folder, _, _ in os.walk(prefix):
         os.chmod(folder, 0o555)
     before = sorted(prefix.rglob("*"))
@@ -113,7 +113,7 @@ def test_the_man_page_is_clean(page, checker):
     (["generate", "--model", "=", "dataset/toy"], ["dataset/toybox"]),
     (["inspect", "dataset/"], [])], ids=" ".join)
 def test_bash_completes(prefix, words, offered):
-    """Where nothing is offered, bash completes file names."""
+    """If nothing is offered, bash completes file names."""
     assert completed(prefix / "bin/zoodip", *words) == offered
 
 

@@ -12,16 +12,16 @@ from judge import SUBJECTS, Judge, draw_unseen_toy, learn, share_of_gain
 
 NEEDS = "peers"
 
-# The hardest for the algorithm in PyTorch, one in the middle, the easiest.
+# For the algorithm in PyTorch: the hardest, one in the middle, the easiest.
 CHOSEN = ["bear5", "duck6", "ball1"]
 KNOWN = json.loads((TOYBOX / "losses.json").read_text())
-# The pictures at the end of a run are another test's matter: one prompt is enough.
+# The pictures at the end of a run are tested elsewhere: one prompt is enough.
 RECIPE = dict(output__prompts=["a photo of a {} on the beach"], output__checkpoint_every=0, output__save_every=0)
 
 
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
-    """subject -> (what the judge says of the start, of the learned word), and the run's folder."""
+    """subject -> (the judge's loss of the start, of the learned word), and the run's folder."""
     verdicts = {}
     for name in CHOSEN:
         judge = Judge(SUBJECTS / name)
@@ -53,7 +53,7 @@ def test_a_word_is_better_than_the_nearest_name(learned, name):
 
 
 def test_the_runs_own_validation_tells_the_same_story(learned):
-    """Other draws and int8 weights, so other numbers; the gain must be the same one."""
+    """Other draws and int8 weights, so other numbers; the gain must be the same."""
     for name, (start, loss, folder) in learned.items():
         seen = [m["validation_loss"] for m in metrics(folder) if "validation_loss" in m]
         assert seen[-1] / seen[0] < 1.02, f"{name} grew worse while it learned"

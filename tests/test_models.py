@@ -1,5 +1,5 @@
 """Text encoder, UNet and VAE agree with transformers and diffusers, on random weights in shapes that differ in every
-dimension, non-square inputs among them. The peers are the installed packages, run here in fp32."""
+dimension, non-square inputs among them. The reference packages are the installed ones, run here in fp32."""
 import json
 import shutil
 
@@ -28,7 +28,7 @@ def forward(folder, tmp_path, inputs, *options, **kw):
 
 
 def error(ours, theirs):
-    """Largest difference beside the largest value."""
+    """Largest difference relative to the largest value."""
     assert ours.shape == theirs.shape
     assert torch.isfinite(ours).all()
     return ((ours - theirs).abs().max() / theirs.abs().max()).item()

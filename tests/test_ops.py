@@ -1,7 +1,7 @@
 """Each op of the device against PyTorch, on awkward shapes.
 
 The helper `op` also runs every case again for its first, middle and last lane alone with 1, 2 and 3 threads and fails
-where a single bit differs: that a lane's result depends on nothing but the lane is checked by every test here.
+where a single bit differs: so every test here checks that a lane's result depends only on the lane.
 """
 
 import os
@@ -156,7 +156,7 @@ def test_four_bit_weights_are_quantos(op, kind, outer, inner, kernel):
     ours = op("conv", file, bits=4, **numbers, **shape)
     agree(ours, theirs)
     assert torch.equal(ours, op("conv", file, bits=32, **numbers, **shape))
-    if not alone:  # which at load is left as it is
+    if not alone:  # which is left as it is at load
         assert torch.equal(ours, op("conv", {"x": x, "weight": w}, bits=4, **numbers))
     half = 2e-3 if kind == torch.float16 else 2e-2
     agree(op("conv", file, bits=16, **numbers, **shape), theirs, half)

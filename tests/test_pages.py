@@ -1,5 +1,5 @@
-"""What the pages and --help say is true: every file, link, command, option and key that they name exists, and every command of
-zoodip that they show runs, in a folder where toybox stands in for Stable Diffusion 1.5 and its toys for photos, cut to a few steps."""
+"""The pages and --help are correct: every file, link, command, option and key that they name exists, and every zoodip command
+that they show runs, in a folder where toybox replaces Stable Diffusion 1.5 and its toys replace photos, cut to a few steps."""
 import json
 import os
 import re
@@ -17,7 +17,7 @@ from conftest import BUILD, ROOT, environment, run
 PAGES = sorted(p for p in ROOT.glob("*.md")) + sorted(p for room in ("src", "launch", "configs", "dataset", "results", "tests")
                                                       for p in (ROOT / room).rglob("*.md"))
 ROOMS = ("src", "kernels", "launch", "configs", "dataset", "results", "tests", "build")
-MADE = ("results/", "build/", "dataset/dreambooth")  # written by commands, so not in a checkout
+MADE = ("results/", "build/", "dataset/dreambooth")  # written by commands, so missing from a checkout
 SCRIPTS = {p: ROOT / p for p in ("launch/demo.sh", "launch/run.sh", "launch/setup.sh", "launch/bundle.sh", "tests/run.sh", "tests/gpu/run.sh",
                                  "tests/gpu/prepare", "tests/gpu/go", "dataset/get_dreambooth.sh")}
 NOT_OURS = {"--mpi=pmix", "--mpi=pmi2", "--signal=B:USR1@120", "--signal=B:USR1@600", "--gpus-per-node=0"}  # Slurm's
@@ -60,7 +60,7 @@ def lines(block):
 
 
 def examples(text):
-    """Those that a --help shows after "example"."""
+    """The commands that a --help shows after "example"."""
     shown = re.split(r"^examples?:\n", text, flags=re.M)[1:]
     return [words for block in shown for words in lines("\n".join(re.findall(r"^ +.*", block.split("\n\n")[0], re.M)))]
 
@@ -71,7 +71,7 @@ SHOWN += [("zoodip --help", words) for words in examples(zoodip_help())] if HELP
 
 
 def ours(words):
-    """The part of a command line that begins with zoodip, without what starts it on ranks; None where there is none."""
+    """The part of a command line that begins with zoodip, without the launcher before it; None if there is none."""
     for i, word in enumerate(words):
         if word in ("zoodip", "build/zoodip"):
             return words[i:]
@@ -156,7 +156,7 @@ def test_commands_and_options_shown_exist(where, words):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """As a user's checkout after the first pages were followed: a model, photos, a jobs file, a learned word."""
+    """Like a user's checkout after following the first pages: a model, photos, a jobs file, a learned word."""
     here = tmp_path_factory.mktemp("pages")
     for room in ("configs", "dataset", "launch"):
         (here / room).symlink_to(ROOT / room)
@@ -182,14 +182,14 @@ def folder(tmp_path_factory):
 
 
 def can_run(words):
-    """Commands of zoodip, alone, by mpirun or launch/run.sh, that name what is there; no templates of usage."""
+    """zoodip commands, alone or under mpirun or launch/run.sh, that name existing files; not usage templates."""
     zoodip = ours(words)
     return (zoodip and len(zoodip) > 1 and words[0] in ("zoodip", "build/zoodip", "mpirun", "launch/run.sh")
             and not re.search(r"\[|\.\.\.|\b[A-Z]{3,}\b(?!=)", " ".join(w for w in zoodip if " " not in w)))
 
 
 def shortened(words):
-    """The same command, on toybox and for two steps; its --resume stays, and --restarts goes where nothing is lost."""
+    """The same command, on toybox and for two steps; --resume is kept, --restarts is dropped."""
     zoodip = ours(words)
     command, more = zoodip[1], []
     if command in ("train", "run", "bench"):
@@ -230,7 +230,7 @@ def spool_starts_and_stops(folder, words):
 def test_messages_under_troubleshooting_are_the_programs():
     table = (ROOT / "README.md").read_text().split("## Troubleshooting")[1].split("\n## ")[0]
     messages = [m for row in table.splitlines()[3:] if row.startswith("|") for m in re.findall(r"`([^`]+)`", row.split("|")[1])]
-    # texts of C go on behind a line's end, in a new pair of quotes
+    # a text in C may continue on the next line, in new quotes
     said = re.sub(r'"\s*\n\s*"', "", "\n".join(p.read_text() for room in ("src", "kernels", "launch") for p in (ROOT / room).rglob("*.*")
                                               if p.suffix in (".c", ".h", ".cu", ".sh")))
     assert len(messages) >= 8

@@ -1,4 +1,4 @@
-"""Pictures are what Pillow makes of them, byte for byte: decoding, EXIF orientation, resizing and cropping."""
+"""Pictures equal Pillow's, byte for byte: decoding, EXIF orientation, resizing and cropping."""
 
 import io
 import os
@@ -35,7 +35,7 @@ def same_as_pillow(path):
 
 
 def noise(height, width, channels=3, seed=0):
-    """Smooth shapes with noise on them: neither compresses to nothing nor hides a filter's mistakes."""
+    """Smooth shapes with noise: they do not compress to nothing, and do not hide a filter's mistakes."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (height // 8 + 2, width // 8 + 2, channels), dtype=np.uint8)
     smooth = np.repeat(np.repeat(coarse, 8, 0), 8, 1)[:height, :width].astype(int)
@@ -43,7 +43,7 @@ def noise(height, width, channels=3, seed=0):
     return mixed if channels > 1 else mixed[:, :, 0]
 
 
-# PNG, built chunk by chunk, so that every depth and color type is there
+# PNG, built chunk by chunk, so that every depth and color type is covered
 
 
 def chunk(kind, data):
@@ -55,7 +55,7 @@ ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (
 
 
 def packed(values, depth):
-    """Rows of samples [height, width * channels] as PNG packs them, each behind filter type 0."""
+    """Rows of samples [height, width * channels] as PNG packs them, each after filter type 0."""
     rows = b""
     for row in values:
         bits = "".join(format(int(v), f"0{depth}b") for v in row)

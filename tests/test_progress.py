@@ -1,4 +1,4 @@
-"""The line of long work: drawn over on a terminal, plain and seldom elsewhere."""
+"""The progress line: redrawn on a terminal, plain and rare elsewhere."""
 
 import fcntl
 import os
@@ -24,7 +24,7 @@ def on_terminal(*arguments, columns=100):
     try:
         while part := os.read(ours, 4096):
             text += part
-    except OSError:  # how a terminal says that its other end is closed
+    except OSError:  # how a terminal reports that its other end is closed
         pass
     os.close(ours)
     assert child.wait() == 0

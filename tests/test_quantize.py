@@ -1,5 +1,5 @@
 """Weights of 8 and 4 bits are optimum-quanto's: codes, scales and shifts exact for each source type, the folder loads with
-quanto, and a model quantized ahead or at load gives the same numbers, close to quanto's own."""
+quanto, and a model quantized ahead of time or at load gives the same numbers, close to quanto's own."""
 import json
 import re
 import shutil
@@ -29,8 +29,8 @@ def no_gradients():
 
 
 def peer(folder, part, dtype, bits=8):
-    """The part quantized by quanto. (Of bfloat16 layers in 4 bits quanto makes another form for its CPU kernel, which loses bits
-    of the shifts and knows no odd widths; here they keep the form that is saved.)"""
+    """The part quantized by quanto. (quanto converts bfloat16 layers in 4 bits to another form for its CPU kernel, which loses
+    bits of the shifts and allows no odd widths; here they keep the saved form.)"""
     kind = KINDS[part]
     model = kind.from_pretrained(folder / part, **{"dtype" if part == "text_encoder" else "torch_dtype": dtype})
     quantize(model, weights=KINDS_OF_BITS[bits])
@@ -75,7 +75,7 @@ def test_the_folder_loads_with_quanto(pair, tmp_path):
     assert map["conv_in"] == {"weights": f"qint{bits}", "activations": "none"}
     with mock.patch.object(WeightQBitsTensor, "create", WeightQBitsTensor):
         model = QuantizedUNet.from_pretrained(str(out / "unet"))
-    if dtype == torch.float32:  # of half types quanto 0.2.7 reloads biases as fp32 and cannot run the result itself
+    if dtype == torch.float32:  # for half types quanto 0.2.7 reloads biases as fp32 and then cannot run the result itself
         inputs = inputs_for(out)
         theirs = model(inputs["sample"], inputs["timestep"], inputs["encoder_hidden_states"]).sample
         assert error(forward(out, tmp_path, inputs)["noise_pred"], theirs) < 1e-4
@@ -97,7 +97,7 @@ def test_numbers_of_the_quantized_networks(tmp_path, name, bits):
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_four_bits_of_half_types_are_used_in_fp32(tmp_path, dtype):
-    """Codes as quanto makes them in the source's type, values as it makes them for a model in fp32."""
+    """Codes as quanto computes them in the source's type, values as it computes them for a model in fp32."""
     folder = make_model(tmp_path / "model", SHAPES["deep"], dtype, seed=5)
     inputs = inputs_for(folder)
     ours = forward(folder, tmp_path, inputs, "--bits", 4)
@@ -121,14 +121,14 @@ def test_training_on_a_model_quantized_ahead(tmp_path):
 
 
 def bits_said(tmp_path, model, bits):
-    """In how many bits the log says that the networks are kept, and bench."""
+    """The bits in which the networks are kept, according to the log and to bench."""
     config, _ = write_recipe(tmp_path, model=str(model), quant__bits=bits, data__resolution=16)
     done = run(program("zoodip"), "bench", config, "--evaluations", 1)
     return re.search("loading text encoder and UNet with (.*) weights", done.stderr)[1], json.loads(done.stdout)["bits"]
 
 
 def test_the_log_says_the_bits_that_weights_really_have(tmp_path, toybox4):
-    """Codes of a file stay as they are, whatever the config asks for."""
+    """A file's codes stay as they are, whatever the config asks for."""
     assert bits_said(tmp_path, TOYBOX / "model", 8) == ("8-bit", 8)
     assert bits_said(tmp_path, TOYBOX / "model", 4) == ("4-bit", 4)
     assert bits_said(tmp_path, toybox4, 8) == bits_said(tmp_path, toybox4, 16) == ("4-bit", 4)
@@ -158,7 +158,7 @@ def toybox4(tmp_path_factory):
 
 
 def test_codes_stay_as_they_are(toybox4, tmp_path):
-    """More bits would hold the same numbers; fewer cannot be made well from what is left."""
+    """More bits would hold the same numbers; fewer cannot be made well from codes."""
     inputs = inputs_for(TOYBOX / "model")
     four = forward(toybox4, tmp_path, inputs, "--bits", 4)
     for bits in (8, 16, 32):
@@ -170,7 +170,8 @@ def test_codes_stay_as_they_are(toybox4, tmp_path):
 
 
 def test_inspect_counts_what_codes_stand_for(toybox4):
-    """Parameters as of the model itself in fewer bytes; a small model's text encoder is half a table, which stays."""
+    """As many parameters as the model itself, in fewer bytes; half of a small model's text encoder is a table, which stays as it
+    is."""
     count = lambda folder: [(int(n), float(size)) for n, size in
                             re.findall(r"(\d+) parameters, ([\d.]+) MB", run(program("zoodip"), "inspect", folder).stdout)]
     assert run(program("zoodip"), "inspect", toybox4).stdout.count("layers quantized to 4 bits") == 3
@@ -199,7 +200,7 @@ def test_torn_layers_are_refused_by_name(toybox4, tmp_path, suffix, value, messa
 
 
 def test_a_file_of_many_small_layers(tmp_path):
-    """What config.json says is not asked when a folder is quantized: any number of layers, with biases or without."""
+    """Quantizing a folder ignores config.json: any number of layers, with or without biases."""
     shutil.copytree(TOYBOX / "model", tmp_path / "model")
     save_file({f"l{i}.weight": torch.randn(2, 2) for i in range(400)},
               tmp_path / "model" / "unet" / "diffusion_pytorch_model.safetensors")

@@ -88,7 +88,7 @@ def quantize4(tmp_path):
 
 
 def quantos4(weight):
-    """What freezing a layer makes, before it is repacked for the machine that does so (which loses bits of bfloat shifts)."""
+    """The result of freezing a layer, before it is repacked for this machine (which loses bits of bfloat shifts)."""
     if weight.dim() == 2:
         layer = QLinear(weight.shape[1], weight.shape[0], weights=qint4)
     else:
@@ -116,7 +116,7 @@ ALONE = [(1, 100), (1, 128), (1, 4, 3, 3), (1, 64, 1, 1), (1, 7, 2, 5), (1, 700)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", GROUPED + WHOLE + ALONE)
 def test_codes_scales_and_shifts_are_quantos(quantize4, kind, shape):
-    """Rows that a group divides, rows that none divides, and single rows, whose scales quanto lays along the last dimension."""
+    """Rows that a group divides, rows that none divides, and single rows, whose scales quanto puts along the last dimension."""
     torch.manual_seed(0)
     weight = (0.05 * torch.randn(shape) + 0.01).to(kind)
     agree4(quantize4(weight), weight)

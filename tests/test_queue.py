@@ -1,5 +1,5 @@
-"""A queue of subjects: every job ends with the bits of `zoodip train` on it alone, in any number of groups and through any
-end; what is wrong with one job stays with that job; nothing is written outside the queue's folder."""
+"""A queue of subjects: every job ends with the bits of `zoodip train` of that job alone, in any number of groups and however
+often the queue is interrupted; an error in one job concerns only that job; nothing is written outside the queue's folder."""
 import html.parser
 import json
 import os
@@ -114,7 +114,7 @@ def test_summary_says_what_became_of_each_job(tmp_path):
 
 
 def test_a_summary_is_utf8_whatever_a_reason_was_cut_at(tmp_path):
-    """Reasons have so many bytes, some of the names in them fewer, and a file's name may be anything."""
+    """Reasons and the names in them are cut at some number of bytes, and a file's name may be anything."""
     photos = tmp_path / "photos"
     photos.mkdir()
     (photos / "good.png").write_bytes(b"no picture")
@@ -180,7 +180,7 @@ def test_a_job_that_is_wrong_fails_alone(tmp_path):
 
 
 def test_a_job_that_fails_on_one_rank_lets_the_group_go_on(tmp_path, alone):
-    """Rank 0 alone saves the word, and cannot; both ranks leave the job together."""
+    """Only rank 0 saves the word, and fails; both ranks leave the job together."""
     path, output = write_jobs(tmp_path, jobs={"stuck": dict(optim__steps=30),
                                               "short": JOBS["short"]})
     (output / "stuck" / "learned_embeds.safetensors" / "a folder where a file should be").mkdir(parents=True)
@@ -269,9 +269,9 @@ def test_finished_jobs_stay_finished(tmp_path, alone):
         assert os.stat(output / name / "learned_embeds.safetensors").st_mtime_ns == stamps[name]
         assert again[name] == first[name]
     assert later["submitted"] == whole["submitted"] and ": long: running" not in done.stderr
-    assert again["short"]["state"] == "done" and again["short"]["validation_first"] is None  # which it alone had written down
+    assert again["short"]["state"] == "done" and again["short"]["validation_first"] is None  # which only it had recorded
     assert_all_as_alone(output, alone)
-    queue(1, path, "--resume", "--set", "optim.steps=26")  # prolonged: all are open again
+    queue(1, path, "--resume", "--set", "optim.steps=26")  # prolonged: all jobs are open again
     assert all(job["steps"] == job["steps_wanted"] for job in summary(output)[0].values())
 
 
@@ -295,7 +295,7 @@ def test_a_signal_checkpoints_every_group_and_exits_75(tmp_path, alone, ranks):
 
 @pytest.mark.parametrize("rank", [0, 3])
 def test_a_signal_to_one_rank_reaches_all_groups(tmp_path, rank):
-    """Rank 0 tells the other group; the last rank does not even lead its group, which tells rank 0."""
+    """A stop reaches all: from rank 0 to the other group, and from a rank that leads no group to rank 0."""
     path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=100000) for name in ("a", "b")})
     process = start(4, "run", path, "--groups", "2")
     try:
@@ -312,7 +312,7 @@ def test_a_signal_to_one_rank_reaches_all_groups(tmp_path, rank):
         assert (output / name / "checkpoints" / f"step-{job['steps']}.safetensors").exists()
 
 
-# ---- a rank that hangs, and what is none
+# ---- a rank that hangs, and what only looks like one
 
 
 def silent(rank, step=r"\d+"):
@@ -333,7 +333,7 @@ def test_a_group_that_hangs_is_named_and_the_queue_goes_on(tmp_path, alone):
 
 @pytest.mark.parametrize("hanging, idle_before", [(0, 3.5), (1, 0)])
 def test_who_has_nothing_to_do_watches_and_is_watched(tmp_path, hanging, idle_before):
-    """One job for two groups: the second idles, for longer than the limit without an alarm."""
+    """One job for two groups: the second group idles for longer than the limit, without an alarm."""
     path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=100000)}, cluster__timeout=1)
     process = start(2, "run", path, "--groups", "2")
     wait_until(lambda: steps_of(output, "a") >= 3, process)
@@ -347,7 +347,8 @@ def test_who_has_nothing_to_do_watches_and_is_watched(tmp_path, hanging, idle_be
 
 @pytest.mark.parametrize("steps, pause", [(40, 0), (120, 0.5)])
 def test_a_rank_without_work_that_hangs_is_named_at_the_end(tmp_path, steps, pause):
-    """Without the pause its leader may still wait to hear that there is no work: group and queue miss it at the same time."""
+    """Without the pause its leader may still be waiting to be told that there is no work, and group and queue would notice at the
+    same time."""
     path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=steps)}, cluster__timeout=1)
     process = start(4, "run", path, "--groups", "2")
     wait_until(lambda: steps_of(output, "a") >= 3, process)
@@ -375,7 +376,7 @@ def test_a_queue_that_is_suspended_as_a_whole_goes_on(tmp_path, alone):
 
 
 def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, alone):
-    """Group 1 draws while group 0 learns; the signal goes to a rank of group 1 that leads nothing."""
+    """Group 1 draws while group 0 learns; the signal goes to a rank of group 1 that is not its leader."""
     path, output = write_jobs(tmp_path, jobs={"long": dict(optim__steps=100000),
                                               "short": dict(output__prompts=["a photo of a {}"] * 40, **JOBS["short"])})
     process = start(4, "run", path, "--groups", "2")
@@ -396,7 +397,7 @@ def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, alone):
 
 
 def drop(spool, name, text):
-    """As whoever wants a job done should: written elsewhere, renamed into the folder."""
+    """Submits a job as one should: written elsewhere, renamed into the folder."""
     hidden = spool / f".{name}"
     hidden.write_text(text if isinstance(text, str) else json.dumps(nested(text)))
     hidden.rename(spool / f"{name}.json")
@@ -450,7 +451,7 @@ def test_a_drained_spool_goes_on_where_it_stood(tmp_path, alone):
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
     assert process.returncode == 75 and names(spool / "running") == ["long.json", "short.json"]
-    drop(spool, "short", {**JOBS["short"], "optim__steps": 2})  # takes nobody's place: it waits until the first has come to its end
+    drop(spool, "short", {**JOBS["short"], "optim__steps": 2})  # does not replace the first: it waits until that one has ended
     process = start(3, "run", defaults, "--spool", str(spool), "--groups", "2")
     wait_until(lambda: len(names(spool / "done")) == 2, process)
     wait_until(lambda: '"steps": 2' in (spool / "done" / "short.json").read_text(), process)
@@ -470,7 +471,7 @@ def nest(levels):
     (b"deep.json", nest(999), "unknown key"), (b"huge.json", '{"optim": {"lr": 1e999}}', "optim.lr"),
 ])
 def test_no_file_ends_a_spool(tmp_path, file, text, words):
-    """Neither by its name nor by what it holds: it fails with its reason, and the next one is learned."""
+    """Neither its name nor its contents can end the spool: it fails with its reason, and the next job is learned."""
     spool, defaults = make_spool(tmp_path)
     (spool / "hidden").write_text(text)
     os.rename(spool / "hidden", os.fsencode(spool) + b"/" + file)
@@ -524,7 +525,7 @@ def test_a_summary_that_cannot_be_written_is_said_and_the_table_is_still_shown(t
 
 
 def test_runs_of_one_job_each_end_as_the_queue_does(tmp_path, alone):
-    """All at the same time, as an array under Slurm has them: the last one to end tells of all."""
+    """All at the same time, as in a Slurm array: the last one to end reports all."""
     path, output = write_jobs(tmp_path)
     runs = [start(1 + number % 2, "run", path, "--job", str(number)) for number in range(1, len(JOBS) + 1)]
     for process in runs:
@@ -540,7 +541,7 @@ def test_runs_of_one_job_each_end_as_the_queue_does(tmp_path, alone):
 
 
 def test_runs_whose_processes_have_one_number_share_a_queue_folder(tmp_path):
-    """As in containers, or on several machines: all write the summary at about the same time."""
+    """As in containers or on several machines: all write the summary at about the same time."""
     if subprocess.run(["unshare", "-pf", "true"], capture_output=True).returncode != 0:
         pytest.skip("this machine allows no process namespaces")
     path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=1) for name in "abcdef"})
@@ -580,7 +581,7 @@ def test_a_job_that_fails_by_itself_is_told_by_the_others(tmp_path):
 
 
 def test_a_run_of_one_job_tells_what_the_queue_before_it_left(tmp_path):
-    """Also of jobs that failed before their first step, of those that were submitted long ago, and where files are damaged."""
+    """Including jobs that failed before their first step, jobs that were submitted long ago, and damaged files."""
     path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=2), "b": dict(data__images="/nowhere"), "c": dict(optim__steps=30)})
     queue(2, path, "--groups", "2", check=False)
     before = summary(output)[0]
@@ -612,7 +613,7 @@ def test_a_job_that_the_file_does_not_have_is_refused(tmp_path, options, words):
 
 @pytest.mark.parametrize("options", [[], ["--resume"]])
 def test_two_runs_do_not_write_one_folder(tmp_path, options):
-    """The second one ends, and what the first one makes is as if it had been alone; then the folder is free."""
+    """The second one ends, and the first one's results are as if it had been alone; then the folder is free."""
     path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=100000)}, cluster__timeout=2)
     first = start(2, "run", path)
     wait_until(lambda: steps_of(output, "a") >= 10, first)

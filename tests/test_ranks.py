@@ -1,4 +1,4 @@
-"""Ranks speak: every verb of the communicator, alone and under mpirun."""
+"""Every verb of the communicator, alone and under mpirun."""
 
 import json
 import os
@@ -27,7 +27,7 @@ def test_all_ranks_hold_the_same(size):
         assert x["slots"] == [1.0 / (i + 3) for i in range(7)]  # exact
         assert x["word"] == 42 and x["text"] == "written by 0"
         assert x["ranks_here"] == size and x["rank_here"] == x["rank"] and x["fill"] == (x["rank"] == 0)
-    # balanced, in order, none for ranks beyond the work
+    # balanced, in order, none for ranks without work
     assert sum(x["count"] for x in told) == 7 and max(x["count"] for x in told) - min(x["count"] for x in told) <= 1
     assert [x["first"] for x in told] == [sum(y["count"] for y in told[:i]) for i in range(size)]
 
@@ -64,7 +64,7 @@ def test_a_signal_asks_to_stop(number):
 def test_a_second_interrupt_ends_at_once():
     process = subprocess.Popen([RANKS, "stop"], stdout=subprocess.PIPE, text=True, env=environment())
     process.stdout.readline()
-    process.send_signal(signal.SIGSTOP)  # so that both arrive before it can end by itself
+    process.send_signal(signal.SIGSTOP)  # so that both arrive before it ends by itself
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
     time.sleep(0.002)
@@ -84,7 +84,7 @@ def test_one_rank_asked_stops_all():
 
 
 def two_places(tmp_path, *arguments):
-    """Two ranks, each in a folder of its own with a copy of model and pictures, as nodes with disks of their own have it."""
+    """Two ranks, each in its own folder with a copy of model and pictures, like nodes with local disks."""
     for place in ("first", "second"):
         (tmp_path / place).mkdir(exist_ok=True)
         for part in ("model", "subjects"):
@@ -121,7 +121,7 @@ def test_a_rank_that_sees_other_files_is_named(tmp_path, command):
 
 @pytest.mark.parametrize("key, first, second", [("seed", 1, 2), ("optim__steps", 4, 2), ("output__prompts", [], ["a {}"])])
 def test_a_rank_with_another_config_is_named(tmp_path, key, first, second):
-    """Also where only the ranks' meetings differ, not the recipe: they would wait for one another."""
+    """Even if only the number of the ranks' meetings differs, not the recipe: they would wait for one another."""
     both = two_places(tmp_path, "train", "config.json")
     for place, value in (("first", first), ("second", second)):
         (tmp_path / place / "config.json").write_text(json.dumps(recipe("out", model="model", data__images="subjects/bear5",

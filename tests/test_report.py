@@ -1,4 +1,5 @@
-"""What a run leaves for people: metrics.jsonl, TensorBoard events, loss.png, report.html; and what `inspect` says of it."""
+"""What a run leaves for people to read: metrics.jsonl, TensorBoard events, loss.png, report.html; and what `inspect` says about
+it."""
 import base64
 import io
 import json
@@ -107,7 +108,7 @@ def fields(data):
 
 
 def events(path):
-    """[(step, {tag: value})] of a file, and what else it holds."""
+    """[(step, {tag: value})] of a file, and its other contents."""
     scalars, others = [], []
     for record in records(path.read_bytes()):
         event = dict(fields(record))

@@ -1,5 +1,5 @@
-"""Nothing is lost: kill -9 at random moments and --resume end with the bits of the quiet run, on one rank and on three; a
-signal finishes the step, checkpoints and exits 75."""
+"""Nothing is lost: kill -9 at random moments, then --resume, ends with the bits of an undisturbed run, on one rank and on three;
+after a signal the run finishes the step, saves a checkpoint and exits with 75."""
 import os
 import random
 import signal
@@ -25,7 +25,7 @@ def wait_for_steps(output, steps, process, timeout=60):
 
 
 def stop_after(config, output, steps):
-    """One rank, asked to end after so many steps."""
+    """One rank, asked to stop after that many steps."""
     process = start(1, "train", config)
     wait_for_steps(output, steps, process)
     process.send_signal(signal.SIGUSR1)
@@ -80,7 +80,7 @@ def test_a_signal_finishes_the_step_and_exits_75(tmp_path, quiet, ranks, which):
 
 @pytest.mark.parametrize("when, steps_done", [("a sample", 4), ("the end", 8)])
 def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, quiet, when, steps_done):
-    """A minute of drawing is cut short on both ranks; what was not drawn is drawn by the run that goes on."""
+    """A minute of drawing is cut short on both ranks; the resumed run draws the rest."""
     changes = dict(optim__steps=8, output__sample_every=4 if when == "a sample" else 0)
     config, output = write_recipe(tmp_path, **{**CHANGES, **changes, "output__prompts": ["a photo of a {}"] * 60})
     process = start(2, "train", config)
@@ -150,7 +150,7 @@ def test_a_fresh_start_forgets_older_checkpoints(tmp_path):
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_save_that_fails_is_said_and_ends_all_ranks_with_1(tmp_path, ranks):
-    """A folder stands where the word should be written: training goes on, the other files are written, and the run fails."""
+    """A folder is in the way of the word's file: training continues, the other files are written, and the run fails."""
     config, output = write_recipe(tmp_path, **CHANGES)
     (output / "learned_embeds.safetensors").mkdir(parents=True)
     done = mpirun(ranks, program("zoodip"), "train", config, "--set", "optim.steps=9", check=False, timeout=60)

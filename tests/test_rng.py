@@ -1,4 +1,4 @@
-"""Random numbers: the published answers, the same bits from any compiler, and the look of normal numbers."""
+"""Random numbers: the published test vectors, the same bits from any compiler, and a normal distribution."""
 
 import shutil
 import subprocess

@@ -1,4 +1,5 @@
-"""Safetensors: mistakes in a file are named. tests/test_safetensors_package.py reads and writes beside Python's package."""
+"""Safetensors: mistakes in a file are named. tests/test_safetensors_package.py compares reading and writing with Python's
+package."""
 
 import json
 import struct
@@ -40,7 +41,7 @@ def write_index(folder, weight_map):
 
 
 def refused(path, *words):
-    """The file is bad input, and one line says so, with the file's name and the words."""
+    """The file is bad input, and one line says so, with the file's name and these words."""
     done = rewrite(path, path.parent / "out.safetensors", check=False)
     assert done.returncode == 2, done
     assert done.stderr.startswith(f"safetensors: {path}: ") and done.stderr.count("\n") == 1

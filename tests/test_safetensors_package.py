@@ -1,4 +1,4 @@
-"""Safetensors: what Python's package writes is read here, and the other way."""
+"""Safetensors: what Python's package writes is read here, and vice versa."""
 
 import json
 import struct

@@ -1,4 +1,4 @@
-"""The same bits on any number of ranks and threads, in any sharing out, with ranks that get no lane among them."""
+"""The same bits on any number of ranks and threads, with any distribution of lanes, even if some ranks get none."""
 import json
 import re
 
@@ -100,7 +100,7 @@ def test_losses_are_all_there_in_full_precision(tmp_path):
 
 
 def test_ranks_of_a_node_share_one_copy_of_the_weights(tmp_path):
-    """The weights' memory counts once, however many ranks: mapped by all, and nothing of it is left behind."""
+    """The weights' memory counts once for any number of ranks: all map it, and none of it is left behind."""
     from pathlib import Path
     before = set(Path("/dev/shm").glob("zoodip*"))
     config, _ = write_recipe(tmp_path, **SHORT)
@@ -110,7 +110,7 @@ def test_ranks_of_a_node_share_one_copy_of_the_weights(tmp_path):
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_flipped_bit_on_one_rank_stops_the_run(tmp_path, rank):
-    """Adam's moments are not sent around: the comparison every tau steps is what finds them changed."""
+    """Adam's moments are never exchanged, so only the comparison every tau steps can notice a change."""
     config, _ = write_recipe(tmp_path, optim__steps=40, zo__tau=8, output__prompts=[])
     done = mpirun(3, program("tests/drift"), config, 10, rank, check=False)
     assert done.returncode == 1

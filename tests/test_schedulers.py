@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from conftest import program, run
 
 NEEDS = "peers"
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own, about numpy
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own warnings, about numpy
 
 SAMPLERS = {"pndm": diffusers.PNDMScheduler, "ddim": diffusers.DDIMScheduler, "euler": diffusers.EulerDiscreteScheduler,
             "dpm++": diffusers.DPMSolverMultistepScheduler}
@@ -80,7 +80,7 @@ def test_noise_and_target_at_every_timestep(tmp_path, name, prediction):
 
 
 def walk(scheduler, steps, seed=0):
-    """diffusers' walk through random outputs of a network: timesteps, inputs, outputs, samples before and after."""
+    """diffusers' steps through random network outputs: timesteps, inputs, outputs, samples before and after."""
     generator = torch.Generator().manual_seed(seed)
     scheduler.set_timesteps(steps)
     sample = torch.randn(1, COUNT, generator=generator) * scheduler.init_noise_sigma
@@ -162,11 +162,11 @@ def test_pndm_begins_with_runge_kutta_where_the_model_does_not_skip_it(tmp_path,
                                     "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler", "DEISMultistepScheduler",
                                     "UniPCMultistepScheduler", "LMSDiscreteScheduler"])
 def test_a_model_saved_with_another_scheduler(tmp_path, theirs):
-    """Whatever class saved the file, with all its keys; its own settings mean something here only where they are ours too."""
+    """Any class may have saved the file, with all its keys; its own settings matter here only if they are ours too."""
     saved = getattr(diffusers, theirs)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     config = json.loads(saved.to_json_string())
     for sampler in SAMPLERS:
-        if (theirs, sampler) != ("DEISMultistepScheduler", "dpm++"):  # diffusers itself trips over the algorithm_type there
+        if (theirs, sampler) != ("DEISMultistepScheduler", "dpm++"):  # diffusers itself fails on the algorithm_type there
             compare(tmp_path, sampler, config, 12)
 
 

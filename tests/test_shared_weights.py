@@ -1,5 +1,5 @@
-"""The ranks of a node share one copy of the weights, also of those that are quantized at load: what the kernel counts as theirs
-(Pss of /proc/PID/smaps_rollup, shared pages divided among their users) is one copy and a small share for every rank."""
+"""The ranks of a node share one copy of the weights, even of weights quantized at load: the memory that the kernel counts as
+theirs (Pss of /proc/PID/smaps_rollup, shared pages divided among their users) is one copy and a little more for every rank."""
 import os
 import re
 import signal

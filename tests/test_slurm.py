@@ -1,5 +1,5 @@
-"""Slurm, for real: its daemons run here, two nodes on this machine, and what launch/slurm/ submits is preempted, cancelled, runs
-out of time and loses a node. Whatever happens, the word that comes out has the bits of the quiet run."""
+"""Real Slurm: its daemons run here, with two nodes on this machine, and the jobs of launch/slurm/ are preempted, cancelled, run
+out of time and lose a node. Whatever happens, the learned word has the bits of an undisturbed run."""
 import getpass
 import inspect
 import json
@@ -83,7 +83,7 @@ def until(true, seconds, what):
 
 
 class Slurm:
-    """The daemons, in a folder of their own; ended by their process ids."""
+    """The daemons, in their own folder; stopped by their process ids."""
 
     def __init__(self, folder):
         self.folder, self.daemons = folder, []
@@ -105,7 +105,7 @@ class Slurm:
                                                          port=ports[0], port1=ports[1], port2=ports[2]))
         for gpu in range(2):
             (folder / f"gpu{gpu}").touch()
-        # slurmd would look for a mounted hierarchy to tell which kind it is, and end where there is none, as in a bare chroot
+        # slurmd looks at the mounted cgroup hierarchy to find its kind, and exits if there is none, as in a bare chroot
         (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
         (folder / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={folder}/gpu[0-1]\n")
         self.daemon("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}", f"--pid-file={folder}/munged.pid",
@@ -149,7 +149,7 @@ class Slurm:
         return done.stdout.strip()
 
     def job(self, number):
-        """What Slurm knows of a job: {"JobState": ..., "Restarts": ...}."""
+        """What Slurm knows about a job: {"JobState": ..., "Restarts": ...}."""
         return dict(word.split("=", 1) for word in self.ask("scontrol", "show", "job", number).split() if "=" in word)
 
     def wait(self, number, *states, seconds=90):
@@ -207,7 +207,7 @@ def begun(request, tmp_path_factory):
 
 
 def steps(output):
-    """Steps that have left their line; it is written with every checkpoint and every few steps."""
+    """Steps whose line is in the file; lines are written with every checkpoint and every few steps."""
     try:
         return len((output / "metrics.jsonl").read_text().splitlines())
     except FileNotFoundError:
@@ -259,7 +259,7 @@ def test_a_rank_killed_under_srun_is_started_again(slurm, tmp_path, quiet):
 @needs_pmix
 @beside_the_others
 def test_ranks_under_srun_that_end_one_after_the_other_all_say_75(slurm, tmp_path):
-    """One rank may take longer to leave than another; the job goes back into the queue all the same."""
+    """One rank may take longer to end than another; the job is requeued nevertheless."""
     number = slurm.submit("--wrap=launch/run.sh bash -c 'sleep $((2 * SLURM_PROCID)); exit 75'", log=tmp_path / "log", launcher="srun")
     slurm.wait(number, "FAILED")
     assert slurm.job(number)["ExitCode"] == "75:0", (tmp_path / "log").read_text()
@@ -268,8 +268,8 @@ def test_ranks_under_srun_that_end_one_after_the_other_all_say_75(slurm, tmp_pat
 @pytest.mark.parametrize("partition, launcher", [("low", "mpirun"), ("grace", "mpirun"), pytest.param("low", "srun", marks=needs_pmix)])
 @beside_the_others
 def test_a_preempted_job_saves_waits_and_goes_on(slurm, tmp_path, quiet, partition, launcher):
-    """Without a grace time SIGTERM comes at once; with one, SIGUSR1 comes first. No step is lost either way: with one checkpoint
-    in a thousand steps, going on from where it stood shows that it saved when it was told to."""
+    """Without a grace time SIGTERM comes at once; with one, SIGUSR1 comes first. No step is lost either way: with a checkpoint
+    every thousand steps, continuing from the same step shows that it saved when it was told to."""
     number, output = start_training(slurm, tmp_path, partition=partition, launcher=launcher)
     urgent = slurm.submit("--wrap=true", log=tmp_path / "urgent.log", partition="high", cpus_per_task=2)
     slurm.wait(urgent, "COMPLETED")
@@ -294,7 +294,7 @@ def test_a_cancelled_job_saves_and_stays_away(slurm, tmp_path, quiet):
 
 @beside_the_others
 def test_a_job_out_of_time_goes_back_into_the_queue(slurm, tmp_path, quiet):
-    """Slurm looks at its clock twice a minute, at moments of its own: the ranks are held until it has spoken."""
+    """Slurm checks time limits twice a minute, at moments of its own choosing: the ranks are held until it has acted."""
     config, output = write_recipe(tmp_path, **CHANGES)
     log = tmp_path / "log"
     number = slurm.submit("launch/slurm/train.sbatch", config, log=log, time=1, signal="B:USR1@50")
@@ -325,7 +325,7 @@ def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(slurm, tmp_
 
 @beside_the_others
 def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet):
-    """One of them is lost once, and one told to stop: both go on where they stood."""
+    """One of them is lost once, and one is told to stop: both continue where they were."""
     path, output = write_jobs(tmp_path, *({"name": f"seed {seed}", "seed": seed} for seed in range(4)))
     logs = [tmp_path / f"log-{task}" for task in range(1, 5)]
     number = slurm.submit("launch/slurm/array.sbatch", path, "--set", "output.checkpoint_every=5", log=f"{tmp_path}/log-%a", nodes=1,
@@ -355,7 +355,7 @@ def test_a_job_without_arguments_fails_with_2(slurm, tmp_path):
 @beside_the_others
 def test_a_queue_comes_back_and_leaves_finished_subjects_alone(slurm, tmp_path, quiet):
     """Two subjects, one after the other on both ranks; told to stop in the second one, as before the time limit."""
-    path, output = write_jobs(tmp_path, dict(name="long"), dict(name="short", optim=dict(steps=30)))  # the longest goes first
+    path, output = write_jobs(tmp_path, dict(name="long"), dict(name="short", optim=dict(steps=30)))  # the longest job goes first
     log = tmp_path / "log"
     number = slurm.submit("launch/slurm/queue.sbatch", path, "--groups", "1", log=log)
     until(lambda: steps(output / "short") >= 2, 90, lambda: slurm.state() + (log.read_text() if log.exists() else ""))

@@ -1,6 +1,6 @@
 """The ids are those of the installed transformers' CLIPTokenizer: thousands of texts over vocabularies of several sizes, trained
-here, and toybox's; every character of Unicode; both layouts of files and what they say of special tokens; added words wherever
-they stand. Files that make no sense are refused by name."""
+here, and toybox's; every character of Unicode; both layouts of files and their special tokens; added words in any position.
+Invalid files are refused by name."""
 import json
 import random
 import shutil
@@ -119,7 +119,7 @@ def test_random_texts(folder):
 
 
 def test_tokenizer_json_alone(folder, tmp_path):
-    """What transformers 5 saves: no vocab.json and merges.txt beside it."""
+    """As transformers 5 saves it: without vocab.json and merges.txt."""
     CLIPTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "new")
     for name in ("vocab.json", "merges.txt"):
         (tmp_path / "new" / name).unlink(missing_ok=True)
@@ -152,8 +152,8 @@ def test_a_text_that_is_no_utf8_is_refused():
 
 
 def test_every_character():
-    """Letter, number or neither; its lower case; where NFC moves it. Of large uniform blocks only the ends. The peer's parts follow
-    several versions of Unicode, all but one of them not utf8proc's."""
+    """Letter, number or neither; its lower case; where NFC moves it. Of large uniform blocks only the ends. Parts of transformers
+    follow several versions of Unicode, and only one of them is utf8proc's."""
     uniform = [(0x4e10, 0x9ff0), (0xac10, 0xd790), (0xd800, 0xdfff), (0xe010, 0xf8f0), (0x17010, 0x187f0), (0x20010, 0x2a6c0)]
     characters = [chr(c) for c in [*range(1, 0x32400), *range(0xe0000, 0xe0200)] if not any(a <= c <= b for a, b in uniform)]
     compare(TOYBOX / "model" / "tokenizer", [t for c in characters for t in (f"a{c}{c}b", f"e{c}\u0334", f"e\u0301{c}")], bare_only=True)
@@ -189,7 +189,7 @@ SPOKEN = TEXTS + ["a <x> b", "<X>foo <y>", "<Y><x>", "! !!", "foo<pad>", "sks <X
 
 @pytest.fixture
 def toybox(tmp_path):
-    """Toybox's vocabulary, without a word on special tokens."""
+    """Toybox's vocabulary, without any information on special tokens."""
     folder = tmp_path / "tokenizer"
     folder.mkdir()
     for name in ("vocab.json", "merges.txt"):
@@ -207,7 +207,7 @@ def test_settings_of_special_tokens(toybox, case):
 
 
 def test_tokenizer_json_comes_first(toybox, tmp_path):
-    """A folder with both generations, and words added before it was saved: vocab.json beside it is another's."""
+    """A folder with files of both generations, and words added before it was saved: its vocab.json is from another tokenizer."""
     saved = CLIPTokenizer.from_pretrained(toybox)
     saved.add_tokens(["<x>", "Zzq"])
     saved.save_pretrained(tmp_path / "new")
@@ -279,7 +279,7 @@ def test_a_file_that_makes_no_sense(toybox, case):
 
 
 def test_merges_as_other_systems_write_them(toybox):
-    """Blank lines at the end, lines that end in CR LF."""
+    """Blank lines at the end, and lines ending in CR LF."""
     before = ours(toybox, TEXTS)
     text = (toybox / "merges.txt").read_bytes()
     (toybox / "merges.txt").write_bytes(text.replace(b"\n", b"\r\n") + b"\r\n\n")

@@ -1,5 +1,5 @@
-"""A training run replayed by the reference's own parts (tests/twin.py), in two halves, since 1 / eps makes a thousand of any
-rounding: from the losses that the run reports, its embeddings; from its embeddings, its losses."""
+"""A training run replayed by the reference packages (tests/twin.py), in two halves, since 1 / eps magnifies any rounding a
+thousandfold: its embeddings from the losses that it reports, and its losses from its embeddings."""
 
 import pytest
 import torch
@@ -64,7 +64,7 @@ def test_from_the_same_embeddings_the_same_losses(trained, judges):
     judge = judges[trained.vectors]
     before = judge.word("toy").repeat(trained.vectors, 1)
     for step in range(1, STEPS + 1):
-        if step % 9 == 1:  # the others would say the same, and cost more
+        if step % 9 == 1:  # the others would show the same, and cost more
             theirs = judge.losses(before, trained.draws[step - 1], EPS)
             difference = ((trained.losses[step - 1] - theirs).abs() / theirs).max()
             assert difference < 1e-5, f"step {step}: {difference:.1e}"

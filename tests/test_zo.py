@@ -1,4 +1,4 @@
-"""The arithmetic of zeroth-order training against its peers: scikit-learn, torch.optim.Adam, get_scheduler, numpy."""
+"""The arithmetic of zeroth-order training compared with scikit-learn, torch.optim.Adam, get_scheduler and numpy."""
 
 import subprocess
 import warnings
@@ -32,7 +32,7 @@ def zo(tmp_path):
 
 
 def walk(tau, dim, seed=0):
-    """Embeddings as training leaves them: an initializer's row that drifts and trembles."""
+    """Embeddings like those of training: an initializer's row that drifts with small noise."""
     random = np.random.default_rng([seed, tau, dim])
     steps = random.normal(size=(tau, dim)) * 1e-2 + random.normal(size=dim) * 3e-3
     return (random.normal(size=dim) * 0.02 + np.cumsum(steps, 0)).astype(np.float32)
@@ -90,7 +90,7 @@ def test_what_the_data_determine_is_sklearns(zo, history, nu):
     noise = noise_of(zo, history, nu)
     theirs, determined, signal = peer(history, nu)
     assert len(noise) == len(theirs)
-    # past the data's rank any completion is as good; what it may not touch is the signal
+    # past the data's rank any completion is as good, as long as it does not touch the signal
     assert np.abs(noise[:determined].T @ noise[:determined] - theirs[:determined].T @ theirs[:determined]).max(initial=0) < 1e-4
     assert np.abs(noise @ signal.T).max(initial=0) < 1e-4
 
@@ -146,7 +146,7 @@ def test_schedules_are_diffusers(name, warmup):
     schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     theirs = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # no optimizer.step() here
+        warnings.simplefilter("ignore")  # no optimizer.step() was called here
         for step in range(steps):
             if step > 0:
                 schedule.step()

@@ -1,5 +1,6 @@
-"""The reference's training step in its own parts: torch.optim.Adam on an fp32 row, scikit-learn's scaler and PCA, and the
-real diffusers and transformers modules for the losses. Written from the published algorithm (arXiv 2503.14868, section 4)."""
+"""The reference's training step, built from the reference packages: torch.optim.Adam on an fp32 row, scikit-learn's scaler and
+PCA, and the real diffusers and transformers modules for the losses. Written from the published algorithm (arXiv 2503.14868,
+section 4)."""
 
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 
 def noise_directions(history, nu):
-    """Principal directions behind those that hold a share 1 - nu of the variance; the last of centred data is no direction."""
+    """Principal directions after those that hold a fraction 1 - nu of the variance; the last one of centred data is not a
+    direction."""
     h = StandardScaler().fit_transform(history.astype(np.float64))
     pca = PCA(min(len(h) - 1, h.shape[1]), svd_solver="full").fit(h)
     k = int(np.argmax(np.cumsum(pca.explained_variance_ratio_) > 1 - nu))
@@ -21,7 +23,7 @@ def noise_directions(history, nu):
 
 
 class Learner:
-    """Updates an embedding [vectors, width] from losses and directions; all vectors are one long row to it."""
+    """Updates an embedding [vectors, width] from losses and directions, treating all vectors as one long row."""
 
     def __init__(self, start, lr, eps, tau, nu):
         self.shape, self.eps, self.tau, self.nu = start.shape, eps, tau, nu
@@ -40,9 +42,9 @@ class Learner:
         return self.row.detach().reshape(self.shape).clone()
 
     def remember(self, embedding):
-        """The updated embedding into the history. A separate act, so that a replay can remember the embeddings of the run
-        that it follows: the directions of least variance magnify the last bit of a history a thousandfold, and PyTorch's
-        own Adam, whose square root is not exactly rounded, has another last bit now and then."""
+        """Adds the updated embedding to the history. A separate function, so that a replay can use the embeddings of the run it
+        follows: the directions of least variance magnify the last bit of a history a thousandfold, and PyTorch's Adam, whose
+        square root is not exactly rounded, sometimes differs in the last bit."""
         self.history.append(embedding.flatten().numpy().copy())
         if len(self.history) == self.tau:
             self.noise = noise_directions(np.stack(self.history), self.nu)

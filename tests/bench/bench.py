@@ -6,7 +6,7 @@ size, with random weights, 512 px. An evaluation is one lane of a training step:
     .venv/bin/python tests/bench/bench.py --lanes 3 --bits 8 --evaluations 6
     .venv/bin/python tests/bench/bench.py --size 256          quick
 
-Each measurement is a process of its own; memory is the most it ever held (ru_maxrss), read from outside. The model's files
+Each measurement is a separate process; memory is the most it ever held (ru_maxrss), read from outside. The model's files
 (fp16, 2.0 GB) are made in build/bench and kept there for the next time; --remove deletes them at the end.
 """
 import argparse
@@ -25,7 +25,8 @@ FOLDER = ROOT / "build" / "bench"
 
 
 def write_model(folder):
-    """Stable Diffusion 1.5's modules with random weights; the text encoder keeps its 49,408 rows beside toybox's tokenizer."""
+    """Stable Diffusion 1.5's modules with random weights; the text encoder keeps its 49,408 rows although the tokenizer is
+    toybox's."""
     if (folder / "done").exists():
         return folder
     make_model(folder, SD15, "float16")
@@ -34,7 +35,7 @@ def write_model(folder):
 
 
 def write_config(folder, model, lanes, bits, size):
-    """A step of `lanes` lanes: one picture, lanes - 1 directions. A step has two lanes at least."""
+    """A step of `lanes` lanes: one picture, lanes - 1 directions. A step has at least two lanes."""
     config = dict(model=str(model), data=dict(images=str(TOYBOX / "subjects" / "bear5"), resolution=size, flip=False),
                   token=dict(placeholder="sks", initializer="toy"), zo=dict(n=max(1, lanes - 1)), quant=dict(bits=bits),
                   output=dict(dir=str(folder / "out"), prompts=["a photo of a {}"]))
@@ -44,7 +45,7 @@ def write_config(folder, model, lanes, bits, size):
 
 
 def run_child(command, threads):
-    """(output, peak bytes) of a command. Peak: of this one child, which wait4 tells."""
+    """(output, peak bytes) of a command. Peak: of this one child, as wait4 reports it."""
     process = subprocess.Popen([str(c) for c in command], stdout=subprocess.PIPE, text=True, cwd=ROOT,
                                env={**os.environ, "OMP_NUM_THREADS": str(threads)})
     output = process.stdout.read()
@@ -55,7 +56,7 @@ def run_child(command, threads):
 
 
 def bench_zoodip(a, model, lanes, bits):
-    """One lane: two ranks with a lane each share the cores; memory is then the larger rank's."""
+    """For one lane: two ranks with a lane each share the cores; memory is that of the larger rank."""
     ranks, config = (2 if lanes == 1 else 1), write_config(FOLDER, model, lanes, bits, a.size)
     launcher = [] if ranks == 1 else [ROOT / "launch" / "run.sh", "-n", ranks]
     output, peak = run_child([*launcher, BUILD / "zoodip", "bench", config, "--evaluations", a.evaluations], max(1, a.threads // ranks))
@@ -70,7 +71,7 @@ def bench_torch(a, model, lanes):
 
 
 def time_torch(model, lanes, evaluations, size, threads):
-    """The same work in eager PyTorch, fp32. One batch is run first and not counted."""
+    """The same work in eager PyTorch, fp32. A first batch is not counted."""
     import torch
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel

@@ -4,8 +4,8 @@
     .venv/bin/python tests/bench/many_subjects.py                        2 ranks, 100 steps a subject
     .venv/bin/python tests/bench/many_subjects.py --ranks 4 --steps 300
 
-A table of whole times, the sum of the steps alone (from metrics.jsonl, the groups' share of it: what no queue can be
-faster than), their ratio, and the subjects' mean turnaround. Pictures are not drawn.
+A table of total times, the time of the steps alone (from metrics.jsonl, divided by the groups: no queue can be faster), their
+ratio, and the subjects' mean turnaround. Pictures are not drawn.
 """
 import argparse
 import json

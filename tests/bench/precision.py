@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""What rounding does to a zeroth-order slope. (L_i - L_0) / eps with eps = 1e-3 makes a thousand of any rounding of a loss, so that
-formats which serve well for drawing pictures may drown the signal that training lives on.
+"""What rounding does to a zeroth-order slope. (L_i - L_0) / eps with eps = 1e-3 magnifies any rounding of a loss a thousandfold,
+so formats that are fine for drawing pictures may drown the signal that training needs.
 
 On toybox, in PyTorch: slopes of directions at the initializer and at a learned word, with the networks computed in several
 ways, against the same in fp64. The number is the rms of the difference over the rms of the slopes.
@@ -9,7 +9,7 @@ ways, against the same in fp64. The number is the rms of the difference over the
     .venv/bin/python tests/bench/precision.py --directions 32     quick
     .venv/bin/python tests/bench/precision.py --learned results/toybox/learned_embeds.safetensors
 
-Without --learned a word is learned by `zoodip train`, --steps steps of the toybox recipe, in a folder that is deleted again.
+Without --learned a word is learned by `zoodip train`, --steps steps of the toybox recipe, in a folder that is deleted afterwards.
 """
 import argparse
 import os
@@ -28,12 +28,12 @@ from twin import Judge  # noqa: E402
 
 SUBJECT = TOYBOX / "subjects" / "bear5"
 EPS = 1e-3
-TIMESTEPS = range(512, 900, 25)  # a picture, noise and directions of its own for each: what L_0 is off by, they share
+TIMESTEPS = range(512, 900, 25)  # each has its own picture, noise and directions, which share the error of L_0
 ATTENTION = ("to_q", "to_k", "to_v", "q_proj", "k_proj", "v_proj")
 
 
 def rounded(x):
-    """To a half and back: what a matrix unit makes of a float that it is given as one half."""
+    """To a half and back: a float as a matrix unit sees it when given as one half."""
     return x.half().to(x.dtype)
 
 
@@ -64,7 +64,7 @@ class Networks:
                     module.register_forward_hook(lambda _, inputs, output: operand(output))
 
     def hidden(self, rows, ids):
-        """Hidden states of one caption for each row [n, width] put in its place."""
+        """Hidden states of one caption with each row [n, width] inserted."""
         def put_rows(_, inputs, output):
             output = output.clone()
             output[ids.expand(len(rows), -1) == self.judge.first] = rows.to(self.dtype)
@@ -98,7 +98,7 @@ WAYS = [
 
 
 def draw(exact, count):
-    """count directions, shared out over TIMESTEPS."""
+    """`count` directions, spread over TIMESTEPS."""
     draws, levels = [], exact.judge.schedule.alphas_cumprod.double()
     for i, timestep in enumerate(TIMESTEPS):
         picture = torch.from_numpy(exact.judge.pictures[i % len(exact.judge.pictures)]).double().permute(2, 0, 1)[None]
@@ -110,7 +110,7 @@ def draw(exact, count):
 
 
 def learn(steps, threads):
-    """The word of a short run."""
+    """The word that a short run learns."""
     with tempfile.TemporaryDirectory() as folder:
         config, output = write_recipe(folder, data__images=str(SUBJECT), data__captions=str(SUBJECT.parent / "cc.json"),
                                       optim__steps=steps, output__prompts=[])

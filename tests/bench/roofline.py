@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A roofline on paper: what a training step of Stable Diffusion 1.5 takes at least on a GPU, per family of layers. Nothing is
-measured here.
+"""A roofline on paper: the least time that a training step of Stable Diffusion 1.5 takes on a GPU, per family of layers. Nothing
+is measured here.
 
     .venv/bin/python tests/bench/roofline.py                       int8 weights, n = 2 and 16, an H100
     .venv/bin/python tests/bench/roofline.py --bits 4 --lanes 3
@@ -13,9 +13,9 @@ Every op of src/model/text_encoder.c and src/model/unet.c is walked through with
     executed  those that the matrix units are given: operands go in as pairs of halves, so a product with weights of 4, 8 or
               16 bits is two, one with 32 bits and both of attention's are three (kernels/ptx.h)
 
-An op takes the longer of bytes / bandwidth and executed / matrix peak; a family the sum of its ops. What comes before the
-text is met is computed for one lane, everything else for all (unet.c, attend_to_text). Many lanes go in batches of one size,
---at-once lanes at most (zo/step.c, LANES_AT_ONCE).
+An op takes the longer of bytes / bandwidth and executed / matrix peak; a family the sum of its ops. Everything before the first
+contact with the text is computed for one lane, everything else for all (unet.c, attend_to_text). Many lanes run in batches of one
+size, at most --at-once lanes (zo/step.c, LANES_AT_ONCE).
 """
 import argparse
 import json
@@ -61,7 +61,7 @@ class Step:
         return out * depth * self.bits / 8 + out * 4
 
     def product(self, family, rows, out, channels, taps=1, extra=0, gated=False, rows_in=None):
-        """extra: floats read or written beside x and y for each row, such as a residual."""
+        """extra: floats read or written besides x and y for each row, such as a residual."""
         wide = out // 2 if gated else out
         moved = 4 * ((rows_in or rows) * channels + rows * (wide + extra)) + self.weight_bytes(out, channels * taps)
         self.op(family, moved, 2.0 * rows * out * channels * taps, 3 if self.bits == 32 else 2)
@@ -94,7 +94,7 @@ def text_encoder(s, c, lanes):
 
 
 class UNet:
-    """unet.c's walk. `lanes` is 1 until the text is met for the first time."""
+    """Follows unet.c. `lanes` is 1 until the text comes in for the first time."""
 
     def __init__(self, step, config, all_lanes, size):
         self.s, self.c, self.all, self.lanes, self.size = step, config, all_lanes, 1, size
@@ -125,7 +125,7 @@ class UNet:
         s.product("attention's linear layers", self.rows, c, c, extra=c)
         s.norm("layer norms", self.rows * c)
         s.product("attention's linear layers", self.rows, c, c)
-        if self.lanes < self.all:  # query, x, h and the time embedding part
+        if self.lanes < self.all:  # query, x, h and the time embedding separate into lanes
             self.lanes = self.all
             s.copy("copies", 3 * self.rows * c + self.all * self.time)
         for _ in "kv":

@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""How training scales with ranks: strong scaling on the cores there are, what a step costs beside its evaluations on 1 to 64
-ranks, a model of that, what it lets expect of GPUs (a prediction, not a measurement), and what it gains that lanes follow the
-ranks' speed.
+"""How training scales with ranks: strong scaling on the available cores, what a step costs besides its evaluations on 1 to 64
+ranks, a model of that cost, what the model predicts for GPUs (a prediction, not a measurement), and the gain from letting lanes
+follow the ranks' speed.
 
-    .venv/bin/python tests/bench/scaling.py                       all of it, and results/scaling.png (about five minutes on 2 cores)
-    .venv/bin/python tests/bench/scaling.py overhead predict --repeat 5
+    .venv/bin/python tests/bench/scaling.py everything, and results/scaling.png (about five minutes on 2 cores) .venv/bin/python
+    tests/bench/scaling.py overhead predict --repeat 5
 
-Beside its evaluations: each rank's networks are replaced by a sleep as long as the largest share's, 20 ms in all
-(tests/helpers/pace.c); what a step takes beyond these 20 ms is ours, waking up included. Sums and broadcasts go in rounds, one
-for each doubling of the ranks. Ranks beyond the cores share them, so that in each round they queue up for a core: the model has a
-term for it, which a machine with a core for every rank has not.
+The cost besides evaluations: each rank's networks are replaced by a sleep as long as the largest share's, 20 ms in all
+(tests/helpers/pace.c); what a step takes beyond these 20 ms is ours, waking up included. Sums and broadcasts take rounds, one for
+each doubling of the ranks. If there are more ranks than cores, they queue for a core in each round: the model has a term for
+that, which vanishes on a machine with a core for every rank.
 """
 import argparse
 import json
@@ -36,11 +36,11 @@ RANKS = [1, 2, 4, 8, 16, 32, 64]
 SLEEP = 0.02
 DIRECTIONS = 8
 
-# What NCCL's own model says of a small message, in microseconds (NVIDIA/nccl, src/graph/tuning.cc, protocol LL): a start, and a
-# hop over NVLink or over the network. A sum goes up and down a tree, a broadcast around a ring.
+# NCCL's own model for a small message, in microseconds (NVIDIA/nccl, src/graph/tuning.cc, protocol LL): a start, and a hop over
+# NVLink or over the network. A sum goes up and down a tree, a broadcast around a ring.
 TREE = dict(base=4.4, nvlink=0.52, network=5.0, nvlink_of_many=1.8)
 RING = dict(base=3.6, nvlink=0.47, network=2.7)
-OF_THE_LIMIT = 0.62  # of what the roofline allows: 250 evaluations/s at n = 16, the aim, which no GPU has shown yet
+OF_THE_LIMIT = 0.62  # fraction of the roofline: 250 evaluations/s at n = 16, the aim, which no GPU has reached yet
 
 
 def table(*head):
@@ -65,7 +65,7 @@ def strong(a, folder):
     sizes = [1 << k for k in range(CORES.bit_length()) if 1 << k <= CORES]
     shapes = [(1, t) for t in sizes] + [(r, CORES // r) for r in sizes[1:]]
     rates = {shape: [] for shape in shapes}
-    for _ in range(a.repeat):  # in turns, so that a busy moment does not meet one shape alone
+    for _ in range(a.repeat):  # alternating, so that a busy moment does not hit only one shape
         for shape in shapes:
             rates[shape].append(evaluations_per_second(config, *shape, a.evaluations))
     base = statistics.median(rates[1, 1])
@@ -84,7 +84,7 @@ def pace(config, ranks, steps, seconds, *factors):
 
 
 def overheads(a, folder):
-    """{ranks: seconds a step beside its sleep}: the median step, of the median run."""
+    """{ranks: seconds per step besides its sleep}: the median step of the median run."""
     config, _ = write_recipe(folder, zo__n=DIRECTIONS, output__prompts=[])
     found = {ranks: [] for ranks in RANKS}
     for _ in range(a.repeat):
@@ -95,7 +95,7 @@ def overheads(a, folder):
 
 
 def messages_of_a_rank(config, ranks, folder):
-    """How many a rank sends in a step, at most, by Open MPI's own count; which are also the ones that can follow each other."""
+    """The most messages that a rank sends in a step, by Open MPI's own count; at most that many can depend on one another."""
     counts = []
     for steps in (8, 24):
         prefix = folder / f"sent-{ranks}-{steps}"
@@ -112,7 +112,7 @@ def terms(ranks, cores):
 
 
 def fit(measured, cores):
-    """Seconds = alone + log2(ranks) * (round + turn * (ranks a core - 1)), with relative errors as small as can be."""
+    """Seconds = alone + log2(ranks) * (round + turn * (ranks a core - 1)), with the least relative errors."""
     rows = [[term / seconds for term in terms(ranks, cores)] for ranks, seconds in measured.items()]
     return np.linalg.lstsq(np.array(rows), np.ones(len(rows)), rcond=None)[0]
 
@@ -213,7 +213,7 @@ def messages(ranks, per_node):
 
 
 def evaluation_seconds(lanes):
-    """Of so many lanes of Stable Diffusion 1.5 on one H100: the roofline, at the share of it that is aimed at."""
+    """Seconds for so many lanes of Stable Diffusion 1.5 on one H100: the roofline, at the fraction of it that we aim for."""
     families = roofline.count(Namespace(bits=8, bandwidth=3.35, peak=800, at_once=32, size=512), lanes)
     return sum(work.seconds for work in families.values()) / OF_THE_LIMIT
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What can be told about the CUDA kernels without a GPU: what the compiler made of them.
+"""What can be known about the CUDA kernels without a GPU: what the compiler made of them.
 
     .venv/bin/python tests/cuda/compiled.py            a Markdown table for sm_75, 80, 86, 89 and 90 (minutes)
     .venv/bin/python tests/cuda/compiled.py 90         for one generation
 
-Registers and the stack, which is memory and holds what spilled, are what `ptxas -v` says. Threads and shared memory of a
-launch are what the launchers of kernels/ ask for: the program BUILD/tests/cuda/launches leads them through all of their
-branches. From these follows occupancy: how many warps a multiprocessor holds of those that it could. Instructions are
-counted in cuobjdump's disassembly, where one is found: beside nvcc, on the PATH, or in Python's triton package.
+Registers and stack (memory for spilled values) are from `ptxas -v`. Threads and shared memory of a
+launch are what the launchers of kernels/ ask for: the program BUILD/tests/cuda/launches takes them through all their branches.
+From these follows occupancy: how many warps a multiprocessor holds out of those it could. Instructions are counted in cuobjdump's
+disassembly, if cuobjdump is found: beside nvcc, on the PATH, or in Python's triton package.
 """
 import functools
 import importlib.util
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("ZOODIP_BUILD", ROOT / "build"))
 
 # CUDA Programming Guide, "Technical Specifications per Compute Capability", and its chapters on each generation: what a
-# multiprocessor has, and in which steps it is given out. Shared memory in KiB; `reserved`: of it, bytes for each block.
+# multiprocessor has, and its units of allocation. Shared memory in KiB; `reserved`: of it, bytes for each block.
 LIMITS = {
     75: dict(warps=32, blocks=16, shared=64, shared_of_block=64, step=256, reserved=0),
     80: dict(warps=64, blocks=32, shared=164, shared_of_block=163, step=128, reserved=1024),
@@ -33,7 +33,7 @@ LIMITS = {
     89: dict(warps=48, blocks=24, shared=100, shared_of_block=99, step=128, reserved=1024),
     90: dict(warps=64, blocks=32, shared=228, shared_of_block=227, step=128, reserved=1024),
 }
-REGISTERS, REGISTER_STEP = 64 << 10, 256  # of a multiprocessor; given to a warp by the 256
+REGISTERS, REGISTER_STEP = 64 << 10, 256  # of a multiprocessor; allocated to a warp in units of 256
 INSTRUCTIONS = ("HMMA", "LDSM", "LDGSTS")  # matrix product, load of its operands, copy into shared memory
 
 
@@ -42,7 +42,7 @@ class Kernel:
     file: str
     name: str
     registers: int
-    stack: int  # bytes of a thread's local memory: what registers had no room for, arrays that are indexed
+    stack: int  # bytes of a thread's local memory: spilled registers and indexed arrays
     static_shared: int
     instructions: dict = field(default_factory=dict)
 
@@ -111,7 +111,7 @@ def compile_file(source, sm):
 
 
 def sources():
-    """nccl.cu needs NCCL's header and has no kernel; so it is with every file that says no __global__."""
+    """nccl.cu needs NCCL's header and has no kernel; files without __global__ are left out."""
     return sorted(p for p in (ROOT / "kernels").glob("*.cu") if "__global__" in p.read_text())
 
 
@@ -125,7 +125,7 @@ def compile_all(sm):
 
 @functools.cache
 def launches(sm):
-    """name -> Launch: the largest that the launchers ask for on this generation."""
+    """name -> Launch: the largest launch on this generation."""
     program = BUILD / "tests" / "cuda" / "launches"
     listed = subprocess.run([program, str(sm)], capture_output=True, text=True, check=True).stdout
     rows = [(int(a, 16), int(t), int(s)) for a, t, s in (line.split() for line in listed.splitlines())]

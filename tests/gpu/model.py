@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Writes a diffusers folder of Stable Diffusion 1.5's true size with random weights in fp16, in plain Python: so that speed and
-memory can be measured where neither the model nor PyTorch is.
+"""Writes a diffusers folder of Stable Diffusion 1.5's true size with random weights in fp16, in plain Python, so that speed and
+memory can be measured without the model or PyTorch.
 
     python3 tests/gpu/model.py FOLDER        2.1 GB; tokenizer and scheduler are toybox's
 
-Numbers are uniform within +-1 / sqrt(inputs), as PyTorch initializes such layers, from one short stretch that repeats with
-a period that no layer's width shares. The text encoder keeps all of its 49,408 rows beside toybox's smaller tokenizer.
+Numbers are uniform within +-1 / sqrt(inputs), as PyTorch initializes such layers, from one short sequence, repeated with a period
+that no layer's width shares. The text encoder keeps all of its 49,408 rows although toybox's tokenizer is smaller.
 """
 import json
 import random
@@ -201,7 +201,7 @@ def write_safetensors(path, shapes, numbers):
 
 
 def write_model(folder, text=TEXT, unet=UNET, vae=VAE, empty=False):
-    """Returns the folder. One that is whole already is left as it is. empty: no numbers, which is enough to plan memory."""
+    """Returns the folder. A complete one is left as it is. empty: no numbers, which is enough to plan memory."""
     folder = Path(folder)
     if (folder / "whole").exists():
         return folder

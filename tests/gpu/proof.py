@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Measures a built zoodip on the GPU of this machine and writes results/gpu.md, with kernels-N.csv and library.csv beside it.
-Called by tests/gpu/run.sh, and by tests/gpu/go where nothing can be built.
+Called by tests/gpu/run.sh, and by tests/gpu/go on machines where nothing can be built.
 
     python3 tests/gpu/proof.py --build build-gpu
     python3 tests/gpu/proof.py --build build-gpu --smoke --limit 200
 
-Parts run in the order of their worth, each with a time limit of its own within that of the whole; the page is written anew
-after each, so that what was measured is there whatever comes. A part without its tools or its time is skipped and says why.
+Parts run in order of importance, each with its own time limit within the total; the page is rewritten after each, so that no
+measurement is lost. A part without its tools or its time is skipped and says why.
 Exit codes: 0 everything that ran passed, 1 something failed.
 """
 import argparse
@@ -43,7 +43,7 @@ class Skip(Exception):
 
 
 class Wrong(Exception):
-    """What a part found to be wrong."""
+    """An error that a part found."""
 
 
 class Session:
@@ -63,7 +63,7 @@ class Session:
             raise Skip(f"it takes {seconds} s, and {max(0, self.left()):.0f} s are left")
 
     def run(self, command, limit, check=True, env=None):
-        """Finished process; Wrong with the end of its output where it failed."""
+        """Finished process; raises Wrong with the end of its output if it failed."""
         self.needs(5)
         left = self.left()
         try:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""One step of the reference in PyTorch, timed on a GPU: a picture encoded by the VAE, the text encoder and the UNet forward
-for the embedding and n perturbed ones, all in fp16, an update from the differences of the losses.
+"""Times one step of the reference in PyTorch on a GPU: encodes a picture with the VAE, runs text encoder and UNet forward for the
+embedding and n perturbed ones, all in fp16, and updates from the differences of the losses.
 
     python3 tests/gpu/reference.py MODEL --n 2                  row after row, as the reference goes
     python3 tests/gpu/reference.py MODEL --n 2 --together       all rows in one batch, which it does not do
