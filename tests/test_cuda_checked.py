@@ -1,6 +1,6 @@
-"""The kernels once more where every access is watched: AddressSanitizer with UndefinedBehaviorSanitizer, the race check
-(tests/cuda/race.h), and threads and blocks that run in other orders. All of tests/test_cuda_ops.py must pass there; a day's
-slice of it does, in each of the four another one."""
+"""The kernels again with every access checked: AddressSanitizer with UndefinedBehaviorSanitizer, the race check
+(tests/cuda/race.h), and other orders of threads and blocks. All of tests/test_cuda_ops.py must pass in each; every day a slice
+of it runs, a different one in each of the four."""
 import os
 import subprocess
 import sys

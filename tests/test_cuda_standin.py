@@ -68,7 +68,7 @@ RACES = {
     "no_barrier_before_reuse": "writes shared memory at 132, which thread 32 read with no barrier between",
     "shuffle_is_no_barrier": "reads shared memory at 124, which thread 31 wrote with no barrier between",
     "unwritten": "reads shared memory at 0, which nobody has written",
-    "behind_shared": "touches shared memory at 1024, behind the launch's 1024 bytes",
+    "behind_shared": "touches shared memory at 1024, past the launch's 1024 bytes",
     "copy_not_waited_for": "where a copy is under way",
     "blocks_write_one_word": "block (1, 0, 0), thread (0, 0, 0): race: writes device memory at 0, which another block wrote",
     "block_reads_another": "reads device memory at 0, which another block wrote",
@@ -87,8 +87,8 @@ def test_a_copy_lands_when_it_is_waited_for_and_not_before(selftest):
     assert case(selftest(), "copy_not_waited_for")[:2] == (1, "wrong: number from a copy that had landed")
 
 
-def test_shared_memory_is_watched_behind_its_end(selftest):
-    assert "wrote shared memory at 1024, behind its 1024 bytes" in case(selftest(), "behind_shared")[2]
+def test_shared_memory_is_watched_past_its_end(selftest):
+    assert "wrote shared memory at 1024, past its 1024 bytes" in case(selftest(), "behind_shared")[2]
     status, _, complaint = case(selftest("cuda-asan"), "behind_shared")
     assert status != 0 and "AddressSanitizer" in complaint and "behind_shared" in complaint
 

@@ -33,7 +33,7 @@ static enum order thread_order()
     return strncmp(asked, "shuffled", 8) == 0 ? SHUFFLED : BACKWARD;
 }
 
-// The seed goes on from block to block, so that each has an order of its own.
+// The seed continues from block to block, so that each has its own order.
 static uint32_t next_random()
 {
     static uint32_t state = 0;
@@ -77,11 +77,11 @@ void block_fault(const char *format, ...)
     fputc('\n', stderr);
     running.failed = true;
     leave_kernel();
-    abort(); // nobody continues a thread that failed
+    abort(); // a thread that failed is never continued
 }
 
 #ifndef STANDIN_ASAN
-// A kernel's stray address is the kernel's fault; one of the host ends the process as ever.
+// A stray address in a kernel is the kernel's error; one in host code ends the process as usual.
 static void on_bad_address(int number, siginfo_t *info, void *)
 {
     if (running.current)
@@ -96,7 +96,7 @@ static void watch_addresses()
     static bool watched;
     struct sigaction action = {};
     action.sa_sigaction = on_bad_address;
-    action.sa_flags = SA_SIGINFO | SA_NODEFER; // the handler is left by a switch of fibers
+    action.sa_flags = SA_SIGINFO | SA_NODEFER; // the handler is left by switching fibers
     for (int number : {SIGSEGV, SIGBUS})
         if (!watched)
             sigaction(number, &action, NULL);
@@ -114,14 +114,14 @@ static const char *const meeting_names[] = {"nowhere",       "__shfl_xor_sync", 
     for (int i = 0; i < running.count; i++) {
         const struct thread &t = running.threads[i];
         if (!t.ended && t.at != me.at)
-            block_fault("waits for ever at %s: thread %d waits at %s", meeting_names[me.at], i, meeting_names[t.at]);
+            block_fault("waits forever at %s: thread %d waits at %s", meeting_names[me.at], i, meeting_names[t.at]);
     }
-    block_fault("waits for ever at %s", meeting_names[me.at]);
+    block_fault("waits forever at %s", meeting_names[me.at]);
 }
 
 /* -------------------------------------------------------------------------------- whose turn */
 
-// The first ready lane behind `turn`, round and round.
+// The first ready lane after `turn`, cyclically.
 static struct thread *ready_lane(int warp, int turn)
 {
     uint32_t ready = running.warps[warp].ready, later = turn < LANES - 1 ? ready & ~((2u << turn) - 1) : 0;
@@ -167,7 +167,7 @@ static inline void wait_here(struct thread *t, enum meeting meeting)
     running.warps[t->warp].ready &= ~(1u << t->turn);
 }
 
-// Turns, not lanes, of those that are there.
+// Turns, not lanes, of the lanes present.
 static uint32_t turns_of(const struct warp &w)
 {
     uint32_t turns = 0;
@@ -233,7 +233,7 @@ static void end_of_thread()
         let_others_run();
 }
 
-// A thread's fiber serves the next block when it is continued.
+// When continued, a thread's fiber serves the next block.
 static void thread_body()
 {
     fiber_began();
@@ -303,7 +303,7 @@ static void forget_threads()
         running.threads[i].made = false;
 }
 
-// What lies behind the launch's shared memory: AddressSanitizer's to watch, or a pattern that must stay.
+// Past the end of the launch's shared memory: watched by AddressSanitizer, or a pattern that must not change.
 static void fence_shared(size_t bytes)
 {
 #ifdef STANDIN_ASAN
@@ -320,7 +320,7 @@ static void unfence_shared(const struct launch &l)
 #else
     for (size_t i = 0; i < SHARED_GUARD && !running.failed; i++)
         if (shared_memory[l.shared + i] != CANARY) {
-            fprintf(stderr, "stand-in: kernel %s wrote shared memory at %zu, behind its %zu bytes\n",
+            fprintf(stderr, "stand-in: kernel %s wrote shared memory at %zu, past its %zu bytes\n",
                     kernel_name(l.kernel), l.shared + i, l.shared);
             running.failed = true;
         }

@@ -1,13 +1,13 @@
 /* tests/cuda/block.h
  *
- * Runs a grid: blocks one after another, the threads of a block as fibers, in the order that ZOODIP_THREAD_ORDER tells
+ * Runs a grid: blocks one after another, the threads of a block as fibers, in the order given by ZOODIP_THREAD_ORDER
  * (forward, backward, shuffled:SEED), by warps. A thread runs until it must wait: at a barrier for all threads of its
- * block, in a warp collective for all lanes of its warp. The last to arrive does the work for all and goes on.
+ * block, in a warp collective for all lanes of its warp. The last to arrive does the work for all and continues.
  *
- * Invariant: a bit of warp::ready says that this lane can go on. When nobody can and not all have ended, the kernel
- * is wrong, and block_fault says who waits where.
+ * Invariant: a bit of warp::ready says that its lane can continue. If none can and not all have ended, the kernel is
+ * wrong, and block_fault says which thread waits where.
  *
- * Shared memory holds 0xff (NaN) when a block begins; what lies behind the launch's bytes is watched.
+ * Shared memory holds 0xff (NaN) when a block begins; the memory past the launch's bytes is watched.
  */
 #ifndef ZOODIP_TESTS_CUDA_BLOCK_H
 #define ZOODIP_TESTS_CUDA_BLOCK_H
@@ -30,7 +30,7 @@ struct launch {
     size_t shared;
 };
 
-/* One asynchronous copy under way: bytes taken at the call, put at the wait. */
+/* One unfinished asynchronous copy: bytes are read at the call and written at the wait. */
 struct copy {
     char *to;
     uint32_t bytes, group;
@@ -61,7 +61,7 @@ struct thread {
     std::vector<struct copy> copies;
 };
 
-/* What a lane brings to a collective. */
+/* A lane's input to a collective. */
 struct offer {
     uint64_t word;
     int argument;
@@ -70,7 +70,7 @@ struct offer {
 
 struct warp {
     uint32_t ready;   /* by turn */
-    uint32_t present; /* by lane: those that were launched and have not ended */
+    uint32_t present; /* by lane: launched and not ended */
     int launched, arrived;
     enum meeting meeting; /* of those that have arrived */
     struct offer offers[LANES];
@@ -78,7 +78,7 @@ struct warp {
     uint64_t sync_tick; /* race.h */
 };
 
-/* The block that runs; one for the process. */
+/* The running block; one for the process. */
 struct block {
     const struct launch *launch;
     struct thread threads[MOST_THREADS];
@@ -94,14 +94,14 @@ struct block {
 extern struct block running;
 extern unsigned char shared_memory[];
 
-/* Runs all blocks; false where the kernel did something forbidden, which is then on stderr. */
+/* Runs all blocks; false if the kernel did something forbidden, which is then on stderr. */
 bool run_grid(const struct launch &launch);
 
-/* Says what is wrong in this thread of this kernel, and leaves the kernel. */
+/* Reports an error of this thread of this kernel, and leaves the kernel. */
 [[noreturn]] void block_fault(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/* Meets the other lanes; compute(warp) runs once, in the last lane to arrive. All 32 must have been launched where
- * `whole`. */
+/* Waits for the other lanes; compute(warp) runs once, in the last lane to arrive. With `whole`, all 32 must have been
+ * launched. */
 void meet(enum meeting meeting, bool whole, void (*compute)(struct warp &));
 
 /* The current lane's place in its warp's tables. */

@@ -1,4 +1,4 @@
-// The frame around every call: counting, failing on request, errors that stick, and the report at the end.
+// The frame around every call: counting, failing on request, sticky errors, and the report at the end.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +23,7 @@ static void print_usage(FILE *f, const char *name, const struct usage &u)
             (long long)u.alive, (long long)u.bytes, (long long)u.peak);
 }
 
-// One line of JSON for each process, added to the file, so that the ranks of a run can share it.
+// One line of JSON for each process, appended to the file, so that the ranks of a run can share it.
 static void report()
 {
     const char *path = getenv("ZOODIP_STANDIN_REPORT"), *rank = getenv("OMPI_COMM_WORLD_RANK");
@@ -52,7 +52,7 @@ static void report()
 static void count_call(const char *call)
 {
     static bool asked;
-    counts()[call]++; // its table outlives the report, which is registered later
+    counts()[call]++; // its table must outlive the report, which is registered later
     if (!asked)
         atexit(report);
     asked = true;

@@ -1,4 +1,4 @@
-// What the lanes of a warp do together, and atomics: the words of host/language.h that meet others.
+// What the lanes of a warp do together, and atomics: the parts of host/language.h that involve other threads.
 #include <string.h>
 
 #include "block.h"

@@ -1,4 +1,4 @@
-// "Device Management" and "Version Management": which devices there are, and what they are like.
+// "Device Management" and "Version Management": which devices exist, and their properties.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +64,7 @@ static cudaError_t check_device(int device)
 
 cudaError_t cudaSetDevice(int device)
 {
-    cudaError_t code = enter("cudaSetDevice", cudaErrorMemoryAllocation); // it makes the context
+    cudaError_t code = enter("cudaSetDevice", cudaErrorMemoryAllocation); // this creates the context
     if (code == cudaSuccess)
         code = check_device(device);
     if (code == cudaSuccess)

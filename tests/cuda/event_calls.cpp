@@ -44,7 +44,7 @@ cudaError_t cudaEventCreate(cudaEvent_t *event)
     return cudaSuccess;
 }
 
-// "An event may be destroyed before it is complete": what is still in a stream finds that it is gone.
+// "An event may be destroyed before it is complete": records still in a stream notice that it is gone.
 cudaError_t cudaEventDestroy(cudaEvent_t event)
 {
     cudaError_t code = enter("cudaEventDestroy", cudaSuccess);
@@ -97,7 +97,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
     return leave(runtime.sticky);
 }
 
-// Each question lets the stream get on by one operation, as time would.
+// Each query advances the stream by one operation, as time would.
 cudaError_t cudaEventQuery(cudaEvent_t event)
 {
     cudaError_t code = enter("cudaEventQuery", cudaErrorECCUncorrectable);

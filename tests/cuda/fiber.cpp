@@ -19,7 +19,7 @@ static const size_t STACK = 128 << 10;
 static const size_t GUARD = 4096;
 
 #ifdef STANDIN_ASAN
-static struct fiber *left; // whom the switch under way came from
+static struct fiber *left; // the fiber that the current switch comes from
 #endif
 
 #ifdef __x86_64__
@@ -89,7 +89,7 @@ void fiber_began()
     const void *bottom;
     size_t bytes;
     __sanitizer_finish_switch_fiber(NULL, &bottom, &bytes);
-    if (left && !left->bytes) { // the caller's own stack, seen for the first time
+    if (left && !left->bytes) { // the caller's own stack, on first use
         left->stack = (char *)bottom;
         left->bytes = bytes;
     }

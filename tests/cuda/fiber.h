@@ -1,10 +1,10 @@
 /* tests/cuda/fiber.h
  *
- * Fibers: stacks of their own between which one OS thread switches by hand, in a few nanoseconds, since a block of 256
+ * Fibers: separate stacks between which one OS thread switches by hand, in a few nanoseconds, since a block of 256
  * threads that multiplies matrices switches millions of times. Assembly on x86-64, ucontext elsewhere; under
- * AddressSanitizer each switch is announced, as its fiber interface asks.
+ * AddressSanitizer each switch is announced, as its fiber interface requires.
  *
- * Ownership: a fiber's stack is mapped when it is first made and kept for the life of the process.
+ * Ownership: a fiber's stack is mapped on first use and kept for the life of the process.
  */
 #ifndef ZOODIP_TESTS_CUDA_FIBER_H
 #define ZOODIP_TESTS_CUDA_FIBER_H
@@ -25,7 +25,7 @@
 
 struct fiber {
 #ifdef __x86_64__
-    void *top; /* where it stands: its saved registers */
+    void *top; /* its saved registers */
 #else
     ucontext_t context;
 #endif
@@ -34,8 +34,8 @@ struct fiber {
     void *fake; /* AddressSanitizer's */
 };
 
-/* Maps a stack and makes the fiber begin in body, which must never return. `number` staggers stacks: with the same low
- * bits they would all fall into the same few lines of the cache. */
+/* Maps a stack and makes the fiber begin in body, which must never return. `number` staggers stacks: with equal low
+ * bits they would all share the same few cache lines. */
 void fiber_make(struct fiber *f, void (*body)(), int number);
 
 /* Leaves `from`, continues `to`; returns when something continues `from`. */

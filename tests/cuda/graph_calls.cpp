@@ -1,5 +1,5 @@
-// "Graph Management": what a capture recorded, made ready and put into a stream again and again. A kernel's argument
-// and a copy's addresses are those of the capture.
+// "Graph Management": what a capture recorded, instantiated and launched into a stream any number of times. A kernel's
+// argument and a copy's addresses are those of the capture.
 #include <set>
 
 #include "runtime.h"
@@ -26,7 +26,7 @@ static void enlist(void *graph)
     graphs_alive++;
 }
 
-// Whether it was there to be struck off.
+// Whether it existed, so that it could be removed.
 static bool strike(void *graph)
 {
     if (graphs().erase(graph) == 0)

@@ -1,11 +1,11 @@
 /* launches CAPABILITY
  *
- * How each kernel is launched: the launchers of kernels/ are led through all of their branches, on tensors that point
- * nowhere, and every launch is printed and not run:
+ * How each kernel is launched: takes the launchers of kernels/ through all their branches, with tensors that point
+ * nowhere, and prints every launch instead of running it:
  *
  *     kernel's address, threads of a block, bytes of shared memory        and once: main's address
  *
- * tests/cuda/compiled.py finds the names by the addresses and sets the numbers beside what the compiler says of each.
+ * tests/cuda/compiled.py finds the names by the addresses and combines the numbers with the compiler's.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +15,7 @@
 #include "device/tiles.h"
 #include "kernels/cuda.h"
 
-/* These two take the place of the stand-in's. */
+/* These two replace the stand-in's. */
 cudaError_t standin_function_attribute(void *, cudaFuncAttribute, int)
 {
     return cudaSuccess;
@@ -30,7 +30,7 @@ cudaError_t standin_launch(void *kernel, void (*)(void *, const void *), const v
 
 static struct buffer nowhere = {(void *)4096, 1 << 30};
 
-/* Dense; an odd offset keeps it from being read in pieces. */
+/* Dense; with an odd offset it cannot be read in pieces. */
 static struct tensor tensor_of(enum dtype type, int64_t lanes, int64_t rows, int64_t channels, int64_t offset = 0)
 {
     return {&nowhere, offset, type, lanes, 1, rows, channels, rows * channels, channels};
@@ -47,7 +47,7 @@ static struct weight weight_of(int64_t out, int64_t in, enum dtype type, int64_t
     return w;
 }
 
-/* Every kind of weights; many rows and few; read in pieces and not. */
+/* Every kind of weights; many rows and few; readable in pieces or not. */
 static void products(struct device *device)
 {
     static const struct {

@@ -1,6 +1,6 @@
-// The matrix instructions of host/kernels/ptx.h: asynchronous copies, ldmatrix and mma, with their documented demands
-// (PTX ISA: "cp.async", "ldmatrix", "mma.m16n8k16"). mma is where the time of a run goes: operands are decoded once per
-// warp, and eight columns are summed side by side, each in the order of k with a fused multiply-add.
+// The matrix instructions of host/kernels/ptx.h: asynchronous copies, ldmatrix and mma, with their documented
+// requirements (PTX ISA: "cp.async", "ldmatrix", "mma.m16n8k16"). A run spends its time in mma: operands are decoded
+// once per warp, and eight columns are summed side by side, each in the order of k with a fused multiply-add.
 #include <string.h>
 #if defined(__FMA__) && defined(__F16C__)
 #include <immintrin.h>
@@ -128,7 +128,7 @@ static void decode_right(bool half, float (*out)[8], const uint32_t (*in)[8])
 
 static void multiply(float (*sum)[8], const float (*left)[16], const float (*right)[8])
 {
-    enum { ROWS = 8 }; // whose sums stay in registers
+    enum { ROWS = 8 }; // their sums stay in registers
     for (int first = 0; first < 16; first += ROWS) {
         __m256 s[ROWS];
         for (int i = 0; i < ROWS; i++)
@@ -180,7 +180,7 @@ static void multiply(float (*sum)[8], const float (*left)[16], const float (*rig
 
 #endif
 
-// Padding of a tile: nothing is added, so nothing is computed (that 0 times infinity is NaN is given up for it).
+// Padding of a tile: it adds nothing, so it is not computed (0 times infinity is then not NaN).
 static bool is_zero(const uint32_t (*words)[8], int rows)
 {
     uint32_t any = 0;
@@ -232,8 +232,8 @@ static void hand_out_sums(struct warp &w, int tile, const float (*sum)[8])
     }
 }
 
-// Everything is collected before anything is computed: a wide load right behind the narrow stores of its bytes would
-// have to wait for them.
+// Everything is gathered before anything is computed: a wide load right after narrow stores of its bytes would have to
+// wait for them.
 static void multiply_for_all(struct warp &w)
 {
     bool half = w.offers[0].word != 0;

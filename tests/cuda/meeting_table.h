@@ -1,10 +1,10 @@
 /* tests/cuda/meeting_table.h
  *
- * Where the processes of one communicator meet: a file of shared memory, named by the communicator's unique id, with a
- * seat for each rank and a tray for each rank's part of a collective.
+ * The shared memory of one communicator's processes: a file named by the communicator's unique id, with a seat for each
+ * rank and a tray for each rank's part of a collective.
  *
- * Invariant: a rank fills its tray for part n when all have emptied part n - 1 (`taken`), and reads the others' when
- * all have filled part n (`given`). So no tray changes while someone reads it, and nobody needs a lock.
+ * Invariant: a rank fills its tray for part n after all have emptied part n - 1 (`taken`), and reads the others' after
+ * all have filled part n (`given`). So no tray changes while someone reads it, and no lock is needed.
  */
 #ifndef ZOODIP_TESTS_CUDA_MEETING_TABLE_H
 #define ZOODIP_TESTS_CUDA_MEETING_TABLE_H
@@ -15,7 +15,7 @@
 
 enum { MOST_RANKS = 64, TRAY = 256 << 10 };
 
-/* What a rank believes to be doing; all must agree. */
+/* What a rank thinks it is doing; all must agree. */
 struct collective {
     int32_t kind, type, op, root;
     int64_t count;
@@ -34,17 +34,17 @@ struct table {
     char trays[][TRAY];
 };
 
-/* Maps the table of this id (made by whoever comes first) and takes a seat; NULL: the system refused. */
+/* Maps the table of this id (created by the first to arrive) and takes a seat; NULL: the system refused. */
 struct table *table_join(const char *id, int rank, int ranks, int device);
 void table_leave(struct table *t, int ranks);
-void table_unlink(const char *id); /* once all are there */
+void table_unlink(const char *id); /* once all have arrived */
 
 bool table_is_full(const struct table *t, int ranks);
 bool table_all_given(const struct table *t, int ranks, uint64_t part);
 bool table_all_taken(const struct table *t, int ranks, uint64_t part);
 
-/* The first rank that aborted or whose process is no more, and that has not given this part (or, with `taken`, not
- * taken it); -1: none. */
+/* The first rank that aborted or whose process is gone, and that has not given this part (or, with `taken`, not taken
+ * it); -1: none. */
 int table_missing(const struct table *t, int ranks, uint64_t part, bool taken);
 
 #endif

@@ -68,7 +68,7 @@ static size_t room_of(size_t bytes)
     return (bytes + PAGE - 1) / PAGE * PAGE + PAGE; // and the gap behind
 }
 
-// The first hole of the range that is wide enough; 0: none.
+// The first large enough hole in the range; 0: none.
 static uintptr_t find_hole(size_t room)
 {
     size_t bytes;
@@ -109,7 +109,7 @@ static void *enter(table &t, struct usage &u, void *memory, size_t bytes)
     return memory;
 }
 
-// The bytes of the allocation that was struck off; -1: there is none.
+// The bytes of the removed allocation; -1: there is none.
 static int64_t strike(table &t, struct usage &u, void *memory)
 {
     auto found = t.find((uintptr_t)memory);

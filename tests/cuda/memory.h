@@ -1,10 +1,10 @@
 /* tests/cuda/memory.h
  *
  * The stand-in's memories: device memory (limited by ZOODIP_STANDIN_MEMORY) and page-locked host memory, each a table
- * of allocations by address. Fresh memory holds 0xff: nobody may count on zeros.
+ * of allocations by address. Fresh memory holds 0xff, so that nobody relies on zeros.
  *
  * Device memory lies in one reserved range of addresses, a page-protected gap between allocations; under
- * AddressSanitizer it comes from malloc, so that overruns and late uses are found to the byte.
+ * AddressSanitizer it comes from malloc, so that overruns and uses after free are found to the byte.
  */
 #ifndef ZOODIP_TESTS_CUDA_MEMORY_H
 #define ZOODIP_TESTS_CUDA_MEMORY_H
@@ -14,7 +14,7 @@
 
 /* Of device memory, and of page-locked memory. */
 struct usage {
-    int64_t made, alive, bytes, peak; /* allocations so far, and now; bytes now, and at most */
+    int64_t made, alive, bytes, peak; /* allocations in all, and now; bytes now, and at the peak */
 };
 
 extern struct usage device_usage, pinned_usage;

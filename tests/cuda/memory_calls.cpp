@@ -35,7 +35,7 @@ cudaError_t standin_malloc_host(void **memory, size_t bytes)
 }
 
 // "If the memory has already been freed ... cudaErrorInvalidValue is returned. If devPtr is 0, no operation is
-// performed." After a fault memory goes back all the same, as it does with the context.
+// performed." After a fault memory is freed nevertheless, as it is with the context.
 static cudaError_t free_with(const char *call, void *memory, bool (*give_back)(void *))
 {
     cudaError_t code = enter(call, cudaSuccess), refused = refuse_in_capture();
@@ -84,7 +84,7 @@ static enum place place_of(const void *at)
     return pinned_holds(at, 1) ? PINNED : PAGEABLE;
 }
 
-// Whether all of it lies in the allocation where it begins; pageable memory cannot be asked.
+// Whether it lies entirely in the allocation where it begins; pageable memory cannot be checked.
 static bool lies_inside(const struct side &s, size_t width, size_t height)
 {
     size_t bytes = extent(s, width, height);
@@ -126,7 +126,7 @@ static enum progress carry_out(const struct transfer &t)
     return DONE;
 }
 
-// Pageable bytes are taken now and kept with the operation.
+// Pageable bytes are read now and kept with the operation.
 static cudaError_t enqueue_staged(const struct transfer &t, cudaStream_t stream)
 {
     std::vector<char> bytes(t.width * t.height);

@@ -1,7 +1,7 @@
 // NCCL between the processes of one machine ("NCCL API", "Communicator Creation and Management Functions", "Collective
 // Communication Functions"). A collective is an operation of a stream like a kernel: it begins when its turn comes,
-// lasts until all ranks have come ("Using NCCL, Collective Operations": every rank must call it, with the same count
-// and type), and a rank that is gone leaves the others waiting until they abort ("Fault Tolerance").
+// lasts until all ranks have arrived ("Using NCCL, Collective Operations": every rank must call it, with the same count
+// and type), and a rank that dies leaves the others waiting until they abort ("Fault Tolerance").
 #include <nccl.h>
 
 #include <sched.h>
@@ -27,7 +27,7 @@ struct ncclComm {
     ncclResult_t error; /* asynchronous; the first one stays */
     uint64_t part;      /* parts of collectives so far */
     enum phase phase;
-    size_t done; /* bytes of the collective under way */
+    size_t done; /* bytes of the current collective */
 };
 
 static std::set<ncclComm *> &communicators()
@@ -41,7 +41,7 @@ static std::set<ncclComm *> &communicators()
 static ncclResult_t begin(const char *call)
 {
     cudaError_t code = enter(call, cudaErrorUnknown);
-    if (code == cudaErrorUnknown) // the one that has to fail
+    if (code == cudaErrorUnknown) // the one that must fail
         return ncclSystemError;
     return code == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
 }
@@ -75,7 +75,7 @@ const char *ncclGetErrorString(ncclResult_t result)
     return result <= ncclInProgress ? texts[result] : "unknown result code";
 }
 
-// "A human-readable string corresponding to the last error": the stand-in has said it on stderr.
+// "A human-readable string corresponding to the last error": the stand-in has printed it on stderr.
 const char *ncclGetLastError(ncclComm_t)
 {
     return "";
@@ -127,7 +127,8 @@ static void forget(ncclComm *c)
     delete c;
 }
 
-// Blocking unless the config says otherwise; then ncclInProgress, and ncclCommGetAsyncError tells when all are there.
+// Blocking unless the config says otherwise; then it returns ncclInProgress, and ncclCommGetAsyncError tells when all
+// have arrived.
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id, int rank, ncclConfig_t *config)
 {
     ncclResult_t result = begin("ncclCommInitRankConfig");

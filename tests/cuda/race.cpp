@@ -13,7 +13,7 @@
 #include "block.h"
 #include "memory.h"
 
-/* A reader may stand for many. */
+/* One reader may represent many. */
 enum { ONE_OF_WARP = 0x8000, MANY = 0xffff, OTHER_BLOCK = 0xfffe };
 
 struct cell {
@@ -23,7 +23,7 @@ struct cell {
     bool atomic : 1, promised : 1;
 };
 
-/* A block that passed a fence and then an atomic: what it did until `last` is there for whom meets that atomic
+/* A block that passed a fence and then an atomic: what it did until `last` is visible to anyone who uses that atomic
  * later. */
 struct release {
     uint32_t first, last; /* ticks */
@@ -92,7 +92,8 @@ static bool acquired(uint32_t tick)
     return false;
 }
 
-// Whether an access of this block at `tick` by `who` (a thread, or many) comes before whatever the current thread does.
+// Whether an access of this block at `tick` by `who` (a thread, or many) is ordered before what the current thread
+// does.
 static bool ordered_here(uint32_t tick, uint16_t who)
 {
     const struct thread &me = *running.current;
@@ -207,7 +208,7 @@ static bool in_device(uintptr_t address, size_t *offset)
 
 extern "C" char __executable_start, _end; // the linker's: the program's own image
 
-// A thread's own variables, and what the program was linked with, are no business of ours. Anything else is the host's.
+// A thread's own variables, and the program's own image, do not concern us. Anything else is host memory.
 static void check_private(uintptr_t address)
 {
     if (address - (uintptr_t)&__executable_start < (uintptr_t)&_end - (uintptr_t)&__executable_start)
@@ -220,7 +221,7 @@ static void check_private(uintptr_t address)
     block_fault("touches memory of the host at %p", (void *)address);
 }
 
-// Calls each(word) for the words that the bytes lie in.
+// Calls each(word) for the words that contain the bytes.
 template <class Each> static void each_word(uintptr_t address, size_t bytes, Each each)
 {
     size_t offset;
@@ -228,7 +229,7 @@ template <class Each> static void each_word(uintptr_t address, size_t bytes, Eac
     struct cell *cells = NULL;
     if (in_shared(address, &offset)) {
         if (offset + bytes > running.launch->shared)
-            block_fault("touches shared memory at %zu, behind the launch's %zu bytes", offset, running.launch->shared);
+            block_fault("touches shared memory at %zu, past the launch's %zu bytes", offset, running.launch->shared);
         memory = "shared";
         cells = shared_cells;
     } else if (in_device(address, &offset)) {
@@ -267,7 +268,7 @@ void race_write(uintptr_t address, size_t bytes)
     });
 }
 
-// Atomics do not race with each other. Behind a fence they pass on what their block has seen and done.
+// Atomics do not race with each other. After a fence they pass on what their block has seen and done.
 void race_atomic(uintptr_t address, size_t bytes)
 {
     if (!running.current)

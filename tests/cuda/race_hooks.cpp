@@ -1,5 +1,5 @@
 // What a compiler puts before every load and store under -fsanitize=thread (the interface of its run-time library, as
-// gcc and clang emit it), led to race.h. That library itself is not linked.
+// gcc and clang emit it), forwarded to race.h. That library itself is not linked.
 #include <stddef.h>
 #include <stdint.h>
 
@@ -60,7 +60,7 @@ void __tsan_init()
 {
 }
 
-// clang turns copies and fills into calls of these
+// clang turns copies and fills into calls to these
 void *__tsan_memcpy(void *to, const void *from, size_t bytes)
 {
     race_read((uintptr_t)from, bytes);

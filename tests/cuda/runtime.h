@@ -1,11 +1,11 @@
 /* tests/cuda/runtime.h
  *
- * What the files of the stand-in's runtime share. Every call begins with enter() and ends with leave(): between them
- * the call is counted, the driver and device are there, no earlier fault sticks, and this is not the call that
+ * Shared by the files of the stand-in's runtime. Every call begins with enter() and ends with leave(): between them the
+ * call is counted, driver and device exist, there is no earlier fault, and this is not the call that
  * ZOODIP_STANDIN_FAIL asks to fail.
  *
- * Work is deferred: a stream is a queue of operations, run when somebody waits for it and not before, which is what the
- * documentation allows at worst. So a buffer freed or changed too early shows.
+ * Work is deferred: a stream is a queue of operations that runs only when someone waits for it, the worst that the
+ * documentation allows. So a buffer freed or changed too early is noticed.
  */
 #ifndef ZOODIP_TESTS_CUDA_RUNTIME_H
 #define ZOODIP_TESTS_CUDA_RUNTIME_H
@@ -20,7 +20,7 @@
 
 enum progress { DONE, BUSY };
 
-/* Part of a stream's work. BUSY: it waits for others; ask again. */
+/* Part of a stream's work. BUSY: it is waiting for others; ask again. */
 typedef std::function<enum progress()> operation;
 
 enum capture { NO_CAPTURE, CAPTURING, SPOILED };
@@ -33,9 +33,9 @@ struct CUstream_st {
     std::vector<operation> captured;
 };
 
-/* The runtime's memory of what has happened; one for the process. */
+/* The runtime's state; one for the process. */
 struct runtime {
-    cudaError_t sticky, last; /* a fault of the device, for ever; the last refusal */
+    cudaError_t sticky, last; /* a fault of the device, permanent; the last refusal */
     int64_t fallible;         /* calls so far that could fail */
     int64_t faults;
     int device;
@@ -43,14 +43,14 @@ struct runtime {
 
 extern struct runtime runtime;
 
-/* What every call does first. `injected`: what it returns as the K-th call that can fail; cudaSuccess: it cannot. */
+/* Begins every call. `injected`: what to return if this is the call chosen to fail; cudaSuccess: it cannot fail. */
 cudaError_t enter(const char *call, cudaError_t injected);
 cudaError_t leave(cudaError_t code); /* remembers a refusal for cudaGetLastError */
 
-/* A fault while work ran: everything after it fails. */
+/* A fault during work: everything after it fails. */
 void fault(cudaError_t code, const char *what);
 
-/* Devices that CUDA_VISIBLE_DEVICES leaves, as numbers of the machine; and the limits of the model. */
+/* Devices visible under CUDA_VISIBLE_DEVICES, by the machine's numbers; and the model's limits. */
 std::vector<int> visible_devices();
 struct model {
     const char *name;
@@ -59,7 +59,7 @@ struct model {
 };
 const struct model &device_model();
 
-/* The stream of a handle (NULL: the legacy one), or NULL where there is none such. */
+/* The stream of a handle (NULL: the legacy one), or NULL if there is none. */
 CUstream_st *stream_of(cudaStream_t stream);
 
 /* Adds work to a stream, or to the graph it captures. */
@@ -67,14 +67,14 @@ cudaError_t enqueue(cudaStream_t stream, operation op);
 bool advance(CUstream_st *stream); /* runs its next operation, if it can; false: nothing is left */
 void drain(CUstream_st *stream);
 
-/* Refuses a call that no capture may see, and spoils the captures under way. */
+/* Refuses a call that is not allowed during a capture, and invalidates the current captures. */
 cudaError_t refuse_in_capture();
 bool captures(cudaStream_t stream);
 
 /* A graph of recorded work. */
 cudaGraph_t graph_of(const std::vector<operation> &work);
 
-/* Objects that the program must give back, for the report. */
+/* Objects that the program must free, for the report. */
 extern int64_t streams_alive, events_alive, graphs_alive, communicators_alive;
 
 #endif

@@ -1,5 +1,5 @@
-// selftest CASE: proves the stand-in itself. Each case is a small program that is right, or wrong in one way that the
-// stand-in has to notice; tests/test_cuda_standin.py says what each must come to. Exit status: 0 where all calls
+// selftest CASE: tests the stand-in itself. Each case is a small program that is right, or wrong in one way that the
+// stand-in has to notice; tests/test_cuda_standin.py says what each must do. Exit status: 0 where all calls
 // succeeded and numbers were as expected, 1 where a number was wrong, 3 where a call failed (its name is printed).
 #include <cuda_runtime.h>
 #include <nccl.h>
@@ -98,7 +98,7 @@ static __global__ void reverse(const struct numbers a)
     a.out[(int)blockIdx.x * n + at] = row[n - 1 - at];
 }
 
-// Sums over the lanes by three ways, which must agree.
+// Sums over the lanes in three ways, which must agree.
 static __global__ void sum_lanes(const struct numbers a)
 {
     int lane = (int)threadIdx.x % 32, x = lane * lane, y = x, z = 0;
@@ -116,7 +116,7 @@ static __global__ void sum_lanes(const struct numbers a)
         a.out[threadIdx.x] = x;
 }
 
-// The last block to come adds up what the others left, behind a fence.
+// The last block to arrive adds up what the others left, after a fence.
 static __global__ void last_block(const struct numbers a)
 {
     a.out[1 + blockIdx.x] = (int)blockIdx.x + 1;
@@ -165,7 +165,7 @@ template <enum operand O, int N> static __global__ void multiply(const struct pr
             a.y[(g + j / 2 * 8) * 8 * N + 8 * i + 2 * t + j % 2] = acc[i][j];
 }
 
-// Doubles numbers that come by asynchronous copies, two groups under way.
+// Doubles numbers that arrive by asynchronous copies, with two groups in flight.
 static __global__ void double_buffer(const struct numbers a)
 {
     extern __shared__ __align__(16) unsigned char shared_memory[];
@@ -205,7 +205,7 @@ static __global__ void no_barrier_before_reuse(const struct numbers a)
     row[threadIdx.x] = 2;
 }
 
-// A shuffle brings lanes together, but promises nothing about memory.
+// A shuffle synchronizes lanes, but promises nothing about memory.
 static __global__ void shuffle_is_no_barrier(const struct numbers a)
 {
     extern __shared__ __align__(16) unsigned char shared_memory[];
@@ -455,7 +455,7 @@ static void case_copies()
     cudaStream_t stream = new_stream();
     int *out = on_device<int>(4), *kept = pinned<int>(4), host[4] = {1, 2, 3, 4}, answers[4];
     send(out, host, 4, stream);
-    host[0] = 9; // pageable: taken at the call
+    host[0] = 9; // pageable: read at the call
     fetch(answers, out, 4, stream);
     expect(answers[0] == 1, "a pageable buffer may change behind the call");
     kept[0] = 5;
@@ -562,11 +562,11 @@ static void case_events()
     must(cudaStreamDestroy(stream), "cudaStreamDestroy");
 }
 
-// Costs of what runs most: a launch, a switch of threads, a matrix product of a warp.
+// Times the most frequent operations: a launch, a switch of threads, a warp's matrix product.
 static double seconds()
 {
     struct timespec t;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t); // others may share the cores
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t); // others may be using the cores
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
@@ -605,7 +605,7 @@ static void case_speed()
     printf("mma_tile<8>: %.0f ns, %.1f GFLOP/s\n", 1e9 * each, 8 * 4096e-9 / each);
 }
 
-// Under mpirun: sums over ranks, in a graph and outside, and a broadcast. The id goes by the file that is named.
+// Under mpirun: sums over ranks, in a graph and outside, and a broadcast. The id is passed through the named file.
 static ncclUniqueId share_id(const char *path, int rank)
 {
     ncclUniqueId id;
@@ -674,7 +674,7 @@ static void case_nccl(const char *path)
     must(cudaStreamDestroy(stream), "cudaStreamDestroy");
 }
 
-// Rank 1 goes without a word; rank 0 notices by asking, aborts, and its stream is free again.
+// Rank 1 dies silently; rank 0 notices by polling, aborts, and its stream is free again.
 static void case_nccl_lost(const char *path)
 {
     int rank = environment_number("OMPI_COMM_WORLD_RANK", 0);

@@ -38,7 +38,7 @@ bool advance(CUstream_st *stream)
 {
     if (stream->pending.empty())
         return false;
-    if (runtime.sticky != cudaSuccess) // nothing runs behind a fault
+    if (runtime.sticky != cudaSuccess) // nothing runs after a fault
         stream->pending.clear();
     else if (stream->pending.front()() == DONE)
         stream->pending.pop_front();
@@ -122,7 +122,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
 }
 
 // "In case the device is still doing work in the stream ... the resources associated with the stream will be released
-// automatically once the device has completed all work": the work is done, as late as can be.
+// automatically once the device has completed all work": the work is done, as late as possible.
 cudaError_t cudaStreamDestroy(cudaStream_t stream)
 {
     cudaError_t code = enter("cudaStreamDestroy", cudaSuccess);

@@ -1,5 +1,5 @@
 // Names of kernels for messages. Kernels may be static, which dladdr cannot see, so the program reads its own symbol
-// table (System V ABI, chapter 4, "Symbol Table"); only on the way to a message.
+// table (System V ABI, chapter 4, "Symbol Table"), and only to print a message.
 #include <cxxabi.h>
 #include <elf.h>
 #include <link.h>
@@ -26,7 +26,7 @@ static std::vector<char> own_file()
     return bytes;
 }
 
-// The program is the first object that is listed; where it was loaded.
+// Where the program, the first object listed, was loaded.
 static int load_address(struct dl_phdr_info *info, size_t, void *address)
 {
     *(uintptr_t *)address = info->dlpi_addr;

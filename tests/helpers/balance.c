@@ -1,7 +1,7 @@
 /* balance COUNT RANKS
  *
- * Reads steps from stdin, RANKS seconds a piece each, and prints after each of them the shares: "moved" or "as before",
- * then every rank's first piece and count.
+ * Reads steps from stdin, each with RANKS numbers of seconds per piece, and prints after each step "moved" or "as
+ * before", then every rank's first piece and count.
  */
 #include <stdio.h>
 #include <stdlib.h>

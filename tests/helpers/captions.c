@@ -1,7 +1,7 @@
 /* captions object|style  or  captions FILE SUBJECT PICTURE...
  *
- * The captions of diffusers' templates, or those that FILE has for a subject's pictures, filled with "sks" as one, then
- * as three vectors: two JSON strings for each caption, a line each.
+ * The captions of diffusers' templates, or those that FILE has for a subject's pictures, filled with "sks" as one
+ * vector and as three: two JSON strings per caption, one a line.
  */
 #include <cjson/cJSON.h>
 #include <stdio.h>

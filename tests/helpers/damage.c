@@ -1,6 +1,6 @@
-/* damage KIND < PATHS: reads each of the files (or folders) named on stdin as KIND, and prints a line for each:
- * exit code, tab, error text. Built with sanitizers and fed with damaged files by test_damaged_files.py.
- * damage make-checkpoint < FOLDERS: writes a sound checkpoint into each, to be damaged. */
+/* damage KIND < PATHS: reads each of the files (or folders) named on stdin as KIND, and prints a line for each: exit
+ * code, tab, error text. Built with sanitizers and given damaged files by test_damaged_files.py. damage make-checkpoint
+ * < FOLDERS: writes a valid checkpoint into each, to be damaged. */
 #include <stdio.h>
 #include <string.h>
 
@@ -15,7 +15,7 @@ static struct error read_safetensors(const char *path)
 {
     struct safetensors file;
     TRY(safetensors_open(&file, path));
-    unsigned sum = 0; /* every byte is touched: one outside the mapping ends here */
+    unsigned sum = 0; /* reads every byte: one outside the mapping crashes here */
     for (int64_t i = 0; i < file.entry_count; i++) {
         const unsigned char *bytes = file.entries[i].data;
         for (int64_t k = 0; k < file.entries[i].count * dtype_size(file.entries[i].type); k++)

@@ -1,7 +1,7 @@
 /* device CHECK
  *
- * Proves a promise of device/device.h or base/pool.h that needs no peer: see the table in main. Prints nothing and
- * exits 0 where it holds.
+ * Checks a promise of device/device.h or base/pool.h that needs no reference package: see the table in main. Prints
+ * nothing and exits 0 if it holds.
  */
 #include <stdatomic.h>
 #include <stdio.h>
@@ -55,7 +55,7 @@ static void fill(struct device *d, struct tensor t, int32_t tag)
     memory_free(all);
 }
 
-/* Takes and drops at random; each tensor is filled when taken and must be whole when dropped. */
+/* Takes and drops at random; each tensor is filled when taken and must be unchanged when dropped. */
 static struct error scramble(void *arg)
 {
     struct scene *s = arg;
@@ -130,7 +130,7 @@ static struct error check_reuse(struct device *d)
 
 enum { MANY = 200000 };
 
-/* Two at a time, small beside large, and one that outlives them all. */
+/* Two at a time, small next to large, and one that outlives them all. */
 static struct error many_tensors(void *arg)
 {
     struct device *d = arg;
@@ -189,7 +189,7 @@ static struct error check_kinds(struct device *d)
 
 /* -------------------------------------------------------------------------------- store */
 
-/* What one rank of a node packed, another uses without packing. */
+/* One rank of a node packs, another uses the result without packing. */
 static struct error check_store(struct device *d)
 {
     enum { OUT = 37, IN = 21 };
@@ -239,7 +239,7 @@ enum { TASKS = 1000, THREADS = 5 };
 
 struct tally {
     atomic_int runs[TASKS];
-    atomic_int strangers; /* tasks on a thread that is not there */
+    atomic_int strangers; /* tasks with an invalid thread number */
 };
 
 static void count_task(void *arg, int64_t i, int thread)

@@ -1,7 +1,7 @@
 /* drift CONFIG.json STEP RANK
  *
- * A training run in which one bit of Adam's moments flips on rank RANK behind step STEP, as failing memory would do it:
- * what the ranks' comparison every tau steps is for.
+ * A training run in which one bit of Adam's moments flips on rank RANK after step STEP, as failing memory would do. The
+ * ranks' comparison every tau steps must notice.
  */
 #include <stdio.h>
 #include <stdlib.h>

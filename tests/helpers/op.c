@@ -1,16 +1,16 @@
 /* op NAME IN.safetensors OUT.safetensors [KEY=NUMBER]...
  *
- * Runs one op of the device on tensors from a file, so that it can be compared with PyTorch, and proves that no lane's
+ * Runs one op of the device on tensors from a file, so that it can be compared with PyTorch, and checks that no lane's
  * bits depend on the lanes beside it, on its place or on threads: the op runs again for each of the first, middle and
  * last lanes alone with 1, 2 and 3 threads, and a differing byte is an error.
  *
  * Tensors: `x` [lanes, height, width, channels] and whichever the op needs of `k`, `v`, `map`, `target`, `rows`,
  * `lane_bias`, `residual` of the same form; `weight` [out, in, kh, kw], 4-bit codes as in a file or a table [rows,
- * dim], `scale`, `shift`, `bias`, `positions`; the result is `y` (height=, width=, channels= tell its shape where it is
+ * dim], `scale`, `shift`, `bias`, `positions`; the result is `y` (height=, width=, channels= give its shape if it is
  * not x's). Numbers: bits, gated, act, threads, device (1: the GPU), bfloat, stride, pad, up, groups, eps (in
  * millionths), heads, causal, first, flip, shift, seed, stream (of `draw`, whose x holds the step in every lane),
- * repeat (prints GFLOP/s), slice (reads x as the middle of wider channels); of 4-bit codes the shape that they do not
- * tell: out, in, kernel, cycle.
+ * repeat (prints GFLOP/s), slice (reads x as the middle of wider channels); for 4-bit codes, the shape that they do not
+ * show: out, in, kernel, cycle.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,7 +28,7 @@ struct job {
     struct safetensors in;
 };
 
-/* The job for some lanes on a device of its own. */
+/* The job for some lanes, on its own device. */
 struct run {
     const struct job *job;
     struct device *device;
@@ -48,7 +48,7 @@ static int64_t number(const struct job *job, const char *key, int64_t otherwise)
     return otherwise;
 }
 
-/* Lanes [first, first + lanes) of a tensor of the file, kept on the device; nothing where the file has none. */
+/* Lanes [first, first + lanes) of a tensor of the file, kept on the device; empty if the file has none. */
 static struct error keep(struct run *r, const char *name, struct tensor *t)
 {
     const struct entry *e = safetensors_find(&r->job->in, name);
@@ -66,7 +66,7 @@ static struct error keep(struct run *r, const char *name, struct tensor *t)
     return device_wait(r->device);
 }
 
-/* x as channels [3, 3 + channels) of a tensor with 8 more, so that strides are put to the test. */
+/* x as channels [3, 3 + channels) of a tensor with 8 more, to test strides. */
 static struct error slice(struct run *r)
 {
     struct tensor t = r->x;
@@ -279,7 +279,7 @@ static struct error check_lanes(const struct job *job, const struct entry *all)
 {
     int64_t lanes = all->shape[0];
     const int64_t places[] = {0, lanes / 2, lanes - 1};
-    int most = number(job, "device", 0) ? 1 : 3; // a GPU's threads are not these
+    int most = number(job, "device", 0) ? 1 : 3; // does not apply to a GPU's threads
     for (int threads = 1; threads <= most; threads++)
         for (int i = 0; i < 3; i++)
             TRY(check_lane(job, all, places[i], threads));

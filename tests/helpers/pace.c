@@ -1,8 +1,8 @@
 /* pace CONFIG.json STEPS SECONDS [RANK=FACTOR]...
  *
  * Training steps in which a lane's evaluation is a sleep of SECONDS, FACTOR times as long on some ranks, and its loss
- * the mean square of its embedding. All else of a step is what ships: draws, slots, sums, update, history. What a step
- * takes beyond its sleep is therefore what training costs beside the networks. Prints a line of JSON.
+ * the mean square of its embedding. Everything else of a step is the real code: draws, slots, sums, update, history. So
+ * the time of a step beyond its sleep is what training costs besides the networks. Prints a line of JSON.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,13 +12,13 @@
 #include "commands/subject.h"
 #include "zo/train.h"
 
-/* What the networks' stand-in below needs to know; a wrapped function has no other way to learn it. */
+/* Data for the networks' replacement below; a wrapped function has no other way to get it. */
 static struct {
     double seconds;     /* of a lane, on this rank */
     struct tensor zero; /* as long as the word; one copy for all lanes */
 } pace;
 
-/* Takes the networks' place in the steps (CMakeLists.txt says how); it goes by the linker's name for that. */
+/* Replaces the networks in the steps (CMakeLists.txt says how); its name is the linker's for that. */
 void __wrap_evaluator_forward(const struct evaluator *e); // NOLINT
 
 void __wrap_evaluator_forward(const struct evaluator *e) // NOLINT

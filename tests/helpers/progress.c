@@ -1,4 +1,4 @@
-/* progress FIRST TOTAL STOP MILLISECONDS: shows steps FIRST+1 .. STOP of TOTAL, that long each. */
+/* progress FIRST TOTAL STOP MILLISECONDS: shows steps FIRST+1 .. STOP of TOTAL, each MILLISECONDS long. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>

@@ -2,7 +2,7 @@
  *
  * `weight` [out, ...] of type F32, F16 or BF16 -> `codes` I8 of its shape, `scales` [out] of its type; in 4 bits
  * `codes` U8 as they lie in a file [groups / 2, group], `scales` and `shifts` [groups] of its type, and `values` F32,
- * what row by row becomes of them.
+ * the same rows dequantized.
  */
 #include <stdio.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* ranks [fail RANK | abort RANK | stop]   every verb of the communicator, a JSON line for each rank
  *
- * fail: rank RANK and all above fail and agree; abort: RANK fails where the others cannot know; stop: waits for a
+ * fail: rank RANK and all above fail and agree; abort: RANK fails without the others' knowing; stop: waits for a
  * signal.
  */
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* tokenize FOLDER [--add WORD]... [--length N]
  *
- * Texts, one JSON string a line, from stdin -> their ids, one JSON array a line. With --length as the text encoder gets
- * them (start, end, padding), without it the bare pieces.
+ * Texts, one JSON string a line, from stdin -> their ids, one JSON array a line. With --length, as the text encoder
+ * gets them (start, end, padding); without it, the bare pieces.
  */
 #include <cjson/cJSON.h>
 #include <stdio.h>

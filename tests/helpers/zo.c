@@ -94,7 +94,7 @@ static struct error run_update(const struct job *j)
     return e;
 }
 
-/* One direction whose slope is 1: the gradient is what is asked for, rounded to float. */
+/* One direction whose slope is 1: the gradient is the one requested, rounded to float. */
 static const double unit_losses[] = {0, 1}, unit_rates[] = {1, 0, 1};
 
 static struct error update_along(struct job *j, const double *gradient, double *out)

@@ -2,7 +2,7 @@
  *
  * The calls of the CUDA runtime that the CUDA device uses, as the stand-in offers them. Names, order of parameters and
  * values of enumerators are those of the CUDA Runtime API reference (12.4; the page is named beside each group), so
- * that the product compiles against either. What a call promises and refuses is said where it is defined.
+ * that the product compiles against either. What a call promises and refuses is described where it is defined.
  */
 #ifndef ZOODIP_TESTS_CUDA_HOST_CUDA_RUNTIME_H
 #define ZOODIP_TESTS_CUDA_HOST_CUDA_RUNTIME_H
@@ -156,7 +156,7 @@ static inline cudaError_t cudaFuncSetAttribute(Kernel *kernel, cudaFuncAttribute
     return standin_function_attribute((void *)kernel, attribute, value);
 }
 
-/* What a fiber runs: the kernel with its one argument. Not watched for races, since it reads the launch itself. */
+/* What a fiber runs: the kernel with its one argument. Not checked for races, since it reads the launch itself. */
 template <class Args> __attribute__((no_sanitize("thread"))) static void standin_call(void *kernel, const void *args)
 {
     ((void (*)(Args))kernel)(*(const Args *)args);

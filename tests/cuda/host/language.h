@@ -1,10 +1,10 @@
 /* tests/cuda/host/language.h
  *
- * CUDA C++'s words for ordinary C++: what a kernel may use (kernels/cuda.h says how it is built), each as the CUDA C++
- * Programming Guide describes it, chapter "C++ Language Extensions".
+ * CUDA C++'s language extensions in ordinary C++: what a kernel may use (kernels/cuda.h says how kernels are built),
+ * each as the CUDA C++ Programming Guide describes it, chapter "C++ Language Extensions".
  *
- * A kernel runs for one thread at a time on a fiber of its own (tests/cuda/block.h), so threadIdx and its like are
- * plain variables, set at each switch. Shared memory is one array; __shared__ says nothing. __CUDACC__ and
+ * A kernel runs one thread at a time, each on its own fiber (tests/cuda/block.h), so threadIdx and the like are plain
+ * variables, set at each switch. Shared memory is one array; __shared__ expands to nothing. __CUDACC__ and
  * __CUDA_ARCH__ stay undefined: code shared with the host takes its host form.
  */
 #ifndef ZOODIP_TESTS_CUDA_HOST_LANGUAGE_H
@@ -103,13 +103,13 @@ enum { warpSize = 32 };
 
 /* -------------------------------------------------------------------------------- meeting others */
 
-/* "Synchronization Functions": all threads of the block come, or it is an error. */
+/* "Synchronization Functions": all threads of the block must arrive, or it is an error. */
 void __syncthreads();
 
-/* "Memory Fence Functions". With an atomic behind it, it hands over what the thread's block has written. */
+/* "Memory Fence Functions". Followed by an atomic, it publishes what the thread's block has written. */
 void __threadfence();
 
-/* All lanes of the warp come and bring a word; each gets back its answer. `mask` must be the whole warp. */
+/* All lanes of the warp take part with one word each; each gets its answer. `mask` must be the whole warp. */
 void __syncwarp(unsigned mask = 0xffffffffu);
 uint64_t standin_shuffle_xor(unsigned mask, uint64_t word, int lanes);
 uint64_t standin_shuffle_down(unsigned mask, uint64_t word, int lanes);
@@ -150,7 +150,7 @@ template <class T> static inline T __shfl_sync(unsigned mask, T value, int lane)
 
 /* -------------------------------------------------------------------------------- atomics, loads */
 
-/* Each returns what was there before. */
+/* Each returns the previous value. */
 int atomicCAS(int *at, int expected, int value);
 unsigned atomicCAS(unsigned *at, unsigned expected, unsigned value);
 int atomicAdd(int *at, int value);

@@ -1,9 +1,9 @@
 /* tests/cuda/host/kernels/ptx.h
  *
- * The host twin of kernels/ptx.h, found before it when kernels are compiled for the tests: the same functions, said in
- * C++. Fragments, alignment and who must be there are those of the real page, and checked. Stricter than hardware
- * where hardware leaves a choice: an asynchronous copy lands at its copy_wait and not before, and an mma sums its 16 k
- * in order with a fused multiply-add each.
+ * The host twin of kernels/ptx.h, found before it when kernels are compiled for the tests: the same functions, in C++.
+ * Fragments, alignment and participating threads are as in the real header, and are checked. It is stricter than
+ * hardware where hardware has a choice: an asynchronous copy completes at its copy_wait and not before, and an mma sums
+ * its 16 k in order, with one fused multiply-add each.
  */
 #ifndef ZOODIP_KERNELS_PTX_H
 #define ZOODIP_KERNELS_PTX_H
@@ -86,7 +86,7 @@ static inline uint32_t half_of(float x)
         return sign | 0x7e00u;
     if (rest >= 0x477ff000u)
         return sign | 0x7c00u;
-    if (rest < 0x38800000u) // below the normal halves: let the float adder round at 2^-24
+    if (rest < 0x38800000u) // below the normal halves: the float adder rounds at 2^-24
         return sign | (standin_bits(standin_float(rest) + 0.5f) - 0x3f000000u);
     return sign | (rest - 0x38000000u + 0xfffu + (rest >> 13 & 1u)) >> 13;
 #endif
