@@ -76,7 +76,7 @@ def strong(a, folder):
     print()
 
 
-# -------------------------------------------------------------------------------- beside the evaluations
+# -------------------------------------------------------------------------------- besides the evaluations
 
 
 def pace(config, ranks, steps, seconds, *factors):
@@ -121,7 +121,7 @@ def overhead(a, folder):
     measured = overheads(a, folder)
     model = fit(measured, CORES)
     config, _ = write_recipe(folder, zo__n=DIRECTIONS, output__prompts=[])
-    table("ranks", "ms a step beside the evaluations", "model", "model with a core for every rank", "messages a rank sends in a step, at most")
+    table("ranks", "ms a step besides the evaluations", "model", "model with a core for every rank", "most messages a rank sends in a step")
     for ranks, seconds in measured.items():
         t = terms(ranks, CORES)
         row(ranks, f"{1e3 * seconds:.2f}", f"{1e3 * np.dot(model, t):.2f}", f"{1e3 * np.dot(model[:2], t[:2]):.2f}",
@@ -158,7 +158,7 @@ def draw(measured, model, path):
     for k, (text, colour) in enumerate([("measured", "#1f5fbf"), (f"model on {CORES} cores", "#888888"),
                                         ("model with a core for every rank", "#2a9d4a")]):
         pen.text((left + 14, 34 + 20 * k), text, fill=colour, font=font)
-    pen.text((left, 10), "ms a step beside the evaluations", fill="black", font=font)
+    pen.text((left, 10), "ms a step besides the evaluations", fill="black", font=font)
     pen.text((width - 30, height - 10), "ranks", fill="black", font=font, anchor="rb")
     image.save(path)
 
@@ -239,7 +239,7 @@ def main():
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when not given")
     p.add_argument("--repeat", type=int, default=3, help="runs of each measurement")
-    p.add_argument("--steps", type=int, default=200, help="of a run beside the evaluations")
+    p.add_argument("--steps", type=int, default=200, help="of a run besides the evaluations")
     p.add_argument("--evaluations", type=int, default=800, help="of a run of the strong scaling")
     a = p.parse_args()
     if unknown := set(a.parts) - set(PARTS):
