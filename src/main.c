@@ -54,7 +54,7 @@ static bool is_one_of(const char *word, const char *const *words)
     return false;
 }
 
-/* ------------------------------------------------------------------------------------------- help and version */
+/* -------------------------------------------------------------------------------- help and version */
 
 enum question { NOTHING, HELP, VERSION };
 
@@ -86,7 +86,7 @@ static void answer(enum question question, const struct command *about)
         print_help();
 }
 
-/* ------------------------------------------------------------------------------------------- commands */
+/* -------------------------------------------------------------------------------- commands */
 
 static struct error unknown_word(const char *word)
 {

@@ -151,7 +151,7 @@ def test_commands_and_options_shown_exist(where, words):
             assert option in (ROOT / "CMakeLists.txt").read_text(), option
 
 
-# ---------------------------------------------------------------------------------------------------- they run
+# -------------------------------------------------------------------------------- they run
 
 
 @pytest.fixture(scope="module")

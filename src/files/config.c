@@ -187,7 +187,7 @@ static void clear_value(struct config *config, const struct key *key)
     }
 }
 
-/* -------------------------------------------------------- layers: the files, then each --set, then the defaults */
+/* -------------------------------------------------------------------------------- layers: the files, then each --set, then the defaults */
 
 static struct error unknown_key(const char *source, const char *name, bool group)
 {

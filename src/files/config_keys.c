@@ -148,7 +148,7 @@ const char *config_last_part(const char *name)
     return dot ? dot + 1 : name;
 }
 
-/* ------------------------------------------------------------------------------------------ what a name was meant */
+/* -------------------------------------------------------------------------------- what a name was meant */
 
 /* What other trainers of textual inversion (diffusers, kohya's sd-scripts, AUTOMATIC1111) call our keys. */
 static const struct {
