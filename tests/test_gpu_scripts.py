@@ -158,18 +158,33 @@ def test_kernel_times_are_those_of_the_last_step_summed_by_kernel_and_grid(tmp_p
     assert ncu.rows(step, most=1)[0][5] == "64.0 %"
 
 
-def test_the_page_shows_what_ncu_measured_of_a_step(tmp_path, monkeypatch):
+@pytest.fixture
+def profiled(tmp_path, monkeypatch):
+    """The part of the page about an ncu that does what these lines of shell say, its log's name in $log."""
+    def page(script):
+        tool = tmp_path / "ncu"
+        tool.write_text(f'#!/bin/sh\nwhile [ "$1" != --log-file ]; do shift; done\nlog=$2\n{script}\n')
+        tool.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+        session = measuring(tmp_path, monkeypatch, limit=100)
+        monkeypatch.setattr(session, "big_config", lambda n: "config.json")
+        session.step_seconds[2, 8] = 0.02
+        session.part("Kernels", lambda s: proof.time_per_kernel(s, 2))
+        assert not session.failed
+        return proof.PAGE.read_text()
+    return page
+
+
+@pytest.mark.parametrize("script", ["echo no such option; exit 1", "echo ==ERROR== ERR_NVGPUCTRPERM >$log"])
+def test_an_ncu_that_may_not_measure_costs_its_part_alone_and_is_quoted(profiled, script):
+    page = profiled(script)
+    assert "Skipped: ncu measured no step: " in page and script.split()[2] in page
+
+
+def test_the_page_shows_what_ncu_measured_of_a_step(tmp_path, profiled):
     (tmp_path / "said").write_text(PROFILE)
-    tool = tmp_path / "ncu"
-    tool.write_text(f'#!/bin/sh\nwhile [ "$1" != --log-file ]; do shift; done\ncp "{tmp_path}/said" "$2"\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    session = measuring(tmp_path, monkeypatch, limit=100)
-    monkeypatch.setattr(session, "big_config", lambda n: "config.json")
-    session.step_seconds[2, 8] = 0.02
-    session.part("Kernels", lambda s: proof.time_per_kernel(s, 2))
-    assert not session.failed
-    assert "4 launches, 0.0 ms; without ncu a step takes 20.0 ms" in proof.PAGE.read_text()
+    page = profiled(f'cp "{tmp_path}/said" "$log"')
+    assert "4 launches, 0.0 ms; without ncu a step takes 20.0 ms" in page
     assert len(ncu.read(tmp_path / "results" / "kernels-2.csv")) == 3
 
 
@@ -305,3 +320,12 @@ def test_a_machine_that_lacks_what_nothing_goes_without_is_refused_by_name(tmp_p
     (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
     done = run(shutil.which("bash"), ROOT / "tests/gpu" / script, check=False, env={"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path)})
     assert done.returncode == 2 and done.stderr.startswith(f"{script}: {said}") and done.stderr.count("\n") == 1
+
+
+def test_prepare_names_the_packages_that_are_missing(tmp_path):
+    (tmp_path / "dirname").symlink_to(shutil.which("dirname"))
+    (tmp_path / "nvcc").symlink_to("/bin/true")
+    done = run(shutil.which("bash"), PREPARE, tmp_path / "kit", check=False, env={"PATH": str(tmp_path), "CUDA_HOME": str(tmp_path)})
+    assert done.returncode == 2 and not (tmp_path / "kit").exists()
+    for package in ("cmake", "g++", "binutils", "libcjson-dev", "zlib1g-dev"):
+        assert package in done.stderr.split("apt-get install ")[1].split()

@@ -17,14 +17,16 @@ need() {
     for program in "$@"; do
         command -v "$program" >/dev/null && continue
         case $program in
+            nvidia-smi) refuse "nvidia-smi is missing" ;;
             nvcc) refuse "nvcc is missing: install NVIDIA's CUDA toolkit, 12.4 or newer, or let CUDA_HOME name its folder" ;;
-            *) refuse "$program is missing" ;;
+            strip) missing+=(binutils) ;;
+            *) missing+=("$program") ;;
         esac
     done
     for library in libcjson:libcjson-dev libutf8proc:libutf8proc-dev libpng:libpng-dev libjpeg:libjpeg-dev zlib:zlib1g-dev; do
-        pkg-config --exists "${library%%:*}" || missing+=("${library#*:}")
+        pkg-config --exists "${library%%:*}" 2>/dev/null || missing+=("${library#*:}")
     done
-    [ ${#missing[@]} = 0 ] || refuse "libraries are missing; their packages in Debian and Ubuntu: ${missing[*]}"
+    [ ${#missing[@]} = 0 ] || refuse "missing, by their names in Debian and Ubuntu; as root: apt-get install ${missing[*]}"
 }
 
 # build FOLDER CMAKE_OPTION...: only what changed since the last time.
