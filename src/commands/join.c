@@ -7,13 +7,15 @@
 
 /* gpus [ranks]: each rank's GPU, 0 for none. All ranks must have one or none may, because weights are packed for one
  * kind of device and shared by a node's ranks, and a lane's bits depend on its device. */
-static struct error check_alike(const double *gpus, int ranks)
+static struct error check_alike(const double *gpus, int ranks, const struct config *config)
 {
     for (int r = 1; r < ranks; r++)
         if ((gpus[r] != 0) != (gpus[0] != 0))
-            return error_input("device: rank %d computes on a GPU and rank %d does not; expected the same for "
-                               "all: check CUDA_VISIBLE_DEVICES, or set device to cpu",
-                               gpus[0] != 0 ? 0 : r, gpus[0] != 0 ? r : 0);
+            return config_blame(
+                config, "device",
+                error_input("rank %d computes on a GPU and rank %d does not; expected the same for all: "
+                            "check CUDA_VISIBLE_DEVICES, or set device to cpu",
+                            gpus[0] != 0 ? 0 : r, gpus[0] != 0 ? r : 0));
     return ok();
 }
 
@@ -58,25 +60,26 @@ static struct error join(struct comm *comm, struct device *device, double limit)
 }
 
 /* Each rank's GPU -> *gpus [ranks], allocated; the ranks are known to agree in kind. */
-static struct error list_gpus(struct comm *comm, const struct device *device, double **gpus)
+static struct error list_gpus(struct comm *comm, const struct device *device, const struct config *config,
+                              double **gpus)
 {
     int ranks = comm_size(comm);
     *gpus = memory_take(ranks, sizeof **gpus);
     TRY(comm_agree(comm, *gpus ? ok() : error_memory("the ranks' GPUs")));
     (*gpus)[comm_rank(comm)] = (double)device_identity(device);
     TRY(comm_sum(comm, *gpus, ranks));
-    return check_alike(*gpus, ranks);
+    return check_alike(*gpus, ranks, config);
 }
 
-struct error join_check(struct comm *comm, const struct device *device)
+struct error join_check(struct comm *comm, const struct device *device, const struct config *config)
 {
     double *gpus;
-    struct error e = list_gpus(comm, device, &gpus);
+    struct error e = list_gpus(comm, device, config, &gpus);
     memory_free(gpus);
     return e;
 }
 
-struct error join_ranks(struct comm *comm, struct device *device, double limit)
+struct error join_ranks(struct comm *comm, struct device *device, const struct config *config, double limit)
 {
     int ranks = comm_size(comm);
     comm_patience(comm, limit);
@@ -84,7 +87,7 @@ struct error join_ranks(struct comm *comm, struct device *device, double limit)
         return ok();
     double *gpus;
     char reason[128] = "";
-    struct error e = list_gpus(comm, device, &gpus);
+    struct error e = list_gpus(comm, device, config, &gpus);
     if (e.code == ERROR_NONE)
         find_reason(reason, gpus, ranks, device_joins(device));
     memory_free(gpus);

@@ -10,11 +10,12 @@
 #include "base/error.h"
 #include "cluster/comm.h"
 #include "device/device.h"
+#include "files/config.h"
 
-/* Whether all ranks compute on the same kind of device. Collective. */
-struct error join_check(struct comm *comm, const struct device *device);
+/* Whether all ranks compute on the same kind of device, as `config` asked for one. Collective. */
+struct error join_check(struct comm *comm, const struct device *device, const struct config *config);
 
 /* Collective. limit: seconds that a rank waits for the others in its GPU. */
-struct error join_ranks(struct comm *comm, struct device *device, double limit);
+struct error join_ranks(struct comm *comm, struct device *device, const struct config *config, double limit);
 
 #endif

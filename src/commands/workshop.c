@@ -140,7 +140,7 @@ struct error workshop_compare(struct workshop *w)
     const struct mark marks[] = {{"zoodip's version (" ZOODIP_VERSION ")", mark_text(0, ZOODIP_VERSION)},
                                  {model, mark_model(w->config.model)}};
     TRY(alike_check(w->all, marks, sizeof marks / sizeof *marks));
-    return join_check(w->all, w->device);
+    return join_check(w->all, w->device, &w->config);
 }
 
 void workshop_close(struct workshop *w)
@@ -161,7 +161,7 @@ struct error workshop_divide(struct workshop *w, int group)
 
 struct error workshop_join(struct workshop *w, double limit)
 {
-    return join_ranks(w->comm, w->device, limit);
+    return join_ranks(w->comm, w->device, &w->config, limit);
 }
 
 /* -------------------------------------------------------------------------------- loading */
