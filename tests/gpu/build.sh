@@ -11,14 +11,14 @@ refuse() {
     exit 2
 }
 
-# Refuses where one of these programs, or a library, is missing.
+# Refuses if one of these programs, or a library, is missing.
 need() {
     local program library missing=()
     for program in "$@"; do
         command -v "$program" >/dev/null && continue
         case $program in
             nvidia-smi) refuse "nvidia-smi is missing" ;;
-            nvcc) refuse "nvcc is missing: install NVIDIA's CUDA toolkit, 12.4 or newer, or let CUDA_HOME name its folder" ;;
+            nvcc) refuse "nvcc is missing: install NVIDIA's CUDA toolkit, 12.4 or newer, or set CUDA_HOME to its folder" ;;
             strip) missing+=(binutils) ;;
             *) missing+=("$program") ;;
         esac
