@@ -1,4 +1,4 @@
-/* zoodip: finds the command, answers calls for help, and prints the one error that comes back. */
+/* zoodip: finds the command, prints help, and prints the one error that is returned. */
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
@@ -21,8 +21,7 @@ static void print_help(void)
 {
     printf("usage: zoodip COMMAND [ARGUMENTS]\n"
            "\n"
-           "Teaches a quantized Stable Diffusion model one new word from a handful of pictures, with forward passes "
-           "only.\n"
+           "Teaches a quantized Stable Diffusion model a new word from a handful of pictures, by forward passes only.\n"
            "\n");
     for (int i = 0; i < COMMANDS; i++)
         printf("  %-10s %s\n", commands[i]->name, commands[i]->meaning);
@@ -58,7 +57,7 @@ static bool is_one_of(const char *word, const char *const *words)
 
 enum question { NOTHING, HELP, VERSION };
 
-/* What is asked for that needs no ranks. *about: the command that it is about, or NULL. */
+/* A request that needs no ranks. *about: the command that it is about, or NULL. */
 static enum question read_question(int argc, char **argv, const struct command **about)
 {
     *about = argc > 1 ? find_command(argv[1]) : NULL;
@@ -101,7 +100,7 @@ static struct error unknown_word(const char *word)
                      : error_input("%s: no such %s; see zoodip --help", word, kind);
 }
 
-/* A command line that neither names a command nor asks for help as it should. */
+/* The error for a command line that neither names a command nor asks for help correctly. */
 static struct error wrong_line(int argc, char **argv)
 {
     if (argc < 2)
@@ -137,7 +136,7 @@ int main(int argc, char **argv)
         answer(question, command);
         return fflush(stdout) == 0 ? ERROR_NONE : ERROR_FAILED;
     }
-    // before MPI comes up, which takes long on many nodes: whoever is asked to stop meanwhile does so after one step
+    // before MPI starts, which takes long on many nodes: a rank asked to stop meanwhile does so after one step
     if (command && command->stops)
         signals_watch();
     return run(argc, argv, command).code;

@@ -137,12 +137,12 @@ def test_a_spools_defaults_are_blamed_by_their_own_name(tmp_path):
     assert last_line("run", defaults, "--spool", spool) == line(defaults, "zo.n")
 
 
-def test_a_key_that_is_missing_is_the_fault_of_who_should_have_given_it(tmp_path):
+def test_a_missing_key_is_blamed_on_the_source_that_should_have_it(tmp_path):
     config, _ = write_recipe(tmp_path)
     lacking = json.loads(config.read_text())
     del lacking["token"]["initializer"]
     config.write_text(json.dumps(lacking))
-    said = "token.initializer: is missing, expected the known word that learning starts from"
+    said = "token.initializer: is missing, expected a known word to start learning from"
     assert last_line("train", config) == f"zoodip: {config}: {said}"
     assert last_line("train", ROOT / "configs" / "toybox.json", "--set", "token.initializer=null") == f"zoodip: --set: {said}"
     jobs = tmp_path / "jobs.json"

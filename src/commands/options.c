@@ -10,7 +10,7 @@
 #include "base/nearest.h"
 #include "files/config.h"
 
-/* What every command takes. */
+/* Options that every command has. */
 static const char quiet_option[] = "quiet";
 
 static const struct option *find_option(const struct option *table, int64_t options, const char *name, size_t length)
@@ -66,7 +66,7 @@ bool options_ask_help(int argc, char **argv)
     return false;
 }
 
-/* The argument's name without dashes and value. */
+/* The option's name without dashes and value. */
 static void bare_name(char out[64], const char *argument)
 {
     const char *name = argument + strspn(argument, "-");

@@ -153,5 +153,5 @@ static struct error run(int argc, char **argv, struct comm *comm)
     return e;
 }
 
-const struct command command_run = {"run", "learn many words, a queue of subjects that groups of ranks share out",
-                                    print_help, run, true};
+const struct command command_run = {"run", "learn many words: groups of ranks work on a queue of subjects", print_help,
+                                    run, true};

@@ -104,5 +104,5 @@ static struct error train(int argc, char **argv, struct comm *comm)
     return e;
 }
 
-const struct command command_train = {"train", "learn a word from a folder of pictures, all ranks on it", print_help,
+const struct command command_train = {"train", "learn a word from a folder of pictures, on all ranks", print_help,
                                       train, true};

@@ -25,7 +25,7 @@ void print_version(FILE *stream)
     fprintf(stream, "MPI: %s\n", comm_library());
     fprintf(stream, "NCCL: %s\nCUDA: %s\n", device_nccl(), device_cuda());
 #if defined(__clang__)
-    fprintf(stream, "compiler: %s\n", __VERSION__); // which names it
+    fprintf(stream, "compiler: %s\n", __VERSION__); // it names the compiler
 #elif defined(__GNUC__)
     fprintf(stream, "compiler: gcc %s\n", __VERSION__);
 #endif

@@ -58,8 +58,10 @@ static struct error unexpected(const struct key *key, const cJSON *value)
 {
     char expected[256];
     expect(expected, key);
-    if (cJSON_IsArray(value) || cJSON_IsObject(value))
-        return error_input("is %s, expected %s", cJSON_IsArray(value) ? "such a list" : "an object", expected);
+    if (cJSON_IsArray(value))
+        return error_input("is a list of %d, expected %s", cJSON_GetArraySize(value), expected);
+    if (cJSON_IsObject(value))
+        return error_input("is an object, expected %s", expected);
     if (cJSON_IsString(value))
         return error_input("is \"%.60s\", expected %s", value->valuestring, expected);
     if (cJSON_IsNumber(value))
@@ -212,7 +214,7 @@ static struct error layer_key(struct layer *layer, const struct key *key, const 
         return error_input("%s: %s: is given twice", layer->source, key->name);
     layer->given[index] = true;
     layer->config->source_of[index] = (unsigned char)layer->number;
-    if (cJSON_IsNull(value)) { /* as if it were not there */
+    if (cJSON_IsNull(value)) { /* as if it were missing */
         layer->set[index] = false;
         clear_value(layer->config, key);
         return ok();
@@ -258,7 +260,7 @@ static struct error layer_object(struct layer *layer, const cJSON *object, const
 
 /* -------------------------------------------------------------------------------- text to JSON */
 
-/* "line 3, column 7" of a place in a text. */
+/* Where a place in a text is: "line 3, column 7". */
 static void show_place(char out[64], const char *text, const char *place)
 {
     long long line = 1, column = 1;
@@ -302,7 +304,7 @@ struct error config_parse(cJSON **root, const char *source, const char *text, in
     return error_input("%s: expected a JSON object, {\"key\": value, ...}", source);
 }
 
-/* The value of KEY=VALUE: JSON, but where the key takes a text anything else than a JSON text is that text itself. */
+/* The value of KEY=VALUE: JSON; but if the key takes a text, anything that is not a JSON text is that text itself. */
 static cJSON *parse_value(const struct key *key, const char *text)
 {
     cJSON *value = cJSON_ParseWithOpts(text, NULL, true);
@@ -337,7 +339,7 @@ static struct error read_set(struct layer *layer, const char *set)
 struct error config_blame(const struct config *config, const char *key, struct error e)
 {
     const struct key *k = config_key_find(key);
-    if (!k || config->sources.count == 0) // of a config that was not read but made
+    if (!k || config->sources.count == 0) // a config that was not read but made
         return error_in(e, "%s", key);
     return error_in(e, "%s: %s", config->sources.items[config->source_of[k - config_keys]], key);
 }
@@ -489,7 +491,7 @@ struct error config_copy(struct config *to, const struct config *from)
 
 /* -------------------------------------------------------------------------------- from the fields back to JSON */
 
-/* The fewest digits that read back to the same number: cJSON's own printing rounds in the 16th. */
+/* The fewest digits that read back as the same number: cJSON's own printing may round the 16th digit. */
 static cJSON *number_json(double value)
 {
     char text[32];
@@ -533,7 +535,7 @@ static cJSON *value_json(const struct config *config, const struct key *key)
     return NULL;
 }
 
-/* The object that holds a key, made where it is not there yet; NULL when out of memory. */
+/* The object that holds a key, created if missing; NULL when out of memory. */
 static cJSON *group_of(cJSON *root, const struct key *key)
 {
     const char *dot = strchr(key->name, '.');

@@ -6,11 +6,12 @@
  *
  * Invariant: after config_read has returned without error every field lies in its key's range and the rules between
  * keys hold (timesteps in order, captions where use_cc asks for them). What only the model or the disk can tell (does
- * the folder exist, is the initializer one token, does the resolution fit the VAE) is left to whoever opens those.
+ * the folder exist, is the initializer one token, does the resolution fit the VAE) is checked by the code that opens
+ * those.
  *
  * Errors are ERROR_BAD_INPUT, "SOURCE: KEY: what is wrong, what was expected". SOURCE is what gave the key its value (a
- * file, a job, --set), or for one that nobody gave the last of the files. Whoever finds later that a value is wrong says
- * so by config_blame. The file may be hostile: at most 16 MB, and nothing in it is trusted.
+ * file, a job, --set), or, for a missing key, the last of the files. Code that later finds a value to be wrong reports
+ * it through config_blame. The file may be hostile: at most 16 MB, and nothing in it is trusted.
  */
 #ifndef ZOODIP_FILES_CONFIG_H
 #define ZOODIP_FILES_CONFIG_H
@@ -36,7 +37,7 @@ struct config {
     char *model;        /* a diffusers folder */
     const char *device; /* "auto", "cpu" or "cuda", as device_open takes it */
     struct {
-        struct texts images;    /* one folder, or files: as written, nothing is opened here */
+        struct texts images;    /* one folder, or files: as written, not opened here */
         char *captions;         /* cc.json, or NULL */
         enum property property; /* which templates serve as captions */
         int64_t resolution;     /* pixels; 0: the model's own size */
@@ -55,7 +56,7 @@ struct config {
         int64_t sides; /* 1 or 2 */
         int64_t tau;   /* 0: min(128, width of the embedding / 6), once the model is known */
         double nu;
-        int64_t timesteps[2]; /* first, and the one after the last */
+        int64_t timesteps[2]; /* [first, end) */
     } zo;
     struct {
         int64_t steps;
@@ -67,7 +68,7 @@ struct config {
     } optim;
     struct {
         int64_t bits;            /* 4, 8, 16 or 32 */
-        const char *activations; /* "fp16" or "bf16": what a GPU's products are fed with, in pairs */
+        const char *activations; /* "fp16" or "bf16": the operands of a GPU's products, in pairs */
     } quant;
     struct {
         char *dir;
@@ -86,14 +87,14 @@ struct config {
 
     /* Private: what gave the values, for config_blame. */
     struct texts sources;
-    unsigned char source_of[CONFIG_KEYS]; /* of each key, in the table's order: which of them */
+    unsigned char source_of[CONFIG_KEYS]; /* the source of each key, in the table's order */
 };
 
-/* Reads PATH, then applies `sets`, set_count texts "KEY=VALUE" in order (VALUE is JSON, or a bare text where it is no
- * JSON, or where the key wants a text), then fills in defaults and checks. Nothing is owned after an error. */
+/* Reads PATH, then applies `sets`, set_count texts "KEY=VALUE" in order (VALUE is JSON, or a bare text if it is not
+ * JSON or the key takes a text), then fills in defaults and checks. Nothing is owned after an error. */
 struct error config_read(struct config *config, const char *path, const char *const *sets, int64_t set_count);
 
-/* The same from objects that were parsed already, the later ones over the earlier, such as a queue's defaults and one
+/* The same from objects that are already parsed, later ones overriding earlier ones, such as a queue's defaults and one
  * of its jobs. Each layer is named in the errors by its own `source`. */
 struct cJSON;
 struct config_layer {
@@ -103,14 +104,14 @@ struct config_layer {
 struct error config_layers(struct config *config, const struct config_layer *layers, int64_t layer_count,
                            const char *const *sets, int64_t set_count);
 
-/* Whether layers and sets are right as far as they go, whatever is missing. Nothing is owned after it. */
+/* Whether layers and sets are valid, ignoring what is missing. Nothing is owned afterwards. */
 struct error config_check(const struct config_layer *layers, int64_t layer_count, const char *const *sets,
                           int64_t set_count);
 
-/* Text of a file (with a zero byte behind its `size`) -> a JSON object, for cJSON_Delete. `source` names it. */
+/* Text of a file (with a zero byte after its `size`) -> a JSON object, for cJSON_Delete. `source` names it. */
 struct error config_parse(struct cJSON **root, const char *source, const char *text, int64_t size);
 
-/* Whatever is wrong with the value of a key: "SOURCE: KEY: text". No error passes unchanged. */
+/* An error about a key's value, as "SOURCE: KEY: text". A code of 0 passes unchanged. */
 struct error config_blame(const struct config *config, const char *key, struct error e);
 
 /* An independent copy; nothing is owned after an error. */
@@ -118,16 +119,16 @@ struct error config_copy(struct config *to, const struct config *from);
 
 void config_free(struct config *config);
 
-/* Every key with the value in force, as indented JSON with a last newline. NULL when out of memory; memory_free. */
+/* Every key with its effective value, as indented JSON with a final newline. NULL when out of memory; memory_free. */
 char *config_json(const struct config *config);
 
 /* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out
- * output.*, cluster.*, device, and optim.steps where the schedule does not depend on it, so that a run may be moved or
+ * output.*, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run may be moved or
  * prolonged. NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);
 
-/* The key that an unknown name was meant to be: one that is spelled nearly so, in another group, or what other trainers
- * call it (learning_rate is optim.lr). NULL where none is near. */
+/* The key that an unknown name was probably meant to be: one with a similar spelling, in another group, or by another
+ * trainer's name (learning_rate is optim.lr). NULL if none is near. */
 const char *config_meant(const char *name);
 
 /* For --help: a line for each key with its default and meaning. */

@@ -20,12 +20,12 @@ static struct error check_placeholder(const struct config *config)
     utf8proc_int32_t code;
     utf8proc_ssize_t taken;
     if (strcmp(config->token.placeholder, "__metadata__") == 0)
-        return error_input("\"__metadata__\" has a meaning of its own in safetensors files, expected another word");
+        return error_input("\"__metadata__\" has a special meaning in safetensors files, expected another word");
     while ((taken = utf8proc_iterate(text, -1, &code)) > 0 && code != 0) {
         utf8proc_category_t category = utf8proc_category(code);
         if (category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
             category == UTF8PROC_CATEGORY_ZP)
-            return error_input("\"%.60s\" has white space in it, expected one word", config->token.placeholder);
+            return error_input("\"%.60s\" contains white space, expected one word", config->token.placeholder);
         text += taken;
     }
     return ok();
@@ -36,14 +36,14 @@ static struct error check_timesteps(const struct config *config)
     const int64_t *range = config->zo.timesteps;
     if (range[0] < range[1])
         return ok();
-    return error_input("[%lld, %lld] holds no timestep, expected the first and the one after the last",
-                       (long long)range[0], (long long)range[1]);
+    return error_input("[%lld, %lld] is empty, expected a half-open range [first, end)", (long long)range[0],
+                       (long long)range[1]);
 }
 
-/* Two rows have one direction, which is signal: nothing is removed. One row would have none to tell. */
+/* Two rows have one direction, which is signal, so nothing is removed. One row would have no direction. */
 static struct error check_tau(const struct config *config)
 {
-    return config->zo.tau == 1 ? error_input("is 1, expected 0 (chosen by width) or 2 and more (2 removes nothing)")
+    return config->zo.tau == 1 ? error_input("is 1, expected 0 (chosen by width), or 2 or more (2 removes nothing)")
                                : ok();
 }
 
@@ -60,7 +60,7 @@ static struct error check_bits(const struct config *config)
 const struct key config_keys[] = {
     {"model", TEXT, AT(model), true, NULL, .meaning = "a model folder, as diffusers saves it"},
     {"device", NAME, AT(device), false, "\"auto\"", .names = device_names,
-     .meaning = "what computes; auto takes a GPU where one answers"},
+     .meaning = "what computes; auto takes a GPU if there is a working one"},
     {"data.images", TEXTS, AT(data.images), true, NULL, 1, 65536,
      .meaning = "the subject's pictures: a folder, or a list of PNG and JPEG files"},
     {"data.captions", TEXT, AT(data.captions), true, "null",
@@ -68,59 +68,58 @@ const struct key config_keys[] = {
     {"data.property", POSITION, AT(data.property), true, "\"object\"", .names = property_names,
      .meaning = "what the word names; chooses the templates that serve as captions without use_cc"},
     {"data.resolution", INTEGER, AT(data.resolution), true, "512", 0, 4096,
-     .meaning = "pixels of the square that the model sees; 0 is the model's own size"},
+     .meaning = "pixels of the square that the model sees; 0: the model's own size"},
     {"data.fit", POSITION, AT(data.fit), true, "\"crop\"", .names = fit_names,
-     .meaning = "how a picture becomes square: cut, or squeezed"},
+     .meaning = "how a picture becomes square: cropped, or squeezed"},
     {"data.flip", BOOLEAN, AT(data.flip), true, "true", .meaning = "mirror pictures left to right at random"},
     {"data.repeats", INTEGER, AT(data.repeats), true, "100", 1, 1000000,
-     .meaning = "times that each picture is seen in one pass over the data"},
+     .meaning = "how often each picture is seen in one pass over the data"},
     {"token.placeholder", TEXT, AT(token.placeholder), true, "\"sks\"", .check = check_placeholder,
      .meaning = "the new word"},
-    {"token.initializer", TEXT, AT(token.initializer), true, NULL,
-     .meaning = "the known word that learning starts from"},
+    {"token.initializer", TEXT, AT(token.initializer), true, NULL, .meaning = "a known word to start learning from"},
     {"token.vectors", INTEGER, AT(token.vectors), true, "1", 1, 64,
      .meaning = "embedding rows that the word stands for"},
     {"zo.n", INTEGER, AT(zo.n), true, "2", 1, 1024, .meaning = "random directions tried per step"},
     {"zo.eps", NUMBER, AT(zo.eps), true, "0.001", 1e-9, 10, .meaning = "length of a trial step, per standard normal"},
     {"zo.sides", INTEGER, AT(zo.sides), true, "1", 1, 2,
-     .meaning = "1: against the unmoved loss; 2: both ways, for n more evaluations a step"},
+     .meaning = "1: compare with the unmoved loss; 2: try both ways, for n more evaluations per step"},
     {"zo.tau", INTEGER, AT(zo.tau), true, "0", 0, 65536, .check = check_tau,
-     .meaning = "embeddings kept to find the subspace; 0 is min(128, width / 6), 2 removes nothing"},
+     .meaning = "embeddings kept to find the subspace; 0: min(128, width / 6), 2 removes nothing"},
     {"zo.nu", NUMBER, AT(zo.nu), true, "0.001", 1e-9, 1, .meaning = "share of their variance that counts as noise"},
     {"zo.timesteps", PAIR, AT(zo.timesteps), true, "[500, 900]", 0, 1000000, .check = check_timesteps,
-     .meaning = "timesteps trained at: the first, and the one after the last"},
+     .meaning = "timesteps used for training: a half-open range [first, end)"},
     {"optim.steps", INTEGER, AT(optim.steps), true, "30000", 1, 1000000000, .meaning = "training steps in all"},
     {"optim.lr", NUMBER, AT(optim.lr), true, "0.01", 1e-12, 1000, .meaning = "learning rate of Adam"},
     {"optim.schedule", NAME, AT(optim.schedule), true, "\"constant\"", .names = schedule_names,
-     .meaning = "how the learning rate moves, by diffusers' names"},
+     .meaning = "how the learning rate changes, by diffusers' names"},
     {"optim.warmup", INTEGER, AT(optim.warmup), true, "0", 0, 1000000000,
-     .meaning = "steps in which the learning rate rises from zero, where the schedule has a warmup"},
+     .meaning = "steps over which the learning rate rises from zero, if the schedule has a warmup"},
     {"optim.batch_size", INTEGER, AT(optim.batch_size), true, "1", 1, 1024, .meaning = "pictures per step"},
     {"optim.beta1", NUMBER, AT(optim.beta1), true, "0.9", 0, 0.999999999, .meaning = "Adam's decay of the mean"},
     {"optim.beta2", NUMBER, AT(optim.beta2), true, "0.999", 0, 0.999999999, .meaning = "Adam's decay of the square"},
     {"optim.eps", NUMBER, AT(optim.eps), true, "0.001", 1e-15, 10, .meaning = "Adam's guard against division by zero"},
     {"quant.bits", INTEGER, AT(quant.bits), true, "8", 0, 64, .check = check_bits,
-     .meaning = "how weights are kept: 8 (int8), 4, 16 or 32; a quantized model's stay as they are"},
+     .meaning = "bits of weights in memory: 8 (int8), 4, 16 or 32; a quantized model keeps its own"},
     {"quant.activations", NAME, AT(quant.activations), true, "\"fp16\"", .names = activation_names,
-     .meaning = "what a GPU's products are fed with: pairs of fp16 numbers, or of bf16 for models that overflow"},
+     .meaning = "operands of a GPU's products: pairs of fp16 numbers, or of bf16 for models that overflow"},
     {"output.dir", TEXT, AT(output.dir), false, NULL, .meaning = "the folder for everything that the run writes"},
     {"output.save_every", INTEGER, AT(output.save_every), false, "5000", 0, 1000000000,
-     .meaning = "steps between saved embeddings; 0 is only at the end"},
+     .meaning = "steps between saved embeddings; 0: only at the end"},
     {"output.checkpoint_every", INTEGER, AT(output.checkpoint_every), false, "500", 0, 1000000000,
-     .meaning = "steps between checkpoints; 0 is by the clock alone"},
+     .meaning = "steps between checkpoints; 0: only by the clock"},
     {"output.checkpoint_minutes", NUMBER, AT(output.checkpoint_minutes), false, "10", 0, 1e6,
-     .meaning = "minutes between checkpoints at most; 0 is by steps alone"},
+     .meaning = "maximum minutes between checkpoints; 0: only by steps"},
     {"output.checkpoint_keep", INTEGER, AT(output.checkpoint_keep), false, "2", 0, 1000000,
-     .meaning = "newest checkpoints that are kept; 0 is all"},
+     .meaning = "how many of the newest checkpoints to keep; 0: all"},
     {"output.sample_every", INTEGER, AT(output.sample_every), false, "0", 0, 1000000000,
-     .meaning = "steps between drawn pictures; 0 is only at the end"},
+     .meaning = "steps between drawn pictures; 0: only at the end"},
     {"output.prompts", TEXTS, AT(output.prompts), false,
      "[\"a photo of a {}\", \"a photo of a {} on the beach\", \"a photo of a {} in the snow\", \"a painting of a {}\"]",
-     0, 64, .meaning = "what is drawn; {} stands for the word, and for the initializer beside it"},
+     0, 64, .meaning = "prompts to draw; {} stands for the word, or the initializer for comparison"},
     {"cluster.timeout", NUMBER, AT(cluster.timeout), false, "600", 1, 1e6,
      .meaning = "seconds that a rank waits for the others before it ends the run on all"},
-    {"seed", INTEGER, AT(seed), true, "0", 0, 9007199254740991.0, .meaning = "every random draw follows from it"},
-    {"use_cc", BOOLEAN, AT(use_cc), true, "false", .meaning = "take the captions of data.captions"},
+    {"seed", INTEGER, AT(seed), true, "0", 0, 9007199254740991.0, .meaning = "all random numbers follow from it"},
+    {"use_cc", BOOLEAN, AT(use_cc), true, "false", .meaning = "use the captions of data.captions"},
 };
 
 static_assert(sizeof config_keys / sizeof *config_keys == CONFIG_KEYS, "CONFIG_KEYS counts the table's lines");
@@ -150,7 +149,7 @@ const char *config_last_part(const char *name)
 
 /* -------------------------------------------------------------------------------- what a name was meant */
 
-/* What other trainers of textual inversion (diffusers, kohya's sd-scripts, AUTOMATIC1111) call our keys. */
+/* Our keys' names in other trainers of textual inversion (diffusers, kohya's sd-scripts, AUTOMATIC1111). */
 static const struct {
     const char *theirs, *ours;
 } synonyms[] = {
@@ -207,8 +206,8 @@ static void group_of(char out[CONFIG_NAME_LIMIT], const char *name)
     snprintf(out, CONFIG_NAME_LIMIT, "%.*s", end > name ? (int)(end - name - 1) : 0, name);
 }
 
-/* The last parts decide, since the commonest slip is a right word in the wrong group, or in none; among keys whose
- * last parts are as near, the group does. */
+/* The last parts decide, since the commonest slip is the right word in the wrong group, or in none; among keys whose
+ * last parts are equally near, the group decides. */
 const char *config_meant(const char *name)
 {
     char group[CONFIG_NAME_LIMIT];

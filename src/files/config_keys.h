@@ -1,8 +1,8 @@
 /* files/config_keys.h
  *
- * The table of a config's keys, one line each: name, kind, field, default, range, meaning. Reading and writing
- * (files/config.c) go through it; nobody else needs it. A new key is a field in files/config.h and a line here, and
- * CONFIG_KEYS counts it.
+ * The table of a config's keys, one line each: name, kind, field, default, range, meaning. Only reading and writing
+ * (files/config.c) use it. To add a key, add a field in files/config.h and a line to the table in config_keys.c, and
+ * raise CONFIG_KEYS.
  */
 #ifndef ZOODIP_FILES_CONFIG_KEYS_H
 #define ZOODIP_FILES_CONFIG_KEYS_H
@@ -11,7 +11,7 @@
 
 #include "files/config.h"
 
-enum { CONFIG_TEXT_LIMIT = 4000, CONFIG_NAME_LIMIT = 128 }; /* bytes of a text; of a name with its group and zero */
+enum { CONFIG_TEXT_LIMIT = 4000, CONFIG_NAME_LIMIT = 128 }; /* bytes of a text; of a name with its group and the zero */
 
 enum kind {
     INTEGER,  /* int64_t */
@@ -19,7 +19,7 @@ enum kind {
     NUMBER,   /* double */
     BOOLEAN,  /* bool */
     TEXT,     /* char *, not empty */
-    TEXTS,    /* struct texts; one text alone stands for a list of one */
+    TEXTS,    /* struct texts; a single text stands for a list of one */
     NAME,     /* const char *, one of `names` */
     POSITION, /* an enum: the position among `names` */
 };
@@ -28,7 +28,7 @@ struct key {
     const char *name;
     enum kind kind;
     size_t offset;
-    bool trains;              /* another value makes another training: part of the recipe */
+    bool trains;              /* changing it changes the training: part of the recipe */
     const char *fallback;     /* JSON; NULL: the key is required */
     double low, high;         /* of the number, or of how many texts; both inclusive */
     const char *const *names; /* ended by NULL */
@@ -44,10 +44,10 @@ const struct key *config_key_find(const char *name);
 /* Whether some key's name begins with NAME and a dot. */
 bool config_is_group(const char *name);
 
-/* What follows the last dot. */
+/* The part after the last dot. */
 const char *config_last_part(const char *name);
 
-/* The group that this name of none was meant to be -> out; false where none is near. */
+/* The group that an unknown group's name was probably meant to be -> out; false if none is near. */
 bool config_meant_group(char out[CONFIG_NAME_LIMIT], const char *name);
 
 #endif
