@@ -36,7 +36,7 @@ def shortest(count, pace):
 
 
 @pytest.mark.parametrize("count, ranks", [(3, 2), (9, 2), (9, 3), (10, 4), (12, 5), (4, 4)])
-def test_no_sharing_out_is_faster(count, ranks):
+def test_no_other_distribution_is_faster(count, ranks):
     rng = random.Random(count)
     for _ in range(20):
         pace = [rng.choice([1, rng.uniform(0.3, 4)]) for _ in range(ranks)]

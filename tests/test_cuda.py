@@ -236,7 +236,7 @@ standin_only = pytest.mark.skipif(ON_GPU, reason="asks the stand-in to misbehave
 
 
 @standin_only
-def test_too_little_memory_is_said_before_anything_is_done(tiny):
+def test_too_little_memory_is_reported_before_any_work(tiny):
     config, output = tiny()
     done = run(cuda_program("zoodip"), "train", config, check=False, env={"ZOODIP_STANDIN_MEMORY": "900000"})
     assert done.returncode == 2

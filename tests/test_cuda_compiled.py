@@ -61,7 +61,7 @@ def test_no_launch_asks_for_more_shared_memory_than_a_block_may_have(sm):
     ("_GLOBAL__N__bb22463f_12_attention_cu_1b74b7b2::attend<(operand)1, 40>(_GLOBAL__N__bb::attention_args)", "attend<bfloat, 40>"),
     ("void (anonymous namespace)::copy<int4>((anonymous namespace)::copy_args<int4>)", "copy<int4>"),
 ])
-def test_both_compilers_names_are_brought_to_one(name, agreed):
+def test_both_compilers_names_become_the_same(name, agreed):
     assert compiled.plain(name) == agreed
 
 

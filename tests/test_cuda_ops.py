@@ -256,7 +256,7 @@ def test_linear_times_its_gelu_of_gates(both, bits, out):
 
 
 @pytest.mark.parametrize("act", [NONE, SILU, GELU, QUICK_GELU])
-def test_what_a_product_does_on_the_way_out(both, act):
+def test_epilogues_of_products(both, act):
     tensors = {"x": torch.randn(3, 4, 9, 36), "weight": torch.randn(21, 36, 1, 1), "bias": torch.randn(21),
                "lane_bias": torch.randn(3, 1, 1, 21), "residual": torch.randn(3, 4, 9, 21)}
     agree(both("linear", tensors, bits=8, channels=21, act=act), 2e-6)

@@ -33,7 +33,7 @@ def case(program, name, *rest, **env):
 
 @pytest.mark.parametrize("flavour", ["cuda", "cuda-asan", "cuda-race"])
 @pytest.mark.parametrize("name", RIGHT)
-def test_what_is_right_passes(selftest, flavour, name):
+def test_correct_programs_pass(selftest, flavour, name):
     assert case(selftest(flavour), name) == (0, "", "")
 
 
@@ -77,7 +77,7 @@ RACES = {
 
 
 @pytest.mark.parametrize("name", RACES)
-def test_a_race_is_seen_although_the_numbers_come_out(selftest, name):
+def test_a_race_is_noticed_although_the_numbers_are_right(selftest, name):
     status, said, complaint = case(selftest("cuda-race"), name)
     assert (status, said) == (3, "cudaStreamSynchronize: cudaErrorLaunchFailure")
     assert RACES[name] in complaint and f"kernel {name}" in complaint
@@ -163,6 +163,6 @@ def test_two_ranks_may_not_share_a_device(selftest, tmp_path):
     assert done.returncode != 0 and "ncclCommInitRankConfig: invalid usage" in done.stdout
 
 
-def test_a_rank_that_is_gone_is_noticed_by_asking_and_left_by_aborting(selftest, tmp_path):
+def test_a_dead_rank_is_noticed_by_polling_and_left_by_aborting(selftest, tmp_path):
     done = mpirun(2, selftest(), "nccl_lost", tmp_path / "id", env={"ZOODIP_STANDIN_DEVICES": "2"})
     assert done.stdout.strip() == "remote process exited or there was a network error"

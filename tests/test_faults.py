@@ -175,7 +175,7 @@ def test_run_sh_refuses_what_it_cannot_read(words, message):
 
 
 @pytest.mark.parametrize("code", [0, 2, 75, 1])
-def test_only_what_may_go_better_is_started_again(tmp_path, code):
+def test_only_failures_that_may_pass_are_restarted(tmp_path, code):
     done = run(RUN_SH, "-n", "1", "--restarts", "1", "bash", "-c", f'echo "$@" >> {tmp_path}/calls; exit {code}', "bash", "word", check=False)
     assert done.returncode == code
     assert (tmp_path / "calls").read_text() == ("word\nword --resume\n" if code == 1 else "word\n")
@@ -224,7 +224,7 @@ def test_an_mpirun_that_ends_its_ranks_is_not_asked_again(tmp_path):
     assert process.wait(timeout=10) == 1, process.communicate()
 
 
-def test_an_mpirun_that_locks_itself_up_over_dead_ranks_is_ended_and_started_again(tmp_path):
+def test_an_mpirun_that_deadlocks_over_dead_ranks_is_ended_and_restarted(tmp_path):
     env = stand_in_for_mpirun(tmp_path, "here = os.path.dirname(__file__) + '/up'\nif os.path.exists(here):\n    os._exit(0)\n"
                                         "open(here, 'w')\nif os.fork() == 0:\n    os._exit(9)\ntime.sleep(60)\n")
     began = time.time()
@@ -242,7 +242,7 @@ def test_ranks_whose_run_sh_was_killed_leave_nothing_behind(tmp_path):
     assert end(process, config)[0] == -signal.SIGKILL and newest(output) == steps(output)
 
 
-def test_a_rank_that_is_asked_while_mpi_comes_up_saves_behind_its_first_step(tmp_path):
+def test_a_rank_asked_to_stop_while_mpi_starts_saves_after_its_first_step(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config, ranks=3)
     until(lambda: len(ranks_of(config)) == 3)
@@ -284,7 +284,7 @@ def assert_whole_lines(output):
     assert text.endswith("\n") and [m["step"] for m in metrics(output)] == list(range(1, text.count("\n") + 1))
 
 
-def test_a_full_disk_is_said_and_tried_again(tmp_path, quiet, small_disk):
+def test_a_full_disk_is_reported_and_tried_again(tmp_path, quiet, small_disk):
     """The disk is full from the fifth step on, with room again before the end: training continues, and the last save and the list
     of steps are complete, with no line twice."""
     config, output = write_recipe(small_disk, **{**CHANGES, "output__checkpoint_every": 3})

@@ -172,7 +172,7 @@ def test_exif_orientation(tmp_path, suffix, orientation):
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_exif_in_both_byte_orders_behind_the_pixels(tmp_path, order):
+def test_exif_in_both_byte_orders_after_the_pixels(tmp_path, order):
     field = struct.pack(order + "HHIHH", 0x0112, 3, 1, 6, 0)
     exif = (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, 1) + field + bytes(4)
     path = tmp_path / "in.png"

@@ -158,7 +158,7 @@ def test_the_page_shows_pictures_and_curves_and_runs_nothing(tmp_path):
     assert (output / name / "report.html").exists()
 
 
-def test_a_job_that_is_wrong_fails_alone(tmp_path):
+def test_a_wrong_job_fails_alone(tmp_path):
     photos = tmp_path / "photos"
     shutil.copytree(SUBJECTS / "bear5", photos)
     (photos / "02.png").write_bytes(b"no picture")
@@ -179,7 +179,7 @@ def test_a_job_that_is_wrong_fails_alone(tmp_path):
     assert len(learned(output / "good")) > 0
 
 
-def test_a_job_that_fails_on_one_rank_lets_the_group_go_on(tmp_path, alone):
+def test_a_job_that_fails_on_one_rank_lets_the_group_continue(tmp_path, alone):
     """Only rank 0 saves the word, and fails; both ranks leave the job together."""
     path, output = write_jobs(tmp_path, jobs={"stuck": dict(optim__steps=30),
                                               "short": JOBS["short"]})
@@ -215,7 +215,7 @@ def test_what_is_refused_before_anything_runs(tmp_path, raw, words):
     ("", ["empty"]), ("[]", ["object"]), ('{"jobs": 3}', ["jobs"]), ('{"job": []}', ["job"]),
     ('{"defaults": {"zo": {"m": 1}}, "jobs": [{"name": "a"}]}', ["defaults", "zo.m"]),
     ('{"defaults": 3, "jobs": [{"name": "a"}]}', ["defaults"])])
-def test_jobs_files_that_are_none(tmp_path, text, words):
+def test_invalid_jobs_files(tmp_path, text, words):
     path = tmp_path / "jobs.json"
     path.write_text(text)
     refused(queue(1, path, check=False), "jobs.json", *words)
@@ -319,20 +319,20 @@ def silent(rank, step=r"\d+"):
     return rf"rank {rank}, which leads its group, gave no sign of life for 1 s \(cluster.timeout\) after step {step} of its job"
 
 
-def test_a_group_that_hangs_is_named_and_the_queue_goes_on(tmp_path, alone):
+def test_a_group_that_hangs_is_named_and_the_queue_restarts(tmp_path, alone):
     path, output = write_jobs(tmp_path, cluster__timeout=1)
     process = subprocess.Popen([ROOT / "launch/run.sh", "-n", "2", "--restarts", "1", program("zoodip"), "run", path, "--groups", "2"],
                                env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_until(lambda: steps_of(output, "long") >= 1 and steps_of(output, "batch of two") >= 1, process)
     os.kill(ranks_of(path)[1], signal.SIGSTOP)
     stderr = process.communicate(timeout=60)[1]
-    assert process.returncode == 0 and "starting again" in stderr, stderr
+    assert process.returncode == 0 and "restarting" in stderr, stderr
     assert re.search(f"rank 0: {silent(1)}", stderr), stderr
     assert_all_as_alone(output, alone)
 
 
 @pytest.mark.parametrize("hanging, idle_before", [(0, 3.5), (1, 0)])
-def test_who_has_nothing_to_do_watches_and_is_watched(tmp_path, hanging, idle_before):
+def test_idle_ranks_watch_and_are_watched(tmp_path, hanging, idle_before):
     """One job for two groups: the second group idles for longer than the limit, without an alarm."""
     path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=100000)}, cluster__timeout=1)
     process = start(2, "run", path, "--groups", "2")
@@ -442,7 +442,7 @@ def test_a_spool_takes_files_and_says_how_they_ended(tmp_path, alone, ranks):
         assert learned(tmp_path / "out" / name) == alone[name][0]
 
 
-def test_a_drained_spool_goes_on_where_it_stood(tmp_path, alone):
+def test_a_drained_spool_continues_where_it_was(tmp_path, alone):
     spool, defaults = make_spool(tmp_path)
     for name in ("long", "short"):
         drop(spool, name, JOBS[name])
@@ -487,7 +487,7 @@ def test_no_file_ends_a_spool(tmp_path, file, text, words):
     assert words in reason.read_text(errors="replace") and len(names(spool / "failed")) == 2
 
 
-def test_a_spool_goes_on_where_somebody_removes_what_is_its(tmp_path):
+def test_a_spool_continues_when_someone_removes_its_files(tmp_path):
     spool, defaults = make_spool(tmp_path)
     for name, steps in (("a", 100), ("b", 2)):
         drop(spool, name, dict(optim__steps=steps))
@@ -505,7 +505,7 @@ def test_a_spool_goes_on_where_somebody_removes_what_is_its(tmp_path):
     assert names(spool / "done") == ["b.json"] and names(spool / "failed") == ["c.json", "c.txt"]
 
 
-def test_a_spool_has_to_be_a_folder_that_stays_in_itself(tmp_path):
+def test_a_spool_must_be_a_folder_that_no_link_leads_out_of(tmp_path):
     refused(run(program("zoodip"), "run", "--spool", tmp_path / "none", check=False), "none", "folder")
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "spool").mkdir()
@@ -513,7 +513,7 @@ def test_a_spool_has_to_be_a_folder_that_stays_in_itself(tmp_path):
     refused(run(program("zoodip"), "run", "--spool", tmp_path / "spool", check=False), "leads out")
 
 
-def test_a_summary_that_cannot_be_written_is_said_and_the_table_is_still_shown(tmp_path):
+def test_a_summary_that_cannot_be_written_is_reported_and_the_table_still_shown(tmp_path):
     path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=2)})
     (output / "index.html").mkdir(parents=True)
     done = queue(1, path, check=False)
@@ -554,7 +554,7 @@ def test_runs_whose_processes_have_one_number_share_a_queue_folder(tmp_path):
     assert not list(output.glob("**/*.tmp"))
 
 
-def test_a_run_of_one_job_touches_no_other_and_goes_on_from_its_own(tmp_path, alone):
+def test_a_run_of_one_job_touches_no_other_and_continues_its_own(tmp_path, alone):
     path, output = write_jobs(tmp_path)
     process = start(1, "run", path, "--job", "2")
     wait_until(lambda: steps_of(output, "long") >= 5, process)

@@ -215,7 +215,7 @@ def test_short_runs_have_pages_too(tmp_path, count):
 
 
 @pytest.mark.parametrize("line", ["{}", "[]", "x", '{"step": -1}', '{"step": 1e300}', '{"step": "1"}'])
-def test_lines_that_are_none_are_named(tmp_path, line):
+def test_invalid_lines_are_named(tmp_path, line):
     write(tmp_path, 0, 2)
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(line + "\n")

@@ -115,7 +115,7 @@ def test_resume_of_a_finished_run_changes_nothing(tmp_path, quiet):
     assert len(metrics(output)) == STEPS
 
 
-def test_more_ranks_may_go_on(tmp_path, quiet):
+def test_more_ranks_may_continue(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES)
     stop_after(config, output, 20)
     mpirun(2, program("zoodip"), "train", config, "--resume")
@@ -149,7 +149,7 @@ def test_a_fresh_start_forgets_older_checkpoints(tmp_path):
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_save_that_fails_is_said_and_ends_all_ranks_with_1(tmp_path, ranks):
+def test_a_save_that_fails_is_reported_and_ends_all_ranks_with_1(tmp_path, ranks):
     """A folder is in the way of the word's file: training continues, the other files are written, and the run fails."""
     config, output = write_recipe(tmp_path, **CHANGES)
     (output / "learned_embeds.safetensors").mkdir(parents=True)

@@ -258,7 +258,7 @@ def test_a_rank_killed_under_srun_is_started_again(slurm, tmp_path, quiet):
 
 @needs_pmix
 @beside_the_others
-def test_ranks_under_srun_that_end_one_after_the_other_all_say_75(slurm, tmp_path):
+def test_ranks_under_srun_that_end_one_after_the_other_all_exit_with_75(slurm, tmp_path):
     """One rank may take longer to end than another; the job is requeued nevertheless."""
     number = slurm.submit("--wrap=launch/run.sh bash -c 'sleep $((2 * SLURM_PROCID)); exit 75'", log=tmp_path / "log", launcher="srun")
     slurm.wait(number, "FAILED")
