@@ -94,7 +94,7 @@ struct progress {
     float largest[2], total[2];
 };
 
-/* Turns scores into weights, in place; shrink: what earlier sums are to be multiplied by. */
+/* Turns scores into weights, in place; shrink: the factor for earlier sums. */
 template <int TILES>
 __device__ void weigh(struct progress *p, float (&scores)[TILES][4], float (&shrink)[2], float scale)
 {

@@ -139,7 +139,7 @@ def test_a_signal_to_run_sh_saves_and_does_not_start_again(tmp_path, quiet, whic
     until(lambda: steps(output) >= 2)
     process.send_signal(which)
     code, said = end(process, config)
-    assert code == 75 and "starting again" not in said, said
+    assert code == 75 and "restarting" not in said, said
     assert newest(output) == steps(output) < STEPS
     run(program("zoodip"), "train", config, "--resume")
     assert learned(output) == quiet[0]

@@ -400,7 +400,7 @@ static struct error write_page(const struct board *b)
 static void put_summary(const struct board *b)
 {
     const struct jobs *jobs = b->jobs;
-    fprintf(b->out, "%-*s  %-8s %15s %10s %10s %9s %11s\n", NAME_COLUMNS, "subject", "state", "steps", "at first",
+    fprintf(b->out, "%-*s  %-8s %15s %10s %10s %9s %11s\n", NAME_COLUMNS, "subject", "state", "steps", "initial",
             "validation", "seconds", "turnaround");
     for (int64_t i = 0; i < jobs->count; i++) {
         const struct job *job = &jobs->items[i];

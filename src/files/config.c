@@ -578,7 +578,7 @@ static char *to_text(const struct config *config, bool only_training, bool inden
     if (text)
         snprintf(text, strlen(printed) + 2, "%s%s", printed, indented ? "\n" : "");
     cJSON_free(printed);
-    /* cJSON prints a tab behind a colon; inside texts a tab is always escaped. */
+    /* cJSON prints a tab after a colon; inside texts a tab is always escaped. */
     for (char *colon = text; colon && (colon = strstr(colon, ":\t"));)
         colon[1] = ' ';
     return text;

@@ -30,7 +30,7 @@ struct store {
     void *arg;
 };
 
-/* A process of its own: plain memory, always filled. */
+/* For a process without others: plain memory, always filled. */
 struct store store_alone(void);
 
 /* Nowhere: the load only finds and measures every layer, so that a wrong file is noticed before any work is done. The

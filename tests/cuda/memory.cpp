@@ -65,7 +65,7 @@ uintptr_t device_range(size_t *bytes)
 
 static size_t room_of(size_t bytes)
 {
-    return (bytes + PAGE - 1) / PAGE * PAGE + PAGE; // and the gap behind
+    return (bytes + PAGE - 1) / PAGE * PAGE + PAGE; // and the gap after it
 }
 
 // The first large enough hole in the range; 0: none.

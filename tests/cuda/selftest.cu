@@ -457,7 +457,7 @@ static void case_copies()
     send(out, host, 4, stream);
     host[0] = 9; // pageable: read at the call
     fetch(answers, out, 4, stream);
-    expect(answers[0] == 1, "a pageable buffer may change behind the call");
+    expect(answers[0] == 1, "a pageable buffer may change after the call");
     kept[0] = 5;
     send(out, kept, 1, stream);
     kept[0] = 6; // page-locked: read when it runs
@@ -532,7 +532,7 @@ static void case_device()
     cudaDeviceProp prop;
     must(cudaGetDeviceProperties(&prop, count - 1), "cudaGetDeviceProperties");
     must(cudaDeviceGetAttribute(&value, cudaDevAttrComputeCapabilityMajor, 0), "cudaDeviceGetAttribute");
-    expect(cudaSetDevice(count) == cudaErrorInvalidDevice && value == prop.major, "a device that is not there");
+    expect(cudaSetDevice(count) == cudaErrorInvalidDevice && value == prop.major, "a device that does not exist");
     printf("%d %d %s\n", driver, count, prop.name);
 }
 

@@ -83,7 +83,7 @@ def main():
     p.add_argument("--way", choices=["eager", "compile", "int8"], default="eager")
     p.add_argument("--together", action="store_true")
     p.add_argument("--size", type=int, default=512)
-    p.add_argument("--seconds", type=float, default=5, help="how long is measured, behind two steps that are not")
+    p.add_argument("--seconds", type=float, default=5, help="seconds to measure, after two steps that do not count")
     a = p.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
