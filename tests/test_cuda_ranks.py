@@ -7,9 +7,11 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 
 import pytest
 
+from beside import begin, beside_the_others
 from conftest import ROOT, cuda_program, environment, learned, metrics, mpirun, needs_cuda, write_recipe
 
 NEEDS = "peers standin"
@@ -82,6 +84,11 @@ def joined_run(recipe, tmp_path_factory):
     return done, [json.loads(line) for line in report.read_text().splitlines()]
 
 
+@pytest.fixture(scope="module")
+def begun(request, recipe, joined_run):
+    yield from begin(request, 2, recipe=lambda folder: nullcontext(recipe), joined_run=lambda folder: nullcontext(joined_run))
+
+
 # -------------------------------------------------------------------------------- the same bits
 
 CASES = {"two directions": dict(zo__n=2), "five under three pictures": dict(zo__n=5, optim__batch_size=3, optim__steps=2)}
@@ -133,6 +140,7 @@ def test_a_step_is_one_graph_in_which_ranks_meet(joined_run):
 
 # -------------------------------------------------------------------------------- one is lost
 
+@beside_the_others("recipe", "joined_run")
 def test_a_rank_that_is_killed_ends_all(recipe):
     written = recipe(optim__steps=100000, cluster__timeout=LIMIT)
     process = start(written, 3, 3)
@@ -142,6 +150,7 @@ def test_a_rank_that_is_killed_ends_all(recipe):
     assert code != 0
 
 
+@beside_the_others("recipe", "joined_run")
 def test_what_nccl_says_of_a_lost_rank_ends_all_with_one_line(recipe):
     """mpirun is told to leave the other ranks alone: they notice by themselves, long before the limit."""
     written = recipe(optim__steps=100000, cluster__timeout=60)
@@ -153,6 +162,7 @@ def test_what_nccl_says_of_a_lost_rank_ends_all_with_one_line(recipe):
 
 
 @pytest.mark.parametrize("hanging", [[0], [1, 2]], ids=str)
+@beside_the_others("recipe", "joined_run")
 def test_ranks_that_hang_are_named_and_end_all_within_the_limit(recipe, hanging):
     """A rank that waits for them says so, and at which step."""
     written = recipe(optim__steps=100000, cluster__timeout=LIMIT)
@@ -168,6 +178,7 @@ def test_ranks_that_hang_are_named_and_end_all_within_the_limit(recipe, hanging)
     assert re.search(rf"rank {speaker}: {missing} gave no sign of life for {LIMIT} s \(cluster.timeout\) after step \d+", said[0])
 
 
+@beside_the_others("recipe", "joined_run")
 def test_a_call_that_fails_on_one_rank_ends_all(recipe, joined_run):
     """Call by call, from joining to the last step."""
     calls = min(rank["fallible"] for rank in joined_run[1])
@@ -180,6 +191,7 @@ def test_a_call_that_fails_on_one_rank_ends_all(recipe, joined_run):
 
 # -------------------------------------------------------------------------------- stopping
 
+@beside_the_others("recipe", "joined_run")
 def test_a_signal_to_one_rank_stops_all_and_a_resumed_run_ends_with_the_same_bits(recipe):
     steps = dict(optim__steps=14)
     whole = train(recipe(**steps), 1, 1)

@@ -6,15 +6,17 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, environment, learned, metrics, processes, program, rank_processes, ranks_of, run, write_recipe
+from beside import begin, beside_the_others
+from conftest import NIGHTLY, ROOT, environment, learned, metrics, processes, program, rank_processes, ranks_of, run, write_recipe
 
 RUN_SH = str(ROOT / "launch" / "run.sh")
 STEPS = 60
-KILLS = int(os.environ.get("ZOODIP_KILLS", 4))  # ZOODIP_KILLS=50 pytest tests/test_faults.py -k random_kills: three or four minutes
+KILLS = int(os.environ.get("ZOODIP_KILLS", 20 if NIGHTLY else 4))  # 50 take three or four minutes
 CHANGES = dict(optim__steps=STEPS, output__checkpoint_every=5, output__prompts=[], zo__tau=8)
 
 
@@ -23,6 +25,23 @@ def quiet(tmp_path_factory):
     config, output = write_recipe(tmp_path_factory.mktemp("quiet"), **CHANGES)
     run(program("zoodip"), "train", config)
     return learned(output), [m["losses"] for m in metrics(output)]
+
+
+@contextmanager
+def small_disk(folder):
+    disk = folder / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "zoodip-test", str(disk)], capture_output=True).returncode:
+        pytest.skip("no right to mount a tmpfs here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture(scope="module")
+def begun(request, quiet):
+    yield from begin(request, 2, quiet=lambda folder: nullcontext(quiet), small_disk=small_disk)
 
 
 def hear_signals():
@@ -78,6 +97,7 @@ def run_through_kills(config, chance, most):
     return kills, *end(process, config)
 
 
+@beside_the_others("quiet", "small_disk")
 def test_random_kills_end_with_the_bits_of_the_quiet_run(tmp_path, quiet):
     chance, kills, run = random.Random(6), 0, 0
     while kills < KILLS and run < 10 + KILLS:
@@ -92,6 +112,7 @@ def test_random_kills_end_with_the_bits_of_the_quiet_run(tmp_path, quiet):
     assert kills >= KILLS
 
 
+@beside_the_others("quiet", "small_disk")
 def test_a_killed_rank_ends_the_job_within_ten_seconds(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config, ranks=3)
@@ -103,6 +124,7 @@ def test_a_killed_rank_ends_the_job_within_ten_seconds(tmp_path):
 
 
 @pytest.mark.parametrize("hanging", [0, 1])
+@beside_the_others("quiet", "small_disk")
 def test_a_rank_that_hangs_is_named_and_the_run_starts_again(tmp_path, quiet, hanging):
     config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=3)
     process = start(config, "--restarts", "1", ranks=3)
@@ -116,6 +138,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_starts_again(tmp_path, quiet, ha
     assert "restarting with --resume (1 of 1)" in said and learned(output) == quiet[0]
 
 
+@beside_the_others("quiet", "small_disk")
 def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=2)
     process = start(config)
@@ -133,6 +156,7 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
 
 
 @pytest.mark.parametrize("which", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@beside_the_others("quiet", "small_disk")
 def test_a_signal_to_run_sh_saves_and_does_not_start_again(tmp_path, quiet, which):
     config, output = write_recipe(tmp_path, **CHANGES)
     process = start(config, "--restarts", "3")
@@ -145,6 +169,7 @@ def test_a_signal_to_run_sh_saves_and_does_not_start_again(tmp_path, quiet, whic
     assert learned(output) == quiet[0]
 
 
+@beside_the_others("quiet", "small_disk")
 def test_usr1_to_mpirun_or_to_one_rank_saves_and_ends_all(tmp_path):
     for whom in ("mpirun", program("zoodip")):
         config, output = write_recipe(tmp_path / Path(whom).name, **CHANGES)
@@ -155,6 +180,7 @@ def test_usr1_to_mpirun_or_to_one_rank_saves_and_ends_all(tmp_path):
         assert code == 75 and newest(output) == steps(output) < STEPS, said
 
 
+@beside_the_others("quiet", "small_disk")
 def test_a_second_interrupt_ends_at_once(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config, "--restarts", "3")
@@ -175,6 +201,7 @@ def test_run_sh_refuses_what_it_cannot_read(words, message):
 
 
 @pytest.mark.parametrize("code", [0, 2, 75, 1])
+@beside_the_others("quiet", "small_disk")
 def test_only_failures_that_may_pass_are_restarted(tmp_path, code):
     done = run(RUN_SH, "-n", "1", "--restarts", "1", "bash", "-c", f'echo "$@" >> {tmp_path}/calls; exit {code}', "bash", "word", check=False)
     assert done.returncode == code
@@ -205,6 +232,7 @@ def stand_in_for_mpirun(folder, text):
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
+@beside_the_others("quiet", "small_disk")
 def test_a_signal_that_mpirun_loses_at_its_start_is_sent_again(tmp_path):
     env = stand_in_for_mpirun(tmp_path, "signal.signal(10, signal.SIG_IGN)\nopen(os.path.dirname(__file__) + '/up', 'w')\ntime.sleep(0.5)\n"
                                         "signal.signal(10, lambda *_: os._exit(75))\ntime.sleep(30)\n")
@@ -214,6 +242,7 @@ def test_a_signal_that_mpirun_loses_at_its_start_is_sent_again(tmp_path):
     assert process.wait(timeout=10) == 75, process.communicate()
 
 
+@beside_the_others("quiet", "small_disk")
 def test_an_mpirun_that_ends_its_ranks_is_not_asked_again(tmp_path):
     """SIGUSR1 would end mpirun, which would look like a start that was stopped."""
     env = stand_in_for_mpirun(tmp_path, "signal.signal(10, lambda *_: signal.signal(10, signal.SIG_DFL))\n"
@@ -224,6 +253,7 @@ def test_an_mpirun_that_ends_its_ranks_is_not_asked_again(tmp_path):
     assert process.wait(timeout=10) == 1, process.communicate()
 
 
+@beside_the_others("quiet", "small_disk")
 def test_an_mpirun_that_deadlocks_over_dead_ranks_is_ended_and_restarted(tmp_path):
     env = stand_in_for_mpirun(tmp_path, "here = os.path.dirname(__file__) + '/up'\nif os.path.exists(here):\n    os._exit(0)\n"
                                         "open(here, 'w')\nif os.fork() == 0:\n    os._exit(9)\ntime.sleep(60)\n")
@@ -232,6 +262,7 @@ def test_an_mpirun_that_deadlocks_over_dead_ranks_is_ended_and_restarted(tmp_pat
     assert "restarting with --resume (1 of 1)" in done.stderr and time.time() - began < 12 + 2
 
 
+@beside_the_others("quiet", "small_disk")
 def test_ranks_whose_run_sh_was_killed_leave_nothing_behind(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config)
@@ -242,6 +273,7 @@ def test_ranks_whose_run_sh_was_killed_leave_nothing_behind(tmp_path):
     assert end(process, config)[0] == -signal.SIGKILL and newest(output) == steps(output)
 
 
+@beside_the_others("quiet", "small_disk")
 def test_a_rank_asked_to_stop_while_mpi_starts_saves_after_its_first_step(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config, ranks=3)
@@ -259,16 +291,6 @@ def test_a_rank_asked_to_stop_while_mpi_starts_saves_after_its_first_step(tmp_pa
 # ---- disks
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "zoodip-test", str(disk)], capture_output=True).returncode:
-        pytest.skip("no right to mount a tmpfs here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
 def fill(disk):
     with open(disk / "filler", "wb", buffering=0) as file:
         try:
@@ -284,6 +306,7 @@ def assert_whole_lines(output):
     assert text.endswith("\n") and [m["step"] for m in metrics(output)] == list(range(1, text.count("\n") + 1))
 
 
+@beside_the_others("quiet", "small_disk")
 def test_a_full_disk_is_reported_and_tried_again(tmp_path, quiet, small_disk):
     """The disk is full from the fifth step on, with room again before the end: training continues, and the last save and the list
     of steps are complete, with no line twice."""
@@ -304,6 +327,7 @@ def test_a_full_disk_is_reported_and_tried_again(tmp_path, quiet, small_disk):
     assert said.count("metrics.jsonl") <= STEPS // 3, said  # at the saves, not at every step
 
 
+@beside_the_others("quiet", "small_disk")
 def test_a_disk_that_cannot_be_written_on_is_named_at_the_start(small_disk):
     config, output = write_recipe(small_disk, **CHANGES)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
@@ -312,6 +336,7 @@ def test_a_disk_that_cannot_be_written_on_is_named_at_the_start(small_disk):
         f"zoodip: {config}: output.dir: {output}: cannot make the folder: Read-only file system")
 
 
+@beside_the_others("quiet", "small_disk")
 def test_a_disk_that_stays_full_fails_at_the_end_and_the_checkpoint_before_stays(tmp_path, quiet, small_disk):
     config, output = write_recipe(small_disk, **{**CHANGES, "output__checkpoint_every": 3})
     process = start(config)
@@ -326,6 +351,7 @@ def test_a_disk_that_stays_full_fails_at_the_end_and_the_checkpoint_before_stays
     assert [m["losses"] for m in metrics(output)] == quiet[1]
 
 
+@beside_the_others("quiet", "small_disk")
 def test_a_disk_that_becomes_read_only_fails_at_the_end(tmp_path, quiet, small_disk):
     config, output = write_recipe(small_disk, **CHANGES)
     process = start(config)
@@ -342,6 +368,7 @@ def test_a_disk_that_becomes_read_only_fails_at_the_end(tmp_path, quiet, small_d
     assert learned(output) == quiet[0]
 
 
+@beside_the_others("quiet", "small_disk")
 def test_a_folder_that_is_removed_comes_back_with_the_next_save(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES)
     process = start(config)
@@ -354,6 +381,7 @@ def test_a_folder_that_is_removed_comes_back_with_the_next_save(tmp_path, quiet)
 
 
 @pytest.mark.parametrize("size", [0, 40])
+@beside_the_others("quiet", "small_disk")
 def test_a_checkpoint_cut_short_is_skipped(tmp_path, quiet, size):
     config, output = write_recipe(tmp_path, **CHANGES)
     run(program("zoodip"), "train", config, "--set", "optim.steps=20")
@@ -364,6 +392,7 @@ def test_a_checkpoint_cut_short_is_skipped(tmp_path, quiet, size):
     assert learned(output) == quiet[0]
 
 
+@beside_the_others("quiet", "small_disk")
 def test_what_a_kill_left_half_written_is_removed(tmp_path):
     config, output = write_recipe(tmp_path, **CHANGES)
     run(program("zoodip"), "train", config, "--set", "optim.steps=10")

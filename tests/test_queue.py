@@ -8,9 +8,11 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 
 import pytest
 
+from beside import begin, beside_the_others
 from conftest import ROOT, TOYBOX, environment, learned, metrics, mpirun, nested, program, ranks_of, recipe, refused, run, start
 
 SUBJECTS = TOYBOX / "subjects"
@@ -65,6 +67,11 @@ def alone(tmp_path_factory):
         run(program("zoodip"), "train", config)
         made[name] = learned(folder / "out"), [m["losses"] for m in metrics(folder / "out")]
     return made
+
+
+@pytest.fixture(scope="module")
+def begun(request, alone):
+    yield from begin(request, 2, alone=lambda folder: nullcontext(alone))
 
 
 def assert_all_as_alone(output, alone):
@@ -158,6 +165,7 @@ def test_the_page_shows_pictures_and_curves_and_runs_nothing(tmp_path):
     assert (output / name / "report.html").exists()
 
 
+@beside_the_others("alone")
 def test_a_wrong_job_fails_alone(tmp_path):
     photos = tmp_path / "photos"
     shutil.copytree(SUBJECTS / "bear5", photos)
@@ -243,6 +251,7 @@ def test_links_that_lead_out_are_not_followed(tmp_path, inside):
 
 
 @pytest.mark.parametrize("ranks,groups", [(1, "1"), (3, "2")])
+@beside_the_others("alone")
 def test_kill_9_and_resume(tmp_path, alone, ranks, groups):
     path, output = write_jobs(tmp_path)
     for attempt, (name, steps) in enumerate([("long", 13), ("styled", 6)]):
@@ -276,6 +285,7 @@ def test_finished_jobs_stay_finished(tmp_path, alone):
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
+@beside_the_others("alone")
 def test_a_signal_checkpoints_every_group_and_exits_75(tmp_path, alone, ranks):
     path, output = write_jobs(tmp_path)
     process = start(ranks, "run", path, "--groups", str(ranks))
@@ -294,6 +304,7 @@ def test_a_signal_checkpoints_every_group_and_exits_75(tmp_path, alone, ranks):
 
 
 @pytest.mark.parametrize("rank", [0, 3])
+@beside_the_others("alone")
 def test_a_signal_to_one_rank_reaches_all_groups(tmp_path, rank):
     """A stop reaches all: from rank 0 to the other group, and from a rank that leads no group to rank 0."""
     path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=100000) for name in ("a", "b")})
@@ -319,6 +330,7 @@ def silent(rank, step=r"\d+"):
     return rf"rank {rank}, which leads its group, gave no sign of life for 1 s \(cluster.timeout\) after step {step} of its job"
 
 
+@beside_the_others("alone")
 def test_a_group_that_hangs_is_named_and_the_queue_restarts(tmp_path, alone):
     path, output = write_jobs(tmp_path, cluster__timeout=1)
     process = subprocess.Popen([ROOT / "launch/run.sh", "-n", "2", "--restarts", "1", program("zoodip"), "run", path, "--groups", "2"],
@@ -332,6 +344,7 @@ def test_a_group_that_hangs_is_named_and_the_queue_restarts(tmp_path, alone):
 
 
 @pytest.mark.parametrize("hanging, idle_before", [(0, 3.5), (1, 0)])
+@beside_the_others("alone")
 def test_idle_ranks_watch_and_are_watched(tmp_path, hanging, idle_before):
     """One job for two groups: the second group idles for longer than the limit, without an alarm."""
     path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=100000)}, cluster__timeout=1)
@@ -346,6 +359,7 @@ def test_idle_ranks_watch_and_are_watched(tmp_path, hanging, idle_before):
 
 
 @pytest.mark.parametrize("steps, pause", [(40, 0), (120, 0.5)])
+@beside_the_others("alone")
 def test_a_rank_without_work_that_hangs_is_named_at_the_end(tmp_path, steps, pause):
     """Without the pause its leader may still be waiting to be told that there is no work, and group and queue would notice at the
     same time."""
@@ -360,6 +374,7 @@ def test_a_rank_without_work_that_hangs_is_named_at_the_end(tmp_path, steps, pau
     assert pause == 0 or (told[0][0] == "0" and steps_of(output, "a") == steps), stderr
 
 
+@beside_the_others("alone")
 def test_a_queue_that_is_suspended_as_a_whole_goes_on(tmp_path, alone):
     path, output = write_jobs(tmp_path, cluster__timeout=1)
     process = start(3, "run", path, "--groups", "3")
@@ -375,6 +390,7 @@ def test_a_queue_that_is_suspended_as_a_whole_goes_on(tmp_path, alone):
 
 
 
+@beside_the_others("alone")
 def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, alone):
     """Group 1 draws while group 0 learns; the signal goes to a rank of group 1 that is not its leader."""
     path, output = write_jobs(tmp_path, jobs={"long": dict(optim__steps=100000),
@@ -416,6 +432,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
+@beside_the_others("alone")
 def test_a_spool_takes_files_and_says_how_they_ended(tmp_path, alone, ranks):
     spool, defaults = make_spool(tmp_path)
     process = start(ranks, "run", defaults, "--spool", str(spool))
@@ -442,6 +459,7 @@ def test_a_spool_takes_files_and_says_how_they_ended(tmp_path, alone, ranks):
         assert learned(tmp_path / "out" / name) == alone[name][0]
 
 
+@beside_the_others("alone")
 def test_a_drained_spool_continues_where_it_was(tmp_path, alone):
     spool, defaults = make_spool(tmp_path)
     for name in ("long", "short"):
@@ -487,6 +505,7 @@ def test_no_file_ends_a_spool(tmp_path, file, text, words):
     assert words in reason.read_text(errors="replace") and len(names(spool / "failed")) == 2
 
 
+@beside_the_others("alone")
 def test_a_spool_continues_when_someone_removes_its_files(tmp_path):
     spool, defaults = make_spool(tmp_path)
     for name, steps in (("a", 100), ("b", 2)):
@@ -580,6 +599,7 @@ def test_a_job_that_fails_by_itself_is_told_by_the_others(tmp_path):
     assert "/nowhere" in jobs["b"]["reason"] and "optim.steps" in jobs["c"]["reason"]
 
 
+@beside_the_others("alone")
 def test_a_run_of_one_job_tells_what_the_queue_before_it_left(tmp_path):
     """Including jobs that failed before their first step, jobs that were submitted long ago, and damaged files."""
     path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=2), "b": dict(data__images="/nowhere"), "c": dict(optim__steps=30)})
@@ -612,6 +632,7 @@ def test_a_job_that_the_file_does_not_have_is_refused(tmp_path, options, words):
 
 
 @pytest.mark.parametrize("options", [[], ["--resume"]])
+@beside_the_others("alone")
 def test_two_runs_do_not_write_one_folder(tmp_path, options):
     """The second one ends, and the first one's results are as if it had been alone; then the folder is free."""
     path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=100000)}, cluster__timeout=2)
@@ -631,6 +652,7 @@ def test_two_runs_do_not_write_one_folder(tmp_path, options):
     queue(1, path, "--set", f"optim.steps={len(steps) + 1}", "--resume")
 
 
+@beside_the_others("alone")
 def test_two_runs_do_not_watch_one_spool(tmp_path):
     (tmp_path / "spool").mkdir()
     first = start(1, "run", "--spool", tmp_path / "spool")

@@ -1,7 +1,6 @@
 """Real Slurm: its daemons run here, with two nodes on this machine, and the jobs of launch/slurm/ are preempted, cancelled, run
 out of time and lose a node. Whatever happens, the learned word has the bits of an undisturbed run."""
 import getpass
-import inspect
 import json
 import os
 import re
@@ -12,11 +11,12 @@ import subprocess
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
+from beside import begin, beside_the_others
 from conftest import ROOT, learned, metrics, program, rank_processes, recipe, run, write_recipe
 
 NEEDS = "slurm"
@@ -164,46 +164,22 @@ def quiet(tmp_path_factory):
     return learned(output), [m["losses"] for m in metrics(output)]
 
 
-def beside_the_others(case):
-    """The test of a case that has begun beside the others: it waits for its end. Its own arguments are the cluster, a folder and the
-    quiet run, as they ask for them, and what they are parametrized by."""
-
-    def test(begun, request, **_):
-        begun[request.node.name].result()
-
-    given = [name for name in inspect.signature(case).parameters if name not in ("slurm", "tmp_path", "quiet")]
-    test.__signature__ = inspect.Signature([inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in ("begun", "request", *given)])
-    test.__name__, test.__doc__, test.case = case.__name__, case.__doc__, case
-    return test
-
-
 @pytest.fixture(scope="module")
-def begun(request, tmp_path_factory):
-    """Test -> future of its case. The cases wait for Slurm's clocks most of the time: AT_ONCE of them run at a time, each of these in
-    a cluster of its own."""
-    here, clusters, quiet = threading.local(), [], request.getfixturevalue("quiet")
+def begun(request, quiet):
+    """The cases wait for Slurm's clocks most of the time: AT_ONCE of them are under way, each of these in a cluster of its own."""
+    here, clusters = threading.local(), []
 
-    def run_case(case, folder, given):
+    def cluster(folder):
         if not hasattr(here, "slurm"):
             here.slurm = Slurm(Path(tempfile.mkdtemp(prefix="zoodip-")))
             clusters.append(here.slurm)
             here.slurm.start()
-        offered = dict(slurm=here.slurm, tmp_path=folder, quiet=quiet)
-        case(**{name: value for name, value in offered.items() if name in inspect.signature(case).parameters}, **given)
+        return nullcontext(here.slurm)
 
-    def given(test):
-        return test.callspec.params if hasattr(test, "callspec") else {}
-
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        yield {test.name: pool.submit(run_case, test.obj.case, tmp_path_factory.mktemp("case"), given(test))
-               for test in request.session.items
-               if test.module is request.module and not any(mark.args[0] for mark in test.iter_markers("skipif"))}
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for cluster in clusters:
-            cluster.stop()
-            shutil.rmtree(cluster.folder, ignore_errors=True)
+    yield from begin(request, AT_ONCE, slurm=cluster, quiet=lambda folder: nullcontext(quiet))
+    for each in clusters:
+        each.stop()
+        shutil.rmtree(each.folder, ignore_errors=True)
 
 
 def steps(output):
@@ -240,7 +216,7 @@ needs_pmix = pytest.mark.skipif(not list(Path("/usr/lib").glob("*/slurm*/mpi_pmi
 
 
 @pytest.mark.parametrize("launcher, each", [("mpirun", 1), pytest.param("srun", 2, marks=needs_pmix)])
-@beside_the_others
+@beside_the_others("slurm", "quiet")
 def test_a_job_over_two_nodes(slurm, tmp_path, quiet, launcher, each):
     number, output = start_training(slurm, tmp_path, launcher=launcher, ntasks_per_node=each)
     log = finish(slurm, number, output, quiet, tmp_path)
@@ -248,7 +224,7 @@ def test_a_job_over_two_nodes(slurm, tmp_path, quiet, launcher, each):
 
 
 @needs_pmix
-@beside_the_others
+@beside_the_others("slurm", "quiet")
 def test_a_rank_killed_under_srun_is_started_again(slurm, tmp_path, quiet):
     number, output = start_training(slurm, tmp_path, launcher="srun")
     os.kill(rank_processes(tmp_path / "config.json")[-1], signal.SIGKILL)
@@ -257,7 +233,7 @@ def test_a_rank_killed_under_srun_is_started_again(slurm, tmp_path, quiet):
 
 
 @needs_pmix
-@beside_the_others
+@beside_the_others("slurm", "quiet")
 def test_ranks_under_srun_that_end_one_after_the_other_all_exit_with_75(slurm, tmp_path):
     """One rank may take longer to end than another; the job is requeued nevertheless."""
     number = slurm.submit("--wrap=launch/run.sh bash -c 'sleep $((2 * SLURM_PROCID)); exit 75'", log=tmp_path / "log", launcher="srun")
@@ -266,7 +242,7 @@ def test_ranks_under_srun_that_end_one_after_the_other_all_exit_with_75(slurm, t
 
 
 @pytest.mark.parametrize("partition, launcher", [("low", "mpirun"), ("grace", "mpirun"), pytest.param("low", "srun", marks=needs_pmix)])
-@beside_the_others
+@beside_the_others("slurm", "quiet")
 def test_a_preempted_job_saves_waits_and_goes_on(slurm, tmp_path, quiet, partition, launcher):
     """Without a grace time SIGTERM comes at once; with one, SIGUSR1 comes first. No step is lost either way: with a checkpoint
     every thousand steps, continuing from the same step shows that it saved when it was told to."""
@@ -279,7 +255,7 @@ def test_a_preempted_job_saves_waits_and_goes_on(slurm, tmp_path, quiet, partiti
     assert resumed and int(resumed[1]) >= 3, log
 
 
-@beside_the_others
+@beside_the_others("slurm", "quiet")
 def test_a_cancelled_job_saves_and_stays_away(slurm, tmp_path, quiet):
     number, output = start_training(slurm, tmp_path)
     slurm.ask("scancel", number)
@@ -292,7 +268,7 @@ def test_a_cancelled_job_saves_and_stays_away(slurm, tmp_path, quiet):
     assert learned(output) == quiet[0]
 
 
-@beside_the_others
+@beside_the_others("slurm", "quiet")
 def test_a_job_out_of_time_goes_back_into_the_queue(slurm, tmp_path, quiet):
     """Slurm checks time limits twice a minute, at moments of its own choosing: the ranks are held until it has acted."""
     config, output = write_recipe(tmp_path, **CHANGES)
@@ -313,7 +289,7 @@ def test_a_job_out_of_time_goes_back_into_the_queue(slurm, tmp_path, quiet):
     assert "resuming after step" in said or "no checkpoint to resume from" in said, said
 
 
-@beside_the_others
+@beside_the_others("slurm", "quiet")
 def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(slurm, tmp_path, quiet):
     number, output = start_training(slurm, tmp_path)
     slurm.ask("scontrol", "update", "nodename=n2", "state=down", "reason=test")
@@ -323,7 +299,7 @@ def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(slurm, tmp_
     assert slurm.job(number)["Restarts"] == "1"
 
 
-@beside_the_others
+@beside_the_others("slurm", "quiet")
 def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet):
     """One of them is lost once, and one is told to stop: both continue where they were."""
     path, output = write_jobs(tmp_path, *({"name": f"seed {seed}", "seed": seed} for seed in range(4)))
@@ -344,7 +320,7 @@ def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet
     assert [(job["name"], job["state"]) for job in jobs] == [(f"seed {seed}", "done") for seed in range(4)]
 
 
-@beside_the_others
+@beside_the_others("slurm", "quiet")
 def test_a_job_without_arguments_fails_with_2(slurm, tmp_path):
     for script in ("train", "array", "queue"):
         number = slurm.submit(f"launch/slurm/{script}.sbatch", log=tmp_path / "log", nodes=1)
@@ -352,7 +328,7 @@ def test_a_job_without_arguments_fails_with_2(slurm, tmp_path):
         assert slurm.job(number)["ExitCode"] == "2:0"
 
 
-@beside_the_others
+@beside_the_others("slurm", "quiet")
 def test_a_queue_comes_back_and_leaves_finished_subjects_alone(slurm, tmp_path, quiet):
     """Two subjects, one after the other on both ranks; told to stop in the second one, as before the time limit."""
     path, output = write_jobs(tmp_path, dict(name="long"), dict(name="short", optim=dict(steps=30)))  # the longest job goes first
