@@ -65,6 +65,8 @@ static enum question read_question(int argc, char **argv, const struct command *
         return options_ask_help(argc - 1, argv + 1) ? HELP : NOTHING;
     if (argc == 2 && is_one_of(argv[1], version_words))
         return VERSION;
+    if (argc == 3 && is_one_of(argv[1], version_words) && options_ask_help(argc - 1, argv + 1))
+        return HELP;
     if (argc < 2 || argc > 3 || !is_one_of(argv[1], help_words))
         return NOTHING;
     *about = argc == 3 ? find_command(argv[2]) : NULL;

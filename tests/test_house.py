@@ -134,7 +134,7 @@ def test_help_lists_every_command():
 @pytest.mark.parametrize("asked,same", [
     (["help"], ["--help"]), (["-h"], ["--help"]), (["help", "help"], ["--help"]), (["help", "version"], ["--help"]),
     (["help", "train"], ["train", "--help"]), (["--help", "bench"], ["bench", "--help"]), (["run", "jobs.json", "-h"], ["run", "--help"]),
-    (["version"], ["--version"]), (["-V"], ["--version"])])
+    (["version"], ["--version"]), (["version", "--help"], ["--help"]), (["-V"], ["--version"])])
 def test_help_and_version_can_be_asked_for_in_many_ways(asked, same):
     assert run(BUILD / "zoodip", *asked).stdout == run(BUILD / "zoodip", *same).stdout != ""
 

@@ -50,8 +50,9 @@ static struct error take_name(struct jobs *jobs, cJSON *object)
     if (!cJSON_IsObject(object))
         return error_input("expected an object, {\"name\": ...}");
     cJSON *name = cJSON_DetachItemFromObjectCaseSensitive(object, "name");
-    struct error e =
-        cJSON_IsString(name) ? job_name_check(name->valuestring) : error_input("name: is missing, expected a text");
+    struct error e = cJSON_IsString(name)
+                         ? job_name_check(name->valuestring)
+                         : error_input("name: %s", name ? "expected a text" : "is missing, expected a text");
     if (e.code == ERROR_NONE && !(job->name = memory_string(name->valuestring)))
         e = error_memory("a job");
     cJSON_Delete(name);
@@ -147,7 +148,8 @@ static struct error check_keys(const cJSON *root, const char *source)
 {
     for (const cJSON *child = root->child; child; child = child->next)
         if (strcmp(child->string, "defaults") != 0 && strcmp(child->string, "jobs") != 0)
-            return error_input("%s: %.80s: unknown key; expected defaults and jobs", source, child->string);
+            return error_input("%s: %.80s: unknown key; expected defaults and jobs, as in zoodip run --help", source,
+                               child->string);
     const cJSON *defaults = cJSON_GetObjectItemCaseSensitive(root, "defaults");
     const cJSON *jobs = cJSON_GetObjectItemCaseSensitive(root, "jobs");
     if (defaults && !cJSON_IsObject(defaults))

@@ -441,7 +441,10 @@ struct error config_read(struct config *config, const char *path, const char *co
     memory_free(text);
     TRY(e);
     const struct config_layer file = {root, path};
-    e = config_layers(config, &file, 1, sets, set_count);
+    if (cJSON_GetObjectItemCaseSensitive(root, "jobs"))
+        e = error_input("%s: is a jobs file, for zoodip run; expected a config", path);
+    else
+        e = config_layers(config, &file, 1, sets, set_count);
     cJSON_Delete(root);
     return e;
 }

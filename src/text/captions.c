@@ -75,8 +75,10 @@ static struct error pick(struct captions *c, const cJSON *root, const char *path
 {
     const cJSON *own = captions_of(root, subject);
     if (!own)
-        return error_input("%s: %s: no captions for this subject; add {\"%s\": {\"FILE\": \"a photo of a {} ...\"}}",
-                           path, subject, subject);
+        return error_input(
+            "%s: %s: no captions for this subject; add {\"%s\": {\"FILE\": \"a photo of a {} ...\"}}, or "
+            "set use_cc to false",
+            path, subject, subject);
     for (int64_t i = 0; i < c->count; i++) {
         const cJSON *caption = cJSON_GetObjectItemCaseSensitive(own, names[i]);
         if (!caption)
