@@ -129,12 +129,12 @@ def test_a_file_in_a_spool_is_blamed_by_the_name_it_was_given(tmp_path):
                     "model": f"{spool}/model.json: model: differs from the loaded model's\n"}  # another job's error came first
 
 
-def test_a_spools_defaults_are_blamed_by_their_own_name(tmp_path):
+def test_a_spools_defaults_are_blamed_by_their_own_name_before_any_job_arrives(tmp_path):
     spool = tmp_path / "inbox"
     spool.mkdir()
-    (spool / "a.json").write_text("{}")
     defaults, _ = with_key(tmp_path, "zo.n")
     assert last_line("run", defaults, "--spool", spool) == line(defaults, "zo.n")
+    assert last_line("run", "--spool", spool, *as_set("zo.n")) == line("--set", "zo.n")
 
 
 def test_a_missing_key_is_blamed_on_the_source_that_should_have_it(tmp_path):

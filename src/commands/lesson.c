@@ -28,7 +28,7 @@ static struct error start_anew(const struct config *c)
     TRY(folder_list(folder, &names, &count));
     folder_list_free(names, count);
     if (count > 0)
-        log_warning("%s: removing the checkpoints of an earlier run (--resume continues from them)", folder);
+        log_warning("%s: removing the checkpoints of an earlier run; --resume would have continued from them", folder);
     return folder_clean(folder, is_checkpoint);
 }
 

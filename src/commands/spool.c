@@ -54,7 +54,8 @@ static struct error read_object(cJSON **object, const char *path, const char *so
     return e;
 }
 
-static struct error read_defaults(struct spool *s, const char *path)
+/* Checks them and --set now, when somebody is watching, not when the first job arrives. */
+static struct error read_defaults(struct spool *s, const char *path, const struct option_values *sets)
 {
     char out[4096];
     if (path)
@@ -64,7 +65,8 @@ static struct error read_defaults(struct spool *s, const char *path)
     TRY(path_join(out, s->folder, "out"));
     if (!jobs_name_folder(s->defaults) && !cJSON_AddStringToObject(s->defaults, "output.dir", out))
         return error_memory("the defaults");
-    return ok();
+    const struct config_layer layer = {s->defaults, path ? path : s->folder};
+    return config_check(&layer, 1, sets->items, sets->count);
 }
 
 /* NAME of NAME.json; false if the file is not for us. */
@@ -274,7 +276,7 @@ struct error spool_run(struct batch *b, const char *folder, const char *defaults
     if (first)
         e = open_folders(&s);
     if (first && e.code == ERROR_NONE)
-        e = read_defaults(&s, defaults);
+        e = read_defaults(&s, defaults, sets);
     e = comm_agree(b->all, e);
     if (first && e.code == ERROR_NONE)
         log_line("watching %s for NAME.json", folder);
