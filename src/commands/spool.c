@@ -54,7 +54,7 @@ static struct error read_object(cJSON **object, const char *path, const char *so
     return e;
 }
 
-/* Checks them and --set now, when somebody is watching, not when the first job arrives. */
+/* Checks them and --set now, while someone is watching, rather than when the first job arrives. */
 static struct error read_defaults(struct spool *s, const char *path, const struct option_values *sets)
 {
     char out[4096];

@@ -189,7 +189,7 @@ static void clear_value(struct config *config, const struct key *key)
     }
 }
 
-/* -------------------------------------------------------------------------------- layers: the files, then each --set, then the defaults */
+/* -------------------------------------------------------------------------------- layers: files, --set, defaults */
 
 static struct error unknown_key(const char *source, const char *name, bool group)
 {

@@ -1,8 +1,8 @@
 /* files/config.h
  *
  * A run's recipe: one JSON object whose groups ("data", "token", "zo", ...) are the nested structs below, so that the
- * key zo.eps of the file is the field config.zo.eps. config_keys.c holds ONE table with a line for every key (name, kind,
- * field, default, range, meaning); parsing, --set, defaults, errors and the list in --help all follow from it.
+ * key zo.eps of the file is the field config.zo.eps. config_keys.c holds ONE table with a line for every key (name,
+ * kind, field, default, range, meaning); parsing, --set, defaults, errors and the list in --help all use it.
  *
  * Invariant: after config_read has returned without error every field lies in its key's range and the rules between
  * keys hold (timesteps in order, captions where use_cc asks for them). What only the model or the disk can tell (does

@@ -1,8 +1,8 @@
 /* draws CONFIG.json STEP OUT.safetensors [STEP OUT.safetensors]...
  *
- * What step STEP (from 1) of a run draws, for each pair: `picture`, `flip`, `timestep` I32 [B], `input_ids` I32 [B, length],
- * `posterior`, `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width]. Pictures are numbered by the
- * order of their names.
+ * For each pair, what step STEP (from 1) of a run draws: `picture`, `flip`, `timestep` I32 [B], `input_ids` I32 [B,
+ * length], `posterior`, `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width]. Pictures are numbered by
+ * the order of their names.
  */
 #include <stdio.h>
 #include <stdlib.h>
