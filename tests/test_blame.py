@@ -9,6 +9,7 @@ import pytest
 
 from conftest import ROOT, TOYBOX, nested, program, recipe, run, start, write_recipe
 
+QUICK = True
 MODEL, BEAR = TOYBOX / "model", TOYBOX / "subjects" / "bear5"
 
 # key -> (a wrong value, what the line says about it): found by the table of keys, by the model, on the disk

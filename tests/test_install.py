@@ -9,6 +9,7 @@ import pytest
 from conftest import BUILD, ROOT, learned, run
 from test_house import COMMANDS, recipe
 
+QUICK = True
 TRAIN = re.search(r"^launch/run\.sh .* train .*", (ROOT / "launch/demo.sh").read_text(), re.M).group()
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from conftest import TOYBOX, mpirun, program, recipe, run, write_recipe
 
+QUICK = True
 MODEL = TOYBOX / "model"
 SHORT = dict(optim__steps=2, output__prompts=[])
 
