@@ -65,9 +65,17 @@ def examples(text):
     return [words for block in shown for words in lines("\n".join(re.findall(r"^ +.*", block.split("\n\n")[0], re.M)))]
 
 
+def inline(page):
+    """What the page's text sets as code."""
+    return re.findall(r"`([^`\n]+)`", code(page)[1])
+
+
 SHOWN = [(name(p), words) for p in PAGES for block in code(p)[0] for words in lines(block)]
 SHOWN += [(f"zoodip {c} --help", words) for c, text in HELP.items() for words in examples(text)]
 SHOWN += [("zoodip --help", words) for words in examples(zoodip_help())] if HELP else []
+# commands within a sentence: they are checked, but not run
+NAMED = [(name(p), words) for p in PAGES for text in inline(p) if re.match(r"(build/)?zoodip |(sbatch )?(launch|tests|dataset)/[^ *]+ ", text)
+         for words in lines(text)]
 
 
 def ours(words):
@@ -97,8 +105,8 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_files_that_a_page_names_exist(page):
-    blocks, text = code(page)
-    named = re.findall(r"`([^`\s]+)`", text) + [w for block in blocks for words in lines(block) for w in words]
+    blocks, _ = code(page)
+    named = [w for span in inline(page) for w in span.split()] + [w for block in blocks for words in lines(block) for w in words]
     missing = []
     for path in named:
         path = path.split("::")[0].rstrip("/")
@@ -117,29 +125,43 @@ def test_files_that_a_page_names_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_keys_and_options_in_a_page_exist(page):
-    _, text = code(page)
-    inline = re.findall(r"`([^`\n]+)`", text)
     known = "\n".join([zoodip_help(), *HELP.values(), *(p.read_text() for p in SCRIPTS.values() if p.exists()),
                        *(p.read_text() for p in (ROOT / "tests").rglob("*.py"))])
-    for words in inline:
+    for words in inline(page):
         for key in re.findall(r"\b((?:data|token|zo|optim|quant|output|cluster)\.[a-z_0-9]+)\b(?![./(])", words):
             assert key in KEYS, key
+        for key in re.findall(r"^([a-z][a-z_.]*)=[^= ]*$", words):
+            assert key in KEYS, words
         if words.startswith("--") and words.split()[0] not in NOT_OURS:
             assert option_is_known(words.split()[0], known), words
 
 
-@pytest.mark.parametrize("where, words", SHOWN, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:70])
+def keys_of(value):
+    """The dotted names of an object's keys."""
+    return {f"{key}.{inner}" for key, held in value.items() if isinstance(held, dict) for inner in keys_of(held)} | {
+        key for key, held in value.items() if not isinstance(held, dict)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_keys_in_a_jobs_file_that_a_page_shows_exist(page):
+    for block in re.findall(r"^```json\n(.*?)^```", page.read_text(), re.M | re.S):
+        shown = json.loads(block)
+        for part in (shown["defaults"], *shown["jobs"]) if "jobs" in shown else ():
+            assert keys_of(part) - {"name"} <= KEYS
+
+
+@pytest.mark.parametrize("where, words", SHOWN + NAMED, ids=lambda v: v if isinstance(v, str) else " ".join(v)[:70])
 def test_commands_and_options_shown_exist(where, words):
     zoodip = ours(words)
     if zoodip and len(zoodip) > 1:
         if not zoodip[1].startswith("-"):
-            assert zoodip[1] in COMMANDS
+            assert zoodip[1] in [*COMMANDS, "help", "version"]
         text = HELP.get(zoodip[1], zoodip_help())
-        for option in (w for w in zoodip[2:] if w.startswith("--")):
+        for option in (w for w in zoodip[2:] if w.startswith("--") and w != "--help"):
             assert option_is_known(option, text), option
-        for before, value in zip(zoodip, zoodip[1:]):
-            if before == "--set" and value != "KEY=VALUE":
-                assert value.split("=")[0] in KEYS, value
+    for before, value in zip(words, words[1:]):
+        if before == "--set" and value != "KEY=VALUE":
+            assert value.split("=")[0] in KEYS, value
     start = words[:len(words) - len(zoodip)] if zoodip else words
     script = next((w for w in start if w in SCRIPTS or re.match(r"tests/.*\.py$|launch/slurm/", w)), None)
     if script and (ROOT / script).suffix in (".py", ".sh", ""):
