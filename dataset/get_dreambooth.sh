@@ -10,6 +10,10 @@ cd "$(dirname "$0")"
 case ${1-} in
     --help | -h) sed -n '2,7s/^# \{0,1\}//p' get_dreambooth.sh && exit 0 ;;
 esac
+if [ $# -gt 0 ]; then
+    echo "get_dreambooth: $1: unexpected argument; see dataset/get_dreambooth.sh --help" >&2
+    exit 2
+fi
 
 source=https://github.com/google/dreambooth
 target=dreambooth

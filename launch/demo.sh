@@ -12,8 +12,12 @@ subjects=dataset/toybox/subjects
 case ${1-} in
     --help | -h) sed -n '2,7s/^# \{0,1\}//p' "$0" && exit 0 ;;
 esac
+if [ $# -gt 1 ]; then
+    echo "demo: $2: unexpected argument; see launch/demo.sh --help" >&2
+    exit 2
+fi
 subject=${1-bear5}
-if [ $# -gt 1 ] || [[ ! $subject =~ ^[a-z0-9]+$ ]] || [ ! -d "$subjects/$subject" ]; then
+if [[ ! $subject =~ ^[a-z0-9]+$ ]] || [ ! -d "$subjects/$subject" ]; then
     echo "demo: $subject: no such subject; one of $(cd "$subjects" && echo */ | tr -d /)" >&2
     exit 2
 fi
