@@ -16,7 +16,7 @@ static void print_help(void)
     printf("usage: zoodip bench CONFIG.json [--set KEY=VALUE]... [--evaluations N] [--quiet]\n"
            "\n"
            "Runs training steps of a config without writing anything, and prints one line of JSON: evaluations per\n"
-           "second, step time, memory. A first step is not counted.\n"
+           "second, step time, memory. The first step is not counted.\n"
            "\n"
            "  --evaluations N   measure at least this many evaluations (default 30)\n"
            "  --quiet           only warnings and errors on stderr\n"

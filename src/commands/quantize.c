@@ -18,7 +18,7 @@ static void print_help(void)
            "  --bits N        8 (the default) or 4\n"
            "  --quiet         only warnings and errors on stderr\n"
            "\n"
-           "example:\n"
+           "examples:\n"
            "  zoodip quantize --model stable-diffusion-v1-5 --output sd15-int8\n"
            "  zoodip quantize --model stable-diffusion-v1-5 --output sd15-int4 --bits 4\n");
 }
