@@ -121,6 +121,20 @@ def test_a_slip_in_a_command_line_is_answered_with_what_was_meant(arguments, lin
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"zoodip: {line}\n")
 
 
+@pytest.mark.parametrize("command", [["generate", "--prompt", "a toy", "--output", "{}/x.png"], ["quantize", "--output", "{}/q"],
+                                     ["bench", "configs/toybox.json"]], ids=lambda c: c[0])
+@pytest.mark.parametrize("make,said", [
+    (lambda path: None, "no such folder"), (lambda path: path.write_text("{}"), "is a file"),
+    (lambda path: path.mkdir(), "has no text_encoder, unet or vae")], ids=["nothing", "a file", "another folder"])
+def test_a_folder_that_holds_no_model_is_called_that_and_nothing_is_written(tmp_path, command, make, said):
+    folder = tmp_path / "model"
+    make(folder)
+    option, source = (["--set", f"model={folder}"], "--set: model") if command[0] == "bench" else (["--model", folder], "--model")
+    done = run(program("zoodip"), *(word.format(tmp_path) for word in command), *option, check=False)
+    assert (done.returncode, done.stderr) == (2, f'zoodip: {source}: "{folder}": {said}; expected a diffusers model folder\n')
+    assert not (tmp_path / "x.png").exists() and not (tmp_path / "q").exists()
+
+
 def copy_model(folder):
     shutil.copytree(MODEL, folder)
     return folder

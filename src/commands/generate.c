@@ -464,8 +464,7 @@ static struct error read_all(struct session *s)
     struct unet_config unet;
     struct vae_config vae;
     char folder[4096];
-    if (!folder_exists(r->model))
-        return error_input("--model: %s: no such folder; expected a diffusers model folder", r->model);
+    TRY(error_in(model_folder_check(r->model), "--model"));
     TRY(text_config_read(&text, r->model));
     TRY(unet_config_read(&unet, r->model));
     TRY(vae_config_read(&vae, r->model));

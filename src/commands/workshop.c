@@ -7,7 +7,6 @@
 #include "base/pool.h"
 #include "commands/alike.h"
 #include "commands/join.h"
-#include "files/file.h"
 
 /* -------------------------------------------------------------------------------- shared weights */
 
@@ -46,17 +45,9 @@ static struct error check_parts(const struct workshop *w)
     return ok();
 }
 
-static struct error check_folder(const char *model)
-{
-    if (folder_exists(model))
-        return ok();
-    return error_input("\"%.300s\": %s; expected a diffusers model folder", model,
-                       file_exists(model) ? "is a file" : "no such folder");
-}
-
 static struct error read_settings(struct workshop *w)
 {
-    TRY(config_blame(&w->config, "model", check_folder(w->config.model)));
+    TRY(config_blame(&w->config, "model", model_folder_check(w->config.model)));
     TRY(text_config_read(&w->text_config, w->config.model));
     TRY(unet_config_read(&w->unet_config, w->config.model));
     TRY(vae_config_read(&w->vae, w->config.model));

@@ -245,8 +245,7 @@ struct error quantized_write(const char *folder, const char *out, int bits, void
 {
     static const char *const parts[] = {"text_encoder", "unet", "vae"};
     static const char *const copied[] = {".", "text_encoder", "unet", "vae", "tokenizer", "scheduler"};
-    if (!folder_exists(folder))
-        return error_input("--model: %s: no such folder; expected a diffusers model folder", folder);
+    TRY(error_in(model_folder_check(folder), "--model"));
     TRY(folder_make(out));
     if (same_folder(folder, out))
         return error_input("--output: %s: is the model itself; choose another folder", out);

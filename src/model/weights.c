@@ -89,6 +89,22 @@ struct error weights_path(char path[4096], const char *folder, const char *part)
     return error_input("%s: no weights here; expected %s or %s", directory, names[0], names[6]);
 }
 
+struct error model_folder_check(const char *folder)
+{
+    static const char *const parts[] = {"text_encoder", "unet", "vae"};
+    char path[4096];
+    if (file_exists(folder))
+        return error_input("\"%.300s\": is a file; expected a diffusers model folder", folder);
+    if (!folder_exists(folder))
+        return error_input("\"%.300s\": no such folder; expected a diffusers model folder", folder);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        TRY(path_join(path, folder, parts[i]));
+        if (folder_exists(path))
+            return ok();
+    }
+    return error_input("\"%.300s\": has no text_encoder, unet or vae; expected a diffusers model folder", folder);
+}
+
 static void give_memory(struct weights *w)
 {
     if (w->memory)

@@ -20,6 +20,9 @@
 #include "device/device.h"
 #include "files/safetensors.h"
 
+/* ERROR_BAD_INPUT if FOLDER does not exist or is no model as diffusers saves it: it holds none of the parts. */
+struct error model_folder_check(const char *folder);
+
 /* Where the packed weights go. take returns `bytes` of memory and says whether this process is the one to fill it;
  * ready is called when it has done so (or has failed: `e`), and returns what all processes that share the memory agree
  * on. */
