@@ -115,6 +115,8 @@ def test_command_lines(arguments, words):
     (["train", "c.json", "--learning_rate=1"],
      "--learning_rate=1: no such option; did you mean --set optim.lr=VALUE? See zoodip train --help"),
     (["quantize", "--learning_rate=1"], "--learning_rate=1: no such option; see zoodip quantize --help"),
+    (["train", "c.json", "zo.n=3"], "zo.n=3: unexpected argument; did you mean --set zo.n=3? See zoodip train --help"),
+    (["train", "c.json", "d.json"], "d.json: unexpected argument; see zoodip train --help"),
     (["bench", "c.json", "--colour"], "--colour: no such option; see zoodip bench --help")])
 def test_a_slip_in_a_command_line_is_answered_with_what_was_meant(arguments, line):
     done = run(program("zoodip"), *arguments, check=False)

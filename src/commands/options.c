@@ -93,6 +93,19 @@ static struct error unknown_option(const char *argument, const char *command, co
     return error_input("%s: no such option; see zoodip %s --help", argument, command);
 }
 
+/* People who come from other programs leave out --set. */
+static struct error surplus(const char *argument, const char *command, const struct option *table, int64_t options)
+{
+    char name[64];
+    bare_name(name, argument);
+    const char *value = strchr(argument, '=');
+    const char *key = value && find_option(table, options, "set", 3) ? config_meant(name) : NULL;
+    if (key)
+        return error_input("%.200s: unexpected argument; did you mean --set %s%.200s? See zoodip %s --help", argument,
+                           key, value, command);
+    return error_input("%s: unexpected argument; see zoodip %s --help", argument, command);
+}
+
 static bool is_option(const char *argument)
 {
     return argument[0] == '-' && argument[1];
@@ -108,7 +121,7 @@ struct error options_read(int argc, char **argv, const struct option *table, int
         const char *argument = argv[i];
         if (!is_option(argument)) {
             if (plain_count == room)
-                return error_input("%s: unexpected argument; see zoodip %s --help", argument, argv[0]);
+                return surplus(argument, argv[0], table, options);
             plain[plain_count++] = argument;
             continue;
         }
