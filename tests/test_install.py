@@ -2,12 +2,11 @@
 import os
 import re
 import shutil
-import subprocess
 
 import pytest
 
 from conftest import BUILD, ROOT, learned, run
-from test_house import COMMANDS, recipe
+from test_house import COMMANDS, recipe, tracked
 
 QUICK = True
 TRAIN = re.search(r"^launch/run\.sh .* train .*", (ROOT / "launch/demo.sh").read_text(), re.M).group()
@@ -44,9 +43,7 @@ def test_the_program_runs_through_its_link_too(prefix):
 
 
 def test_recipes_toybox_and_launchers_are_where_a_checkout_has_them(prefix):
-    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z", "configs", "dataset/toybox", "launch/run.sh", "launch/demo.sh",
-                             "launch/slurm", "LICENSE", "README.md"], capture_output=True, text=True, check=True).stdout
-    for path in filter(None, listed.split("\0")):
+    for path in tracked("configs", "dataset/toybox", "launch/run.sh", "launch/demo.sh", "launch/slurm", "LICENSE", "README.md"):
         ours, installed = ROOT / path, prefix / "share/zoodip" / path
         assert installed.read_bytes() == ours.read_bytes(), path
         assert os.access(installed, os.X_OK) == os.access(ours, os.X_OK), path
