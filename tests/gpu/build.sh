@@ -17,7 +17,7 @@ need() {
     for program in "$@"; do
         command -v "$program" >/dev/null && continue
         case $program in
-            nvidia-smi) refuse "nvidia-smi is missing" ;;
+            nvidia-smi) refuse "nvidia-smi is missing: install NVIDIA's driver" ;;
             nvcc) refuse "nvcc is missing: install NVIDIA's CUDA toolkit, 12.4 or newer, or set CUDA_HOME to its folder" ;;
             strip) missing+=(binutils) ;;
             *) missing+=("$program") ;;

@@ -16,6 +16,7 @@ case ${1-} in
     --help | -h) sed -n '2,14s/^# \{0,1\}//p' tests/gpu/run.sh && exit 0 ;;
 esac
 . tests/gpu/build.sh
+[ $# = 0 ] || refuse "$1: unexpected argument; see tests/gpu/run.sh --help"
 
 need nvidia-smi nvcc cmake make gcc g++ pkg-config python3
 PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/compute-sanitizer
