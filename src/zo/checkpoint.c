@@ -220,8 +220,9 @@ static const char *difference(const char *a, const char *b)
 static struct error check_ours(const struct reading *r, const struct state *s, const char *path, const char *recipe)
 {
     if (strcmp(r->facts[3], recipe) != 0)
-        return error_input("%s: made with another recipe: %.80s...; this run's is %.80s...", path,
-                           difference(r->facts[3], recipe), difference(recipe, r->facts[3]));
+        return error_input("%s: made with another recipe: %.80s...; this run's is %.80s...; "
+                           "expected the same recipe, or another output.dir",
+                           path, difference(r->facts[3], recipe), difference(recipe, r->facts[3]));
     const int64_t most[TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1};
     for (int i = 0; i < TENSORS; i++) {
         const struct entry *t = &r->tensors[i];
