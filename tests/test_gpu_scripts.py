@@ -1,9 +1,9 @@
 """What tests/gpu and tests/bench compute on paper is compared with the real thing: the layer list with diffusers and
 transformers, the roofline's operations with PyTorch's own count. The folder for a GPU machine goes as far as its driver."""
 import argparse
-import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from conftest import BUILD, ROOT, program, run, write_recipe
+from conftest import BUILD, NIGHTLY, ROOT, program, run, write_recipe
 
 sys.path[:0] = [str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "bench")]
 import library  # noqa: E402
@@ -216,16 +216,16 @@ def test_library_times_are_added_up_over_a_step(tmp_path):
 
 PREPARE, GO = ROOT / "tests" / "gpu" / "prepare", ROOT / "tests" / "gpu" / "go"
 NVCC = shutil.which("nvcc", path=f"{os.environ['PATH']}:{os.environ.get('CUDA_HOME', '/usr/local/cuda')}/bin")
+FAST = {"NVCC_APPEND_FLAGS": "-Xcicc=-O0 -Xptxas=-O0"}  # kernels that will not run: built in a sixth of the time
 needs_nvcc = pytest.mark.skipif(not NVCC or bool(shutil.which("nvidia-smi")), reason="no nvcc, or a driver")
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """prepare's second run and its folder. Kernels that will not run need not be fast: without optimization they are built in a sixth of
-    the time."""
+    """prepare's second run and its folder."""
     folder = tmp_path_factory.mktemp("taken along") / "a kit"
     for _ in range(2):
-        done = run(PREPARE, "--no-wheels", "--build", BUILD / "kit", folder, env={"NVCC_APPEND_FLAGS": "-Xcicc=-O0 -Xptxas=-O0"})
+        done = run(PREPARE, "--no-wheels", "--build", BUILD / "kit", folder, env=FAST)
     return done, folder
 
 
@@ -234,16 +234,17 @@ def elsewhere(tmp_path):
     """Runs a folder's go where there is nothing but it, a shell's tools, Python alone, and a GPU by name."""
     bare = tmp_path / "bin"
     bare.mkdir()
-    for tool in ("bash", "cat", "chmod", "cp", "dirname", "getconf", "gzip", "mkdir", "mktemp", "rm", "tar", "tee", "timeout", "tr"):
+    for tool in ("bash", "cat", "chmod", "cp", "dirname", "getconf", "gzip", "ln", "mkdir", "mktemp", "rm", "tar", "tee", "timeout", "tr"):
         (bare / tool).symlink_to(shutil.which(tool))
     (bare / "python3").symlink_to(Path(sys.executable).resolve())
     (bare / "nvidia-smi").write_text('#!/bin/bash\necho "A GPU by name, 1.2, 3456"\n')
     (bare / "nvidia-smi").chmod(0o755)
     (tmp_path / "tmp").mkdir()
 
-    def go(folder, *arguments):
-        env = {"PATH": str(bare), "TMPDIR": str(tmp_path / "tmp"), "CUDA_HOME": str(tmp_path), "OUT": "some results"}
-        done = subprocess.run([shutil.which("bash"), folder / "go", *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+    def go(folder, *arguments, tools=(), **more):
+        path = os.pathsep.join([str(bare), *tools])
+        env = {"PATH": path, "TMPDIR": str(tmp_path / "tmp"), "CUDA_HOME": str(tmp_path), "OUT": "some results", **more}
+        done = subprocess.run([shutil.which("bash"), folder / "go", *arguments], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=500)
         assert not list((tmp_path / "tmp").iterdir()), "go leaves nothing but its results"
         return done, tmp_path / "some results"
 
@@ -273,29 +274,62 @@ def test_it_measures_up_to_the_missing_driver_on_a_machine_that_has_nothing(prep
     assert "torch" in ops and all("Skipped: " in part for part in (ops, memcheck, times))
 
 
-def fake_folder(tmp_path, zoodip):
-    folder = tmp_path / "fake"
-    (folder / "programs").mkdir(parents=True)
-    shutil.copy(GO, folder)
-    (folder / "programs" / "zoodip").write_text(zoodip)
-    (folder / "programs" / "zoodip").chmod(0o755)
-    with tarfile.open(folder / "tree.tar.gz", "w:gz") as tree:
-        member = tarfile.TarInfo("COMMIT")
-        member.size = 5
-        tree.addfile(member, io.BytesIO(b"1234\n"))
+def cannot_start(prepared, tmp_path):
+    """The folder, with a zoodip that wants a newer glibc."""
+    folder = tmp_path / "cannot start"
+    shutil.copytree(prepared[1], folder)
+    (folder / "programs" / "zoodip").write_text("#!/bin/bash\necho GLIBC_9.9 not found >&2\nexit 1\n")
     return folder
 
 
-def test_programs_that_do_not_start_end_it_at_once(tmp_path, elsewhere):
-    done, out = elsewhere(fake_folder(tmp_path, "#!/bin/bash\necho GLIBC_9.9 not found >&2\nexit 1\n"))
+@needs_nvcc
+def test_what_cannot_be_built_in_place_of_programs_that_do_not_start_ends_it_at_once(prepared, tmp_path, elsewhere):
+    done, out = elsewhere(cannot_start(prepared, tmp_path), "smoke")
     assert done.returncode == 3
-    assert "GLIBC_9.9 not found" in done.stdout and "the programs do not start here" in done.stdout
+    assert "building here, since the carried programs do not start: GLIBC_9.9 not found" in done.stdout
+    assert "go: nvcc is missing: install NVIDIA's CUDA toolkit, 12.4 or newer" in done.stdout
     assert [f.name for f in out.iterdir()] == ["log"]
+
+
+@needs_nvcc
+def test_a_build_there_asks_for_compilers_and_cmake_alone(prepared, tmp_path, elsewhere):
+    (tmp_path / "bin" / "nvcc").symlink_to("/bin/true")
+    done, _ = elsewhere(prepared[1], "smoke", GO_BUILD="1")
+    assert done.returncode == 3 and "building here, since GO_BUILD is set" in done.stdout
+    assert done.stdout.rstrip().endswith("apt-get install cmake gcc g++")
+
+
+@needs_nvcc
+def test_the_folder_has_the_sources_and_all_libraries_of_a_build_there(prepared, tmp_path):
+    carried = prepared[1] / "libraries"
+    with tarfile.open(prepared[1] / "tree.tar.gz") as tree:
+        tree.extractall(tmp_path, filter="data")
+    options = (tmp_path / "OPTIONS").read_text().splitlines()
+    assert "-DCMAKE_CUDA_ARCHITECTURES=90-real" in options
+    run("cmake", "-B", tmp_path / "build", "-S", tmp_path, *options, f"-DCMAKE_PREFIX_PATH={carried}", "-DZOODIP_CUDA=OFF",
+        env={"PATH": f"{carried / 'bin'}:{os.environ['PATH']}", "CPATH": str(carried / "include")})
+    cache = (tmp_path / "build" / "CMakeCache.txt").read_text()
+    for name in ("bin/pkg-config", "lib/libcjson", "lib/libutf8proc", "lib/libpng", "lib/libjpeg", "lib/libz"):
+        assert f"={carried}/{name}" in cache
+    assert "GNU Make" in run(carried / "bin" / "make", "--version").stdout
+    headers = run("gcc", "-M", f"-I{carried / 'include'}", f"-I{tmp_path / 'src'}", *(tmp_path / "src").rglob("*.c"), cwd=tmp_path).stdout
+    assert not [word for word in headers.split() if re.search(r"^/usr/.*(cJSON|utf8proc|png|jpeg|jconfig|jerror|zlib|zconf)", word)]
+
+
+@needs_nvcc
+@pytest.mark.skipif(not NIGHTLY, reason="a minute on two cores: by tests/run.sh --nightly")
+def test_programs_that_do_not_start_are_built_there(prepared, tmp_path, elsewhere):
+    done, out = elsewhere(cannot_start(prepared, tmp_path), "450", tools=[os.environ["PATH"]], CUDA_HOME=str(Path(NVCC).parents[1]), **FAST)
+    assert done.returncode == 1, done.stdout
+    assert "the carried programs do not start" in done.stdout and "no NVIDIA driver answers" in done.stdout
+    assert "built on this machine in" in (out / "gpu.md").read_text() and "Built target zoodip" in (out / "build.log").read_text()
 
 
 @pytest.mark.parametrize("arguments, said", [(["quickly"], "go: quickly: expected smoke, full or seconds"), ([""], "expected smoke, full or seconds")])
 def test_go_refuses_other_words(tmp_path, elsewhere, arguments, said):
-    done, out = elsewhere(fake_folder(tmp_path, ""), *arguments)
+    (tmp_path / "kit").mkdir()
+    shutil.copy(GO, tmp_path / "kit")
+    done, out = elsewhere(tmp_path / "kit", *arguments)
     assert done.returncode == 2 and said in done.stderr and not out.exists()
 
 

@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What tests/gpu/run.sh and tests/gpu/prepare share, to be sourced in the root of the project: what a build for a GPU needs, and
-# the build of zoodip and of the helpers that the tests of the CUDA device start.
+# What tests/gpu/run.sh, prepare and go share, to be sourced in the root of the project: what a build for a GPU needs, and the build
+# of zoodip and of the helpers that the tests of the CUDA device start.
 
 helpers=(op forward) # tests/helpers/NAME.c
 PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
@@ -29,14 +29,14 @@ need() {
     [ ${#missing[@]} = 0 ] || refuse "missing, by their names in Debian and Ubuntu; as root: apt-get install ${missing[*]}"
 }
 
-# build FOLDER CMAKE_OPTION...: only what changed since the last time.
+# build FOLDER CMAKE_OPTION...: only what changed since the last time. LOG names the log.
 build() {
-    local folder=$1
+    local folder=$1 log=${LOG:-$1/build.log}
     shift
     mkdir -p "$folder"
-    if ! { cmake -B "$folder" -S . "$@" && cmake --build "$folder" -j "$(nproc)" --target zoodip "${helpers[@]/#/helper_}"; } >"$folder/build.log" 2>&1; then
-        tail -n 40 "$folder/build.log" >&2
-        echo "${0##*/}: the build failed, its log is $folder/build.log" >&2
+    if ! { cmake -B "$folder" -S . "$@" && cmake --build "$folder" -j "$(nproc)" --target zoodip "${helpers[@]/#/helper_}"; } >"$log" 2>&1; then
+        tail -n 40 "$log" >&2
+        echo "${0##*/}: the build failed, its log is $log" >&2
         exit 1
     fi
     ! "$folder/zoodip" --version | grep -q "CUDA: not built in" || refuse "a CUDA toolkit of 12.4 or newer is missing"
