@@ -32,7 +32,7 @@ def slice_of(repetitions, count):
 
 
 def pytest_report_header():
-    return "long repetitions: all" if NIGHTLY else f"long repetitions: a slice, again by ZOODIP_SLICE={SLICE}; all by tests/run.sh --nightly"
+    return "long repetitions: all" if NIGHTLY else f"long repetitions: one slice, repeated by ZOODIP_SLICE={SLICE}; all with tests/run.sh --nightly"
 
 
 def pytest_collection_modifyitems(items):
