@@ -73,7 +73,7 @@ def inline(page):
 SHOWN = [(name(p), words) for p in PAGES for block in code(p)[0] for words in lines(block)]
 SHOWN += [(f"zoodip {c} --help", words) for c, text in HELP.items() for words in examples(text)]
 SHOWN += [("zoodip --help", words) for words in examples(zoodip_help())] if HELP else []
-# commands within a sentence: they are checked, but not run
+# commands within a sentence
 NAMED = [(name(p), words) for p in PAGES for text in inline(p) if re.match(r"(build/)?zoodip |(sbatch )?(launch|tests|dataset)/[^ *]+ ", text)
          for words in lines(text)]
 
@@ -216,7 +216,6 @@ def shortened(words):
     command, more = zoodip[1], []
     if command in ("train", "run", "bench"):
         more = SHORT + (["--set", "token.initializer=toy"] if command != "run" else [])
-        more += ["--set", "data.images=photos/dog6"] if "configs/sd15.json" in zoodip and not any("data.images" in w for w in zoodip) else []
     if command == "bench":
         more += ["--evaluations", "6"]
     if command == "generate":
@@ -226,7 +225,9 @@ def shortened(words):
     return (["mpirun", "--oversubscribe", *words[1:]] if words[0] == "mpirun" else words) + more
 
 
-RUNS = {tuple(shortened(words)): where for where, words in SHOWN if can_run(words)}
+# of those within a sentence only the complete ones
+RUNS = {tuple(shortened(words)): where for where, words in SHOWN + [(p, w) for p, w in NAMED if w[-1].endswith(".json") or "--set" in w]
+        if can_run(words)}
 
 
 @pytest.mark.parametrize("words", RUNS, ids=lambda words: " ".join(w.split("/")[-1] for w in words)[:90])
