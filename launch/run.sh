@@ -10,7 +10,7 @@
 #   launch/run.sh -n 2 build/zoodip train configs/toybox.json
 #   launch/run.sh -n 4 build/zoodip train configs/toybox.json --set zo.n=3 --set output.dir=results/four
 #   launch/run.sh -n 2 build/zoodip train configs/toybox.json --resume
-#   launch/run.sh --restarts 5 build/zoodip train configs/sd15.json --set cluster.timeout=120
+#   launch/run.sh --restarts 5 build/zoodip train configs/toybox.json --set cluster.timeout=120
 #
 # Ctrl-C, SIGTERM, SIGUSR1 and closing the terminal (SIGHUP, unless under nohup) ask the ranks to finish their step, save a
 # checkpoint and end; another Ctrl-C ends them at once. ZOODIP_LAUNCHER=srun starts the ranks with `srun --mpi=pmix` instead of

@@ -105,7 +105,9 @@ static struct error read_groups(const char *text, int ranks, int64_t *groups)
         return ok();
     *groups = strtoll(text, &end, 10);
     if (end == text || *end || *groups < 1 || *groups > ranks)
-        return error_input("--groups: %s: expected auto, or 1 to %d, the number of ranks", text, ranks);
+        return error_input(ranks == 1 ? "--groups: %s: expected auto or 1, as there is %d rank"
+                                      : "--groups: %s: expected auto, or 1 to %d, the number of ranks",
+                           text, ranks);
     return ok();
 }
 
