@@ -25,7 +25,7 @@ class Run:
             zo__n=n, zo__eps=EPS, zo__sides=1, zo__tau=TAU, zo__nu=NU, optim__steps=STEPS, optim__lr=LR,
             optim__schedule="constant", optim__batch_size=batch, output__save_every=1, output__sample_every=0,
             output__prompts=[])
-        run(program("zoodip"), "train", self.config)
+        run(program("zoodip"), "train", self.config, threads=2)
         lines = metrics(self.output)
         assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
         self.losses = [torch.tensor(line["losses"], dtype=torch.float64).reshape(n + 1, batch) for line in lines]
