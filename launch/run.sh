@@ -167,7 +167,7 @@ run_ranks() {
     [ ${#helpers[@]} -eq 0 ] || kill -- "${helpers[@]}" 2>/dev/null
     helpers=()
     running= previous=${!-}
-    if [ -n "$asked" ] && [ "$code" -eq $((128 + $(kill -l USR1))) ]; then
+    if [ -n "$asked" ] && [ -z "$ended" ] && [ "$code" -eq $((128 + $(kill -l USR1))) ]; then
         code=75 # asked before the ranks were listening: nothing had begun, so nothing is lost
     elif [ -n "$ended" ] && [ "$code" != 0 ] && [ "$code" != 75 ]; then
         code=130
