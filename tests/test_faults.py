@@ -82,11 +82,11 @@ def end(process, config, timeout=60):
     return process.returncode, said
 
 
-def run_through_kills(config, chance, most):
-    """A whole run with ranks killed at random moments. Returns (kills, exit code, stderr)."""
+def run_through_kills(config, chance, most, seconds):
+    """A whole run, one that takes so long undisturbed, with ranks killed at random moments. Returns (kills, exit code, stderr)."""
     process, kills = start(config, "--restarts", "30"), 0
     while process.poll() is None:
-        time.sleep(chance.uniform(0.2, 3.5))
+        time.sleep(chance.uniform(0.1, seconds))
         victims = rank_processes(config)
         if victims and kills < most:
             try:
@@ -99,10 +99,14 @@ def run_through_kills(config, chance, most):
 
 @beside_the_others("quiet", "small_disk")
 def test_random_kills_end_with_the_bits_of_the_quiet_run(tmp_path, quiet):
+    config, _ = write_recipe(tmp_path / "undisturbed", **CHANGES)
+    began = time.monotonic()
+    assert end(start(config), config)[0] == 0
+    seconds = time.monotonic() - began
     chance, kills, run = random.Random(6), 0, 0
     while kills < KILLS and run < 10 + KILLS:
         config, output = write_recipe(tmp_path / str(run), **CHANGES)
-        more, code, said = run_through_kills(config, chance, min(KILLS - kills, 20))
+        more, code, said = run_through_kills(config, chance, min(KILLS - kills, 20), seconds)
         assert code == 0, said
         struck = said.count("restarting with --resume")  # two kills may hit one start, and a quick run may end before any
         assert struck <= more, said

@@ -307,7 +307,8 @@ def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet
     number = slurm.submit("launch/slurm/array.sbatch", path, "--set", "output.checkpoint_every=5", log=f"{tmp_path}/log-%a", nodes=1,
                           array="1-4")
     until(lambda: steps(output / "seed 0") >= 3, 60, slurm.state)
-    os.kill(rank_processes(path)[0], signal.SIGKILL)
+    first = [p for p in rank_processes(path) if b"--job\0001\0" in Path(f"/proc/{p}/cmdline").read_bytes()]
+    os.kill(first[0], signal.SIGKILL)  # a rank of the task that is not told to stop
     until(lambda: steps(output / "seed 3") >= 3, 120, slurm.state)
     slurm.ask("scancel", "--batch", "--signal=USR1", f"{number}_4")
     until(lambda: not slurm.ask("squeue", "-h", "-j", number), 240, slurm.state)
