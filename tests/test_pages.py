@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -258,3 +259,11 @@ def test_messages_under_troubleshooting_are_the_programs():
                                               if p.suffix in (".c", ".h", ".cu", ".sh")))
     assert len(messages) >= 8
     assert [m for m in messages if m not in said] == []
+
+
+def test_the_roofline_on_the_page_is_the_one_that_its_command_prints():
+    """The one script of the pages that takes no time and is in no other test; the others there run for minutes, or are tests."""
+    page = (ROOT / "results/README.md").read_text()
+    assert ".venv/bin/python tests/bench/roofline.py" in page
+    rows = [line for line in run(sys.executable, "tests/bench/roofline.py").stdout.splitlines() if line.startswith("|")]
+    assert len(rows) > 20 and [row for row in rows if row not in page] == []
