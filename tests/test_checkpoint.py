@@ -1,5 +1,6 @@
 """Checkpoints: the whole state comes back bit for bit, or the file is refused."""
 
+import json
 import os
 import re
 import subprocess
@@ -124,7 +125,19 @@ def test_another_recipe_is_an_error_that_names_the_key(folder):
     write(folder, 3)
     write(folder, 16, recipe=RECIPE.replace('"zo.n":2', '"zo.n":5'))
     done = checkpoint("resume", folder, RECIPE)
-    assert done.returncode == 2 and "step-16" in done.stderr and '"zo.n":5' in done.stderr and '"zo.n":2' in done.stderr
+    assert done.returncode == 2 and "step-16" in done.stderr and "zo.n is 5 there and 2 here" in done.stderr
+
+
+@pytest.mark.parametrize("theirs, ours, said", [
+    ({"zo": {"n": 2, "eps": 0.001}}, {"zo": {"n": 2, "eps": 0.01}}, "zo.eps is 0.001 there and 0.01 here"),
+    ({"data": {"images": ["a" * 200]}}, {"data": {"images": ["a" * 199 + "b"]}}, "data.images is "),
+    ({"seed": 1}, {}, "seed is 1 there and not given here"),
+    ({}, {"seed": 1}, "made with another recipe; expected"),
+    ("no JSON", {"seed": 1}, "made with another recipe; expected")])
+def test_the_first_key_that_differs_is_named_with_its_group(folder, theirs, ours, said):
+    write(folder, 3, recipe=theirs if isinstance(theirs, str) else json.dumps(theirs))
+    done = checkpoint("resume", folder, json.dumps(ours))
+    assert done.returncode == 2 and said in done.stderr
 
 
 def test_another_shape_is_an_error(folder):

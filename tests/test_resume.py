@@ -138,7 +138,7 @@ def test_another_recipe_is_refused(tmp_path):
     config, output = write_recipe(tmp_path, **CHANGES)
     run(program("zoodip"), "train", config, "--set", "optim.steps=8")
     done = run(program("zoodip"), "train", config, "--resume", "--set", "optim.lr=0.5", check=False)
-    assert done.returncode == 2 and "recipe" in done.stderr
+    assert done.returncode == 2 and "made with another recipe: optim.lr is 0.03 there and 0.5 here" in done.stderr
 
 
 def test_a_fresh_start_forgets_older_checkpoints(tmp_path):

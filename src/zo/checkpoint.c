@@ -1,5 +1,6 @@
 #include "zo/checkpoint.h"
 
+#include <cjson/cJSON.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -205,24 +206,56 @@ static struct error check_whole(struct reading *r, const char *path)
     return ok();
 }
 
-/* The first key of recipe `a` that differs from `b`. */
-static const char *difference(const char *a, const char *b)
+struct difference {
+    char key[120], theirs[100], ours[100]; /* values as JSON, cut at their field's size */
+};
+
+/* Are the values of a key different? `ours` is NULL where the key is missing. */
+static bool values_differ(struct difference *d, const char *key, const cJSON *theirs, const cJSON *ours)
 {
-    int64_t i = 0;
-    while (a[i] && a[i] == b[i])
-        i++;
-    while (i > 0 && a[i - 1] != ',' && a[i - 1] != '{')
-        i--;
-    return a + i;
+    char *a = cJSON_PrintUnformatted(theirs), *b = ours ? cJSON_PrintUnformatted(ours) : NULL;
+    bool differ = !a || !b || strcmp(a, b) != 0;
+    snprintf(d->key, sizeof d->key, "%s", key);
+    snprintf(d->theirs, sizeof d->theirs, "%s", a ? a : "unknown");
+    snprintf(d->ours, sizeof d->ours, "%s", b ? b : "not given");
+    cJSON_free(a);
+    cJSON_free(b);
+    return differ;
+}
+
+/* The first key of `theirs` that has another value in `ours`; the name of a nested one begins with its group's. */
+static bool find_difference(struct difference *d, const char *group, const cJSON *theirs, const cJSON *ours)
+{
+    for (const cJSON *item = theirs->child; item; item = item->next) {
+        const cJSON *other = cJSON_GetObjectItemCaseSensitive(ours, item->string);
+        char key[sizeof d->key];
+        snprintf(key, sizeof key, "%s%s%s", group, *group ? "." : "", item->string);
+        bool nested = cJSON_IsObject(item) && cJSON_IsObject(other);
+        if (nested ? find_difference(d, key, item, other) : values_differ(d, key, item, other))
+            return true;
+    }
+    return false;
+}
+
+static struct error another_recipe(const char *path, const char *theirs, const char *ours)
+{
+    struct difference d;
+    cJSON *a = cJSON_Parse(theirs), *b = cJSON_Parse(ours);
+    bool found = cJSON_IsObject(a) && cJSON_IsObject(b) && find_difference(&d, "", a, b);
+    cJSON_Delete(a);
+    cJSON_Delete(b);
+    if (!found)
+        return error_input("%s: made with another recipe; expected the same recipe, or another output.dir", path);
+    return error_input("%s: made with another recipe: %s is %s there and %s here; expected the same recipe, or another "
+                       "output.dir",
+                       path, d.key, d.theirs, d.ours);
 }
 
 /* Is it this run's? ERROR_BAD_INPUT if not. */
 static struct error check_ours(const struct reading *r, const struct state *s, const char *path, const char *recipe)
 {
     if (strcmp(r->facts[3], recipe) != 0)
-        return error_input("%s: made with another recipe: %.80s...; this run's is %.80s...; "
-                           "expected the same recipe, or another output.dir",
-                           path, difference(r->facts[3], recipe), difference(recipe, r->facts[3]));
+        return another_recipe(path, r->facts[3], recipe);
     const int64_t most[TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1};
     for (int i = 0; i < TENSORS; i++) {
         const struct entry *t = &r->tensors[i];
