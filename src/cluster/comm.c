@@ -30,28 +30,28 @@ static int64_t number_from_environment(const char *name)
     return text && *text ? strtoll(text, NULL, 10) : 0;
 }
 
-#ifdef ZOODIP_MPI
-/* A process manager told this process its rank: Open MPI's, PMIx's, or PMI's (MPICH, Intel MPI, srun --mpi=pmi2). */
-static bool launched(void)
+/* The variable by which a process manager told this process its rank: Open MPI's, PMIx's, or PMI's (MPICH, Intel MPI,
+ * srun --mpi=pmi2); NULL if none did. */
+static const char *rank_variable(void)
 {
-    return getenv("OMPI_COMM_WORLD_RANK") || getenv("PMIX_RANK") || getenv("PMI_RANK");
+    static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"};
+    for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++)
+        if (getenv(ranks[i]))
+            return ranks[i];
+    return NULL;
 }
-#endif
 
 int comm_rank_launched(void)
 {
-    static const char *const ranks[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"};
-    for (size_t i = 0; i < sizeof ranks / sizeof *ranks; i++)
-        if (getenv(ranks[i]))
-            return (int)number_from_environment(ranks[i]);
-    return 0;
+    const char *variable = rank_variable();
+    return (int)number_from_environment(variable ? variable : "SLURM_PROCID");
 }
 
 /* Processes that run side by side without knowing it would all write the same files. */
 static struct error check_launcher(void)
 {
 #ifdef ZOODIP_MPI
-    if (!launched() && number_from_environment("SLURM_STEP_NUM_TASKS") > 1)
+    if (!rank_variable() && number_from_environment("SLURM_STEP_NUM_TASKS") > 1)
         return error_input("srun started %lld tasks that do not see one another; expected srun --mpi=pmix (or pmi2)",
                            (long long)number_from_environment("SLURM_STEP_NUM_TASKS"));
 #else
@@ -75,7 +75,7 @@ static struct error join(struct comm *c, int *argc, char ***argv)
     c->place = (struct place){0, 1, 0, 1};
     c->patience.seconds = 600;
 #ifdef ZOODIP_MPI
-    if (launched())
+    if (rank_variable())
         TRY(mpi_open(&c->transport, &c->state, &c->place, &c->patience, argc, argv));
 #else
     (void)argc;
