@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 case ${1-} in
-    --help | -h) sed -n '2,7s/^# \{0,1\}//p' get_dreambooth.sh && exit 0 ;;
+    --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' get_dreambooth.sh && exit 0 ;;
 esac
 if [ $# -gt 0 ]; then
     echo "get_dreambooth: $1: unexpected argument; see dataset/get_dreambooth.sh --help" >&2

@@ -34,7 +34,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --output) [[ ${2-} == *.tar.gz ]] || refuse "--output needs a file name ending in .tar.gz"
             output=$2 && shift 2 ;;
-        --help | -h) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0" && exit 0 ;;
+        --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit 0 ;;
         *) refuse "$1: no such option; see launch/bundle.sh --help" ;;
     esac
 done

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/.."
 
 subjects=dataset/toybox/subjects
 case ${1-} in
-    --help | -h) sed -n '2,7s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit 0 ;;
 esac
 if [ $# -gt 1 ]; then
     echo "demo: $2: unexpected argument; see launch/demo.sh --help" >&2

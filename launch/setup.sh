@@ -183,7 +183,7 @@ case ${1-} in
     --tests=*) for_tests=1 tests=${1#*=} ;;
     --bundle) tests=bundle ;;
     --cuda) cuda=1 ;;
-    --help | -h) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0" && exit 0 ;;
+    --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0" && exit 0 ;;
     *) say "$1: no such option; see launch/setup.sh --help" && exit 2 ;;
 esac
 for need in ${tests//,/ }; do

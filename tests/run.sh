@@ -49,7 +49,7 @@ files_with() {
 tier=all expression= named=() arguments=()
 while [ $# != 0 ]; do
     case $1 in
-        --help | -h) awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' tests/run.sh && exit 0 ;;
+        --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' tests/run.sh && exit 0 ;;
         --quick | --nightly) tier=${1#--} ;;
         -k) expression=${2-} && arguments+=("$1" "${2-}") && shift ;;
         # options whose value is the next argument, which may look like a file

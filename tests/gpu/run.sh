@@ -13,7 +13,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 case ${1-} in
-    --help | -h) sed -n '2,14s/^# \{0,1\}//p' tests/gpu/run.sh && exit 0 ;;
+    --help | -h) sed -n '2,/^[^#]/s/^# \{0,1\}//p' tests/gpu/run.sh && exit 0 ;;
 esac
 . tests/gpu/build.sh
 [ $# = 0 ] || refuse "$1: unexpected argument; see tests/gpu/run.sh --help"
