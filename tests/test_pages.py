@@ -9,18 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import pytest
 
-from conftest import BUILD, ROOT, environment, run
+from conftest import BUILD, ROOT, SCRIPTS, environment, run
 
 PAGES = sorted(p for p in ROOT.glob("*.md")) + sorted(p for room in ("src", "launch", "configs", "dataset", "results", "tests")
                                                       for p in (ROOT / room).rglob("*.md"))
 ROOMS = ("src", "kernels", "launch", "configs", "dataset", "results", "tests", "build")
 MADE = ("results/", "build/", "dataset/dreambooth")  # written by commands, so missing from a checkout
-SCRIPTS = {p: ROOT / p for p in ("launch/demo.sh", "launch/run.sh", "launch/setup.sh", "launch/bundle.sh", "tests/run.sh", "tests/gpu/run.sh",
-                                 "tests/gpu/prepare", "tests/gpu/go", "dataset/get_dreambooth.sh")}
 NOT_OURS = {"--mpi=pmix", "--mpi=pmi2", "--signal=B:USR1@120", "--signal=B:USR1@600", "--gpus-per-node=0"}  # Slurm's
 SHORT = ["--set", "optim.steps=2", "--set", "output.prompts=[]", "--set", "data.resolution=0", "--set", "zo.tau=0"]
 
@@ -29,6 +28,7 @@ def name(page):
     return str(page.relative_to(ROOT))
 
 
+@cache
 def zoodip_help(command=None):
     return run(BUILD / "zoodip", *([command] if command else []), "--help").stdout
 
@@ -126,7 +126,7 @@ def test_files_that_a_page_names_exist(page):
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_keys_and_options_in_a_page_exist(page):
-    known = "\n".join([zoodip_help(), *HELP.values(), *(p.read_text() for p in SCRIPTS.values() if p.exists()),
+    known = "\n".join([zoodip_help(), *HELP.values(), *((ROOT / p).read_text() for p in SCRIPTS),
                        *(p.read_text() for p in (ROOT / "tests").rglob("*.py"))])
     for words in inline(page):
         for key in re.findall(r"\b((?:data|token|zo|optim|quant|output|cluster)\.[a-z_0-9]+)\b(?![./(])", words):
@@ -212,7 +212,7 @@ def can_run(words):
 
 
 def shortened(words):
-    """The same command, on toybox and for two steps; --resume is kept, --restarts is dropped."""
+    """The same command, on toybox and for two steps."""
     zoodip = ours(words)
     command, more = zoodip[1], []
     if command in ("train", "run", "bench"):
