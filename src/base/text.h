@@ -1,10 +1,18 @@
 /* base/text.h
  *
- * Makes texts from files, names and arguments safe to show on a terminal, in a log, on a page or in a summary that
- * other programs read: valid UTF-8 without control characters.
+ * Texts from outside. Those of files, names and arguments are made safe to show on a terminal, in a log, on a page or in
+ * a summary that other programs read: valid UTF-8 without control characters.
  */
 #ifndef ZOODIP_BASE_TEXT_H
 #define ZOODIP_BASE_TEXT_H
+
+#include <stdint.h>
+
+/* Several texts, such as the values of an option that may be given several times. */
+struct text_list {
+    const char **items; /* [count], borrowed */
+    int64_t count;
+};
 
 /* Replaces every byte of a control character, and every byte that is not valid UTF-8 (such as a character that was
  * cut), by '?'. */

@@ -381,9 +381,9 @@ static struct error share_submissions(struct batch *b)
 }
 
 struct error batch_run(struct batch *b, const struct jobs_source *source, const char *text, int64_t size,
-                       const struct option_values *sets, bool resume)
+                       const struct text_list *sets, bool resume)
 {
-    TRY(comm_agree(b->all, jobs_read(&b->jobs, source, text, size, sets->items, sets->count)));
+    TRY(comm_agree(b->all, jobs_read(&b->jobs, source, text, size, sets)));
     for (int64_t i = 0; i < b->jobs.count && source->kind == JOBS_FILE; i++)
         b->jobs.items[i].resume = resume;
     if (!b->jobs.folder)

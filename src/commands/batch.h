@@ -13,7 +13,6 @@
 #include "commands/board.h"
 #include "commands/jobs.h"
 #include "commands/lesson.h"
-#include "commands/options.h"
 #include "files/claim.h"
 
 struct batch {
@@ -39,7 +38,7 @@ struct batch {
 /* Runs the jobs of a text (see jobs_read), the same on all ranks. `resume` is for a file's jobs; a spool's jobs each
  * say it. Collective. The jobs stay for the caller to look at: call batch_clear before the next. */
 struct error batch_run(struct batch *b, const struct jobs_source *source, const char *text, int64_t size,
-                       const struct option_values *sets, bool resume);
+                       const struct text_list *sets, bool resume);
 void batch_clear(struct batch *b);
 
 /* Closes the workshop, too. */

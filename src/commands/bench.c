@@ -90,12 +90,12 @@ static struct error measure(struct subject *s, int64_t evaluations)
     return comm_agree(w->comm, e);
 }
 
-static struct error bench(const char *config, const struct option_values *sets, int64_t evaluations, struct comm *comm)
+static struct error bench(const char *config, const struct text_list *sets, int64_t evaluations, struct comm *comm)
 {
     struct subject s;
     struct workshop w;
     struct memory_plan plan;
-    TRY(subject_open(&s, &w, config, sets->items, sets->count, comm, false));
+    TRY(subject_open(&s, &w, config, sets, comm, false));
     if (comm_rank(comm) == 0 && device_note(w.device)[0])
         log_line("%s", device_note(w.device));
     struct error e = plan_run(&plan, config, sets, w.device, comm, PHASE_TRAIN); // it draws no pictures
@@ -111,7 +111,7 @@ static struct error run(int argc, char **argv, struct comm *comm)
     const char **sets = memory_take(argc, sizeof *sets);
     if (!sets)
         return error_memory("the command line");
-    struct option_values many = {.items = sets};
+    struct text_list many = {.items = sets};
     int64_t evaluations = 30;
     const struct option table[] = {{.name = "set", .many = &many},
                                    {.name = "evaluations", .integer = &evaluations, .low = 1, .high = 1 << 30}};

@@ -49,7 +49,7 @@ struct request {
     const char *model, *prompt, *negative, *scheduler, *latents, *size, *output, *device;
     double guidance;
     int64_t steps, seed, count;
-    struct option_values embeddings;
+    struct text_list embeddings;
 };
 
 struct session {
@@ -136,7 +136,7 @@ static struct error convert_prompt(const struct session *s, const char *text, ch
 
 static struct error convert_prompts(struct session *s)
 {
-    const struct option_values *files = &s->request->embeddings;
+    const struct text_list *files = &s->request->embeddings;
     bool *named = memory_take(files->count, sizeof *named);
     struct error e = named ? ok() : error_memory("the prompt");
     if (e.code == ERROR_NONE)
@@ -163,7 +163,7 @@ static struct error encode_prompts(struct session *s, int64_t length)
 
 static struct error read_words(struct session *s, int64_t dim)
 {
-    const struct option_values *files = &s->request->embeddings;
+    const struct text_list *files = &s->request->embeddings;
     s->words = memory_take(files->count, sizeof *s->words);
     if (!s->words)
         return error_memory("learned words");

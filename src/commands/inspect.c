@@ -311,7 +311,7 @@ static void add_plan(cJSON *root, const struct memory_plan *plan)
 
 /* What the config's run would need of one GPU: added to the JSON, and as a table for people on stderr. A config is
  * shown even if its model or pictures are not available. */
-static struct error find_plan(cJSON *root, const char *path, const struct option_values *sets, struct comm *comm)
+static struct error find_plan(cJSON *root, const char *path, const struct text_list *sets, struct comm *comm)
 {
     struct memory_plan plan;
     if (comm_size(comm) > 1) { // only rank 0 gets here, and a plan needs all ranks
@@ -333,10 +333,10 @@ static struct error find_plan(cJSON *root, const char *path, const struct option
     return ok();
 }
 
-static struct error inspect_config(const char *path, const struct option_values *sets, struct comm *comm)
+static struct error inspect_config(const char *path, const struct text_list *sets, struct comm *comm)
 {
     struct config config;
-    TRY(config_read(&config, path, sets->items, sets->count));
+    TRY(config_read(&config, path, sets));
     char *text = config_json(&config);
     config_free(&config);
     cJSON *root = text ? cJSON_Parse(text) : NULL;
@@ -364,7 +364,7 @@ static struct error inspect_folder(const char *path)
     return error_input("%s: holds neither model_index.json (a model) nor metrics.jsonl (a run)", path);
 }
 
-static struct error inspect_path(const char *path, const struct option_values *sets, struct comm *comm)
+static struct error inspect_path(const char *path, const struct text_list *sets, struct comm *comm)
 {
     if (folder_exists(path))
         return inspect_folder(path);
@@ -376,7 +376,7 @@ static struct error inspect_path(const char *path, const struct option_values *s
 static struct error run(int argc, char **argv, struct comm *comm)
 {
     const char *path = NULL;
-    struct option_values sets = {.items = memory_take(argc, sizeof *sets.items)};
+    struct text_list sets = {.items = memory_take(argc, sizeof *sets.items)};
     if (!sets.items)
         return error_memory("the options");
     const struct option table[] = {{.name = "set", .many = &sets}};

@@ -89,10 +89,10 @@ static struct error find_folder(struct job *job)
 
 /* The job's own keys: an error in them is the job's own. */
 static struct error read_job(struct jobs *jobs, struct job *job, const struct config_layer layers[2],
-                             const char *const *sets, int64_t set_count)
+                             const struct text_list *sets)
 {
     struct config *c = &job->config;
-    struct error e = config_layers(c, layers, 2, sets, set_count);
+    struct error e = config_layers(c, layers, 2, sets);
     if (e.code == ERROR_BAD_INPUT) {
         job_fail(job, e);
         return ok();
@@ -124,7 +124,7 @@ static void name_job(char out[4096], const struct jobs_source *source, const cha
 }
 
 static struct error add_job(struct jobs *jobs, cJSON *object, const struct jobs_source *source,
-                            const struct config_layer *defaults, const char *const *sets, int64_t set_count)
+                            const struct config_layer *defaults, const struct text_list *sets)
 {
     int64_t index = jobs->count;
     struct job *job = &jobs->items[index];
@@ -141,7 +141,7 @@ static struct error add_job(struct jobs *jobs, cJSON *object, const struct jobs_
         return ok();
     }
     const struct config_layer layers[2] = {*defaults, {config, own}};
-    return read_job(jobs, job, layers, sets, set_count);
+    return read_job(jobs, job, layers, sets);
 }
 
 static struct error check_keys(const cJSON *root, const char *source)
@@ -175,8 +175,8 @@ static struct error check_alike(struct jobs *jobs, const char *source)
     return first ? ok() : jobs->items[0].note.error;
 }
 
-static struct error read_root(struct jobs *jobs, cJSON *root, const struct jobs_source *source, const char *const *sets,
-                              int64_t set_count)
+static struct error read_root(struct jobs *jobs, cJSON *root, const struct jobs_source *source,
+                              const struct text_list *sets)
 {
     TRY(check_keys(root, source->name));
     cJSON *none = cJSON_CreateObject();
@@ -186,20 +186,20 @@ static struct error read_root(struct jobs *jobs, cJSON *root, const struct jobs_
     const struct config_layer layer = {defaults ? defaults : none, source->defaults ? source->defaults : named};
     cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "jobs");
     jobs->items = memory_take(cJSON_GetArraySize(list), sizeof *jobs->items);
-    struct error e = none && jobs->items ? config_check(&layer, 1, sets, set_count) : error_memory("the jobs");
+    struct error e = none && jobs->items ? config_check(&layer, 1, sets) : error_memory("the jobs");
     for (cJSON *object = list->child; object && e.code == ERROR_NONE; object = object->next)
-        e = add_job(jobs, object, source, &layer, sets, set_count);
+        e = add_job(jobs, object, source, &layer, sets);
     cJSON_Delete(none);
     return e.code == ERROR_NONE && jobs->kind == JOBS_FILE ? check_alike(jobs, source->name) : e;
 }
 
 struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, const char *text, int64_t size,
-                       const char *const *sets, int64_t set_count)
+                       const struct text_list *sets)
 {
     *jobs = (struct jobs){.kind = source->kind};
     cJSON *root;
     TRY(config_parse(&root, source->name, text, size));
-    struct error e = read_root(jobs, root, source, sets, set_count);
+    struct error e = read_root(jobs, root, source, sets);
     cJSON_Delete(root);
     return e;
 }

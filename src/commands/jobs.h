@@ -52,7 +52,7 @@ struct jobs {
  * JOB_FAILED and their error. Returns an error if the file is refused as a whole, or if none of its jobs is right. Free
  * with jobs_free, after an error too. */
 struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, const char *text, int64_t size,
-                       const char *const *sets, int64_t set_count);
+                       const struct text_list *sets);
 
 struct cJSON;
 

@@ -10,11 +10,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
-
-struct option_values {
-    const char **items; /* [count], borrowed from argv */
-    int64_t count;
-};
+#include "base/text.h"
 
 /* One of text, number, integer, flag or many receives the value; `name` without the dashes. */
 struct option {
@@ -24,7 +20,7 @@ struct option {
     int64_t *integer;
     int64_t low, high; /* the integer's range, if low < high */
     bool *flag;
-    struct option_values *many; /* may be given several times; items has room for argc */
+    struct text_list *many; /* may be given several times; items has room for argc */
 };
 
 /* argv[1..]: --quiet, which every command takes, silences status lines (base/log.h); the rest fills what the table

@@ -48,13 +48,13 @@ static struct error go_through(struct memory_plan *plan, struct subject *s, enum
     return e;
 }
 
-struct error plan_memory(struct memory_plan *plan, const char *config, const struct option_values *sets,
-                         struct comm *comm, enum phase last)
+struct error plan_memory(struct memory_plan *plan, const char *config, const struct text_list *sets, struct comm *comm,
+                         enum phase last)
 {
     *plan = (struct memory_plan){0};
     struct subject s;
     struct workshop w;
-    TRY(subject_open(&s, &w, config, sets->items, sets->count, comm, true));
+    TRY(subject_open(&s, &w, config, sets, comm, true));
     struct error e = go_through(plan, &s, last, true);
     subject_close(&s);
     return e;
@@ -154,8 +154,8 @@ struct error plan_fits(const struct memory_plan *plan, struct device *device, st
     return ok();
 }
 
-struct error plan_run(struct memory_plan *plan, const char *config, const struct option_values *sets,
-                      struct device *device, struct comm *comm, enum phase last)
+struct error plan_run(struct memory_plan *plan, const char *config, const struct text_list *sets, struct device *device,
+                      struct comm *comm, enum phase last)
 {
     if (device_identity(device) == 0)
         return ok();

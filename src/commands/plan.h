@@ -10,7 +10,6 @@
 #include <stdio.h>
 
 #include "cluster/comm.h"
-#include "commands/options.h"
 #include "device/device.h"
 #include "files/config.h"
 
@@ -22,8 +21,8 @@ struct memory_plan {
 };
 
 /* Of one subject's run, from its first phase to `last`. Collective; the plan is this rank's. */
-struct error plan_memory(struct memory_plan *plan, const char *config, const struct option_values *sets,
-                         struct comm *comm, enum phase last);
+struct error plan_memory(struct memory_plan *plan, const char *config, const struct text_list *sets, struct comm *comm,
+                         enum phase last);
 
 /* The same for a queue's job, whose config it takes over: ranks work in groups of `comm`'s size, and networks stay
  * loaded while pictures are drawn. Each phase of the plan grows to what this job needs. */
@@ -40,8 +39,8 @@ void plan_print(const struct memory_plan *plan, FILE *to);
 struct error plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm);
 
 /* Both of the above, for a run that is about to begin on `device`; does nothing without a GPU. Collective. */
-struct error plan_run(struct memory_plan *plan, const char *config, const struct option_values *sets,
-                      struct device *device, struct comm *comm, enum phase last);
+struct error plan_run(struct memory_plan *plan, const char *config, const struct text_list *sets, struct device *device,
+                      struct comm *comm, enum phase last);
 
 /* plan_fits for a rank that works alone and needs `most` bytes; `lower`: what the user may lower. */
 struct error plan_fits_alone(int64_t most, struct device *device, const char *lower);

@@ -83,7 +83,7 @@ static struct error outcome(const struct batch *b)
     return ok();
 }
 
-static struct error run_file(struct batch *b, const char *path, const struct option_values *sets, bool resume)
+static struct error run_file(struct batch *b, const char *path, const struct text_list *sets, bool resume)
 {
     const struct jobs_source source = {JOBS_FILE, path, NULL};
     char *text;
@@ -132,7 +132,7 @@ static struct error run(int argc, char **argv, struct comm *comm)
     const char **sets = memory_take(argc, sizeof *sets);
     if (!sets)
         return error_memory("the command line");
-    struct option_values many = {.items = sets};
+    struct text_list many = {.items = sets};
     bool resume = false;
     struct batch b = {.all = comm};
     const struct option table[] = {{.name = "set", .many = &many},

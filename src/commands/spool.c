@@ -55,7 +55,7 @@ static struct error read_object(cJSON **object, const char *path, const char *so
 }
 
 /* Checks them and --set now, while someone is watching, rather than when the first job arrives. */
-static struct error read_defaults(struct spool *s, const char *path, const struct option_values *sets)
+static struct error read_defaults(struct spool *s, const char *path, const struct text_list *sets)
 {
     char out[4096];
     if (path)
@@ -66,7 +66,7 @@ static struct error read_defaults(struct spool *s, const char *path, const struc
     if (!jobs_name_folder(s->defaults) && !cJSON_AddStringToObject(s->defaults, "output.dir", out))
         return error_memory("the defaults");
     const struct config_layer layer = {s->defaults, path ? path : s->folder};
-    return config_check(&layer, 1, sets->items, sets->count);
+    return config_check(&layer, 1, sets);
 }
 
 /* NAME of NAME.json; false if the file is not for us. */
@@ -135,7 +135,7 @@ static struct error read_config(cJSON **config, const char *path, const char *so
 {
     TRY(read_object(config, path, source));
     const struct config_layer layer = {*config, source};
-    struct error e = config_check(&layer, 1, NULL, 0);
+    struct error e = config_check(&layer, 1, &(struct text_list){0});
     if (e.code != ERROR_NONE)
         cJSON_Delete(*config);
     return e;
@@ -232,7 +232,7 @@ static struct error settle_all(const struct spool *s, const struct jobs *jobs)
 /* -------------------------------------------------------------------------------- all ranks */
 
 /* *text: rank 0's; the others get theirs. */
-static struct error run_batch(struct batch *b, const struct spool *s, char **text, const struct option_values *sets)
+static struct error run_batch(struct batch *b, const struct spool *s, char **text, const struct text_list *sets)
 {
     int64_t size = *text ? (int64_t)strlen(*text) : 0;
     TRY(comm_share_text(b->all, text, &size));
@@ -246,7 +246,7 @@ static struct error run_batch(struct batch *b, const struct spool *s, char **tex
 enum { WORK, STOPPED, NOTES };
 
 /* Looks into the folder once and does what it finds. *stop: some rank was asked to stop. */
-static struct error look(struct batch *b, const struct spool *s, const struct option_values *sets, bool *stop)
+static struct error look(struct batch *b, const struct spool *s, const struct text_list *sets, bool *stop)
 {
     double notes[NOTES] = {[STOPPED] = signals_stop_requested()};
     char *text = NULL;
@@ -268,7 +268,7 @@ static struct error look(struct batch *b, const struct spool *s, const struct op
     return e;
 }
 
-struct error spool_run(struct batch *b, const char *folder, const char *defaults, const struct option_values *sets)
+struct error spool_run(struct batch *b, const char *folder, const char *defaults, const struct text_list *sets)
 {
     struct spool s = {.folder = folder, .defaults_path = defaults};
     struct error e = ok();

@@ -121,13 +121,13 @@ static struct error open_mine(struct subject *s, struct workshop *w, struct conf
     return *opened ? subject_read(s, w, config) : e;
 }
 
-struct error subject_open(struct subject *s, struct workshop *w, const char *config_path, const char *const *sets,
-                          int64_t set_count, struct comm *comm, bool planned)
+struct error subject_open(struct subject *s, struct workshop *w, const char *config_path, const struct text_list *sets,
+                          struct comm *comm, bool planned)
 {
     *s = (struct subject){0};
     struct config config;
     bool opened = false;
-    struct error e = config_read(&config, config_path, sets, set_count);
+    struct error e = config_read(&config, config_path, sets);
     if (e.code == ERROR_NONE) {
         comm_patience(comm, config.cluster.timeout);
         e = open_mine(s, w, &config, comm, planned, &opened);

@@ -33,8 +33,8 @@ struct error subject_compare(const struct subject *s);
 
 /* For a command with one subject: reads the config, opens the workshop for it, reads the subject, joins the ranks'
  * GPUs. All ranks return the same; after an error nothing is owned. */
-struct error subject_open(struct subject *s, struct workshop *w, const char *config_path, const char *const *sets,
-                          int64_t set_count, struct comm *comm, bool planned);
+struct error subject_open(struct subject *s, struct workshop *w, const char *config_path, const struct text_list *sets,
+                          struct comm *comm, bool planned);
 void subject_close(struct subject *s); /* closes the workshop too */
 
 /* Encodes the pictures with a VAE that is loaded for it. Collective in the group. */

@@ -36,7 +36,7 @@ struct run {
     struct subject subject;
     struct lesson lesson;
     const char *config; /* the config's path, and the keys set for this run */
-    struct option_values sets;
+    struct text_list sets;
     struct memory_plan plan; /* of a GPU */
 };
 
@@ -85,7 +85,7 @@ static struct error train(int argc, char **argv, struct comm *comm)
     const char **sets = memory_take(argc, sizeof *sets);
     if (!sets)
         return error_memory("the command line");
-    struct option_values many = {.items = sets};
+    struct text_list many = {.items = sets};
     bool resume = false;
     const struct option table[] = {{.name = "set", .many = &many}, {.name = "resume", .flag = &resume}};
     struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &config, 1);
@@ -93,7 +93,7 @@ static struct error train(int argc, char **argv, struct comm *comm)
         e = error_input("train needs a CONFIG.json; see zoodip train --help");
     if (e.code == ERROR_NONE) {
         struct run r = {.config = config, .sets = many};
-        e = subject_open(&r.subject, &r.workshop, config, sets, many.count, comm, false);
+        e = subject_open(&r.subject, &r.workshop, config, &many, comm, false);
         if (e.code == ERROR_NONE) {
             e = run_all(&r, resume);
             lesson_free(&r.lesson);

@@ -391,26 +391,26 @@ static struct error name_sources(struct config *config, const struct config_laye
 
 /* set [CONFIG_KEYS] becomes the keys that have a value. */
 static struct error read_layers(struct config *config, bool *set, const struct config_layer *layers,
-                                int64_t layer_count, const char *const *sets, int64_t set_count)
+                                int64_t layer_count, const struct text_list *sets)
 {
     TRY(name_sources(config, layers, layer_count));
     for (int64_t i = 0; i < layer_count; i++) {
         struct layer layer = {.config = config, .source = layers[i].source, .number = i, .set = set};
         TRY(layer_object(&layer, layers[i].object, ""));
     }
-    for (int64_t i = 0; i < set_count; i++) {
+    for (int64_t i = 0; i < sets->count; i++) {
         struct layer argument = {.config = config, .source = "--set", .number = layer_count, .set = set};
-        TRY(read_set(&argument, sets[i]));
+        TRY(read_set(&argument, sets->items[i]));
     }
     return ok();
 }
 
 struct error config_layers(struct config *config, const struct config_layer *layers, int64_t layer_count,
-                           const char *const *sets, int64_t set_count)
+                           const struct text_list *sets)
 {
     *config = (struct config){0};
     bool set[CONFIG_KEYS] = {false};
-    struct error e = read_layers(config, set, layers, layer_count, sets, set_count);
+    struct error e = read_layers(config, set, layers, layer_count, sets);
     if (e.code == ERROR_NONE)
         e = fill_defaults(config, set);
     if (e.code == ERROR_NONE)
@@ -420,17 +420,16 @@ struct error config_layers(struct config *config, const struct config_layer *lay
     return e;
 }
 
-struct error config_check(const struct config_layer *layers, int64_t layer_count, const char *const *sets,
-                          int64_t set_count)
+struct error config_check(const struct config_layer *layers, int64_t layer_count, const struct text_list *sets)
 {
     struct config config = {0};
     bool set[CONFIG_KEYS] = {false};
-    struct error e = read_layers(&config, set, layers, layer_count, sets, set_count);
+    struct error e = read_layers(&config, set, layers, layer_count, sets);
     config_free(&config);
     return e;
 }
 
-struct error config_read(struct config *config, const char *path, const char *const *sets, int64_t set_count)
+struct error config_read(struct config *config, const char *path, const struct text_list *sets)
 {
     *config = (struct config){0};
     char *text;
@@ -444,7 +443,7 @@ struct error config_read(struct config *config, const char *path, const char *co
     if (cJSON_GetObjectItemCaseSensitive(root, "jobs"))
         e = error_input("%s: is a jobs file, for zoodip run; expected a config", path);
     else
-        e = config_layers(config, &file, 1, sets, set_count);
+        e = config_layers(config, &file, 1, sets);
     cJSON_Delete(root);
     return e;
 }
@@ -483,7 +482,7 @@ struct error config_copy(struct config *to, const struct config *from)
     memory_free(text);
     TRY(e);
     const struct config_layer layer = {root, "config"};
-    e = config_layers(to, &layer, 1, NULL, 0);
+    e = config_layers(to, &layer, 1, &(struct text_list){0});
     cJSON_Delete(root);
     if (e.code == ERROR_NONE)
         e = copy_sources(to, from);

@@ -21,6 +21,7 @@
 #include <stdio.h>
 
 #include "base/error.h"
+#include "base/text.h"
 #include "files/picture.h"
 
 struct texts {
@@ -90,9 +91,9 @@ struct config {
     unsigned char source_of[CONFIG_KEYS]; /* the source of each key, in the table's order */
 };
 
-/* Reads PATH, then applies `sets`, set_count texts "KEY=VALUE" in order (VALUE is JSON, or a bare text if it is not
- * JSON or the key takes a text), then fills in defaults and checks. Nothing is owned after an error. */
-struct error config_read(struct config *config, const char *path, const char *const *sets, int64_t set_count);
+/* Reads PATH, then applies `sets`, texts "KEY=VALUE", in order (VALUE is JSON, or a bare text if it is not JSON or
+ * the key takes a text), then fills in defaults and checks. Nothing is owned after an error. */
+struct error config_read(struct config *config, const char *path, const struct text_list *sets);
 
 /* The same from objects that are already parsed, later ones overriding earlier ones, such as a queue's defaults and one
  * of its jobs. Each layer is named in the errors by its own `source`. */
@@ -102,11 +103,10 @@ struct config_layer {
     const char *source;
 };
 struct error config_layers(struct config *config, const struct config_layer *layers, int64_t layer_count,
-                           const char *const *sets, int64_t set_count);
+                           const struct text_list *sets);
 
 /* Whether layers and sets are valid, ignoring what is missing. Nothing is owned afterwards. */
-struct error config_check(const struct config_layer *layers, int64_t layer_count, const char *const *sets,
-                          int64_t set_count);
+struct error config_check(const struct config_layer *layers, int64_t layer_count, const struct text_list *sets);
 
 /* Text of a file (with a zero byte after its `size`) -> a JSON object, for cJSON_Delete. `source` names it. */
 struct error config_parse(struct cJSON **root, const char *source, const char *text, int64_t size);

@@ -18,8 +18,9 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: config [--recipe] CONFIG.json [KEY=VALUE]...\n");
         return 2;
     }
+    const struct text_list sets = {(const char **)argv + first + 1, argc - first - 1};
     struct config config;
-    struct error e = config_read(&config, argv[first], (const char *const *)argv + first + 1, argc - first - 1);
+    struct error e = config_read(&config, argv[first], &sets);
     if (e.code != ERROR_NONE) {
         fprintf(stderr, "%s\n", e.text);
         return e.code;

@@ -39,7 +39,7 @@ static struct error read_picture(const char *path)
 static struct error read_config(const char *path)
 {
     struct config config;
-    TRY(config_read(&config, path, NULL, 0));
+    TRY(config_read(&config, path, &(struct text_list){0}));
     config_free(&config);
     return ok();
 }

@@ -63,7 +63,7 @@ int main(int argc, char **argv)
         struct drift f = {.comm = comm, .step = atoll(argv[2]), .rank = atoi(argv[3])};
         struct subject s;
         struct workshop w;
-        e = subject_open(&s, &w, argv[1], NULL, 0, comm, false);
+        e = subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, false);
         if (e.code == ERROR_NONE) {
             e = run(&f, &s);
             subject_close(&s);

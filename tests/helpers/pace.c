@@ -103,7 +103,7 @@ int main(int argc, char **argv)
         }
         struct subject s;
         struct workshop w;
-        e = subject_open(&s, &w, argv[1], NULL, 0, comm, false);
+        e = subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, false);
         if (e.code == ERROR_NONE) {
             e = run(&s, atoll(argv[2]));
             subject_close(&s);
