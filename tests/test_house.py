@@ -19,12 +19,15 @@ if not shutil.which("git") or not (ROOT / ".git").exists():
 USES = {
     "base": set(),
     "files": {"base"},
-    "device": {"base"},
     "text": {"base", "files"},
     "cluster": {"base"},
-    "model": {"base", "files", "device", "text"},
-    "zo": {"base", "files", "device", "text", "model", "cluster"},
-    "commands": {"base", "files", "device", "text", "model", "cluster", "zo"},
+    "device": {"base"},
+    "model": {"base", "files", "text", "device"},
+    "report": {"base", "files"},
+    "zo": {"base", "files", "text", "device", "model", "cluster", "report"},
+    "pipeline": {"base", "files", "text", "device", "model", "cluster", "report", "zo"},
+    "queue": {"base", "files", "text", "device", "model", "cluster", "report", "zo", "pipeline"},
+    "commands": {"base", "files", "text", "device", "model", "cluster", "report", "zo", "pipeline", "queue"},
     "main.c": {"base", "cluster", "commands"},
 }
 COMMANDS = ["train", "run", "generate", "quantize", "inspect", "bench"]

@@ -7,8 +7,8 @@
 #include "base/progress.h"
 #include "commands/commands.h"
 #include "commands/options.h"
-#include "commands/plan.h"
-#include "commands/subject.h"
+#include "pipeline/memory_plan.h"
+#include "pipeline/subject.h"
 #include "zo/train.h"
 
 static void print_help(void)

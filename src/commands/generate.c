@@ -9,7 +9,7 @@
 #include "base/rng.h"
 #include "commands/commands.h"
 #include "commands/options.h"
-#include "commands/plan.h"
+#include "pipeline/memory_plan.h"
 #include "files/file.h"
 #include "files/safetensors.h"
 #include "model/embedding.h"

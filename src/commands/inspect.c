@@ -7,11 +7,11 @@
 #include "base/memory.h"
 #include "commands/commands.h"
 #include "commands/options.h"
-#include "commands/plan.h"
+#include "pipeline/memory_plan.h"
 #include "files/config.h"
 #include "files/file.h"
 #include "files/json.h"
-#include "files/report.h"
+#include "report/report.h"
 #include "files/safetensors.h"
 #include "model/weights.h"
 

@@ -3,10 +3,10 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "commands/batch.h"
+#include "queue/queue.h"
 #include "commands/commands.h"
 #include "commands/options.h"
-#include "commands/spool.h"
+#include "queue/spool.h"
 #include "files/file.h"
 
 enum { FILE_LIMIT = 64 << 20 };

@@ -3,9 +3,9 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "commands/commands.h"
-#include "commands/lesson.h"
+#include "pipeline/learning.h"
 #include "commands/options.h"
-#include "commands/plan.h"
+#include "pipeline/memory_plan.h"
 
 static void print_help(void)
 {

@@ -10,7 +10,7 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
-#include "commands/subject.h"
+#include "pipeline/subject.h"
 #include "files/safetensors.h"
 #include "zo/draws.h"
 #include "zo/train.h"

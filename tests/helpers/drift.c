@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "commands/subject.h"
-#include "commands/workshop.h"
+#include "pipeline/subject.h"
+#include "pipeline/pipeline.h"
 #include "files/file.h"
 #include "zo/train.h"
 

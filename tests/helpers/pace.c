@@ -9,7 +9,7 @@
 
 #include "base/memory.h"
 #include "base/progress.h"
-#include "commands/subject.h"
+#include "pipeline/subject.h"
 #include "zo/train.h"
 
 /* Data for the networks' replacement below; a wrapped function has no other way to get it. */

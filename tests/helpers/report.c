@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "files/report.h"
+#include "report/report.h"
 
 static struct error write_steps(const char *folder, int64_t from, int64_t count)
 {

@@ -1,0 +1,167 @@
+#include "pipeline/learning.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/progress.h"
+#include "pipeline/pictures.h"
+#include "files/file.h"
+#include "report/report.h"
+
+static bool is_checkpoint(const char *name)
+{
+    return strncmp(name, "step-", 5) == 0;
+}
+
+/* A run that does not resume must not find an older run's checkpoints later. */
+static struct error start_anew(const struct config *c)
+{
+    char folder[4096], **names;
+    int64_t count;
+    TRY(path_join(folder, c->output.dir, "checkpoints"));
+    if (!folder_exists(folder))
+        return ok();
+    TRY(folder_list(folder, &names, &count));
+    folder_list_free(names, count);
+    if (count > 0)
+        log_warning("%s: removing the checkpoints of an earlier run; --resume would have continued from them", folder);
+    return folder_clean(folder, is_checkpoint);
+}
+
+/* A file that a rank left behind when it was killed while writing: NAME.NUMBER.tmp. */
+static bool is_unfinished(const char *name)
+{
+    size_t length = strlen(name), end = length > 4 ? length - 4 : 0, at = end;
+    while (at > 0 && name[at - 1] >= '0' && name[at - 1] <= '9')
+        at--;
+    return end > 0 && strcmp(name + end, ".tmp") == 0 && at < end && at > 0 && name[at - 1] == '.';
+}
+
+/* Nobody else writes here. A file that cannot be removed does no harm. */
+static void remove_unfinished(const struct config *c)
+{
+    static const char *const parts[] = {".", "checkpoints", "samples"};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        char folder[4096];
+        if (path_join(folder, c->output.dir, parts[i]).code == ERROR_NONE && folder_exists(folder))
+            folder_clean(folder, is_unfinished);
+    }
+}
+
+double lesson_patience(const struct config *c)
+{
+    return fmin(10, c->cluster.timeout / 2);
+}
+
+struct error lesson_prepare(struct lesson *l, const struct config *c, bool resume)
+{
+    TRY(config_blame(c, "output.dir", folder_make(c->output.dir)));
+    TRY(claim_folder(&l->claim, c->output.dir, lesson_patience(c)));
+    remove_unfinished(c);
+    return resume ? ok() : start_anew(c);
+}
+
+static double peak_megabytes(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (double)usage.ru_maxrss / 1024;
+}
+
+static struct error write_report(const struct lesson *l, const struct gallery *gallery)
+{
+    const struct config *c = &l->subject->config;
+    const struct workshop *w = l->subject->workshop;
+    const struct training *t = &l->training;
+    char title[300], text[8][128];
+    snprintf(title, sizeof title, "%s: a word learned by zoodip", c->token.placeholder);
+    snprintf(text[0], sizeof *text, "%s", device_name(w->device));
+    snprintf(text[1], sizeof *text, "%d", comm_size(w->comm));
+    snprintf(text[2], sizeof *text, "%lld", (long long)t->state.step);
+    snprintf(text[3], sizeof *text, "%.1f s in steps, %.1f s in all (this run)", t->seconds,
+             clock_seconds() - l->started);
+    snprintf(text[4], sizeof *text, "%.5f, over %lld fixed draws", t->validation_first, (long long)t->validation_draws);
+    snprintf(text[5], sizeof *text, "%.5f", t->validation_last);
+    snprintf(text[6], sizeof *text, "%.0f MB on rank 0", peak_megabytes());
+    const char *const facts[] = {"device",
+                                 text[0],
+                                 "ranks",
+                                 text[1],
+                                 "steps",
+                                 text[2],
+                                 "time",
+                                 text[3],
+                                 "validation loss at the start",
+                                 text[4],
+                                 "validation loss at the end",
+                                 text[5],
+                                 "peak memory",
+                                 text[6]};
+    char *json = config_json(c);
+    if (!json)
+        return error_memory("the report");
+    struct error e = report_write(c->output.dir, title, json, facts, sizeof facts / sizeof *facts / 2, gallery->shown,
+                                  gallery->shown_count);
+    memory_free(json);
+    return e;
+}
+
+/* Pictures, curve and report: what a run leaves for people. Collective: all ranks draw. */
+static struct error finish_run(struct lesson *l)
+{
+    const struct config *c = &l->subject->config;
+    const struct workshop *w = l->subject->workshop;
+    struct gallery gallery;
+    int64_t left;
+    if (device_memory_left(w->device, &left, &l->driver_used).code != ERROR_NONE)
+        l->driver_used = 0; // it is only for a line of the log
+    training_rest(&l->training);
+    TRY(gallery_draw(&gallery, l->subject, l->training.state.embedding, l->last));
+    struct error e = ok();
+    if (comm_rank(w->comm) == 0) {
+        e = gallery_save(&gallery, c->output.dir);
+        if (e.code == ERROR_NONE)
+            e = loss_picture(c->output.dir);
+        if (e.code == ERROR_NONE)
+            e = write_report(l, &gallery);
+    }
+    gallery_free(&gallery);
+    return comm_agree(w->comm, e);
+}
+
+/* output.sample_every: draws the current word into samples/. */
+static struct error draw_sample(void *arg, int64_t step, bool missing)
+{
+    struct lesson *l = arg;
+    return gallery_sample(l->subject, l->training.state.embedding, step, missing);
+}
+
+static void pass_on(void *arg, const struct metric *metric)
+{
+    struct lesson *l = arg;
+    if (l->told)
+        l->told(l->arg, metric);
+}
+
+struct error lesson_run(struct lesson *l, bool resume)
+{
+    l->started = clock_seconds();
+    TRY(subject_start(l->subject));
+    const struct training_parts parts = subject_parts(l->subject);
+    TRY(training_new(&l->training, &parts));
+    if (resume)
+        TRY(training_resume(&l->training));
+    const struct training_calls calls = {draw_sample, pass_on, l};
+    TRY(training_run(&l->training, &calls));
+    return finish_run(l);
+}
+
+void lesson_free(struct lesson *l)
+{
+    training_free(&l->training);
+    claim_release(&l->claim);
+}

@@ -1,0 +1,164 @@
+#include "pipeline/memory_plan.h"
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "pipeline/pictures.h"
+#include "pipeline/subject.h"
+#include "zo/train.h"
+
+/* The peak since the last call. */
+static void end_phase(struct memory_plan *plan, enum phase phase, struct device *d)
+{
+    struct memory_use use = device_memory(d);
+    if (use.most > plan->phases[phase].most)
+        plan->phases[phase] = use;
+    if (use.most > plan->most)
+        plan->most = use.most;
+    device_memory_mark(d);
+}
+
+static struct error go_drawing(struct memory_plan *plan, struct subject *s, const float *embedding, bool last)
+{
+    struct gallery gallery;
+    TRY(gallery_draw(&gallery, s, embedding, last));
+    gallery_free(&gallery);
+    end_phase(plan, PHASE_DRAW, s->workshop->device);
+    return ok();
+}
+
+/* Phases up to `until`. last: no subject follows, as in gallery_draw. */
+static struct error go_through(struct memory_plan *plan, struct subject *s, enum phase until, bool last)
+{
+    struct workshop *w = s->workshop;
+    TRY(subject_encode(s));
+    end_phase(plan, PHASE_ENCODE, w->device);
+    TRY(workshop_load(w));
+    TRY(subject_start(s));
+    const struct training_parts parts = subject_parts(s);
+    struct training t;
+    TRY(training_new(&t, &parts));
+    struct error e = ok();
+    if (until == PHASE_DRAW && s->config.output.sample_every > 0)
+        e = gallery_sample(s, t.state.embedding, 0, false);
+    training_rest(&t);
+    end_phase(plan, PHASE_TRAIN, w->device);
+    if (e.code == ERROR_NONE && until == PHASE_DRAW)
+        e = go_drawing(plan, s, t.state.embedding, last);
+    training_free(&t);
+    return e;
+}
+
+struct error plan_memory(struct memory_plan *plan, const char *config, const struct text_list *sets, struct comm *comm,
+                         enum phase last)
+{
+    *plan = (struct memory_plan){0};
+    struct subject s;
+    struct workshop w;
+    TRY(subject_open(&s, &w, config, sets, comm, true));
+    struct error e = go_through(plan, &s, last, true);
+    subject_close(&s);
+    return e;
+}
+
+struct error plan_job(struct memory_plan *plan, struct config *config, struct comm *comm)
+{
+    struct workshop w;
+    struct subject s = {0};
+    struct error e = workshop_open(&w, config, comm, true);
+    if (e.code == ERROR_NONE)
+        e = subject_read(&s, &w, config);
+    e = comm_agree(comm, e);
+    if (e.code == ERROR_NONE)
+        e = workshop_join(&w, s.config.cluster.timeout);
+    if (e.code == ERROR_NONE)
+        e = go_through(plan, &s, PHASE_DRAW, false);
+    subject_free(&s);
+    workshop_close(&w);
+    return e;
+}
+
+const char *plan_phase(enum phase phase)
+{
+    static const char *const names[PHASES] = {"encode pictures", "train", "draw pictures"};
+    return names[phase];
+}
+
+void plan_print(const struct memory_plan *plan, FILE *to)
+{
+    fprintf(to, "%-16s %13s %13s %10s %9s %13s %9s\n", "bytes on a GPU", "weights", "activations", "state", "scratch",
+            "in all", "MB");
+    for (int i = 0; i < PHASES; i++) {
+        const struct memory_use *u = &plan->phases[i];
+        fprintf(to, "%-16s %13lld %13lld %10lld %9lld %13lld %9.1f\n", plan_phase(i),
+                (long long)u->peak[MEMORY_WEIGHTS], (long long)u->peak[MEMORY_ACTIVATIONS],
+                (long long)u->peak[MEMORY_STATE], (long long)u->peak[MEMORY_SCRATCH], (long long)u->most,
+                (double)u->most / 1e6);
+    }
+}
+
+/* The memory that all ranks sharing this rank's GPU will need. Collective. */
+static struct error add_up_sharers(struct comm *comm, struct device *device, double mine, double *all, int *sharers)
+{
+    int ranks = comm_size(comm), rank = comm_rank(comm);
+    double *table = memory_take(2 * ranks, sizeof *table), *gpus = table + ranks;
+    TRY(comm_agree(comm, table ? ok() : error_memory("the ranks' plans")));
+    table[rank] = mine;
+    gpus[rank] = (double)device_identity(device);
+    struct error e = comm_sum(comm, table, 2 * ranks);
+    *all = 0;
+    *sharers = 0;
+    for (int r = 0; r < ranks; r++)
+        if (gpus[r] == gpus[rank]) {
+            *all += table[r];
+            ++*sharers;
+        }
+    memory_free(table);
+    return e;
+}
+
+/* Is there room for `all` bytes, needed by `sharers` ranks? */
+static struct error check_room(const struct device *device, double all, int64_t left, int sharers, const char *lower)
+{
+    if (all <= (double)left)
+        return ok();
+    return error_input("%s: the run needs %.0f MB%s, but %.0f MB are free; lower %s%s", device_name(device), all / 1e6,
+                       sharers > 1 ? " for the ranks that share it" : "", (double)left / 1e6, lower,
+                       sharers > 1 ? ", or run fewer ranks on this GPU" : "");
+}
+
+static void say_planned(int64_t most)
+{
+    log_line("GPU memory: %.1f MB planned", (double)most / 1e6);
+}
+
+struct error plan_fits_alone(int64_t most, struct device *device, const char *lower)
+{
+    int64_t left, used;
+    TRY(device_memory_left(device, &left, &used));
+    TRY(check_room(device, (double)(most - device_memory(device).total), left, 1, lower));
+    say_planned(most);
+    return ok();
+}
+
+struct error plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm)
+{
+    int64_t left, used;
+    double all;
+    int sharers;
+    TRY(comm_agree(comm, device_memory_left(device, &left, &used)));
+    TRY(add_up_sharers(comm, device, (double)(plan->most - device_memory(device).total), &all, &sharers));
+    TRY(comm_agree(comm, check_room(device, all, left, sharers,
+                                    "data.resolution, zo.n or optim.batch_size, set quant.bits to 4")));
+    if (comm_rank(comm) == 0)
+        say_planned(plan->most);
+    return ok();
+}
+
+struct error plan_run(struct memory_plan *plan, const char *config, const struct text_list *sets, struct device *device,
+                      struct comm *comm, enum phase last)
+{
+    if (device_identity(device) == 0)
+        return ok();
+    TRY(plan_memory(plan, config, sets, comm, last));
+    return plan_fits(plan, device, comm);
+}

@@ -1,0 +1,65 @@
+/* pipeline/pipeline.h
+ *
+ * What every subject is learned with: the device, the model's settings, and text encoder and UNet in memory that the
+ * node's ranks share, loaded once. What belongs to one subject (config, word, pictures) is in pipeline/subject.h.
+ *
+ * Invariant: `all` are the ranks that share the model, `comm` those that work on the same subject: all of them, until
+ * workshop_divide. The rank for which comm_rank(comm) is 0 speaks for its group.
+ */
+#ifndef ZOODIP_PIPELINE_PIPELINE_H
+#define ZOODIP_PIPELINE_PIPELINE_H
+
+#include "cluster/comm.h"
+#include "device/device.h"
+#include "files/config.h"
+#include "model/scheduler.h"
+#include "model/text_encoder.h"
+#include "model/unet.h"
+#include "model/vae.h"
+
+struct workshop {
+    struct comm *all, *comm;
+    struct device *device;
+    struct config config; /* a copy of the one it was opened for */
+    struct text_config text_config;
+    struct unet_config unet_config;
+    struct vae_config vae;
+    struct noise_schedule schedule;
+    struct text_encoder text;
+    struct unet unet;
+    int least_bits, most_bits; /* in which text encoder and UNet are kept; codes of a quantized file stay as they are */
+    bool planned;              /* on a simulated GPU */
+};
+
+/* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
+ * `planned`: on a simulated GPU, to find out what memory a run needs; see device_plan. Free with workshop_close. */
+struct error workshop_open(struct workshop *w, const struct config *config, struct comm *all, bool planned);
+void workshop_close(struct workshop *w);
+
+/* Whether all ranks have the same program, the same model (pipeline/fingerprint.h) and the same kind of device. Collective
+ * over all. */
+struct error workshop_compare(struct workshop *w);
+
+/* The first key in which two configs differ that must be the same for one workshop to serve both, or NULL. */
+const char *workshop_key(const struct config *a, const struct config *b);
+
+/* Whether a config may be learned in this workshop, which was opened for another. */
+struct error workshop_fits(const struct workshop *w, const struct config *config);
+
+/* From here on this rank works with those that pass the same group. Collective over all. */
+struct error workshop_divide(struct workshop *w, int group);
+
+/* Joins the GPUs of the ranks that work together (pipeline/gpu_link.h). Collective in the group. */
+struct error workshop_join(struct workshop *w, double limit);
+
+/* Logs what computes for `comm`, and how many pictures it will encode. */
+void workshop_tell(const struct workshop *w, const struct comm *comm, int64_t pictures);
+
+/* The VAE, in memory shared by the node's ranks of `comm`. Collective there. Free with vae_free. */
+struct error workshop_vae(struct workshop *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae);
+
+/* Loads text encoder and UNet; frees both. Collective over all. */
+struct error workshop_load(struct workshop *w);
+void workshop_unload(struct workshop *w);
+
+#endif

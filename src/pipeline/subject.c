@@ -1,0 +1,196 @@
+#include "pipeline/subject.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "pipeline/fingerprint.h"
+#include "files/file.h"
+#include "model/embedding.h"
+
+/* -------------------------------------------------------------------------------- reading */
+
+/* Checks the config's values against the model. */
+static struct error check_model(struct subject *s)
+{
+    const struct config *c = &s->config;
+    const struct workshop *w = s->workshop;
+    if (c->zo.timesteps[1] > w->schedule.steps)
+        return config_blame(c, "zo.timesteps",
+                            error_input("[%lld, %lld] goes beyond the %lld timesteps of the model's scheduler",
+                                        (long long)c->zo.timesteps[0], (long long)c->zo.timesteps[1],
+                                        (long long)w->schedule.steps));
+    s->resolution = c->data.resolution ? c->data.resolution : w->unet_config.sample_size * w->vae.factor;
+    if (s->resolution % w->vae.factor != 0)
+        return config_blame(c, "data.resolution",
+                            error_input("is %lld, expected a multiple of %lld, the VAE's factor",
+                                        (long long)s->resolution, (long long)w->vae.factor));
+    return ok();
+}
+
+/* One token that the model knows. */
+static struct error read_initializer(struct subject *s)
+{
+    const char *word = s->config.token.initializer;
+    int64_t count;
+    TRY(tokenizer_pieces(s->tokenizer, word, &s->initializer_id, 1, &count));
+    if (count != 1)
+        return error_input("\"%.200s\" is %lld tokens for this model; expected a word that is one token", word,
+                           (long long)count);
+    if (s->initializer_id >= s->workshop->text_config.vocab)
+        return error_input("\"%.200s\" has no row in the model's token embedding", word);
+    return ok();
+}
+
+/* The word becomes new tokens. */
+static struct error read_words(struct subject *s)
+{
+    const struct config *c = &s->config;
+    int64_t vocab = s->workshop->text_config.vocab;
+    char folder[4096];
+    TRY(path_join(folder, c->model, "tokenizer"));
+    TRY(tokenizer_load(&s->tokenizer, folder));
+    TRY(config_blame(c, "token.initializer", read_initializer(s)));
+    int32_t size = tokenizer_size(s->tokenizer);
+    if (size > vocab)
+        return error_input("%s: %d tokens, but the text encoder's vocab_size is %lld", folder, size, (long long)vocab);
+    return config_blame(c, "token.placeholder",
+                        embedding_add_tokens(s->tokenizer, c->token.placeholder, c->token.vectors, &s->first_id));
+}
+
+static struct error read_all(struct subject *s)
+{
+    const struct config *c = &s->config;
+    s->recipe = config_recipe(c);
+    if (!s->recipe)
+        return error_memory("the recipe");
+    TRY(check_model(s));
+    TRY(read_words(s));
+    return dataset_read(&s->dataset, c, s->tokenizer, s->first_id, s->resolution, s->workshop->text_config.positions);
+}
+
+struct error subject_read(struct subject *s, struct workshop *w, struct config *config)
+{
+    *s = (struct subject){.workshop = w, .config = *config};
+    *config = (struct config){0};
+    struct error e = read_all(s);
+    if (e.code != ERROR_NONE)
+        subject_free(s);
+    return e;
+}
+
+struct error subject_compare(const struct subject *s)
+{
+    const struct dataset *set = &s->dataset;
+    const struct texts *images = &s->config.data.images;
+    uint32_t pictures = 0;
+    for (int64_t i = 0; i < set->count; i++) {
+        const struct picture *p = &set->pictures[i];
+        pictures = mark_bytes(pictures, p->rgb, p->width * p->height * 3);
+    }
+    uint32_t captions = mark_bytes(0, set->ids, set->captions.count * set->length * (int64_t)sizeof *set->ids);
+    // all of it, not only the recipe: steps, prompts and so on decide how often the ranks meet
+    char *config = config_json(&s->config);
+    TRY(comm_agree(s->workshop->all, config ? ok() : error_memory("the config")));
+    uint32_t keys = mark_text(0, config);
+    memory_free(config);
+    char named[300];
+    snprintf(named, sizeof named, "the pictures (%.250s)", images->items[0]);
+    const struct mark marks[] = {{"the config", keys}, {named, pictures}, {"the captions", captions}};
+    return alike_check(s->workshop->all, marks, sizeof marks / sizeof *marks);
+}
+
+void subject_free(struct subject *s)
+{
+    memory_free(s->initializer);
+    dataset_free(&s->dataset);
+    tokenizer_free(s->tokenizer);
+    memory_free(s->recipe);
+    config_free(&s->config);
+    *s = (struct subject){0};
+}
+
+/* -------------------------------------------------------------------------------- one subject */
+
+/* This rank's part; *opened: the workshop is open. */
+static struct error open_mine(struct subject *s, struct workshop *w, struct config *config, struct comm *comm,
+                              bool planned, bool *opened)
+{
+    struct error e = workshop_open(w, config, comm, planned);
+    *opened = e.code == ERROR_NONE;
+    return *opened ? subject_read(s, w, config) : e;
+}
+
+struct error subject_open(struct subject *s, struct workshop *w, const char *config_path, const struct text_list *sets,
+                          struct comm *comm, bool planned)
+{
+    *s = (struct subject){0};
+    struct config config;
+    bool opened = false;
+    struct error e = config_read(&config, config_path, sets);
+    if (e.code == ERROR_NONE) {
+        comm_patience(comm, config.cluster.timeout);
+        e = open_mine(s, w, &config, comm, planned, &opened);
+        config_free(&config);
+    }
+    e = comm_agree(comm, e);
+    if (e.code == ERROR_NONE && !planned)
+        e = workshop_compare(w);
+    if (e.code == ERROR_NONE && !planned)
+        e = subject_compare(s);
+    if (e.code == ERROR_NONE)
+        e = workshop_join(w, s->config.cluster.timeout);
+    if (e.code != ERROR_NONE) {
+        subject_free(s);
+        if (opened)
+            workshop_close(w);
+    }
+    return e;
+}
+
+void subject_close(struct subject *s)
+{
+    struct workshop *w = s->workshop;
+    subject_free(s);
+    workshop_close(w);
+}
+
+/* -------------------------------------------------------------------------------- loading */
+
+struct error subject_encode(struct subject *s)
+{
+    struct workshop *w = s->workshop;
+    workshop_tell(w, w->comm, s->dataset.count);
+    struct vae vae;
+    TRY(workshop_vae(w, w->comm, true, false, &vae));
+    struct error e = dataset_encode(&s->dataset, w->device, &vae, w->comm);
+    vae_free(&vae);
+    return e;
+}
+
+struct error subject_start(struct subject *s)
+{
+    const struct text_encoder *text = &s->workshop->text;
+    s->initializer = memory_take(text->config.width, sizeof *s->initializer);
+    struct error e =
+        s->initializer ? text_encoder_token(text, s->initializer_id, s->initializer) : error_memory("the initializer");
+    return comm_agree(s->workshop->comm, e);
+}
+
+struct training_parts subject_parts(const struct subject *s)
+{
+    const struct workshop *w = s->workshop;
+    return (struct training_parts){
+        .config = &s->config,
+        .comm = w->comm,
+        .device = w->device,
+        .dataset = &s->dataset,
+        .text = &w->text,
+        .unet = &w->unet,
+        .schedule = &w->schedule,
+        .scaling_factor = w->vae.scaling_factor,
+        .first_id = s->first_id,
+        .initializer = s->initializer,
+        .recipe = s->recipe,
+    };
+}

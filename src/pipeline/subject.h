@@ -1,0 +1,49 @@
+/* pipeline/subject.h
+ *
+ * From a config to everything that training needs besides the workshop: the word, the pictures, their latents. The
+ * order is read, encode, workshop_load, start; bench, train, run and the memory plan all follow it.
+ */
+#ifndef ZOODIP_PIPELINE_SUBJECT_H
+#define ZOODIP_PIPELINE_SUBJECT_H
+
+#include "pipeline/pipeline.h"
+#include "files/config.h"
+#include "text/tokenizer.h"
+#include "zo/dataset.h"
+#include "zo/train.h"
+
+struct subject {
+    struct workshop *workshop;
+    struct config config;
+    char *recipe; /* see config_recipe */
+    struct tokenizer *tokenizer;
+    int32_t first_id, initializer_id;
+    int64_t resolution;
+    struct dataset dataset;
+    float *initializer; /* [width] */
+};
+
+/* Takes the config over, reads word, captions and pictures, and checks them against the model. Not collective: agree on
+ * the outcome. Nothing is owned after an error. Free with subject_free. */
+struct error subject_read(struct subject *s, struct workshop *w, struct config *config);
+void subject_free(struct subject *s);
+
+/* Whether all ranks have read the same config, captions and pictures (pipeline/fingerprint.h). Collective over all. */
+struct error subject_compare(const struct subject *s);
+
+/* For a command with one subject: reads the config, opens the workshop for it, reads the subject, joins the ranks'
+ * GPUs. All ranks return the same; after an error nothing is owned. */
+struct error subject_open(struct subject *s, struct workshop *w, const char *config_path, const struct text_list *sets,
+                          struct comm *comm, bool planned);
+void subject_close(struct subject *s); /* closes the workshop too */
+
+/* Encodes the pictures with a VAE that is loaded for it. Collective in the group. */
+struct error subject_encode(struct subject *s);
+
+/* After workshop_load: takes what else is needed from the model. Collective in the group. */
+struct error subject_start(struct subject *s);
+
+/* What training needs, from a started subject. */
+struct training_parts subject_parts(const struct subject *s);
+
+#endif

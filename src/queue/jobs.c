@@ -1,0 +1,352 @@
+#include "queue/jobs.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <utf8proc.h>
+
+#include "base/memory.h"
+#include "base/progress.h"
+#include "files/file.h"
+
+enum { NAME_LIMIT = 200, JOBS_LIMIT = 100000 };
+
+/* -------------------------------------------------------------------------------- reading */
+
+/* The queue's own files, which are in the same folder as the jobs' folders. */
+static bool is_taken(const char *name)
+{
+    return strcmp(name, "summary.json") == 0 || strcmp(name, "index.html") == 0;
+}
+
+struct error job_name_check(const char *name)
+{
+    const char *wrong = NULL;
+    if (!*name || strlen(name) > NAME_LIMIT)
+        wrong = "must have 1 to 200 bytes";
+    else if (*name == '.')
+        wrong = "must not begin with a dot";
+    else if (strchr(name, '/'))
+        wrong = "must not contain a slash";
+    else if (is_taken(name))
+        wrong = "is the name of one of the queue's own files";
+    utf8proc_int32_t code;
+    utf8proc_ssize_t taken;
+    for (const char *c = name; *c && !wrong; c += taken) {
+        taken = utf8proc_iterate((const utf8proc_uint8_t *)c, -1, &code);
+        if (taken <= 0)
+            wrong = "is not UTF-8 text";
+        else if (utf8proc_category(code) == UTF8PROC_CATEGORY_CC)
+            wrong = "must not contain control characters";
+    }
+    return wrong ? error_input("name: \"%.60s\" %s: it becomes a folder", name, wrong) : ok();
+}
+
+/* Reads the job's name from its object into the next item of the list. */
+static struct error take_name(struct jobs *jobs, cJSON *object)
+{
+    struct job *job = &jobs->items[jobs->count];
+    if (!cJSON_IsObject(object))
+        return error_input("expected an object, {\"name\": ...}");
+    cJSON *name = cJSON_DetachItemFromObjectCaseSensitive(object, "name");
+    struct error e = cJSON_IsString(name)
+                         ? job_name_check(name->valuestring)
+                         : error_input("name: %s", name ? "expected a text" : "is missing, expected a text");
+    if (e.code == ERROR_NONE && !(job->name = memory_string(name->valuestring)))
+        e = error_memory("a job");
+    cJSON_Delete(name);
+    TRY(e);
+    job->note = job_note_unknown(jobs->count++);
+    for (int64_t i = 0; i < jobs->count - 1; i++)
+        if (strcmp(jobs->items[i].name, job->name) == 0)
+            return error_input("name: \"%s\" is given twice", job->name);
+    return ok();
+}
+
+struct job_note job_note_unknown(int64_t job)
+{
+    return (struct job_note){.job = job, .loss = NAN, .validation_first = NAN, .validation = NAN};
+}
+
+bool jobs_name_folder(const cJSON *object)
+{
+    const cJSON *output = cJSON_GetObjectItemCaseSensitive(object, "output");
+    return cJSON_GetObjectItemCaseSensitive(object, "output.dir") || cJSON_GetObjectItemCaseSensitive(output, "dir");
+}
+
+static struct error find_folder(struct job *job)
+{
+    char folder[4096];
+    struct config *c = &job->config;
+    TRY(path_join(folder, c->output.dir, job->name));
+    job->folder = memory_string(folder);
+    memory_free(c->output.dir);
+    c->output.dir = memory_string(folder);
+    job->recipe = config_recipe(c);
+    return job->folder && c->output.dir && job->recipe ? ok() : error_memory("a job");
+}
+
+/* The job's own keys: an error in them is the job's own. */
+static struct error read_job(struct jobs *jobs, struct job *job, const struct config_layer layers[2],
+                             const struct text_list *sets)
+{
+    struct config *c = &job->config;
+    struct error e = config_layers(c, layers, 2, sets);
+    if (e.code == ERROR_BAD_INPUT) {
+        job_fail(job, e);
+        return ok();
+    }
+    TRY(e);
+    if (!jobs->folder)
+        jobs->folder = memory_string(c->output.dir);
+    TRY(jobs->folder ? find_folder(job) : error_memory("a job"));
+    int64_t side = c->data.resolution ? c->data.resolution : 1;
+    job->steps = c->optim.steps;
+    job->lanes = (c->zo.sides * c->zo.n + 1) * c->optim.batch_size;
+    job->cost = (double)job->steps * (double)job->lanes * (double)(side * side);
+    return ok();
+}
+
+/* Reads what a spool says about its job besides the config, which is returned. */
+static const cJSON *open_spooled(struct job *job, const cJSON *object)
+{
+    const cJSON *submitted = cJSON_GetObjectItemCaseSensitive(object, "submitted");
+    job->resume = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(object, "resume"));
+    job->submitted = cJSON_IsNumber(submitted) ? submitted->valuedouble : 0;
+    return cJSON_GetObjectItemCaseSensitive(object, "config");
+}
+
+/* What a job's own keys are blamed on: the file and the job, or the file that was put into the spool for it. */
+static void name_job(char out[4096], const struct jobs_source *source, const char *name)
+{
+    snprintf(out, 4096, source->kind == JOBS_SPOOL ? "%s/%s.json" : "%s: %s", source->name, name);
+}
+
+static struct error add_job(struct jobs *jobs, cJSON *object, const struct jobs_source *source,
+                            const struct config_layer *defaults, const struct text_list *sets)
+{
+    int64_t index = jobs->count;
+    struct job *job = &jobs->items[index];
+    TRY(error_in(take_name(jobs, object), "%s: jobs[%lld]", source->name, (long long)index));
+    char own[4096];
+    name_job(own, source, job->name);
+    const cJSON *config = jobs->kind == JOBS_SPOOL ? open_spooled(job, object) : object;
+    if (jobs_name_folder(config)) {
+        struct error e =
+            error_input("%s: output.dir: expected in the defaults only; a job's folder is named after it", own);
+        if (jobs->kind == JOBS_FILE)
+            return e;
+        job_fail(job, e);
+        return ok();
+    }
+    const struct config_layer layers[2] = {*defaults, {config, own}};
+    return read_job(jobs, job, layers, sets);
+}
+
+static struct error check_keys(const cJSON *root, const char *source)
+{
+    for (const cJSON *child = root->child; child; child = child->next)
+        if (strcmp(child->string, "defaults") != 0 && strcmp(child->string, "jobs") != 0)
+            return error_input("%s: %.80s: unknown key; expected defaults and jobs, as in zoodip run --help", source,
+                               child->string);
+    const cJSON *defaults = cJSON_GetObjectItemCaseSensitive(root, "defaults");
+    const cJSON *jobs = cJSON_GetObjectItemCaseSensitive(root, "jobs");
+    if (defaults && !cJSON_IsObject(defaults))
+        return error_input("%s: defaults: expected an object of config keys", source);
+    if (!cJSON_IsArray(jobs) || !jobs->child)
+        return error_input("%s: jobs: expected a list of jobs, [{\"name\": ...}, ...]", source);
+    if (cJSON_GetArraySize(jobs) > JOBS_LIMIT)
+        return error_input("%s: jobs: expected at most %d", source, JOBS_LIMIT);
+    return ok();
+}
+
+/* All jobs share one loaded model. */
+static struct error check_alike(struct jobs *jobs, const char *source)
+{
+    const struct job *first = jobs_first_open(jobs);
+    for (int64_t i = 0; i < jobs->count; i++) {
+        const struct job *job = &jobs->items[i];
+        const char *key = job_open(job) ? workshop_key(&first->config, &job->config) : NULL;
+        if (key)
+            return error_input("%s: %s: %s: differs from %s's; all jobs share one loaded model", source, job->name, key,
+                               first->name);
+    }
+    return first ? ok() : jobs->items[0].note.error;
+}
+
+static struct error read_root(struct jobs *jobs, cJSON *root, const struct jobs_source *source,
+                              const struct text_list *sets)
+{
+    TRY(check_keys(root, source->name));
+    cJSON *none = cJSON_CreateObject();
+    const cJSON *defaults = cJSON_GetObjectItemCaseSensitive(root, "defaults");
+    char named[4096];
+    snprintf(named, sizeof named, "%s: defaults", source->name);
+    const struct config_layer layer = {defaults ? defaults : none, source->defaults ? source->defaults : named};
+    cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "jobs");
+    jobs->items = memory_take(cJSON_GetArraySize(list), sizeof *jobs->items);
+    struct error e = none && jobs->items ? config_check(&layer, 1, sets) : error_memory("the jobs");
+    for (cJSON *object = list->child; object && e.code == ERROR_NONE; object = object->next)
+        e = add_job(jobs, object, source, &layer, sets);
+    cJSON_Delete(none);
+    return e.code == ERROR_NONE && jobs->kind == JOBS_FILE ? check_alike(jobs, source->name) : e;
+}
+
+struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, const char *text, int64_t size,
+                       const struct text_list *sets)
+{
+    *jobs = (struct jobs){.kind = source->kind};
+    cJSON *root;
+    TRY(config_parse(&root, source->name, text, size));
+    struct error e = read_root(jobs, root, source, sets);
+    cJSON_Delete(root);
+    return e;
+}
+
+void jobs_free(struct jobs *jobs)
+{
+    for (int64_t i = 0; i < jobs->count; i++) {
+        struct job *job = &jobs->items[i];
+        if (job->read)
+            subject_free(&job->subject);
+        config_free(&job->config);
+        memory_free(job->name);
+        memory_free(job->folder);
+        memory_free(job->recipe);
+    }
+    memory_free(jobs->items);
+    memory_free(jobs->folder);
+    *jobs = (struct jobs){0};
+}
+
+/* -------------------------------------------------------------------------------- states */
+
+bool job_open(const struct job *job)
+{
+    return !job->elsewhere && job->note.state < JOB_DONE;
+}
+
+struct error jobs_choose(struct jobs *jobs, int64_t number, const char *source)
+{
+    if (number > jobs->count)
+        return error_input("--job: %lld: %s has %lld jobs", (long long)number, source, (long long)jobs->count);
+    for (int64_t i = 0; i < jobs->count; i++)
+        jobs->items[i].elsewhere = i != number - 1;
+    return ok();
+}
+
+struct job *jobs_first_open(struct jobs *jobs)
+{
+    for (int64_t i = 0; i < jobs->count; i++)
+        if (job_open(&jobs->items[i]))
+            return &jobs->items[i];
+    return NULL;
+}
+
+void job_fail(struct job *job, struct error e)
+{
+    job->note.state = JOB_FAILED;
+    job->note.error = e;
+    job->note.finished = clock_date();
+}
+
+struct error jobs_check(struct jobs *jobs, struct workshop *w)
+{
+    for (int64_t i = 0; i < jobs->count; i++) {
+        struct job *job = &jobs->items[i];
+        if (!job_open(job))
+            continue;
+        struct error mine = workshop_fits(w, &job->config);
+        if (mine.code == ERROR_NONE)
+            mine = subject_read(&job->subject, w, &job->config);
+        job->read = mine.code == ERROR_NONE;
+        struct error e = comm_agree(w->all, mine);
+        if (e.code == ERROR_NONE)
+            e = subject_compare(&job->subject);
+        if (e.code != ERROR_NONE)
+            job_fail(job, e);
+    }
+    return ok();
+}
+
+struct error jobs_encode(struct jobs *jobs, struct workshop *w)
+{
+    struct vae vae;
+    TRY(workshop_vae(w, w->all, true, false, &vae));
+    int64_t pictures = 0;
+    for (int64_t i = 0; i < jobs->count; i++)
+        pictures += job_open(&jobs->items[i]) ? jobs->items[i].subject.dataset.count : 0;
+    workshop_tell(w, w->all, pictures);
+    for (int64_t i = 0; i < jobs->count; i++) {
+        struct job *job = &jobs->items[i];
+        if (!job_open(job))
+            continue;
+        struct error e = dataset_encode(&job->subject.dataset, w->device, &vae, w->all);
+        if (e.code != ERROR_NONE)
+            job_fail(job, e);
+    }
+    vae_free(&vae);
+    return ok();
+}
+
+/* -------------------------------------------------------------------------------- order */
+
+int64_t jobs_order(const struct jobs *jobs, int64_t *order)
+{
+    int64_t count = 0;
+    for (int64_t i = 0; i < jobs->count; i++) {
+        if (!job_open(&jobs->items[i]))
+            continue;
+        int64_t at = count++;
+        for (; at > 0 && jobs->items[order[at - 1]].cost < jobs->items[i].cost; at--)
+            order[at] = order[at - 1];
+        order[at] = i;
+    }
+    return count;
+}
+
+/* The cost of a step for a group, in evaluations: the largest share of a rank, plus a part that each rank pays however
+ * few evaluations it has (reading and unpacking weights, exchanging losses). */
+static double step_cost(const struct job *job, int ranks)
+{
+    static const double each_rank = 0.25;
+    return each_rank + (double)((job->lanes + ranks - 1) / ranks);
+}
+
+/* How long the queue takes with this many groups, if each job goes to the group that is free first. busy [groups]. */
+static double queue_cost(const struct jobs *jobs, const int64_t *order, int64_t count, int ranks, int groups,
+                         double *busy)
+{
+    double longest = 0;
+    memset(busy, 0, (size_t)groups * sizeof *busy);
+    for (int64_t i = 0; i < count; i++) {
+        const struct job *job = &jobs->items[order[i]];
+        int free = 0;
+        for (int g = 1; g < groups; g++)
+            if (busy[g] < busy[free])
+                free = g;
+        busy[free] += job->cost / (double)job->lanes * step_cost(job, ranks / groups);
+        longest = busy[free] > longest ? busy[free] : longest;
+    }
+    return longest;
+}
+
+int jobs_groups(const struct jobs *jobs, int ranks)
+{
+    int64_t *order = memory_take(jobs->count, sizeof *order);
+    double *busy = memory_take(ranks, sizeof *busy);
+    int best = 1;
+    double least = 0;
+    int64_t count = order && busy ? jobs_order(jobs, order) : 0;
+    for (int groups = 1; groups <= ranks && groups <= count; groups++) {
+        double cost = queue_cost(jobs, order, count, ranks, groups, busy);
+        if (groups == 1 || cost < least) {
+            least = cost;
+            best = groups;
+        }
+    }
+    memory_free(order);
+    memory_free(busy);
+    return best;
+}

@@ -1,0 +1,92 @@
+/* queue/jobs.h
+ *
+ * The jobs of a queue: {"defaults": {config...}, "jobs": [{"name": "dog6", config keys that differ...}, ...]}. A job's
+ * config is the defaults with its own keys over them, and --set over both; its folder is output.dir/NAME.
+ *
+ * A file in which a job changes what none may change is refused before anything runs: model, device and quant.*, which
+ * the loaded model depends on, and output.dir. Names become folders: at most 200 bytes, no slash, no control character,
+ * no leading dot, no duplicates. Anything else that is wrong with a job is that job's own error, and the others
+ * continue.
+ */
+#ifndef ZOODIP_QUEUE_JOBS_H
+#define ZOODIP_QUEUE_JOBS_H
+
+#include "queue/handout.h"
+#include "pipeline/subject.h"
+#include "files/config.h"
+
+/* A file's jobs are checked together, as said above. A spool's arrived one by one: each is {"name", "resume",
+ * "submitted", "config": {keys...}}, and anything wrong with one is its own error. */
+enum jobs_kind { JOBS_FILE, JOBS_SPOOL };
+
+struct jobs_source {
+    enum jobs_kind kind;
+    const char *name;     /* of the file, or of the spool's folder, for errors */
+    const char *defaults; /* the file with a spool's defaults, or NULL */
+};
+
+struct job {
+    char *name;
+    char *folder;         /* output.dir/NAME; NULL if the config is wrong */
+    char *recipe;         /* see config_recipe */
+    struct config config; /* until the subject takes it over */
+    struct subject subject;
+    bool elsewhere;   /* left to other runs; shown as its job.json says */
+    bool read;        /* there is a subject */
+    bool resume;      /* from its checkpoints */
+    double submitted; /* in seconds since 1970; 0: together with the queue */
+    int64_t steps;    /* wanted */
+    double cost;      /* evaluations x pixels, to order jobs by length */
+    int64_t lanes;    /* evaluations of a step */
+    struct job_note note;
+};
+
+struct jobs {
+    enum jobs_kind kind;
+    char *folder; /* output.dir of the defaults */
+    struct job *items;
+    int64_t count;
+};
+
+/* Reads the text of a jobs file (a zero byte after its `size`). Reads nothing else from the disk. Wrong jobs get state
+ * JOB_FAILED and their error. Returns an error if the file is refused as a whole, or if none of its jobs is right. Free
+ * with jobs_free, after an error too. */
+struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, const char *text, int64_t size,
+                       const struct text_list *sets);
+
+struct cJSON;
+
+/* Whether an object of config keys has output.dir, spelled either way. */
+bool jobs_name_folder(const struct cJSON *config);
+
+/* Whether a job may have this name: ERROR_BAD_INPUT says why not. */
+struct error job_name_check(const char *name);
+
+void jobs_free(struct jobs *jobs);
+
+/* Leaves all jobs but the one of this number, counted from 1, to other runs. `source`: the name of their file. */
+struct error jobs_choose(struct jobs *jobs, int64_t number, const char *source);
+
+/* The first job that could still run here, or NULL. */
+struct job *jobs_first_open(struct jobs *jobs);
+bool job_open(const struct job *job);
+
+/* The note of a job of which nothing is known: its losses are NAN. */
+struct job_note job_note_unknown(int64_t job);
+
+/* Marks the job as failed with an error. */
+void job_fail(struct job *job, struct error e);
+
+/* Reads the words and pictures of all open jobs. Collective over w->all. */
+struct error jobs_check(struct jobs *jobs, struct workshop *w);
+
+/* Encodes the pictures of all open jobs, with one VAE. Collective over w->all. */
+struct error jobs_encode(struct jobs *jobs, struct workshop *w);
+
+/* The open jobs, longest first -> order [count of jobs]; returns how many. */
+int64_t jobs_order(const struct jobs *jobs, int64_t *order);
+
+/* How many groups `ranks` ranks should form to finish the open jobs soonest. */
+int jobs_groups(const struct jobs *jobs, int ranks);
+
+#endif

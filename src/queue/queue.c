@@ -1,0 +1,415 @@
+#include "queue/queue.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/progress.h"
+#include "pipeline/memory_plan.h"
+#include "files/file.h"
+#include "report/report.h"
+
+static bool speaks(const struct batch *b)
+{
+    return comm_rank(b->all) == 0;
+}
+
+static bool leads(const struct batch *b)
+{
+    return comm_rank(b->workshop.comm) == 0;
+}
+
+/* -------------------------------------------------------------------------------- folders */
+
+static void forget_result(const struct job *job)
+{
+    char path[4096];
+    if (path_join(path, job->folder, "job.json").code == ERROR_NONE)
+        unlink(path);
+}
+
+/* No link in a job's folder may make us write outside the queue's folder. */
+static struct error prepare_job(const struct batch *b, struct job *job)
+{
+    struct lesson lesson = {0};
+    TRY(folder_within(b->jobs.folder, job->folder));
+    struct error e = lesson_prepare(&lesson, job->read ? &job->subject.config : &job->config, job->resume);
+    if (e.code == ERROR_NONE && !job->resume)
+        forget_result(job);
+    lesson_free(&lesson);
+    return e;
+}
+
+/* Sends a job's outcome, as rank 0 knows it, to all. */
+static struct error share_notes(struct batch *b)
+{
+    for (int64_t i = 0; i < b->jobs.count; i++)
+        TRY(comm_broadcast(b->all, &b->jobs.items[i].note, sizeof b->jobs.items[i].note, 0));
+    return ok();
+}
+
+/* Later runs, and runs of other jobs, know a job only from its folder; one that failed before its folder was prepared
+ * has left nothing there yet, so write its outcome now. */
+static void leave_failure(const struct batch *b, const struct job *job)
+{
+    struct claim claim = {0};
+    if (job->elsewhere || job->note.state != JOB_FAILED || !job->folder ||
+        folder_within(b->jobs.folder, job->folder).code != ERROR_NONE)
+        return;
+    if (folder_make(job->folder).code == ERROR_NONE && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
+        result_write(job); // whether or not that works, the run ends with the job's own error
+    claim_release(&claim);
+}
+
+static struct error prepare_folders(struct batch *b)
+{
+    struct error e = ok();
+    if (speaks(b))
+        e = config_blame(&b->workshop.config, "output.dir", folder_make(b->jobs.folder));
+    if (speaks(b) && e.code == ERROR_NONE && !b->only)
+        e = claim_folder(&b->claim, b->jobs.folder, lesson_patience(&b->workshop.config));
+    TRY(comm_agree(b->all, e));
+    for (int64_t i = 0; i < b->jobs.count && speaks(b); i++) {
+        struct job *job = &b->jobs.items[i];
+        if (!job_open(job)) {
+            leave_failure(b, job);
+            continue;
+        }
+        e = prepare_job(b, job);
+        if (e.code != ERROR_NONE)
+            job_fail(job, e);
+    }
+    return share_notes(b);
+}
+
+/* Marks the jobs that an earlier run of this queue finished. */
+static struct error read_results(struct batch *b)
+{
+    for (int64_t i = 0; i < b->jobs.count && speaks(b); i++)
+        if (job_open(&b->jobs.items[i]) && b->jobs.items[i].resume)
+            result_read(&b->jobs.items[i]);
+    return share_notes(b);
+}
+
+/* -------------------------------------------------------------------------------- one job */
+
+/* Steps, losses and seconds, over all runs of this job, from its records. */
+static void add_up(struct job_note *n, const struct job *job)
+{
+    int64_t count, *steps;
+    double *losses, *validations, *seconds;
+    if (metrics_read(job->folder, &count, &steps, &losses, &validations, &seconds).code != ERROR_NONE)
+        return;
+    n->seconds = 0;
+    for (int64_t i = 0; i < count; i++)
+        n->seconds += seconds[i];
+    int64_t tail = count < 100 ? count : 100;
+    double sum = 0;
+    for (int64_t i = count - tail; i < count; i++)
+        sum += losses[i];
+    if (tail > 0)
+        n->loss = sum / (double)tail;
+    memory_free(steps);
+    memory_free(losses);
+    memory_free(validations);
+    memory_free(seconds);
+}
+
+/* After every step, on every rank of the group. */
+static void told(void *arg, const struct metric *metric)
+{
+    struct batch *b = arg;
+    struct job_note *n = &b->current;
+    bool first = n->step == 0;
+    n->step = metric->step;
+    n->loss = metric->loss;
+    n->validation = b->lesson->training.validation_last;
+    n->evaluations = (double)(metric->step * b->job->lanes);
+    n->evaluations_per_second = metric->evaluations_per_second;
+    if (metric->step == 1)
+        n->validation_first = b->lesson->training.validation_first;
+    if (first && leads(b)) {
+        b->job->note = *n;
+        struct error e = result_write(b->job); // so that a resumed run knows the first validation
+        if (e.code != ERROR_NONE)
+            log_warning("%s", e.text);
+    }
+    queue_tell(&b->queue, n);
+}
+
+static void tell_meanwhile(void *arg)
+{
+    struct batch *b = arg;
+    queue_tell(&b->queue, &b->current);
+}
+
+static void serve_meanwhile(void *arg)
+{
+    struct batch *b = arg;
+    queue_serve(&b->queue);
+}
+
+/* A fatal error also goes to the original stderr, not only to the job's log. */
+static void cry_out(void *arg, const char *text)
+{
+    const struct batch *b = arg;
+    if (b->job)
+        dprintf(b->spoken, "zoodip: %s: rank %d: %s\n", b->job->name, comm_rank(b->all), text);
+}
+
+/* While a job runs, its leader's messages go to the job's log, in full even under --quiet; b->spoken becomes their
+ * previous destination. */
+static struct error log_begin(struct batch *b, const struct job *job)
+{
+    char path[4096];
+    TRY(path_join(path, job->folder, "log.txt"));
+    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | (job->resume ? 0 : O_TRUNC);
+    int file = open(path, flags, 0666);
+    if (file < 0)
+        return error_errno("write", path);
+    int copy = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    struct error e = copy >= 0 && dup2(file, STDERR_FILENO) >= 0 ? ok() : error_errno("write", path);
+    b->spoken = copy >= 0 ? copy : b->spoken;
+    b->quiet = log_set_quiet(false);
+    close(file);
+    return e;
+}
+
+static void log_end(struct batch *b)
+{
+    if (b->spoken == STDERR_FILENO)
+        return;
+    log_set_quiet(b->quiet);
+    dup2(b->spoken, STDERR_FILENO);
+    close(b->spoken);
+    b->spoken = STDERR_FILENO;
+}
+
+static struct error teach(struct batch *b, struct job *job, struct lesson *lesson)
+{
+    struct error e = ok();
+    if (leads(b)) {
+        e = folder_within(b->jobs.folder, job->folder);
+        if (e.code == ERROR_NONE)
+            e = lesson_prepare(lesson, &job->subject.config, true);
+        if (e.code == ERROR_NONE)
+            e = log_begin(b, job);
+    }
+    TRY(comm_agree(b->workshop.comm, e));
+    e = lesson_run(lesson, job->resume);
+    b->current.step = lesson->training.state.step; // also for a job that had no step left
+    b->current.validation = lesson->training.validation_last;
+    return e;
+}
+
+/* The leader: writes the job's outcome into its folder, unless another run is writing there. */
+static void settle(struct batch *b, struct job *job, struct error e)
+{
+    struct job_note *n = &b->current;
+    n->state = e.code == ERROR_NONE ? JOB_DONE : e.code == ERROR_PREEMPTED ? JOB_STOPPED : JOB_FAILED;
+    n->error = e;
+    n->evaluations = (double)(n->step * job->lanes);
+    n->finished = n->state == JOB_STOPPED ? 0 : clock_date();
+    add_up(n, job);
+    job->note = *n;
+    struct error written = b->lesson->claim.held ? result_write(job) : ok();
+    if (written.code != ERROR_NONE && n->state == JOB_DONE) {
+        n->state = JOB_FAILED;
+        n->error = written;
+    }
+}
+
+/* The group does one job; b->current becomes its note. Errors are the job's. */
+static void do_job(struct batch *b, struct job *job)
+{
+    b->job = job;
+    b->current = job->note;
+    b->current.state = JOB_RUNNING;
+    b->current.group = b->queue.number;
+    b->current.step = 0;
+    queue_tell(&b->queue, &b->current);
+    struct lesson lesson = {.subject = &job->subject, .told = told, .arg = b};
+    b->lesson = &lesson;
+    struct error e = teach(b, job, &lesson);
+    if (leads(b)) {
+        if (e.code != ERROR_NONE)
+            log_line("%s", e.text);
+        settle(b, job, e);
+    }
+    log_end(b);
+    lesson_free(&lesson);
+    if (e.code != ERROR_NONE)
+        device_wait(b->workshop.device); // an error that sticks to the device belongs to this job, not to the next
+    b->lesson = NULL;
+    b->job = NULL;
+}
+
+/* -------------------------------------------------------------------------------- the batch */
+
+static struct error work_off(struct batch *b, const int64_t *order, int64_t count)
+{
+    TRY(comm_agree(b->all, queue_new(&b->queue, b->all, b->workshop.comm, b->groups, b->workshop.config.cluster.timeout,
+                                     order, count, board_hear, &b->board)));
+    comm_listen(b->workshop.comm, (struct listener){tell_meanwhile, cry_out, b});
+    comm_listen(b->all, (struct listener){serve_meanwhile, cry_out, b});
+    b->current = (struct job_note){.job = -1};
+    while (true) {
+        int64_t next;
+        TRY(queue_next(&b->queue, &b->current, &next));
+        if (next < 0)
+            break;
+        do_job(b, &b->jobs.items[next]);
+    }
+    return queue_end(&b->queue);
+}
+
+static struct error do_jobs(struct batch *b)
+{
+    struct workshop *w = &b->workshop;
+    int64_t *order = memory_take(b->jobs.count, sizeof *order);
+    struct error e = comm_agree(b->all, order ? ok() : error_memory("the queue"));
+    b->spoken = STDERR_FILENO;
+    if (e.code == ERROR_NONE)
+        e = work_off(b, order, jobs_order(&b->jobs, order));
+    comm_listen(w->comm, (struct listener){0});
+    comm_listen(b->all, (struct listener){0});
+    queue_free(&b->queue);
+    memory_free(order);
+    return e;
+}
+
+/* The first job that can be learned opens the workshop. In a file, all jobs need the same model. */
+static struct error open_workshop(struct batch *b)
+{
+    for (struct job *job = jobs_first_open(&b->jobs); job && !b->opened; job = jobs_first_open(&b->jobs)) {
+        comm_patience(b->all, job->config.cluster.timeout);
+        struct error mine = workshop_open(&b->workshop, &job->config, b->all, false);
+        struct error e = comm_agree(b->all, mine);
+        if (e.code == ERROR_NONE)
+            e = workshop_compare(&b->workshop);
+        b->opened = e.code == ERROR_NONE;
+        if (!b->opened && mine.code == ERROR_NONE)
+            workshop_close(&b->workshop);
+        if (!b->opened && b->jobs.kind == JOBS_FILE)
+            return e;
+        if (!b->opened)
+            job_fail(job, e);
+        else if (speaks(b) && device_note(b->workshop.device)[0])
+            log_line("%s", device_note(b->workshop.device));
+    }
+    return ok();
+}
+
+/* Once: the ranks split into groups. */
+static struct error divide(struct batch *b)
+{
+    struct workshop *w = &b->workshop;
+    int size = comm_size(b->all);
+    if (b->groups > 0)
+        return ok();
+    b->groups = b->wanted > 0 ? (int)b->wanted : jobs_groups(&b->jobs, size);
+    TRY(workshop_divide(w, queue_group(comm_rank(b->all), size, b->groups)));
+    if (speaks(b))
+        log_line("%d rank%s in %d group%s", size, size == 1 ? "" : "s", b->groups, b->groups == 1 ? "" : "s");
+    return comm_agree(b->all, workshop_join(w, w->config.cluster.timeout));
+}
+
+/* A GPU's memory is planned before any work is done: the most that any of the jobs needs. */
+static struct error plan_jobs(struct batch *b)
+{
+    struct memory_plan plan = {0};
+    struct workshop *w = &b->workshop;
+    if (device_identity(w->device) == 0)
+        return ok();
+    for (int64_t i = 0; i < b->jobs.count; i++) {
+        struct config copy;
+        if (!job_open(&b->jobs.items[i]))
+            continue;
+        TRY(comm_agree(w->comm, config_copy(&copy, &b->jobs.items[i].subject.config)));
+        TRY(plan_job(&plan, &copy, w->comm));
+    }
+    return plan_fits(&plan, w->device, b->all);
+}
+
+static struct error load_once(struct batch *b)
+{
+    if (!b->loaded)
+        TRY(workshop_load(&b->workshop));
+    b->loaded = true;
+    return ok();
+}
+
+/* Everything that can be checked is checked before the first step. */
+static struct error make_ready(struct batch *b)
+{
+    TRY(open_workshop(b));
+    TRY(jobs_check(&b->jobs, &b->workshop));
+    TRY(prepare_folders(b));
+    if (!jobs_first_open(&b->jobs))
+        return ok();
+    TRY(divide(b));
+    TRY(comm_agree(b->all, speaks(b) ? board_begin(&b->board, comm_size(b->all), b->groups) : ok()));
+    TRY(plan_jobs(b));
+    TRY(jobs_encode(&b->jobs, &b->workshop));
+    return load_once(b);
+}
+
+static struct error show_and_do(struct batch *b)
+{
+    if (jobs_first_open(&b->jobs))
+        TRY(make_ready(b));
+    if (speaks(b))
+        board_refresh(&b->board);
+    if (jobs_first_open(&b->jobs))
+        TRY(do_jobs(b));
+    return comm_agree(b->all, speaks(b) ? board_finish(&b->board) : ok());
+}
+
+/* A job's leader records the time of submission in its folder, for later runs and runs of other jobs. */
+static struct error share_submissions(struct batch *b)
+{
+    for (int64_t i = 0; i < b->jobs.count; i++) {
+        struct job *job = &b->jobs.items[i];
+        if (speaks(b) && !job->elsewhere && job->submitted <= 0)
+            job->submitted = b->board.submitted;
+        TRY(comm_broadcast(b->all, &job->submitted, sizeof job->submitted, 0));
+    }
+    return ok();
+}
+
+struct error batch_run(struct batch *b, const struct jobs_source *source, const char *text, int64_t size,
+                       const struct text_list *sets, bool resume)
+{
+    TRY(comm_agree(b->all, jobs_read(&b->jobs, source, text, size, sets)));
+    for (int64_t i = 0; i < b->jobs.count && source->kind == JOBS_FILE; i++)
+        b->jobs.items[i].resume = resume;
+    if (!b->jobs.folder)
+        return ok(); // no job of the spool has a valid config
+    if (b->only)
+        TRY(jobs_choose(&b->jobs, b->only, source->name));
+    TRY(read_results(b));
+    struct error e = ok();
+    if (speaks(b))
+        e = board_open(&b->board, &b->jobs, resume ? summary_submitted(b->jobs.folder) : 0);
+    TRY(comm_agree(b->all, e));
+    TRY(share_submissions(b));
+    return show_and_do(b);
+}
+
+void batch_clear(struct batch *b)
+{
+    claim_release(&b->claim);
+    board_close(&b->board);
+    jobs_free(&b->jobs);
+}
+
+void batch_close(struct batch *b)
+{
+    batch_clear(b);
+    if (b->opened)
+        workshop_close(&b->workshop);
+    *b = (struct batch){0};
+}

@@ -1,0 +1,414 @@
+#include <cjson/cJSON.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/memory.h"
+#include "report/events.h"
+#include "files/file.h"
+#include "report/report.h"
+
+enum { SCALARS = 5, MOST_WAITING = 64 << 20 };
+
+/* A step's line, and its values for TensorBoard. */
+struct line {
+    char *text;
+    size_t size;
+    int64_t step;
+    struct scalar scalars[SCALARS];
+    int64_t scalar_count;
+};
+
+struct metrics {
+    int file;
+    char folder[4096], path[4096];
+    struct events *events;
+    off_t good;           /* where the last whole line ends */
+    int64_t step;         /* of that line */
+    struct line *waiting; /* the lines after it, for which there was no room */
+    int64_t waiting_count, waiting_room;
+    size_t waiting_bytes;
+};
+
+/* -------------------------------------------------------------------------------- lines in */
+
+struct reader {
+    FILE *stream;
+    char *line;
+    size_t room;
+    int64_t number; /* of the line just read, from 1 */
+};
+
+static struct error reader_open(struct reader *r, const char *path)
+{
+    *r = (struct reader){0};
+    int descriptor;
+    int64_t size;
+    TRY(file_open(path, &descriptor, &size));
+    r->stream = fdopen(descriptor, "rb");
+    if (r->stream)
+        return ok();
+    struct error e = error_errno("read", path);
+    close(descriptor);
+    return e;
+}
+
+static void reader_close(struct reader *r)
+{
+    if (r->stream)
+        fclose(r->stream);
+    free(r->line);
+}
+
+/* Reads the next complete line; false at the end, or at an incomplete last line. */
+static bool reader_next(struct reader *r)
+{
+    ssize_t length = getline(&r->line, &r->room, r->stream);
+    r->number++;
+    return length > 0 && r->line[length - 1] == '\n';
+}
+
+static double number_of(const cJSON *object, const char *name)
+{
+    const cJSON *value = cJSON_GetObjectItemCaseSensitive(object, name);
+    return cJSON_IsNumber(value) ? value->valuedouble : NAN;
+}
+
+/* The step of a line, or 0 if it has none. */
+static int64_t step_of(const cJSON *object)
+{
+    double step = number_of(object, "step");
+    return step >= 1 && step <= 9007199254740992.0 && step == floor(step) ? (int64_t)step : 0;
+}
+
+/* -------------------------------------------------------------------------------- opening */
+
+/* Keeps only the complete lines of steps 1..from_step. */
+static struct error cut_lines(const char *path, int64_t from_step)
+{
+    struct reader r;
+    struct whole_file file;
+    TRY(reader_open(&r, path));
+    struct error e = whole_file_begin(&file, path);
+    if (e.code != ERROR_NONE) {
+        reader_close(&r);
+        return e;
+    }
+    while (e.code == ERROR_NONE && reader_next(&r)) {
+        cJSON *object = cJSON_Parse(r.line);
+        int64_t step = step_of(object);
+        cJSON_Delete(object);
+        if (step >= 1 && step <= from_step && fputs(r.line, file.stream) == EOF)
+            e = error_errno("write", path);
+    }
+    if (e.code == ERROR_NONE && ferror(r.stream))
+        e = error_errno("read", path);
+    reader_close(&r);
+    struct error ended = whole_file_end(&file, e.code == ERROR_NONE);
+    return e.code == ERROR_NONE ? ended : e;
+}
+
+static struct error open_files(struct metrics *m, const char *folder, int64_t from_step)
+{
+    TRY(folder_make(folder));
+    TRY(path_join(m->path, folder, "metrics.jsonl"));
+    snprintf(m->folder, sizeof m->folder, "%s", folder);
+    m->step = from_step;
+    if (from_step > 0 && file_exists(m->path))
+        TRY(cut_lines(m->path, from_step));
+    m->file = open(m->path, O_WRONLY | O_CREAT | O_CLOEXEC | (from_step > 0 ? 0 : O_TRUNC), 0666);
+    if (m->file < 0)
+        return error_errno("write", m->path);
+    m->good = lseek(m->file, 0, SEEK_END);
+    return events_open(&m->events, folder, from_step);
+}
+
+struct error metrics_open(struct metrics **metrics, const char *folder, int64_t from_step)
+{
+    struct metrics *made = memory_take(1, sizeof *made);
+    if (!made)
+        return error_memory("the metrics");
+    made->file = -1;
+    struct error e = open_files(made, folder, from_step);
+    if (e.code != ERROR_NONE) {
+        metrics_close(made);
+        return e;
+    }
+    *metrics = made;
+    return ok();
+}
+
+/* -------------------------------------------------------------------------------- lines out */
+
+static void put_number(FILE *stream, const char *before, double value)
+{
+    fputs(before, stream);
+    if (isfinite(value))
+        fprintf(stream, "%.17g", value);
+    else
+        fputs("null", stream);
+}
+
+static void put_line(FILE *out, const struct metric *metric)
+{
+    fprintf(out, "{\"step\": %lld", (long long)metric->step);
+    put_number(out, ", \"loss\": ", metric->loss);
+    fputs(", \"losses\": [", out);
+    for (int64_t i = 0; i < metric->slots; i++)
+        put_number(out, i ? ", " : "", metric->losses[i]);
+    fputs("]", out);
+    if (!isnan(metric->validation))
+        put_number(out, ", \"validation_loss\": ", metric->validation);
+    put_number(out, ", \"grad_norm\": ", metric->grad_norm);
+    fprintf(out, ", \"removed\": %lld", (long long)metric->removed);
+    put_number(out, ", \"lr\": ", metric->lr);
+    put_number(out, ", \"seconds\": ", metric->seconds);
+    put_number(out, ", \"evaluations_per_second\": ", metric->evaluations_per_second);
+    fputs("}\n", out);
+}
+
+static struct error line_new(struct line *line, const struct metric *metric)
+{
+    const struct scalar scalars[SCALARS] = {
+        {"loss", metric->loss},
+        {"lr", metric->lr},
+        {"grad_norm", metric->grad_norm},
+        {"evaluations_per_second", metric->evaluations_per_second},
+        {"validation_loss", metric->validation},
+    };
+    *line = (struct line){.step = metric->step, .scalar_count = isnan(metric->validation) ? SCALARS - 1 : SCALARS};
+    memcpy(line->scalars, scalars, sizeof scalars);
+    FILE *out = open_memstream(&line->text, &line->size);
+    if (!out)
+        return error_memory("the metrics");
+    put_line(out, metric);
+    bool failed = ferror(out);
+    if (fclose(out) == 0 && !failed)
+        return ok();
+    free(line->text);
+    return error_memory("the metrics");
+}
+
+/* Appends a whole line or nothing. */
+static struct error write_line(struct metrics *metrics, const struct line *line)
+{
+    for (size_t done = 0; done < line->size;) {
+        ssize_t written = pwrite(metrics->file, line->text + done, line->size - done, metrics->good + (off_t)done);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0) {
+            struct error e = error_errno("write", metrics->path);
+            int cut = ftruncate(metrics->file, metrics->good);
+            (void)cut; // if even this fails, the next try overwrites the rest
+            return e;
+        }
+        done += (size_t)written;
+    }
+    metrics->good += (off_t)line->size;
+    metrics->step = line->step;
+    return ok();
+}
+
+/* Drops the first `count` waiting lines. */
+static void drop_lines(struct metrics *metrics, int64_t count)
+{
+    if (count == 0)
+        return; // the array may not exist yet
+    for (int64_t i = 0; i < count; i++) {
+        metrics->waiting_bytes -= metrics->waiting[i].size;
+        free(metrics->waiting[i].text);
+    }
+    metrics->waiting_count -= count;
+    memmove(metrics->waiting, metrics->waiting + count, (size_t)metrics->waiting_count * sizeof *metrics->waiting);
+}
+
+/* Writes as many of the waiting lines as there is room for. */
+static struct error write_lines(struct metrics *metrics)
+{
+    int64_t done = 0;
+    struct error e = ok(), event = ok();
+    for (; done < metrics->waiting_count; done++) {
+        const struct line *line = &metrics->waiting[done];
+        e = write_line(metrics, line);
+        if (e.code != ERROR_NONE)
+            break;
+        struct error added = events_add(metrics->events, line->step, line->scalars, line->scalar_count);
+        event = event.code == ERROR_NONE ? added : event;
+    }
+    drop_lines(metrics, done);
+    return e.code == ERROR_NONE ? event : e;
+}
+
+/* Adds a line to those waiting. */
+static struct error keep_line(struct metrics *metrics, const struct line *line)
+{
+    if (metrics->waiting_bytes + line->size > MOST_WAITING)
+        return error_failed("%s: lost the line of step %lld: too many lines wait for room on the disk", metrics->path,
+                            (long long)line->step);
+    struct line *more = memory_grow(metrics->waiting, metrics->waiting_count, &metrics->waiting_room, sizeof *more);
+    if (!more)
+        return error_memory("the metrics");
+    metrics->waiting = more;
+    metrics->waiting[metrics->waiting_count++] = *line;
+    metrics->waiting_bytes += line->size;
+    return ok();
+}
+
+struct error metrics_add(struct metrics *metrics, const struct metric *metric)
+{
+    bool waits = metrics->waiting_count > 0; // there was no room; the next flush will try again
+    struct line line;
+    TRY(line_new(&line, metric));
+    struct error e = keep_line(metrics, &line);
+    if (e.code != ERROR_NONE) {
+        free(line.text);
+        return e;
+    }
+    return waits ? ok() : write_lines(metrics);
+}
+
+/* Is the open file still the one at the path? */
+static bool still_there(const struct metrics *metrics)
+{
+    struct stat open, named;
+    return fstat(metrics->file, &open) == 0 && stat(metrics->path, &named) == 0 && open.st_dev == named.st_dev &&
+           open.st_ino == named.st_ino;
+}
+
+static void close_files(struct metrics *metrics)
+{
+    if (metrics->file >= 0)
+        close(metrics->file);
+    events_close(metrics->events);
+}
+
+/* Someone removed the file: reports that its lines are lost, and starts a new file for the waiting and coming lines. */
+static struct error begin_again(struct metrics *metrics)
+{
+    struct metrics *fresh = memory_take(1, sizeof *fresh);
+    if (!fresh)
+        return error_memory("the metrics");
+    fresh->file = -1;
+    struct error e = open_files(fresh, metrics->folder, metrics->step);
+    if (e.code == ERROR_NONE) {
+        e = error_failed("%s: was removed; a new one begins after step %lld", metrics->path, (long long)metrics->step);
+        struct metrics old = *metrics;
+        metrics->file = fresh->file;
+        metrics->events = fresh->events;
+        metrics->good = fresh->good;
+        *fresh = old;
+    }
+    close_files(fresh);
+    memory_free(fresh);
+    return e;
+}
+
+struct error metrics_flush(struct metrics *metrics)
+{
+    if (!still_there(metrics))
+        return begin_again(metrics);
+    TRY(write_lines(metrics));
+    if (fsync(metrics->file) != 0)
+        return error_errno("write", metrics->path);
+    return events_flush(metrics->events);
+}
+
+void metrics_close(struct metrics *metrics)
+{
+    if (!metrics)
+        return;
+    drop_lines(metrics, metrics->waiting_count);
+    memory_free(metrics->waiting);
+    close_files(metrics);
+    memory_free(metrics);
+}
+
+/* -------------------------------------------------------------------------------- reading back */
+
+struct columns {
+    int64_t count, room;
+    int64_t *steps;
+    double *losses, *validations, *seconds;
+};
+
+static void columns_free(struct columns *c)
+{
+    memory_free(c->steps);
+    memory_free(c->losses);
+    memory_free(c->validations);
+    memory_free(c->seconds);
+    *c = (struct columns){0};
+}
+
+/* Doubles the room of one column; keeps the old one if memory is short. */
+static bool widen(void *column, int64_t count, int64_t room)
+{
+    void *old, *wider = memory_take(room, 8);
+    memcpy(&old, column, sizeof old);
+    if (!wider)
+        return false;
+    if (count)
+        memcpy(wider, old, (size_t)count * 8);
+    memory_free(old);
+    memcpy(column, &wider, sizeof wider);
+    return true;
+}
+
+static struct error columns_add(struct columns *c, const cJSON *object)
+{
+    if (c->count == c->room) {
+        int64_t room = c->room ? 2 * c->room : 1024;
+        if (!widen(&c->steps, c->count, room) || !widen(&c->losses, c->count, room) ||
+            !widen(&c->validations, c->count, room) || !widen(&c->seconds, c->count, room))
+            return error_memory("the metrics");
+        c->room = room;
+    }
+    c->steps[c->count] = step_of(object);
+    c->losses[c->count] = number_of(object, "loss");
+    c->validations[c->count] = number_of(object, "validation_loss");
+    c->seconds[c->count] = number_of(object, "seconds");
+    c->count++;
+    return ok();
+}
+
+static struct error read_columns(struct columns *c, const char *path)
+{
+    struct reader r;
+    TRY(reader_open(&r, path));
+    struct error e = columns_add(c, NULL); /* so that an empty file has arrays too */
+    c->count = 0;
+    while (e.code == ERROR_NONE && reader_next(&r)) {
+        cJSON *object = cJSON_Parse(r.line);
+        e = step_of(object) ? columns_add(c, object)
+                            : error_input("%s: line %lld: has no step", path, (long long)r.number);
+        cJSON_Delete(object);
+    }
+    if (e.code == ERROR_NONE && ferror(r.stream))
+        e = error_errno("read", path);
+    reader_close(&r);
+    return e;
+}
+
+struct error metrics_read(const char *folder, int64_t *count, int64_t **steps, double **losses, double **validations,
+                          double **seconds)
+{
+    char path[4096];
+    TRY(path_join(path, folder, "metrics.jsonl"));
+    struct columns c = {0};
+    struct error e = read_columns(&c, path);
+    if (e.code != ERROR_NONE) {
+        columns_free(&c);
+        return e;
+    }
+    *count = c.count;
+    *steps = c.steps;
+    *losses = c.losses;
+    *validations = c.validations;
+    *seconds = c.seconds;
+    return ok();
+}
