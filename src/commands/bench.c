@@ -35,7 +35,7 @@ static double peak_bytes(void)
 static struct error print_result(const struct subject *s, const struct training *t, int64_t steps, double seconds,
                                  double loading)
 {
-    const struct workshop *w = s->workshop;
+    const struct pipeline *w = s->pipeline;
     int64_t left, driver;
     TRY(device_memory_left(w->device, &left, &driver));
     cJSON *line = cJSON_CreateObject();
@@ -69,10 +69,10 @@ static struct error print_result(const struct subject *s, const struct training 
 
 static struct error measure(struct subject *s, int64_t evaluations)
 {
-    struct workshop *w = s->workshop;
+    struct pipeline *w = s->pipeline;
     double began = clock_seconds();
     TRY(subject_encode(s));
-    TRY(workshop_load(w));
+    TRY(pipeline_load(w));
     TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
     struct training t;
@@ -93,12 +93,12 @@ static struct error measure(struct subject *s, int64_t evaluations)
 static struct error bench(const char *config, const struct text_list *sets, int64_t evaluations, struct comm *comm)
 {
     struct subject s;
-    struct workshop w;
+    struct pipeline w;
     struct memory_plan plan;
     TRY(subject_open(&s, &w, config, sets, comm, false));
     if (comm_rank(comm) == 0 && device_note(w.device)[0])
         log_line("%s", device_note(w.device));
-    struct error e = plan_run(&plan, config, sets, w.device, comm, PHASE_TRAIN); // it draws no pictures
+    struct error e = memory_plan_check(&plan, config, sets, w.device, comm, PHASE_TRAIN); // it draws no pictures
     if (e.code == ERROR_NONE)
         e = measure(&s, evaluations);
     subject_close(&s);

@@ -420,7 +420,7 @@ static struct error draw_all(struct session *s)
     bool gpu = device_identity(s->device) != 0;
     if (gpu) {
         TRY(plan(s, planned));
-        TRY(plan_fits_alone(larger(planned), s->device, "--size, or use a model written by zoodip quantize"));
+        TRY(memory_plan_fits_alone(larger(planned), s->device, "--size, or use a model written by zoodip quantize"));
     }
     TRY(draw(s, s->request->count, taken));
     if (gpu)

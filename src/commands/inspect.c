@@ -300,7 +300,7 @@ static void add_plan(cJSON *root, const struct memory_plan *plan)
     cJSON_AddNumberToObject(all, "bytes", (double)plan->most);
     for (int i = 0; i < PHASES; i++) {
         const struct memory_use *u = &plan->phases[i];
-        cJSON *phase = cJSON_AddObjectToObject(all, plan_phase(i));
+        cJSON *phase = cJSON_AddObjectToObject(all, memory_plan_phase(i));
         cJSON_AddNumberToObject(phase, "weights", (double)u->peak[MEMORY_WEIGHTS]);
         cJSON_AddNumberToObject(phase, "activations", (double)u->peak[MEMORY_ACTIVATIONS]);
         cJSON_AddNumberToObject(phase, "state", (double)u->peak[MEMORY_STATE]);
@@ -318,7 +318,7 @@ static struct error find_plan(cJSON *root, const char *path, const struct text_l
         log_line("no memory plan for several ranks: inspect the config without mpirun");
         return ok();
     }
-    struct error e = plan_memory(&plan, path, sets, comm, PHASE_DRAW);
+    struct error e = memory_plan_subject(&plan, path, sets, comm, PHASE_DRAW);
     if (e.code == ERROR_BAD_INPUT) {
         log_line("no memory plan: %s", e.text);
         return ok();
@@ -326,7 +326,7 @@ static struct error find_plan(cJSON *root, const char *path, const struct text_l
     TRY(e);
     add_plan(root, &plan);
     if (!log_is_quiet()) {
-        plan_print(&plan, stderr);
+        memory_plan_print(&plan, stderr);
         fprintf(stderr,
                 "for one GPU that evaluates all lanes; the CUDA context, kernel code and NCCL's buffers are extra\n");
     }

@@ -60,7 +60,7 @@ static struct error share_file(struct comm *comm, const char *path, char **text,
 }
 
 /* Rank 0: the queue's outcome as an error, or ok. */
-static struct error outcome(const struct batch *b)
+static struct error outcome(const struct queue *b)
 {
     int64_t failed = 0, open = 0;
     const struct job *first = NULL;
@@ -83,14 +83,14 @@ static struct error outcome(const struct batch *b)
     return ok();
 }
 
-static struct error run_file(struct batch *b, const char *path, const struct text_list *sets, bool resume)
+static struct error run_file(struct queue *b, const char *path, const struct text_list *sets, bool resume)
 {
     const struct jobs_source source = {JOBS_FILE, path, NULL};
     char *text;
     int64_t size;
     struct error e = share_file(b->all, path, &text, &size);
     if (e.code == ERROR_NONE)
-        e = batch_run(b, &source, text, size, sets, resume);
+        e = queue_run(b, &source, text, size, sets, resume);
     memory_free(text);
     TRY(e);
     return comm_agree(b->all, comm_rank(b->all) == 0 ? outcome(b) : ok());
@@ -112,7 +112,7 @@ static struct error read_groups(const char *text, int ranks, int64_t *groups)
 }
 
 /* --job: all ranks work on it, as one group. */
-static struct error read_job(const char *text, const char *group_text, const char *spool, struct batch *b)
+static struct error read_job(const char *text, const char *group_text, const char *spool, struct queue *b)
 {
     char *end;
     if (!text)
@@ -134,7 +134,7 @@ static struct error run(int argc, char **argv, struct comm *comm)
         return error_memory("the command line");
     struct text_list many = {.items = sets};
     bool resume = false;
-    struct batch b = {.all = comm};
+    struct queue b = {.all = comm};
     const struct option table[] = {{.name = "set", .many = &many},
                                    {.name = "groups", .text = &group_text},
                                    {.name = "job", .text = &job_text},
@@ -149,7 +149,7 @@ static struct error run(int argc, char **argv, struct comm *comm)
         e = read_job(job_text, group_text, spool, &b);
     if (e.code == ERROR_NONE) {
         e = spool ? spool_run(&b, spool, path, &many) : run_file(&b, path, &many, resume);
-        batch_close(&b);
+        queue_close(&b);
     }
     memory_free(sets);
     return e;

@@ -32,9 +32,9 @@ static void print_help(void)
 }
 
 struct run {
-    struct workshop workshop;
+    struct pipeline pipeline;
     struct subject subject;
-    struct lesson lesson;
+    struct learning learning;
     const char *config; /* the config's path, and the keys set for this run */
     struct text_list sets;
     struct memory_plan plan; /* of a GPU */
@@ -43,7 +43,7 @@ struct run {
 static void say_done(const struct run *r)
 {
     const struct config *c = &r->subject.config;
-    const struct training *t = &r->lesson.training;
+    const struct training *t = &r->learning.training;
     log_line("learned \"%s\": validation loss %.5f -> %.5f in %lld steps, %.1f s", c->token.placeholder,
              t->validation_first, t->validation_last, (long long)t->state.step, t->seconds);
     static const char *const files[] = {"learned_embeds.safetensors", "metrics.jsonl", "loss.png", "grid.png",
@@ -56,22 +56,22 @@ static void say_memory(const struct run *r)
 {
     log_line("GPU memory: %lld bytes planned, %lld taken; at the end of training the driver counted %.1f MB in use, "
              "CUDA context, NCCL and other programs included",
-             (long long)r->plan.most, (long long)device_memory(r->workshop.device).most,
-             (double)r->lesson.driver_used / 1e6);
+             (long long)r->plan.most, (long long)device_memory(r->pipeline.device).most,
+             (double)r->learning.driver_used / 1e6);
 }
 
 static struct error run_all(struct run *r, bool resume)
 {
-    struct workshop *w = &r->workshop;
+    struct pipeline *w = &r->pipeline;
     bool gpu = device_identity(w->device) != 0, speaks = comm_rank(w->comm) == 0;
     if (speaks && device_note(w->device)[0])
         log_line("%s", device_note(w->device));
-    TRY(plan_run(&r->plan, r->config, &r->sets, w->device, w->comm, PHASE_DRAW));
-    r->lesson = (struct lesson){.subject = &r->subject, .last = true};
-    TRY(comm_agree(w->comm, speaks ? lesson_prepare(&r->lesson, &r->subject.config, resume) : ok()));
+    TRY(memory_plan_check(&r->plan, r->config, &r->sets, w->device, w->comm, PHASE_DRAW));
+    r->learning = (struct learning){.subject = &r->subject, .last = true};
+    TRY(comm_agree(w->comm, speaks ? learning_prepare(&r->learning, &r->subject.config, resume) : ok()));
     TRY(subject_encode(&r->subject));
-    TRY(workshop_load(w));
-    TRY(lesson_run(&r->lesson, resume));
+    TRY(pipeline_load(w));
+    TRY(learning_run(&r->learning, resume));
     if (speaks && gpu)
         say_memory(r);
     if (speaks)
@@ -93,10 +93,10 @@ static struct error train(int argc, char **argv, struct comm *comm)
         e = error_input("train needs a CONFIG.json; see zoodip train --help");
     if (e.code == ERROR_NONE) {
         struct run r = {.config = config, .sets = many};
-        e = subject_open(&r.subject, &r.workshop, config, &many, comm, false);
+        e = subject_open(&r.subject, &r.pipeline, config, &many, comm, false);
         if (e.code == ERROR_NONE) {
             e = run_all(&r, resume);
-            lesson_free(&r.lesson);
+            learning_free(&r.learning);
             subject_close(&r.subject);
         }
     }

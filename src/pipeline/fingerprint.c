@@ -10,7 +10,7 @@
 
 enum { MARKS = 8, PIECE = 1 << 16 };
 
-struct error alike_check(struct comm *comm, const struct mark *marks, int64_t count)
+struct error fingerprint_compare(struct comm *comm, const struct fingerprint *marks, int64_t count)
 {
     uint32_t first[MARKS];
     for (int64_t i = 0; i < count; i++)
@@ -29,31 +29,31 @@ struct error alike_check(struct comm *comm, const struct mark *marks, int64_t co
     return comm_agree(comm, e);
 }
 
-uint32_t mark_bytes(uint32_t mark, const void *data, int64_t bytes)
+uint32_t fingerprint_bytes(uint32_t mark, const void *data, int64_t bytes)
 {
     return (uint32_t)crc32_z(mark, data, (size_t)bytes);
 }
 
-uint32_t mark_text(uint32_t mark, const char *text)
+uint32_t fingerprint_text(uint32_t mark, const char *text)
 {
-    return mark_bytes(mark, text, (int64_t)strlen(text) + 1);
+    return fingerprint_bytes(mark, text, (int64_t)strlen(text) + 1);
 }
 
-static uint32_t mark_file(uint32_t mark, const char *path)
+static uint32_t fingerprint_file(uint32_t mark, const char *path)
 {
     char piece[PIECE];
     int file;
     int64_t size;
     if (file_open(path, &file, &size).code != ERROR_NONE)
         return mark;
-    mark = mark_bytes(mark, &size, sizeof size);
+    mark = fingerprint_bytes(mark, &size, sizeof size);
     for (ssize_t got; (got = read(file, piece, sizeof piece)) > 0;)
-        mark = mark_bytes(mark, piece, got);
+        mark = fingerprint_bytes(mark, piece, got);
     close(file);
     return mark;
 }
 
-static uint32_t mark_folder(uint32_t mark, const char *folder)
+static uint32_t fingerprint_folder(uint32_t mark, const char *folder)
 {
     char **names;
     int64_t count;
@@ -63,20 +63,20 @@ static uint32_t mark_folder(uint32_t mark, const char *folder)
         char path[4096];
         if (*names[i] == '.' || path_join(path, folder, names[i]).code != ERROR_NONE)
             continue;
-        mark = mark_file(mark_text(mark, names[i]), path);
+        mark = fingerprint_file(fingerprint_text(mark, names[i]), path);
     }
     folder_list_free(names, count);
     return mark;
 }
 
-uint32_t mark_model(const char *folder)
+uint32_t fingerprint_model(const char *folder)
 {
     static const char *const parts[] = {"text_encoder", "unet", "vae", "tokenizer", "scheduler"};
     uint32_t mark = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         char path[4096];
         if (path_join(path, folder, parts[i]).code == ERROR_NONE)
-            mark = mark_folder(mark_text(mark, parts[i]), path);
+            mark = fingerprint_folder(fingerprint_text(mark, parts[i]), path);
     }
     return mark;
 }

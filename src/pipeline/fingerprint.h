@@ -12,20 +12,20 @@
 #include "base/error.h"
 #include "cluster/comm.h"
 
-struct mark {
+struct fingerprint {
     const char *what; /* for the error: "the pictures (photos/mug)" */
     uint32_t value;
 };
 
 /* ERROR_BAD_INPUT if some rank's marks are not rank 0's. Collective; `count` marks, at most 8, in the same order. */
-struct error alike_check(struct comm *comm, const struct mark *marks, int64_t count);
+struct error fingerprint_compare(struct comm *comm, const struct fingerprint *marks, int64_t count);
 
 /* Each continues an earlier mark; begin with 0. */
-uint32_t mark_bytes(uint32_t mark, const void *data, int64_t bytes);
-uint32_t mark_text(uint32_t mark, const char *text);
+uint32_t fingerprint_bytes(uint32_t mark, const void *data, int64_t bytes);
+uint32_t fingerprint_text(uint32_t mark, const char *text);
 
 /* The model's files: names, sizes and all contents, at a second or two for each gigabyte. Files that cannot be read are
  * left out: the code that needs them will report it. */
-uint32_t mark_model(const char *folder);
+uint32_t fingerprint_model(const char *folder);
 
 #endif

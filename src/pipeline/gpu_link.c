@@ -71,7 +71,7 @@ static struct error list_gpus(struct comm *comm, const struct device *device, co
     return check_alike(*gpus, ranks, config);
 }
 
-struct error join_check(struct comm *comm, const struct device *device, const struct config *config)
+struct error gpu_link_check(struct comm *comm, const struct device *device, const struct config *config)
 {
     double *gpus;
     struct error e = list_gpus(comm, device, config, &gpus);
@@ -79,7 +79,7 @@ struct error join_check(struct comm *comm, const struct device *device, const st
     return e;
 }
 
-struct error join_ranks(struct comm *comm, struct device *device, const struct config *config, double limit)
+struct error gpu_link_open(struct comm *comm, struct device *device, const struct config *config, double limit)
 {
     int ranks = comm_size(comm);
     comm_patience(comm, limit);

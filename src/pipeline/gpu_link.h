@@ -13,9 +13,9 @@
 #include "files/config.h"
 
 /* Whether all ranks compute on the same kind of device, as `config` asked for one. Collective. */
-struct error join_check(struct comm *comm, const struct device *device, const struct config *config);
+struct error gpu_link_check(struct comm *comm, const struct device *device, const struct config *config);
 
 /* Collective. limit: seconds that a rank waits for the others in its GPU. */
-struct error join_ranks(struct comm *comm, struct device *device, const struct config *config, double limit);
+struct error gpu_link_open(struct comm *comm, struct device *device, const struct config *config, double limit);
 
 #endif

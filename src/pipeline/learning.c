@@ -52,15 +52,15 @@ static void remove_unfinished(const struct config *c)
     }
 }
 
-double lesson_patience(const struct config *c)
+double learning_patience(const struct config *c)
 {
     return fmin(10, c->cluster.timeout / 2);
 }
 
-struct error lesson_prepare(struct lesson *l, const struct config *c, bool resume)
+struct error learning_prepare(struct learning *l, const struct config *c, bool resume)
 {
     TRY(config_blame(c, "output.dir", folder_make(c->output.dir)));
-    TRY(claim_folder(&l->claim, c->output.dir, lesson_patience(c)));
+    TRY(claim_folder(&l->claim, c->output.dir, learning_patience(c)));
     remove_unfinished(c);
     return resume ? ok() : start_anew(c);
 }
@@ -72,10 +72,10 @@ static double peak_megabytes(void)
     return (double)usage.ru_maxrss / 1024;
 }
 
-static struct error write_report(const struct lesson *l, const struct gallery *gallery)
+static struct error write_report(const struct learning *l, const struct pictures *pictures)
 {
     const struct config *c = &l->subject->config;
-    const struct workshop *w = l->subject->workshop;
+    const struct pipeline *w = l->subject->pipeline;
     const struct training *t = &l->training;
     char title[300], text[8][128];
     snprintf(title, sizeof title, "%s: a word learned by zoodip", c->token.placeholder);
@@ -104,50 +104,50 @@ static struct error write_report(const struct lesson *l, const struct gallery *g
     char *json = config_json(c);
     if (!json)
         return error_memory("the report");
-    struct error e = report_write(c->output.dir, title, json, facts, sizeof facts / sizeof *facts / 2, gallery->shown,
-                                  gallery->shown_count);
+    struct error e = report_write(c->output.dir, title, json, facts, sizeof facts / sizeof *facts / 2, pictures->shown,
+                                  pictures->shown_count);
     memory_free(json);
     return e;
 }
 
 /* Pictures, curve and report: what a run leaves for people. Collective: all ranks draw. */
-static struct error finish_run(struct lesson *l)
+static struct error finish_run(struct learning *l)
 {
     const struct config *c = &l->subject->config;
-    const struct workshop *w = l->subject->workshop;
-    struct gallery gallery;
+    const struct pipeline *w = l->subject->pipeline;
+    struct pictures pictures;
     int64_t left;
     if (device_memory_left(w->device, &left, &l->driver_used).code != ERROR_NONE)
         l->driver_used = 0; // it is only for a line of the log
     training_rest(&l->training);
-    TRY(gallery_draw(&gallery, l->subject, l->training.state.embedding, l->last));
+    TRY(pictures_draw(&pictures, l->subject, l->training.state.embedding, l->last));
     struct error e = ok();
     if (comm_rank(w->comm) == 0) {
-        e = gallery_save(&gallery, c->output.dir);
+        e = pictures_save(&pictures, c->output.dir);
         if (e.code == ERROR_NONE)
             e = loss_picture(c->output.dir);
         if (e.code == ERROR_NONE)
-            e = write_report(l, &gallery);
+            e = write_report(l, &pictures);
     }
-    gallery_free(&gallery);
+    pictures_free(&pictures);
     return comm_agree(w->comm, e);
 }
 
 /* output.sample_every: draws the current word into samples/. */
 static struct error draw_sample(void *arg, int64_t step, bool missing)
 {
-    struct lesson *l = arg;
-    return gallery_sample(l->subject, l->training.state.embedding, step, missing);
+    struct learning *l = arg;
+    return pictures_sample(l->subject, l->training.state.embedding, step, missing);
 }
 
 static void pass_on(void *arg, const struct metric *metric)
 {
-    struct lesson *l = arg;
+    struct learning *l = arg;
     if (l->told)
         l->told(l->arg, metric);
 }
 
-struct error lesson_run(struct lesson *l, bool resume)
+struct error learning_run(struct learning *l, bool resume)
 {
     l->started = clock_seconds();
     TRY(subject_start(l->subject));
@@ -160,7 +160,7 @@ struct error lesson_run(struct lesson *l, bool resume)
     return finish_run(l);
 }
 
-void lesson_free(struct lesson *l)
+void learning_free(struct learning *l)
 {
     training_free(&l->training);
     claim_release(&l->claim);

@@ -1,7 +1,7 @@
 /* pipeline/learning.h
  *
  * One subject's training, from its folder to its report: what train does once and run does for every job. Before it
- * starts, the subject's pictures must be encoded and the workshop loaded.
+ * starts, the subject's pictures must be encoded and the pipeline loaded.
  */
 #ifndef ZOODIP_PIPELINE_LEARNING_H
 #define ZOODIP_PIPELINE_LEARNING_H
@@ -10,9 +10,9 @@
 #include "files/claim.h"
 #include "zo/train.h"
 
-struct lesson {
+struct learning {
     struct subject *subject; /* borrowed */
-    bool last;               /* no other lesson follows: the networks make room for the VAE before pictures are drawn */
+    bool last; /* no other learning follows: the networks make room for the VAE before pictures are drawn */
     void (*told)(void *arg, const struct metric *metric); /* after every step, on every rank; may be NULL */
     void *arg;
 
@@ -22,16 +22,16 @@ struct lesson {
     int64_t driver_used; /* GPU bytes in use when training ended, by the driver's count */
 };
 
-/* Call first, on rank 0 of the group only: makes output.dir and claims it until lesson_free (an error if another run
+/* Call first, on rank 0 of the group only: makes output.dir and claims it until learning_free (an error if another run
  * has it, files/claim.h); without `resume`, removes an older run's checkpoints. */
-struct error lesson_prepare(struct lesson *l, const struct config *config, bool resume);
+struct error learning_prepare(struct learning *l, const struct config *config, bool resume);
 
 /* How long to wait for a folder that another run has, in seconds, while the other ranks wait too. */
-double lesson_patience(const struct config *config);
+double learning_patience(const struct config *config);
 
 /* Trains, then draws and writes the report. ERROR_PREEMPTED after a signal. Collective in the group; free with
- * lesson_free in any case. */
-struct error lesson_run(struct lesson *l, bool resume);
-void lesson_free(struct lesson *l);
+ * learning_free in any case. */
+struct error learning_run(struct learning *l, bool resume);
+void learning_free(struct learning *l);
 
 #endif

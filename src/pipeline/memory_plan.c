@@ -19,27 +19,27 @@ static void end_phase(struct memory_plan *plan, enum phase phase, struct device 
 
 static struct error go_drawing(struct memory_plan *plan, struct subject *s, const float *embedding, bool last)
 {
-    struct gallery gallery;
-    TRY(gallery_draw(&gallery, s, embedding, last));
-    gallery_free(&gallery);
-    end_phase(plan, PHASE_DRAW, s->workshop->device);
+    struct pictures pictures;
+    TRY(pictures_draw(&pictures, s, embedding, last));
+    pictures_free(&pictures);
+    end_phase(plan, PHASE_DRAW, s->pipeline->device);
     return ok();
 }
 
-/* Phases up to `until`. last: no subject follows, as in gallery_draw. */
+/* Phases up to `until`. last: no subject follows, as in pictures_draw. */
 static struct error go_through(struct memory_plan *plan, struct subject *s, enum phase until, bool last)
 {
-    struct workshop *w = s->workshop;
+    struct pipeline *w = s->pipeline;
     TRY(subject_encode(s));
     end_phase(plan, PHASE_ENCODE, w->device);
-    TRY(workshop_load(w));
+    TRY(pipeline_load(w));
     TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
     struct training t;
     TRY(training_new(&t, &parts));
     struct error e = ok();
     if (until == PHASE_DRAW && s->config.output.sample_every > 0)
-        e = gallery_sample(s, t.state.embedding, 0, false);
+        e = pictures_sample(s, t.state.embedding, 0, false);
     training_rest(&t);
     end_phase(plan, PHASE_TRAIN, w->device);
     if (e.code == ERROR_NONE && until == PHASE_DRAW)
@@ -48,48 +48,48 @@ static struct error go_through(struct memory_plan *plan, struct subject *s, enum
     return e;
 }
 
-struct error plan_memory(struct memory_plan *plan, const char *config, const struct text_list *sets, struct comm *comm,
-                         enum phase last)
+struct error memory_plan_subject(struct memory_plan *plan, const char *config, const struct text_list *sets,
+                                 struct comm *comm, enum phase last)
 {
     *plan = (struct memory_plan){0};
     struct subject s;
-    struct workshop w;
+    struct pipeline w;
     TRY(subject_open(&s, &w, config, sets, comm, true));
     struct error e = go_through(plan, &s, last, true);
     subject_close(&s);
     return e;
 }
 
-struct error plan_job(struct memory_plan *plan, struct config *config, struct comm *comm)
+struct error memory_plan_job(struct memory_plan *plan, struct config *config, struct comm *comm)
 {
-    struct workshop w;
+    struct pipeline w;
     struct subject s = {0};
-    struct error e = workshop_open(&w, config, comm, true);
+    struct error e = pipeline_open(&w, config, comm, true);
     if (e.code == ERROR_NONE)
         e = subject_read(&s, &w, config);
     e = comm_agree(comm, e);
     if (e.code == ERROR_NONE)
-        e = workshop_join(&w, s.config.cluster.timeout);
+        e = pipeline_link(&w, s.config.cluster.timeout);
     if (e.code == ERROR_NONE)
         e = go_through(plan, &s, PHASE_DRAW, false);
     subject_free(&s);
-    workshop_close(&w);
+    pipeline_close(&w);
     return e;
 }
 
-const char *plan_phase(enum phase phase)
+const char *memory_plan_phase(enum phase phase)
 {
     static const char *const names[PHASES] = {"encode pictures", "train", "draw pictures"};
     return names[phase];
 }
 
-void plan_print(const struct memory_plan *plan, FILE *to)
+void memory_plan_print(const struct memory_plan *plan, FILE *to)
 {
     fprintf(to, "%-16s %13s %13s %10s %9s %13s %9s\n", "bytes on a GPU", "weights", "activations", "state", "scratch",
             "in all", "MB");
     for (int i = 0; i < PHASES; i++) {
         const struct memory_use *u = &plan->phases[i];
-        fprintf(to, "%-16s %13lld %13lld %10lld %9lld %13lld %9.1f\n", plan_phase(i),
+        fprintf(to, "%-16s %13lld %13lld %10lld %9lld %13lld %9.1f\n", memory_plan_phase(i),
                 (long long)u->peak[MEMORY_WEIGHTS], (long long)u->peak[MEMORY_ACTIVATIONS],
                 (long long)u->peak[MEMORY_STATE], (long long)u->peak[MEMORY_SCRATCH], (long long)u->most,
                 (double)u->most / 1e6);
@@ -131,7 +131,7 @@ static void say_planned(int64_t most)
     log_line("GPU memory: %.1f MB planned", (double)most / 1e6);
 }
 
-struct error plan_fits_alone(int64_t most, struct device *device, const char *lower)
+struct error memory_plan_fits_alone(int64_t most, struct device *device, const char *lower)
 {
     int64_t left, used;
     TRY(device_memory_left(device, &left, &used));
@@ -140,7 +140,7 @@ struct error plan_fits_alone(int64_t most, struct device *device, const char *lo
     return ok();
 }
 
-struct error plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm)
+struct error memory_plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm)
 {
     int64_t left, used;
     double all;
@@ -154,11 +154,11 @@ struct error plan_fits(const struct memory_plan *plan, struct device *device, st
     return ok();
 }
 
-struct error plan_run(struct memory_plan *plan, const char *config, const struct text_list *sets, struct device *device,
-                      struct comm *comm, enum phase last)
+struct error memory_plan_check(struct memory_plan *plan, const char *config, const struct text_list *sets,
+                               struct device *device, struct comm *comm, enum phase last)
 {
     if (device_identity(device) == 0)
         return ok();
-    TRY(plan_memory(plan, config, sets, comm, last));
-    return plan_fits(plan, device, comm);
+    TRY(memory_plan_subject(plan, config, sets, comm, last));
+    return memory_plan_fits(plan, device, comm);
 }

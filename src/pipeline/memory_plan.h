@@ -21,28 +21,28 @@ struct memory_plan {
 };
 
 /* Of one subject's run, from its first phase to `last`. Collective; the plan is this rank's. */
-struct error plan_memory(struct memory_plan *plan, const char *config, const struct text_list *sets, struct comm *comm,
-                         enum phase last);
+struct error memory_plan_subject(struct memory_plan *plan, const char *config, const struct text_list *sets,
+                                 struct comm *comm, enum phase last);
 
 /* The same for a queue's job, whose config it takes over: ranks work in groups of `comm`'s size, and networks stay
  * loaded while pictures are drawn. Each phase of the plan grows to what this job needs. */
-struct error plan_job(struct memory_plan *plan, struct config *config, struct comm *comm);
+struct error memory_plan_job(struct memory_plan *plan, struct config *config, struct comm *comm);
 
 /* "encode pictures" and so on. */
-const char *plan_phase(enum phase phase);
+const char *memory_plan_phase(enum phase phase);
 
 /* A table, in bytes and megabytes. */
-void plan_print(const struct memory_plan *plan, FILE *to);
+void memory_plan_print(const struct memory_plan *plan, FILE *to);
 
 /* ERROR_BAD_INPUT, naming what to lower, if the device has less memory left than the plans of all ranks on it need;
  * else logs the plan. Collective. */
-struct error plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm);
+struct error memory_plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm);
 
 /* Both of the above, for a run that is about to begin on `device`; does nothing without a GPU. Collective. */
-struct error plan_run(struct memory_plan *plan, const char *config, const struct text_list *sets, struct device *device,
-                      struct comm *comm, enum phase last);
+struct error memory_plan_check(struct memory_plan *plan, const char *config, const struct text_list *sets,
+                               struct device *device, struct comm *comm, enum phase last);
 
-/* plan_fits for a rank that works alone and needs `most` bytes; `lower`: what the user may lower. */
-struct error plan_fits_alone(int64_t most, struct device *device, const char *lower);
+/* memory_plan_fits for a rank that works alone and needs `most` bytes; `lower`: what the user may lower. */
+struct error memory_plan_fits_alone(int64_t most, struct device *device, const char *lower);
 
 #endif

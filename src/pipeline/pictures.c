@@ -26,7 +26,7 @@ struct painting {
 static struct error prompt_ids(const struct subject *s, const struct painting *one, int32_t *ids)
 {
     char *text;
-    const struct workshop *w = s->workshop;
+    const struct pipeline *w = s->pipeline;
     TRY(captions_fill(s->config.output.prompts.items[one->prompt], one->word, one->vectors, &text));
     int64_t length = w->text.config.positions;
     struct error e = tokenizer_encode(s->tokenizer, "", ids, length);
@@ -46,7 +46,7 @@ struct crew {
 static struct error meet(struct crew *crew, struct error mine)
 {
     enum { STOP, FAILED, NOTES };
-    const struct workshop *w = crew->subject->workshop;
+    const struct pipeline *w = crew->subject->pipeline;
     double notes[NOTES] = {[STOP] = !w->planned && signals_stop_requested(), [FAILED] = mine.code != ERROR_NONE};
     comm_tick(w->comm);
     struct error e = comm_sum(w->comm, notes, NOTES);
@@ -71,7 +71,7 @@ static struct error tick(void *arg, int64_t call, int64_t calls)
     return meet(arg, ok());
 }
 
-static int64_t steps_of(const struct workshop *w)
+static int64_t steps_of(const struct pipeline *w)
 {
     return w->planned ? 1 : STEPS; // one step takes as much memory as fifty
 }
@@ -79,7 +79,7 @@ static int64_t steps_of(const struct workshop *w)
 /* This rank has nothing to draw while the others draw one more. */
 static struct error look_on(struct crew *crew)
 {
-    const struct workshop *w = crew->subject->workshop;
+    const struct pipeline *w = crew->subject->pipeline;
     int64_t calls = sampler_calls(&w->schedule, SAMPLER_PNDM, steps_of(w));
     for (int64_t call = 0; call < calls; call++)
         TRY(meet(crew, ok()));
@@ -96,14 +96,14 @@ static struct error paint(struct painter *p, struct crew *crew, const float *emb
         return error_memory("a picture");
     // both words start from the same latents, every prompt from others
     rng_normals((uint64_t)s->config.seed, (uint64_t)one->prompt, STREAM_SAMPLE, 0, p->numbers, one->latents);
-    return painter_draw(p, ids, embedding, one->latents, SAMPLER_PNDM, steps_of(s->workshop), guidance, tick, crew);
+    return painter_draw(p, ids, embedding, one->latents, SAMPLER_PNDM, steps_of(s->pipeline), guidance, tick, crew);
 }
 
 /* This rank's share of the paintings, as latents. */
 static struct error paint_mine(struct crew *crew, const float *embedding, struct painting *paintings, int64_t count)
 {
     const struct subject *s = crew->subject;
-    const struct workshop *w = s->workshop;
+    const struct pipeline *w = s->pipeline;
     int64_t side = s->resolution / w->vae.factor, length = w->text.config.positions;
     const struct painter_parts parts = {
         .device = w->device,
@@ -142,7 +142,7 @@ static struct error decode_mine(struct crew *crew, const struct vae *vae, const 
                                 int64_t count)
 {
     const struct subject *s = crew->subject;
-    const struct workshop *w = s->workshop;
+    const struct pipeline *w = s->pipeline;
     struct decoder d;
     int64_t side = s->resolution / w->vae.factor;
     TRY(decoder_new(&d, w->device, vae, side, side));
@@ -167,7 +167,7 @@ static struct error decode_share(const struct subject *s, const struct vae *vae,
 
 static struct error share_pictures(const struct subject *s, const struct painting *paintings, int64_t count)
 {
-    const struct workshop *w = s->workshop;
+    const struct pipeline *w = s->pipeline;
     struct error e = ok();
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
         if (!paintings[i].out->rgb)
@@ -184,15 +184,15 @@ static struct error share_pictures(const struct subject *s, const struct paintin
 static struct error paint_all(struct subject *s, const float *embedding, struct painting *paintings, int64_t count,
                               bool last)
 {
-    struct workshop *w = s->workshop;
+    struct pipeline *w = s->pipeline;
     if (comm_rank(w->comm) == 0 && !w->planned)
         log_line("drawing %lld pictures of %d steps", (long long)count, STEPS);
     struct error e = paint_share(s, embedding, paintings, count);
     if (last)
-        workshop_unload(w);
+        pipeline_unload(w);
     struct vae vae;
     if (e.code == ERROR_NONE)
-        e = workshop_vae(w, w->comm, false, true, &vae);
+        e = pipeline_vae(w, w->comm, false, true, &vae);
     if (e.code == ERROR_NONE) {
         e = decode_share(s, &vae, paintings, count);
         vae_free(&vae);
@@ -204,10 +204,10 @@ static struct error paint_all(struct subject *s, const float *embedding, struct 
     return e;
 }
 
-/* -------------------------------------------------------------------------------- gallery */
+/* -------------------------------------------------------------------------------- pictures */
 
-/* The gallery takes ownership of the caption. */
-static struct error show(struct gallery *g, const struct picture *picture, char *caption)
+/* The pictures takes ownership of the caption. */
+static struct error show(struct pictures *g, const struct picture *picture, char *caption)
 {
     if (!caption)
         return error_memory("a caption");
@@ -216,7 +216,7 @@ static struct error show(struct gallery *g, const struct picture *picture, char 
     return ok();
 }
 
-static struct error show_word(struct gallery *g, const struct picture *pictures, const char *word)
+static struct error show_word(struct pictures *g, const struct picture *pictures, const char *word)
 {
     const struct texts *prompts = &g->subject->config.output.prompts;
     for (int64_t i = 0; i < g->prompts; i++) {
@@ -227,7 +227,7 @@ static struct error show_word(struct gallery *g, const struct picture *pictures,
     return ok();
 }
 
-static struct error list_shown(struct gallery *g)
+static struct error list_shown(struct pictures *g)
 {
     const struct subject *s = g->subject;
     const struct config *c = &s->config;
@@ -244,10 +244,10 @@ static struct error list_shown(struct gallery *g)
     return show_word(g, g->learned, c->token.placeholder);
 }
 
-struct error gallery_draw(struct gallery *g, struct subject *s, const float *embedding, bool last)
+struct error pictures_draw(struct pictures *g, struct subject *s, const float *embedding, bool last)
 {
     const struct config *c = &s->config;
-    *g = (struct gallery){.subject = s, .prompts = c->output.prompts.count};
+    *g = (struct pictures){.subject = s, .prompts = c->output.prompts.count};
     g->initializer = memory_take(g->prompts, sizeof *g->initializer);
     g->learned = memory_take(g->prompts, sizeof *g->learned);
     struct painting *paintings = memory_take(2 * g->prompts, sizeof *paintings);
@@ -256,18 +256,18 @@ struct error gallery_draw(struct gallery *g, struct subject *s, const float *emb
         paintings[2 * i] = (struct painting){c->token.initializer, 1, i, &g->initializer[i], NULL};
         paintings[2 * i + 1] = (struct painting){c->token.placeholder, c->token.vectors, i, &g->learned[i], NULL};
     }
-    e = comm_agree(s->workshop->comm, e);
+    e = comm_agree(s->pipeline->comm, e);
     if (e.code == ERROR_NONE && g->prompts > 0)
         e = paint_all(s, embedding, paintings, 2 * g->prompts, last);
     if (e.code == ERROR_NONE)
-        e = comm_agree(s->workshop->comm, list_shown(g));
+        e = comm_agree(s->pipeline->comm, list_shown(g));
     memory_free(paintings);
     if (e.code != ERROR_NONE)
-        gallery_free(g);
+        pictures_free(g);
     return e;
 }
 
-void gallery_free(struct gallery *g)
+void pictures_free(struct pictures *g)
 {
     for (int64_t i = 0; i < g->prompts; i++) {
         if (g->initializer)
@@ -281,7 +281,7 @@ void gallery_free(struct gallery *g)
     memory_free(g->learned);
     memory_free(g->shown);
     memory_free(g->captions);
-    *g = (struct gallery){0};
+    *g = (struct pictures){0};
 }
 
 /* Puts a picture into its cell, enlarged if it is small. */
@@ -295,7 +295,7 @@ static struct error place(struct picture *sheet, const struct picture *picture, 
     return ok();
 }
 
-struct error gallery_save(const struct gallery *g, const char *folder)
+struct error pictures_save(const struct pictures *g, const char *folder)
 {
     const struct subject *s = g->subject;
     int64_t photos = s->dataset.count < 8 ? s->dataset.count : 8, cell = s->resolution;
@@ -359,12 +359,12 @@ static void warn_of(struct error e)
         log_warning("%s; training continues without this sample", e.text);
 }
 
-struct error gallery_sample(struct subject *s, const float *embedding, int64_t step, bool missing)
+struct error pictures_sample(struct subject *s, const float *embedding, int64_t step, bool missing)
 {
     const struct config *c = &s->config;
     int64_t count = c->output.prompts.count;
     bool there = missing && has_samples(s, count, step);
-    TRY(comm_broadcast(s->workshop->comm, &there, sizeof there, 0));
+    TRY(comm_broadcast(s->pipeline->comm, &there, sizeof there, 0));
     if (there)
         return ok();
     struct picture *pictures = memory_take(count, sizeof *pictures);
@@ -372,14 +372,14 @@ struct error gallery_sample(struct subject *s, const float *embedding, int64_t s
     struct error e = pictures && paintings ? ok() : error_memory("the samples");
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
         paintings[i] = (struct painting){c->token.placeholder, c->token.vectors, i, &pictures[i], NULL};
-    e = comm_agree(s->workshop->comm, e);
+    e = comm_agree(s->pipeline->comm, e);
     if (e.code == ERROR_NONE && count > 0)
         e = paint_all(s, embedding, paintings, count, false);
-    if (e.code == ERROR_NONE && comm_rank(s->workshop->comm) == 0 && !s->workshop->planned)
+    if (e.code == ERROR_NONE && comm_rank(s->pipeline->comm) == 0 && !s->pipeline->planned)
         warn_of(save_samples(s, pictures, count, step));
     for (int64_t i = 0; i < count && pictures; i++)
         picture_free(&pictures[i]);
     memory_free(pictures);
     memory_free(paintings);
-    return comm_agree(s->workshop->comm, e);
+    return comm_agree(s->pipeline->comm, e);
 }

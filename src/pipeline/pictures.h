@@ -12,7 +12,7 @@
 #include "pipeline/subject.h"
 #include "report/report.h"
 
-struct gallery {
+struct pictures {
     const struct subject *subject;
     int64_t prompts;
     struct picture *initializer, *learned; /* [prompts] */
@@ -21,17 +21,17 @@ struct gallery {
     int64_t shown_count;
 };
 
-/* Draws both words with PNDM, 50 steps, guidance 7.5. `last`: no subject follows, so the workshop's networks are
+/* Draws both words with PNDM, 50 steps, guidance 7.5. `last`: no subject follows, so the pipeline's networks are
  * unloaded and the VAE need not fit beside them in memory. Collective in the group. embedding [vectors, width]. Free
- * with gallery_free. */
-struct error gallery_draw(struct gallery *g, struct subject *subject, const float *embedding, bool last);
+ * with pictures_free. */
+struct error pictures_draw(struct pictures *g, struct subject *subject, const float *embedding, bool last);
 
 /* FOLDER/grid.png: a row of photos, a row of the initializer, a row of the learned word. */
-struct error gallery_save(const struct gallery *g, const char *folder);
-void gallery_free(struct gallery *g);
+struct error pictures_save(const struct pictures *g, const char *folder);
+void pictures_free(struct pictures *g);
 
 /* The learned word alone on every prompt, into output.dir/samples/step-N-PROMPT.png; `missing`: only if one of these
  * files is missing. Collective. */
-struct error gallery_sample(struct subject *subject, const float *embedding, int64_t step, bool missing);
+struct error pictures_sample(struct subject *subject, const float *embedding, int64_t step, bool missing);
 
 #endif

@@ -25,7 +25,7 @@ static void give_shared(void *arg, void *memory, int64_t bytes)
     comm_shared_free(arg, memory, bytes);
 }
 
-static struct store store_of(const struct workshop *w, struct comm *comm)
+static struct store store_of(const struct pipeline *w, struct comm *comm)
 {
     return w->planned ? store_planned() : (struct store){take_shared, ready_shared, give_shared, comm};
 }
@@ -33,7 +33,7 @@ static struct store store_of(const struct workshop *w, struct comm *comm)
 /* -------------------------------------------------------------------------------- opening */
 
 /* Checks that the parts fit together before any of them is loaded. */
-static struct error check_parts(const struct workshop *w)
+static struct error check_parts(const struct pipeline *w)
 {
     const struct unet_config *unet = &w->unet_config;
     if (unet->cross_dim != w->text_config.width)
@@ -45,7 +45,7 @@ static struct error check_parts(const struct workshop *w)
     return ok();
 }
 
-static struct error read_settings(struct workshop *w)
+static struct error read_settings(struct pipeline *w)
 {
     TRY(config_blame(&w->config, "model", model_folder_check(w->config.model)));
     TRY(text_config_read(&w->text_config, w->config.model));
@@ -56,14 +56,14 @@ static struct error read_settings(struct workshop *w)
     return check_parts(w);
 }
 
-static void note_bits(struct workshop *w, const struct weights *part)
+static void note_bits(struct pipeline *w, const struct weights *part)
 {
     w->least_bits = !w->least_bits || part->least_bits < w->least_bits ? part->least_bits : w->least_bits;
     w->most_bits = part->most_bits > w->most_bits ? part->most_bits : w->most_bits;
 }
 
 /* Checks that every layer of every part exists and has its shape. */
-static struct error check_weights(struct workshop *w)
+static struct error check_weights(struct pipeline *w)
 {
     struct text_encoder text;
     struct unet unet;
@@ -79,7 +79,7 @@ static struct error check_weights(struct workshop *w)
     return ok();
 }
 
-static struct error open_device(struct workshop *w)
+static struct error open_device(struct pipeline *w)
 {
     const struct config *c = &w->config;
     int threads = pool_default_threads(comm_ranks_here(w->all));
@@ -90,7 +90,7 @@ static struct error open_device(struct workshop *w)
                         device_activations(w->device, strcmp(c->quant.activations, "bf16") == 0));
 }
 
-const char *workshop_key(const struct config *a, const struct config *b)
+const char *pipeline_key(const struct config *a, const struct config *b)
 {
     if (strcmp(a->model, b->model) != 0)
         return "model";
@@ -101,15 +101,15 @@ const char *workshop_key(const struct config *a, const struct config *b)
     return strcmp(a->quant.activations, b->quant.activations) != 0 ? "quant.activations" : NULL;
 }
 
-struct error workshop_fits(const struct workshop *w, const struct config *config)
+struct error pipeline_serves(const struct pipeline *w, const struct config *config)
 {
-    const char *key = workshop_key(&w->config, config);
+    const char *key = pipeline_key(&w->config, config);
     return key ? config_blame(config, key, error_input("differs from the loaded model's")) : ok();
 }
 
-struct error workshop_open(struct workshop *w, const struct config *c, struct comm *all, bool planned)
+struct error pipeline_open(struct pipeline *w, const struct config *c, struct comm *all, bool planned)
 {
-    *w = (struct workshop){.all = all, .comm = all, .planned = planned};
+    *w = (struct pipeline){.all = all, .comm = all, .planned = planned};
     struct error e = config_copy(&w->config, c);
     if (e.code == ERROR_NONE)
         e = read_settings(w);
@@ -118,46 +118,46 @@ struct error workshop_open(struct workshop *w, const struct config *c, struct co
     if (e.code == ERROR_NONE)
         e = check_weights(w);
     if (e.code != ERROR_NONE)
-        workshop_close(w);
+        pipeline_close(w);
     return e;
 }
 
-struct error workshop_compare(struct workshop *w)
+struct error pipeline_compare(struct pipeline *w)
 {
     if (comm_size(w->all) == 1) // there is no other rank to differ from, and marking a large model takes seconds
         return ok();
     char model[300];
     snprintf(model, sizeof model, "the model (%.250s)", w->config.model);
-    const struct mark marks[] = {{"zoodip's version (" ZOODIP_VERSION ")", mark_text(0, ZOODIP_VERSION)},
-                                 {model, mark_model(w->config.model)}};
-    TRY(alike_check(w->all, marks, sizeof marks / sizeof *marks));
-    return join_check(w->all, w->device, &w->config);
+    const struct fingerprint marks[] = {{"zoodip's version (" ZOODIP_VERSION ")", fingerprint_text(0, ZOODIP_VERSION)},
+                                        {model, fingerprint_model(w->config.model)}};
+    TRY(fingerprint_compare(w->all, marks, sizeof marks / sizeof *marks));
+    return gpu_link_check(w->all, w->device, &w->config);
 }
 
-void workshop_close(struct workshop *w)
+void pipeline_close(struct pipeline *w)
 {
-    workshop_unload(w);
+    pipeline_unload(w);
     noise_schedule_free(&w->schedule);
     device_close(w->device);
     config_free(&w->config);
     if (w->comm != w->all)
         comm_close(w->comm);
-    *w = (struct workshop){0};
+    *w = (struct pipeline){0};
 }
 
-struct error workshop_divide(struct workshop *w, int group)
+struct error pipeline_divide(struct pipeline *w, int group)
 {
     return comm_split(w->all, group, &w->comm);
 }
 
-struct error workshop_join(struct workshop *w, double limit)
+struct error pipeline_link(struct pipeline *w, double limit)
 {
-    return join_ranks(w->comm, w->device, &w->config, limit);
+    return gpu_link_open(w->comm, w->device, &w->config, limit);
 }
 
 /* -------------------------------------------------------------------------------- loading */
 
-void workshop_tell(const struct workshop *w, const struct comm *comm, int64_t pictures)
+void pipeline_announce(const struct pipeline *w, const struct comm *comm, int64_t pictures)
 {
     int ranks = comm_size(comm);
     if (comm_rank(comm) == 0 && !w->planned)
@@ -165,7 +165,7 @@ void workshop_tell(const struct workshop *w, const struct comm *comm, int64_t pi
                  (long long)pictures);
 }
 
-struct error workshop_vae(struct workshop *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae)
+struct error pipeline_vae(struct pipeline *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae)
 {
     struct error mine = vae_load(vae, w->device, w->config.model, 0, encoder, decoder, store_of(w, comm));
     struct error e = comm_agree(comm, mine);
@@ -174,7 +174,7 @@ struct error workshop_vae(struct workshop *w, struct comm *comm, bool encoder, b
     return e;
 }
 
-static void say_loading(const struct workshop *w)
+static void say_loading(const struct pipeline *w)
 {
     char least[24] = "";
     if (w->least_bits < w->most_bits)
@@ -182,7 +182,7 @@ static void say_loading(const struct workshop *w)
     log_line("loading text encoder and UNet with %s%d-bit weights", least, w->most_bits);
 }
 
-struct error workshop_load(struct workshop *w)
+struct error pipeline_load(struct pipeline *w)
 {
     int bits = (int)w->config.quant.bits;
     if (comm_rank(w->all) == 0 && !w->planned)
@@ -191,7 +191,7 @@ struct error workshop_load(struct workshop *w)
     return comm_agree(w->all, unet_load(&w->unet, w->device, w->config.model, bits, store_of(w, w->all)));
 }
 
-void workshop_unload(struct workshop *w)
+void pipeline_unload(struct pipeline *w)
 {
     unet_free(&w->unet);
     text_encoder_free(&w->text);

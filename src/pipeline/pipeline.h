@@ -4,7 +4,7 @@
  * node's ranks share, loaded once. What belongs to one subject (config, word, pictures) is in pipeline/subject.h.
  *
  * Invariant: `all` are the ranks that share the model, `comm` those that work on the same subject: all of them, until
- * workshop_divide. The rank for which comm_rank(comm) is 0 speaks for its group.
+ * pipeline_divide. The rank for which comm_rank(comm) is 0 speaks for its group.
  */
 #ifndef ZOODIP_PIPELINE_PIPELINE_H
 #define ZOODIP_PIPELINE_PIPELINE_H
@@ -17,7 +17,7 @@
 #include "model/unet.h"
 #include "model/vae.h"
 
-struct workshop {
+struct pipeline {
     struct comm *all, *comm;
     struct device *device;
     struct config config; /* a copy of the one it was opened for */
@@ -32,34 +32,34 @@ struct workshop {
 };
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
- * `planned`: on a simulated GPU, to find out what memory a run needs; see device_plan. Free with workshop_close. */
-struct error workshop_open(struct workshop *w, const struct config *config, struct comm *all, bool planned);
-void workshop_close(struct workshop *w);
+ * `planned`: on a simulated GPU, to find out what memory a run needs; see device_plan. Free with pipeline_close. */
+struct error pipeline_open(struct pipeline *w, const struct config *config, struct comm *all, bool planned);
+void pipeline_close(struct pipeline *w);
 
 /* Whether all ranks have the same program, the same model (pipeline/fingerprint.h) and the same kind of device. Collective
  * over all. */
-struct error workshop_compare(struct workshop *w);
+struct error pipeline_compare(struct pipeline *w);
 
-/* The first key in which two configs differ that must be the same for one workshop to serve both, or NULL. */
-const char *workshop_key(const struct config *a, const struct config *b);
+/* The first key in which two configs differ that must be the same for one pipeline to serve both, or NULL. */
+const char *pipeline_key(const struct config *a, const struct config *b);
 
-/* Whether a config may be learned in this workshop, which was opened for another. */
-struct error workshop_fits(const struct workshop *w, const struct config *config);
+/* Whether a config may be learned in this pipeline, which was opened for another. */
+struct error pipeline_serves(const struct pipeline *w, const struct config *config);
 
 /* From here on this rank works with those that pass the same group. Collective over all. */
-struct error workshop_divide(struct workshop *w, int group);
+struct error pipeline_divide(struct pipeline *w, int group);
 
 /* Joins the GPUs of the ranks that work together (pipeline/gpu_link.h). Collective in the group. */
-struct error workshop_join(struct workshop *w, double limit);
+struct error pipeline_link(struct pipeline *w, double limit);
 
 /* Logs what computes for `comm`, and how many pictures it will encode. */
-void workshop_tell(const struct workshop *w, const struct comm *comm, int64_t pictures);
+void pipeline_announce(const struct pipeline *w, const struct comm *comm, int64_t pictures);
 
 /* The VAE, in memory shared by the node's ranks of `comm`. Collective there. Free with vae_free. */
-struct error workshop_vae(struct workshop *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae);
+struct error pipeline_vae(struct pipeline *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae);
 
 /* Loads text encoder and UNet; frees both. Collective over all. */
-struct error workshop_load(struct workshop *w);
-void workshop_unload(struct workshop *w);
+struct error pipeline_load(struct pipeline *w);
+void pipeline_unload(struct pipeline *w);
 
 #endif

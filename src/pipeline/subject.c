@@ -14,7 +14,7 @@
 static struct error check_model(struct subject *s)
 {
     const struct config *c = &s->config;
-    const struct workshop *w = s->workshop;
+    const struct pipeline *w = s->pipeline;
     if (c->zo.timesteps[1] > w->schedule.steps)
         return config_blame(c, "zo.timesteps",
                             error_input("[%lld, %lld] goes beyond the %lld timesteps of the model's scheduler",
@@ -37,7 +37,7 @@ static struct error read_initializer(struct subject *s)
     if (count != 1)
         return error_input("\"%.200s\" is %lld tokens for this model; expected a word that is one token", word,
                            (long long)count);
-    if (s->initializer_id >= s->workshop->text_config.vocab)
+    if (s->initializer_id >= s->pipeline->text_config.vocab)
         return error_input("\"%.200s\" has no row in the model's token embedding", word);
     return ok();
 }
@@ -46,7 +46,7 @@ static struct error read_initializer(struct subject *s)
 static struct error read_words(struct subject *s)
 {
     const struct config *c = &s->config;
-    int64_t vocab = s->workshop->text_config.vocab;
+    int64_t vocab = s->pipeline->text_config.vocab;
     char folder[4096];
     TRY(path_join(folder, c->model, "tokenizer"));
     TRY(tokenizer_load(&s->tokenizer, folder));
@@ -66,12 +66,12 @@ static struct error read_all(struct subject *s)
         return error_memory("the recipe");
     TRY(check_model(s));
     TRY(read_words(s));
-    return dataset_read(&s->dataset, c, s->tokenizer, s->first_id, s->resolution, s->workshop->text_config.positions);
+    return dataset_read(&s->dataset, c, s->tokenizer, s->first_id, s->resolution, s->pipeline->text_config.positions);
 }
 
-struct error subject_read(struct subject *s, struct workshop *w, struct config *config)
+struct error subject_read(struct subject *s, struct pipeline *w, struct config *config)
 {
-    *s = (struct subject){.workshop = w, .config = *config};
+    *s = (struct subject){.pipeline = w, .config = *config};
     *config = (struct config){0};
     struct error e = read_all(s);
     if (e.code != ERROR_NONE)
@@ -86,18 +86,18 @@ struct error subject_compare(const struct subject *s)
     uint32_t pictures = 0;
     for (int64_t i = 0; i < set->count; i++) {
         const struct picture *p = &set->pictures[i];
-        pictures = mark_bytes(pictures, p->rgb, p->width * p->height * 3);
+        pictures = fingerprint_bytes(pictures, p->rgb, p->width * p->height * 3);
     }
-    uint32_t captions = mark_bytes(0, set->ids, set->captions.count * set->length * (int64_t)sizeof *set->ids);
+    uint32_t captions = fingerprint_bytes(0, set->ids, set->captions.count * set->length * (int64_t)sizeof *set->ids);
     // all of it, not only the recipe: steps, prompts and so on decide how often the ranks meet
     char *config = config_json(&s->config);
-    TRY(comm_agree(s->workshop->all, config ? ok() : error_memory("the config")));
-    uint32_t keys = mark_text(0, config);
+    TRY(comm_agree(s->pipeline->all, config ? ok() : error_memory("the config")));
+    uint32_t keys = fingerprint_text(0, config);
     memory_free(config);
     char named[300];
     snprintf(named, sizeof named, "the pictures (%.250s)", images->items[0]);
-    const struct mark marks[] = {{"the config", keys}, {named, pictures}, {"the captions", captions}};
-    return alike_check(s->workshop->all, marks, sizeof marks / sizeof *marks);
+    const struct fingerprint marks[] = {{"the config", keys}, {named, pictures}, {"the captions", captions}};
+    return fingerprint_compare(s->pipeline->all, marks, sizeof marks / sizeof *marks);
 }
 
 void subject_free(struct subject *s)
@@ -112,16 +112,16 @@ void subject_free(struct subject *s)
 
 /* -------------------------------------------------------------------------------- one subject */
 
-/* This rank's part; *opened: the workshop is open. */
-static struct error open_mine(struct subject *s, struct workshop *w, struct config *config, struct comm *comm,
+/* This rank's part; *opened: the pipeline is open. */
+static struct error open_mine(struct subject *s, struct pipeline *w, struct config *config, struct comm *comm,
                               bool planned, bool *opened)
 {
-    struct error e = workshop_open(w, config, comm, planned);
+    struct error e = pipeline_open(w, config, comm, planned);
     *opened = e.code == ERROR_NONE;
     return *opened ? subject_read(s, w, config) : e;
 }
 
-struct error subject_open(struct subject *s, struct workshop *w, const char *config_path, const struct text_list *sets,
+struct error subject_open(struct subject *s, struct pipeline *w, const char *config_path, const struct text_list *sets,
                           struct comm *comm, bool planned)
 {
     *s = (struct subject){0};
@@ -135,34 +135,34 @@ struct error subject_open(struct subject *s, struct workshop *w, const char *con
     }
     e = comm_agree(comm, e);
     if (e.code == ERROR_NONE && !planned)
-        e = workshop_compare(w);
+        e = pipeline_compare(w);
     if (e.code == ERROR_NONE && !planned)
         e = subject_compare(s);
     if (e.code == ERROR_NONE)
-        e = workshop_join(w, s->config.cluster.timeout);
+        e = pipeline_link(w, s->config.cluster.timeout);
     if (e.code != ERROR_NONE) {
         subject_free(s);
         if (opened)
-            workshop_close(w);
+            pipeline_close(w);
     }
     return e;
 }
 
 void subject_close(struct subject *s)
 {
-    struct workshop *w = s->workshop;
+    struct pipeline *w = s->pipeline;
     subject_free(s);
-    workshop_close(w);
+    pipeline_close(w);
 }
 
 /* -------------------------------------------------------------------------------- loading */
 
 struct error subject_encode(struct subject *s)
 {
-    struct workshop *w = s->workshop;
-    workshop_tell(w, w->comm, s->dataset.count);
+    struct pipeline *w = s->pipeline;
+    pipeline_announce(w, w->comm, s->dataset.count);
     struct vae vae;
-    TRY(workshop_vae(w, w->comm, true, false, &vae));
+    TRY(pipeline_vae(w, w->comm, true, false, &vae));
     struct error e = dataset_encode(&s->dataset, w->device, &vae, w->comm);
     vae_free(&vae);
     return e;
@@ -170,16 +170,16 @@ struct error subject_encode(struct subject *s)
 
 struct error subject_start(struct subject *s)
 {
-    const struct text_encoder *text = &s->workshop->text;
+    const struct text_encoder *text = &s->pipeline->text;
     s->initializer = memory_take(text->config.width, sizeof *s->initializer);
     struct error e =
         s->initializer ? text_encoder_token(text, s->initializer_id, s->initializer) : error_memory("the initializer");
-    return comm_agree(s->workshop->comm, e);
+    return comm_agree(s->pipeline->comm, e);
 }
 
 struct training_parts subject_parts(const struct subject *s)
 {
-    const struct workshop *w = s->workshop;
+    const struct pipeline *w = s->pipeline;
     return (struct training_parts){
         .config = &s->config,
         .comm = w->comm,

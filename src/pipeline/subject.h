@@ -1,7 +1,7 @@
 /* pipeline/subject.h
  *
- * From a config to everything that training needs besides the workshop: the word, the pictures, their latents. The
- * order is read, encode, workshop_load, start; bench, train, run and the memory plan all follow it.
+ * From a config to everything that training needs besides the pipeline: the word, the pictures, their latents. The
+ * order is read, encode, pipeline_load, start; bench, train, run and the memory plan all follow it.
  */
 #ifndef ZOODIP_PIPELINE_SUBJECT_H
 #define ZOODIP_PIPELINE_SUBJECT_H
@@ -13,7 +13,7 @@
 #include "zo/train.h"
 
 struct subject {
-    struct workshop *workshop;
+    struct pipeline *pipeline;
     struct config config;
     char *recipe; /* see config_recipe */
     struct tokenizer *tokenizer;
@@ -25,22 +25,22 @@ struct subject {
 
 /* Takes the config over, reads word, captions and pictures, and checks them against the model. Not collective: agree on
  * the outcome. Nothing is owned after an error. Free with subject_free. */
-struct error subject_read(struct subject *s, struct workshop *w, struct config *config);
+struct error subject_read(struct subject *s, struct pipeline *w, struct config *config);
 void subject_free(struct subject *s);
 
 /* Whether all ranks have read the same config, captions and pictures (pipeline/fingerprint.h). Collective over all. */
 struct error subject_compare(const struct subject *s);
 
-/* For a command with one subject: reads the config, opens the workshop for it, reads the subject, joins the ranks'
+/* For a command with one subject: reads the config, opens the pipeline for it, reads the subject, joins the ranks'
  * GPUs. All ranks return the same; after an error nothing is owned. */
-struct error subject_open(struct subject *s, struct workshop *w, const char *config_path, const struct text_list *sets,
+struct error subject_open(struct subject *s, struct pipeline *w, const char *config_path, const struct text_list *sets,
                           struct comm *comm, bool planned);
-void subject_close(struct subject *s); /* closes the workshop too */
+void subject_close(struct subject *s); /* closes the pipeline too */
 
 /* Encodes the pictures with a VAE that is loaded for it. Collective in the group. */
 struct error subject_encode(struct subject *s);
 
-/* After workshop_load: takes what else is needed from the model. Collective in the group. */
+/* After pipeline_load: takes what else is needed from the model. Collective in the group. */
 struct error subject_start(struct subject *s);
 
 /* What training needs, from a started subject. */

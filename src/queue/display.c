@@ -37,9 +37,9 @@ static int64_t state_named(const char *name)
     return JOB_WAITING;
 }
 
-struct error board_open(struct board *b, struct jobs *jobs, double submitted)
+struct error display_open(struct display *b, struct jobs *jobs, double submitted)
 {
-    *b = (struct board){.jobs = jobs, .began = clock_seconds(), .submitted = submitted};
+    *b = (struct display){.jobs = jobs, .began = clock_seconds(), .submitted = submitted};
     if (submitted <= 0)
         b->submitted = clock_date();
     const char *kind = getenv("TERM");
@@ -53,12 +53,12 @@ struct error board_open(struct board *b, struct jobs *jobs, double submitted)
     return b->out && b->written ? ok() : error_failed("cannot open the board");
 }
 
-void board_close(struct board *b)
+void display_close(struct display *b)
 {
     if (b->out)
         fclose(b->out);
     memory_free(b->written);
-    *b = (struct board){0};
+    *b = (struct display){0};
 }
 
 /* -------------------------------------------------------------------------------- showing */
@@ -113,7 +113,7 @@ static int terminal_size(int *columns)
     return known ? size.ws_row : 24;
 }
 
-static void put_job_line(struct board *b, const struct job *job, int columns)
+static void put_job_line(struct display *b, const struct job *job, int columns)
 {
     char name[NAME_COLUMNS * 4 + 1], progress[200], group[16] = "";
     show_name(name, job->name);
@@ -135,7 +135,7 @@ static int64_t count_state(const struct jobs *jobs, int64_t state)
 }
 
 /* The whole queue if it fits, else the running jobs; drawn over the previous table. */
-static void draw_table(struct board *b)
+static void draw_table(struct display *b)
 {
     const struct jobs *jobs = b->jobs;
     int columns, rows = terminal_size(&columns);
@@ -154,7 +154,7 @@ static void draw_table(struct board *b)
     b->drawn = clock_seconds();
 }
 
-static void put_line(struct board *b, const struct job *job)
+static void put_line(struct display *b, const struct job *job)
 {
     char progress[200];
     show_progress(progress, job);
@@ -162,9 +162,9 @@ static void put_line(struct board *b, const struct job *job)
     fflush(b->out);
 }
 
-static void show(struct board *b, const struct job *job)
+static void show(struct display *b, const struct job *job)
 {
-    struct board_line *line = &b->written[job->note.job];
+    struct display_line *line = &b->written[job->note.job];
     double now = clock_seconds();
     bool news = line->state != job->note.state;
     if (b->terminal && (news || now - b->drawn >= table_pause))
@@ -278,14 +278,14 @@ double summary_submitted(const char *folder)
 }
 
 /* Seconds from the submission to the end; NAN while the job is open. */
-static double turnaround(const struct board *b, const struct job *job)
+static double turnaround(const struct display *b, const struct job *job)
 {
     double submitted = job->submitted > 0 ? job->submitted : b->submitted;
     return job->note.finished > 0 ? fmax(0, job->note.finished - submitted) : NAN;
 }
 
 /* Updates the states of other runs' jobs; true if any has changed. */
-static bool look_elsewhere(struct board *b)
+static bool look_elsewhere(struct display *b)
 {
     bool news = false;
     for (int64_t i = 0; i < b->jobs->count; i++) {
@@ -300,7 +300,7 @@ static bool look_elsewhere(struct board *b)
     return news;
 }
 
-static struct error write_summary(struct board *b)
+static struct error write_summary(struct display *b)
 {
     look_elsewhere(b);
     const struct jobs *jobs = b->jobs;
@@ -320,9 +320,9 @@ static struct error write_summary(struct board *b)
 
 /* -------------------------------------------------------------------------------- news */
 
-void board_hear(void *arg, const struct job_note *note)
+void display_hear(void *arg, const struct job_note *note)
 {
-    struct board *b = arg;
+    struct display *b = arg;
     struct job *job = &b->jobs->items[note->job];
     job->note = *note;
     bool ended = note->state >= JOB_STOPPED && b->written[note->job].state != note->state;
@@ -331,14 +331,14 @@ void board_hear(void *arg, const struct job_note *note)
         write_summary(b); // a failure is reported at the end, when it is written for the last time
 }
 
-struct error board_begin(struct board *b, int ranks, int groups)
+struct error display_begin(struct display *b, int ranks, int groups)
 {
     b->ranks = ranks;
     b->groups = groups;
     return write_summary(b);
 }
 
-void board_refresh(struct board *b)
+void display_refresh(struct display *b)
 {
     for (int64_t i = 0; i < b->jobs->count; i++)
         if (!b->jobs->items[i].elsewhere && !job_open(&b->jobs->items[i]))
@@ -380,7 +380,7 @@ static struct report_subject subject_of(const struct job *job, double waited, st
                                    .fact_count = n->step > 0 ? FACTS : 1};
 }
 
-static struct error write_page(const struct board *b)
+static struct error write_page(const struct display *b)
 {
     const struct jobs *jobs = b->jobs;
     char path[4096];
@@ -397,7 +397,7 @@ static struct error write_page(const struct board *b)
     return e;
 }
 
-static void put_summary(const struct board *b)
+static void put_summary(const struct display *b)
 {
     const struct jobs *jobs = b->jobs;
     fprintf(b->out, "%-*s  %-8s %15s %10s %10s %9s %11s\n", NAME_COLUMNS, "subject", "state", "steps", "initial",
@@ -415,7 +415,7 @@ static void put_summary(const struct board *b)
     }
 }
 
-struct error board_finish(struct board *b)
+struct error display_finish(struct display *b)
 {
     if (b->terminal)
         draw_table(b);

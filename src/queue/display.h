@@ -14,40 +14,40 @@
 #include "base/error.h"
 #include "queue/jobs.h"
 
-struct board_line {
+struct display_line {
     double shown;  /* when the job's line was last written */
     int64_t state; /* the state it told of */
 };
 
-struct board {
+struct display {
     struct jobs *jobs; /* borrowed; their notes are kept here */
     FILE *out;         /* the original stderr */
     bool quiet;        /* shows jobs that fail, and nothing else */
     bool terminal;
-    int lines;                  /* of the table on the terminal */
-    struct board_line *written; /* [count] */
-    double drawn, began;        /* clock_seconds */
-    double submitted;           /* when the queue was first started, in seconds since 1970 */
+    int lines;                    /* of the table on the terminal */
+    struct display_line *written; /* [count] */
+    double drawn, began;          /* clock_seconds */
+    double submitted;             /* when the queue was first started, in seconds since 1970 */
     int groups, ranks;
 };
 
-/* submitted: from an earlier summary.json, or 0 for now. Free with board_close. */
-struct error board_open(struct board *b, struct jobs *jobs, double submitted);
-void board_close(struct board *b);
+/* submitted: from an earlier summary.json, or 0 for now. Free with display_close. */
+struct error display_open(struct display *b, struct jobs *jobs, double submitted);
+void display_close(struct display *b);
 
 /* The queue has its folder and groups: writes summary.json, so that the time of submission is known whatever
  * happens. */
-struct error board_begin(struct board *b, int ranks, int groups);
+struct error display_begin(struct display *b, int ranks, int groups);
 
-/* Records and shows news of a job. For queue_new, with the board as arg. */
-void board_hear(void *arg, const struct job_note *note);
+/* Records and shows news of a job. For handout_new, with the board as arg. */
+void display_hear(void *arg, const struct job_note *note);
 
 /* Shows jobs whose state changed without a note: those that were finished before the queue began. */
-void board_refresh(struct board *b);
+void display_refresh(struct display *b);
 
 /* The table of all jobs, summary.json and index.html in the queue's folder. (summary.json is also rewritten whenever a
  * job ends.) */
-struct error board_finish(struct board *b);
+struct error display_finish(struct display *b);
 
 /* The text of a state, as in summary.json. */
 const char *job_state_name(int64_t state);

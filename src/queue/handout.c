@@ -24,23 +24,23 @@ struct answer {
     int64_t step; /* of rank 0's own job */
 };
 
-int queue_group(int rank, int size, int groups)
+int handout_group_of(int rank, int size, int groups)
 {
     return (int)((int64_t)rank * groups / size);
 }
 
 /* The first rank r with r * groups / size = group. */
-static int leader_of(const struct queue *q, int group)
+static int leader_of(const struct handout *q, int group)
 {
     return (int)(((int64_t)group * comm_size(q->all) + q->groups - 1) / q->groups);
 }
 
-struct error queue_new(struct queue *q, struct comm *all, struct comm *group, int groups, double limit,
-                       const int64_t *order, int64_t count, void (*hear)(void *arg, const struct job_note *note),
-                       void *arg)
+struct error handout_new(struct handout *q, struct comm *all, struct comm *group, int groups, double limit,
+                         const int64_t *order, int64_t count, void (*hear)(void *arg, const struct job_note *note),
+                         void *arg)
 {
-    *q = (struct queue){.all = all, .group = group, .groups = groups, .limit = limit, .order = order, .count = count};
-    q->number = queue_group(comm_rank(all), comm_size(all), groups);
+    *q = (struct handout){.all = all, .group = group, .groups = groups, .limit = limit, .order = order, .count = count};
+    q->number = handout_group_of(comm_rank(all), comm_size(all), groups);
     q->hear = hear;
     q->arg = arg;
     q->looked = clock_seconds();
@@ -48,21 +48,21 @@ struct error queue_new(struct queue *q, struct comm *all, struct comm *group, in
     return q->members ? ok() : error_memory("the queue");
 }
 
-void queue_free(struct queue *q)
+void handout_free(struct handout *q)
 {
     memory_free(q->members);
-    *q = (struct queue){0};
+    *q = (struct handout){0};
 }
 
-/* A tick cannot report an error; queue_next and queue_end will. */
-static bool good(struct queue *q, struct error e)
+/* A tick cannot report an error; handout_next and handout_end will. */
+static bool good(struct handout *q, struct error e)
 {
     if (q->error.code == ERROR_NONE)
         q->error = e;
     return e.code == ERROR_NONE;
 }
 
-static bool leads(const struct queue *q)
+static bool leads(const struct handout *q)
 {
     return comm_rank(q->group) == 0;
 }
@@ -75,7 +75,7 @@ static void doze(void)
 /* -------------------------------------------------------------------------------- watching */
 
 /* Seconds since the last poll that count as silence. */
-static double time_to_blame(struct queue *q)
+static double time_to_blame(struct handout *q)
 {
     double now = clock_seconds(), since = now - q->looked;
     q->looked = now;
@@ -83,7 +83,7 @@ static double time_to_blame(struct queue *q)
 }
 
 /* Ends all ranks if one has been silent too long. */
-static void check_silence(struct queue *q, double silent, int rank, int64_t step)
+static void check_silence(struct handout *q, double silent, int rank, int64_t step)
 {
     if (silent > q->limit + slack)
         good(q, comm_abort(q->all, error_failed("rank %d, which leads its group, gave no sign of life for %g s "
@@ -94,12 +94,12 @@ static void check_silence(struct queue *q, double silent, int rank, int64_t step
 
 /* -------------------------------------------------------------------------------- rank 0 */
 
-static int64_t take_job(struct queue *q)
+static int64_t take_job(struct handout *q)
 {
     return q->stopped || q->next == q->count ? -1 : q->order[q->next++];
 }
 
-static void hear(struct queue *q, const struct job_note *note)
+static void hear(struct handout *q, const struct job_note *note)
 {
     if (note->state == JOB_STOPPED)
         signals_request_stop(); // group 0 too
@@ -108,7 +108,7 @@ static void hear(struct queue *q, const struct job_note *note)
 }
 
 /* Tells the groups still working, once. */
-static void stop_all(struct queue *q)
+static void stop_all(struct handout *q)
 {
     const struct answer stop = {.kind = STOP, .job = -1};
     q->stopped = true;
@@ -117,7 +117,7 @@ static void stop_all(struct queue *q)
             good(q, comm_send(q->all, &stop, sizeof stop, leader_of(q, group)));
 }
 
-static bool all_gone(const struct queue *q)
+static bool all_gone(const struct handout *q)
 {
     for (int group = 1; group < q->groups; group++)
         if (!q->members[group].gone)
@@ -125,7 +125,7 @@ static bool all_gone(const struct queue *q)
     return true;
 }
 
-static bool all_over(const struct queue *q)
+static bool all_over(const struct handout *q)
 {
     for (int group = 1; group < q->groups; group++)
         if (!q->members[group].over)
@@ -133,9 +133,9 @@ static bool all_over(const struct queue *q)
     return true;
 }
 
-static void answer(struct queue *q, int rank, const struct request *request)
+static void answer(struct handout *q, int rank, const struct request *request)
 {
-    struct queue_member *m = &q->members[queue_group(rank, comm_size(q->all), q->groups)];
+    struct handout_group *m = &q->members[handout_group_of(rank, comm_size(q->all), q->groups)];
     struct answer answer = {HEARD, -1, q->members[0].step};
     hear(q, &request->note);
     if (request->kind == ASIDE)
@@ -153,7 +153,7 @@ static void answer(struct queue *q, int rank, const struct request *request)
     good(q, comm_send(q->all, &answer, sizeof answer, rank));
 }
 
-static void serve_all(struct queue *q)
+static void serve_all(struct handout *q)
 {
     struct request request;
     int from;
@@ -172,7 +172,7 @@ static void serve_all(struct queue *q)
 
 /* -------------------------------------------------------------------------------- the others */
 
-static void send_request(struct queue *q, int64_t kind, const struct job_note *note)
+static void send_request(struct handout *q, int64_t kind, const struct job_note *note)
 {
     const struct request request = {kind, *note};
     good(q, comm_send(q->all, &request, sizeof request, 0));
@@ -181,7 +181,7 @@ static void send_request(struct queue *q, int64_t kind, const struct job_note *n
 }
 
 /* A leader receives rank 0's answers; *job: the job given, or unchanged. */
-static void listen(struct queue *q, bool *given, int64_t *job)
+static void listen(struct handout *q, bool *given, int64_t *job)
 {
     struct answer answer;
     int from;
@@ -203,7 +203,7 @@ static void listen(struct queue *q, bool *given, int64_t *job)
     check_silence(q, q->silent, 0, q->members[0].step);
 }
 
-static void ask(struct queue *q, const struct job_note *last, int64_t *job)
+static void ask(struct handout *q, const struct job_note *last, int64_t *job)
 {
     bool given = false;
     send_request(q, ASK, last);
@@ -212,7 +212,7 @@ static void ask(struct queue *q, const struct job_note *last, int64_t *job)
 }
 
 /* A rank without work was asked to stop: no step of its group will report that. */
-static void report_stop(struct queue *q)
+static void report_stop(struct handout *q)
 {
     const struct job_note note = {.job = -1, .state = JOB_STOPPED};
     if (!q->idle || !signals_stop_requested() || q->reported)
@@ -221,7 +221,7 @@ static void report_stop(struct queue *q)
     send_request(q, ASIDE, &note);
 }
 
-static void tell(struct queue *q, const struct job_note *note, double pause)
+static void tell(struct handout *q, const struct job_note *note, double pause)
 {
     if (q->owed == 0 && clock_seconds() - q->told >= pause)
         send_request(q, TELL, note);
@@ -229,7 +229,7 @@ static void tell(struct queue *q, const struct job_note *note, double pause)
 
 /* -------------------------------------------------------------------------------- verbs */
 
-void queue_serve(struct queue *q)
+void handout_serve(struct handout *q)
 {
     bool given;
     int64_t job;
@@ -243,7 +243,7 @@ void queue_serve(struct queue *q)
         report_stop(q);
 }
 
-void queue_tell(struct queue *q, const struct job_note *note)
+void handout_report(struct handout *q, const struct job_note *note)
 {
     if (comm_rank(q->all) == 0) {
         q->members[0].step = note->step;
@@ -251,10 +251,10 @@ void queue_tell(struct queue *q, const struct job_note *note)
     } else if (leads(q)) {
         tell(q, note, tell_pause);
     }
-    queue_serve(q);
+    handout_serve(q);
 }
 
-struct error queue_next(struct queue *q, const struct job_note *last, int64_t *job)
+struct error handout_next(struct handout *q, const struct job_note *last, int64_t *job)
 {
     *job = -1;
     if (comm_rank(q->all) == 0) {
@@ -271,17 +271,17 @@ struct error queue_next(struct queue *q, const struct job_note *last, int64_t *j
 }
 
 /* A leader without work waits here until no group has any. */
-static void wait_for_all(struct queue *q)
+static void wait_for_all(struct handout *q)
 {
     const struct job_note nothing = {.job = -1};
     while (!q->over && q->error.code == ERROR_NONE) {
         tell(q, &nothing, idle_pause);
-        queue_serve(q);
+        handout_serve(q);
         doze();
     }
 }
 
-struct error queue_end(struct queue *q)
+struct error handout_end(struct handout *q)
 {
     q->idle = true;
     if (comm_rank(q->all) == 0)

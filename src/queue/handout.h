@@ -2,7 +2,7 @@
  *
  * Jobs, handed out to groups of ranks. Rank 0 of all keeps the list. The first rank of a group, its leader, reports how
  * its job is going and asks for the next one. Rank 0 leads group 0 and works too, so it answers between its own steps:
- * code that works on rank 0 or on a leader calls queue_tell or queue_serve often.
+ * code that works on rank 0 or on a leader calls handout_report or handout_serve often.
  *
  * A request to stop, to any rank (cluster/signals.h), reaches all: a group reports JOB_STOPPED, rank 0 tells the other
  * leaders, and their groups stop after their step.
@@ -36,14 +36,14 @@ struct job_note {
 };
 
 /* What rank 0 knows of a group. */
-struct queue_member {
+struct handout_group {
     bool gone;     /* told that there is nothing left */
     bool over;     /* told that all others are gone too */
     double silent; /* seconds since its last word */
     int64_t step;  /* the last one it told of; a leader keeps its own here for rank 0 */
 };
 
-struct queue {
+struct handout {
     struct comm *all, *group;
     double limit;         /* seconds of silence that are too many */
     int number, groups;   /* this rank's group; how many there are */
@@ -51,7 +51,7 @@ struct queue {
     int64_t count, next;
     void (*hear)(void *arg, const struct job_note *note);
     void *arg;
-    struct queue_member *members; /* [groups] */
+    struct handout_group *members; /* [groups] */
     bool stopped;
 
     bool over;     /* a leader: all groups are done, as all below */
@@ -60,33 +60,33 @@ struct queue {
     double silent; /* seconds for which rank 0 owes an answer */
 
     double looked;      /* any rank: when it last looked for messages */
-    bool idle;          /* in queue_end */
+    bool idle;          /* in handout_end */
     bool reported;      /* has said that it was asked to stop */
     struct error error; /* the first thing that went wrong in a message */
 };
 
 /* The group of a rank when `size` ranks form `groups` groups: neighbours stay together. */
-int queue_group(int rank, int size, int groups);
+int handout_group_of(int rank, int size, int groups);
 
 /* hear(arg, note) is called on rank 0 for every report of a group, its own included. group: this rank's, made by
- * comm_split with queue_group's number. limit: as comm_patience of both. Not collective. Free with queue_free. */
-struct error queue_new(struct queue *q, struct comm *all, struct comm *group, int groups, double limit,
-                       const int64_t *order, int64_t count, void (*hear)(void *arg, const struct job_note *note),
-                       void *arg);
-void queue_free(struct queue *q);
+ * comm_split with handout_group_of's number. limit: as comm_patience of both. Not collective. Free with handout_free. */
+struct error handout_new(struct handout *q, struct comm *all, struct comm *group, int groups, double limit,
+                         const int64_t *order, int64_t count, void (*hear)(void *arg, const struct job_note *note),
+                         void *arg);
+void handout_free(struct handout *q);
 
 /* Reports the last job's note (job -1 at first) and gets the next job; -1 when none is left. Collective in the group;
  * the leader's note counts. */
-struct error queue_next(struct queue *q, const struct job_note *last, int64_t *job);
+struct error handout_next(struct handout *q, const struct job_note *last, int64_t *job);
 
 /* While working: reports progress now and then, and serves. Does nothing on ranks that do not lead. */
-void queue_tell(struct queue *q, const struct job_note *note);
+void handout_report(struct handout *q, const struct job_note *note);
 
 /* Rank 0 answers requests; leaders check whether they are to stop, and ranks without work pass on a request to stop.
- * Never waits. Listeners of both communicators (comm_listen) call this or queue_tell. */
-void queue_serve(struct queue *q);
+ * Never waits. Listeners of both communicators (comm_listen) call this or handout_report. */
+void handout_serve(struct handout *q);
 
-/* After queue_next returned -1: waits for all the other groups. Collective among all. */
-struct error queue_end(struct queue *q);
+/* After handout_next returned -1: waits for all the other groups. Collective among all. */
+struct error handout_end(struct handout *q);
 
 #endif

@@ -167,7 +167,7 @@ static struct error check_alike(struct jobs *jobs, const char *source)
     const struct job *first = jobs_first_open(jobs);
     for (int64_t i = 0; i < jobs->count; i++) {
         const struct job *job = &jobs->items[i];
-        const char *key = job_open(job) ? workshop_key(&first->config, &job->config) : NULL;
+        const char *key = job_open(job) ? pipeline_key(&first->config, &job->config) : NULL;
         if (key)
             return error_input("%s: %s: %s: differs from %s's; all jobs share one loaded model", source, job->name, key,
                                first->name);
@@ -251,13 +251,13 @@ void job_fail(struct job *job, struct error e)
     job->note.finished = clock_date();
 }
 
-struct error jobs_check(struct jobs *jobs, struct workshop *w)
+struct error jobs_check(struct jobs *jobs, struct pipeline *w)
 {
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
         if (!job_open(job))
             continue;
-        struct error mine = workshop_fits(w, &job->config);
+        struct error mine = pipeline_serves(w, &job->config);
         if (mine.code == ERROR_NONE)
             mine = subject_read(&job->subject, w, &job->config);
         job->read = mine.code == ERROR_NONE;
@@ -270,14 +270,14 @@ struct error jobs_check(struct jobs *jobs, struct workshop *w)
     return ok();
 }
 
-struct error jobs_encode(struct jobs *jobs, struct workshop *w)
+struct error jobs_encode(struct jobs *jobs, struct pipeline *w)
 {
     struct vae vae;
-    TRY(workshop_vae(w, w->all, true, false, &vae));
+    TRY(pipeline_vae(w, w->all, true, false, &vae));
     int64_t pictures = 0;
     for (int64_t i = 0; i < jobs->count; i++)
         pictures += job_open(&jobs->items[i]) ? jobs->items[i].subject.dataset.count : 0;
-    workshop_tell(w, w->all, pictures);
+    pipeline_announce(w, w->all, pictures);
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
         if (!job_open(job))

@@ -78,10 +78,10 @@ struct job_note job_note_unknown(int64_t job);
 void job_fail(struct job *job, struct error e);
 
 /* Reads the words and pictures of all open jobs. Collective over w->all. */
-struct error jobs_check(struct jobs *jobs, struct workshop *w);
+struct error jobs_check(struct jobs *jobs, struct pipeline *w);
 
 /* Encodes the pictures of all open jobs, with one VAE. Collective over w->all. */
-struct error jobs_encode(struct jobs *jobs, struct workshop *w);
+struct error jobs_encode(struct jobs *jobs, struct pipeline *w);
 
 /* The open jobs, longest first -> order [count of jobs]; returns how many. */
 int64_t jobs_order(const struct jobs *jobs, int64_t *order);

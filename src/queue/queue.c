@@ -12,14 +12,14 @@
 #include "files/file.h"
 #include "report/report.h"
 
-static bool speaks(const struct batch *b)
+static bool speaks(const struct queue *b)
 {
     return comm_rank(b->all) == 0;
 }
 
-static bool leads(const struct batch *b)
+static bool leads(const struct queue *b)
 {
-    return comm_rank(b->workshop.comm) == 0;
+    return comm_rank(b->pipeline.comm) == 0;
 }
 
 /* -------------------------------------------------------------------------------- folders */
@@ -32,19 +32,19 @@ static void forget_result(const struct job *job)
 }
 
 /* No link in a job's folder may make us write outside the queue's folder. */
-static struct error prepare_job(const struct batch *b, struct job *job)
+static struct error prepare_job(const struct queue *b, struct job *job)
 {
-    struct lesson lesson = {0};
+    struct learning learning = {0};
     TRY(folder_within(b->jobs.folder, job->folder));
-    struct error e = lesson_prepare(&lesson, job->read ? &job->subject.config : &job->config, job->resume);
+    struct error e = learning_prepare(&learning, job->read ? &job->subject.config : &job->config, job->resume);
     if (e.code == ERROR_NONE && !job->resume)
         forget_result(job);
-    lesson_free(&lesson);
+    learning_free(&learning);
     return e;
 }
 
 /* Sends a job's outcome, as rank 0 knows it, to all. */
-static struct error share_notes(struct batch *b)
+static struct error share_notes(struct queue *b)
 {
     for (int64_t i = 0; i < b->jobs.count; i++)
         TRY(comm_broadcast(b->all, &b->jobs.items[i].note, sizeof b->jobs.items[i].note, 0));
@@ -53,7 +53,7 @@ static struct error share_notes(struct batch *b)
 
 /* Later runs, and runs of other jobs, know a job only from its folder; one that failed before its folder was prepared
  * has left nothing there yet, so write its outcome now. */
-static void leave_failure(const struct batch *b, const struct job *job)
+static void leave_failure(const struct queue *b, const struct job *job)
 {
     struct claim claim = {0};
     if (job->elsewhere || job->note.state != JOB_FAILED || !job->folder ||
@@ -64,13 +64,13 @@ static void leave_failure(const struct batch *b, const struct job *job)
     claim_release(&claim);
 }
 
-static struct error prepare_folders(struct batch *b)
+static struct error prepare_folders(struct queue *b)
 {
     struct error e = ok();
     if (speaks(b))
-        e = config_blame(&b->workshop.config, "output.dir", folder_make(b->jobs.folder));
+        e = config_blame(&b->pipeline.config, "output.dir", folder_make(b->jobs.folder));
     if (speaks(b) && e.code == ERROR_NONE && !b->only)
-        e = claim_folder(&b->claim, b->jobs.folder, lesson_patience(&b->workshop.config));
+        e = claim_folder(&b->claim, b->jobs.folder, learning_patience(&b->pipeline.config));
     TRY(comm_agree(b->all, e));
     for (int64_t i = 0; i < b->jobs.count && speaks(b); i++) {
         struct job *job = &b->jobs.items[i];
@@ -86,7 +86,7 @@ static struct error prepare_folders(struct batch *b)
 }
 
 /* Marks the jobs that an earlier run of this queue finished. */
-static struct error read_results(struct batch *b)
+static struct error read_results(struct queue *b)
 {
     for (int64_t i = 0; i < b->jobs.count && speaks(b); i++)
         if (job_open(&b->jobs.items[i]) && b->jobs.items[i].resume)
@@ -121,48 +121,48 @@ static void add_up(struct job_note *n, const struct job *job)
 /* After every step, on every rank of the group. */
 static void told(void *arg, const struct metric *metric)
 {
-    struct batch *b = arg;
+    struct queue *b = arg;
     struct job_note *n = &b->current;
     bool first = n->step == 0;
     n->step = metric->step;
     n->loss = metric->loss;
-    n->validation = b->lesson->training.validation_last;
+    n->validation = b->learning->training.validation_last;
     n->evaluations = (double)(metric->step * b->job->lanes);
     n->evaluations_per_second = metric->evaluations_per_second;
     if (metric->step == 1)
-        n->validation_first = b->lesson->training.validation_first;
+        n->validation_first = b->learning->training.validation_first;
     if (first && leads(b)) {
         b->job->note = *n;
         struct error e = result_write(b->job); // so that a resumed run knows the first validation
         if (e.code != ERROR_NONE)
             log_warning("%s", e.text);
     }
-    queue_tell(&b->queue, n);
+    handout_report(&b->handout, n);
 }
 
 static void tell_meanwhile(void *arg)
 {
-    struct batch *b = arg;
-    queue_tell(&b->queue, &b->current);
+    struct queue *b = arg;
+    handout_report(&b->handout, &b->current);
 }
 
 static void serve_meanwhile(void *arg)
 {
-    struct batch *b = arg;
-    queue_serve(&b->queue);
+    struct queue *b = arg;
+    handout_serve(&b->handout);
 }
 
 /* A fatal error also goes to the original stderr, not only to the job's log. */
 static void cry_out(void *arg, const char *text)
 {
-    const struct batch *b = arg;
+    const struct queue *b = arg;
     if (b->job)
         dprintf(b->spoken, "zoodip: %s: rank %d: %s\n", b->job->name, comm_rank(b->all), text);
 }
 
 /* While a job runs, its leader's messages go to the job's log, in full even under --quiet; b->spoken becomes their
  * previous destination. */
-static struct error log_begin(struct batch *b, const struct job *job)
+static struct error log_begin(struct queue *b, const struct job *job)
 {
     char path[4096];
     TRY(path_join(path, job->folder, "log.txt"));
@@ -178,7 +178,7 @@ static struct error log_begin(struct batch *b, const struct job *job)
     return e;
 }
 
-static void log_end(struct batch *b)
+static void log_end(struct queue *b)
 {
     if (b->spoken == STDERR_FILENO)
         return;
@@ -188,25 +188,25 @@ static void log_end(struct batch *b)
     b->spoken = STDERR_FILENO;
 }
 
-static struct error teach(struct batch *b, struct job *job, struct lesson *lesson)
+static struct error teach(struct queue *b, struct job *job, struct learning *learning)
 {
     struct error e = ok();
     if (leads(b)) {
         e = folder_within(b->jobs.folder, job->folder);
         if (e.code == ERROR_NONE)
-            e = lesson_prepare(lesson, &job->subject.config, true);
+            e = learning_prepare(learning, &job->subject.config, true);
         if (e.code == ERROR_NONE)
             e = log_begin(b, job);
     }
-    TRY(comm_agree(b->workshop.comm, e));
-    e = lesson_run(lesson, job->resume);
-    b->current.step = lesson->training.state.step; // also for a job that had no step left
-    b->current.validation = lesson->training.validation_last;
+    TRY(comm_agree(b->pipeline.comm, e));
+    e = learning_run(learning, job->resume);
+    b->current.step = learning->training.state.step; // also for a job that had no step left
+    b->current.validation = learning->training.validation_last;
     return e;
 }
 
 /* The leader: writes the job's outcome into its folder, unless another run is writing there. */
-static void settle(struct batch *b, struct job *job, struct error e)
+static void settle(struct queue *b, struct job *job, struct error e)
 {
     struct job_note *n = &b->current;
     n->state = e.code == ERROR_NONE ? JOB_DONE : e.code == ERROR_PREEMPTED ? JOB_STOPPED : JOB_FAILED;
@@ -215,7 +215,7 @@ static void settle(struct batch *b, struct job *job, struct error e)
     n->finished = n->state == JOB_STOPPED ? 0 : clock_date();
     add_up(n, job);
     job->note = *n;
-    struct error written = b->lesson->claim.held ? result_write(job) : ok();
+    struct error written = b->learning->claim.held ? result_write(job) : ok();
     if (written.code != ERROR_NONE && n->state == JOB_DONE) {
         n->state = JOB_FAILED;
         n->error = written;
@@ -223,52 +223,52 @@ static void settle(struct batch *b, struct job *job, struct error e)
 }
 
 /* The group does one job; b->current becomes its note. Errors are the job's. */
-static void do_job(struct batch *b, struct job *job)
+static void do_job(struct queue *b, struct job *job)
 {
     b->job = job;
     b->current = job->note;
     b->current.state = JOB_RUNNING;
-    b->current.group = b->queue.number;
+    b->current.group = b->handout.number;
     b->current.step = 0;
-    queue_tell(&b->queue, &b->current);
-    struct lesson lesson = {.subject = &job->subject, .told = told, .arg = b};
-    b->lesson = &lesson;
-    struct error e = teach(b, job, &lesson);
+    handout_report(&b->handout, &b->current);
+    struct learning learning = {.subject = &job->subject, .told = told, .arg = b};
+    b->learning = &learning;
+    struct error e = teach(b, job, &learning);
     if (leads(b)) {
         if (e.code != ERROR_NONE)
             log_line("%s", e.text);
         settle(b, job, e);
     }
     log_end(b);
-    lesson_free(&lesson);
+    learning_free(&learning);
     if (e.code != ERROR_NONE)
-        device_wait(b->workshop.device); // an error that sticks to the device belongs to this job, not to the next
-    b->lesson = NULL;
+        device_wait(b->pipeline.device); // an error that sticks to the device belongs to this job, not to the next
+    b->learning = NULL;
     b->job = NULL;
 }
 
 /* -------------------------------------------------------------------------------- the batch */
 
-static struct error work_off(struct batch *b, const int64_t *order, int64_t count)
+static struct error work_off(struct queue *b, const int64_t *order, int64_t count)
 {
-    TRY(comm_agree(b->all, queue_new(&b->queue, b->all, b->workshop.comm, b->groups, b->workshop.config.cluster.timeout,
-                                     order, count, board_hear, &b->board)));
-    comm_listen(b->workshop.comm, (struct listener){tell_meanwhile, cry_out, b});
+    TRY(comm_agree(b->all, handout_new(&b->handout, b->all, b->pipeline.comm, b->groups,
+                                       b->pipeline.config.cluster.timeout, order, count, display_hear, &b->display)));
+    comm_listen(b->pipeline.comm, (struct listener){tell_meanwhile, cry_out, b});
     comm_listen(b->all, (struct listener){serve_meanwhile, cry_out, b});
     b->current = (struct job_note){.job = -1};
     while (true) {
         int64_t next;
-        TRY(queue_next(&b->queue, &b->current, &next));
+        TRY(handout_next(&b->handout, &b->current, &next));
         if (next < 0)
             break;
         do_job(b, &b->jobs.items[next]);
     }
-    return queue_end(&b->queue);
+    return handout_end(&b->handout);
 }
 
-static struct error do_jobs(struct batch *b)
+static struct error do_jobs(struct queue *b)
 {
-    struct workshop *w = &b->workshop;
+    struct pipeline *w = &b->pipeline;
     int64_t *order = memory_take(b->jobs.count, sizeof *order);
     struct error e = comm_agree(b->all, order ? ok() : error_memory("the queue"));
     b->spoken = STDERR_FILENO;
@@ -276,52 +276,52 @@ static struct error do_jobs(struct batch *b)
         e = work_off(b, order, jobs_order(&b->jobs, order));
     comm_listen(w->comm, (struct listener){0});
     comm_listen(b->all, (struct listener){0});
-    queue_free(&b->queue);
+    handout_free(&b->handout);
     memory_free(order);
     return e;
 }
 
-/* The first job that can be learned opens the workshop. In a file, all jobs need the same model. */
-static struct error open_workshop(struct batch *b)
+/* The first job that can be learned opens the pipeline. In a file, all jobs need the same model. */
+static struct error open_workshop(struct queue *b)
 {
     for (struct job *job = jobs_first_open(&b->jobs); job && !b->opened; job = jobs_first_open(&b->jobs)) {
         comm_patience(b->all, job->config.cluster.timeout);
-        struct error mine = workshop_open(&b->workshop, &job->config, b->all, false);
+        struct error mine = pipeline_open(&b->pipeline, &job->config, b->all, false);
         struct error e = comm_agree(b->all, mine);
         if (e.code == ERROR_NONE)
-            e = workshop_compare(&b->workshop);
+            e = pipeline_compare(&b->pipeline);
         b->opened = e.code == ERROR_NONE;
         if (!b->opened && mine.code == ERROR_NONE)
-            workshop_close(&b->workshop);
+            pipeline_close(&b->pipeline);
         if (!b->opened && b->jobs.kind == JOBS_FILE)
             return e;
         if (!b->opened)
             job_fail(job, e);
-        else if (speaks(b) && device_note(b->workshop.device)[0])
-            log_line("%s", device_note(b->workshop.device));
+        else if (speaks(b) && device_note(b->pipeline.device)[0])
+            log_line("%s", device_note(b->pipeline.device));
     }
     return ok();
 }
 
 /* Once: the ranks split into groups. */
-static struct error divide(struct batch *b)
+static struct error divide(struct queue *b)
 {
-    struct workshop *w = &b->workshop;
+    struct pipeline *w = &b->pipeline;
     int size = comm_size(b->all);
     if (b->groups > 0)
         return ok();
     b->groups = b->wanted > 0 ? (int)b->wanted : jobs_groups(&b->jobs, size);
-    TRY(workshop_divide(w, queue_group(comm_rank(b->all), size, b->groups)));
+    TRY(pipeline_divide(w, handout_group_of(comm_rank(b->all), size, b->groups)));
     if (speaks(b))
         log_line("%d rank%s in %d group%s", size, size == 1 ? "" : "s", b->groups, b->groups == 1 ? "" : "s");
-    return comm_agree(b->all, workshop_join(w, w->config.cluster.timeout));
+    return comm_agree(b->all, pipeline_link(w, w->config.cluster.timeout));
 }
 
 /* A GPU's memory is planned before any work is done: the most that any of the jobs needs. */
-static struct error plan_jobs(struct batch *b)
+static struct error plan_jobs(struct queue *b)
 {
     struct memory_plan plan = {0};
-    struct workshop *w = &b->workshop;
+    struct pipeline *w = &b->pipeline;
     if (device_identity(w->device) == 0)
         return ok();
     for (int64_t i = 0; i < b->jobs.count; i++) {
@@ -329,58 +329,58 @@ static struct error plan_jobs(struct batch *b)
         if (!job_open(&b->jobs.items[i]))
             continue;
         TRY(comm_agree(w->comm, config_copy(&copy, &b->jobs.items[i].subject.config)));
-        TRY(plan_job(&plan, &copy, w->comm));
+        TRY(memory_plan_job(&plan, &copy, w->comm));
     }
-    return plan_fits(&plan, w->device, b->all);
+    return memory_plan_fits(&plan, w->device, b->all);
 }
 
-static struct error load_once(struct batch *b)
+static struct error load_once(struct queue *b)
 {
     if (!b->loaded)
-        TRY(workshop_load(&b->workshop));
+        TRY(pipeline_load(&b->pipeline));
     b->loaded = true;
     return ok();
 }
 
 /* Everything that can be checked is checked before the first step. */
-static struct error make_ready(struct batch *b)
+static struct error make_ready(struct queue *b)
 {
     TRY(open_workshop(b));
-    TRY(jobs_check(&b->jobs, &b->workshop));
+    TRY(jobs_check(&b->jobs, &b->pipeline));
     TRY(prepare_folders(b));
     if (!jobs_first_open(&b->jobs))
         return ok();
     TRY(divide(b));
-    TRY(comm_agree(b->all, speaks(b) ? board_begin(&b->board, comm_size(b->all), b->groups) : ok()));
+    TRY(comm_agree(b->all, speaks(b) ? display_begin(&b->display, comm_size(b->all), b->groups) : ok()));
     TRY(plan_jobs(b));
-    TRY(jobs_encode(&b->jobs, &b->workshop));
+    TRY(jobs_encode(&b->jobs, &b->pipeline));
     return load_once(b);
 }
 
-static struct error show_and_do(struct batch *b)
+static struct error show_and_do(struct queue *b)
 {
     if (jobs_first_open(&b->jobs))
         TRY(make_ready(b));
     if (speaks(b))
-        board_refresh(&b->board);
+        display_refresh(&b->display);
     if (jobs_first_open(&b->jobs))
         TRY(do_jobs(b));
-    return comm_agree(b->all, speaks(b) ? board_finish(&b->board) : ok());
+    return comm_agree(b->all, speaks(b) ? display_finish(&b->display) : ok());
 }
 
 /* A job's leader records the time of submission in its folder, for later runs and runs of other jobs. */
-static struct error share_submissions(struct batch *b)
+static struct error share_submissions(struct queue *b)
 {
     for (int64_t i = 0; i < b->jobs.count; i++) {
         struct job *job = &b->jobs.items[i];
         if (speaks(b) && !job->elsewhere && job->submitted <= 0)
-            job->submitted = b->board.submitted;
+            job->submitted = b->display.submitted;
         TRY(comm_broadcast(b->all, &job->submitted, sizeof job->submitted, 0));
     }
     return ok();
 }
 
-struct error batch_run(struct batch *b, const struct jobs_source *source, const char *text, int64_t size,
+struct error queue_run(struct queue *b, const struct jobs_source *source, const char *text, int64_t size,
                        const struct text_list *sets, bool resume)
 {
     TRY(comm_agree(b->all, jobs_read(&b->jobs, source, text, size, sets)));
@@ -393,23 +393,23 @@ struct error batch_run(struct batch *b, const struct jobs_source *source, const 
     TRY(read_results(b));
     struct error e = ok();
     if (speaks(b))
-        e = board_open(&b->board, &b->jobs, resume ? summary_submitted(b->jobs.folder) : 0);
+        e = display_open(&b->display, &b->jobs, resume ? summary_submitted(b->jobs.folder) : 0);
     TRY(comm_agree(b->all, e));
     TRY(share_submissions(b));
     return show_and_do(b);
 }
 
-void batch_clear(struct batch *b)
+void queue_clear(struct queue *b)
 {
     claim_release(&b->claim);
-    board_close(&b->board);
+    display_close(&b->display);
     jobs_free(&b->jobs);
 }
 
-void batch_close(struct batch *b)
+void queue_close(struct queue *b)
 {
-    batch_clear(b);
+    queue_clear(b);
     if (b->opened)
-        workshop_close(&b->workshop);
-    *b = (struct batch){0};
+        pipeline_close(&b->pipeline);
+    *b = (struct queue){0};
 }

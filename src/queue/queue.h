@@ -15,33 +15,33 @@
 #include "pipeline/learning.h"
 #include "files/claim.h"
 
-struct batch {
+struct queue {
     struct comm *all;
     int64_t wanted; /* groups; 0: to be chosen for the first batch */
     int64_t only;   /* the number, from 1, of the file's job to learn; 0: all */
 
-    struct workshop workshop;
+    struct pipeline pipeline;
     bool opened, loaded;
     int groups;
 
     struct jobs jobs; /* of the current batch, as all below */
-    struct board board;
+    struct display display;
     struct claim claim; /* rank 0: of the queue's folder, unless other runs share it */
-    struct queue queue;
-    struct job *job;         /* the one this rank works on */
-    struct lesson *lesson;   /* its training */
-    struct job_note current; /* what the leader reports about it */
-    int spoken;              /* where messages go that are not the job's: the original stderr */
-    bool quiet;              /* whether they are silenced there */
+    struct handout handout;
+    struct job *job;           /* the one this rank works on */
+    struct learning *learning; /* its training */
+    struct job_note current;   /* what the leader reports about it */
+    int spoken;                /* where messages go that are not the job's: the original stderr */
+    bool quiet;                /* whether they are silenced there */
 };
 
 /* Runs the jobs of a text (see jobs_read), the same on all ranks. `resume` is for a file's jobs; a spool's jobs each
- * say it. Collective. The jobs stay for the caller to look at: call batch_clear before the next. */
-struct error batch_run(struct batch *b, const struct jobs_source *source, const char *text, int64_t size,
+ * say it. Collective. The jobs stay for the caller to look at: call queue_clear before the next. */
+struct error queue_run(struct queue *b, const struct jobs_source *source, const char *text, int64_t size,
                        const struct text_list *sets, bool resume);
-void batch_clear(struct batch *b);
+void queue_clear(struct queue *b);
 
-/* Closes the workshop, too. */
-void batch_close(struct batch *b);
+/* Closes the pipeline, too. */
+void queue_close(struct queue *b);
 
 #endif

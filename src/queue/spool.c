@@ -232,21 +232,21 @@ static struct error settle_all(const struct spool *s, const struct jobs *jobs)
 /* -------------------------------------------------------------------------------- all ranks */
 
 /* *text: rank 0's; the others get theirs. */
-static struct error run_batch(struct batch *b, const struct spool *s, char **text, const struct text_list *sets)
+static struct error run_batch(struct queue *b, const struct spool *s, char **text, const struct text_list *sets)
 {
     int64_t size = *text ? (int64_t)strlen(*text) : 0;
     TRY(comm_share_text(b->all, text, &size));
     const struct jobs_source source = {JOBS_SPOOL, s->folder, s->defaults_path};
-    TRY(batch_run(b, &source, *text, size, sets, false));
+    TRY(queue_run(b, &source, *text, size, sets, false));
     struct error e = comm_agree(b->all, comm_rank(b->all) == 0 ? settle_all(s, &b->jobs) : ok());
-    batch_clear(b);
+    queue_clear(b);
     return e;
 }
 
 enum { WORK, STOPPED, NOTES };
 
 /* Looks into the folder once and does what it finds. *stop: some rank was asked to stop. */
-static struct error look(struct batch *b, const struct spool *s, const struct text_list *sets, bool *stop)
+static struct error look(struct queue *b, const struct spool *s, const struct text_list *sets, bool *stop)
 {
     double notes[NOTES] = {[STOPPED] = signals_stop_requested()};
     char *text = NULL;
@@ -268,7 +268,7 @@ static struct error look(struct batch *b, const struct spool *s, const struct te
     return e;
 }
 
-struct error spool_run(struct batch *b, const char *folder, const char *defaults, const struct text_list *sets)
+struct error spool_run(struct queue *b, const char *folder, const char *defaults, const struct text_list *sets)
 {
     struct spool s = {.folder = folder, .defaults_path = defaults};
     struct error e = ok();

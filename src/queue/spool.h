@@ -14,6 +14,6 @@
 
 /* Runs until a signal, then returns ERROR_PREEMPTED. `defaults`: a config file with the keys that jobs leave out, or
  * NULL; without an output.dir in it, results go to FOLDER/out. Collective. */
-struct error spool_run(struct batch *b, const char *folder, const char *defaults, const struct text_list *sets);
+struct error spool_run(struct queue *b, const char *folder, const char *defaults, const struct text_list *sets);
 
 #endif

@@ -87,7 +87,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
     if (!pairs)
         return error_input("usage: draws CONFIG.json STEP OUT.safetensors [STEP OUT.safetensors]..., STEP from 1");
     struct subject s;
-    struct workshop w;
+    struct pipeline w;
     TRY(subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, false));
     struct text_config text;
     struct error e = text_config_read(&text, s.config.model);

@@ -43,7 +43,7 @@ static struct error run(struct drift *f, struct subject *s)
 {
     TRY(folder_make(s->config.output.dir));
     TRY(subject_encode(s));
-    TRY(workshop_load(s->workshop));
+    TRY(pipeline_load(s->pipeline));
     TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
     TRY(training_new(&f->training, &parts));
@@ -62,7 +62,7 @@ int main(int argc, char **argv)
     if (e.code == ERROR_NONE) {
         struct drift f = {.comm = comm, .step = atoll(argv[2]), .rank = atoi(argv[3])};
         struct subject s;
-        struct workshop w;
+        struct pipeline w;
         e = subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, false);
         if (e.code == ERROR_NONE) {
             e = run(&f, &s);

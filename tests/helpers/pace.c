@@ -71,9 +71,9 @@ static struct error take_steps(struct training *t, int64_t steps)
 
 static struct error run(struct subject *s, int64_t steps)
 {
-    struct workshop *w = s->workshop;
+    struct pipeline *w = s->pipeline;
     TRY(subject_encode(s));
-    TRY(workshop_load(w));
+    TRY(pipeline_load(w));
     TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
     TRY(device_keep(w->device, F32, 1, 1, s->config.token.vectors, w->text_config.width, &pace.zero));
@@ -102,7 +102,7 @@ int main(int argc, char **argv)
                 pace.seconds *= atof(factor + 1);
         }
         struct subject s;
-        struct workshop w;
+        struct pipeline w;
         e = subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, false);
         if (e.code == ERROR_NONE) {
             e = run(&s, atoll(argv[2]));
