@@ -175,7 +175,7 @@ static struct error pack(struct device *device, const struct weight *w, const st
 {
     struct pool *pool = opened_of(device)->pool;
     struct packing p = {w, source, NULL, tile_scratch(w)};
-    p.scratch = (char *)memory_take(pool_threads(pool), p.scratch_bytes);
+    p.scratch = (char *)memory_alloc(pool_threads(pool), p.scratch_bytes);
     if (!p.scratch)
         return error_memory("packing a weight");
     pool_run(pool, tile_layout_of(w).rows, pack_row, &p);
@@ -222,7 +222,7 @@ static struct error record(struct program *p, cudaGraph_t *graph)
 static struct error compile(struct program *p)
 {
     cuda_forget(p);
-    struct graph *g = (struct graph *)memory_take(1, sizeof *g);
+    struct graph *g = (struct graph *)memory_alloc(1, sizeof *g);
     if (!g)
         return error_memory("a program's graph");
     cudaGraph_t graph = NULL;
@@ -266,7 +266,7 @@ static void close_device(struct device *device)
 {
     struct opened *o = opened_of(device);
     nccl_leave(device);
-    free_memory(device, MEMORY_SCRATCH, o->cuda.moments, GPU_SCRATCH);
+    device_memory_free(device, MEMORY_SCRATCH, o->cuda.moments, GPU_SCRATCH);
     if (o->heard)
         cudaFreeHost(o->heard);
     if (o->cuda.stream)
@@ -351,7 +351,7 @@ static struct error open_parts(struct opened *o, int threads)
     snprintf(c->device.name, sizeof c->device.name, "cuda (GPU %d, %.60s)", c->index, about.name);
     c->device.identity = identity_of(&about);
     CALL(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    TRY(take_memory(&c->device, MEMORY_SCRATCH, GPU_SCRATCH, (void **)&c->moments));
+    TRY(device_memory_alloc(&c->device, MEMORY_SCRATCH, GPU_SCRATCH, (void **)&c->moments));
     c->complaint = (struct complaint *)(c->moments + MOMENTS);
     CALL(cudaMallocHost((void **)&o->heard, sizeof *o->heard), "cudaMallocHost");
     return pool_open(&o->pool, threads);
@@ -361,7 +361,7 @@ struct error cuda_open(struct device **device, int index, int threads)
 {
     int count;
     TRY(find_gpus(&count));
-    struct opened *o = (struct opened *)memory_take(1, sizeof *o);
+    struct opened *o = (struct opened *)memory_alloc(1, sizeof *o);
     if (!o)
         return error_memory("the device");
     o->cuda.device.ops = table();

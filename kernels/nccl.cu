@@ -17,7 +17,7 @@
 #include "kernels/cuda.h"
 extern "C" {
 #include "base/memory.h"
-#include "base/progress.h"
+#include "base/clock.h"
 }
 
 #ifdef ZOODIP_NCCL
@@ -206,7 +206,7 @@ static struct error greet(struct cuda *c, const struct device_link *link)
 static struct error join(struct device *device, const struct device_link *link)
 {
     struct cuda *c = cuda_of(device);
-    c->link = (struct link *)memory_take(1, sizeof *c->link);
+    c->link = (struct link *)memory_alloc(1, sizeof *c->link);
     if (!c->link)
         return error_memory("the link to the other ranks");
     c->link->others = *link;

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-void *memory_take(int64_t count, int64_t size)
+void *memory_alloc(int64_t count, int64_t size)
 {
     int64_t bytes;
     if (count < 0 || size < 0 || __builtin_mul_overflow(count, size, &bytes) || bytes > INT64_MAX - 64)
@@ -20,7 +20,7 @@ void *memory_grow(void *list, int64_t count, int64_t *room, int64_t size)
     if (count < *room)
         return list;
     int64_t wider = *room ? 2 * *room : 64;
-    void *more = memory_take(wider, size);
+    void *more = memory_alloc(wider, size);
     if (!more)
         return NULL;
     if (count)
@@ -38,7 +38,7 @@ void memory_free(void *p)
 char *memory_string(const char *text)
 {
     size_t bytes = strlen(text) + 1;
-    char *copy = memory_take((int64_t)bytes, 1);
+    char *copy = memory_alloc((int64_t)bytes, 1);
     if (copy)
         memcpy(copy, text, bytes);
     return copy;

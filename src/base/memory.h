@@ -9,7 +9,7 @@
 #include <stdint.h>
 
 /* count * size zeroed bytes at a multiple of 64, or NULL. count 0 gives a valid pointer. Free with memory_free. */
-void *memory_take(int64_t count, int64_t size);
+void *memory_alloc(int64_t count, int64_t size);
 
 /* Makes room for one more item in a list of `count` items of `size` bytes: returns the list itself if *room is enough,
  * else a copy with twice the room (64 at first) after freeing the old one. NULL when out of memory; the old list is

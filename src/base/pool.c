@@ -105,7 +105,7 @@ static void *worker_main(void *arg)
 
 static bool start_worker(struct pool *p, int thread)
 {
-    struct worker *w = memory_take(1, sizeof *w);
+    struct worker *w = memory_alloc(1, sizeof *w);
     if (!w)
         return false;
     *w = (struct worker){p, thread};
@@ -117,11 +117,11 @@ static bool start_worker(struct pool *p, int thread)
 
 struct error pool_open(struct pool **pool, int threads)
 {
-    struct pool *p = memory_take(1, sizeof *p);
+    struct pool *p = memory_alloc(1, sizeof *p);
     if (!p)
         return error_memory("threads");
     p->threads = threads < 1 ? 1 : threads;
-    p->handles = memory_take(p->threads, sizeof *p->handles);
+    p->handles = memory_alloc(p->threads, sizeof *p->handles);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->wake, NULL);
     pthread_cond_init(&p->finished, NULL);

@@ -31,13 +31,4 @@ void progress_step(struct progress *p, int64_t done, const char *note);
 /* Shows the last step if it has not been shown, and ends the line. Call it after work that stopped early, too. */
 void progress_end(struct progress *p);
 
-/* Seconds from some fixed moment, monotonic. */
-double clock_seconds(void);
-
-/* Seconds since 1970, by the system's clock. */
-double clock_date(void);
-
-/* Sleeps for that long, or until a signal arrives. */
-void clock_sleep(double seconds);
-
 #endif

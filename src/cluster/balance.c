@@ -13,10 +13,10 @@ static const double WORTH = 0.9;
 struct error balance_new(struct balance *b, int64_t count, int size)
 {
     *b = (struct balance){.count = count, .size = size};
-    b->times = memory_take((int64_t)WINDOW * size, sizeof *b->times);
-    b->pace = memory_take(size, sizeof *b->pace);
-    b->shares = memory_take(size, sizeof *b->shares);
-    b->others = memory_take(size, sizeof *b->others);
+    b->times = memory_alloc((int64_t)WINDOW * size, sizeof *b->times);
+    b->pace = memory_alloc(size, sizeof *b->pace);
+    b->shares = memory_alloc(size, sizeof *b->shares);
+    b->others = memory_alloc(size, sizeof *b->others);
     if (!b->times || !b->pace || !b->shares || !b->others)
         return error_memory("the ranks' shares");
     for (int r = 0; r < size; r++) {

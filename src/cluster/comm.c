@@ -66,7 +66,7 @@ static struct error check_launcher(void)
 
 static struct error take_failures(struct comm *c)
 {
-    c->failures = memory_take(c->place.size, sizeof *c->failures);
+    c->failures = memory_alloc(c->place.size, sizeof *c->failures);
     return c->failures ? ok() : error_memory("the communicator");
 }
 
@@ -88,7 +88,7 @@ struct error comm_open(struct comm **comm, int *argc, char ***argv)
 {
     *comm = NULL;
     TRY(check_launcher());
-    struct comm *c = memory_take(1, sizeof *c);
+    struct comm *c = memory_alloc(1, sizeof *c);
     if (!c)
         return error_memory("the communicator");
     struct error e = join(c, argc, argv);
@@ -131,22 +131,22 @@ int comm_size(const struct comm *comm)
     return comm->place.size;
 }
 
-int comm_rank_here(const struct comm *comm)
+int comm_local_rank(const struct comm *comm)
 {
     return comm->place.rank_here;
 }
 
-int comm_ranks_here(const struct comm *comm)
+int comm_local_size(const struct comm *comm)
 {
     return comm->place.ranks_here;
 }
 
-void comm_patience(struct comm *comm, double seconds)
+void comm_set_timeout(struct comm *comm, double seconds)
 {
     comm->patience.seconds = seconds;
 }
 
-void comm_at(struct comm *comm, int64_t step)
+void comm_set_step(struct comm *comm, int64_t step)
 {
     comm->patience.step = step;
 }
@@ -221,12 +221,12 @@ struct error comm_abort(struct comm *comm, struct error e)
     return e;
 }
 
-bool comm_called(struct comm *comm)
+bool comm_asked(struct comm *comm)
 {
     return comm->transport && comm->transport->called(comm->state);
 }
 
-struct error comm_roll(struct comm *comm)
+struct error comm_roll_call(struct comm *comm)
 {
     return comm->transport ? comm->transport->roll(comm->state) : ok();
 }
@@ -235,7 +235,7 @@ struct error comm_share_text(struct comm *comm, char **text, int64_t *size)
 {
     TRY(comm_broadcast(comm, size, sizeof *size, 0));
     if (comm->place.rank != 0)
-        *text = memory_take(*size + 1, 1);
+        *text = memory_alloc(*size + 1, 1);
     TRY(comm_agree(comm, *text ? ok() : error_memory("a text of rank 0's")));
     return comm_broadcast(comm, *text, *size, 0);
 }
@@ -256,7 +256,7 @@ static struct error make_part(struct comm *comm, struct comm *part, int group)
 struct error comm_split(struct comm *comm, int group, struct comm **part)
 {
     *part = NULL;
-    struct comm *c = memory_take(1, sizeof *c);
+    struct comm *c = memory_alloc(1, sizeof *c);
     TRY(comm_agree(comm, c ? ok() : error_memory("a group's communicator")));
     struct error e;
     if (comm->transport) {
@@ -289,7 +289,7 @@ struct error comm_receive(struct comm *comm, void *data, int64_t bytes, int from
     return comm->transport->receive(comm->state, data, (int)bytes, from);
 }
 
-struct error comm_gather(struct comm *comm, int times)
+struct error comm_wait_all(struct comm *comm, int times)
 {
     return comm->transport ? comm->transport->gather(comm->state, times) : ok();
 }

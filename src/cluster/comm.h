@@ -8,7 +8,7 @@
  * together; a training step reports failures in slots beside its losses. comm_abort is for a rank that cannot wait for
  * the others.
  *
- * No collective verb waits forever (except comm_gather, if asked to): a rank that has waited longer than comm_patience
+ * No collective verb waits forever (except comm_wait_all, if asked to): a rank that has waited longer than comm_set_timeout
  * allows asks the others for a sign of life, names those that give none, and ends all ranks with ERROR_FAILED. Time
  * during which the rank itself was stopped does not count, so a job that is suspended as a whole continues afterwards.
  *
@@ -37,13 +37,13 @@ void comm_close(struct comm *comm);
 
 int comm_rank(const struct comm *comm);
 int comm_size(const struct comm *comm);
-int comm_rank_here(const struct comm *comm);  /* this rank among those on its node */
-int comm_ranks_here(const struct comm *comm); /* how many share its node */
+int comm_local_rank(const struct comm *comm); /* this rank among those on its node */
+int comm_local_size(const struct comm *comm); /* how many share its node */
 
 /* Sets how many seconds this rank waits for the others (600 by default), and how many steps it has done, for the
  * message when they do not arrive. Not collective. */
-void comm_patience(struct comm *comm, double seconds);
-void comm_at(struct comm *comm, int64_t step);
+void comm_set_timeout(struct comm *comm, double seconds);
+void comm_set_step(struct comm *comm, int64_t step);
 
 /* Callbacks while this rank waits or works; functions may be NULL. */
 struct listener {
@@ -77,12 +77,12 @@ struct error comm_agree(struct comm *comm, struct error e);
  * this rank is alone, or `e` is no error, it returns `e` and the caller proceeds as usual. Not collective. */
 struct error comm_abort(struct comm *comm, struct error e);
 
-/* For a rank that waits for the others in its GPU. comm_called: has another rank run out of patience and asked for a
- * sign of life? If so, or when its own patience ends, the rank calls comm_roll, which asks all for one: the error names
+/* For a rank that waits for the others in its GPU. comm_asked: has another rank run out of patience and asked for a
+ * sign of life? If so, or when its own patience ends, the rank calls comm_roll_call, which asks all for one: the error names
  * those that give none, or says that all were merely late. It returns first on the lowest rank that is alive, which
  * ends all ranks with it. Not collective. */
-bool comm_called(struct comm *comm);
-struct error comm_roll(struct comm *comm);
+bool comm_asked(struct comm *comm);
+struct error comm_roll_call(struct comm *comm);
 
 /* Memory that all ranks of this node share, zeroed, at the start of a page. *fill: this is the rank that writes it; the
  * others may read after the next comm_agree or comm_barrier. If the node cannot share memory, each rank gets its own
@@ -103,9 +103,9 @@ struct error comm_send(struct comm *comm, const void *data, int64_t bytes, int t
 struct error comm_poll(struct comm *comm, int *from);
 struct error comm_receive(struct comm *comm, void *data, int64_t bytes, int from);
 
-/* A barrier for ranks that may arrive far apart: waiting ranks sleep. This rank waits `times` as long as comm_patience
+/* A barrier for ranks that may arrive far apart: waiting ranks sleep. This rank waits `times` as long as comm_set_timeout
  * says; 0: as long as it takes. Collective. */
-struct error comm_gather(struct comm *comm, int times);
+struct error comm_wait_all(struct comm *comm, int times);
 
 /* Which MPI this was built with, as --version shows it. */
 const char *comm_library(void);

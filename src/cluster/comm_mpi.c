@@ -14,7 +14,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/progress.h"
+#include "base/clock.h"
 
 struct mpi {
     MPI_Comm all, here;
@@ -302,8 +302,8 @@ static struct error find_place(struct mpi *m, struct place *place)
     TRY(check(MPI_Comm_dup(m->all, &m->signs), "MPI_Comm_dup"));
     m->rank = place->rank;
     m->size = place->size;
-    m->seen = memory_take(m->size, sizeof *m->seen);
-    m->whole = memory_take(m->size, sizeof *m->whole);
+    m->seen = memory_alloc(m->size, sizeof *m->seen);
+    m->whole = memory_alloc(m->size, sizeof *m->whole);
     if (!m->seen || !m->whole)
         return error_memory("the communicator");
     int mine;
@@ -318,7 +318,7 @@ static struct error mpi_split(void *state, int group, const struct patience *pat
     int rank;
     TRY(check(MPI_Comm_rank(m->all, &rank), "MPI_Comm_rank"));
     TRY(check(MPI_Comm_split(m->all, group, rank, &all), "MPI_Comm_split"));
-    struct mpi *p = memory_take(1, sizeof *p);
+    struct mpi *p = memory_alloc(1, sizeof *p);
     if (!p)
         MPI_Abort(m->all, ERROR_FAILED); // the others of the group are on their way into its first collective
     *p = (struct mpi){.all = all, .of = m, .patience = patience};
@@ -329,8 +329,8 @@ static struct error mpi_split(void *state, int group, const struct patience *pat
 static struct error mpi_send(void *state, const void *data, int bytes, int to)
 {
     struct mpi *m = state;
-    struct outgoing *one = memory_take(1, sizeof *one);
-    void *copy = memory_take(bytes, 1);
+    struct outgoing *one = memory_alloc(1, sizeof *one);
+    void *copy = memory_alloc(bytes, 1);
     if (!one || !copy) {
         memory_free(one);
         memory_free(copy);
@@ -404,7 +404,7 @@ struct error mpi_open(const struct transport **transport, void **state, struct p
     alarm(START_LIMIT);
     int provided;
     TRY(check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread"));
-    struct mpi *m = memory_take(1, sizeof *m);
+    struct mpi *m = memory_alloc(1, sizeof *m);
     if (m)
         m->all = MPI_COMM_WORLD;
     struct error e = m ? find_place(m, place) : error_memory("the communicator");

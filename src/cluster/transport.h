@@ -32,12 +32,12 @@ struct transport {
     struct error (*barrier_here)(void *state);
     void (*abort)(void *state, int code);
     bool (*called)(void *state);       /* has a rank asked for a sign of life? */
-    struct error (*roll)(void *state); /* see comm_roll */
+    struct error (*roll)(void *state); /* see comm_roll_call */
     struct error (*split)(void *state, int group, const struct patience *, void **part, struct place *place);
     struct error (*send)(void *state, const void *data, int bytes, int to);
     struct error (*poll)(void *state, int *from); /* *from: a rank whose message waits, or -1 */
     struct error (*receive)(void *state, void *data, int bytes, int from);
-    struct error (*gather)(void *state, int times); /* see comm_gather */
+    struct error (*gather)(void *state, int times); /* see comm_wait_all */
 };
 
 #ifdef ZOODIP_MPI

@@ -4,7 +4,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/progress.h"
+#include "base/clock.h"
 #include "commands/commands.h"
 #include "commands/options.h"
 #include "pipeline/memory_plan.h"
@@ -108,7 +108,7 @@ static struct error bench(const char *config, const struct text_list *sets, int6
 static struct error run(int argc, char **argv, struct comm *comm)
 {
     const char *config = NULL;
-    const char **sets = memory_take(argc, sizeof *sets);
+    const char **sets = memory_alloc(argc, sizeof *sets);
     if (!sets)
         return error_memory("the command line");
     struct text_list many = {.items = sets};

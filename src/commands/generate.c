@@ -13,7 +13,7 @@
 #include "files/file.h"
 #include "files/safetensors.h"
 #include "model/embedding.h"
-#include "model/painter.h"
+#include "model/denoiser.h"
 #include "text/tokenizer.h"
 
 static void print_help(void)
@@ -71,7 +71,7 @@ struct session {
     int kind;
     int64_t count;   /* pictures to draw */
     float **latents; /* [count] of [h, w, c]: between UNet and VAE */
-    bool planned;    /* on a simulated GPU */
+    bool simulated;  /* on a simulated GPU */
 };
 
 /* -------------------------------------------------------------------------------- words */
@@ -82,7 +82,7 @@ static struct error spell_out(char **prompt, const struct embedding *word)
     size_t size = strlen(word->placeholder), each = (size + 24) * (size_t)word->vectors, room = 1;
     for (const char *c = *prompt; *c; c++)
         room += strncmp(c, word->placeholder, size) == 0 ? each : 1;
-    char *out = memory_take((int64_t)room, 1);
+    char *out = memory_alloc((int64_t)room, 1);
     if (!out)
         return error_memory("the prompt");
     size_t used = 0;
@@ -105,7 +105,7 @@ static struct error spell_out(char **prompt, const struct embedding *word)
 static struct error find_token(const struct tokenizer *tokenizer, const char *text, int32_t token, bool *found)
 {
     int64_t room = (int64_t)strlen(text) * 2 + 2, count = 0;
-    int32_t *ids = memory_take(room, sizeof *ids);
+    int32_t *ids = memory_alloc(room, sizeof *ids);
     if (!ids)
         return error_memory("the prompt");
     struct error e = tokenizer_pieces(tokenizer, text, ids, room, &count);
@@ -137,7 +137,7 @@ static struct error convert_prompt(const struct session *s, const char *text, ch
 static struct error convert_prompts(struct session *s)
 {
     const struct text_list *files = &s->request->embeddings;
-    bool *named = memory_take(files->count, sizeof *named);
+    bool *named = memory_alloc(files->count, sizeof *named);
     struct error e = named ? ok() : error_memory("the prompt");
     if (e.code == ERROR_NONE)
         e = convert_prompt(s, s->request->prompt, &s->prompt, named);
@@ -152,7 +152,7 @@ static struct error convert_prompts(struct session *s)
 
 static struct error encode_prompts(struct session *s, int64_t length)
 {
-    s->ids = memory_take(2 * length, sizeof *s->ids);
+    s->ids = memory_alloc(2 * length, sizeof *s->ids);
     if (!s->ids)
         return error_memory("the prompt");
     bool guided = s->request->guidance > 1;
@@ -164,7 +164,7 @@ static struct error encode_prompts(struct session *s, int64_t length)
 static struct error read_words(struct session *s, int64_t dim)
 {
     const struct text_list *files = &s->request->embeddings;
-    s->words = memory_take(files->count, sizeof *s->words);
+    s->words = memory_alloc(files->count, sizeof *s->words);
     if (!s->words)
         return error_memory("learned words");
     s->first_id = tokenizer_size(s->tokenizer);
@@ -178,7 +178,7 @@ static struct error read_words(struct session *s, int64_t dim)
         TRY(error_in(embedding_add_tokens(s->tokenizer, w->placeholder, w->vectors, &first), "%s", files->items[i]));
         s->vectors += w->vectors;
     }
-    s->rows = memory_take(s->vectors * dim, sizeof *s->rows);
+    s->rows = memory_alloc(s->vectors * dim, sizeof *s->rows);
     if (!s->rows)
         return error_memory("learned words");
     float *to = s->rows;
@@ -208,8 +208,8 @@ static struct error read_size(struct session *s, const struct unet_config *unet,
 static struct error take_latents(struct session *s, const struct entry *t)
 {
     int64_t places = s->height * s->width, channels = t->shape[1];
-    float *flat = memory_take(t->count, sizeof *flat);
-    s->start = memory_take(t->count, sizeof *s->start);
+    float *flat = memory_alloc(t->count, sizeof *flat);
+    s->start = memory_alloc(t->count, sizeof *s->start);
     if (!flat || !s->start) {
         memory_free(flat);
         return error_memory("the latents");
@@ -262,38 +262,38 @@ static struct error show_step(void *arg, int64_t call, int64_t calls)
 }
 
 /* FILE.png, or FILE-0001.png for several. */
-static struct error output_path(char path[4096], const struct request *r, int64_t i)
+static struct error output_path(char path[PATH_SIZE], const struct request *r, int64_t i)
 {
     size_t length = strlen(r->output);
     int written = r->count == 1
-                      ? snprintf(path, 4096, "%s", r->output)
-                      : snprintf(path, 4096, "%.*s-%04lld.png", (int)(length - 4), r->output, (long long)i + 1);
-    return written < 4096 ? ok() : error_input("--output: the path is too long");
+                      ? snprintf(path, PATH_SIZE, "%s", r->output)
+                      : snprintf(path, PATH_SIZE, "%.*s-%04lld.png", (int)(length - 4), r->output, (long long)i + 1);
+    return written < PATH_SIZE ? ok() : error_input("--output: the path is too long");
 }
 
 /* In memory of this process; for a simulated GPU, nowhere. */
 static struct store store_of(const struct session *s)
 {
-    return s->planned ? store_planned() : store_alone();
+    return s->simulated ? store_simulated() : store_alone();
 }
 
-static struct error paint_one(struct session *s, struct painter *p, int64_t i)
+static struct error paint_one(struct session *s, struct denoiser *p, int64_t i)
 {
     const struct request *r = s->request;
-    float *latents = s->latents[i] = memory_take(p->numbers, sizeof *latents);
+    float *latents = s->latents[i] = memory_alloc(p->numbers, sizeof *latents);
     if (!latents)
         return error_memory("the latents");
     if (s->given)
         memcpy(latents, s->start + (s->given > 1 ? i : 0) * p->numbers, (size_t)p->numbers * sizeof *latents);
     else
         rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, p->numbers, latents);
-    int64_t steps = s->planned ? 1 : r->steps; // one step takes as much memory as fifty
+    int64_t steps = s->simulated ? 1 : r->steps; // one step takes as much memory as fifty
     enum sampler_kind kind = (enum sampler_kind)s->kind;
     struct progress progress;
     char what[64];
     snprintf(what, sizeof what, "drawing %lld of %lld", (long long)i + 1, (long long)r->count);
-    progress_begin(&progress, what, 0, sampler_calls(&s->schedule, kind, steps), s->planned);
-    struct error e = painter_draw(p, s->ids, s->rows, latents, kind, steps, r->guidance, show_step, &progress);
+    progress_begin(&progress, what, 0, sampler_calls(&s->schedule, kind, steps), s->simulated);
+    struct error e = denoiser_run(p, s->ids, s->rows, latents, kind, steps, r->guidance, show_step, &progress);
     progress_end(&progress);
     return e;
 }
@@ -301,7 +301,7 @@ static struct error paint_one(struct session *s, struct painter *p, int64_t i)
 /* Draws the latents of all pictures with loaded networks. */
 static struct error paint_all(struct session *s)
 {
-    const struct painter_parts parts = {
+    const struct denoiser_parts parts = {
         .device = s->device,
         .text = &s->text,
         .unet = &s->unet,
@@ -313,24 +313,24 @@ static struct error paint_all(struct session *s)
         .first_id = s->first_id,
         .guided = s->request->guidance > 1,
     };
-    struct painter p;
-    TRY(painter_new(&p, &parts));
+    struct denoiser p;
+    TRY(denoiser_new(&p, &parts));
     struct error e = ok();
     for (int64_t i = 0; i < s->count && e.code == ERROR_NONE; i++)
         e = paint_one(s, &p, i);
-    painter_free(&p);
+    denoiser_free(&p);
     return e;
 }
 
 static struct error decode_one(const struct session *s, struct decoder *d, int64_t i)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     struct picture picture;
     TRY(output_path(path, s->request, i));
-    TRY(decoder_draw(d, s->latents[i], &picture));
-    struct error e = s->planned ? ok() : picture_write(&picture, path);
+    TRY(decoder_run(d, s->latents[i], &picture));
+    struct error e = s->simulated ? ok() : picture_write(&picture, path);
     picture_free(&picture);
-    if (e.code == ERROR_NONE && !s->planned)
+    if (e.code == ERROR_NONE && !s->simulated)
         log_line("wrote %s", path);
     return e;
 }
@@ -383,7 +383,7 @@ static void free_latents(struct session *s)
 static struct error draw(struct session *s, int64_t count, int64_t halves[2])
 {
     s->count = count;
-    s->latents = memory_take(count, sizeof *s->latents);
+    s->latents = memory_alloc(count, sizeof *s->latents);
     struct error e = s->latents ? paint(s) : error_memory("the latents");
     halves[0] = device_memory(s->device).most;
     device_memory_mark(s->device);
@@ -398,11 +398,11 @@ static struct error draw(struct session *s, int64_t count, int64_t halves[2])
 static struct error plan(struct session *s, int64_t halves[2])
 {
     struct device *device = s->device;
-    struct error e = device_plan(&s->device);
+    struct error e = device_simulate(&s->device);
     if (e.code == ERROR_NONE) {
-        s->planned = true;
+        s->simulated = true;
         e = draw(s, 1, halves);
-        s->planned = false;
+        s->simulated = false;
         device_close(s->device);
     }
     s->device = device;
@@ -431,7 +431,7 @@ static struct error draw_all(struct session *s)
 
 static struct error make_folder_of(const char *output)
 {
-    char folder[4096];
+    char folder[PATH_SIZE];
     const char *end = strrchr(output, '/');
     if (!end || end == output)
         return ok();
@@ -444,7 +444,7 @@ static struct error make_folder_of(const char *output)
 /* Pictures are written at the very end, so check early that they can be. */
 static struct error check_output(const struct request *r)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(make_folder_of(r->output));
     for (int64_t i = 0; i < r->count; i++) {
         TRY(output_path(path, r, i));
@@ -463,7 +463,7 @@ static struct error read_all(struct session *s)
     struct text_config text;
     struct unet_config unet;
     struct vae_config vae;
-    char folder[4096];
+    char folder[PATH_SIZE];
     TRY(error_in(model_folder_check(r->model), "--model"));
     TRY(text_config_read(&text, r->model));
     TRY(unet_config_read(&unet, r->model));
@@ -551,7 +551,7 @@ static struct error run(int argc, char **argv, struct comm *comm)
     struct request r = {
         .negative = "", .scheduler = "pndm", .guidance = 7.5, .steps = 50, .count = 1, .device = "auto"};
     const char *none[1];
-    r.embeddings.items = memory_take(argc, sizeof *r.embeddings.items);
+    r.embeddings.items = memory_alloc(argc, sizeof *r.embeddings.items);
     if (!r.embeddings.items)
         return error_memory("the command line");
     const struct option table[] = {

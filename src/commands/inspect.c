@@ -148,7 +148,7 @@ static const struct part parts[] = {
 
 static struct error print_config_keys(const char *folder, const struct part *part)
 {
-    char name[64], path[4096];
+    char name[64], path[PATH_SIZE];
     bool scheduler = strcmp(part->name, "scheduler") == 0;
     snprintf(name, sizeof name, "%s/%s", part->name, scheduler ? "scheduler_config.json" : "config.json");
     struct json json;
@@ -183,7 +183,7 @@ static int64_t packed_count(const struct safetensors *file, const struct entry *
  * parameters. */
 static struct error print_weights(const char *folder, const char *part)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     struct safetensors file;
     TRY(weights_path(path, folder, part));
     TRY(safetensors_open(&file, path));
@@ -257,7 +257,7 @@ static void print_losses(int64_t count, const int64_t *steps, const double *loss
 
 static struct error print_files(const char *folder, const char *inside)
 {
-    char path[4096], **names;
+    char path[PATH_SIZE], **names;
     int64_t count;
     TRY(path_join(path, folder, inside));
     if (!folder_exists(path))
@@ -354,7 +354,7 @@ static struct error inspect_config(const char *path, const struct text_list *set
 
 static struct error inspect_folder(const char *path)
 {
-    char inside[4096];
+    char inside[PATH_SIZE];
     TRY(path_join(inside, path, "model_index.json"));
     if (file_exists(inside))
         return inspect_model(path);
@@ -376,7 +376,7 @@ static struct error inspect_path(const char *path, const struct text_list *sets,
 static struct error run(int argc, char **argv, struct comm *comm)
 {
     const char *path = NULL;
-    struct text_list sets = {.items = memory_take(argc, sizeof *sets.items)};
+    struct text_list sets = {.items = memory_alloc(argc, sizeof *sets.items)};
     if (!sets.items)
         return error_memory("the options");
     const struct option table[] = {{.name = "set", .many = &sets}};

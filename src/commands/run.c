@@ -129,7 +129,7 @@ static struct error read_job(const char *text, const char *group_text, const cha
 static struct error run(int argc, char **argv, struct comm *comm)
 {
     const char *path = NULL, *group_text = NULL, *job_text = NULL, *spool = NULL;
-    const char **sets = memory_take(argc, sizeof *sets);
+    const char **sets = memory_alloc(argc, sizeof *sets);
     if (!sets)
         return error_memory("the command line");
     struct text_list many = {.items = sets};

@@ -82,7 +82,7 @@ static struct error run_all(struct run *r, bool resume)
 static struct error train(int argc, char **argv, struct comm *comm)
 {
     const char *config = NULL;
-    const char **sets = memory_take(argc, sizeof *sets);
+    const char **sets = memory_alloc(argc, sizeof *sets);
     if (!sets)
         return error_memory("the command line");
     struct text_list many = {.items = sets};

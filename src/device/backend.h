@@ -131,10 +131,10 @@ struct error layout_make(struct program *program);
 struct error program_pass(struct program *program);
 
 /* A device's memory, counted; NULL may be freed. */
-struct error take_memory(struct device *device, enum memory_kind kind, int64_t bytes, void **memory);
-void free_memory(struct device *device, enum memory_kind kind, void *memory, int64_t bytes);
+struct error device_memory_alloc(struct device *device, enum memory_kind kind, int64_t bytes, void **memory);
+void device_memory_free(struct device *device, enum memory_kind kind, void *memory, int64_t bytes);
 
-/* device/cpu/cpu.c; kernels/device.cu, or device/no_cuda.c in a build without CUDA; device/planned.c */
+/* device/cpu/cpu.c; kernels/device.cu, or device/no_cuda.c in a build without CUDA; device/simulated.c */
 struct error cpu_open(struct device **device, int threads);
 struct error cuda_open(struct device **device, int index, int threads);
 

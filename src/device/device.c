@@ -28,7 +28,7 @@ void device_close(struct device *d)
 {
     if (!d)
         return;
-    free_memory(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
+    device_memory_free(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
     d->ops->close(d);
 }
 
@@ -68,7 +68,7 @@ struct error device_wait(struct device *d)
 
 /* -------------------------------------------------------------------------------- memory */
 
-struct error take_memory(struct device *d, enum memory_kind kind, int64_t bytes, void **memory)
+struct error device_memory_alloc(struct device *d, enum memory_kind kind, int64_t bytes, void **memory)
 {
     struct memory_use *u = &d->use;
     TRY(d->ops->memory(d, bytes, memory));
@@ -81,7 +81,7 @@ struct error take_memory(struct device *d, enum memory_kind kind, int64_t bytes,
     return ok();
 }
 
-void free_memory(struct device *d, enum memory_kind kind, void *memory, int64_t bytes)
+void device_memory_free(struct device *d, enum memory_kind kind, void *memory, int64_t bytes)
 {
     if (!memory)
         return;
@@ -161,7 +161,7 @@ struct error device_weight(struct device *d, const struct weight_source *s, int 
     TRY(check_bits(s, bits));
     if (s->out < 1 || s->in < 0 || s->kh < 1 || s->kw < 1 || (s->gated && s->out % 2 != 0))
         return error_failed("a weight of a shape that no layer has");
-    struct weight *w = memory_take(1, sizeof *w);
+    struct weight *w = memory_alloc(1, sizeof *w);
     if (!w)
         return error_memory("a weight's handle");
     *w = (struct weight){.out = s->out,
@@ -200,7 +200,7 @@ void weight_free(struct weight *w)
     if (!w)
         return;
     if (w->device)
-        free_memory(w->device, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
+        device_memory_free(w->device, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
     memory_free(w->host_place);
     memory_free(w);
 }
@@ -228,7 +228,7 @@ static void lay_out_rows(const struct weight *w, char *memory, int64_t places)
 /* Forgets all rows. */
 static void forget_rows(struct device *d, struct weight *w)
 {
-    free_memory(d, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
+    device_memory_free(d, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
     memset(w->host_place, 0xff, (size_t)w->out * sizeof *w->host_place);
     w->resident = NULL;
     w->resident_rows = w->resident_bytes = 0;
@@ -243,14 +243,14 @@ static struct error move_rows(struct device *d, struct weight *w, int64_t rows)
     enum { ALIGN = 128 };
     int64_t places = round_up(w->out * (int64_t)sizeof *w->host_place, ALIGN);
     int64_t bytes = places + rows * w->in * (int64_t)sizeof(float);
-    char *memory = memory_take(bytes, 1);
+    char *memory = memory_alloc(bytes, 1);
     if (!memory)
         return error_memory("a table's rows");
     lay_out_rows(w, memory, places);
-    free_memory(d, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
+    device_memory_free(d, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
     w->resident = NULL;
     d->generation++;
-    struct error e = take_memory(d, MEMORY_WEIGHTS, bytes, &w->resident);
+    struct error e = device_memory_alloc(d, MEMORY_WEIGHTS, bytes, &w->resident);
     if (e.code == ERROR_NONE) {
         w->resident_bytes = bytes;
         e = d->ops->upload(d, w->resident, memory, bytes);
@@ -268,7 +268,7 @@ struct error device_rows(struct device *d, struct weight *w, const int32_t *ids,
     if (!d->ops->upload)
         return ok();
     if (!w->host_place) {
-        w->host_place = memory_take(w->out, sizeof *w->host_place);
+        w->host_place = memory_alloc(w->out, sizeof *w->host_place);
         if (!w->host_place)
             return error_memory("a table's places");
         memset(w->host_place, 0xff, (size_t)w->out * sizeof *w->host_place);
@@ -294,7 +294,7 @@ struct error device_settle(struct device *d, struct weight **weights, int64_t co
     *settled = NULL;
     if (!d->ops->upload || bytes == 0)
         return ok();
-    TRY(take_memory(d, MEMORY_WEIGHTS, bytes, settled));
+    TRY(device_memory_alloc(d, MEMORY_WEIGHTS, bytes, settled));
     struct error e = d->ops->upload(d, *settled, memory, bytes);
     if (e.code != ERROR_NONE) {
         device_unsettle(d, *settled, bytes);
@@ -315,7 +315,7 @@ struct error device_settle(struct device *d, struct weight **weights, int64_t co
 
 void device_unsettle(struct device *d, void *settled, int64_t bytes)
 {
-    free_memory(d, MEMORY_WEIGHTS, settled, bytes);
+    device_memory_free(d, MEMORY_WEIGHTS, settled, bytes);
 }
 
 /* -------------------------------------------------------------------------------- tensors */
@@ -351,11 +351,11 @@ struct error device_keep(struct device *d, enum dtype type, int64_t lanes, int64
     int64_t bytes = dense_bytes(type, lanes, height, width, channels);
     if (bytes < 0)
         return error_failed("a tensor of an impossible shape");
-    struct buffer *b = memory_take(1, sizeof *b);
+    struct buffer *b = memory_alloc(1, sizeof *b);
     if (!b)
         return error_memory("a tensor");
     b->bytes = bytes;
-    struct error e = take_memory(d, MEMORY_STATE, bytes, &b->memory);
+    struct error e = device_memory_alloc(d, MEMORY_STATE, bytes, &b->memory);
     if (e.code != ERROR_NONE) {
         memory_free(b);
         return e;
@@ -367,7 +367,7 @@ struct error device_keep(struct device *d, enum dtype type, int64_t lanes, int64
 void device_release(struct device *d, struct tensor *t)
 {
     if (t->base) {
-        free_memory(d, MEMORY_STATE, t->base->memory, t->base->bytes);
+        device_memory_free(d, MEMORY_STATE, t->base->memory, t->base->bytes);
         memory_free(t->base);
     }
     *t = (struct tensor){0};
@@ -413,8 +413,8 @@ static int64_t next_offset(struct device *d, int64_t bytes)
     return NUMBERED * p->take_count++;
 }
 
-struct tensor device_take(struct device *d, enum dtype type, int64_t lanes, int64_t height, int64_t width,
-                          int64_t channels)
+struct tensor device_alloc(struct device *d, enum dtype type, int64_t lanes, int64_t height, int64_t width,
+                           int64_t channels)
 {
     enum { ALIGN = 128 };
     int64_t bytes = dense_bytes(type, lanes, height, width, channels), offset = -1;
@@ -428,7 +428,7 @@ struct tensor device_take(struct device *d, enum dtype type, int64_t lanes, int6
     return dense(offset < 0 ? NULL : &d->arena, offset, type, lanes, height, width, channels);
 }
 
-void device_drop(struct device *d, struct tensor *t)
+void device_free(struct device *d, struct tensor *t)
 {
     if (d->dry && t->base == &d->arena)
         d->program->takes[t->offset / NUMBERED].died = d->clock++;
@@ -454,10 +454,10 @@ static struct error grow_arena(struct device *d, int64_t bytes)
 {
     if (bytes <= d->arena.bytes)
         return ok();
-    free_memory(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
+    device_memory_free(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
     d->arena = (struct buffer){0};
     d->generation++;
-    TRY(take_memory(d, MEMORY_ACTIVATIONS, bytes, &d->arena.memory));
+    TRY(device_memory_alloc(d, MEMORY_ACTIVATIONS, bytes, &d->arena.memory));
     d->arena.bytes = bytes;
     return ok();
 }
@@ -465,7 +465,7 @@ static struct error grow_arena(struct device *d, int64_t bytes)
 struct error device_program(struct device *d, struct error (*body)(void *arg), void *arg, struct program **program)
 {
     TRY(device_wait(d));
-    struct program *p = memory_take(1, sizeof *p);
+    struct program *p = memory_alloc(1, sizeof *p);
     if (!p)
         return error_memory("a program");
     *p = (struct program){.device = d, .body = body, .arg = arg};
@@ -504,7 +504,7 @@ void program_free(struct program *p)
         return;
     struct device *d = p->device;
     if (--d->programs == 0) { // what comes next may need far less: pictures are encoded before the UNet is loaded
-        free_memory(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
+        device_memory_free(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
         d->arena = (struct buffer){0};
     }
     if (d->ops->forget)

@@ -72,7 +72,7 @@ const char *device_note(const struct device *device); /* something to tell the u
 
 /* A simulated GPU: it allocates and counts memory as the CUDA device does but computes nothing; programs run to no
  * effect, and reads leave host memory as it is. Performing a run on it shows what memory the run would need. */
-struct error device_plan(struct device **device);
+struct error device_simulate(struct device **device);
 
 /* The operands of products on a GPU: pairs of halves (11 + 11 bits, up to 65504; the default) or of bfloats (8 + 8
  * bits, float's range). Call it before any weight is made. The CPU computes in float either way. */
@@ -121,9 +121,9 @@ struct error device_keep(struct device *device, enum dtype type, int64_t lanes, 
 void device_release(struct device *device, struct tensor *tensor);
 
 /* Inside a program's body: takes a dense tensor from the arena, and gives it back. */
-struct tensor device_take(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,
-                          int64_t channels);
-void device_drop(struct device *device, struct tensor *tensor);
+struct tensor device_alloc(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,
+                           int64_t channels);
+void device_free(struct device *device, struct tensor *tensor);
 
 /* A view: channels [first, first + count) of every position. */
 struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count);

@@ -81,9 +81,9 @@ static struct error layout_new(struct layout *l, const struct program *p)
 {
     int64_t count = p->take_count;
     *l = (struct layout){.takes = p->takes, .count = count};
-    l->first = memory_take(count + 1, sizeof *l->first);
-    l->order = memory_take(count, sizeof *l->order);
-    l->near = memory_take(count, sizeof *l->near);
+    l->first = memory_alloc(count + 1, sizeof *l->first);
+    l->order = memory_alloc(count, sizeof *l->order);
+    l->near = memory_alloc(count, sizeof *l->near);
     if (!l->first || !l->order || !l->near || !find_there(l)) {
         layout_free(l);
         return error_memory("a program's plan");

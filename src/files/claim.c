@@ -9,7 +9,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "base/progress.h"
+#include "base/clock.h"
 
 static const double LOOK = 0.05; /* seconds between two tries */
 

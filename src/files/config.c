@@ -107,7 +107,7 @@ static struct error set_texts(struct texts *texts, const struct key *key, const 
     if ((double)count < key->low || (double)count > key->high)
         return unexpected(key, value);
     texts_free(texts);
-    texts->items = memory_take(count, sizeof *texts->items);
+    texts->items = memory_alloc(count, sizeof *texts->items);
     if (!texts->items)
         return error_memory(key->name);
     texts->count = count;
@@ -376,7 +376,7 @@ static struct error check_together(const struct config *config)
 static struct error name_sources(struct config *config, const struct config_layer *layers, int64_t layer_count)
 {
     struct texts *sources = &config->sources;
-    sources->items = memory_take(layer_count + 1, sizeof *sources->items);
+    sources->items = memory_alloc(layer_count + 1, sizeof *sources->items);
     if (!sources->items)
         return error_memory("a config");
     for (; sources->count <= layer_count; sources->count++) {
@@ -458,7 +458,7 @@ void config_free(struct config *config)
 static struct error copy_sources(struct config *to, const struct config *from)
 {
     texts_free(&to->sources);
-    to->sources.items = memory_take(from->sources.count, sizeof *to->sources.items);
+    to->sources.items = memory_alloc(from->sources.count, sizeof *to->sources.items);
     if (!to->sources.items)
         return error_memory("a config");
     for (; to->sources.count < from->sources.count; to->sources.count++) {
@@ -576,7 +576,7 @@ static char *to_text(const struct config *config, bool only_training, bool inden
             good = add_key(root, config, &config_keys[i]);
     char *printed = !good ? NULL : indented ? cJSON_Print(root) : cJSON_PrintUnformatted(root);
     cJSON_Delete(root);
-    char *text = printed ? memory_take((int64_t)strlen(printed) + 2, 1) : NULL;
+    char *text = printed ? memory_alloc((int64_t)strlen(printed) + 2, 1) : NULL;
     if (text)
         snprintf(text, strlen(printed) + 2, "%s%s", printed, indented ? "\n" : "");
     cJSON_free(printed);

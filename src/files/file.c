@@ -54,7 +54,7 @@ struct error file_read(const char *path, int64_t limit, char **data, int64_t *si
     int64_t done = 0;
     if (expected > limit)
         e = error_input("%s: has %lld bytes, expected at most %lld", path, (long long)expected, (long long)limit);
-    else if (!(bytes = memory_take(expected + 1, 1)))
+    else if (!(bytes = memory_alloc(expected + 1, 1)))
         e = error_memory(path);
     while (e.code == ERROR_NONE && done < expected) {
         ssize_t got = read(fd, bytes + done, (size_t)(expected - done));
@@ -98,7 +98,7 @@ struct error whole_file_begin(struct whole_file *file, const char *path)
 /* Makes a rename in the folder of `path` survive a power failure. */
 static struct error sync_folder_of(const char *path)
 {
-    char folder[4096];
+    char folder[PATH_SIZE];
     snprintf(folder, sizeof folder, "%s", path);
     char *slash = strrchr(folder, '/');
     if (!slash)
@@ -169,7 +169,7 @@ static struct error make_one(const char *path)
 
 struct error folder_make(const char *path)
 {
-    char part[4096];
+    char part[PATH_SIZE];
     size_t length = strlen(path);
     if (length == 0 || length >= sizeof part)
         return error_input("%s: is %s", path, length == 0 ? "an empty path" : "too long a path");
@@ -193,7 +193,7 @@ static struct error append_name(char ***names, int64_t *count, int64_t *room, co
 {
     if (*count == *room) {
         int64_t more = *room ? 2 * *room : 64;
-        char **wider = memory_take(more, sizeof *wider);
+        char **wider = memory_alloc(more, sizeof *wider);
         if (!wider)
             return error_memory("a folder's names");
         if (*count)
@@ -245,11 +245,11 @@ void folder_list_free(char **names, int64_t count)
     memory_free(names);
 }
 
-struct error path_join(char out[4096], const char *folder, const char *name)
+struct error path_join(char out[PATH_SIZE], const char *folder, const char *name)
 {
     size_t length = strlen(folder);
     const char *between = length > 0 && folder[length - 1] == '/' ? "" : "/";
-    if (snprintf(out, 4096, "%s%s%s", folder, between, name) >= 4096)
+    if (snprintf(out, PATH_SIZE, "%s%s%s", folder, between, name) >= PATH_SIZE)
         return error_input("%.200s: is too long a path", folder);
     return ok();
 }
@@ -282,7 +282,7 @@ static struct error links_within(const char *root, const char *folder, int depth
     TRY(folder_list(folder, &names, &count));
     struct error e = ok();
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        char path[4096];
+        char path[PATH_SIZE];
         e = path_join(path, folder, names[i]);
         if (e.code == ERROR_NONE)
             e = depth > 0 ? links_within(root, path, depth - 1) : link_within(root, path);
@@ -306,7 +306,7 @@ struct error folder_clean(const char *path, bool (*unwanted)(const char *name))
     TRY(folder_list(path, &names, &count));
     struct error e = ok();
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        char full[4096];
+        char full[PATH_SIZE];
         if (!unwanted(names[i]))
             continue;
         e = path_join(full, path, names[i]);

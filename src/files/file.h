@@ -12,6 +12,9 @@
 
 #include "base/error.h"
 
+/* Room for a path with its final zero byte; longer ones are refused. */
+enum { PATH_SIZE = 4096 };
+
 /* Opens a regular file to read; folders, pipes and devices are refused. Close *descriptor with close(). */
 struct error file_open(const char *path, int *descriptor, int64_t *size);
 
@@ -26,7 +29,7 @@ struct error file_write_whole(const char *path, const void *data, int64_t size);
  * false. */
 struct whole_file {
     FILE *stream;
-    char path[4096], temporary[4096];
+    char path[PATH_SIZE], temporary[PATH_SIZE];
 };
 struct error whole_file_begin(struct whole_file *file, const char *path);
 struct error whole_file_end(struct whole_file *file, bool good);
@@ -48,7 +51,7 @@ void folder_list_free(char **names, int64_t count);
 /* Removes the files of a folder whose names are `unwanted`. */
 struct error folder_clean(const char *path, bool (*unwanted)(const char *name));
 
-/* "FOLDER/NAME" into a buffer of 4096 bytes; error when it does not fit. */
-struct error path_join(char out[4096], const char *folder, const char *name);
+/* "FOLDER/NAME" ; error when it does not fit. */
+struct error path_join(char out[PATH_SIZE], const char *folder, const char *name);
 
 #endif

@@ -15,7 +15,7 @@ struct error picture_new(struct picture *picture, int64_t width, int64_t height)
     int64_t pixels;
     if (width < 0 || height < 0 || __builtin_mul_overflow(width, height, &pixels))
         return error_failed("a picture cannot be %lld x %lld", (long long)width, (long long)height);
-    uint8_t *rgb = memory_take(pixels, 3);
+    uint8_t *rgb = memory_alloc(pixels, 3);
     if (!rgb)
         return error_memory("a picture");
     *picture = (struct picture){width, height, rgb};

@@ -161,7 +161,7 @@ static void read_all(struct work *w, const uint8_t *bytes, int64_t size)
     w->jpeg.out_color_space = form_of(w);
     jpeg_start_decompress(&w->jpeg);
     if (picture_new(w->picture, width, height).code != ERROR_NONE ||
-        (w->jpeg.out_color_space == JCS_CMYK && !(w->cmyk = memory_take(width, 4))))
+        (w->jpeg.out_color_space == JCS_CMYK && !(w->cmyk = memory_alloc(width, 4))))
         fail(w, error_memory("a picture"));
     read_rows(w);
     jpeg_finish_decompress(&w->jpeg);
@@ -177,7 +177,7 @@ struct error jpeg_decode(struct picture *picture, int *orientation, const uint8_
 {
     *picture = (struct picture){0};
     *orientation = 0;
-    struct work *w = memory_take(1, sizeof *w);
+    struct work *w = memory_alloc(1, sizeof *w);
     if (!w)
         return error_memory("a JPEG decoder");
     w->picture = picture;

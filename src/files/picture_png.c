@@ -102,7 +102,7 @@ static void read_all(struct work *w)
     choose_form(w, gray16);
     png_set_interlace_handling(w->png);
     png_read_update_info(w->png, w->info);
-    if (picture_new(w->picture, width, height).code != ERROR_NONE || !(w->rows = memory_take(height, sizeof *w->rows)))
+    if (picture_new(w->picture, width, height).code != ERROR_NONE || !(w->rows = memory_alloc(height, sizeof *w->rows)))
         fail(w, error_memory("a picture"));
     if ((int64_t)png_get_rowbytes(w->png, w->info) != (gray16 ? 2 : 3) * width)
         fail(w, error_input("PNG of an unknown form"));
@@ -147,7 +147,7 @@ static void give_bytes(png_structp png, png_bytep bytes, size_t count)
     struct work *w = png_get_io_ptr(png);
     if ((int64_t)count > w->size - w->at) {
         int64_t room = 2 * (w->at + (int64_t)count);
-        uint8_t *wider = memory_take(room, 1);
+        uint8_t *wider = memory_alloc(room, 1);
         if (!wider)
             fail(w, error_memory("a PNG"));
         if (w->at)

@@ -58,10 +58,10 @@ static struct error mix_make(struct mix *mix, int64_t from, int64_t to)
 {
     double scale = (double)from / (double)to, stretch = scale < 1 ? 1 : scale;
     *mix = (struct mix){.size = to, .room = (int64_t)ceil(2 * stretch) * 2 + 1};
-    mix->first = memory_take(to, sizeof *mix->first);
-    mix->count = memory_take(to, sizeof *mix->count);
-    mix->weight = memory_take(to, mix->room * (int64_t)sizeof *mix->weight);
-    double *exact = memory_take(mix->room, sizeof *exact);
+    mix->first = memory_alloc(to, sizeof *mix->first);
+    mix->count = memory_alloc(to, sizeof *mix->count);
+    mix->weight = memory_alloc(to, mix->room * (int64_t)sizeof *mix->weight);
+    double *exact = memory_alloc(mix->room, sizeof *exact);
     struct error e = mix->first && mix->count && mix->weight && exact ? ok() : error_memory("resizing a picture");
     for (int64_t i = 0; i < to && e.code == ERROR_NONE; i++)
         mix_one(mix, i, from, scale, stretch, exact);

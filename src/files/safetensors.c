@@ -74,7 +74,7 @@ static struct error read_header(struct mapping *map, const char *path, int64_t *
     if ((int64_t)length > map->size - 8)
         return error_input("%s: is cut short: a header of %llu bytes in a file of %lld", path,
                            (unsigned long long)length, (long long)map->size);
-    char *text = memory_take((int64_t)length + 1, 1);
+    char *text = memory_alloc((int64_t)length + 1, 1);
     if (!text)
         return error_memory(path);
     memcpy(text, map->start + 8, length);
@@ -182,7 +182,7 @@ static struct error read_metadata(struct safetensors *file, const char *path, co
     if (!cJSON_IsObject(object))
         return error_input("%s: __metadata__ is not an object", path);
     int64_t more = cJSON_GetArraySize(object), had = file->metadata_count;
-    char **pairs = memory_take(2 * (had + more), sizeof *pairs);
+    char **pairs = memory_alloc(2 * (had + more), sizeof *pairs);
     if (!pairs)
         return error_memory(path);
     if (had)
@@ -247,7 +247,7 @@ static struct error read_entries(struct safetensors *file, const struct mapping 
 
 static struct error grow_entries(struct safetensors *file, int64_t more)
 {
-    struct entry *wider = memory_take(file->entry_count + more, sizeof *wider);
+    struct entry *wider = memory_alloc(file->entry_count + more, sizeof *wider);
     if (!wider)
         return error_memory("a safetensors file's entries");
     if (file->entry_count)
@@ -281,7 +281,7 @@ static struct error add_file(struct safetensors *file, const char *path)
     TRY(read_header(map, path, &data_at));
     int64_t count = cJSON_GetArraySize(map->header);
     TRY(grow_entries(file, count));
-    struct span *spans = memory_take(count, sizeof *spans);
+    struct span *spans = memory_alloc(count, sizeof *spans);
     if (!spans)
         return error_memory(path);
     struct error e = read_entries(file, map, path, data_at, spans);
@@ -307,7 +307,7 @@ static struct error sort_entries(struct safetensors *file)
 
 static struct error open_single(struct safetensors *file)
 {
-    file->mappings = memory_take(1, sizeof *file->mappings);
+    file->mappings = memory_alloc(1, sizeof *file->mappings);
     if (!file->mappings)
         return error_memory(file->path);
     TRY(add_file(file, file->path));
@@ -328,7 +328,7 @@ static struct error add_shard(struct safetensors *file, const char **shards, con
     for (int64_t i = 0; i < file->mapping_count; i++)
         if (strcmp(shards[i], value->valuestring) == 0)
             return ok();
-    char folder[4096], path[4096];
+    char folder[PATH_SIZE], path[PATH_SIZE];
     const char *slash = strrchr(file->path, '/');
     size_t length = slash ? (size_t)(slash - file->path) + 1 : 0;
     if (length >= sizeof folder)
@@ -366,8 +366,8 @@ static struct error open_shards(struct safetensors *file, const cJSON *map)
     if (!cJSON_IsObject(map) || !map->child)
         return error_input("%s: weight_map: expected an object of tensor and file names", file->path);
     int64_t most = cJSON_GetArraySize(map);
-    file->mappings = memory_take(most, sizeof *file->mappings);
-    const char **shards = memory_take(most, sizeof *shards);
+    file->mappings = memory_alloc(most, sizeof *file->mappings);
+    const char **shards = memory_alloc(most, sizeof *shards);
     struct error e = file->mappings && shards ? ok() : error_memory(file->path);
     for (const cJSON *item = map->child; item && e.code == ERROR_NONE; item = item->next)
         e = add_shard(file, shards, item->string, item);
@@ -517,7 +517,7 @@ static struct error write_file(const char *path, const char *header, const struc
 struct error safetensors_write(const char *path, const struct entry *entries, int64_t entry_count,
                                const char *const *metadata, int64_t metadata_count)
 {
-    const struct entry **sorted = memory_take(entry_count, sizeof *sorted);
+    const struct entry **sorted = memory_alloc(entry_count, sizeof *sorted);
     if (!sorted)
         return error_memory(path);
     for (int64_t i = 0; i < entry_count; i++)

@@ -14,28 +14,28 @@ void resnet_load(struct resnet *r, struct weights *w, int64_t in, int64_t out, i
         r->shortcut = weights_conv(w, out, in, 1, "%s.conv_shortcut", name);
 }
 
-struct tensor take_like(struct device *d, struct tensor x, int64_t channels)
+struct tensor alloc_like(struct device *d, struct tensor x, int64_t channels)
 {
-    return device_take(d, F32, x.lanes, x.height, x.width, channels);
+    return device_alloc(d, F32, x.lanes, x.height, x.width, channels);
 }
 
 void become(struct device *d, struct tensor *x, struct tensor next)
 {
-    device_drop(d, x);
+    device_free(d, x);
     *x = next;
 }
 
 struct tensor conv_forward(struct device *d, const struct weight *w, struct tensor x, int64_t height, int64_t width,
                            int64_t out, struct conv c)
 {
-    struct tensor y = device_take(d, F32, x.lanes, height, width, out);
+    struct tensor y = device_alloc(d, F32, x.lanes, height, width, out);
     op_conv(d, y, x, w, c, (struct epilogue){0});
     return y;
 }
 
 struct tensor linear_forward(struct device *d, const struct weight *w, struct tensor x, int64_t out)
 {
-    struct tensor y = take_like(d, x, out);
+    struct tensor y = alloc_like(d, x, out);
     op_linear(d, y, x, w, (struct epilogue){0});
     return y;
 }
@@ -48,15 +48,15 @@ static struct tensor first_half(struct device *d, const struct resnet *r, struct
                                 const struct tensor *time)
 {
     op_norm(d, h, x, r->norm1, r->groups, r->eps, ACT_SILU);
-    struct tensor y = take_like(d, x, r->out);
+    struct tensor y = alloc_like(d, x, r->out);
     if (time) {
         struct tensor shift = linear_forward(d, r->time, *time, r->out);
         op_conv(d, y, h, r->conv1, same, (struct epilogue){.lane_bias = &shift});
-        device_drop(d, &shift);
+        device_free(d, &shift);
     } else {
         op_conv(d, y, h, r->conv1, same, (struct epilogue){0});
     }
-    device_drop(d, &h);
+    device_free(d, &h);
     op_norm(d, y, y, r->norm2, r->groups, r->eps, ACT_SILU);
     return y;
 }
@@ -69,23 +69,23 @@ static struct tensor shortcut(struct device *d, const struct resnet *r, struct t
 
 struct tensor resnet_forward(struct device *d, const struct resnet *r, struct tensor x, const struct tensor *time)
 {
-    struct tensor y = first_half(d, r, x, take_like(d, x, r->in), time);
-    struct tensor out = r->shortcut ? shortcut(d, r, x) : take_like(d, x, r->out);
+    struct tensor y = first_half(d, r, x, alloc_like(d, x, r->in), time);
+    struct tensor out = r->shortcut ? shortcut(d, r, x) : alloc_like(d, x, r->out);
     op_conv(d, out, y, r->conv2, same, (struct epilogue){.residual = r->shortcut ? &out : &x});
-    device_drop(d, &y);
+    device_free(d, &y);
     return out;
 }
 
 void resnet_through(struct device *d, const struct resnet *r, struct tensor *x, const struct tensor *time)
 {
     if (!r->shortcut) {
-        struct tensor y = first_half(d, r, *x, take_like(d, *x, r->in), time);
+        struct tensor y = first_half(d, r, *x, alloc_like(d, *x, r->in), time);
         op_conv(d, *x, y, r->conv2, same, (struct epilogue){.residual = x});
-        device_drop(d, &y);
+        device_free(d, &y);
         return;
     }
     struct tensor out = shortcut(d, r, *x), y = first_half(d, r, *x, *x, time);
     op_conv(d, out, y, r->conv2, same, (struct epilogue){.residual = &out});
-    device_drop(d, &y);
+    device_free(d, &y);
     *x = out;
 }

@@ -42,6 +42,6 @@ struct tensor conv_forward(struct device *d, const struct weight *w, struct tens
 struct tensor linear_forward(struct device *d, const struct weight *w, struct tensor x, int64_t out);
 
 /* A new tensor like x with `channels` channels. */
-struct tensor take_like(struct device *d, struct tensor x, int64_t channels);
+struct tensor alloc_like(struct device *d, struct tensor x, int64_t channels);
 
 #endif

@@ -33,7 +33,7 @@ struct error embedding_read(struct embedding *e, const char *path)
         e->vectors = t->ranks == 2 ? t->shape[0] : 1;
         e->dim = t->count / e->vectors;
         e->placeholder = memory_string(t->name);
-        e->rows = memory_take(t->count, sizeof *e->rows);
+        e->rows = memory_alloc(t->count, sizeof *e->rows);
         if (e->rows && e->placeholder)
             dtype_to_float(e->rows, t->data, t->type, t->count);
         else

@@ -46,7 +46,7 @@ static bool is_layer(const struct entry *t)
 
 static void *own(struct part *p, int64_t bytes)
 {
-    void *memory = memory_take(bytes, 1);
+    void *memory = memory_alloc(bytes, 1);
     if (memory)
         p->owned[p->owned_count++] = memory;
     return memory;
@@ -142,8 +142,8 @@ static struct error add_layer(struct part *p, const struct entry *t)
 static struct error fill_part(struct part *p)
 {
     int64_t room = p->in.entry_count * PER_LAYER;
-    p->entries = memory_take(room, sizeof *p->entries);
-    p->owned = memory_take(p->in.entry_count * OWNED_PER_LAYER, sizeof *p->owned);
+    p->entries = memory_alloc(room, sizeof *p->entries);
+    p->owned = memory_alloc(p->in.entry_count * OWNED_PER_LAYER, sizeof *p->owned);
     p->map = cJSON_CreateObject();
     if (!p->entries || !p->owned || !p->map)
         return error_memory("a quantized part");
@@ -162,7 +162,7 @@ static struct error fill_part(struct part *p)
 static struct error write_part(struct part *p, const char *folder, const char *file_name)
 {
     static const char *const metadata[] = {"format", "pt"};
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, folder, file_name));
     TRY(safetensors_write(path, p->entries, p->count, metadata, 1));
     TRY(path_join(path, folder, "quanto_qmap.json"));
@@ -186,7 +186,7 @@ static void free_part(struct part *p)
 
 static struct error quantize_part(const char *folder, const char *out, const char *part, int bits)
 {
-    char path[4096], to[4096];
+    char path[PATH_SIZE], to[PATH_SIZE];
     TRY(weights_path(path, folder, part));
     TRY(path_join(to, out, part));
     TRY(folder_make(to));
@@ -203,7 +203,7 @@ static struct error quantize_part(const char *folder, const char *out, const cha
 /* Copies small files (configs, vocabularies) from FOLDER/SUB to OUT/SUB; weights are left out. */
 static struct error copy_files(const char *folder, const char *out, const char *sub)
 {
-    char from[4096], to[4096], **names;
+    char from[PATH_SIZE], to[PATH_SIZE], **names;
     int64_t count;
     TRY(path_join(from, folder, sub));
     TRY(path_join(to, out, sub));
@@ -213,7 +213,7 @@ static struct error copy_files(const char *folder, const char *out, const char *
     TRY(folder_list(from, &names, &count));
     struct error e = ok();
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        char source[4096], target[4096], *data;
+        char source[PATH_SIZE], target[PATH_SIZE], *data;
         int64_t size;
         if (!ends_with(names[i], ".json") && !ends_with(names[i], ".txt"))
             continue;

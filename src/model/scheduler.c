@@ -57,7 +57,7 @@ static void read_alphas(struct json *j, struct noise_schedule *s)
         json_wrong(j, "beta_start", "expected a number between 0 and 1");
     if (!(end > 0 && end < 1))
         json_wrong(j, "beta_end", "expected a number between 0 and 1");
-    s->alphas_cumprod = memory_take(s->steps, sizeof *s->alphas_cumprod);
+    s->alphas_cumprod = memory_alloc(s->steps, sizeof *s->alphas_cumprod);
     if (!s->alphas_cumprod) {
         j->error = error_memory("the noise schedule");
         return;
@@ -151,7 +151,7 @@ static void refuse_others(struct json *j)
 struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
 {
     *s = (struct noise_schedule){0};
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, folder, "scheduler/scheduler_config.json"));
     struct json j;
     TRY(json_open(&j, path));
@@ -267,14 +267,14 @@ static double sigma_at(const struct noise_schedule *schedule, double t)
     return from + (to - from) * (t - (double)low);
 }
 
-static struct error take_memory(struct sampler *s)
+static struct error device_memory_alloc(struct sampler *s)
 {
-    s->timesteps = memory_take(s->calls, sizeof *s->timesteps);
-    s->sigmas = memory_take(s->calls + 1, sizeof *s->sigmas);
-    s->held = memory_take(s->count, sizeof *s->held);
+    s->timesteps = memory_alloc(s->calls, sizeof *s->timesteps);
+    s->sigmas = memory_alloc(s->calls + 1, sizeof *s->sigmas);
+    s->held = memory_alloc(s->count, sizeof *s->held);
     bool all = s->timesteps && s->sigmas && s->held;
     for (int i = 0; i < SAMPLER_MEMORY; i++) {
-        s->memory[i] = memory_take(s->count, sizeof *s->memory[i]);
+        s->memory[i] = memory_alloc(s->count, sizeof *s->memory[i]);
         all = all && s->memory[i];
     }
     return all ? ok() : error_memory("the sampler");
@@ -309,7 +309,7 @@ struct error sampler_new(struct sampler *s, const struct noise_schedule *schedul
         return error_input("--steps: %lld: expected %lld to %lld", (long long)steps, (long long)least,
                            (long long)schedule->steps - 1);
     s->calls = sampler_calls(schedule, kind, steps);
-    struct error e = take_memory(s);
+    struct error e = device_memory_alloc(s);
     if (e.code == ERROR_NONE)
         e = space_timesteps(s);
     if (e.code != ERROR_NONE) {

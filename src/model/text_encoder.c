@@ -9,7 +9,7 @@
 
 struct error text_config_read(struct text_config *c, const char *folder)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, folder, "text_encoder/config.json"));
     struct json j;
     TRY(json_open(&j, path));
@@ -61,7 +61,7 @@ static void load(void *arg, struct weights *w)
 static struct error use_places(struct device *d, const struct text_encoder *t)
 {
     int64_t count = t->config.positions;
-    int32_t *all = memory_take(count, sizeof *all);
+    int32_t *all = memory_alloc(count, sizeof *all);
     if (!all)
         return error_memory("the positions");
     for (int64_t i = 0; i < count; i++)
@@ -81,7 +81,7 @@ struct error text_encoder_load(struct text_encoder *t, struct device *d, const c
 {
     *t = (struct text_encoder){0};
     struct error e = text_config_read(&t->config, folder);
-    if (e.code == ERROR_NONE && !(t->layers = memory_take(t->config.layers, sizeof *t->layers)))
+    if (e.code == ERROR_NONE && !(t->layers = memory_alloc(t->config.layers, sizeof *t->layers)))
         e = error_memory("the text encoder");
     if (e.code != ERROR_NONE)
         return weights_refuse(store, e);
@@ -117,9 +117,9 @@ struct tensor text_encoder_forward(struct device *d, const struct text_encoder *
                                    struct tensor rows, int64_t first)
 {
     const struct text_config *c = &t->config;
-    struct tensor x = device_take(d, F32, ids.lanes, 1, ids.width, c->width);
+    struct tensor x = device_alloc(d, F32, ids.lanes, 1, ids.width, c->width);
     op_embed(d, x, ids, t->tokens, t->places, rows, first);
-    struct tensor h = take_like(d, x, c->width);
+    struct tensor h = alloc_like(d, x, c->width);
     for (int64_t i = 0; i < c->layers; i++) {
         const struct text_layer *l = &t->layers[i];
 
@@ -129,19 +129,19 @@ struct tensor text_encoder_forward(struct device *d, const struct text_encoder *
         struct tensor k = linear_forward(d, l->k, h, c->width);
         struct tensor v = linear_forward(d, l->v, h, c->width);
         op_attention(d, h, q, k, v, c->heads, true);
-        device_drop(d, &v);
-        device_drop(d, &k);
-        device_drop(d, &q);
+        device_free(d, &v);
+        device_free(d, &k);
+        device_free(d, &q);
         op_linear(d, x, h, l->out, (struct epilogue){.residual = &x});
 
         // feed forward
         op_norm(d, h, x, l->norm2, 0, c->eps, ACT_NONE);
-        struct tensor inner = take_like(d, x, c->inner);
+        struct tensor inner = alloc_like(d, x, c->inner);
         op_linear(d, inner, h, l->fc1, (struct epilogue){.act = c->act});
         op_linear(d, x, inner, l->fc2, (struct epilogue){.residual = &x});
-        device_drop(d, &inner);
+        device_free(d, &inner);
     }
     op_norm(d, h, x, t->final_norm, 0, c->eps, ACT_NONE);
-    device_drop(d, &x);
+    device_free(d, &x);
     return h;
 }

@@ -87,7 +87,7 @@ static void check_divisions(struct json *j, const struct unet_config *c)
 struct error unet_config_read(struct unet_config *c, const char *folder)
 {
     *c = (struct unet_config){0};
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, folder, "unet/config.json"));
     struct json j;
     TRY(json_open(&j, path));
@@ -242,8 +242,8 @@ struct error unet_load(struct unet *u, struct device *d, const char *folder, int
     struct error e = unet_config_read(&u->config, folder);
     if (e.code != ERROR_NONE)
         return weights_refuse(store, e);
-    u->down = memory_take(u->config.blocks, sizeof *u->down);
-    u->up = memory_take(u->config.blocks, sizeof *u->up);
+    u->down = memory_alloc(u->config.blocks, sizeof *u->down);
+    u->up = memory_alloc(u->config.blocks, sizeof *u->up);
     if (u->down && u->up)
         e = weights_load(&u->weights, d, folder, "unet", bits, store, load, u);
     else
@@ -280,7 +280,7 @@ struct flow {
 /* A copy of x [pictures, ...] with a lane for each evaluation. */
 static struct tensor part(struct flow *f, struct tensor x)
 {
-    struct tensor y = device_take(f->d, F32, f->hidden.lanes, x.height, x.width, x.channels);
+    struct tensor y = device_alloc(f->d, F32, f->hidden.lanes, x.height, x.width, x.channels);
     op_copy(f->d, y, x, f->map);
     return y;
 }
@@ -295,17 +295,17 @@ static void part_flow(struct flow *f)
 static void attend_to_self(struct device *d, const struct transformer *t, const struct transformer_block *b,
                            struct tensor x)
 {
-    struct tensor h = take_like(d, x, t->channels);
+    struct tensor h = alloc_like(d, x, t->channels);
     op_norm(d, h, x, b->norm1, 0, layer_norm_eps, ACT_NONE);
     struct tensor q = linear_forward(d, b->q1, h, t->channels);
     struct tensor k = linear_forward(d, b->k1, h, t->channels);
     struct tensor v = linear_forward(d, b->v1, h, t->channels);
     op_attention(d, h, q, k, v, t->heads, false);
-    device_drop(d, &v);
-    device_drop(d, &k);
-    device_drop(d, &q);
+    device_free(d, &v);
+    device_free(d, &k);
+    device_free(d, &q);
     op_linear(d, x, h, b->out1, (struct epilogue){.residual = &x});
-    device_drop(d, &h);
+    device_free(d, &h);
 }
 
 /* The text comes in here. Up to the query nothing depends on it, so the first time, the lanes separate right after the
@@ -314,10 +314,10 @@ static void attend_to_text(struct flow *f, const struct transformer *t, const st
                            struct tensor *x)
 {
     struct device *d = f->d;
-    struct tensor h = take_like(d, *x, t->channels);
+    struct tensor h = alloc_like(d, *x, t->channels);
     op_norm(d, h, *x, b->norm2, 0, layer_norm_eps, ACT_NONE);
     struct tensor q = linear_forward(d, b->q2, h, t->channels);
-    device_drop(d, &h);
+    device_free(d, &h);
     if (!f->parted) {
         become(d, &q, part(f, q));
         become(d, x, part(f, *x));
@@ -325,30 +325,30 @@ static void attend_to_text(struct flow *f, const struct transformer *t, const st
     }
     struct tensor k = linear_forward(d, b->k2, f->hidden, t->channels);
     struct tensor v = linear_forward(d, b->v2, f->hidden, t->channels);
-    h = take_like(d, *x, t->channels);
+    h = alloc_like(d, *x, t->channels);
     op_attention(d, h, q, k, v, t->heads, false);
-    device_drop(d, &v);
-    device_drop(d, &k);
-    device_drop(d, &q);
+    device_free(d, &v);
+    device_free(d, &k);
+    device_free(d, &q);
     op_linear(d, *x, h, b->out2, (struct epilogue){.residual = x});
-    device_drop(d, &h);
+    device_free(d, &h);
 }
 
 static void feed_forward(struct device *d, const struct transformer *t, const struct transformer_block *b,
                          struct tensor x)
 {
-    struct tensor h = take_like(d, x, t->channels);
+    struct tensor h = alloc_like(d, x, t->channels);
     op_norm(d, h, x, b->norm3, 0, layer_norm_eps, ACT_NONE);
-    struct tensor inner = take_like(d, x, 4 * t->channels);
+    struct tensor inner = alloc_like(d, x, 4 * t->channels);
     op_linear(d, inner, h, b->gated, (struct epilogue){.act = ACT_GEGLU});
-    device_drop(d, &h);
+    device_free(d, &h);
     op_linear(d, x, inner, b->down, (struct epilogue){.residual = &x});
-    device_drop(d, &inner);
+    device_free(d, &inner);
 }
 
 static void through_transformer(struct flow *f, const struct transformer *t)
 {
-    struct tensor x = take_like(f->d, f->h, t->channels);
+    struct tensor x = alloc_like(f->d, f->h, t->channels);
     op_norm(f->d, x, f->h, t->norm, t->groups, transformer_eps, ACT_NONE);
     become(f->d, &x, linear_forward(f->d, t->proj_in, x, t->channels));
     for (int64_t i = 0; i < t->depth; i++) {
@@ -357,7 +357,7 @@ static void through_transformer(struct flow *f, const struct transformer *t)
         feed_forward(f->d, t, &t->blocks[i], x);
     }
     op_linear(f->d, f->h, x, t->proj_out, (struct epilogue){.residual = &f->h});
-    device_drop(f->d, &x);
+    device_free(f->d, &x);
 }
 
 /* h becomes `next`; its old value is kept as a skip. */
@@ -370,11 +370,11 @@ static void keep_as_skip(struct flow *f)
 static void join_skip(struct flow *f)
 {
     struct skip skip = f->skips[--f->skip_count];
-    struct tensor joined = take_like(f->d, f->h, f->h.channels + skip.h.channels);
+    struct tensor joined = alloc_like(f->d, f->h, f->h.channels + skip.h.channels);
     op_copy(f->d, tensor_channels(joined, 0, f->h.channels), f->h, (struct tensor){0});
     op_copy(f->d, tensor_channels(joined, f->h.channels, skip.h.channels), skip.h,
             skip.parted == f->parted ? (struct tensor){0} : f->map);
-    device_drop(f->d, &skip.h);
+    device_free(f->d, &skip.h);
     become(f->d, &f->h, joined);
 }
 
@@ -430,14 +430,14 @@ static void go_up(struct flow *f, const struct unet *u)
 static struct tensor embed_time(struct device *d, const struct unet *u, struct tensor timestep)
 {
     const struct unet_config *c = &u->config;
-    struct tensor wave = device_take(d, F32, timestep.lanes, 1, 1, c->channels[0]);
+    struct tensor wave = device_alloc(d, F32, timestep.lanes, 1, 1, c->channels[0]);
     op_timestep(d, wave, timestep, c->flip_sin_to_cos, c->freq_shift);
-    struct tensor h = device_take(d, F32, timestep.lanes, 1, 1, c->time_dim);
+    struct tensor h = device_alloc(d, F32, timestep.lanes, 1, 1, c->time_dim);
     op_linear(d, h, wave, u->time1, (struct epilogue){.act = ACT_SILU});
-    device_drop(d, &wave);
-    struct tensor time = device_take(d, F32, timestep.lanes, 1, 1, c->time_dim);
+    device_free(d, &wave);
+    struct tensor time = device_alloc(d, F32, timestep.lanes, 1, 1, c->time_dim);
     op_linear(d, time, h, u->time2, (struct epilogue){.act = ACT_SILU}); // every resnet starts with this silu
-    device_drop(d, &h);
+    device_free(d, &h);
     return time;
 }
 
@@ -460,7 +460,7 @@ struct tensor unet_forward(struct device *d, const struct unet *u, const struct 
     op_norm(d, f.h, f.h, u->norm_out, c->groups, c->eps, ACT_SILU);
     struct tensor noise = conv_forward(d, u->conv_out, f.h, f.h.height, f.h.width, c->out_channels,
                                        (struct conv){.stride = 1, .pad = c->conv_out_kernel / 2});
-    device_drop(d, &f.h);
-    device_drop(d, &f.time);
+    device_free(d, &f.h);
+    device_free(d, &f.time);
     return noise;
 }

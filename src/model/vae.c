@@ -21,7 +21,7 @@ static void refuse_other_blocks(struct json *j, const char *key, int64_t blocks,
 
 struct error vae_config_read(struct vae_config *c, const char *folder)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, folder, "vae/config.json"));
     struct json j;
     TRY(json_open(&j, path));
@@ -156,17 +156,17 @@ void vae_free(struct vae *v)
 static void attend(struct device *d, const struct vae_attention *a, int64_t groups, struct tensor *x)
 {
     int64_t channels = x->channels;
-    struct tensor h = take_like(d, *x, channels);
+    struct tensor h = alloc_like(d, *x, channels);
     op_norm(d, h, *x, a->norm, groups, vae_eps, ACT_NONE);
     struct tensor q = linear_forward(d, a->q, h, channels);
     struct tensor k = linear_forward(d, a->k, h, channels);
     struct tensor v = linear_forward(d, a->v, h, channels);
     op_attention(d, h, q, k, v, 1, false);
-    device_drop(d, &v);
-    device_drop(d, &k);
-    device_drop(d, &q);
+    device_free(d, &v);
+    device_free(d, &k);
+    device_free(d, &q);
     op_linear(d, *x, h, a->out, (struct epilogue){.residual = x});
-    device_drop(d, &h);
+    device_free(d, &h);
 }
 
 static void through_mid(struct device *d, const struct vae_mid *m, int64_t groups, struct tensor *x)
@@ -188,7 +188,7 @@ static struct tensor finish(struct device *d, const struct vae_half *half, int64
     op_norm(d, *x, *x, half->norm_out, groups, vae_eps, ACT_SILU);
     struct tensor y =
         conv_forward(d, half->conv_out, *x, x->height, x->width, out, (struct conv){.stride = 1, .pad = 1});
-    device_drop(d, x);
+    device_free(d, x);
     return y;
 }
 
@@ -224,7 +224,7 @@ struct tensor vae_decode(struct device *d, const struct vae *v, struct tensor la
     struct tensor x = conv_forward(d, e->conv_in, z, z.height, z.width, c->channels[c->blocks - 1],
                                    (struct conv){.stride = 1, .pad = 1});
     if (v->post_quant_conv)
-        device_drop(d, &z);
+        device_free(d, &z);
     through_mid(d, &e->mid, c->groups, &x);
     for (int64_t i = 0; i < c->blocks; i++) {
         const struct vae_block *b = &e->blocks[i];

@@ -13,7 +13,7 @@ enum { NAME_ROOM = 256 };
 static struct error take_alone(void *arg, int64_t bytes, void **memory, bool *fill)
 {
     (void)arg;
-    *memory = memory_take(bytes, 1);
+    *memory = memory_alloc(bytes, 1);
     *fill = true;
     return *memory ? ok() : error_memory("the model's weights");
 }
@@ -45,7 +45,7 @@ static struct error take_nothing(void *arg, int64_t bytes, void **memory, bool *
     return ok();
 }
 
-struct store store_planned(void)
+struct store store_simulated(void)
 {
     return (struct store){take_nothing, ready_alone, give_alone, NULL};
 }
@@ -55,7 +55,7 @@ struct store store_nowhere(void)
     return (struct store){0};
 }
 
-struct error weights_path(char path[4096], const char *folder, const char *part)
+struct error weights_path(char path[PATH_SIZE], const char *folder, const char *part)
 {
     static const char *const names[] = {
         "diffusion_pytorch_model.safetensors",
@@ -72,14 +72,14 @@ struct error weights_path(char path[4096], const char *folder, const char *part)
         "model.safetensors.index.bf16.json",
         "diffusion_pytorch_model.non_ema.safetensors",
     };
-    char directory[4096];
+    char directory[PATH_SIZE];
     TRY(path_join(directory, folder, part));
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         TRY(path_join(path, directory, names[i]));
         if (file_exists(path))
             return ok();
     }
-    char pickled[4096];
+    char pickled[PATH_SIZE];
     TRY(path_join(pickled, directory, "diffusion_pytorch_model.bin"));
     if (file_exists(pickled))
         return error_input("%s: only pickled weights (.bin) here; save the model with safe_serialization=True",
@@ -92,7 +92,7 @@ struct error weights_path(char path[4096], const char *folder, const char *part)
 struct error model_folder_check(const char *folder)
 {
     static const char *const parts[] = {"text_encoder", "unet", "vae"};
-    char path[4096];
+    char path[PATH_SIZE];
     if (file_exists(folder))
         return error_input("\"%.300s\": is a file; expected a diffusers model folder", folder);
     if (!folder_exists(folder))
@@ -141,7 +141,7 @@ struct error weights_load(struct weights *w, struct device *device, const char *
                           struct store store, void (*load)(void *arg, struct weights *w), void *arg)
 {
     *w = (struct weights){.device = device, .bits = bits, .store = store};
-    char path[4096];
+    char path[PATH_SIZE];
     bool fill = false;
     struct error e = weights_path(path, folder, part);
     if (e.code == ERROR_NONE)

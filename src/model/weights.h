@@ -18,6 +18,7 @@
 
 #include "base/error.h"
 #include "device/device.h"
+#include "files/file.h"
 #include "files/safetensors.h"
 
 /* ERROR_BAD_INPUT if FOLDER does not exist or is no model as diffusers saves it: it holds none of the parts. */
@@ -40,8 +41,8 @@ struct store store_alone(void);
  * part can then only be freed; weights.memory_bytes says what it would take. */
 struct store store_nowhere(void);
 
-/* For a simulated device (device_plan): measured as usual, and never filled. */
-struct store store_planned(void);
+/* For a simulated device (device_simulate): measured as usual, and never filled. */
+struct store store_simulated(void);
 
 struct weights {
     struct device *device;
@@ -69,7 +70,7 @@ struct error weights_load(struct weights *w, struct device *device, const char *
 void weights_free(struct weights *w);
 
 /* Which of diffusers' file names FOLDER/PART has. */
-struct error weights_path(char path[4096], const char *folder, const char *part);
+struct error weights_path(char path[PATH_SIZE], const char *folder, const char *part);
 
 /* Layers by name (printf-like, without ".weight"). A linear layer may be stored as a 1 x 1 convolution, and vice
  * versa. */

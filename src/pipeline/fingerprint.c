@@ -60,7 +60,7 @@ static uint32_t fingerprint_folder(uint32_t mark, const char *folder)
     if (folder_list(folder, &names, &count).code != ERROR_NONE)
         return mark;
     for (int64_t i = 0; i < count; i++) {
-        char path[4096];
+        char path[PATH_SIZE];
         if (*names[i] == '.' || path_join(path, folder, names[i]).code != ERROR_NONE)
             continue;
         mark = fingerprint_file(fingerprint_text(mark, names[i]), path);
@@ -74,7 +74,7 @@ uint32_t fingerprint_model(const char *folder)
     static const char *const parts[] = {"text_encoder", "unet", "vae", "tokenizer", "scheduler"};
     uint32_t mark = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        char path[4096];
+        char path[PATH_SIZE];
         if (path_join(path, folder, parts[i]).code == ERROR_NONE)
             mark = fingerprint_folder(fingerprint_text(mark, parts[i]), path);
     }

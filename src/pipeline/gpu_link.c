@@ -38,12 +38,12 @@ static struct error exchange(void *arg, void *data, int64_t bytes)
 
 static bool called(void *arg)
 {
-    return comm_called(arg);
+    return comm_asked(arg);
 }
 
 static struct error lost(void *arg)
 {
-    return comm_roll(arg);
+    return comm_roll_call(arg);
 }
 
 static struct error join(struct comm *comm, struct device *device, double limit)
@@ -64,7 +64,7 @@ static struct error list_gpus(struct comm *comm, const struct device *device, co
                               double **gpus)
 {
     int ranks = comm_size(comm);
-    *gpus = memory_take(ranks, sizeof **gpus);
+    *gpus = memory_alloc(ranks, sizeof **gpus);
     TRY(comm_agree(comm, *gpus ? ok() : error_memory("the ranks' GPUs")));
     (*gpus)[comm_rank(comm)] = (double)device_identity(device);
     TRY(comm_sum(comm, *gpus, ranks));
@@ -82,7 +82,7 @@ struct error gpu_link_check(struct comm *comm, const struct device *device, cons
 struct error gpu_link_open(struct comm *comm, struct device *device, const struct config *config, double limit)
 {
     int ranks = comm_size(comm);
-    comm_patience(comm, limit);
+    comm_set_timeout(comm, limit);
     if (ranks == 1)
         return ok();
     double *gpus;

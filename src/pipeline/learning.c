@@ -7,7 +7,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/progress.h"
+#include "base/clock.h"
 #include "pipeline/pictures.h"
 #include "files/file.h"
 #include "report/report.h"
@@ -20,7 +20,7 @@ static bool is_checkpoint(const char *name)
 /* A run that does not resume must not find an older run's checkpoints later. */
 static struct error start_anew(const struct config *c)
 {
-    char folder[4096], **names;
+    char folder[PATH_SIZE], **names;
     int64_t count;
     TRY(path_join(folder, c->output.dir, "checkpoints"));
     if (!folder_exists(folder))
@@ -46,7 +46,7 @@ static void remove_unfinished(const struct config *c)
 {
     static const char *const parts[] = {".", "checkpoints", "samples"};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        char folder[4096];
+        char folder[PATH_SIZE];
         if (path_join(folder, c->output.dir, parts[i]).code == ERROR_NONE && folder_exists(folder))
             folder_clean(folder, is_unfinished);
     }

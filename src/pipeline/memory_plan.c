@@ -100,7 +100,7 @@ void memory_plan_print(const struct memory_plan *plan, FILE *to)
 static struct error add_up_sharers(struct comm *comm, struct device *device, double mine, double *all, int *sharers)
 {
     int ranks = comm_size(comm), rank = comm_rank(comm);
-    double *table = memory_take(2 * ranks, sizeof *table), *gpus = table + ranks;
+    double *table = memory_alloc(2 * ranks, sizeof *table), *gpus = table + ranks;
     TRY(comm_agree(comm, table ? ok() : error_memory("the ranks' plans")));
     table[rank] = mine;
     gpus[rank] = (double)device_identity(device);

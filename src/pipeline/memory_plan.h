@@ -1,6 +1,6 @@
 /* pipeline/memory_plan.h
  *
- * How much GPU memory a run will need, found by performing the run on a simulated GPU (device_plan): the same code
+ * How much GPU memory a run will need, found by performing the run on a simulated GPU (device_simulate): the same code
  * allocates and frees the same tensors, so plan and reality agree to the byte. The CUDA context, the kernels' code and
  * NCCL's buffers are not ours and come on top.
  */

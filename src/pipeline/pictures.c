@@ -8,7 +8,7 @@
 #include "base/rng.h"
 #include "cluster/signals.h"
 #include "files/file.h"
-#include "model/painter.h"
+#include "model/denoiser.h"
 #include "text/captions.h"
 
 enum { STEPS = 50, GAP = 4, SMALLEST_CELL = 128 };
@@ -47,7 +47,7 @@ static struct error meet(struct crew *crew, struct error mine)
 {
     enum { STOP, FAILED, NOTES };
     const struct pipeline *w = crew->subject->pipeline;
-    double notes[NOTES] = {[STOP] = !w->planned && signals_stop_requested(), [FAILED] = mine.code != ERROR_NONE};
+    double notes[NOTES] = {[STOP] = !w->simulated && signals_stop_requested(), [FAILED] = mine.code != ERROR_NONE};
     comm_tick(w->comm);
     struct error e = comm_sum(w->comm, notes, NOTES);
     if (e.code == ERROR_NONE && notes[FAILED] > 0)
@@ -73,7 +73,7 @@ static struct error tick(void *arg, int64_t call, int64_t calls)
 
 static int64_t steps_of(const struct pipeline *w)
 {
-    return w->planned ? 1 : STEPS; // one step takes as much memory as fifty
+    return w->simulated ? 1 : STEPS; // one step takes as much memory as fifty
 }
 
 /* This rank has nothing to draw while the others draw one more. */
@@ -86,17 +86,17 @@ static struct error look_on(struct crew *crew)
     return ok();
 }
 
-static struct error paint(struct painter *p, struct crew *crew, const float *embedding, int32_t *ids,
+static struct error paint(struct denoiser *p, struct crew *crew, const float *embedding, int32_t *ids,
                           struct painting *one)
 {
     const struct subject *s = crew->subject;
     TRY(prompt_ids(s, one, ids));
-    one->latents = memory_take(p->numbers, sizeof *one->latents);
+    one->latents = memory_alloc(p->numbers, sizeof *one->latents);
     if (!one->latents)
         return error_memory("a picture");
     // both words start from the same latents, every prompt from others
     rng_normals((uint64_t)s->config.seed, (uint64_t)one->prompt, STREAM_SAMPLE, 0, p->numbers, one->latents);
-    return painter_draw(p, ids, embedding, one->latents, SAMPLER_PNDM, steps_of(s->pipeline), guidance, tick, crew);
+    return denoiser_run(p, ids, embedding, one->latents, SAMPLER_PNDM, steps_of(s->pipeline), guidance, tick, crew);
 }
 
 /* This rank's share of the paintings, as latents. */
@@ -105,7 +105,7 @@ static struct error paint_mine(struct crew *crew, const float *embedding, struct
     const struct subject *s = crew->subject;
     const struct pipeline *w = s->pipeline;
     int64_t side = s->resolution / w->vae.factor, length = w->text.config.positions;
-    const struct painter_parts parts = {
+    const struct denoiser_parts parts = {
         .device = w->device,
         .text = &w->text,
         .unet = &w->unet,
@@ -117,16 +117,16 @@ static struct error paint_mine(struct crew *crew, const float *embedding, struct
         .first_id = s->first_id,
         .guided = true,
     };
-    struct painter p;
-    TRY(painter_new(&p, &parts));
-    int32_t *ids = memory_take(2 * length, sizeof *ids);
+    struct denoiser p;
+    TRY(denoiser_new(&p, &parts));
+    int32_t *ids = memory_alloc(2 * length, sizeof *ids);
     struct error e = ids ? ok() : error_memory("a prompt");
     for (int64_t first = 0; first < count && e.code == ERROR_NONE; first += comm_size(w->comm)) {
         int64_t i = first + comm_rank(w->comm);
         e = i < count ? paint(&p, crew, embedding, ids, &paintings[i]) : look_on(crew);
     }
     memory_free(ids);
-    painter_free(&p);
+    denoiser_free(&p);
     return e;
 }
 
@@ -150,7 +150,7 @@ static struct error decode_mine(struct crew *crew, const struct vae *vae, const 
     for (int64_t first = 0; first < count && e.code == ERROR_NONE; first += comm_size(w->comm)) {
         int64_t i = first + comm_rank(w->comm);
         if (i < count)
-            e = decoder_draw(&d, paintings[i].latents, paintings[i].out);
+            e = decoder_run(&d, paintings[i].latents, paintings[i].out);
         if (e.code == ERROR_NONE)
             e = meet(crew, ok());
     }
@@ -185,7 +185,7 @@ static struct error paint_all(struct subject *s, const float *embedding, struct 
                               bool last)
 {
     struct pipeline *w = s->pipeline;
-    if (comm_rank(w->comm) == 0 && !w->planned)
+    if (comm_rank(w->comm) == 0 && !w->simulated)
         log_line("drawing %lld pictures of %d steps", (long long)count, STEPS);
     struct error e = paint_share(s, embedding, paintings, count);
     if (last)
@@ -232,8 +232,8 @@ static struct error list_shown(struct pictures *g)
     const struct subject *s = g->subject;
     const struct config *c = &s->config;
     int64_t all = s->dataset.count + 2 * g->prompts;
-    g->shown = memory_take(all, sizeof *g->shown);
-    g->captions = memory_take(all, sizeof *g->captions);
+    g->shown = memory_alloc(all, sizeof *g->shown);
+    g->captions = memory_alloc(all, sizeof *g->captions);
     if (!g->shown || !g->captions)
         return error_memory("the pictures");
     for (int64_t i = 0; i < s->dataset.count; i++) {
@@ -248,9 +248,9 @@ struct error pictures_draw(struct pictures *g, struct subject *s, const float *e
 {
     const struct config *c = &s->config;
     *g = (struct pictures){.subject = s, .prompts = c->output.prompts.count};
-    g->initializer = memory_take(g->prompts, sizeof *g->initializer);
-    g->learned = memory_take(g->prompts, sizeof *g->learned);
-    struct painting *paintings = memory_take(2 * g->prompts, sizeof *paintings);
+    g->initializer = memory_alloc(g->prompts, sizeof *g->initializer);
+    g->learned = memory_alloc(g->prompts, sizeof *g->learned);
+    struct painting *paintings = memory_alloc(2 * g->prompts, sizeof *paintings);
     struct error e = g->initializer && g->learned && paintings ? ok() : error_memory("the pictures");
     for (int64_t i = 0; i < g->prompts && e.code == ERROR_NONE; i++) {
         paintings[2 * i] = (struct painting){c->token.initializer, 1, i, &g->initializer[i], NULL};
@@ -302,7 +302,7 @@ struct error pictures_save(const struct pictures *g, const char *folder)
     int64_t columns = photos > g->prompts ? photos : g->prompts, rows = g->prompts ? 3 : 1;
     while (cell < SMALLEST_CELL)
         cell *= 2;
-    char path[4096];
+    char path[PATH_SIZE];
     struct picture sheet;
     TRY(path_join(path, folder, "grid.png"));
     TRY(picture_new(&sheet, GAP + columns * (cell + GAP), GAP + rows * (cell + GAP)));
@@ -323,9 +323,9 @@ struct error pictures_save(const struct pictures *g, const char *folder)
 
 /* -------------------------------------------------------------------------------- samples */
 
-static struct error sample_path(char path[4096], const struct subject *s, int64_t step, int64_t prompt)
+static struct error sample_path(char path[PATH_SIZE], const struct subject *s, int64_t step, int64_t prompt)
 {
-    char folder[4096], name[64];
+    char folder[PATH_SIZE], name[64];
     TRY(path_join(folder, s->config.output.dir, "samples"));
     snprintf(name, sizeof name, "step-%lld-%lld.png", (long long)step, (long long)prompt + 1);
     return path_join(path, folder, name);
@@ -333,7 +333,7 @@ static struct error sample_path(char path[4096], const struct subject *s, int64_
 
 static struct error save_samples(const struct subject *s, const struct picture *pictures, int64_t count, int64_t step)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, s->config.output.dir, "samples"));
     TRY(folder_make(path));
     for (int64_t i = 0; i < count; i++) {
@@ -345,7 +345,7 @@ static struct error save_samples(const struct subject *s, const struct picture *
 
 static bool has_samples(const struct subject *s, int64_t count, int64_t step)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     for (int64_t i = 0; i < count; i++)
         if (sample_path(path, s, step, i).code != ERROR_NONE || !file_exists(path))
             return false;
@@ -367,15 +367,15 @@ struct error pictures_sample(struct subject *s, const float *embedding, int64_t 
     TRY(comm_broadcast(s->pipeline->comm, &there, sizeof there, 0));
     if (there)
         return ok();
-    struct picture *pictures = memory_take(count, sizeof *pictures);
-    struct painting *paintings = memory_take(count, sizeof *paintings);
+    struct picture *pictures = memory_alloc(count, sizeof *pictures);
+    struct painting *paintings = memory_alloc(count, sizeof *paintings);
     struct error e = pictures && paintings ? ok() : error_memory("the samples");
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
         paintings[i] = (struct painting){c->token.placeholder, c->token.vectors, i, &pictures[i], NULL};
     e = comm_agree(s->pipeline->comm, e);
     if (e.code == ERROR_NONE && count > 0)
         e = paint_all(s, embedding, paintings, count, false);
-    if (e.code == ERROR_NONE && comm_rank(s->pipeline->comm) == 0 && !s->pipeline->planned)
+    if (e.code == ERROR_NONE && comm_rank(s->pipeline->comm) == 0 && !s->pipeline->simulated)
         warn_of(save_samples(s, pictures, count, step));
     for (int64_t i = 0; i < count && pictures; i++)
         picture_free(&pictures[i]);

@@ -27,7 +27,7 @@ static void give_shared(void *arg, void *memory, int64_t bytes)
 
 static struct store store_of(const struct pipeline *w, struct comm *comm)
 {
-    return w->planned ? store_planned() : (struct store){take_shared, ready_shared, give_shared, comm};
+    return w->simulated ? store_simulated() : (struct store){take_shared, ready_shared, give_shared, comm};
 }
 
 /* -------------------------------------------------------------------------------- opening */
@@ -82,9 +82,9 @@ static struct error check_weights(struct pipeline *w)
 static struct error open_device(struct pipeline *w)
 {
     const struct config *c = &w->config;
-    int threads = pool_default_threads(comm_ranks_here(w->all));
-    struct error e =
-        w->planned ? device_plan(&w->device) : device_open(&w->device, c->device, comm_rank_here(w->all), threads);
+    int threads = pool_default_threads(comm_local_size(w->all));
+    struct error e = w->simulated ? device_simulate(&w->device)
+                                  : device_open(&w->device, c->device, comm_local_rank(w->all), threads);
     TRY(config_blame(c, "device", e));
     return config_blame(c, "quant.activations",
                         device_activations(w->device, strcmp(c->quant.activations, "bf16") == 0));
@@ -107,9 +107,9 @@ struct error pipeline_serves(const struct pipeline *w, const struct config *conf
     return key ? config_blame(config, key, error_input("differs from the loaded model's")) : ok();
 }
 
-struct error pipeline_open(struct pipeline *w, const struct config *c, struct comm *all, bool planned)
+struct error pipeline_open(struct pipeline *w, const struct config *c, struct comm *all, bool simulated)
 {
-    *w = (struct pipeline){.all = all, .comm = all, .planned = planned};
+    *w = (struct pipeline){.all = all, .comm = all, .simulated = simulated};
     struct error e = config_copy(&w->config, c);
     if (e.code == ERROR_NONE)
         e = read_settings(w);
@@ -160,7 +160,7 @@ struct error pipeline_link(struct pipeline *w, double limit)
 void pipeline_announce(const struct pipeline *w, const struct comm *comm, int64_t pictures)
 {
     int ranks = comm_size(comm);
-    if (comm_rank(comm) == 0 && !w->planned)
+    if (comm_rank(comm) == 0 && !w->simulated)
         log_line("%s, %d rank%s; encoding %lld pictures", device_name(w->device), ranks, ranks == 1 ? "" : "s",
                  (long long)pictures);
 }
@@ -185,7 +185,7 @@ static void say_loading(const struct pipeline *w)
 struct error pipeline_load(struct pipeline *w)
 {
     int bits = (int)w->config.quant.bits;
-    if (comm_rank(w->all) == 0 && !w->planned)
+    if (comm_rank(w->all) == 0 && !w->simulated)
         say_loading(w);
     TRY(comm_agree(w->all, text_encoder_load(&w->text, w->device, w->config.model, bits, store_of(w, w->all))));
     return comm_agree(w->all, unet_load(&w->unet, w->device, w->config.model, bits, store_of(w, w->all)));

@@ -28,12 +28,12 @@ struct pipeline {
     struct text_encoder text;
     struct unet unet;
     int least_bits, most_bits; /* in which text encoder and UNet are kept; codes of a quantized file stay as they are */
-    bool planned;              /* on a simulated GPU */
+    bool simulated;            /* on a simulated GPU */
 };
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
- * `planned`: on a simulated GPU, to find out what memory a run needs; see device_plan. Free with pipeline_close. */
-struct error pipeline_open(struct pipeline *w, const struct config *config, struct comm *all, bool planned);
+ * `simulated`: on a simulated GPU, to find out what memory a run needs; see device_simulate. Free with pipeline_close. */
+struct error pipeline_open(struct pipeline *w, const struct config *config, struct comm *all, bool simulated);
 void pipeline_close(struct pipeline *w);
 
 /* Whether all ranks have the same program, the same model (pipeline/fingerprint.h) and the same kind of device. Collective

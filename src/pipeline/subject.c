@@ -47,7 +47,7 @@ static struct error read_words(struct subject *s)
 {
     const struct config *c = &s->config;
     int64_t vocab = s->pipeline->text_config.vocab;
-    char folder[4096];
+    char folder[PATH_SIZE];
     TRY(path_join(folder, c->model, "tokenizer"));
     TRY(tokenizer_load(&s->tokenizer, folder));
     TRY(config_blame(c, "token.initializer", read_initializer(s)));
@@ -114,29 +114,29 @@ void subject_free(struct subject *s)
 
 /* This rank's part; *opened: the pipeline is open. */
 static struct error open_mine(struct subject *s, struct pipeline *w, struct config *config, struct comm *comm,
-                              bool planned, bool *opened)
+                              bool simulated, bool *opened)
 {
-    struct error e = pipeline_open(w, config, comm, planned);
+    struct error e = pipeline_open(w, config, comm, simulated);
     *opened = e.code == ERROR_NONE;
     return *opened ? subject_read(s, w, config) : e;
 }
 
 struct error subject_open(struct subject *s, struct pipeline *w, const char *config_path, const struct text_list *sets,
-                          struct comm *comm, bool planned)
+                          struct comm *comm, bool simulated)
 {
     *s = (struct subject){0};
     struct config config;
     bool opened = false;
     struct error e = config_read(&config, config_path, sets);
     if (e.code == ERROR_NONE) {
-        comm_patience(comm, config.cluster.timeout);
-        e = open_mine(s, w, &config, comm, planned, &opened);
+        comm_set_timeout(comm, config.cluster.timeout);
+        e = open_mine(s, w, &config, comm, simulated, &opened);
         config_free(&config);
     }
     e = comm_agree(comm, e);
-    if (e.code == ERROR_NONE && !planned)
+    if (e.code == ERROR_NONE && !simulated)
         e = pipeline_compare(w);
-    if (e.code == ERROR_NONE && !planned)
+    if (e.code == ERROR_NONE && !simulated)
         e = subject_compare(s);
     if (e.code == ERROR_NONE)
         e = pipeline_link(w, s->config.cluster.timeout);
@@ -171,7 +171,7 @@ struct error subject_encode(struct subject *s)
 struct error subject_start(struct subject *s)
 {
     const struct text_encoder *text = &s->pipeline->text;
-    s->initializer = memory_take(text->config.width, sizeof *s->initializer);
+    s->initializer = memory_alloc(text->config.width, sizeof *s->initializer);
     struct error e =
         s->initializer ? text_encoder_token(text, s->initializer_id, s->initializer) : error_memory("the initializer");
     return comm_agree(s->pipeline->comm, e);

@@ -10,7 +10,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/progress.h"
+#include "base/clock.h"
 #include "files/file.h"
 #include "files/json.h"
 #include "report/report.h"
@@ -45,7 +45,7 @@ struct error display_open(struct display *b, struct jobs *jobs, double submitted
     const char *kind = getenv("TERM");
     b->quiet = log_is_quiet();
     b->terminal = !b->quiet && isatty(STDERR_FILENO) && kind && strcmp(kind, "dumb") != 0;
-    b->written = memory_take(jobs->count, sizeof *b->written);
+    b->written = memory_alloc(jobs->count, sizeof *b->written);
     int copy = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
     b->out = copy >= 0 ? fdopen(copy, "w") : NULL;
     if (!b->out && copy >= 0)
@@ -208,7 +208,7 @@ static cJSON *result_json(const struct job *job)
 
 static struct error write_json(cJSON *object, const char *folder, const char *name)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     char *text = cJSON_Print(object);
     struct error e = text ? path_join(path, folder, name) : error_memory(name);
     if (e.code == ERROR_NONE)
@@ -258,7 +258,7 @@ static void take_result(struct job *job, struct json *json)
 
 void result_read(struct job *job)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     struct json json;
     if (path_join(path, job->folder, "job.json").code != ERROR_NONE || json_open(&json, path).code != ERROR_NONE)
         return;
@@ -268,7 +268,7 @@ void result_read(struct job *job)
 
 double summary_submitted(const char *folder)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     struct json json;
     if (path_join(path, folder, "summary.json").code != ERROR_NONE || json_open(&json, path).code != ERROR_NONE)
         return 0;
@@ -383,10 +383,10 @@ static struct report_subject subject_of(const struct job *job, double waited, st
 static struct error write_page(const struct display *b)
 {
     const struct jobs *jobs = b->jobs;
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, jobs->folder, "index.html"));
-    struct report_subject *subjects = memory_take(jobs->count, sizeof *subjects);
-    struct subject_facts *facts = memory_take(jobs->count, sizeof *facts);
+    struct report_subject *subjects = memory_alloc(jobs->count, sizeof *subjects);
+    struct subject_facts *facts = memory_alloc(jobs->count, sizeof *facts);
     struct error e = subjects && facts ? ok() : error_memory("the page");
     for (int64_t i = 0; i < jobs->count && e.code == ERROR_NONE; i++)
         subjects[i] = subject_of(&jobs->items[i], turnaround(b, &jobs->items[i]), &facts[i]);

@@ -3,7 +3,7 @@
 #include <stddef.h>
 
 #include "base/memory.h"
-#include "base/progress.h"
+#include "base/clock.h"
 #include "cluster/signals.h"
 
 static const double tell_pause = 0.5; /* seconds between two notes of one leader */
@@ -44,7 +44,7 @@ struct error handout_new(struct handout *q, struct comm *all, struct comm *group
     q->hear = hear;
     q->arg = arg;
     q->looked = clock_seconds();
-    q->members = memory_take(groups, sizeof *q->members);
+    q->members = memory_alloc(groups, sizeof *q->members);
     return q->members ? ok() : error_memory("the queue");
 }
 
@@ -265,7 +265,7 @@ struct error handout_next(struct handout *q, const struct job_note *last, int64_
         ask(q, last, job);
     }
     // the rest of the group sleeps meanwhile, so that the leader is the first to notice if rank 0 hangs
-    TRY(comm_gather(q->group, leads(q) ? 1 : 3));
+    TRY(comm_wait_all(q->group, leads(q) ? 1 : 3));
     TRY(comm_agree(q->group, q->error));
     return comm_broadcast(q->group, job, sizeof *job, 0);
 }
@@ -290,6 +290,6 @@ struct error handout_end(struct handout *q)
     else if (leads(q))
         wait_for_all(q);
     // ranks that lead no group may have been here for hours, since their last job
-    TRY(comm_gather(q->all, leads(q) ? 1 : 0));
+    TRY(comm_wait_all(q->all, leads(q) ? 1 : 0));
     return comm_agree(q->all, q->error);
 }

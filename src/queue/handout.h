@@ -69,7 +69,7 @@ struct handout {
 int handout_group_of(int rank, int size, int groups);
 
 /* hear(arg, note) is called on rank 0 for every report of a group, its own included. group: this rank's, made by
- * comm_split with handout_group_of's number. limit: as comm_patience of both. Not collective. Free with handout_free. */
+ * comm_split with handout_group_of's number. limit: as comm_set_timeout of both. Not collective. Free with handout_free. */
 struct error handout_new(struct handout *q, struct comm *all, struct comm *group, int groups, double limit,
                          const int64_t *order, int64_t count, void (*hear)(void *arg, const struct job_note *note),
                          void *arg);

@@ -7,7 +7,7 @@
 #include <utf8proc.h>
 
 #include "base/memory.h"
-#include "base/progress.h"
+#include "base/clock.h"
 #include "files/file.h"
 
 enum { NAME_LIMIT = 200, JOBS_LIMIT = 100000 };
@@ -77,7 +77,7 @@ bool jobs_name_folder(const cJSON *object)
 
 static struct error find_folder(struct job *job)
 {
-    char folder[4096];
+    char folder[PATH_SIZE];
     struct config *c = &job->config;
     TRY(path_join(folder, c->output.dir, job->name));
     job->folder = memory_string(folder);
@@ -118,9 +118,9 @@ static const cJSON *open_spooled(struct job *job, const cJSON *object)
 }
 
 /* What a job's own keys are blamed on: the file and the job, or the file that was put into the spool for it. */
-static void name_job(char out[4096], const struct jobs_source *source, const char *name)
+static void name_job(char out[PATH_SIZE], const struct jobs_source *source, const char *name)
 {
-    snprintf(out, 4096, source->kind == JOBS_SPOOL ? "%s/%s.json" : "%s: %s", source->name, name);
+    snprintf(out, PATH_SIZE, source->kind == JOBS_SPOOL ? "%s/%s.json" : "%s: %s", source->name, name);
 }
 
 static struct error add_job(struct jobs *jobs, cJSON *object, const struct jobs_source *source,
@@ -129,7 +129,7 @@ static struct error add_job(struct jobs *jobs, cJSON *object, const struct jobs_
     int64_t index = jobs->count;
     struct job *job = &jobs->items[index];
     TRY(error_in(take_name(jobs, object), "%s: jobs[%lld]", source->name, (long long)index));
-    char own[4096];
+    char own[PATH_SIZE];
     name_job(own, source, job->name);
     const cJSON *config = jobs->kind == JOBS_SPOOL ? open_spooled(job, object) : object;
     if (jobs_name_folder(config)) {
@@ -181,11 +181,11 @@ static struct error read_root(struct jobs *jobs, cJSON *root, const struct jobs_
     TRY(check_keys(root, source->name));
     cJSON *none = cJSON_CreateObject();
     const cJSON *defaults = cJSON_GetObjectItemCaseSensitive(root, "defaults");
-    char named[4096];
+    char named[PATH_SIZE];
     snprintf(named, sizeof named, "%s: defaults", source->name);
     const struct config_layer layer = {defaults ? defaults : none, source->defaults ? source->defaults : named};
     cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "jobs");
-    jobs->items = memory_take(cJSON_GetArraySize(list), sizeof *jobs->items);
+    jobs->items = memory_alloc(cJSON_GetArraySize(list), sizeof *jobs->items);
     struct error e = none && jobs->items ? config_check(&layer, 1, sets) : error_memory("the jobs");
     for (cJSON *object = list->child; object && e.code == ERROR_NONE; object = object->next)
         e = add_job(jobs, object, source, &layer, sets);
@@ -334,8 +334,8 @@ static double queue_cost(const struct jobs *jobs, const int64_t *order, int64_t 
 
 int jobs_groups(const struct jobs *jobs, int ranks)
 {
-    int64_t *order = memory_take(jobs->count, sizeof *order);
-    double *busy = memory_take(ranks, sizeof *busy);
+    int64_t *order = memory_alloc(jobs->count, sizeof *order);
+    double *busy = memory_alloc(ranks, sizeof *busy);
     int best = 1;
     double least = 0;
     int64_t count = order && busy ? jobs_order(jobs, order) : 0;

@@ -7,7 +7,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/progress.h"
+#include "base/clock.h"
 #include "pipeline/memory_plan.h"
 #include "files/file.h"
 #include "report/report.h"
@@ -26,7 +26,7 @@ static bool leads(const struct queue *b)
 
 static void forget_result(const struct job *job)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     if (path_join(path, job->folder, "job.json").code == ERROR_NONE)
         unlink(path);
 }
@@ -164,7 +164,7 @@ static void cry_out(void *arg, const char *text)
  * previous destination. */
 static struct error log_begin(struct queue *b, const struct job *job)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, job->folder, "log.txt"));
     int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | (job->resume ? 0 : O_TRUNC);
     int file = open(path, flags, 0666);
@@ -269,7 +269,7 @@ static struct error work_off(struct queue *b, const int64_t *order, int64_t coun
 static struct error do_jobs(struct queue *b)
 {
     struct pipeline *w = &b->pipeline;
-    int64_t *order = memory_take(b->jobs.count, sizeof *order);
+    int64_t *order = memory_alloc(b->jobs.count, sizeof *order);
     struct error e = comm_agree(b->all, order ? ok() : error_memory("the queue"));
     b->spoken = STDERR_FILENO;
     if (e.code == ERROR_NONE)
@@ -285,7 +285,7 @@ static struct error do_jobs(struct queue *b)
 static struct error open_workshop(struct queue *b)
 {
     for (struct job *job = jobs_first_open(&b->jobs); job && !b->opened; job = jobs_first_open(&b->jobs)) {
-        comm_patience(b->all, job->config.cluster.timeout);
+        comm_set_timeout(b->all, job->config.cluster.timeout);
         struct error mine = pipeline_open(&b->pipeline, &job->config, b->all, false);
         struct error e = comm_agree(b->all, mine);
         if (e.code == ERROR_NONE)

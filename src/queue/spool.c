@@ -8,7 +8,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/progress.h"
+#include "base/clock.h"
 #include "cluster/signals.h"
 #include "files/file.h"
 
@@ -19,7 +19,7 @@ static const double look_pause = 0.5; /* seconds between two looks into an idle 
 struct spool {
     const char *folder;
     const char *defaults_path; /* or NULL */
-    char running[4096], done[4096], failed[4096];
+    char running[PATH_SIZE], done[PATH_SIZE], failed[PATH_SIZE];
     cJSON *defaults; /* rank 0 */
     struct claim claim;
 };
@@ -57,7 +57,7 @@ static struct error read_object(cJSON **object, const char *path, const char *so
 /* Checks them and --set now, while someone is watching, rather than when the first job arrives. */
 static struct error read_defaults(struct spool *s, const char *path, const struct text_list *sets)
 {
-    char out[4096];
+    char out[PATH_SIZE];
     if (path)
         TRY(read_object(&s->defaults, path, path));
     else
@@ -70,19 +70,19 @@ static struct error read_defaults(struct spool *s, const char *path, const struc
 }
 
 /* NAME of NAME.json; false if the file is not for us. */
-static bool job_name(char name[4096], const char *file)
+static bool job_name(char name[PATH_SIZE], const char *file)
 {
     size_t length = strlen(file), ending = strlen(".json");
-    if (*file == '.' || length <= ending || length >= 4096 || strcmp(file + length - ending, ".json") != 0)
+    if (*file == '.' || length <= ending || length >= PATH_SIZE || strcmp(file + length - ending, ".json") != 0)
         return false;
-    snprintf(name, 4096, "%.*s", (int)(length - ending), file);
+    snprintf(name, PATH_SIZE, "%.*s", (int)(length - ending), file);
     return true;
 }
 
 /* Moves a file. A file or folder that someone has removed in the meantime must not end the spool. */
 static struct error move(const char *from_folder, const char *to_folder, const char *file)
 {
-    char from[4096], to[4096];
+    char from[PATH_SIZE], to[PATH_SIZE];
     struct stat status;
     TRY(path_join(from, from_folder, file));
     TRY(path_join(to, to_folder, file));
@@ -99,7 +99,7 @@ static struct error move(const char *from_folder, const char *to_folder, const c
 /* Moves running/NAME.json to where its outcome belongs. */
 static struct error settle(const struct spool *s, const char *name, const struct job_note *note)
 {
-    char file[4096], reason[4096], text[600];
+    char file[PATH_SIZE], reason[PATH_SIZE], text[600];
     snprintf(file, sizeof file, "%s.json", name);
     if (note->state == JOB_DONE)
         return move(s->running, s->done, file);
@@ -125,7 +125,7 @@ static struct error reject(const struct spool *s, const char *name, struct error
  * later. */
 static bool lies_in(const char *folder, const char *file)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     struct stat status;
     return path_join(path, folder, file).code == ERROR_NONE && lstat(path, &status) == 0 && !S_ISDIR(status.st_mode);
 }
@@ -144,7 +144,8 @@ static struct error read_config(cJSON **config, const char *path, const char *so
 /* running/FILE becomes one more of the batch's jobs, or is rejected. */
 static struct error add_job(const struct spool *s, cJSON *list, const char *file, bool resume)
 {
-    char name[4096], path[4096], source[4096]; // source: as the user named it, wherever it lies meanwhile
+    char name[PATH_SIZE], path[PATH_SIZE],
+        source[PATH_SIZE]; // source: as the user named it, wherever it lies meanwhile
     struct stat status;
     cJSON *config = NULL;
     if (!job_name(name, file) || !lies_in(s->running, file))
@@ -181,7 +182,7 @@ static struct error add_running(const struct spool *s, cJSON *list)
 
 static struct error add_new(const struct spool *s, cJSON *list)
 {
-    char **names, name[4096];
+    char **names, name[PATH_SIZE];
     int64_t count;
     TRY(folder_list(s->folder, &names, &count));
     struct error e = ok();
@@ -254,7 +255,7 @@ static struct error look(struct queue *b, const struct spool *s, const struct te
     struct error e = ok();
     if (first && notes[STOPPED] == 0)
         e = take_jobs(s, &text);
-    TRY(comm_gather(b->all, 1));
+    TRY(comm_wait_all(b->all, 1));
     e = comm_agree(b->all, e);
     notes[WORK] = text != NULL;
     if (e.code == ERROR_NONE)

@@ -40,7 +40,7 @@ static void widen(double *low, double *high, double value)
 /* Widens low..high to the range that the y axis must cover. */
 static struct error value_range(const struct chart *chart, double *low, double *high)
 {
-    double *sorted = memory_take(chart->count, sizeof *sorted);
+    double *sorted = memory_alloc(chart->count, sizeof *sorted);
     if (!sorted)
         return error_memory("the chart");
     int64_t finite = 0;
@@ -86,7 +86,7 @@ struct error chart_read(struct chart *chart, const char *folder)
 {
     *chart = (struct chart){0};
     TRY(metrics_read(folder, &chart->count, &chart->steps, &chart->losses, &chart->validations, &chart->seconds));
-    chart->mean = memory_take(chart->count, sizeof *chart->mean);
+    chart->mean = memory_alloc(chart->count, sizeof *chart->mean);
     if (!chart->mean) {
         chart_free(chart);
         return error_memory("the chart");

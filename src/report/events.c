@@ -12,7 +12,7 @@
 
 struct events {
     FILE *stream;
-    char path[4096];
+    char path[PATH_SIZE];
 };
 
 static const char file_prefix[] = "events.out.tfevents.";
@@ -150,7 +150,7 @@ struct error events_open(struct events **events, const char *folder, int64_t fro
 {
     if (from_step == 0)
         TRY(folder_clean(folder, is_event_file));
-    struct events *made = memory_take(1, sizeof *made);
+    struct events *made = memory_alloc(1, sizeof *made);
     if (!made)
         return error_memory("the event file");
     struct error e = create_file(made, folder);

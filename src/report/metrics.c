@@ -26,7 +26,7 @@ struct line {
 
 struct metrics {
     int file;
-    char folder[4096], path[4096];
+    char folder[PATH_SIZE], path[PATH_SIZE];
     struct events *events;
     off_t good;           /* where the last whole line ends */
     int64_t step;         /* of that line */
@@ -130,7 +130,7 @@ static struct error open_files(struct metrics *m, const char *folder, int64_t fr
 
 struct error metrics_open(struct metrics **metrics, const char *folder, int64_t from_step)
 {
-    struct metrics *made = memory_take(1, sizeof *made);
+    struct metrics *made = memory_alloc(1, sizeof *made);
     if (!made)
         return error_memory("the metrics");
     made->file = -1;
@@ -290,7 +290,7 @@ static void close_files(struct metrics *metrics)
 /* Someone removed the file: reports that its lines are lost, and starts a new file for the waiting and coming lines. */
 static struct error begin_again(struct metrics *metrics)
 {
-    struct metrics *fresh = memory_take(1, sizeof *fresh);
+    struct metrics *fresh = memory_alloc(1, sizeof *fresh);
     if (!fresh)
         return error_memory("the metrics");
     fresh->file = -1;
@@ -348,7 +348,7 @@ static void columns_free(struct columns *c)
 /* Doubles the room of one column; keeps the old one if memory is short. */
 static bool widen(void *column, int64_t count, int64_t room)
 {
-    void *old, *wider = memory_take(room, 8);
+    void *old, *wider = memory_alloc(room, 8);
     memcpy(&old, column, sizeof old);
     if (!wider)
         return false;
@@ -397,7 +397,7 @@ static struct error read_columns(struct columns *c, const char *path)
 struct error metrics_read(const char *folder, int64_t *count, int64_t **steps, double **losses, double **validations,
                           double **seconds)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, folder, "metrics.jsonl"));
     struct columns c = {0};
     struct error e = read_columns(&c, path);

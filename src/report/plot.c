@@ -188,7 +188,7 @@ struct error loss_picture(const char *folder)
 {
     struct chart chart;
     struct picture p;
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, folder, "loss.png"));
     TRY(chart_read(&chart, folder));
     struct error e = picture_new(&p, WIDTH, HEIGHT);

@@ -206,7 +206,7 @@ static void put_head(FILE *out, const char *title)
 struct error report_write(const char *folder, const char *title, const char *config, const char *const *facts,
                           int64_t fact_count, const struct report_picture *pictures, int64_t picture_count)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     struct whole_file file;
     struct chart chart;
     TRY(path_join(path, folder, "report.html"));
@@ -246,7 +246,7 @@ static void put_address(FILE *out, const char *path)
 /* A run's grid.png, shrunk if it is wider than the page. */
 static struct error put_sheet(FILE *out, const char *folder)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     struct picture whole, small;
     TRY(path_join(path, folder, "grid.png"));
     if (!file_exists(path))
@@ -270,7 +270,7 @@ static struct error put_sheet(FILE *out, const char *folder)
 
 static struct error put_subject_curve(FILE *out, const char *folder)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     struct chart chart;
     TRY(path_join(path, folder, "metrics.jsonl"));
     if (!file_exists(path))

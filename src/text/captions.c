@@ -34,7 +34,7 @@ static const char *const style_templates[] = {
 
 static struct error make_room(struct captions *c, int64_t count)
 {
-    *c = (struct captions){.count = count, .templates = memory_take(count, sizeof *c->templates)};
+    *c = (struct captions){.count = count, .templates = memory_alloc(count, sizeof *c->templates)};
     return c->templates ? ok() : error_memory("the captions");
 }
 
@@ -114,7 +114,7 @@ struct error captions_read(struct captions *c, const char *path, const char *sub
 static char *spell(const char *word, int64_t vectors)
 {
     size_t room = (strlen(word) + WORD_ROOM) * (size_t)vectors;
-    char *all = memory_take((int64_t)room, 1);
+    char *all = memory_alloc((int64_t)room, 1);
     size_t used = all ? (size_t)snprintf(all, room, "%s", word) : 0;
     for (int64_t i = 1; i < vectors && all; i++)
         used += (size_t)snprintf(all + used, room - used, " %s_%lld", word, (long long)i);
@@ -129,7 +129,7 @@ struct error captions_fill(const char *template, const char *word, int64_t vecto
     size_t size = strlen(words), room = 1;
     for (const char *c = template; *c; c++)
         room += c[0] == '{' && c[1] == '}' ? size : 1;
-    *text = memory_take((int64_t)room, 1);
+    *text = memory_alloc((int64_t)room, 1);
     char *to = *text;
     for (const char *c = template; *c && to; c++) {
         if (c[0] != '{' || c[1] != '}') {

@@ -139,7 +139,7 @@ static int64_t compose_stretch(char *to, const char *text, int64_t length)
 struct error characters_compose(const char *text, char **composed)
 {
     *composed = NULL;
-    char *all = memory_take(3 * (int64_t)strlen(text) + 1, 1), *to = all; // NFC at most triples the bytes of UTF-8
+    char *all = memory_alloc(3 * (int64_t)strlen(text) + 1, 1), *to = all; // NFC at most triples the bytes of UTF-8
     if (!all)
         return error_memory("a text");
     for (const char *at = text; *at;) {

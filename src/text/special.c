@@ -28,7 +28,7 @@ enum { NAMED = sizeof named / sizeof *named };
 
 /* The folder's settings. A missing file has root NULL. */
 struct settings {
-    char config_path[4096], map_path[4096], words_path[4096];
+    char config_path[PATH_SIZE], map_path[PATH_SIZE], words_path[PATH_SIZE];
     struct json config, map, words;
     const cJSON *tokenizer, *decoder;
 };
@@ -135,7 +135,7 @@ static struct error read_list(struct special_tokens *s, const struct settings *f
     const cJSON *list = cJSON_GetObjectItemCaseSensitive(f->tokenizer, key);
     if (!list)
         return ok();
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, folder, "tokenizer.json"));
     if (!cJSON_IsArray(list))
         return error_input("%s: %s: expected a list of tokens", path, key);
@@ -158,8 +158,8 @@ static int by_id(const void *a, const void *b)
 /* Sorts the added words; of several with the same id, the last one counts. */
 static struct error sort_words(struct special_tokens *s)
 {
-    const struct special_token **order = memory_take(s->count, sizeof *order);
-    struct special_token *sorted = memory_take(s->room, sizeof *sorted);
+    const struct special_token **order = memory_alloc(s->count, sizeof *order);
+    struct special_token *sorted = memory_alloc(s->room, sizeof *sorted);
     if (!order || !sorted) {
         memory_free(order);
         memory_free(sorted);
@@ -267,7 +267,7 @@ static struct error read_settings(struct special_tokens *s, const struct setting
 struct error special_tokens_read(struct special_tokens *s, const char *folder, const struct cJSON *tokenizer)
 {
     *s = (struct special_tokens){0};
-    struct settings *f = memory_take(1, sizeof *f);
+    struct settings *f = memory_alloc(1, sizeof *f);
     if (!f)
         return error_memory("special tokens");
     f->tokenizer = tokenizer;

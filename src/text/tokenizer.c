@@ -34,7 +34,7 @@ static struct error normalize(const char *text, char **out)
 {
     char *composed;
     TRY(characters_compose(text, &composed));
-    char *to = memory_take(2 * (int64_t)strlen(composed) + 1, 1); // lower case adds at most one byte to a character
+    char *to = memory_alloc(2 * (int64_t)strlen(composed) + 1, 1); // lower case adds at most one byte to a character
     *out = to;
     bool blank = false;
     for (const char *at = composed; to && *at;) {
@@ -68,7 +68,7 @@ static void put(struct ids *ids, int32_t id)
 /* One word's bytes: starting from pieces of one byte, joins the pair of lowest rank until none is left. */
 static struct error split_word(const struct tokenizer *t, const char *word, int64_t length, struct ids *out)
 {
-    int32_t *pieces = memory_take(length, sizeof *pieces);
+    int32_t *pieces = memory_alloc(length, sizeof *pieces);
     if (!pieces)
         return error_memory("a word");
     for (int64_t i = 0; i < length; i++)
@@ -186,7 +186,7 @@ static struct error cut_words(const struct tokenizer *t, const char *text, int64
 
 static struct error split_raw(const struct tokenizer *t, const char *text, int64_t length, struct ids *out)
 {
-    char *raw = memory_take(length + 1, 1), *normal;
+    char *raw = memory_alloc(length + 1, 1), *normal;
     if (!raw)
         return error_memory("a text");
     memcpy(raw, text, (size_t)length);
@@ -344,7 +344,7 @@ static struct error load_with(struct tokenizer *t, const char *folder, const str
 /* If both generations are present, tokenizer.json takes precedence, as in transformers. */
 static struct error load(struct tokenizer *t, const char *folder)
 {
-    char path[4096], vocab[4096];
+    char path[PATH_SIZE], vocab[PATH_SIZE];
     struct json json = {0};
     TRY(path_join(path, folder, "tokenizer.json"));
     TRY(path_join(vocab, folder, "vocab.json"));
@@ -359,7 +359,7 @@ static struct error load(struct tokenizer *t, const char *folder)
 
 struct error tokenizer_load(struct tokenizer **tokenizer, const char *folder)
 {
-    struct tokenizer *t = memory_take(1, sizeof *t);
+    struct tokenizer *t = memory_alloc(1, sizeof *t);
     if (!t)
         return error_memory("the tokenizer");
     struct error e = folder_exists(folder) ? load(t, folder) : error_input("%s: no such folder", folder);

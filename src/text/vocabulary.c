@@ -38,7 +38,7 @@ static struct piece_slot *piece_slot(struct piece_slot *slots, int64_t room, con
 static struct error grow_pieces(struct vocabulary *v)
 {
     int64_t room = v->piece_room ? 2 * v->piece_room : 1024;
-    struct piece_slot *slots = memory_take(room, sizeof *slots);
+    struct piece_slot *slots = memory_alloc(room, sizeof *slots);
     if (!slots)
         return error_memory("the vocabulary");
     for (int64_t i = 0; i < v->piece_room; i++)
@@ -86,7 +86,7 @@ static struct merge_slot *merge_slot(struct merge_slot *slots, int64_t room, int
 static struct error grow_merges(struct vocabulary *v)
 {
     int64_t room = v->merge_room ? 2 * v->merge_room : 1024;
-    struct merge_slot *slots = memory_take(room, sizeof *slots);
+    struct merge_slot *slots = memory_alloc(room, sizeof *slots);
     if (!slots)
         return error_memory("the merges");
     for (int64_t i = 0; i < room; i++)
@@ -144,7 +144,7 @@ void vocabulary_free(struct vocabulary *v)
 /* No two pieces may have the same id. */
 static struct error check_ids(const struct vocabulary *v, const char *path)
 {
-    bool *taken = memory_take(v->size, sizeof *taken);
+    bool *taken = memory_alloc(v->size, sizeof *taken);
     struct error e = taken ? ok() : error_memory("the vocabulary");
     for (int64_t i = 0; i < v->piece_room && e.code == ERROR_NONE; i++) {
         const struct piece_slot *slot = &v->pieces[i];
@@ -199,7 +199,7 @@ static struct error read_merge_lines(struct vocabulary *v, char *text, const cha
 
 struct error vocabulary_read_files(struct vocabulary *v, const char *folder)
 {
-    char path[4096], *text;
+    char path[PATH_SIZE], *text;
     int64_t size;
     struct json json;
     TRY(path_join(path, folder, "vocab.json"));

@@ -19,7 +19,7 @@ enum { TENSORS = 5, FACTS = 4, NUMBER_TEXT = 24 };
 struct error state_new(struct state *s, int64_t dim, int64_t tau, double nu, double beta1, double beta2, double eps)
 {
     *s = (struct state){.dim = dim};
-    s->embedding = memory_take(dim, sizeof *s->embedding);
+    s->embedding = memory_alloc(dim, sizeof *s->embedding);
     struct error e = s->embedding ? ok() : error_memory("the embedding");
     if (e.code == ERROR_NONE)
         e = optimizer_new(&s->optimizer, dim, beta1, beta2, eps);
@@ -109,7 +109,7 @@ static struct error list_steps(const char *folder, int64_t **steps, int64_t *cou
     int64_t name_count;
     *count = 0;
     TRY(folder_list(folder, &names, &name_count));
-    *steps = memory_take(name_count, sizeof **steps);
+    *steps = memory_alloc(name_count, sizeof **steps);
     for (int64_t i = 0; i < name_count && *steps; i++)
         if (step_of(names[i]) >= 0)
             (*steps)[(*count)++] = step_of(names[i]);
@@ -120,7 +120,7 @@ static struct error list_steps(const char *folder, int64_t **steps, int64_t *cou
     return ok();
 }
 
-static struct error step_path(char path[4096], const char *folder, int64_t step)
+static struct error step_path(char path[PATH_SIZE], const char *folder, int64_t step)
 {
     char name[64];
     snprintf(name, sizeof name, "step-%lld.safetensors", (long long)step);
@@ -135,7 +135,7 @@ static struct error remove_old(const char *folder, int64_t step, int64_t keep)
     TRY(list_steps(folder, &steps, &count));
     struct error e = ok();
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        char path[4096];
+        char path[PATH_SIZE];
         bool abandoned = steps[i] > step;
         if (!abandoned && (keep == 0 || kept++ < keep))
             continue;
@@ -150,7 +150,7 @@ static struct error remove_old(const char *folder, int64_t step, int64_t keep)
 
 struct error checkpoint_write(const struct state *s, const char *folder, const char *recipe, int64_t keep)
 {
-    char path[4096], step[NUMBER_TEXT], updates[NUMBER_TEXT], sum[NUMBER_TEXT];
+    char path[PATH_SIZE], step[NUMBER_TEXT], updates[NUMBER_TEXT], sum[NUMBER_TEXT];
     TRY(folder_make(folder));
     TRY(step_path(path, folder, s->step));
     snprintf(step, sizeof step, "%lld", (long long)s->step);
@@ -322,7 +322,7 @@ struct error checkpoint_resume(struct state *s, const char *folder, const char *
     TRY(list_steps(folder, &steps, &count));
     struct error e = ok();
     for (int64_t i = 0; i < count && !*found; i++) {
-        char path[4096];
+        char path[PATH_SIZE];
         e = step_path(path, folder, steps[i]);
         if (e.code == ERROR_NONE)
             e = read_checkpoint(s, path, recipe);

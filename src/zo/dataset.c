@@ -33,10 +33,10 @@ static struct error list_folder(struct dataset *s, const char *folder)
     char **names;
     int64_t count;
     TRY(folder_list(folder, &names, &count));
-    s->paths = memory_take(count, sizeof *s->paths);
+    s->paths = memory_alloc(count, sizeof *s->paths);
     struct error e = s->paths ? ok() : error_memory("the list of pictures");
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        char path[4096];
+        char path[PATH_SIZE];
         if (!looks_like_picture(names[i]))
             continue;
         e = path_join(path, folder, names[i]);
@@ -53,7 +53,7 @@ static struct error list_pictures(struct dataset *s, const struct texts *images)
 {
     if (images->count == 1 && folder_exists(images->items[0]))
         return list_folder(s, images->items[0]);
-    s->paths = memory_take(images->count, sizeof *s->paths);
+    s->paths = memory_alloc(images->count, sizeof *s->paths);
     if (!s->paths)
         return error_memory("the list of pictures");
     for (int64_t i = 0; i < images->count; i++) {
@@ -69,7 +69,7 @@ static struct error list_pictures(struct dataset *s, const struct texts *images)
 
 static struct error read_pictures(struct dataset *s, enum fit fit, int64_t resolution)
 {
-    s->pictures = memory_take(s->count, sizeof *s->pictures);
+    s->pictures = memory_alloc(s->count, sizeof *s->pictures);
     if (!s->pictures)
         return error_memory("the pictures");
     for (int64_t i = 0; i < s->count; i++) {
@@ -108,7 +108,7 @@ static struct error find_captions(struct dataset *s, const struct config *config
     s->caption_per_picture = true;
     if (!file_exists(config->data.captions))
         return config_blame(config, "data.captions", error_input("\"%.300s\": no such file", config->data.captions));
-    const char **names = memory_take(s->count, sizeof *names);
+    const char **names = memory_alloc(s->count, sizeof *names);
     if (!names)
         return error_memory("the captions");
     for (int64_t i = 0; i < s->count; i++)
@@ -132,7 +132,7 @@ static struct error encode_captions(struct dataset *s, const struct config *conf
                                     int32_t first_id, int64_t length)
 {
     s->length = length;
-    s->ids = memory_take(s->captions.count * length, sizeof *s->ids);
+    s->ids = memory_alloc(s->captions.count * length, sizeof *s->ids);
     if (!s->ids)
         return error_memory("the captions");
     for (int64_t i = 0; i < s->captions.count; i++) {
@@ -201,7 +201,7 @@ static struct error encode_body(void *arg)
     struct encoding *e = arg;
     struct tensor moments = vae_encode(e->device, e->vae, e->pixels);
     op_copy(e->device, e->moments, moments, (struct tensor){0});
-    device_drop(e->device, &moments);
+    device_free(e->device, &moments);
     return ok();
 }
 
@@ -238,11 +238,11 @@ static struct error encode_mine(struct dataset *s, struct device *device, const 
     s->channels = vae->config.latent_channels;
     s->height = s->width = resolution / vae->config.factor;
     int64_t numbers = s->height * s->width * 2 * s->channels;
-    float *pixels = memory_take(resolution * resolution * 3, sizeof *pixels);
+    float *pixels = memory_alloc(resolution * resolution * 3, sizeof *pixels);
     struct program *program = NULL;
     struct error error = pixels ? ok() : error_memory("a picture");
     for (int m = 0; m < (s->flip ? 2 : 1) && error.code == ERROR_NONE; m++) {
-        s->moments[m] = memory_take(s->count * numbers, sizeof *s->moments[m]);
+        s->moments[m] = memory_alloc(s->count * numbers, sizeof *s->moments[m]);
         if (!s->moments[m])
             error = error_memory("the latents");
     }

@@ -6,11 +6,11 @@
 struct error draws_new(struct draws *d, const struct draw_shape *shape)
 {
     *d = (struct draws){.shape = *shape, .epoch = -1};
-    d->picture = memory_take(shape->batch, sizeof *d->picture);
-    d->flip = memory_take(shape->batch, sizeof *d->flip);
-    d->caption = memory_take(shape->batch, sizeof *d->caption);
-    d->timestep = memory_take(shape->batch, sizeof *d->timestep);
-    d->order = memory_take(shape->pictures * shape->repeats, sizeof *d->order);
+    d->picture = memory_alloc(shape->batch, sizeof *d->picture);
+    d->flip = memory_alloc(shape->batch, sizeof *d->flip);
+    d->caption = memory_alloc(shape->batch, sizeof *d->caption);
+    d->timestep = memory_alloc(shape->batch, sizeof *d->timestep);
+    d->order = memory_alloc(shape->pictures * shape->repeats, sizeof *d->order);
     if (d->picture && d->flip && d->caption && d->timestep && d->order)
         return ok();
     draws_free(d);

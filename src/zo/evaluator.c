@@ -9,8 +9,8 @@ void evaluator_forward(const struct evaluator *e)
     in.hidden = text_encoder_forward(d, e->text, e->ids, e->rows, e->shape.first_id);
     struct tensor predicted = unet_forward(d, e->unet, &in);
     op_loss(d, e->slots, predicted, e->target, e->in.map);
-    device_drop(d, &predicted);
-    device_drop(d, &in.hidden);
+    device_free(d, &predicted);
+    device_free(d, &in.hidden);
 }
 
 static struct error evaluate(void *arg)

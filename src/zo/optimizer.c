@@ -8,8 +8,8 @@
 struct error optimizer_new(struct optimizer *o, int64_t dim, double beta1, double beta2, double eps)
 {
     *o = (struct optimizer){.dim = dim, .beta1 = beta1, .beta2 = beta2, .eps = eps};
-    o->m = memory_take(dim, sizeof *o->m);
-    o->v = memory_take(dim, sizeof *o->v);
+    o->m = memory_alloc(dim, sizeof *o->m);
+    o->v = memory_alloc(dim, sizeof *o->v);
     if (o->m && o->v)
         return ok();
     optimizer_free(o);

@@ -227,7 +227,7 @@ static struct error put_moments(struct step *s)
     int64_t sides = set->moments[1] ? 2 : 1, places = set->count * set->height * set->width, c = set->channels;
     struct device *d = s->parts.device;
     TRY(device_keep(d, F32, sides * set->count, set->height, set->width, 2 * c, &s->moments));
-    float *all = memory_take(sides * places * 2 * c, sizeof *all);
+    float *all = memory_alloc(sides * places * 2 * c, sizeof *all);
     if (!all)
         return error_memory("the pictures' moments");
     for (int64_t i = 0; i < sides * places; i++)
@@ -243,7 +243,7 @@ static struct error put_levels(struct step *s)
     const struct noise_schedule *schedule = s->parts.schedule;
     struct device *d = s->parts.device;
     TRY(device_keep(d, F32, schedule->steps, 1, 1, 2, &s->levels));
-    float *all = memory_take(schedule->steps * 2, sizeof *all);
+    float *all = memory_alloc(schedule->steps * 2, sizeof *all);
     if (!all)
         return error_memory("the noise levels");
     for (int64_t t = 0; t < schedule->steps; t++) {
@@ -275,7 +275,7 @@ static struct error keep_tensors(struct step *s)
     TRY(device_keep(d, F64, slots, 1, 1, 1, &s->slots));
     TRY(device_keep(d, F32, shape->tau > 1 ? shape->tau - 1 : 1, 1, vectors, width, &s->noise_directions));
     TRY(device_keep(d, I32, 1, 1, 1, 1, &s->noise_rows));
-    s->fresh = memory_take(slots, sizeof *s->fresh);
+    s->fresh = memory_alloc(slots, sizeof *s->fresh);
     if (!s->fresh)
         return error_memory("a step's slots");
     return device_keep(d, F64, 1, 1, 1, 3, &s->rates);
@@ -286,7 +286,7 @@ static struct error keep_inputs(struct step *s)
     const struct dataset *set = s->parts.dataset;
     struct device *d = s->parts.device;
     int64_t count = s->batches * integers_of_batch(s);
-    s->contents = memory_take(count, sizeof *s->contents);
+    s->contents = memory_alloc(count, sizeof *s->contents);
     if (!s->contents)
         return error_memory("a step's integers");
     TRY(device_keep(d, I32, 1, 1, 1, count, &s->integers));

@@ -193,7 +193,7 @@ struct refresh {
 
 static struct error refresh_new(struct refresh **refresh, int64_t tau, int64_t dim)
 {
-    struct refresh *r = memory_take(1, sizeof *r);
+    struct refresh *r = memory_alloc(1, sizeof *r);
     *refresh = r;
     if (!r)
         return error_memory("the subspace");
@@ -201,12 +201,12 @@ static struct error refresh_new(struct refresh **refresh, int64_t tau, int64_t d
     struct vectors *v = &r->vectors;
     *v = (struct vectors){.count = by_rows ? tau : dim, .length = by_rows ? dim : tau};
     v->width = by_rows ? dim : tau + dim;
-    v->numbers = memory_take(v->count * v->width, sizeof *v->numbers);
-    v->squares = memory_take(v->count, sizeof *v->squares);
-    v->order = memory_take(v->count, sizeof *v->order);
+    v->numbers = memory_alloc(v->count * v->width, sizeof *v->numbers);
+    v->squares = memory_alloc(v->count, sizeof *v->squares);
+    v->order = memory_alloc(v->count, sizeof *v->order);
     r->usable = tau - 1 < dim ? tau - 1 : dim;
-    r->column = memory_take(tau, sizeof *r->column);
-    r->rows = memory_take(r->usable * dim, sizeof *r->rows);
+    r->column = memory_alloc(tau, sizeof *r->column);
+    r->rows = memory_alloc(r->usable * dim, sizeof *r->rows);
     return v->numbers && v->squares && v->order && r->column && r->rows ? ok() : error_memory("the subspace");
 }
 
@@ -269,8 +269,8 @@ struct error subspace_push(struct subspace *s, const float *embedding)
 struct error subspace_new(struct subspace *s, int64_t dim, int64_t tau, double nu)
 {
     *s = (struct subspace){.dim = dim, .tau = tau, .nu = nu};
-    s->history = memory_take(tau * dim, sizeof *s->history);
-    s->noise = memory_take((tau - 1) * dim, sizeof *s->noise);
+    s->history = memory_alloc(tau * dim, sizeof *s->history);
+    s->noise = memory_alloc((tau - 1) * dim, sizeof *s->noise);
     struct error e = s->history && s->noise ? refresh_new(&s->refresh, tau, dim) : error_memory("the subspace");
     if (e.code != ERROR_NONE)
         subspace_free(s);

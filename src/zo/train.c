@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/clock.h"
 #include "base/progress.h"
 #include "base/rng.h"
 #include "cluster/signals.h"
@@ -176,7 +177,7 @@ static struct error take_step(struct training *t, int64_t k, struct metric *m, b
     if (refreshed)
         step_put_noise(&t->step, s);
     s->step = k;
-    comm_at(t->parts.comm, k);
+    comm_set_step(t->parts.comm, k);
     return at_once(t) ? ok() : balance_lanes(t);
 }
 
@@ -221,7 +222,7 @@ static struct error check_batch(struct training *t, int64_t first, int64_t end, 
 struct error training_validate(struct training *t, const float *embedding, double *loss)
 {
     int64_t draws = t->validation_draws, step = t->checks.evaluator.shape.lanes;
-    double *slots = memory_take(draws, sizeof *slots);
+    double *slots = memory_alloc(draws, sizeof *slots);
     struct error e = slots ? ok() : error_memory("the validation losses");
     struct share share = balance_share(&t->balance, draws, comm_rank(t->parts.comm));
     int64_t end = share.first + share.count;
@@ -255,7 +256,7 @@ static void note(struct training *t, struct error e)
 static struct error write_embedding(const struct training *t, const char *name)
 {
     const struct config *c = t->parts.config;
-    char path[4096];
+    char path[PATH_SIZE];
     TRY(path_join(path, c->output.dir, name));
     return embedding_write(path, c->token.placeholder, t->state.embedding, t->vectors, t->dim / t->vectors);
 }
@@ -271,7 +272,7 @@ static struct error save_embedding(const struct training *t)
 static struct error save_checkpoint(struct training *t)
 {
     const struct config *c = t->parts.config;
-    char folder[4096];
+    char folder[PATH_SIZE];
     TRY(path_join(folder, c->output.dir, "checkpoints"));
     t->last_checkpoint = clock_seconds();
     return checkpoint_write(&t->state, folder, t->parts.recipe, c->output.checkpoint_keep);
@@ -447,7 +448,7 @@ struct error training_run(struct training *t, const struct training_calls *calls
 struct error training_resume(struct training *t)
 {
     const struct config *c = t->parts.config;
-    char folder[4096];
+    char folder[PATH_SIZE];
     bool found = false;
     struct error e = path_join(folder, c->output.dir, "checkpoints");
     if (e.code == ERROR_NONE)
@@ -469,13 +470,13 @@ static struct error batch_new(struct lane_batch *l, const struct training *t, in
     const struct evaluator_shape s = {lanes,       pictures,   set->height,         set->width,       set->channels,
                                       set->length, t->vectors, t->dim / t->vectors, t->parts.first_id};
     int64_t numbers = set->height * set->width * set->channels;
-    l->noisy = memory_take(pictures * numbers, sizeof *l->noisy);
-    l->target = memory_take(pictures * numbers, sizeof *l->target);
-    l->timesteps = memory_take(pictures, sizeof *l->timesteps);
-    l->rows = memory_take(lanes * t->dim, sizeof *l->rows);
-    l->map = memory_take(lanes, sizeof *l->map);
-    l->ids = memory_take(lanes * set->length, sizeof *l->ids);
-    l->losses = memory_take(lanes, sizeof *l->losses);
+    l->noisy = memory_alloc(pictures * numbers, sizeof *l->noisy);
+    l->target = memory_alloc(pictures * numbers, sizeof *l->target);
+    l->timesteps = memory_alloc(pictures, sizeof *l->timesteps);
+    l->rows = memory_alloc(lanes * t->dim, sizeof *l->rows);
+    l->map = memory_alloc(lanes, sizeof *l->map);
+    l->ids = memory_alloc(lanes * set->length, sizeof *l->ids);
+    l->losses = memory_alloc(lanes, sizeof *l->losses);
     if (!l->noisy || !l->target || !l->timesteps || !l->rows || !l->map || !l->ids || !l->losses)
         return error_memory("a batch of lanes");
     TRY(evaluator_new(&l->evaluator, t->parts.device, t->parts.text, t->parts.unet, &s));
@@ -515,7 +516,7 @@ static struct error check_lanes(struct training *t)
     if (share.count == 0)
         return ok();
     struct step alone;
-    double *one = memory_take(t->lanes, sizeof *one);
+    double *one = memory_alloc(t->lanes, sizeof *one);
     struct error e = one ? try_lanes(t, &t->step, t->slots) : error_memory("the losses");
     if (e.code == ERROR_NONE)
         e = step_new(&alone, &t->parts, &t->step.shape, (struct share){share.first, 1}, false);
@@ -566,10 +567,10 @@ static struct error make_state(struct training *t)
                                                    set->height, set->width, set->channels, t->dim);
     TRY(draws_new(&t->draws, &shape));
     TRY(balance_new(&t->balance, t->lanes, comm_size(t->parts.comm)));
-    t->slots = memory_take(t->lanes + NOTES + comm_size(t->parts.comm), sizeof *t->slots);
-    t->gradient = memory_take(t->dim, sizeof *t->gradient);
-    t->latent = memory_take(numbers, sizeof *t->latent);
-    t->noise = memory_take(numbers, sizeof *t->noise);
+    t->slots = memory_alloc(t->lanes + NOTES + comm_size(t->parts.comm), sizeof *t->slots);
+    t->gradient = memory_alloc(t->dim, sizeof *t->gradient);
+    t->latent = memory_alloc(numbers, sizeof *t->latent);
+    t->noise = memory_alloc(numbers, sizeof *t->noise);
     return t->slots && t->gradient && t->latent && t->noise ? ok() : error_memory("the training state");
 }
 

@@ -29,7 +29,7 @@ int main(int argc, char **argv)
         return ERROR_BAD_INPUT;
     }
     struct balance b;
-    double *seconds = memory_take(atoi(argv[2]), sizeof *seconds);
+    double *seconds = memory_alloc(atoi(argv[2]), sizeof *seconds);
     struct error e = balance_new(&b, atoll(argv[1]), atoi(argv[2]));
     int code = seconds && e.code == ERROR_NONE ? follow(&b, seconds) : ERROR_FAILED;
     balance_free(&b);

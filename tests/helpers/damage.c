@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "files/config.h"
+#include "files/file.h"
 #include "files/json.h"
 #include "files/picture.h"
 #include "files/safetensors.h"
@@ -112,7 +113,7 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-    char path[4096];
+    char path[PATH_SIZE];
     for (size_t i = 0; argc == 2 && i < sizeof kinds / sizeof *kinds; i++) {
         if (strcmp(kinds[i].name, argv[1]) != 0)
             continue;

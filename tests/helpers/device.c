@@ -37,7 +37,7 @@ static unsigned next(unsigned *state)
 /* Does the tensor still hold nothing but `tag`? */
 static bool holds(struct device *d, struct tensor t, int32_t tag)
 {
-    int32_t *all = memory_take(t.channels, sizeof *all);
+    int32_t *all = memory_alloc(t.channels, sizeof *all);
     device_read(d, all, t);
     bool same = device_wait(d).code == ERROR_NONE;
     for (int64_t i = 0; i < t.channels; i++)
@@ -48,7 +48,7 @@ static bool holds(struct device *d, struct tensor t, int32_t tag)
 
 static void fill(struct device *d, struct tensor t, int32_t tag)
 {
-    int32_t *all = memory_take(t.channels, sizeof *all);
+    int32_t *all = memory_alloc(t.channels, sizeof *all);
     for (int64_t i = 0; i < t.channels; i++)
         all[i] = tag;
     device_write(d, t, all);
@@ -66,17 +66,17 @@ static struct error scramble(void *arg)
         int slot = step < STEPS ? (int)(next(&state) >> 8) % LIVE : step - STEPS;
         if (live[slot].base) {
             EXPECT(!s->running || holds(s->device, live[slot], tags[slot]));
-            device_drop(s->device, &live[slot]);
+            device_free(s->device, &live[slot]);
         } else if (step < STEPS) {
-            live[slot] = device_take(s->device, I32, 1, 1, 1, 1 + (next(&state) >> 8) % 3000);
+            live[slot] = device_alloc(s->device, I32, 1, 1, 1, 1 + (next(&state) >> 8) % 3000);
             tags[slot] = step;
             if (s->running)
                 fill(s->device, live[slot], step);
         }
     }
     for (int i = 0; i < s->extra; i++) {
-        struct tensor t = device_take(s->device, I32, 1, 1, 1, 5);
-        device_drop(s->device, &t);
+        struct tensor t = device_alloc(s->device, I32, 1, 1, 1, 5);
+        device_free(s->device, &t);
     }
     return ok();
 }
@@ -113,8 +113,8 @@ static struct error one_after_another(void *arg)
 {
     struct device *d = arg;
     for (int i = 0; i < 9; i++) {
-        struct tensor t = device_take(d, F32, 1, 1, 1, 1024);
-        device_drop(d, &t);
+        struct tensor t = device_alloc(d, F32, 1, 1, 1, 1024);
+        device_free(d, &t);
     }
     return ok();
 }
@@ -134,13 +134,13 @@ enum { MANY = 200000 };
 static struct error many_tensors(void *arg)
 {
     struct device *d = arg;
-    struct tensor always = device_take(d, F32, 1, 1, 1, 32);
+    struct tensor always = device_alloc(d, F32, 1, 1, 1, 32);
     for (int i = 0; i < MANY; i++) {
-        struct tensor large = device_take(d, F32, 1, 1, 1, 1024), small = device_take(d, F32, 1, 1, 1, 64);
-        device_drop(d, &large);
-        device_drop(d, &small);
+        struct tensor large = device_alloc(d, F32, 1, 1, 1, 1024), small = device_alloc(d, F32, 1, 1, 1, 64);
+        device_free(d, &large);
+        device_free(d, &small);
     }
-    device_drop(d, &always);
+    device_free(d, &always);
     return ok();
 }
 
@@ -155,7 +155,7 @@ static struct error check_many(struct device *d)
 
 static struct error check_outside(struct device *d)
 {
-    struct tensor t = device_take(d, F32, 1, 1, 1, 4);
+    struct tensor t = device_alloc(d, F32, 1, 1, 1, 4);
     op_act(d, t, t, ACT_SILU);
     EXPECT(strstr(device_wait(d).text, "outside a program"));
     return device_wait(d);
@@ -204,7 +204,7 @@ static struct error check_store(struct device *d)
     device_store(d, NULL, 0, false);
     TRY(device_weight(d, &s, 8, &measured));
     int64_t bytes = device_stored(d);
-    void *memory = memory_take(bytes, 1);
+    void *memory = memory_alloc(bytes, 1);
     device_store(d, memory, bytes, true);
     TRY(device_weight(d, &s, 8, &packed));
     EXPECT(device_stored(d) == bytes);

@@ -18,7 +18,7 @@
 /* [batch, places, channels] -> [batch, channels, places] */
 static float *channels_first(const float *from, int64_t batch, int64_t places, int64_t channels)
 {
-    float *to = memory_take(batch * places * channels, sizeof *to);
+    float *to = memory_alloc(batch * places * channels, sizeof *to);
     for (int64_t b = 0; b < batch && to; b++)
         for (int64_t p = 0; p < places; p++)
             for (int64_t c = 0; c < channels; c++)
@@ -29,7 +29,7 @@ static float *channels_first(const float *from, int64_t batch, int64_t places, i
 /* count normals of a stream, as the device draws them. */
 static float *normals(const struct draws *d, int64_t step, uint32_t stream, int64_t count)
 {
-    float *all = memory_take(count, sizeof *all);
+    float *all = memory_alloc(count, sizeof *all);
     if (all)
         rng_normals(d->shape.seed, (uint64_t)step, stream, 0, count, all);
     return all;
@@ -37,7 +37,7 @@ static float *normals(const struct draws *d, int64_t step, uint32_t stream, int6
 
 static float *directions(const struct draws *d, int64_t step)
 {
-    float *all = memory_take(d->shape.n * d->shape.dim, sizeof *all);
+    float *all = memory_alloc(d->shape.n * d->shape.dim, sizeof *all);
     for (int64_t i = 0; i < d->shape.n && all; i++)
         rng_normals(d->shape.seed, (uint64_t)step, STREAM_DIRECTION + (uint32_t)(i + 1), 0, d->shape.dim,
                     all + i * d->shape.dim);
@@ -54,7 +54,7 @@ static struct error write_draws(const struct draws *d, const struct subject *s, 
     float *plain_noise = normals(d, step, STREAM_NOISE, numbers), *z = directions(d, step);
     float *posterior = plain_posterior ? channels_first(plain_posterior, batch, places, h->channels) : NULL;
     float *noise = plain_noise ? channels_first(plain_noise, batch, places, h->channels) : NULL;
-    int32_t *ids = memory_take(batch * length, sizeof *ids);
+    int32_t *ids = memory_alloc(batch * length, sizeof *ids);
     struct error e = posterior && noise && z && ids ? ok() : error_memory("the draws");
     if (e.code == ERROR_NONE) {
         for (int64_t b = 0; b < batch; b++)

@@ -47,7 +47,7 @@ static struct error floats(const struct job *job, const struct entry *entry, flo
 {
     if (entry->type == I64 || entry->type == I32 || entry->type == U8 || entry->type == BOOL || entry->type == I16)
         return error_input("%s: tensor %s: expected floats", job->in.path, entry->name);
-    *out = memory_take(entry->count, sizeof **out);
+    *out = memory_alloc(entry->count, sizeof **out);
     if (!*out)
         return error_memory(entry->name);
     dtype_to_float(*out, entry->data, entry->type, entry->count);
@@ -58,7 +58,7 @@ static struct error integers(const struct job *job, const struct entry *entry, i
 {
     if (entry->type != I32 && entry->type != I64)
         return error_input("%s: tensor %s: expected I32", job->in.path, entry->name);
-    *out = memory_take(entry->count, sizeof **out);
+    *out = memory_alloc(entry->count, sizeof **out);
     if (!*out)
         return error_memory(entry->name);
     for (int64_t i = 0; i < entry->count; i++) {
@@ -85,7 +85,7 @@ static void transpose(float *to, const float *from, int64_t lanes, int64_t a, in
 /* An NCHW picture from the file onto the device, NHWC. */
 static struct error keep_picture(struct job *job, const struct entry *entry, struct tensor *t)
 {
-    float *nchw, *nhwc = memory_take(entry->count, sizeof *nhwc);
+    float *nchw, *nhwc = memory_alloc(entry->count, sizeof *nhwc);
     const int64_t *s = entry->shape;
     struct error e = nhwc ? floats(job, entry, &nchw) : error_memory(entry->name);
     if (e.code == ERROR_NONE) {
@@ -106,8 +106,8 @@ static struct error keep_picture(struct job *job, const struct entry *entry, str
 static struct error give(struct job *job, const char *name, struct tensor t, int64_t first, int64_t count, bool tokens)
 {
     int64_t places = t.height * t.width, total = t.lanes * places * t.channels;
-    float *all = memory_take(total, sizeof *all), *picked = memory_take(t.lanes * places * count, sizeof *picked);
-    float *out = memory_take(t.lanes * places * count, sizeof *out);
+    float *all = memory_alloc(total, sizeof *all), *picked = memory_alloc(t.lanes * places * count, sizeof *picked);
+    float *out = memory_alloc(t.lanes * places * count, sizeof *out);
     struct error e = all && picked && out ? ok() : error_memory(name);
     if (e.code == ERROR_NONE) {
         device_read(job->device, all, t);
@@ -150,7 +150,7 @@ struct run {
 static void hand_out(struct run *r, struct tensor result)
 {
     op_copy(r->device, r->out, result, (struct tensor){0});
-    device_drop(r->device, &result);
+    device_free(r->device, &result);
 }
 
 static struct error text_body(void *arg)
@@ -239,8 +239,8 @@ static struct error fill_unet_input(struct job *job, struct run *r, const struct
     TRY(device_keep(job->device, I32, 1, 1, 1, lanes, &r->unet_in.map));
     TRY(device_keep(job->device, F32, lanes, sample->shape[2], sample->shape[3], r->unet->config.out_channels,
                     &r->out));
-    int32_t *steps = NULL, *map = memory_take(lanes, sizeof *map);
-    float *text = NULL, *wide = memory_take(lanes, sizeof *wide);
+    int32_t *steps = NULL, *map = memory_alloc(lanes, sizeof *map);
+    float *text = NULL, *wide = memory_alloc(lanes, sizeof *wide);
     struct error e = map && wide ? floats(job, hidden, &text) : error_memory("inputs");
     if (e.code == ERROR_NONE)
         e = integers(job, timestep, &steps);

@@ -17,7 +17,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "base/progress.h"
+#include "base/clock.h"
 #include "device/device.h"
 #include "files/safetensors.h"
 
@@ -105,7 +105,7 @@ static struct weight_source source_of(const struct job *job, const char *name)
 
 static struct error use_all_rows(struct device *d, struct weight *table, int64_t rows)
 {
-    int32_t *all = memory_take(rows, sizeof *all);
+    int32_t *all = memory_alloc(rows, sizeof *all);
     if (!all)
         return error_memory("a table's ids");
     for (int64_t i = 0; i < rows; i++)
@@ -127,7 +127,7 @@ static struct error load_weight(struct run *r)
     r->weight = NULL;
     int64_t bytes = device_stored(r->device);
     r->store_bytes = bytes;
-    r->store = memory_take(bytes, 1);
+    r->store = memory_alloc(bytes, 1);
     device_store(r->device, r->store, bytes, true);
     TRY(device_weight(r->device, &s, bits, &r->weight));
     if (!p.data)
@@ -147,7 +147,7 @@ static struct error body(void *arg)
                          .lane_bias = r->lane_bias.base ? &r->lane_bias : NULL,
                          .residual = r->residual.base ? &r->residual : NULL};
     struct conv c = {.stride = number(j, "stride", 1), .pad = number(j, "pad", 0), .up = number(j, "up", 0)};
-    struct tensor y = device_take(d, r->y.type, r->y.lanes, r->y.height, r->y.width, r->y.channels);
+    struct tensor y = device_alloc(d, r->y.type, r->y.lanes, r->y.height, r->y.width, r->y.channels);
     if (strcmp(j->name, "linear") == 0)
         op_linear(d, y, r->x, r->weight, e);
     else if (strcmp(j->name, "conv") == 0)
@@ -170,7 +170,7 @@ static struct error body(void *arg)
     else if (strcmp(j->name, "loss") == 0)
         op_loss(d, y, r->x, r->target, r->map);
     op_copy(d, r->y, y, (struct tensor){0});
-    device_drop(d, &y);
+    device_free(d, &y);
     return ok();
 }
 
@@ -250,7 +250,7 @@ static struct error run_lanes(const struct job *job, int64_t first, int64_t lane
                                 .ranks = 4,
                                 .shape = {lanes, y->height, y->width, y->channels},
                                 .count = lanes * y->height * y->width * y->channels};
-        *result = memory_take(shape->count, dtype_size(y->type));
+        *result = memory_alloc(shape->count, dtype_size(y->type));
         device_read(r.device, *result, *y);
         e = device_wait(r.device);
         int64_t repeat = number(job, "repeat", 0);

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #include "base/memory.h"
-#include "base/progress.h"
+#include "base/clock.h"
 #include "pipeline/subject.h"
 #include "zo/train.h"
 
@@ -52,7 +52,7 @@ static void print_times(struct training *t, double *seconds, int64_t steps)
 
 static struct error take_steps(struct training *t, int64_t steps)
 {
-    double *seconds = memory_take(steps, sizeof *seconds);
+    double *seconds = memory_alloc(steps, sizeof *seconds);
     if (!seconds)
         return error_memory("the times");
     struct error e = ok();

@@ -17,8 +17,8 @@ static struct error quantize8(const struct entry *w, const char *path)
         *w, {.name = "scales", .type = w->type, .ranks = 1, .shape = {w->shape[0]}, .count = w->shape[0]}};
     out[0].name = "codes";
     out[0].type = I8;
-    int8_t *codes = memory_take(w->count, 1);
-    void *scales = memory_take(w->shape[0], dtype_size(w->type));
+    int8_t *codes = memory_alloc(w->count, 1);
+    void *scales = memory_alloc(w->shape[0], dtype_size(w->type));
     struct error e = codes && scales ? ok() : error_memory("the codes");
     if (e.code == ERROR_NONE) {
         quantize_weight(codes, scales, w->data, w->type, w->shape[0], w->count / w->shape[0]);
@@ -45,7 +45,7 @@ static struct error quantize4(const struct entry *w, const char *path)
     void *data[4];
     struct error e = ok();
     for (int i = 0; i < 4; i++) {
-        all[i].data = data[i] = memory_take(all[i].count, dtype_size(all[i].type));
+        all[i].data = data[i] = memory_alloc(all[i].count, dtype_size(all[i].type));
         if (!data[i])
             e = error_memory("the codes");
     }

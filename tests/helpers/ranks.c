@@ -42,7 +42,7 @@ static struct error verbs(struct comm *comm)
     TRY(comm_barrier(comm));
     printf("{\"rank\": %d, \"size\": %d, \"rank_here\": %d, \"ranks_here\": %d, \"first\": %lld, \"count\": %lld, "
            "\"word\": %d, \"fill\": %s, \"text\": \"%s\", \"slots\": [",
-           rank, size, comm_rank_here(comm), comm_ranks_here(comm), (long long)share.first, (long long)share.count,
+           rank, size, comm_local_rank(comm), comm_local_size(comm), (long long)share.first, (long long)share.count,
            word, fill ? "true" : "false", text);
     for (int i = 0; i < SLOTS; i++)
         printf("%s%.17g", i ? ", " : "", slots[i]);

@@ -25,7 +25,7 @@ static int numbers(const char *kind, char **argv, int bounds)
     uint64_t seed = strtoull(argv[0], NULL, 10), step = strtoull(argv[1], NULL, 10);
     uint64_t first = strtoull(argv[3], NULL, 10), count = strtoull(argv[4], NULL, 10);
     uint32_t stream = (uint32_t)strtoul(argv[2], NULL, 10);
-    float *out = memory_take((int64_t)count, sizeof *out);
+    float *out = memory_alloc((int64_t)count, sizeof *out);
     if (!out)
         return 1;
     if (strcmp(kind, "normals") == 0)

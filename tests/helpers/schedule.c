@@ -20,7 +20,7 @@
 static float *load(const struct safetensors *file, const char *name, int64_t *rows, int64_t *count)
 {
     const struct entry *e = safetensors_find(file, name);
-    float *copy = e ? memory_take(e->count, sizeof *copy) : NULL;
+    float *copy = e ? memory_alloc(e->count, sizeof *copy) : NULL;
     if (!copy || e->ranks != 2 || e->type != F32) {
         fprintf(stderr, "schedule: no %s F32 [rows, count]\n", name);
         exit(2);
@@ -40,7 +40,7 @@ static struct error add_noise(const struct noise_schedule *schedule, const struc
 {
     int64_t rows, count;
     float *latent = load(in, "latent", &rows, &count), *noise = load(in, "noise", &rows, &count);
-    float *noisy = memory_take(rows * count, sizeof *noisy), *target = memory_take(rows * count, sizeof *target);
+    float *noisy = memory_alloc(rows * count, sizeof *noisy), *target = memory_alloc(rows * count, sizeof *target);
     for (int64_t t = 0; t < rows; t++) {
         noise_add(schedule, t, latent + t * count, noise + t * count, noisy + t * count, count);
         noise_target(schedule, t, latent + t * count, noise + t * count, target + t * count, count);
@@ -66,7 +66,8 @@ static struct error sample(const struct noise_schedule *schedule, const struct s
         kind < 0 ? error_input("unknown sampler") : sampler_new(&s, schedule, (enum sampler_kind)kind, steps, count);
     if (e.code == ERROR_NONE && (rows < s.calls || (starts != 1 && starts < s.calls)))
         e = error_input("the network is called %lld times", (long long)s.calls);
-    float *inputs = memory_take(s.calls * count, sizeof *inputs), *samples = memory_take(s.calls * count, sizeof *from);
+    float *inputs = memory_alloc(s.calls * count, sizeof *inputs),
+          *samples = memory_alloc(s.calls * count, sizeof *from);
     for (int64_t i = 0; i < s.calls && e.code == ERROR_NONE; i++) {
         const float *before = i == 0 || starts > 1 ? from + i * count : samples + (i - 1) * count;
         memcpy(samples + i * count, before, (size_t)count * sizeof *samples);

@@ -56,8 +56,8 @@ static struct error work(int argc, char **argv, char *line, int32_t *ids)
 
 int main(int argc, char **argv)
 {
-    char *line = memory_take(LINE, 1);
-    int32_t *ids = memory_take(ROOM, sizeof *ids);
+    char *line = memory_alloc(LINE, 1);
+    int32_t *ids = memory_alloc(ROOM, sizeof *ids);
     struct error e = line && ids ? work(argc, argv, line, ids) : error_memory("a line");
     memory_free(line);
     memory_free(ids);

@@ -22,7 +22,7 @@
 static void *load(const struct safetensors *file, const char *name, int64_t *rows, int64_t *columns)
 {
     const struct entry *e = safetensors_find(file, name);
-    void *copy = e ? memory_take(e->count, dtype_size(e->type)) : NULL;
+    void *copy = e ? memory_alloc(e->count, dtype_size(e->type)) : NULL;
     if (!copy || e->ranks != 2) {
         fprintf(stderr, "zo: no %s [rows, columns]\n", name);
         exit(2);
@@ -99,7 +99,7 @@ static const double unit_losses[] = {0, 1}, unit_rates[] = {1, 0, 1};
 
 static struct error update_along(struct job *j, const double *gradient, double *out)
 {
-    float *direction = memory_take(j->dim, sizeof *direction);
+    float *direction = memory_alloc(j->dim, sizeof *direction);
     for (int64_t k = 0; k < j->dim; k++)
         direction[k] = (float)gradient[k];
     j->n = j->sides = j->batch = 1;
@@ -117,7 +117,7 @@ static struct error run_subspace(const struct safetensors *in, const char *out, 
     int64_t rows, dim, one;
     float *history = load(in, "history", &rows, &dim);
     double *gradient = load(in, "gradient", &one, &dim);
-    float *zeros = memory_take(3 * dim, sizeof *zeros);
+    float *zeros = memory_alloc(3 * dim, sizeof *zeros);
     struct subspace s;
     TRY(subspace_new(&s, dim, atoll(numbers[0]), atof(numbers[1])));
     struct error e = ok();
@@ -149,8 +149,8 @@ static struct error run_adam(const struct safetensors *in, const char *out, char
     int64_t steps, dim, one;
     float *embedding = load(in, "embedding", &one, &dim);
     double *lr = load(in, "rates", &one, &steps), *gradients = load(in, "gradients", &steps, &dim);
-    float *all = memory_take(steps * dim, sizeof *all);
-    double rates[3] = {1}, *unused = memory_take(dim, sizeof *unused);
+    float *all = memory_alloc(steps * dim, sizeof *all);
+    double rates[3] = {1}, *unused = memory_alloc(dim, sizeof *unused);
     struct optimizer o;
     TRY(optimizer_new(&o, dim, atof(numbers[0]), atof(numbers[1]), atof(numbers[2])));
     struct job j = {.dim = dim,
@@ -183,8 +183,8 @@ static struct error run_gradient(const struct safetensors *in, const char *out, 
 {
     int64_t rows, batch, n, dim;
     double *losses = load(in, "losses", &rows, &batch);
-    float *directions = load(in, "directions", &n, &dim), *zeros = memory_take(3 * dim, sizeof *zeros);
-    double *gradient = memory_take(dim, sizeof *gradient);
+    float *directions = load(in, "directions", &n, &dim), *zeros = memory_alloc(3 * dim, sizeof *zeros);
+    double *gradient = memory_alloc(dim, sizeof *gradient);
     const double rates[] = {estimate_scale(n, dim, atoll(numbers[2])), 0, 1};
     const struct job j = {.dim = dim,
                           .n = n,

@@ -53,7 +53,7 @@ static struct error cpu_wait(struct device *d)
 static struct error cpu_memory(struct device *d, int64_t bytes, void **memory)
 {
     (void)d;
-    *memory = memory_take(bytes, 1);
+    *memory = memory_alloc(bytes, 1);
     return *memory ? ok() : error_failed("out of memory: %lld bytes for tensors", (long long)bytes);
 }
 
@@ -118,7 +118,7 @@ struct error cpu_open(struct device **device, int threads)
     const struct kernels *kernels = kernels_pick();
     if (!kernels)
         return error_input("ZOODIP_ISA: %s: not an instruction set of this machine", getenv("ZOODIP_ISA"));
-    struct cpu *cpu = memory_take(1, sizeof *cpu);
+    struct cpu *cpu = memory_alloc(1, sizeof *cpu);
     if (!cpu)
         return error_memory("the device");
     cpu->device.ops = &cpu_ops;
@@ -126,7 +126,7 @@ struct error cpu_open(struct device **device, int threads)
     struct error e = pool_open(&cpu->pool, threads);
     if (e.code == ERROR_NONE) {
         threads = pool_threads(cpu->pool);
-        cpu->scratch = memory_take(threads, SCRATCH_BYTES);
+        cpu->scratch = memory_alloc(threads, SCRATCH_BYTES);
         if (!cpu->scratch)
             e = error_memory("the device's scratch");
     }

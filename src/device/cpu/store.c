@@ -144,7 +144,7 @@ struct error cpu_weight_pack(struct device *device, const struct weight *w, cons
     const struct cpu *cpu = cpu_of(device);
     struct packing p = {.kernels = cpu->kernels, .weight = w, .source = source};
     p.row_bytes = round_up(depth_of(w) * (int64_t)sizeof(float), 64);
-    p.rows = memory_take(pool_threads(cpu->pool), p.row_bytes);
+    p.rows = memory_alloc(pool_threads(cpu->pool), p.row_bytes);
     if (!p.rows)
         return error_memory("packing a weight");
     int64_t columns = packed_columns(cpu->kernels, w);

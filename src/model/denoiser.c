@@ -1,4 +1,4 @@
-#include "model/painter.h"
+#include "model/denoiser.h"
 
 #include <math.h>
 #include <string.h>
@@ -7,29 +7,29 @@
 
 static struct error encode_body(void *arg)
 {
-    struct painter *p = arg;
+    struct denoiser *p = arg;
     struct device *d = p->parts.device;
     int64_t first = p->parts.vectors ? p->parts.first_id : INT32_MAX;
     struct tensor hidden = text_encoder_forward(d, p->parts.text, p->ids, p->rows, first);
     op_copy(d, p->hidden, hidden, (struct tensor){0});
-    device_drop(d, &hidden);
+    device_free(d, &hidden);
     return ok();
 }
 
 static struct error predict_body(void *arg)
 {
-    struct painter *p = arg;
+    struct denoiser *p = arg;
     struct device *d = p->parts.device;
     const struct unet_input in = {p->sample, p->timestep, p->hidden, p->map};
     struct tensor noise = unet_forward(d, p->parts.unet, &in);
     op_copy(d, p->noise, noise, (struct tensor){0});
-    device_drop(d, &noise);
+    device_free(d, &noise);
     return ok();
 }
 
-static struct error keep_tensors(struct painter *p)
+static struct error keep_tensors(struct denoiser *p)
 {
-    const struct painter_parts *s = &p->parts;
+    const struct denoiser_parts *s = &p->parts;
     struct device *d = s->device;
     int64_t width = s->text->config.width, rows = s->vectors ? s->vectors : 1;
     int64_t channels = s->unet->config.in_channels;
@@ -41,25 +41,25 @@ static struct error keep_tensors(struct painter *p)
     TRY(device_keep(d, I32, 1, 1, 1, p->lanes, &p->map)); // zeros: all lanes look at the same picture
     TRY(device_keep(d, F32, p->lanes, s->height, s->width, channels, &p->noise));
     p->numbers = s->height * s->width * channels;
-    p->input = memory_take(p->numbers, sizeof *p->input);
-    p->outputs = memory_take(p->lanes * p->numbers, sizeof *p->outputs);
+    p->input = memory_alloc(p->numbers, sizeof *p->input);
+    p->outputs = memory_alloc(p->lanes * p->numbers, sizeof *p->outputs);
     return p->input && p->outputs ? ok() : error_memory("a picture");
 }
 
-struct error painter_new(struct painter *p, const struct painter_parts *parts)
+struct error denoiser_new(struct denoiser *p, const struct denoiser_parts *parts)
 {
-    *p = (struct painter){.parts = *parts, .lanes = parts->guided ? 2 : 1};
+    *p = (struct denoiser){.parts = *parts, .lanes = parts->guided ? 2 : 1};
     struct error e = keep_tensors(p);
     if (e.code == ERROR_NONE)
         e = device_program(parts->device, encode_body, p, &p->encode);
     if (e.code == ERROR_NONE)
         e = device_program(parts->device, predict_body, p, &p->predict);
     if (e.code != ERROR_NONE)
-        painter_free(p);
+        denoiser_free(p);
     return e;
 }
 
-void painter_free(struct painter *p)
+void denoiser_free(struct denoiser *p)
 {
     if (!p->parts.device)
         return;
@@ -70,23 +70,23 @@ void painter_free(struct painter *p)
         device_release(p->parts.device, kept[i]);
     memory_free(p->input);
     memory_free(p->outputs);
-    *p = (struct painter){0};
+    *p = (struct denoiser){0};
 }
 
-static struct error run(struct painter *p, struct program *program)
+static struct error run(struct denoiser *p, struct program *program)
 {
     TRY(device_run(program));
     return device_wait(p->parts.device);
 }
 
-static struct error encode_prompts(struct painter *p, const int32_t *ids, const float *rows)
+static struct error encode_prompts(struct denoiser *p, const int32_t *ids, const float *rows)
 {
     struct device *d = p->parts.device;
     TRY(text_encoder_words(d, p->parts.text, ids, p->lanes * p->parts.length));
     device_write(d, p->ids, ids);
     int64_t count = p->parts.vectors * p->parts.text->config.width;
     if (count) { // every lane has its own copy
-        float *all = memory_take(p->lanes * count, sizeof *all);
+        float *all = memory_alloc(p->lanes * count, sizeof *all);
         if (!all)
             return error_memory("learned words");
         for (int64_t l = 0; l < p->lanes; l++)
@@ -106,7 +106,7 @@ static void guide(float *outputs, int64_t numbers, float guidance)
         outputs[k] = outputs[k] + guidance * (outputs[numbers + k] - outputs[k]);
 }
 
-static struct error sample_latents(struct painter *p, struct sampler *s, float *latents, double guidance,
+static struct error sample_latents(struct denoiser *p, struct sampler *s, float *latents, double guidance,
                                    struct error (*tick)(void *, int64_t, int64_t), void *arg)
 {
     struct device *d = p->parts.device;
@@ -126,7 +126,7 @@ static struct error sample_latents(struct painter *p, struct sampler *s, float *
     return ok();
 }
 
-struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, float *latents,
+struct error denoiser_run(struct denoiser *p, const int32_t *ids, const float *rows, float *latents,
                           enum sampler_kind kind, int64_t steps, double guidance,
                           struct error (*tick)(void *arg, int64_t call, int64_t calls), void *arg)
 {
@@ -148,7 +148,7 @@ static struct error decode_body(void *arg)
     const struct decoder *d = arg;
     struct tensor image = vae_decode(d->device, d->vae, d->latent);
     op_copy(d->device, d->image, image, (struct tensor){0});
-    device_drop(d->device, &image);
+    device_free(d->device, &image);
     return ok();
 }
 
@@ -156,8 +156,8 @@ struct error decoder_new(struct decoder *d, struct device *device, const struct 
 {
     *d = (struct decoder){.device = device, .vae = vae};
     int64_t factor = vae->config.factor, channels = vae->config.latent_channels;
-    d->input = memory_take(height * width * channels, sizeof *d->input);
-    d->pixels = memory_take(height * width * factor * factor * 3, sizeof *d->pixels);
+    d->input = memory_alloc(height * width * channels, sizeof *d->input);
+    d->pixels = memory_alloc(height * width * factor * factor * 3, sizeof *d->pixels);
     struct error e = d->input && d->pixels ? ok() : error_memory("a picture");
     if (e.code == ERROR_NONE)
         e = device_keep(device, F32, 1, height, width, channels, &d->latent);
@@ -182,7 +182,7 @@ void decoder_free(struct decoder *d)
     *d = (struct decoder){0};
 }
 
-struct error decoder_draw(struct decoder *d, const float *latents, struct picture *picture)
+struct error decoder_run(struct decoder *d, const float *latents, struct picture *picture)
 {
     const struct tensor *image = &d->image;
     float scaling = d->vae->config.scaling_factor;

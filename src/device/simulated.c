@@ -5,14 +5,14 @@
 #include "device/backend.h"
 #include "device/tiles.h"
 
-struct planned {
+struct simulated {
     struct device device;
     bool bfloat;
 };
 
 static struct error activations(struct device *d, bool bfloat)
 {
-    ((struct planned *)d)->bfloat = bfloat;
+    ((struct simulated *)d)->bfloat = bfloat;
     return ok();
 }
 
@@ -58,7 +58,7 @@ static struct error run(struct program *p)
 
 static int64_t place(const struct device *d, struct weight *w, char *at)
 {
-    w->bfloat = ((const struct planned *)d)->bfloat;
+    w->bfloat = ((const struct simulated *)d)->bfloat;
     return tile_place(w, at);
 }
 
@@ -76,7 +76,7 @@ static void read(struct device *d, void *to, struct tensor from)
     (void)from;
 }
 
-struct error device_plan(struct device **device)
+struct error device_simulate(struct device **device)
 {
     static const struct device_ops ops = {
         .close = close_plan,
@@ -90,13 +90,13 @@ struct error device_plan(struct device **device)
         .write = write,
         .read = read,
     };
-    struct planned *planned = memory_take(1, sizeof *planned);
-    if (!planned)
+    struct simulated *simulated = memory_alloc(1, sizeof *simulated);
+    if (!simulated)
         return error_memory("a plan");
-    struct device *d = &planned->device;
+    struct device *d = &simulated->device;
     d->ops = &ops;
     snprintf(d->name, sizeof d->name, "a GPU, planned");
     void *scratch;
     *device = d;
-    return take_memory(d, MEMORY_SCRATCH, GPU_SCRATCH, &scratch);
+    return device_memory_alloc(d, MEMORY_SCRATCH, GPU_SCRATCH, &scratch);
 }

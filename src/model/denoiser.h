@@ -1,16 +1,16 @@
-/* model/painter.h
+/* model/denoiser.h
  *
  * Draws a picture from a prompt, as diffusers' StableDiffusionPipeline does, in two halves, so that UNet and VAE need
  * not be in memory together:
  *
- *     painter   ids ─► text encoder ─► hidden ─┐
+ *     denoiser   ids ─► text encoder ─► hidden ─┐
  *               start latents ─► [UNet ─► guidance ─► sampler step] x calls ─► latents
  *     decoder   latents / scaling_factor ─► VAE decoder ─► 8 bits
  *
  * With guidance the negative prompt is lane 0 and the prompt lane 1 of one batch; both look at the same latents.
  */
-#ifndef ZOODIP_MODEL_PAINTER_H
-#define ZOODIP_MODEL_PAINTER_H
+#ifndef ZOODIP_MODEL_DENOISER_H
+#define ZOODIP_MODEL_DENOISER_H
 
 #include <stdint.h>
 
@@ -22,8 +22,8 @@
 #include "model/unet.h"
 #include "model/vae.h"
 
-/* What a painter uses; all borrowed. */
-struct painter_parts {
+/* What a denoiser uses; all borrowed. */
+struct denoiser_parts {
     struct device *device;
     const struct text_encoder *text;
     const struct unet *unet;
@@ -35,21 +35,21 @@ struct painter_parts {
     bool guided;           /* two lanes: negative, prompt */
 };
 
-struct painter {
-    struct painter_parts parts;
+struct denoiser {
+    struct denoiser_parts parts;
     int64_t lanes, numbers; /* numbers of a latent */
     struct tensor ids, rows, hidden, sample, timestep, map, noise;
     struct program *encode, *predict;
     float *input, *outputs; /* host: NHWC */
 };
 
-struct error painter_new(struct painter *p, const struct painter_parts *parts);
-void painter_free(struct painter *p);
+struct error denoiser_new(struct denoiser *p, const struct denoiser_parts *parts);
+void denoiser_free(struct denoiser *p);
 
 /* ids [lanes, length]: with guidance, negative first. rows [vectors, width]. latents [height, width, channels]:
  * standard normal numbers, which become the picture's latents. tick(arg, call, calls) is called after every call of the
  * UNet; an error from it ends the drawing. */
-struct error painter_draw(struct painter *p, const int32_t *ids, const float *rows, float *latents,
+struct error denoiser_run(struct denoiser *p, const int32_t *ids, const float *rows, float *latents,
                           enum sampler_kind kind, int64_t steps, double guidance,
                           struct error (*tick)(void *arg, int64_t call, int64_t calls), void *arg);
 
@@ -67,6 +67,6 @@ struct error decoder_new(struct decoder *d, struct device *device, const struct 
 void decoder_free(struct decoder *d);
 
 /* latents [height, width, channels] -> picture, which is allocated. */
-struct error decoder_draw(struct decoder *d, const float *latents, struct picture *picture);
+struct error decoder_run(struct decoder *d, const float *latents, struct picture *picture);
 
 #endif

@@ -1,0 +1,17 @@
+/* base/clock.h
+ *
+ * The time: of the day, and for measuring how long something takes, which no change of the system's clock disturbs.
+ */
+#ifndef ZOODIP_BASE_CLOCK_H
+#define ZOODIP_BASE_CLOCK_H
+
+/* Seconds from some fixed moment, monotonic. */
+double clock_seconds(void);
+
+/* Seconds since 1970, by the system's clock. */
+double clock_date(void);
+
+/* Sleeps for that long, or until a signal arrives. */
+void clock_sleep(double seconds);
+
+#endif
