@@ -11,9 +11,9 @@
 #include "files/config.h"
 #include "files/file.h"
 #include "files/json.h"
-#include "report/report.h"
 #include "files/safetensors.h"
 #include "model/weights.h"
+#include "report/metrics.h"
 
 static void print_help(void)
 {
@@ -230,29 +230,29 @@ static struct error inspect_model(const char *folder)
 
 /* A run's folder */
 
-static void print_losses(int64_t count, const int64_t *steps, const double *losses, const double *validations,
-                         const double *seconds)
+static void print_losses(const struct metric_table *lines)
 {
     double sum = 0, time = 0;
     int64_t used = 0, first = -1, last = -1;
-    for (int64_t i = 0; i < count; i++) {
-        if (isfinite(seconds[i]))
-            time += seconds[i];
-        if (i >= count - 100 && isfinite(losses[i])) {
-            sum += losses[i];
+    for (int64_t i = 0; i < lines->count; i++) {
+        if (isfinite(lines->seconds[i]))
+            time += lines->seconds[i];
+        if (i >= lines->count - 100 && isfinite(lines->losses[i])) {
+            sum += lines->losses[i];
             used++;
         }
-        if (isfinite(validations[i])) {
+        if (isfinite(lines->validations[i])) {
             first = first < 0 ? i : first;
             last = i;
         }
     }
-    printf("  steps             %lld, in %.1f s\n", count ? (long long)steps[count - 1] : 0LL, time);
+    long long steps = lines->count ? (long long)lines->steps[lines->count - 1] : 0;
+    printf("  steps             %lld, in %.1f s\n", steps, time);
     if (used)
         printf("  loss              %.5f (mean of the last %lld)\n", sum / (double)used, (long long)used);
     if (first >= 0)
-        printf("  validation loss   %.5f at step %lld, %.5f at step %lld\n", validations[first],
-               (long long)steps[first], validations[last], (long long)steps[last]);
+        printf("  validation loss   %.5f at step %lld, %.5f at step %lld\n", lines->validations[first],
+               (long long)lines->steps[first], lines->validations[last], (long long)lines->steps[last]);
 }
 
 static struct error print_files(const char *folder, const char *inside)
@@ -276,16 +276,12 @@ static struct error print_files(const char *folder, const char *inside)
 
 static struct error inspect_run(const char *folder)
 {
-    int64_t count, *steps;
-    double *losses, *validations, *seconds;
-    TRY(metrics_read(folder, &count, &steps, &losses, &validations, &seconds));
+    struct metric_table lines;
+    TRY(metrics_read(&lines, folder));
     print_text(folder);
     printf(": a run\n");
-    print_losses(count, steps, losses, validations, seconds);
-    memory_free(steps);
-    memory_free(losses);
-    memory_free(validations);
-    memory_free(seconds);
+    print_losses(&lines);
+    metric_table_free(&lines);
     printf("\n");
     TRY(print_files(folder, "."));
     return print_files(folder, "checkpoints");

@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "pipeline/pictures.h"
 #include "files/file.h"
+#include "report/plot.h"
 #include "report/report.h"
 
 static bool is_checkpoint(const char *name)
@@ -125,7 +126,7 @@ static struct error finish_run(struct learning *l)
     if (comm_rank(w->comm) == 0) {
         e = pictures_save(&pictures, c->output.dir);
         if (e.code == ERROR_NONE)
-            e = loss_picture(c->output.dir);
+            e = plot_write(c->output.dir);
         if (e.code == ERROR_NONE)
             e = write_report(l, &pictures);
     }

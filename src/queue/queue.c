@@ -10,7 +10,7 @@
 #include "base/clock.h"
 #include "pipeline/memory_plan.h"
 #include "files/file.h"
-#include "report/report.h"
+#include "report/metrics.h"
 
 static bool speaks(const struct queue *b)
 {
@@ -99,23 +99,19 @@ static struct error read_results(struct queue *b)
 /* Steps, losses and seconds, over all runs of this job, from its records. */
 static void add_up(struct job_note *n, const struct job *job)
 {
-    int64_t count, *steps;
-    double *losses, *validations, *seconds;
-    if (metrics_read(job->folder, &count, &steps, &losses, &validations, &seconds).code != ERROR_NONE)
+    struct metric_table lines;
+    if (metrics_read(&lines, job->folder).code != ERROR_NONE)
         return;
     n->seconds = 0;
-    for (int64_t i = 0; i < count; i++)
-        n->seconds += seconds[i];
-    int64_t tail = count < 100 ? count : 100;
+    for (int64_t i = 0; i < lines.count; i++)
+        n->seconds += lines.seconds[i];
+    int64_t tail = lines.count < 100 ? lines.count : 100;
     double sum = 0;
-    for (int64_t i = count - tail; i < count; i++)
-        sum += losses[i];
+    for (int64_t i = lines.count - tail; i < lines.count; i++)
+        sum += lines.losses[i];
     if (tail > 0)
         n->loss = sum / (double)tail;
-    memory_free(steps);
-    memory_free(losses);
-    memory_free(validations);
-    memory_free(seconds);
+    metric_table_free(&lines);
 }
 
 /* After every step, on every rank of the group. */

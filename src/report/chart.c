@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "report/report.h"
 
 /* Mean of the last `window` losses that are numbers; none before half a window has passed. */
 static void running_mean(double *mean, const double *losses, int64_t count)
@@ -40,22 +39,22 @@ static void widen(double *low, double *high, double value)
 /* Widens low..high to the range that the y axis must cover. */
 static struct error value_range(const struct chart *chart, double *low, double *high)
 {
-    double *sorted = memory_alloc(chart->count, sizeof *sorted);
+    double *sorted = memory_alloc(chart->lines.count, sizeof *sorted);
     if (!sorted)
         return error_memory("the chart");
     int64_t finite = 0;
-    for (int64_t i = 0; i < chart->count; i++)
-        if (isfinite(chart->losses[i]))
-            sorted[finite++] = chart->losses[i];
+    for (int64_t i = 0; i < chart->lines.count; i++)
+        if (isfinite(chart->lines.losses[i]))
+            sorted[finite++] = chart->lines.losses[i];
     qsort(sorted, (size_t)finite, sizeof *sorted, compare_numbers);
     if (finite) {
         widen(low, high, sorted[finite / 100]);
         widen(low, high, sorted[finite - 1 - finite / 100]);
     }
     memory_free(sorted);
-    for (int64_t i = 0; i < chart->count; i++) {
+    for (int64_t i = 0; i < chart->lines.count; i++) {
         widen(low, high, chart->mean[i]);
-        widen(low, high, chart->validations[i]);
+        widen(low, high, chart->lines.validations[i]);
     }
     return ok();
 }
@@ -85,15 +84,15 @@ static void place_ticks(struct axis *axis, double low, double high, bool whole)
 struct error chart_read(struct chart *chart, const char *folder)
 {
     *chart = (struct chart){0};
-    TRY(metrics_read(folder, &chart->count, &chart->steps, &chart->losses, &chart->validations, &chart->seconds));
-    chart->mean = memory_alloc(chart->count, sizeof *chart->mean);
+    TRY(metrics_read(&chart->lines, folder));
+    chart->mean = memory_alloc(chart->lines.count, sizeof *chart->mean);
     if (!chart->mean) {
         chart_free(chart);
         return error_memory("the chart");
     }
-    if (chart->count == 0)
+    if (chart->lines.count == 0)
         return ok();
-    running_mean(chart->mean, chart->losses, chart->count);
+    running_mean(chart->mean, chart->lines.losses, chart->lines.count);
     double low = INFINITY, high = -INFINITY;
     struct error e = value_range(chart, &low, &high);
     if (e.code != ERROR_NONE) {
@@ -102,18 +101,15 @@ struct error chart_read(struct chart *chart, const char *folder)
     }
     place_ticks(&chart->y, low, high, false);
     double first = INFINITY, last = -INFINITY;
-    for (int64_t i = 0; i < chart->count; i++)
-        widen(&first, &last, (double)chart->steps[i]);
+    for (int64_t i = 0; i < chart->lines.count; i++)
+        widen(&first, &last, (double)chart->lines.steps[i]);
     place_ticks(&chart->x, first < 2 ? 0 : first, last, true);
     return ok();
 }
 
 void chart_free(struct chart *chart)
 {
-    memory_free(chart->steps);
-    memory_free(chart->losses);
-    memory_free(chart->validations);
-    memory_free(chart->seconds);
+    metric_table_free(&chart->lines);
     memory_free(chart->mean);
     *chart = (struct chart){0};
 }

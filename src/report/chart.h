@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/error.h"
+#include "report/metrics.h"
 
 enum { CHART_TICKS = 12 };
 
@@ -24,13 +24,12 @@ struct axis {
 };
 
 struct chart {
-    int64_t count;
-    int64_t *steps;                                /* [count] */
-    double *losses, *validations, *seconds, *mean; /* [count], NAN where there is none */
+    struct metric_table lines;
+    double *mean; /* [lines.count], NAN where there is none */
     struct axis x, y;
 };
 
-/* Reads FOLDER/metrics.jsonl. A run without steps gives an empty chart (count 0). */
+/* Reads FOLDER/metrics.jsonl. A run without steps gives an empty chart (no lines). */
 struct error chart_read(struct chart *chart, const char *folder);
 void chart_free(struct chart *chart);
 

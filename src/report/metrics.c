@@ -1,3 +1,5 @@
+#include "report/metrics.h"
+
 #include <cjson/cJSON.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -9,9 +11,8 @@
 #include <unistd.h>
 
 #include "base/memory.h"
-#include "report/events.h"
 #include "files/file.h"
-#include "report/report.h"
+#include "report/events.h"
 
 enum { SCALARS = 5, MOST_WAITING = 64 << 20 };
 
@@ -330,61 +331,53 @@ void metrics_close(struct metrics *metrics)
 
 /* -------------------------------------------------------------------------------- reading back */
 
-struct columns {
-    int64_t count, room;
-    int64_t *steps;
-    double *losses, *validations, *seconds;
-};
-
-static void columns_free(struct columns *c)
+void metric_table_free(struct metric_table *table)
 {
-    memory_free(c->steps);
-    memory_free(c->losses);
-    memory_free(c->validations);
-    memory_free(c->seconds);
-    *c = (struct columns){0};
+    memory_free(table->steps);
+    memory_free(table->losses);
+    memory_free(table->validations);
+    memory_free(table->seconds);
+    *table = (struct metric_table){0};
 }
 
-/* Doubles the room of one column; keeps the old one if memory is short. */
-static bool widen(void *column, int64_t count, int64_t room)
+static bool grow_numbers(double **numbers, int64_t count, int64_t room)
 {
-    void *old, *wider = memory_alloc(room, 8);
-    memcpy(&old, column, sizeof old);
-    if (!wider)
-        return false;
-    if (count)
-        memcpy(wider, old, (size_t)count * 8);
-    memory_free(old);
-    memcpy(column, &wider, sizeof wider);
-    return true;
+    double *more = memory_grow(*numbers, count, &room, sizeof *more);
+    *numbers = more ? more : *numbers;
+    return more;
 }
 
-static struct error columns_add(struct columns *c, const cJSON *object)
+/* Makes room for one more line. */
+static bool table_grow(struct metric_table *table, int64_t *room)
 {
-    if (c->count == c->room) {
-        int64_t room = c->room ? 2 * c->room : 1024;
-        if (!widen(&c->steps, c->count, room) || !widen(&c->losses, c->count, room) ||
-            !widen(&c->validations, c->count, room) || !widen(&c->seconds, c->count, room))
-            return error_memory("the metrics");
-        c->room = room;
-    }
-    c->steps[c->count] = step_of(object);
-    c->losses[c->count] = number_of(object, "loss");
-    c->validations[c->count] = number_of(object, "validation_loss");
-    c->seconds[c->count] = number_of(object, "seconds");
-    c->count++;
+    int64_t count = table->count, before = *room;
+    int64_t *steps = memory_grow(table->steps, count, room, sizeof *steps);
+    table->steps = steps ? steps : table->steps;
+    return steps && grow_numbers(&table->losses, count, before) && grow_numbers(&table->validations, count, before) &&
+           grow_numbers(&table->seconds, count, before);
+}
+
+static struct error table_add(struct metric_table *table, int64_t *room, const cJSON *object)
+{
+    if (!table_grow(table, room))
+        return error_memory("the metrics");
+    table->steps[table->count] = step_of(object);
+    table->losses[table->count] = number_of(object, "loss");
+    table->validations[table->count] = number_of(object, "validation_loss");
+    table->seconds[table->count] = number_of(object, "seconds");
+    table->count++;
     return ok();
 }
 
-static struct error read_columns(struct columns *c, const char *path)
+static struct error read_table(struct metric_table *table, const char *path)
 {
     struct reader r;
     TRY(reader_open(&r, path));
-    struct error e = columns_add(c, NULL); /* so that an empty file has arrays too */
-    c->count = 0;
+    int64_t room = 0;
+    struct error e = ok();
     while (e.code == ERROR_NONE && reader_next(&r)) {
         cJSON *object = cJSON_Parse(r.line);
-        e = step_of(object) ? columns_add(c, object)
+        e = step_of(object) ? table_add(table, &room, object)
                             : error_input("%s: line %lld: has no step", path, (long long)r.number);
         cJSON_Delete(object);
     }
@@ -394,21 +387,13 @@ static struct error read_columns(struct columns *c, const char *path)
     return e;
 }
 
-struct error metrics_read(const char *folder, int64_t *count, int64_t **steps, double **losses, double **validations,
-                          double **seconds)
+struct error metrics_read(struct metric_table *table, const char *folder)
 {
     char path[PATH_SIZE];
+    *table = (struct metric_table){0};
     TRY(path_join(path, folder, "metrics.jsonl"));
-    struct columns c = {0};
-    struct error e = read_columns(&c, path);
-    if (e.code != ERROR_NONE) {
-        columns_free(&c);
-        return e;
-    }
-    *count = c.count;
-    *steps = c.steps;
-    *losses = c.losses;
-    *validations = c.validations;
-    *seconds = c.seconds;
-    return ok();
+    struct error e = read_table(table, path);
+    if (e.code != ERROR_NONE)
+        metric_table_free(table);
+    return e;
 }

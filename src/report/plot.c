@@ -1,13 +1,15 @@
-/* loss.png. Everything is drawn by one primitive: a round-ended stroke whose edge is smoothed by its distance to the
- * pixel, letters included. */
+#include "report/plot.h"
+
 #include <ctype.h>
 #include <math.h>
 #include <string.h>
 
-#include "report/chart.h"
 #include "files/file.h"
-#include "report/report.h"
+#include "files/picture.h"
+#include "report/chart.h"
 
+/* Everything is drawn by one primitive: a round-ended stroke whose edge is smoothed by its distance to the pixel,
+ * letters included. */
 enum { WIDTH = 1280, HEIGHT = 720, LEFT = 130, RIGHT = 40, TOP = 80, BOTTOM = 90 };
 
 struct color {
@@ -155,26 +157,26 @@ static void draw_legend(struct picture *p)
 
 static void draw_losses(struct picture *p, const struct chart *chart)
 {
-    double alpha =
-        fmin(fmax(400.0 / (double)chart->count, 0.12), 0.6); /* many points: fainter, so that the mean stands out */
-    for (int64_t i = 0; i < chart->count; i++)
-        if (chart_shows(chart, chart->losses[i])) {
-            double x = place_x(chart, (double)chart->steps[i]), y = place_y(chart, chart->losses[i]);
+    // the more points, the fainter, so that the mean stands out
+    double alpha = fmin(fmax(400.0 / (double)chart->lines.count, 0.12), 0.6);
+    for (int64_t i = 0; i < chart->lines.count; i++)
+        if (chart_shows(chart, chart->lines.losses[i])) {
+            double x = place_x(chart, (double)chart->lines.steps[i]), y = place_y(chart, chart->lines.losses[i]);
             stroke(p, x, y, x, y, 2, dots, alpha);
         }
-    for (int64_t i = 1; i < chart->count; i++)
+    for (int64_t i = 1; i < chart->lines.count; i++)
         if (isfinite(chart->mean[i - 1]) && isfinite(chart->mean[i]))
-            stroke(p, place_x(chart, (double)chart->steps[i - 1]), place_y(chart, chart->mean[i - 1]),
-                   place_x(chart, (double)chart->steps[i]), place_y(chart, chart->mean[i]), 1.5, line, 1);
+            stroke(p, place_x(chart, (double)chart->lines.steps[i - 1]), place_y(chart, chart->mean[i - 1]),
+                   place_x(chart, (double)chart->lines.steps[i]), place_y(chart, chart->mean[i]), 1.5, line, 1);
 }
 
 static void draw_validations(struct picture *p, const struct chart *chart)
 {
     double last_x = NAN, last_y = NAN;
-    for (int64_t i = 0; i < chart->count; i++) {
-        if (!isfinite(chart->validations[i]))
+    for (int64_t i = 0; i < chart->lines.count; i++) {
+        if (!isfinite(chart->lines.validations[i]))
             continue;
-        double x = place_x(chart, (double)chart->steps[i]), y = place_y(chart, chart->validations[i]);
+        double x = place_x(chart, (double)chart->lines.steps[i]), y = place_y(chart, chart->lines.validations[i]);
         if (isfinite(last_x))
             stroke(p, last_x, last_y, x, y, 1, marks, 0.6);
         stroke(p, x, y, x, y, 7, paper, 1);
@@ -184,7 +186,7 @@ static void draw_validations(struct picture *p, const struct chart *chart)
     }
 }
 
-struct error loss_picture(const char *folder)
+struct error plot_write(const char *folder)
 {
     struct chart chart;
     struct picture p;
@@ -198,7 +200,7 @@ struct error loss_picture(const char *folder)
     }
     memset(p.rgb, 255, (size_t)(3 * p.width * p.height));
     draw_legend(&p);
-    if (chart.count > 0) {
+    if (chart.lines.count > 0) {
         draw_axes(&p, &chart);
         draw_losses(&p, &chart);
         draw_validations(&p, &chart);

@@ -4,8 +4,8 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "report/chart.h"
 #include "files/file.h"
+#include "report/chart.h"
 
 /* The page's style; the page loads nothing from the network, and its policy forbids it to. */
 static const char page_head[] =
@@ -76,7 +76,7 @@ enum { WIDTH = 900, HEIGHT = 400, LEFT = 64, RIGHT = 16, TOP = 40, BOTTOM = 48 }
 
 static double place_x(const struct chart *chart, int64_t i)
 {
-    return LEFT + axis_part(&chart->x, (double)chart->steps[i]) * (WIDTH - LEFT - RIGHT);
+    return LEFT + axis_part(&chart->x, (double)chart->lines.steps[i]) * (WIDTH - LEFT - RIGHT);
 }
 
 static double place_y(const struct chart *chart, double value)
@@ -117,8 +117,8 @@ static void put_path(FILE *out, const struct chart *chart, const double *values,
 {
     bool down = false;
     fprintf(out, "<path class=\"%s\" d=\"", kind);
-    for (int64_t i = 0; i < chart->count; i++) {
-        bool last = i == chart->count - 1;
+    for (int64_t i = 0; i < chart->lines.count; i++) {
+        bool last = i == chart->lines.count - 1;
         if ((i % stride && !last) || !chart_shows(chart, values[i]))
             continue;
         fprintf(out, "%c%.1f %.1f%s", down && !dot ? 'L' : 'M', place_x(chart, i), place_y(chart, values[i]),
@@ -134,17 +134,17 @@ static void put_curve(FILE *out, const struct chart *chart, const char *heading)
             heading, heading, WIDTH, HEIGHT);
     put_legend(out);
     put_axes(out, chart);
-    fprintf(out, "<g opacity=\"%.2f\">", fmax(0.35, fmin(0.7, 700.0 / (double)chart->count)));
-    put_path(out, chart, chart->losses, chart->count / 2000 + 1, "dots", true);
+    fprintf(out, "<g opacity=\"%.2f\">", fmax(0.35, fmin(0.7, 700.0 / (double)chart->lines.count)));
+    put_path(out, chart, chart->lines.losses, chart->lines.count / 2000 + 1, "dots", true);
     fputs("</g>\n", out);
-    put_path(out, chart, chart->mean, chart->count / 600 + 1, "line", false);
-    put_path(out, chart, chart->validations, 1, "steps", false);
-    for (int64_t i = 0; i < chart->count; i++)
-        if (chart_shows(chart, chart->validations[i]))
+    put_path(out, chart, chart->mean, chart->lines.count / 600 + 1, "line", false);
+    put_path(out, chart, chart->lines.validations, 1, "steps", false);
+    for (int64_t i = 0; i < chart->lines.count; i++)
+        if (chart_shows(chart, chart->lines.validations[i]))
             fprintf(out,
                     "<circle class=\"mark\" cx=\"%.1f\" cy=\"%.1f\" r=\"4\"><title>step %lld: %.5f</title></circle>\n",
-                    place_x(chart, i), place_y(chart, chart->validations[i]), (long long)chart->steps[i],
-                    chart->validations[i]);
+                    place_x(chart, i), place_y(chart, chart->lines.validations[i]), (long long)chart->lines.steps[i],
+                    chart->lines.validations[i]);
     fputs("</svg>\n</section>\n", out);
 }
 
@@ -218,7 +218,7 @@ struct error report_write(const char *folder, const char *title, const char *con
     }
     put_head(file.stream, title);
     put_facts(file.stream, facts, fact_count);
-    if (chart.count > 0)
+    if (chart.lines.count > 0)
         put_curve(file.stream, &chart, "h2");
     chart_free(&chart);
     e = put_pictures(file.stream, pictures, picture_count);
@@ -276,7 +276,7 @@ static struct error put_subject_curve(FILE *out, const char *folder)
     if (!file_exists(path))
         return ok();
     TRY(chart_read(&chart, folder));
-    if (chart.count > 0)
+    if (chart.lines.count > 0)
         put_curve(out, &chart, "h3");
     chart_free(&chart);
     return ok();

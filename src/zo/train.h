@@ -20,7 +20,7 @@
 #include "cluster/share.h"
 #include "device/device.h"
 #include "files/config.h"
-#include "report/report.h"
+#include "report/metrics.h"
 #include "model/scheduler.h"
 #include "model/text_encoder.h"
 #include "model/unet.h"

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "report/metrics.h"
+#include "report/plot.h"
 #include "report/report.h"
 
 static struct error write_steps(const char *folder, int64_t from, int64_t count)
@@ -43,7 +45,7 @@ static struct error write_page(const char *folder, const char *title, const char
     for (int64_t i = 0; i < 3 * 64 * 48; i++)
         picture.rgb[i] = (uint8_t)(i * 7);
     struct report_picture shown = {caption, &picture};
-    struct error e = loss_picture(folder);
+    struct error e = plot_write(folder);
     if (e.code == ERROR_NONE)
         e = report_write(folder, title, title, (const char *const[]){fact, fact}, 1, &shown, 1);
     picture_free(&picture);

@@ -1,0 +1,58 @@
+/* report/metrics.h
+ *
+ * A run's record, FOLDER/metrics.jsonl: a line a step, written while it learns and read back for its curve and for what
+ * is said about it afterwards. The same numbers go to TensorBoard (report/events.h).
+ *
+ * A line is a JSON object, numbers with 17 significant digits (they read back as the same double); keys: step, loss,
+ * losses, validation_loss (absent if NAN), grad_norm, removed, lr, seconds, evaluations_per_second. NaN and infinity
+ * are written as null.
+ *
+ * Invariant: the file never holds part of a line, unless the process died while it wrote the last one.
+ */
+#ifndef ZOODIP_REPORT_METRICS_H
+#define ZOODIP_REPORT_METRICS_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+
+struct metric {
+    int64_t step;         /* from 1 */
+    double loss;          /* mean of the unperturbed slots */
+    const double *losses; /* [slots], row-major [direction 0..n, picture] */
+    int64_t slots;
+    double validation; /* NAN if it was not due */
+    double grad_norm;  /* of the projected gradient */
+    int64_t removed;   /* directions taken out of this step's gradient */
+    double lr;
+    double seconds; /* of this step */
+    double evaluations_per_second;
+};
+
+struct metrics;
+
+/* Opens FOLDER/metrics.jsonl and a TensorBoard file FOLDER/events.out.tfevents.*; with `from_step` > 0 (a resumed run)
+ * the lines of steps > from_step are cut off first (by writing a new file and renaming it), as is an incomplete last
+ * line; from_step 0 starts over. */
+struct error metrics_open(struct metrics **metrics, const char *folder, int64_t from_step);
+
+/* If the disk is full, the line and those that follow it are kept until metrics_flush finds room. */
+struct error metrics_add(struct metrics *metrics, const struct metric *metric);
+
+/* Passes the added lines to the system. Call it before a checkpoint, so that a resumed run finds every line up to it.
+ * If someone removed the file or its folder, the next lines go into a new file, and the error says so. */
+struct error metrics_flush(struct metrics *metrics);
+void metrics_close(struct metrics *metrics);
+
+/* What metrics.jsonl holds: a column for each value that is read back. */
+struct metric_table {
+    int64_t count;
+    int64_t *steps;                         /* [count], owned */
+    double *losses, *validations, *seconds; /* [count], owned; NAN where a line has none */
+};
+
+/* Reads FOLDER/metrics.jsonl. Nothing is owned after an error. */
+struct error metrics_read(struct metric_table *table, const char *folder);
+void metric_table_free(struct metric_table *table);
+
+#endif

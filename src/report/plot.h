@@ -1,0 +1,14 @@
+/* report/plot.h
+ *
+ * The curve of a run as a picture, for whoever looks into its folder: losses as points, their running mean as a line,
+ * validation losses as marks, axes with numbers. It shows what report.html shows (report/chart.h).
+ */
+#ifndef ZOODIP_REPORT_PLOT_H
+#define ZOODIP_REPORT_PLOT_H
+
+#include "base/error.h"
+
+/* FOLDER/metrics.jsonl -> FOLDER/loss.png. */
+struct error plot_write(const char *folder);
+
+#endif
