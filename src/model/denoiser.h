@@ -17,7 +17,7 @@
 #include "base/error.h"
 #include "device/device.h"
 #include "files/picture.h"
-#include "model/scheduler.h"
+#include "model/sampler.h"
 #include "model/text_encoder.h"
 #include "model/unet.h"
 #include "model/vae.h"

@@ -12,7 +12,7 @@
 #include "cluster/comm.h"
 #include "device/device.h"
 #include "files/config.h"
-#include "model/scheduler.h"
+#include "model/noise_schedule.h"
 #include "model/text_encoder.h"
 #include "model/unet.h"
 #include "model/vae.h"

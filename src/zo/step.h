@@ -23,7 +23,7 @@
 #include "cluster/share.h"
 #include "device/device.h"
 #include "files/config.h"
-#include "model/scheduler.h"
+#include "model/noise_schedule.h"
 #include "zo/checkpoint.h"
 #include "zo/dataset.h"
 #include "zo/draws.h"

@@ -21,7 +21,7 @@
 #include "device/device.h"
 #include "files/config.h"
 #include "report/metrics.h"
-#include "model/scheduler.h"
+#include "model/noise_schedule.h"
 #include "model/text_encoder.h"
 #include "model/unet.h"
 #include "zo/checkpoint.h"

@@ -14,7 +14,7 @@
 
 #include "base/memory.h"
 #include "files/safetensors.h"
-#include "model/scheduler.h"
+#include "model/sampler.h"
 
 /* A tensor of the file, copied so that it is aligned; its shape in rows, count. */
 static float *load(const struct safetensors *file, const char *name, int64_t *rows, int64_t *count)

@@ -1,0 +1,204 @@
+#include "model/noise_schedule.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "files/file.h"
+#include "files/json.h"
+
+/* -------------------------------------------------------------------------------- config */
+
+/* torch.linspace in float: steps from both ends, so that both are exact. */
+static float linspace(double start, double end, int64_t steps, int64_t i)
+{
+    float a = (float)start, b = (float)end, step = (b - a) / (float)(steps - 1);
+    if (steps == 1)
+        return a;
+    return i < steps / 2 ? a + step * (float)i : b - step * (float)(steps - 1 - i);
+}
+
+static float beta_linear(double start, double end, int64_t steps, int64_t i)
+{
+    return linspace(start, end, steps, i);
+}
+
+static float beta_scaled_linear(double start, double end, int64_t steps, int64_t i)
+{
+    float root = linspace(sqrt(start), sqrt(end), steps, i);
+    return root * root;
+}
+
+static double cosine_bar(double t)
+{
+    double c = cos((t + 0.008) / 1.008 * M_PI / 2);
+    return c * c;
+}
+
+static float beta_cosine(double start, double end, int64_t steps, int64_t i)
+{
+    (void)start;
+    (void)end;
+    double beta = 1 - cosine_bar((double)(i + 1) / (double)steps) / cosine_bar((double)i / (double)steps);
+    return (float)fmin(beta, 0.999);
+}
+
+static const struct {
+    const char *name;
+    float (*beta)(double start, double end, int64_t steps, int64_t i);
+} beta_schedules[] = {
+    {"linear", beta_linear}, {"scaled_linear", beta_scaled_linear}, {"squaredcos_cap_v2", beta_cosine}};
+
+static void read_alphas(struct json *j, struct noise_schedule *s)
+{
+    double start = json_number(j, "beta_start", 0.0001), end = json_number(j, "beta_end", 0.02);
+    const char *name = json_string(j, "beta_schedule", "linear");
+    if (!(start > 0 && start < 1))
+        json_wrong(j, "beta_start", "expected a number between 0 and 1");
+    if (!(end > 0 && end < 1))
+        json_wrong(j, "beta_end", "expected a number between 0 and 1");
+    s->alphas_cumprod = memory_alloc(s->steps, sizeof *s->alphas_cumprod);
+    if (!s->alphas_cumprod) {
+        j->error = error_memory("the noise schedule");
+        return;
+    }
+    for (size_t k = 0; k < sizeof beta_schedules / sizeof *beta_schedules; k++) {
+        if (strcmp(name, beta_schedules[k].name) != 0)
+            continue;
+        double product = 1;
+        for (int64_t i = 0; i < s->steps; i++) {
+            product *= (double)(1.0f - beta_schedules[k].beta(start, end, s->steps, i));
+            s->alphas_cumprod[i] = (float)product;
+        }
+        return;
+    }
+    json_wrong(j, "beta_schedule",
+               "\"%.60s\" is not supported, only \"linear\", \"scaled_linear\", \"squaredcos_cap_v2\"", name);
+}
+
+static void read_choices(struct json *j, struct noise_schedule *s)
+{
+    const char *prediction = json_string(j, "prediction_type", "epsilon");
+    if (strcmp(prediction, "v_prediction") == 0)
+        s->prediction = PREDICT_V;
+    else if (strcmp(prediction, "epsilon") != 0)
+        json_wrong(j, "prediction_type", "\"%.60s\" is not supported, only \"epsilon\" and \"v_prediction\"",
+                   prediction);
+    static const char *const names[] = {"", "leading", "linspace", "trailing"};
+    const char *spacing = json_string(j, "timestep_spacing", "");
+    for (int i = 0; i < 4; i++)
+        if (strcmp(spacing, names[i]) == 0) {
+            s->spacing = (enum spacing)i;
+            return;
+        }
+    json_wrong(j, "timestep_spacing", "\"%.60s\" is not supported, only \"leading\", \"linspace\", \"trailing\"",
+               spacing);
+}
+
+/* Refuses the file if a key is present and not one of the names, a list that ends with NULL. */
+static void only_one_of(struct json *j, const char *key, const char *const *names)
+{
+    const char *value = json_string(j, key, NULL);
+    for (int i = 0; value && names[i]; i++)
+        if (strcmp(value, names[i]) == 0)
+            return;
+    if (value)
+        json_wrong(j, key, "\"%.60s\" is not supported, only \"%s\" and similar", value, names[0]);
+}
+
+/* Refuses settings that would change the numbers and are not implemented. Classes that share this schedule find each
+ * other's settings in its file, and use their own default for another's word ("logrho" is DEIS's "midpoint"). */
+static void refuse_others(struct json *j)
+{
+    static const char *const classes[] = {"PNDMScheduler",
+                                          "DDIMScheduler",
+                                          "DDPMScheduler",
+                                          "EulerDiscreteScheduler",
+                                          "EulerAncestralDiscreteScheduler",
+                                          "DPMSolverMultistepScheduler",
+                                          "DPMSolverSinglestepScheduler",
+                                          "DEISMultistepScheduler",
+                                          "UniPCMultistepScheduler",
+                                          "LMSDiscreteScheduler",
+                                          NULL};
+    static const char *const algorithms[] = {"dpmsolver++", "deis", NULL};
+    static const char *const solvers[] = {"midpoint", "logrho", "bh1", "bh2", NULL};
+    static const struct {
+        const char *key;
+        const char *const *names;
+    } one_of[] = {{"_class_name", classes}, {"algorithm_type", algorithms}, {"solver_type", solvers}};
+    static const char *const only[][2] = {{"trained_betas", "null"},
+                                          {"thresholding", "false"},
+                                          {"rescale_betas_zero_snr", "false"},
+                                          {"use_karras_sigmas", "false"},
+                                          {"use_exponential_sigmas", "false"},
+                                          {"use_beta_sigmas", "false"},
+                                          {"use_flow_sigmas", "false"},
+                                          {"use_lu_lambdas", "false"},
+                                          {"lambda_min_clipped", "null"},
+                                          {"solver_order", "2"},
+                                          {"final_sigmas_type", "\"zero\""},
+                                          {"timestep_type", "\"discrete\""},
+                                          {"sigma_min", "null"},
+                                          {"interpolation_type", "\"linear\""},
+                                          {"sigma_max", "null"}};
+    for (size_t i = 0; i < sizeof one_of / sizeof *one_of; i++)
+        only_one_of(j, one_of[i].key, one_of[i].names);
+    for (size_t i = 0; i < sizeof only / sizeof *only; i++)
+        json_only(j, only[i][0], only[i][1]);
+}
+
+struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
+{
+    *s = (struct noise_schedule){0};
+    char path[PATH_SIZE];
+    TRY(path_join(path, folder, "scheduler/scheduler_config.json"));
+    struct json j;
+    TRY(json_open(&j, path));
+    s->steps = json_integer(&j, "num_train_timesteps", 1000, 2, 1 << 20);
+    s->steps_offset = json_integer(&j, "steps_offset", 0, 0, 1000);
+    // the samplers' classes have different defaults
+    s->set_alpha_to_one = json_bool(&j, "set_alpha_to_one", false);
+    s->has_alpha_to_one = s->set_alpha_to_one || !json_bool(&j, "set_alpha_to_one", true);
+    s->clip_sample = json_bool(&j, "clip_sample", false);
+    s->has_clip_sample = s->clip_sample || !json_bool(&j, "clip_sample", true);
+    s->clip_range = (float)json_number(&j, "clip_sample_range", 1.0);
+    read_choices(&j, s);
+    read_alphas(&j, s);
+    s->runge_kutta = !json_bool(&j, "skip_prk_steps", false);
+    refuse_others(&j);
+    json_close(&j);
+    if (j.error.code != ERROR_NONE)
+        noise_schedule_free(s);
+    return j.error;
+}
+
+void noise_schedule_as_pipeline(struct noise_schedule *s)
+{
+    s->steps_offset = 1;
+    s->clip_sample = false;
+}
+
+void noise_schedule_free(struct noise_schedule *s)
+{
+    memory_free(s->alphas_cumprod);
+    s->alphas_cumprod = NULL;
+}
+
+/* -------------------------------------------------------------------------------- training */
+
+void noise_add(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *noisy,
+               int64_t count)
+{
+    float a = sqrtf(s->alphas_cumprod[t]), b = sqrtf(1.0f - s->alphas_cumprod[t]);
+    for (int64_t i = 0; i < count; i++)
+        noisy[i] = a * latent[i] + b * noise[i];
+}
+
+void noise_target(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *target,
+                  int64_t count)
+{
+    float a = sqrtf(s->alphas_cumprod[t]), b = sqrtf(1.0f - s->alphas_cumprod[t]);
+    for (int64_t i = 0; i < count; i++)
+        target[i] = s->prediction == PREDICT_EPSILON ? noise[i] : a * noise[i] - b * latent[i];
+}

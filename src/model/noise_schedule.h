@@ -1,0 +1,44 @@
+/* model/noise_schedule.h
+ *
+ * The noise schedule of a model (scheduler/scheduler_config.json): x_t = sqrt(a_t) z + sqrt(1 - a_t) noise. Equal to
+ * diffusers' DDPMScheduler.add_noise and get_velocity.
+ */
+#ifndef ZOODIP_MODEL_NOISE_SCHEDULE_H
+#define ZOODIP_MODEL_NOISE_SCHEDULE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+enum prediction { PREDICT_EPSILON, PREDICT_V };
+enum spacing { SPACING_DEFAULT, SPACING_LEADING, SPACING_LINSPACE, SPACING_TRAILING };
+
+struct noise_schedule {
+    int64_t steps; /* num_train_timesteps */
+    enum prediction prediction;
+    enum spacing spacing; /* SPACING_DEFAULT: the config names none, so the sampler's own default applies */
+    int64_t steps_offset;
+    bool set_alpha_to_one, has_alpha_to_one; /* has_: named by the config */
+    bool clip_sample, has_clip_sample;
+    float clip_range;
+    bool runge_kutta;      /* PNDM begins with Runge-Kutta steps: skip_prk_steps is false or absent */
+    float *alphas_cumprod; /* [steps] */
+};
+
+/* Reads FOLDER/scheduler/scheduler_config.json, whichever of the common classes wrote it; missing keys have diffusers'
+ * defaults. Refuses, by key, what is not supported. */
+struct error noise_schedule_read(struct noise_schedule *s, const char *folder);
+void noise_schedule_free(struct noise_schedule *s);
+
+/* What StableDiffusionPipeline changes in a model's schedule when it loads it (pipeline_stable_diffusion.py, __init__):
+ * steps_offset becomes 1, and a clip_sample set by the config is switched off. For drawing; training uses neither. */
+void noise_schedule_as_pipeline(struct noise_schedule *s);
+
+/* noisy, target [count] from latent and noise [count] at timestep t in [0, steps). */
+void noise_add(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *noisy,
+               int64_t count);
+void noise_target(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *target,
+                  int64_t count);
+
+#endif
