@@ -1,12 +1,7 @@
 #include "cluster/comm.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/memory.h"
@@ -133,12 +128,12 @@ int comm_size(const struct comm *comm)
 
 int comm_local_rank(const struct comm *comm)
 {
-    return comm->place.rank_here;
+    return comm->place.local_rank;
 }
 
 int comm_local_size(const struct comm *comm)
 {
-    return comm->place.ranks_here;
+    return comm->place.local_size;
 }
 
 void comm_set_timeout(struct comm *comm, double seconds)
@@ -192,6 +187,16 @@ struct error comm_barrier(struct comm *comm)
     return comm->transport ? comm->transport->barrier(comm->state) : ok();
 }
 
+struct error comm_broadcast_local(struct comm *comm, void *data, int bytes)
+{
+    return comm->transport ? comm->transport->broadcast_local(comm->state, data, bytes) : ok();
+}
+
+struct error comm_barrier_local(struct comm *comm)
+{
+    return comm->transport ? comm->transport->barrier_local(comm->state) : ok();
+}
+
 struct error comm_agree(struct comm *comm, struct error e)
 {
     if (!comm->transport)
@@ -207,6 +212,15 @@ struct error comm_agree(struct comm *comm, struct error e)
         return e;
     }
     return ok();
+}
+
+struct error comm_meet(struct comm *comm, struct error mine, bool *stop)
+{
+    enum { STOP, FAILED, SLOTS };
+    double slots[SLOTS] = {[STOP] = *stop, [FAILED] = mine.code != ERROR_NONE};
+    TRY(comm_sum(comm, slots, SLOTS));
+    *stop = slots[STOP] > 0;
+    return slots[FAILED] > 0 ? comm_agree(comm, mine) : ok();
 }
 
 struct error comm_abort(struct comm *comm, struct error e)
@@ -292,90 +306,4 @@ struct error comm_receive(struct comm *comm, void *data, int64_t bytes, int from
 struct error comm_wait_all(struct comm *comm, int times)
 {
     return comm->transport ? comm->transport->gather(comm->state, times) : ok();
-}
-
-/* -------------------------------------------------------------------------------- shared memory */
-
-/* Tells the others where to find the memory of the node's first rank: an unnamed file, open in that process. Containers
- * may number processes differently, hence the file's identity beside it. */
-struct address {
-    int64_t process, descriptor;
-    uint64_t device, file;
-};
-
-static struct address address_of(int descriptor)
-{
-    struct stat status;
-    if (descriptor < 0 || fstat(descriptor, &status) != 0)
-        return (struct address){.descriptor = -1};
-    return (struct address){getpid(), descriptor, status.st_dev, status.st_ino};
-}
-
-static struct error map(void **memory, int64_t bytes, int descriptor)
-{
-    int flags = descriptor < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
-    void *p = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, flags, descriptor, 0);
-    if (p == MAP_FAILED)
-        return error_memory("weights");
-    *memory = p;
-    return ok();
-}
-
-/* A memfd is not bounded by the size of /dev/shm, which containers keep small, and vanishes with its last user. The
- * room is allocated at once: memory that runs out later would mean a SIGBUS. */
-static int make_shared(int64_t bytes)
-{
-    int descriptor = memfd_create("zoodip weights", MFD_CLOEXEC);
-    if (descriptor >= 0 && posix_fallocate(descriptor, 0, bytes) != 0) {
-        close(descriptor);
-        return -1;
-    }
-    return descriptor;
-}
-
-static int open_shared(const struct address *address)
-{
-    if (address->descriptor < 0)
-        return -1;
-    char path[64];
-    snprintf(path, sizeof path, "/proc/%lld/fd/%lld", (long long)address->process, (long long)address->descriptor);
-    int descriptor = open(path, O_RDWR | O_CLOEXEC);
-    struct address found = address_of(descriptor);
-    if (descriptor >= 0 && (found.device != address->device || found.file != address->file)) {
-        close(descriptor);
-        return -1;
-    }
-    return descriptor;
-}
-
-/* Collective on the node to the end, whatever happens on one rank. */
-static struct error share_memory(struct comm *comm, int64_t bytes, void **memory, bool *fill)
-{
-    bool first = comm->place.rank_here == 0;
-    int descriptor = first ? make_shared(bytes) : -1;
-    struct address address = address_of(descriptor);
-    TRY(comm->transport->broadcast_here(comm->state, &address, sizeof address));
-    if (!first)
-        descriptor = open_shared(&address);
-    *fill = first || descriptor < 0;
-    struct error e = map(memory, bytes, descriptor);
-    TRY(comm->transport->barrier_here(comm->state)); // all have opened it: the first may close
-    if (descriptor >= 0)
-        close(descriptor);
-    return e;
-}
-
-struct error comm_shared(struct comm *comm, int64_t bytes, void **memory, bool *fill)
-{
-    *memory = NULL;
-    *fill = true;
-    bytes = bytes > 0 ? bytes : 1;
-    return comm->place.ranks_here > 1 ? share_memory(comm, bytes, memory, fill) : map(memory, bytes, -1);
-}
-
-void comm_shared_free(struct comm *comm, void *memory, int64_t bytes)
-{
-    (void)comm;
-    if (memory)
-        munmap(memory, (size_t)(bytes > 0 ? bytes : 1));
 }

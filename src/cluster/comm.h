@@ -70,8 +70,16 @@ struct error comm_share_text(struct comm *comm, char **text, int64_t *size);
 /* No rank leaves before all have arrived. */
 struct error comm_barrier(struct comm *comm);
 
+/* The same among the ranks of this node; data [bytes] comes from the first of them. */
+struct error comm_broadcast_local(struct comm *comm, void *data, int bytes);
+struct error comm_barrier_local(struct comm *comm);
+
 /* Every rank passes its own outcome; all get the error of the lowest rank that failed, or ok. */
 struct error comm_agree(struct comm *comm, struct error e);
+
+/* comm_agree for ranks that work side by side, after each piece of work: it also collects requests to stop. *stop: in,
+ * whether this rank was asked to; out, whether any was. */
+struct error comm_meet(struct comm *comm, struct error mine, bool *stop);
 
 /* For a failure that the others cannot learn of while they wait: prints it and ends all ranks with the error's code. If
  * this rank is alone, or `e` is no error, it returns `e` and the caller proceeds as usual. Not collective. */
@@ -83,12 +91,6 @@ struct error comm_abort(struct comm *comm, struct error e);
  * ends all ranks with it. Not collective. */
 bool comm_asked(struct comm *comm);
 struct error comm_roll_call(struct comm *comm);
-
-/* Memory that all ranks of this node share, zeroed, at the start of a page. *fill: this is the rank that writes it; the
- * others may read after the next comm_agree or comm_barrier. If the node cannot share memory, each rank gets its own
- * and fills it. Collective. Give it back with comm_shared_free. */
-struct error comm_shared(struct comm *comm, int64_t bytes, void **memory, bool *fill);
-void comm_shared_free(struct comm *comm, void *memory, int64_t bytes);
 
 /* ---- groups of ranks that work on something of their own ---- */
 

@@ -219,7 +219,7 @@ static struct error mpi_broadcast(void *state, void *data, int bytes, int root)
     return broadcast_among(m, m->all, data, bytes, root);
 }
 
-static struct error mpi_broadcast_here(void *state, void *data, int bytes)
+static struct error mpi_broadcast_local(void *state, void *data, int bytes)
 {
     struct mpi *m = state;
     return broadcast_among(m, m->here, data, bytes, 0);
@@ -238,7 +238,7 @@ static struct error mpi_barrier(void *state)
     return barrier_among(m, m->all);
 }
 
-static struct error mpi_barrier_here(void *state)
+static struct error mpi_barrier_local(void *state)
 {
     struct mpi *m = state;
     return barrier_among(m, m->here);
@@ -297,8 +297,8 @@ static struct error find_place(struct mpi *m, struct place *place)
     int kind = MPI_COMM_TYPE_SHARED;
     TRY(check(MPI_Comm_split_type(m->all, kind, place->rank, MPI_INFO_NULL, &m->here), "MPI_Comm_split_type"));
     TRY(check(MPI_Comm_set_errhandler(m->here, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
-    TRY(check(MPI_Comm_rank(m->here, &place->rank_here), "MPI_Comm_rank"));
-    TRY(check(MPI_Comm_size(m->here, &place->ranks_here), "MPI_Comm_size"));
+    TRY(check(MPI_Comm_rank(m->here, &place->local_rank), "MPI_Comm_rank"));
+    TRY(check(MPI_Comm_size(m->here, &place->local_size), "MPI_Comm_size"));
     TRY(check(MPI_Comm_dup(m->all, &m->signs), "MPI_Comm_dup"));
     m->rank = place->rank;
     m->size = place->size;
@@ -385,9 +385,9 @@ struct error mpi_open(const struct transport **transport, void **state, struct p
         .close = mpi_close,
         .sum = mpi_sum,
         .broadcast = mpi_broadcast,
-        .broadcast_here = mpi_broadcast_here,
+        .broadcast_local = mpi_broadcast_local,
         .barrier = mpi_barrier,
-        .barrier_here = mpi_barrier_here,
+        .barrier_local = mpi_barrier_local,
         .abort = mpi_abort,
         .called = mpi_called,
         .roll = mpi_roll,

@@ -12,7 +12,7 @@
 #include "cluster/comm.h"
 
 struct place {
-    int rank, size, rank_here, ranks_here;
+    int rank, size, local_rank, local_size;
 };
 
 /* How long to wait for the others; set by comm.c, read by the transport at every wait. */
@@ -27,9 +27,9 @@ struct transport {
     void (*close)(void *state);
     struct error (*sum)(void *state, double *values, int count);
     struct error (*broadcast)(void *state, void *data, int bytes, int root);
-    struct error (*broadcast_here)(void *state, void *data, int bytes);
+    struct error (*broadcast_local)(void *state, void *data, int bytes);
     struct error (*barrier)(void *state);
-    struct error (*barrier_here)(void *state);
+    struct error (*barrier_local)(void *state);
     void (*abort)(void *state, int code);
     bool (*called)(void *state);       /* has a rank asked for a sign of life? */
     struct error (*roll)(void *state); /* see comm_roll_call */

@@ -45,14 +45,11 @@ struct crew {
 /* Called after every call of a network, on every rank, also on those with nothing to draw: shares how it went. */
 static struct error meet(struct crew *crew, struct error mine)
 {
-    enum { STOP, FAILED, NOTES };
     const struct pipeline *w = crew->subject->pipeline;
-    double notes[NOTES] = {[STOP] = !w->simulated && signals_stop_requested(), [FAILED] = mine.code != ERROR_NONE};
+    bool stop = !w->simulated && signals_stop_requested();
     comm_tick(w->comm);
-    struct error e = comm_sum(w->comm, notes, NOTES);
-    if (e.code == ERROR_NONE && notes[FAILED] > 0)
-        e = comm_agree(w->comm, mine);
-    else if (e.code == ERROR_NONE && notes[STOP] > 0)
+    struct error e = comm_meet(w->comm, mine, &stop);
+    if (e.code == ERROR_NONE && stop)
         e = (struct error){ERROR_PREEMPTED, "stopped by a signal while drawing; run again with --resume to continue"};
     crew->over = e.code != ERROR_NONE;
     return e;

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/pool.h"
+#include "cluster/shared_memory.h"
 #include "pipeline/fingerprint.h"
 #include "pipeline/gpu_link.h"
 
@@ -12,7 +13,7 @@
 
 static struct error take_shared(void *arg, int64_t bytes, void **memory, bool *fill)
 {
-    return comm_shared(arg, bytes, memory, fill);
+    return shared_memory_new(arg, bytes, memory, fill);
 }
 
 static struct error ready_shared(void *arg, struct error e)
@@ -22,7 +23,8 @@ static struct error ready_shared(void *arg, struct error e)
 
 static void give_shared(void *arg, void *memory, int64_t bytes)
 {
-    comm_shared_free(arg, memory, bytes);
+    (void)arg;
+    shared_memory_free(memory, bytes);
 }
 
 static struct store store_of(const struct pipeline *w, struct comm *comm)

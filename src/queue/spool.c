@@ -244,24 +244,21 @@ static struct error run_batch(struct queue *b, const struct spool *s, char **tex
     return e;
 }
 
-enum { WORK, STOPPED, NOTES };
-
 /* Looks into the folder once and does what it finds. *stop: some rank was asked to stop. */
 static struct error look(struct queue *b, const struct spool *s, const struct text_list *sets, bool *stop)
 {
-    double notes[NOTES] = {[STOPPED] = signals_stop_requested()};
+    *stop = signals_stop_requested();
     char *text = NULL;
     bool first = comm_rank(b->all) == 0;
     struct error e = ok();
-    if (first && notes[STOPPED] == 0)
+    if (first && !*stop)
         e = take_jobs(s, &text);
     TRY(comm_wait_all(b->all, 1));
-    e = comm_agree(b->all, e);
-    notes[WORK] = text != NULL;
+    e = comm_meet(b->all, e, stop);
+    bool work = text != NULL;
     if (e.code == ERROR_NONE)
-        e = comm_sum(b->all, notes, NOTES);
-    *stop = notes[STOPPED] > 0;
-    if (e.code == ERROR_NONE && notes[WORK] > 0)
+        e = comm_broadcast(b->all, &work, sizeof work, 0);
+    if (e.code == ERROR_NONE && work)
         e = run_batch(b, s, &text, sets);
     else if (first && e.code == ERROR_NONE && !*stop)
         clock_sleep(look_pause);

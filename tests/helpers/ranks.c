@@ -10,6 +10,7 @@
 
 #include "cluster/comm.h"
 #include "cluster/share.h"
+#include "cluster/shared_memory.h"
 #include "cluster/signals.h"
 
 enum { SLOTS = 7, BYTES = 5000 };
@@ -17,12 +18,12 @@ enum { SLOTS = 7, BYTES = 5000 };
 static struct error shared_text(struct comm *comm, char text[64], bool *fill)
 {
     void *memory;
-    TRY(comm_shared(comm, BYTES, &memory, fill));
+    TRY(shared_memory_new(comm, BYTES, &memory, fill));
     if (*fill)
         snprintf(memory, BYTES, "written by %d", comm_rank(comm));
     TRY(comm_agree(comm, ok()));
     snprintf(text, 64, "%s", (const char *)memory);
-    comm_shared_free(comm, memory, BYTES);
+    shared_memory_free(memory, BYTES);
     return ok();
 }
 
