@@ -9,27 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import rooms
 from conftest import BUILD, ROOT, SCRIPTS, mpirun, run
 
 QUICK = True
 if not shutil.which("git") or not (ROOT / ".git").exists():
     pytest.skip("the house's rules are about the files that git tracks", allow_module_level=True)
 
-# What a room under src/ may include, besides itself.
-USES = {
-    "base": set(),
-    "files": {"base"},
-    "text": {"base", "files"},
-    "cluster": {"base"},
-    "device": {"base"},
-    "model": {"base", "files", "text", "device"},
-    "report": {"base", "files"},
-    "zo": {"base", "files", "text", "device", "model", "cluster", "report"},
-    "pipeline": {"base", "files", "text", "device", "model", "cluster", "report", "zo"},
-    "queue": {"base", "files", "text", "device", "model", "cluster", "report", "zo", "pipeline"},
-    "commands": {"base", "files", "text", "device", "model", "cluster", "report", "zo", "pipeline", "queue"},
-    "main.c": {"base", "cluster", "commands"},
-}
 COMMANDS = ["train", "run", "generate", "quantize", "inspect", "bench"]
 BATCH_SCRIPTS = [f"launch/slurm/{name}.sbatch" for name in ("train", "array", "queue")]
 
@@ -50,22 +36,15 @@ HEADERS = [p for p in SOURCES if p.endswith(".h")]
 WRITTEN = tracked("*.c", "*.h", "*.cpp", "*.cu", "*.py", "*.sh", "*.sbatch", "*.def", "*.md", "*.json", "*.txt", ".ci/run", ":!:dataset/toybox/model/*")
 
 
-def test_includes_go_downward_only():
-    wrong = []
-    for path in tracked("src/*.c", "src/*.h"):
-        room = path.split("/")[1]
-        for used in re.findall(r'^\s*#\s*include\s+"([^"]+)"', text(path), re.M):
-            target = used.split("/")[0]
-            if "/" not in used or not (ROOT / "src" / used).exists():
-                wrong.append(f"{path}: \"{used}\" is not named from src/")
-            elif target != room and target not in USES[room]:
-                wrong.append(f"{path}: {room} may not use \"{used}\"")
+def test_includes_are_named_from_the_tree():
+    wrong = [f"{path}: {used}" for path, content in rooms.product().items() for used in rooms.includes(content)
+             if "/" not in used or not ((ROOT / "src" / used).exists() or (ROOT / used).exists())]
     assert not wrong, "\n".join(wrong)
 
 
-def test_kernels_know_only_devices_and_their_own():
-    wrong = [f"{p}: {used}" for p in tracked("kernels/*") for used in re.findall(r'#\s*include\s+"([^"]+)"', text(p))
-             if used.split("/")[0] not in ("base", "device", "kernels")]
+def test_a_room_uses_only_those_below_it():
+    wrong = [f"{path}: {used}" for path, content in rooms.product().items() for used in rooms.includes(content)
+             if rooms.room_of(used) not in [rooms.room_of(path), *rooms.USES[rooms.room_of(path)]]]
     assert not wrong, "\n".join(wrong)
 
 
