@@ -61,6 +61,12 @@ def test_page_help_and_program_name_the_same_keys_and_defaults(config):
             assert keys[key] == json.loads(text), key
 
 
+def test_page_and_help_name_the_same_schedules():
+    listed = re.search(r"^  optim\.schedule .*\((.+)\)$", run(program("tests/config"), "--help").stdout, re.MULTILINE).group(1).split(", ")
+    row = re.search(r"^\| `optim\.schedule` \| .+? \| (.+?) \|", README, re.MULTILINE).group(1)
+    assert listed == re.findall(r"`(.+?)`", row)
+
+
 def test_required_keys_are_those_that_the_page_names(config):
     required = [key for key, text in documented().items() if text == "required"]
     assert required == ["model", "data.images", "token.initializer", "output.dir"]

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#include "base/lr_schedule.h"
 #include "base/memory.h"
 #include "files/config_keys.h"
 #include "files/file.h"
@@ -45,9 +46,10 @@ static void expect(char out[256], const struct key *key)
     case NAME:
     case POSITION:
         out[0] = 0;
-        for (const char *const *name = key->names; *name; name++) {
+        for (int i = 0; config_key_value(key, i); i++) {
             size_t used = strlen(out);
-            snprintf(out + used, 256 - used, "%s\"%s\"", name == key->names ? "" : name[1] ? ", " : " or ", *name);
+            const char *before = i == 0 ? "" : config_key_value(key, i + 1) ? ", " : " or ";
+            snprintf(out + used, 256 - used, "%s\"%s\"", before, config_key_value(key, i));
         }
         break;
     }
@@ -132,8 +134,8 @@ static struct error set_pair(int64_t *pair, const struct key *key, const cJSON *
 
 static int name_position(const struct key *key, const cJSON *value)
 {
-    for (int i = 0; cJSON_IsString(value) && key->names[i]; i++)
-        if (strcmp(key->names[i], value->valuestring) == 0)
+    for (int i = 0; cJSON_IsString(value) && config_key_value(key, i); i++)
+        if (strcmp(config_key_value(key, i), value->valuestring) == 0)
             return i;
     return -1;
 }
@@ -170,7 +172,7 @@ static struct error set_value(struct config *config, const struct key *key, cons
         if (position < 0)
             return unexpected(key, value);
         if (key->kind == NAME)
-            *(const char **)to = key->names[position];
+            *(const char **)to = config_key_value(key, position);
         else
             *(unsigned *)to = (unsigned)position;
         return ok();
@@ -532,7 +534,7 @@ static cJSON *value_json(const struct config *config, const struct key *key)
     case NAME:
         return cJSON_CreateString(*(const char *const *)from);
     case POSITION:
-        return cJSON_CreateString(key->names[*(const unsigned *)from]);
+        return cJSON_CreateString(config_key_value(key, *(const int *)from));
     }
     return NULL;
 }
@@ -562,7 +564,7 @@ static bool add_key(cJSON *root, const struct config *config, const struct key *
 static bool shapes_training(const struct config *config, const struct key *key)
 {
     if (key->offset == offsetof(struct config, optim.steps))
-        return strncmp(config->optim.schedule, "constant", strlen("constant")) != 0;
+        return lr_schedule_uses_steps(config->optim.schedule);
     return key->trains;
 }
 

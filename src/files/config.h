@@ -33,7 +33,7 @@ enum { CONFIG_KEYS = 38 }; /* lines of the table, each a field of struct config 
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
-/* Texts are owned and end in zero; schedule and device point at static names. */
+/* Texts are owned and end in zero; device and activations point at static names. */
 struct config {
     char *model;        /* a diffusers folder */
     const char *device; /* "auto", "cpu" or "cuda", as device_open takes it */
@@ -62,7 +62,7 @@ struct config {
     struct {
         int64_t steps;
         double lr;
-        const char *schedule; /* as schedule_find takes it */
+        int schedule; /* as lr_schedule_rate takes it */
         int64_t warmup;
         int64_t batch_size;
         double beta1, beta2, eps;

@@ -4,15 +4,13 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#include "base/lr_schedule.h"
 #include "base/nearest.h"
 
 static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
 static const char *const activation_names[] = {"fp16", "bf16", NULL};
 static const char *const property_names[] = {[PROPERTY_OBJECT] = "object", [PROPERTY_STYLE] = "style", NULL};
 static const char *const fit_names[] = {[FIT_CROP] = "crop", [FIT_SQUASH] = "squash", NULL};
-static const char *const schedule_names[] = {
-    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial", NULL,
-};
 
 static struct error check_placeholder(const struct config *config)
 {
@@ -92,7 +90,7 @@ const struct key config_keys[] = {
      .meaning = "timesteps used for training: a half-open range [first, end)"},
     {"optim.steps", INTEGER, AT(optim.steps), true, "30000", 1, 1000000000, .meaning = "training steps in all"},
     {"optim.lr", NUMBER, AT(optim.lr), true, "0.01", 1e-12, 1000, .meaning = "learning rate of Adam"},
-    {"optim.schedule", NAME, AT(optim.schedule), true, "\"constant\"", .names = schedule_names,
+    {"optim.schedule", POSITION, AT(optim.schedule), true, "\"constant\"", .name_at = lr_schedule_name,
      .meaning = "how the learning rate changes, by diffusers' names"},
     {"optim.warmup", INTEGER, AT(optim.warmup), true, "0", 0, 1000000000,
      .meaning = "steps over which the learning rate rises from zero, if the schedule has a warmup"},
@@ -125,6 +123,11 @@ const struct key config_keys[] = {
 };
 
 static_assert(sizeof config_keys / sizeof *config_keys == CONFIG_KEYS, "CONFIG_KEYS counts the table's lines");
+
+const char *config_key_value(const struct key *key, int position)
+{
+    return key->names ? key->names[position] : key->name_at ? key->name_at(position) : NULL;
+}
 
 const struct key *config_key_find(const char *name)
 {
@@ -255,10 +258,11 @@ void config_help(FILE *stream)
     for (int i = 0; i < CONFIG_KEYS; i++) {
         const struct key *key = &config_keys[i];
         fprintf(stream, "  %-26s %s", key->name, key->meaning);
-        if (key->names)
-            for (const char *const *name = key->names; *name; name++)
-                fprintf(stream, "%s%s", name == key->names ? " (" : ", ", *name);
-        fprintf(stream, "%s\n", key->names ? ")" : "");
+        const char *name;
+        int count = 0;
+        while ((name = config_key_value(key, count)))
+            fprintf(stream, "%s%s", count++ == 0 ? " (" : ", ", name);
+        fprintf(stream, "%s\n", count > 0 ? ")" : "");
         fprintf(stream, "  %-26s   %s%s\n", "", key->fallback ? "default " : "required",
                 key->fallback ? key->fallback : "");
     }

@@ -31,12 +31,16 @@ struct key {
     bool trains;              /* changing it changes the training: part of the recipe */
     const char *fallback;     /* JSON; NULL: the key is required */
     double low, high;         /* of the number, or of how many texts; both inclusive */
-    const char *const *names; /* ended by NULL */
+    const char *const *names; /* NAME, POSITION: what is allowed, ended by NULL; or */
+    const char *(*name_at)(int position);
     struct error (*check)(const struct config *config);
     const char *meaning;
 };
 
 extern const struct key config_keys[CONFIG_KEYS];
+
+/* The allowed value at a position of a NAME or POSITION; NULL after the last. */
+const char *config_key_value(const struct key *key, int position);
 
 /* The key of this name, or NULL. */
 const struct key *config_key_find(const char *name);

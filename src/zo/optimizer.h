@@ -1,8 +1,6 @@
 /* zo/optimizer.h
  *
- * Adam on the embedding, and the learning-rate schedules of diffusers' get_scheduler.
- *
- * Adam equals torch.optim.Adam([e], lr, betas=(beta1, beta2), eps=eps), no decay, bias-corrected, in fp32:
+ * Adam on the embedding. Equals torch.optim.Adam([e], lr, betas=(beta1, beta2), eps=eps), no decay, bias-corrected, in fp32:
  *     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  e -= lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
  * The gradient is rounded to fp32 and the operations are PyTorch's, in its order, fma where it has one: the history of
  * embeddings feeds the subspace, whose directions of least variance magnify a last bit some hundred times.
@@ -27,22 +25,5 @@ void optimizer_free(struct optimizer *o);
 /* What update number `step` (from 1) needs of Adam's bias correction: -lr / (1 - beta1^step), sqrt(1 - beta2^step). The
  * update itself is op_update's (device/step_core.h). */
 void optimizer_rates(const struct optimizer *o, int64_t step, double lr, double *rate, double *root);
-
-enum schedule {
-    SCHEDULE_CONSTANT,
-    SCHEDULE_CONSTANT_WITH_WARMUP,
-    SCHEDULE_LINEAR,
-    SCHEDULE_COSINE,
-    SCHEDULE_COSINE_WITH_RESTARTS, /* one cycle, as get_scheduler's default */
-    SCHEDULE_POLYNOMIAL,           /* power 1, end 1e-7, as get_scheduler's defaults */
-    SCHEDULE_COUNT,
-};
-
-/* "constant", "constant_with_warmup", ...; -1 for a name that is none of them. */
-int schedule_find(const char *name);
-
-/* Learning rate of update number `step` (from 1), of `steps` in all: what LambdaLR gives after step - 1 calls of
- * step(). */
-double schedule_rate(int schedule, double lr, int64_t step, int64_t steps, int64_t warmup);
 
 #endif

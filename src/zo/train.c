@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/lr_schedule.h"
 #include "base/memory.h"
 #include "base/clock.h"
 #include "base/progress.h"
@@ -161,7 +162,7 @@ static struct error take_step(struct training *t, int64_t k, struct metric *m, b
     // choose: pictures, captions, timesteps; the device draws noise and directions
     draws_make(&t->draws, k);
     m->removed = s->subspace.noise_rows;
-    m->lr = schedule_rate(schedule_find(c->optim.schedule), c->optim.lr, k, c->optim.steps, c->optim.warmup);
+    m->lr = lr_schedule_rate(c->optim.schedule, c->optim.lr, k, c->optim.steps, c->optim.warmup);
     find_rates(t, m->lr, rates);
 
     // evaluate the lanes, estimate the gradient, remove the noise directions, update (zo/step.h)

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/lr_schedule.h"
 #include "base/memory.h"
 #include "device/device.h"
 #include "files/safetensors.h"
@@ -218,8 +219,11 @@ static const struct {
 
 static int print_rates(char **argv)
 {
+    int schedule = 0;
+    while (lr_schedule_name(schedule) && strcmp(lr_schedule_name(schedule), argv[0]) != 0)
+        schedule++;
     for (int64_t step = 1; step <= atoll(argv[2]); step++)
-        printf("%.17g\n", schedule_rate(schedule_find(argv[0]), atof(argv[1]), step, atoll(argv[2]), atoll(argv[3])));
+        printf("%.17g\n", lr_schedule_rate(schedule, atof(argv[1]), step, atoll(argv[2]), atoll(argv[3])));
     return 0;
 }
 

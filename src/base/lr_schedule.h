@@ -1,0 +1,24 @@
+/* base/lr_schedule.h
+ *
+ * Learning-rate schedules: a row of one table each, in lr_schedule.c. Allowed values of optim.schedule, help, errors and
+ * the rate of every step all follow from it. Equal to diffusers' get_scheduler, with its defaults.
+ *
+ * The table is here, below both of its users, because files/config takes the names from it and zo/ the rates.
+ */
+#ifndef ZOODIP_BASE_LR_SCHEDULE_H
+#define ZOODIP_BASE_LR_SCHEDULE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The name of schedule 0, 1, ...; NULL after the last. */
+const char *lr_schedule_name(int schedule);
+
+/* Whether the rates depend on how many steps there are in all. */
+bool lr_schedule_uses_steps(int schedule);
+
+/* Learning rate of update number `step` (from 1), of `steps` in all: what LambdaLR gives after step - 1 calls of
+ * step(). */
+double lr_schedule_rate(int schedule, double lr, int64_t step, int64_t steps, int64_t warmup);
+
+#endif
