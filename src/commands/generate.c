@@ -18,6 +18,8 @@
 
 static void print_help(void)
 {
+    char samplers[128];
+    sampler_names(samplers, sizeof samplers);
     printf(
         "usage: zoodip generate --model DIR --prompt TEXT --output FILE.png [OPTIONS]\n"
         "\n"
@@ -29,7 +31,7 @@ static void print_help(void)
         "  --negative TEXT      what not to draw (default: nothing)\n"
         "  --steps N            sampling steps (default 50)\n"
         "  --guidance X         classifier-free guidance; 1 or less: none (default 7.5)\n"
-        "  --scheduler NAME     pndm, ddim, euler or dpm++ (default pndm)\n"
+        "  --scheduler NAME     %s (default %s)\n"
         "  --seed N             seed of the random latents (default 0)\n"
         "  --latents FILE       start latents instead: a safetensors file with `latents` F32 [1 or count, c, h, w]\n"
         "  --size WxH           pixels (default: the model's own size)\n"
@@ -42,7 +44,8 @@ static void print_help(void)
         "examples:\n"
         "  zoodip generate --model dataset/toybox/model --prompt \"a photo of a toy on the beach\" --output toy.png\n"
         "  zoodip generate --model dataset/toybox/model --embedding results/toybox/learned_embeds.safetensors \\\n"
-        "      --prompt \"a photo of a sks on the grass\" --count 4 --output sks.png\n");
+        "      --prompt \"a photo of a sks on the grass\" --count 4 --output sks.png\n",
+        samplers, sampler_name(sampler_default()));
 }
 
 struct request {
@@ -68,7 +71,7 @@ struct session {
     int64_t height, width;   /* of the latents */
     float *start;            /* [given, h, w, c] from --latents; NULL: drawn */
     int64_t given;
-    int kind;
+    const struct sampler_type *sampler;
     int64_t count;   /* pictures to draw */
     float **latents; /* [count] of [h, w, c]: between UNet and VAE */
     bool simulated;  /* on a simulated GPU */
@@ -288,12 +291,11 @@ static struct error paint_one(struct session *s, struct denoiser *p, int64_t i)
     else
         rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, p->numbers, latents);
     int64_t steps = s->simulated ? 1 : r->steps; // one step takes as much memory as fifty
-    enum sampler_kind kind = (enum sampler_kind)s->kind;
     struct progress progress;
     char what[64];
     snprintf(what, sizeof what, "drawing %lld of %lld", (long long)i + 1, (long long)r->count);
-    progress_begin(&progress, what, 0, sampler_calls(&s->schedule, kind, steps), s->simulated);
-    struct error e = denoiser_run(p, s->ids, s->rows, latents, kind, steps, r->guidance, show_step, &progress);
+    progress_begin(&progress, what, 0, sampler_calls(&s->schedule, s->sampler, steps), s->simulated);
+    struct error e = denoiser_run(p, s->ids, s->rows, latents, s->sampler, steps, r->guidance, show_step, &progress);
     progress_end(&progress);
     return e;
 }
@@ -474,7 +476,7 @@ static struct error read_all(struct session *s)
     TRY(noise_schedule_read(&s->schedule, r->model));
     noise_schedule_as_pipeline(&s->schedule);
     struct sampler trial; // does the schedule have that many steps?
-    TRY(sampler_new(&trial, &s->schedule, (enum sampler_kind)s->kind, r->steps, 1));
+    TRY(sampler_new(&trial, &s->schedule, s->sampler, r->steps, 1));
     sampler_free(&trial);
     TRY(path_join(folder, r->model, "tokenizer"));
     TRY(tokenizer_load(&s->tokenizer, folder));
@@ -518,7 +520,7 @@ static void close_session(struct session *s)
     memory_free(s->start);
 }
 
-static struct error check_request(const struct request *r, int *kind)
+static struct error check_request(const struct request *r)
 {
     const struct {
         const char *name, *value;
@@ -529,14 +531,15 @@ static struct error check_request(const struct request *r, int *kind)
     size_t length = strlen(r->output);
     if (length < 5 || strcmp(r->output + length - 4, ".png") != 0)
         return error_input("--output: %s: expected a name ending in .png", r->output);
-    *kind = sampler_find(r->scheduler);
-    return *kind >= 0 ? ok() : error_input("--scheduler: \"%s\": expected pndm, ddim, euler or dpm++", r->scheduler);
+    char samplers[128];
+    sampler_names(samplers, sizeof samplers);
+    return sampler_find(r->scheduler) ? ok() : error_input("--scheduler: \"%s\": expected %s", r->scheduler, samplers);
 }
 
 static struct error generate(const struct request *r)
 {
-    struct session s = {.request = r};
-    TRY(check_request(r, &s.kind));
+    TRY(check_request(r));
+    struct session s = {.request = r, .sampler = sampler_find(r->scheduler)};
     struct error e = read_all(&s);
     if (e.code == ERROR_NONE)
         e = open_all(&s);
@@ -548,8 +551,12 @@ static struct error generate(const struct request *r)
 
 static struct error run(int argc, char **argv, struct comm *comm)
 {
-    struct request r = {
-        .negative = "", .scheduler = "pndm", .guidance = 7.5, .steps = 50, .count = 1, .device = "auto"};
+    struct request r = {.negative = "",
+                        .scheduler = sampler_name(sampler_default()),
+                        .guidance = 7.5,
+                        .steps = 50,
+                        .count = 1,
+                        .device = "auto"};
     const char *none[1];
     r.embeddings.items = memory_alloc(argc, sizeof *r.embeddings.items);
     if (!r.embeddings.items)

@@ -127,11 +127,11 @@ static struct error sample_latents(struct denoiser *p, struct sampler *s, float 
 }
 
 struct error denoiser_run(struct denoiser *p, const int32_t *ids, const float *rows, float *latents,
-                          enum sampler_kind kind, int64_t steps, double guidance,
+                          const struct sampler_type *sampler, int64_t steps, double guidance,
                           struct error (*tick)(void *arg, int64_t call, int64_t calls), void *arg)
 {
     struct sampler s;
-    TRY(sampler_new(&s, p->parts.schedule, kind, steps, p->numbers));
+    TRY(sampler_new(&s, p->parts.schedule, sampler, steps, p->numbers));
     for (int64_t k = 0; k < p->numbers; k++)
         latents[k] *= (float)s.init_sigma;
     struct error e = encode_prompts(p, ids, rows);

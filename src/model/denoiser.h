@@ -50,7 +50,7 @@ void denoiser_free(struct denoiser *p);
  * standard normal numbers, which become the picture's latents. tick(arg, call, calls) is called after every call of the
  * UNet; an error from it ends the drawing. */
 struct error denoiser_run(struct denoiser *p, const int32_t *ids, const float *rows, float *latents,
-                          enum sampler_kind kind, int64_t steps, double guidance,
+                          const struct sampler_type *sampler, int64_t steps, double guidance,
                           struct error (*tick)(void *arg, int64_t call, int64_t calls), void *arg);
 
 struct decoder {

@@ -2,60 +2,47 @@
 
 #include <math.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
 
-static const char *const sampler_names[SAMPLER_COUNT] = {"pndm", "ddim", "euler", "dpm++"};
+struct sampler_type {
+    const char *name;
+    enum spacing own_spacing; /* of the timesteps, if the model's config names none */
+    int64_t spare;            /* timesteps that are spaced at the clean end and not visited */
+    bool fractional;          /* a timestep may lie between two of the schedule */
+    bool ends_clean;          /* below the first timestep alpha is 1, if the model's config does not say */
+    bool scaled;              /* a sample is x0 + sigma noise; the network is shown one of variance 1 */
+    int64_t (*calls)(const struct noise_schedule *schedule, int64_t steps); /* sampler_calls; NULL: one a step */
+    double (*space)(const struct sampler *s, int64_t i); /* the timestep of call i; NULL: that of step i */
+    void (*step)(struct sampler *s, int64_t i, const float *output, float *sample); /* sampler_step */
+};
 
-int sampler_find(const char *name)
-{
-    for (int i = 0; i < SAMPLER_COUNT; i++)
-        if (strcmp(name, sampler_names[i]) == 0)
-            return i;
-    return -1;
-}
+/* -------------------------------------------------------------------------------- timesteps */
 
 static enum spacing spacing_of(const struct sampler *s)
 {
-    static const enum spacing own[SAMPLER_COUNT] = {SPACING_LEADING, SPACING_LEADING, SPACING_LINSPACE,
-                                                    SPACING_LINSPACE};
-    return s->schedule->spacing != SPACING_DEFAULT ? s->schedule->spacing : own[s->kind];
+    return s->schedule->spacing != SPACING_DEFAULT ? s->schedule->spacing : s->type->own_spacing;
 }
 
 /* Timestep i of n, counted from the noisiest, as each class of diffusers spaces them. */
 static double spaced(const struct sampler *s, int64_t i, int64_t n)
 {
-    int64_t all = s->schedule->steps, up = n - 1 - i;
-    bool dpm = s->kind == SAMPLER_DPM;
+    int64_t all = s->schedule->steps, spare = s->type->spare, place = n - 1 - i + spare;
     switch (spacing_of(s)) {
     case SPACING_LINSPACE: {
-        int64_t last = dpm ? n : n - 1, place = dpm ? n - i : up;
+        int64_t last = n - 1 + spare;
         double t = last > 0 ? (double)place * ((double)(all - 1) / (double)last) : 0;
-        return s->kind == SAMPLER_EULER ? (double)(float)t : nearbyint(t);
+        return s->type->fractional ? (double)(float)t : nearbyint(t);
     }
     case SPACING_TRAILING: { // rounded like numpy.arange's stride, because of ties
         double stride = ((double)all - (double)all / (double)n) - (double)all;
         return nearbyint((double)all + (double)i * stride) - 1;
     }
     default:
-        return (double)((dpm ? up + 1 : up) * (all / (dpm ? n + 1 : n)) + s->schedule->steps_offset);
+        return (double)(place * (all / (n + spare)) + s->schedule->steps_offset);
     }
-}
-
-enum { RUNGE_KUTTA_STEPS = 3, RUNGE_KUTTA_CALLS = 4 * RUNGE_KUTTA_STEPS };
-
-/* A Runge-Kutta step looks at its start, twice at the middle, at its end. PLMS visits its second timestep twice
- * instead, to begin with a better slope. */
-static double spaced_pndm(const struct sampler *s, int64_t i)
-{
-    int64_t n = s->steps;
-    if (!s->schedule->runge_kutta)
-        return spaced(s, n == 1 || i < 2 ? i : i - 1, n);
-    if (i >= RUNGE_KUTTA_CALLS)
-        return spaced(s, i - RUNGE_KUTTA_CALLS + RUNGE_KUTTA_STEPS, n);
-    int64_t step = i / 4, place = i % 4, half = s->schedule->steps / n / 2;
-    return place == 0 ? spaced(s, step, n) : spaced(s, step + 1, n) + (double)(place == 3 ? 0 : half);
 }
 
 static double sigma_at(const struct noise_schedule *schedule, double t)
@@ -68,99 +55,50 @@ static double sigma_at(const struct noise_schedule *schedule, double t)
     return from + (to - from) * (t - (double)low);
 }
 
-static struct error device_memory_alloc(struct sampler *s)
-{
-    s->timesteps = memory_alloc(s->calls, sizeof *s->timesteps);
-    s->sigmas = memory_alloc(s->calls + 1, sizeof *s->sigmas);
-    s->held = memory_alloc(s->count, sizeof *s->held);
-    bool all = s->timesteps && s->sigmas && s->held;
-    for (int i = 0; i < SAMPLER_MEMORY; i++) {
-        s->memory[i] = memory_alloc(s->count, sizeof *s->memory[i]);
-        all = all && s->memory[i];
-    }
-    return all ? ok() : error_memory("the sampler");
-}
-
-int64_t sampler_calls(const struct noise_schedule *schedule, enum sampler_kind kind, int64_t steps)
-{
-    if (kind != SAMPLER_PNDM)
-        return steps;
-    return schedule->runge_kutta ? steps + RUNGE_KUTTA_CALLS - RUNGE_KUTTA_STEPS : steps > 1 ? steps + 1 : 1;
-}
-
-static struct error space_timesteps(struct sampler *s)
-{
-    for (int64_t i = 0; i < s->calls; i++) {
-        double t = s->kind == SAMPLER_PNDM ? spaced_pndm(s, i) : spaced(s, i, s->steps);
-        if (t < 0 || t > (double)(s->schedule->steps - 1))
-            return error_input("--steps: %lld: with the model's steps_offset %lld this needs timestep %.0f of %lld",
-                               (long long)s->steps, (long long)s->schedule->steps_offset, t,
-                               (long long)s->schedule->steps);
-        s->timesteps[i] = t;
-    }
-    return ok();
-}
-
-struct error sampler_new(struct sampler *s, const struct noise_schedule *schedule, enum sampler_kind kind,
-                         int64_t steps, int64_t count)
-{
-    *s = (struct sampler){.schedule = schedule, .kind = kind, .steps = steps, .count = count, .init_sigma = 1};
-    int64_t least = kind == SAMPLER_PNDM && schedule->runge_kutta ? RUNGE_KUTTA_STEPS + 1 : 1;
-    if (steps < least || steps > schedule->steps - 1)
-        return error_input("--steps: %lld: expected %lld to %lld", (long long)steps, (long long)least,
-                           (long long)schedule->steps - 1);
-    s->calls = sampler_calls(schedule, kind, steps);
-    struct error e = device_memory_alloc(s);
-    if (e.code == ERROR_NONE)
-        e = space_timesteps(s);
-    if (e.code != ERROR_NONE) {
-        sampler_free(s);
-        return e;
-    }
-    for (int64_t i = 0; i < s->calls; i++) // in float, as torch keeps them; the last is 0
-        s->sigmas[i] = (double)(float)sigma_at(schedule, s->timesteps[i]);
-    if (kind == SAMPLER_EULER)
-        s->init_sigma = spacing_of(s) == SPACING_LEADING ? sqrt(s->sigmas[0] * s->sigmas[0] + 1) : s->sigmas[0];
-    return ok();
-}
-
-void sampler_free(struct sampler *s)
-{
-    memory_free(s->timesteps);
-    memory_free(s->sigmas);
-    memory_free(s->held);
-    for (int i = 0; i < SAMPLER_MEMORY; i++)
-        memory_free(s->memory[i]);
-    *s = (struct sampler){0};
-}
-
-void sampler_input(const struct sampler *s, int64_t i, const float *sample, float *input)
-{
-    float scale = s->kind == SAMPLER_EULER ? (float)(1 / sqrt(s->sigmas[i] * s->sigmas[i] + 1)) : 1.0f;
-    for (int64_t k = 0; k < s->count; k++)
-        input[k] = sample[k] * scale;
-}
-
-/* Keeps an output as the newest; drops the oldest. */
-static float *remember(struct sampler *s, const float *output)
-{
-    float *newest = s->memory[SAMPLER_MEMORY - 1];
-    memmove(s->memory + 1, s->memory, (SAMPLER_MEMORY - 1) * sizeof *s->memory);
-    s->memory[0] = newest;
-    memcpy(newest, output, (size_t)s->count * sizeof *newest);
-    if (s->remembered < SAMPLER_MEMORY)
-        s->remembered++;
-    return newest;
-}
-
-/* alpha_cumprod at a timestep; before the first, what the config says. */
+/* alpha_cumprod at a timestep; below the first, what the config says. */
 static double alpha_at(const struct sampler *s, int64_t t)
 {
     const struct noise_schedule *n = s->schedule;
     if (t >= 0)
         return (double)n->alphas_cumprod[t];
-    bool one = n->has_alpha_to_one ? n->set_alpha_to_one : s->kind == SAMPLER_DDIM;
+    bool one = n->has_alpha_to_one ? n->set_alpha_to_one : s->type->ends_clean;
     return one ? 1 : (double)n->alphas_cumprod[0];
+}
+
+/* Keeps an output as the newest; drops the oldest. */
+static float *keep_output(struct sampler *s, const float *output)
+{
+    float *newest = s->outputs[SAMPLER_OUTPUTS - 1];
+    memmove(s->outputs + 1, s->outputs, (SAMPLER_OUTPUTS - 1) * sizeof *s->outputs);
+    s->outputs[0] = newest;
+    memcpy(newest, output, (size_t)s->count * sizeof *newest);
+    if (s->kept < SAMPLER_OUTPUTS)
+        s->kept++;
+    return newest;
+}
+
+/* -------------------------------------------------------------------------------- PNDM */
+
+enum { RUNGE_KUTTA_STEPS = 3, RUNGE_KUTTA_CALLS = 4 * RUNGE_KUTTA_STEPS };
+
+static int64_t calls_pndm(const struct noise_schedule *schedule, int64_t steps)
+{
+    if (!schedule->runge_kutta)
+        return steps > 1 ? steps + 1 : 1;
+    return steps > RUNGE_KUTTA_STEPS ? steps - RUNGE_KUTTA_STEPS + RUNGE_KUTTA_CALLS : 0;
+}
+
+/* A Runge-Kutta step looks at its start, twice at the middle, and at its end. PLMS visits its second timestep twice
+ * instead, to begin with a better slope. */
+static double space_pndm(const struct sampler *s, int64_t i)
+{
+    int64_t n = s->steps;
+    if (!s->schedule->runge_kutta)
+        return spaced(s, n == 1 || i < 2 ? i : i - 1, n);
+    if (i >= RUNGE_KUTTA_CALLS)
+        return spaced(s, i - RUNGE_KUTTA_CALLS + RUNGE_KUTTA_STEPS, n);
+    int64_t step = i / 4, place = i % 4, half = s->schedule->steps / n / 2;
+    return place == 0 ? spaced(s, step, n) : spaced(s, step + 1, n) + (double)(place == 3 ? 0 : half);
 }
 
 /* PNDM's formula (9), Liu et al. 2022: from t to `to` along a slope. */
@@ -184,10 +122,10 @@ static void step_runge_kutta(struct sampler *s, int64_t i, const float *output, 
     static const double weights[4] = {1.0 / 6, 1.0 / 3, 1.0 / 3, 1.0 / 6};
     int64_t place = i % 4, half = s->schedule->steps / s->steps / 2;
     if (place == 0) {
-        remember(s, output);
+        keep_output(s, output);
         memcpy(s->held, sample, (size_t)s->count * sizeof *sample);
     }
-    float *mean = s->memory[SAMPLER_MEMORY - 1];
+    float *mean = s->outputs[SAMPLER_OUTPUTS - 1];
     for (int64_t k = 0; k < s->count; k++)
         mean[k] = (float)((place ? (double)mean[k] : 0) + weights[place] * (double)output[k]);
     int64_t t = (int64_t)s->timesteps[i - place], to = (int64_t)s->timesteps[i] - (place % 2 ? 0 : half);
@@ -211,20 +149,22 @@ static void step_pndm(struct sampler *s, int64_t i, const float *output, float *
         memcpy(s->held, sample, bytes);
     if (i == 1) { // repeats the first step, from the first sample, along the mean of both slopes
         for (int64_t k = 0; k < s->count; k++)
-            s->memory[1][k] = (output[k] + s->memory[0][k]) / 2;
-        pndm_transfer(s, t + stride, t, s->held, s->memory[1], sample);
+            s->outputs[1][k] = (output[k] + s->outputs[0][k]) / 2;
+        pndm_transfer(s, t + stride, t, s->held, s->outputs[1], sample);
         return;
     }
-    remember(s, output);
-    const double *w = weights[s->remembered - 1];
+    keep_output(s, output);
+    const double *w = weights[s->kept - 1];
     for (int64_t k = 0; k < s->count; k++) {
         double slope = 0;
-        for (int m = 0; m < s->remembered; m++)
-            slope += w[m] * (double)s->memory[m][k];
+        for (int m = 0; m < s->kept; m++)
+            slope += w[m] * (double)s->outputs[m][k];
         s->held[k] = i == 0 ? s->held[k] : (float)slope;
     }
     pndm_transfer(s, t, t - stride, sample, i == 0 ? output : s->held, sample);
 }
+
+/* -------------------------------------------------------------------------------- the others */
 
 static void step_ddim(struct sampler *s, int64_t i, const float *output, float *sample)
 {
@@ -268,7 +208,7 @@ static void step_dpm(struct sampler *s, int64_t i, const float *output, float *s
 {
     double sigma = s->sigmas[i], to = s->sigmas[i + 1];
     double alpha = 1 / sqrt(sigma * sigma + 1), alpha_to = 1 / sqrt(to * to + 1);
-    float *clean = remember(s, output);
+    float *clean = keep_output(s, output);
     for (int64_t k = 0; k < s->count; k++) {
         double x = (double)sample[k], e = (double)output[k];
         clean[k] = (float)(s->schedule->prediction == PREDICT_V ? alpha * x - sigma * alpha * e
@@ -278,17 +218,132 @@ static void step_dpm(struct sampler *s, int64_t i, const float *output, float *s
     bool second = i > 0 && i + 1 < s->calls;
     double before = second ? log(s->sigmas[i - 1]) - log(sigma) : 1;
     for (int64_t k = 0; k < s->count; k++) {
-        double now = (double)s->memory[0][k], x = (double)sample[k];
+        double now = (double)s->outputs[0][k], x = (double)sample[k];
         double next = to * alpha_to / (sigma * alpha) * x - alpha_to * shrink * now;
         if (second)
-            next -= 0.5 * alpha_to * shrink * (h / before) * (now - (double)s->memory[1][k]);
+            next -= 0.5 * alpha_to * shrink * (h / before) * (now - (double)s->outputs[1][k]);
         sample[k] = (float)next;
     }
 }
 
+/* -------------------------------------------------------------------------------- the table */
+
+static const struct sampler_type types[] = {
+    {.name = "pndm", .own_spacing = SPACING_LEADING, .calls = calls_pndm, .space = space_pndm, .step = step_pndm},
+    {.name = "ddim", .own_spacing = SPACING_LEADING, .ends_clean = true, .step = step_ddim},
+    {.name = "euler", .own_spacing = SPACING_LINSPACE, .fractional = true, .scaled = true, .step = step_euler},
+    {.name = "dpm++", .own_spacing = SPACING_LINSPACE, .spare = 1, .step = step_dpm},
+};
+enum { TYPES = sizeof types / sizeof *types };
+
+const struct sampler_type *sampler_find(const char *name)
+{
+    for (size_t i = 0; i < TYPES; i++)
+        if (strcmp(name, types[i].name) == 0)
+            return &types[i];
+    return NULL;
+}
+
+const struct sampler_type *sampler_default(void)
+{
+    return &types[0];
+}
+
+const char *sampler_name(const struct sampler_type *type)
+{
+    return type->name;
+}
+
+void sampler_names(char *text, size_t size)
+{
+    size_t used = 0;
+    for (size_t i = 0; i < TYPES && used < size; i++) {
+        const char *joint = i == 0 ? "" : i + 1 < TYPES ? ", " : " or ";
+        used += (size_t)snprintf(text + used, size - used, "%s%s", joint, types[i].name);
+    }
+}
+
+int64_t sampler_calls(const struct noise_schedule *schedule, const struct sampler_type *type, int64_t steps)
+{
+    return type->calls ? type->calls(schedule, steps) : steps;
+}
+
+int64_t sampler_least_steps(const struct noise_schedule *schedule, const struct sampler_type *type)
+{
+    int64_t steps = 1;
+    while (sampler_calls(schedule, type, steps) == 0)
+        steps++;
+    return steps;
+}
+
+/* -------------------------------------------------------------------------------- a sampler */
+
+static struct error alloc_arrays(struct sampler *s)
+{
+    s->timesteps = memory_alloc(s->calls, sizeof *s->timesteps);
+    s->sigmas = memory_alloc(s->calls + 1, sizeof *s->sigmas);
+    s->held = memory_alloc(s->count, sizeof *s->held);
+    bool all = s->timesteps && s->sigmas && s->held;
+    for (int i = 0; i < SAMPLER_OUTPUTS; i++) {
+        s->outputs[i] = memory_alloc(s->count, sizeof *s->outputs[i]);
+        all = all && s->outputs[i];
+    }
+    return all ? ok() : error_memory("the sampler");
+}
+
+static struct error space_timesteps(struct sampler *s)
+{
+    for (int64_t i = 0; i < s->calls; i++) {
+        double t = s->type->space ? s->type->space(s, i) : spaced(s, i, s->steps);
+        if (t < 0 || t > (double)(s->schedule->steps - 1))
+            return error_input("--steps: %lld: with the model's steps_offset %lld this needs timestep %.0f of %lld",
+                               (long long)s->steps, (long long)s->schedule->steps_offset, t,
+                               (long long)s->schedule->steps);
+        s->timesteps[i] = t;
+        s->sigmas[i] = (double)(float)sigma_at(s->schedule, t); // in float, as torch keeps them
+    }
+    return ok();
+}
+
+struct error sampler_new(struct sampler *s, const struct noise_schedule *schedule, const struct sampler_type *type,
+                         int64_t steps, int64_t count)
+{
+    *s = (struct sampler){.schedule = schedule, .type = type, .steps = steps, .count = count, .init_sigma = 1};
+    int64_t least = sampler_least_steps(schedule, type);
+    if (steps < least || steps > schedule->steps - 1)
+        return error_input("--steps: %lld: expected %lld to %lld", (long long)steps, (long long)least,
+                           (long long)schedule->steps - 1);
+    s->calls = sampler_calls(schedule, type, steps);
+    struct error e = alloc_arrays(s);
+    if (e.code == ERROR_NONE)
+        e = space_timesteps(s);
+    if (e.code != ERROR_NONE) {
+        sampler_free(s);
+        return e;
+    }
+    if (type->scaled)
+        s->init_sigma = spacing_of(s) == SPACING_LEADING ? sqrt(s->sigmas[0] * s->sigmas[0] + 1) : s->sigmas[0];
+    return ok();
+}
+
+void sampler_free(struct sampler *s)
+{
+    memory_free(s->timesteps);
+    memory_free(s->sigmas);
+    memory_free(s->held);
+    for (int i = 0; i < SAMPLER_OUTPUTS; i++)
+        memory_free(s->outputs[i]);
+    *s = (struct sampler){0};
+}
+
+void sampler_input(const struct sampler *s, int64_t i, const float *sample, float *input)
+{
+    float scale = s->type->scaled ? (float)(1 / sqrt(s->sigmas[i] * s->sigmas[i] + 1)) : 1.0f;
+    for (int64_t k = 0; k < s->count; k++)
+        input[k] = sample[k] * scale;
+}
+
 void sampler_step(struct sampler *s, int64_t i, const float *output, float *sample)
 {
-    static void (*const steps[SAMPLER_COUNT])(struct sampler *, int64_t, const float *,
-                                              float *) = {step_pndm, step_ddim, step_euler, step_dpm};
-    steps[s->kind](s, i, output, sample);
+    s->type->step(s, i, output, sample);
 }

@@ -77,7 +77,7 @@ static int64_t steps_of(const struct pipeline *w)
 static struct error look_on(struct crew *crew)
 {
     const struct pipeline *w = crew->subject->pipeline;
-    int64_t calls = sampler_calls(&w->schedule, SAMPLER_PNDM, steps_of(w));
+    int64_t calls = sampler_calls(&w->schedule, sampler_default(), steps_of(w));
     for (int64_t call = 0; call < calls; call++)
         TRY(meet(crew, ok()));
     return ok();
@@ -93,7 +93,8 @@ static struct error paint(struct denoiser *p, struct crew *crew, const float *em
         return error_memory("a picture");
     // both words start from the same latents, every prompt from others
     rng_normals((uint64_t)s->config.seed, (uint64_t)one->prompt, STREAM_SAMPLE, 0, p->numbers, one->latents);
-    return denoiser_run(p, ids, embedding, one->latents, SAMPLER_PNDM, steps_of(s->pipeline), guidance, tick, crew);
+    return denoiser_run(p, ids, embedding, one->latents, sampler_default(), steps_of(s->pipeline), guidance, tick,
+                        crew);
 }
 
 /* This rank's share of the paintings, as latents. */

@@ -57,13 +57,12 @@ static struct error add_noise(const struct noise_schedule *schedule, const struc
 }
 
 static struct error sample(const struct noise_schedule *schedule, const struct safetensors *in, const char *out,
-                           int kind, int64_t steps)
+                           const struct sampler_type *type, int64_t steps)
 {
     int64_t rows, starts, count;
     float *outputs = load(in, "outputs", &rows, &count), *from = load(in, "samples", &starts, &count);
     struct sampler s = {0};
-    struct error e =
-        kind < 0 ? error_input("unknown sampler") : sampler_new(&s, schedule, (enum sampler_kind)kind, steps, count);
+    struct error e = type ? sampler_new(&s, schedule, type, steps, count) : error_input("unknown sampler");
     if (e.code == ERROR_NONE && (rows < s.calls || (starts != 1 && starts < s.calls)))
         e = error_input("the network is called %lld times", (long long)s.calls);
     float *inputs = memory_alloc(s.calls * count, sizeof *inputs),
