@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 
-enum { WINDOW = 8 };
+enum { WINDOW = 8 }; /* steps between two looks at the shares */
 
 /* New shares must bring a step below this fraction of its time: changing them costs something, too. */
 static const double WORTH = 0.9;
@@ -16,8 +16,8 @@ struct error balance_new(struct balance *b, int64_t count, int size)
     b->times = memory_alloc((int64_t)WINDOW * size, sizeof *b->times);
     b->pace = memory_alloc(size, sizeof *b->pace);
     b->shares = memory_alloc(size, sizeof *b->shares);
-    b->others = memory_alloc(size, sizeof *b->others);
-    if (!b->times || !b->pace || !b->shares || !b->others)
+    b->spare = memory_alloc(size, sizeof *b->spare);
+    if (!b->times || !b->pace || !b->shares || !b->spare)
         return error_memory("the ranks' shares");
     for (int r = 0; r < size; r++) {
         b->pace[r] = 1;
@@ -31,7 +31,7 @@ void balance_free(struct balance *b)
     memory_free(b->times);
     memory_free(b->pace);
     memory_free(b->shares);
-    memory_free(b->others);
+    memory_free(b->spare);
     *b = (struct balance){0};
 }
 
@@ -79,13 +79,13 @@ bool balance_note(struct balance *b, const double *seconds)
     b->noted = 0;
     if (!find_pace(b))
         return false;
-    shares_by_pace(b->count, b->pace, b->size, b->others);
-    double now = longest(b, b->shares), then = longest(b, b->others);
+    shares_by_pace(b->count, b->pace, b->size, b->spare);
+    double now = longest(b, b->shares), then = longest(b, b->spare);
     if (then >= WORTH * now)
         return false;
     struct share *old = b->shares;
-    b->shares = b->others;
-    b->others = old;
+    b->shares = b->spare;
+    b->spare = old;
     b->gain = 1 - then / now;
     b->changes++;
     return true;
@@ -93,6 +93,6 @@ bool balance_note(struct balance *b, const double *seconds)
 
 struct share balance_share(struct balance *b, int64_t count, int rank)
 {
-    shares_by_pace(count, b->pace, b->size, b->others);
-    return b->others[rank];
+    shares_by_pace(count, b->pace, b->size, b->spare);
+    return b->spare[rank];
 }

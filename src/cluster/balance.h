@@ -1,6 +1,6 @@
 /* cluster/balance.h
  *
- * Shares that follow the ranks' speed. At every step each rank reports how long a piece of its work took; every WINDOW
+ * Shares that follow the ranks' speed. At every step each rank reports how long a piece of its work took; every few
  * steps new shares are computed from the medians, and adopted if they should make a step noticeably shorter. Medians,
  * because a core that was busy elsewhere for a moment is not slow.
  *
@@ -16,14 +16,17 @@
 #include "cluster/share.h"
 
 struct balance {
-    int64_t count;                 /* pieces of a step */
-    int size;                      /* ranks */
-    int64_t noted;                 /* steps in the window */
-    double *times;                 /* [WINDOW][size]: seconds a piece */
-    double *pace;                  /* [size]: their medians when the window was last full; all equal before */
-    int64_t changes;               /* of the current shares */
-    double gain;                   /* the fraction of a step's time that the last change should save */
-    struct share *shares, *others; /* [size]: in use; room for some more */
+    int64_t count;        /* pieces of a step */
+    int size;             /* ranks */
+    struct share *shares; /* [size]: of the pieces of a step */
+    int64_t changes;      /* of the shares so far */
+    double gain;          /* the fraction of a step's time that the last change should save */
+
+    /* private */
+    int64_t noted;       /* steps in the window */
+    double *times;       /* [WINDOW][size]: seconds a piece */
+    double *pace;        /* [size]: their medians when the window was last full; all equal before */
+    struct share *spare; /* [size]: room for other shares */
 };
 
 /* Equal shares of `count` pieces. Free with balance_free, after an error too. */

@@ -13,7 +13,7 @@ struct comm {
     const struct transport *transport; /* NULL: alone */
     void *state;
     struct place place;
-    struct patience patience;
+    struct comm_settings settings;
     double *failures; /* [size], for comm_agree, which must not run out of memory */
 };
 
@@ -59,24 +59,24 @@ static struct error check_launcher(void)
     return ok();
 }
 
-static struct error take_failures(struct comm *c)
+static struct error alloc_failures(struct comm *c)
 {
     c->failures = memory_alloc(c->place.size, sizeof *c->failures);
     return c->failures ? ok() : error_memory("the communicator");
 }
 
-static struct error join(struct comm *c, int *argc, char ***argv)
+static struct error connect_ranks(struct comm *c, int *argc, char ***argv)
 {
     c->place = (struct place){0, 1, 0, 1};
-    c->patience.seconds = 600;
+    c->settings.timeout = 600;
 #ifdef ZOODIP_MPI
     if (rank_variable())
-        TRY(mpi_open(&c->transport, &c->state, &c->place, &c->patience, argc, argv));
+        TRY(mpi_open(&c->transport, &c->state, &c->place, &c->settings, argc, argv));
 #else
     (void)argc;
     (void)argv;
 #endif
-    return take_failures(c);
+    return alloc_failures(c);
 }
 
 struct error comm_open(struct comm **comm, int *argc, char ***argv)
@@ -86,7 +86,7 @@ struct error comm_open(struct comm **comm, int *argc, char ***argv)
     struct comm *c = memory_alloc(1, sizeof *c);
     if (!c)
         return error_memory("the communicator");
-    struct error e = join(c, argc, argv);
+    struct error e = connect_ranks(c, argc, argv);
     if (e.code != ERROR_NONE) {
         comm_close(c);
         return e;
@@ -138,24 +138,24 @@ int comm_local_size(const struct comm *comm)
 
 void comm_set_timeout(struct comm *comm, double seconds)
 {
-    comm->patience.seconds = seconds;
+    comm->settings.timeout = seconds;
 }
 
 void comm_set_step(struct comm *comm, int64_t step)
 {
-    comm->patience.step = step;
+    comm->settings.step = step;
 }
 
-void comm_listen(struct comm *comm, struct listener listener)
+void comm_listen(struct comm *comm, struct comm_listener listener)
 {
-    comm->patience.listener = listener;
+    comm->settings.listener = listener;
 }
 
 void comm_tick(const struct comm *comm)
 {
-    const struct listener *l = &comm->patience.listener;
-    if (l->meanwhile)
-        l->meanwhile(l->arg);
+    const struct comm_listener *l = &comm->settings.listener;
+    if (l->tick)
+        l->tick(l->arg);
 }
 
 /* -------------------------------------------------------------------------------- verbs */
@@ -228,21 +228,21 @@ struct error comm_abort(struct comm *comm, struct error e)
     if (e.code == ERROR_NONE || comm->place.size == 1)
         return e;
     log_error("rank %d: %s", comm->place.rank, e.text);
-    const struct listener *l = &comm->patience.listener;
-    if (l->alarm)
-        l->alarm(l->arg, e.text);
+    const struct comm_listener *l = &comm->settings.listener;
+    if (l->abort)
+        l->abort(l->arg, e.text);
     comm->transport->abort(comm->state, e.code);
     return e;
 }
 
-bool comm_asked(struct comm *comm)
+bool comm_poll_roll_call(struct comm *comm)
 {
-    return comm->transport && comm->transport->called(comm->state);
+    return comm->transport && comm->transport->poll_roll_call(comm->state);
 }
 
 struct error comm_roll_call(struct comm *comm)
 {
-    return comm->transport ? comm->transport->roll(comm->state) : ok();
+    return comm->transport ? comm->transport->roll_call(comm->state) : ok();
 }
 
 struct error comm_share_text(struct comm *comm, char **text, int64_t *size)
@@ -256,15 +256,15 @@ struct error comm_share_text(struct comm *comm, char **text, int64_t *size)
 
 /* -------------------------------------------------------------------------------- groups */
 
-/* This rank's outcome; the others wait for it, so no early return. */
-static struct error make_part(struct comm *comm, struct comm *part, int group)
+/* Returns this rank's outcome, on which the others still have to agree. */
+static struct error open_part(struct comm *comm, struct comm *part, int group)
 {
     part->transport = comm->transport;
-    part->patience = comm->patience;
-    struct error e = comm->transport->split(comm->state, group, &part->patience, &part->state, &part->place);
+    part->settings = comm->settings;
+    struct error e = comm->transport->split(comm->state, group, &part->settings, &part->state, &part->place);
     if (e.code != ERROR_NONE)
         part->transport = NULL;
-    return e.code == ERROR_NONE ? take_failures(part) : e;
+    return e.code == ERROR_NONE ? alloc_failures(part) : e;
 }
 
 struct error comm_split(struct comm *comm, int group, struct comm **part)
@@ -274,10 +274,10 @@ struct error comm_split(struct comm *comm, int group, struct comm **part)
     TRY(comm_agree(comm, c ? ok() : error_memory("a group's communicator")));
     struct error e;
     if (comm->transport) {
-        e = comm_agree(comm, make_part(comm, c, group));
+        e = comm_agree(comm, open_part(comm, c, group));
     } else {
         c->place = comm->place;
-        e = take_failures(c);
+        e = alloc_failures(c);
     }
     if (e.code != ERROR_NONE) {
         comm_close(c);
@@ -305,5 +305,5 @@ struct error comm_receive(struct comm *comm, void *data, int64_t bytes, int from
 
 struct error comm_wait_all(struct comm *comm, int times)
 {
-    return comm->transport ? comm->transport->gather(comm->state, times) : ok();
+    return comm->transport ? comm->transport->wait_all(comm->state, times) : ok();
 }

@@ -8,9 +8,9 @@
  * together; a training step reports failures in slots beside its losses. comm_abort is for a rank that cannot wait for
  * the others.
  *
- * No collective verb waits forever (except comm_wait_all, if asked to): a rank that has waited longer than comm_set_timeout
- * allows asks the others for a sign of life, names those that give none, and ends all ranks with ERROR_FAILED. Time
- * during which the rank itself was stopped does not count, so a job that is suspended as a whole continues afterwards.
+ * No collective verb waits forever (except comm_wait_all, if asked to): a rank that has waited longer than its timeout
+ * calls the roll, names the ranks that give no sign of life, and ends all with ERROR_FAILED. Time during which the rank
+ * itself was stopped does not count, so a run that is suspended as a whole continues afterwards.
  *
  * Only one thread communicates (MPI_THREAD_FUNNELED). Errors are ERROR_FAILED and name the call.
  */
@@ -45,15 +45,15 @@ int comm_local_size(const struct comm *comm); /* how many share its node */
 void comm_set_timeout(struct comm *comm, double seconds);
 void comm_set_step(struct comm *comm, int64_t step);
 
-/* Callbacks while this rank waits or works; functions may be NULL. */
-struct listener {
-    void (*meanwhile)(void *arg); /* called now and then while the rank works or waits for the others of `comm` */
-    void (*alarm)(void *arg, const char *text); /* called before all ranks are ended, in addition to the log's line */
+/* Callbacks; functions may be NULL. */
+struct comm_listener {
+    void (*tick)(void *arg); /* now and then while this rank works or waits for the others of `comm` */
+    void (*abort)(void *arg, const char *text); /* before all ranks are ended; the log has the line already */
     void *arg;
 };
 
-/* Not collective, like all of these. Long work calls comm_tick between its pieces. */
-void comm_listen(struct comm *comm, struct listener listener);
+/* Not collective. Long work calls comm_tick between its pieces, which calls the listener's tick. */
+void comm_listen(struct comm *comm, struct comm_listener listener);
 void comm_tick(const struct comm *comm);
 
 /* values [count], in place: the sum over ranks. Slots that all but one rank leave at zero are exact, whatever the order
@@ -85,11 +85,11 @@ struct error comm_meet(struct comm *comm, struct error mine, bool *stop);
  * this rank is alone, or `e` is no error, it returns `e` and the caller proceeds as usual. Not collective. */
 struct error comm_abort(struct comm *comm, struct error e);
 
-/* For a rank that waits for the others in its GPU. comm_asked: has another rank run out of patience and asked for a
- * sign of life? If so, or when its own patience ends, the rank calls comm_roll_call, which asks all for one: the error names
- * those that give none, or says that all were merely late. It returns first on the lowest rank that is alive, which
- * ends all ranks with it. Not collective. */
-bool comm_asked(struct comm *comm);
+/* For a rank that waits for the others in its GPU. comm_poll_roll_call: has another rank waited too long and called
+ * the roll? If so, or after its own timeout, the rank calls comm_roll_call, which asks all ranks for a sign of life: the
+ * error names those that give none, or says that all were merely late. It returns first on the lowest rank that is
+ * alive, which ends all ranks with it. Not collective. */
+bool comm_poll_roll_call(struct comm *comm);
 struct error comm_roll_call(struct comm *comm);
 
 /* ---- groups of ranks that work on something of their own ---- */
@@ -98,15 +98,15 @@ struct error comm_roll_call(struct comm *comm);
  * before this one. */
 struct error comm_split(struct comm *comm, int group, struct comm **part);
 
-/* Messages between two ranks; both know the length, which is short (a kilobyte). comm_send does not wait; comm_poll
- * says whose message has arrived (-1: nobody's), and then comm_receive does not wait either. Messages from one rank
- * arrive in order. */
+/* Messages between two ranks, which both know the length, about a kilobyte at most. comm_send does not wait; comm_poll
+ * says from which rank a message has arrived (-1: from none), and comm_receive then does not wait either. Messages from
+ * one rank arrive in order. */
 struct error comm_send(struct comm *comm, const void *data, int64_t bytes, int to);
 struct error comm_poll(struct comm *comm, int *from);
 struct error comm_receive(struct comm *comm, void *data, int64_t bytes, int from);
 
-/* A barrier for ranks that may arrive far apart: waiting ranks sleep. This rank waits `times` as long as comm_set_timeout
- * says; 0: as long as it takes. Collective. */
+/* A barrier for ranks that may arrive far apart: waiting ranks sleep. This rank waits `times` times the timeout; 0: as
+ * long as it takes. Collective. */
 struct error comm_wait_all(struct comm *comm, int times);
 
 /* Which MPI this was built with, as --version shows it. */

@@ -17,24 +17,24 @@
 #include "base/clock.h"
 
 struct mpi {
-    MPI_Comm all, here;
+    MPI_Comm all, local;
     MPI_Comm signs; /* all again, for signs of life, which must not mix with anything else */
     int rank, size;
-    const struct patience *patience;
-    bool *seen;                /* [size]: who has given a sign of life */
-    int *whole;                /* [size]: their ranks in the whole */
-    struct mpi *of;            /* the whole that this is a part of; NULL for the whole, which alone ends MPI */
-    struct outgoing *outgoing; /* messages that are under way */
+    const struct comm_settings *settings;
+    bool *alive;               /* [size]: has given a sign of life */
+    int *world_rank;           /* [size]: rank in MPI_COMM_WORLD */
+    struct mpi *parent;        /* that this was split from; NULL for the world, which alone ends MPI */
+    struct outgoing *outgoing; /* messages under way */
 };
 
-/* MPI_Send may wait for a receiver that hangs, so a message stays here until it has gone. */
+/* MPI_Send may wait for a receiver that hangs, so a message is kept here until MPI has sent it. */
 struct outgoing {
     MPI_Request request;
     void *data;
     struct outgoing *next;
 };
 
-enum { MESSAGE = 1, SIGN_OF_LIFE }; /* the tags of comm_send's messages, and of a rank that waits */
+enum { MESSAGE = 1, SIGN_OF_LIFE }; /* tags */
 
 static struct error check(int result, const char *call)
 {
@@ -49,52 +49,53 @@ static struct error check(int result, const char *call)
 /* -------------------------------------------------------------------------------- waiting with a limit */
 
 /* MPI's own waits never end when a rank hangs, so every collective is nonblocking and is polled until it completes. A
- * rank that runs out of patience sends a sign of life to all; other waiting ranks answer with theirs. A rank that has
- * sent none after a short grace period hangs, and the lowest rank that is alive says so. */
+ * rank that has waited too long calls the roll: it sends a sign of life to all, and other waiting ranks answer with
+ * theirs. A rank that has sent none after a short grace period hangs, and the lowest rank that is alive reports it. */
 
-static const double EAGER = 1e-3;     /* seconds in which a wait only yields: a step mostly ends within microseconds */
-static const double NAP = 50e-6;      /* seconds between polls after that, so that others can use the core */
-static const double SLEEP = 2e-3;     /* the same for waits that may be long */
-static const double TELL = 0.1;       /* seconds of waiting between two calls of the listener */
-static const double GRACE = 2;        /* seconds for the signs of life to arrive */
-static const double GRACE_BEAT = 0.1; /* the most of it that one poll counts: a stalled machine stalls all ranks */
-static const double SILENCE = 5;      /* seconds that a rank which is not the one to speak waits to be ended */
-static const double LONGEST_BEAT = 1; /* seconds; if two polls are further apart, this rank was stopped */
+/* All in seconds. */
+static const double SPIN = 1e-3;         /* for which a wait only yields: a step mostly ends within microseconds */
+static const double SHORT_PAUSE = 50e-6; /* between polls after that, so that other processes can use the core */
+static const double LONG_PAUSE = 2e-3;   /* the same for waits that may be long */
+static const double TICK = 0.1;          /* of waiting between two ticks of the listener */
+static const double MAX_GAP = 1;         /* that counts between polls: after a longer one this rank was stopped */
+static const double GRACE = 2;           /* for the signs of life to arrive */
+static const double MAX_GRACE_GAP = 0.1; /* that counts of the grace: a stalled machine stalls all ranks */
+static const double END_WAIT = 5;        /* for which the other ranks wait for the reporting one to end them */
 
 /* Receives one sign of life, if there is one. */
-static bool hear(struct mpi *m)
+static bool receive_sign(struct mpi *m)
 {
     int there = 0;
     MPI_Status status;
     if (MPI_Iprobe(MPI_ANY_SOURCE, SIGN_OF_LIFE, m->signs, &there, &status) != MPI_SUCCESS || !there)
         return false;
     MPI_Recv(NULL, 0, MPI_BYTE, status.MPI_SOURCE, SIGN_OF_LIFE, m->signs, MPI_STATUS_IGNORE);
-    m->seen[status.MPI_SOURCE] = true;
+    m->alive[status.MPI_SOURCE] = true;
     return true;
 }
 
-/* To all, once. */
-static void give_sign(struct mpi *m)
+/* To all ranks, once. */
+static void send_signs(struct mpi *m)
 {
-    for (int rank = 0; rank < m->size && !m->seen[m->rank]; rank++) {
+    for (int rank = 0; rank < m->size && !m->alive[m->rank]; rank++) {
         MPI_Request sent;
         if (rank != m->rank && MPI_Isend(NULL, 0, MPI_BYTE, rank, SIGN_OF_LIFE, m->signs, &sent) == MPI_SUCCESS)
             MPI_Request_free(&sent); // a rank that hangs may never receive it
     }
-    m->seen[m->rank] = true;
+    m->alive[m->rank] = true;
 }
 
-/* A group's roll call may coincide with one of all ranks, which must not miss this rank. */
-static void call_roll(struct mpi *m)
+/* Waits for signs of life. A group's roll call may coincide with its parent's, which must not miss this rank. */
+static void collect_signs(struct mpi *m)
 {
-    give_sign(m);
+    send_signs(m);
     for (double waited = 0, before = clock_seconds(); waited < GRACE;) {
-        if (m->of && hear(m->of))
-            give_sign(m->of);
-        if (!hear(m))
-            clock_sleep(NAP);
+        if (m->parent && receive_sign(m->parent))
+            send_signs(m->parent);
+        if (!receive_sign(m))
+            clock_sleep(SHORT_PAUSE);
         double now = clock_seconds();
-        waited += now - before < GRACE_BEAT ? now - before : GRACE_BEAT;
+        waited += now - before < MAX_GRACE_GAP ? now - before : MAX_GRACE_GAP;
         before = now;
     }
 }
@@ -105,22 +106,22 @@ static void name_missing(const struct mpi *m, char text[256])
     int used = 0, count = 0;
     text[0] = 0;
     for (int rank = 0; rank < m->size; rank++)
-        count += !m->seen[rank];
+        count += !m->alive[rank];
     for (int rank = 0; rank < m->size && used < 240; rank++)
-        if (!m->seen[rank])
+        if (!m->alive[rank])
             used += snprintf(text + used, (size_t)(256 - used), "%s%d",
                              used        ? ", "
                              : count > 1 ? "ranks "
                                          : "rank ",
-                             m->whole[rank]);
+                             m->world_rank[rank]);
 }
 
-static struct error lost(const struct mpi *m)
+static struct error missing_error(const struct mpi *m)
 {
     char missing[256];
     name_missing(m, missing);
-    long long step = (long long)m->patience->step;
-    double limit = m->patience->seconds;
+    long long step = (long long)m->settings->step;
+    double limit = m->settings->timeout;
     if (!missing[0])
         return error_failed("after step %lld some ranks were more than %g s late (cluster.timeout)", step, limit);
     return error_failed("%s gave no sign of life for %g s (cluster.timeout) after step %lld: hung, or slower than that",
@@ -128,72 +129,72 @@ static struct error lost(const struct mpi *m)
 }
 
 /* After a roll call: is this the lowest rank that is alive? */
-static bool speaks(const struct mpi *m)
+static bool is_first_alive(const struct mpi *m)
 {
     int first = 0;
-    while (!m->seen[first])
+    while (!m->alive[first])
         first++;
     return m->rank == first;
 }
 
-static struct error mpi_roll(void *state)
+static struct error mpi_roll_call(void *state)
 {
     struct mpi *m = state;
-    call_roll(m);
-    // the rank that speaks ends all; the launcher's first signal would cut a plain sleep short
-    for (double end = clock_seconds() + SILENCE; !speaks(m) && clock_seconds() < end;)
+    collect_signs(m);
+    // the first rank alive ends all; in a loop, since the launcher's first signal ends a sleep early
+    for (double end = clock_seconds() + END_WAIT; !is_first_alive(m) && clock_seconds() < end;)
         clock_sleep(end - clock_seconds());
-    return lost(m);
+    return missing_error(m);
 }
 
-static bool mpi_called(void *state)
+static bool mpi_poll_roll_call(void *state)
 {
-    return hear(state);
+    return receive_sign(state);
 }
 
 /* Ends all ranks; returns only if the launcher is slow. */
-static struct error give_up(struct mpi *m)
+static struct error end_all(struct mpi *m)
 {
-    struct error e = mpi_roll(m);
-    const struct listener *l = &m->patience->listener;
-    if (speaks(m)) {
-        log_error("rank %d: %s", m->whole[m->rank], e.text);
-        if (l->alarm)
-            l->alarm(l->arg, e.text);
+    struct error e = mpi_roll_call(m);
+    const struct comm_listener *l = &m->settings->listener;
+    if (is_first_alive(m)) {
+        log_error("rank %d: %s", m->world_rank[m->rank], e.text);
+        if (l->abort)
+            l->abort(l->arg, e.text);
     }
     MPI_Abort(MPI_COMM_WORLD, ERROR_FAILED);
     return e;
 }
 
 /* limit: in seconds, 0 for none. */
-static struct error wait_until(struct mpi *m, MPI_Request *request, double limit, double pause, const char *call)
+static struct error wait_limited(struct mpi *m, MPI_Request *request, double limit, double pause, const char *call)
 {
-    const struct listener *l = &m->patience->listener;
-    double waited = 0, told = 0, before = clock_seconds();
+    const struct comm_listener *l = &m->settings->listener;
+    double waited = 0, ticked = 0, before = clock_seconds();
     for (;;) {
         int done = 0;
         TRY(check(MPI_Test(request, &done, MPI_STATUS_IGNORE), call));
         if (done)
             return ok();
-        double now = clock_seconds(), beat = now - before;
-        waited += beat < LONGEST_BEAT ? beat : LONGEST_BEAT;
+        double now = clock_seconds(), gap = now - before;
+        waited += gap < MAX_GAP ? gap : MAX_GAP;
         before = now;
-        if (waited < EAGER)
+        if (waited < SPIN)
             sched_yield();
-        else if ((limit > 0 && waited >= limit) || hear(m))
-            return give_up(m);
+        else if ((limit > 0 && waited >= limit) || receive_sign(m))
+            return end_all(m);
         else
             clock_sleep(pause);
-        if (l->meanwhile && waited - told >= TELL) {
-            told = waited;
-            l->meanwhile(l->arg);
+        if (l->tick && waited - ticked >= TICK) {
+            ticked = waited;
+            l->tick(l->arg);
         }
     }
 }
 
 static struct error wait_for(struct mpi *m, MPI_Request *request, const char *call)
 {
-    return wait_until(m, request, m->patience->seconds, NAP, call);
+    return wait_limited(m, request, m->settings->timeout, SHORT_PAUSE, call);
 }
 
 /* -------------------------------------------------------------------------------- verbs */
@@ -222,7 +223,7 @@ static struct error mpi_broadcast(void *state, void *data, int bytes, int root)
 static struct error mpi_broadcast_local(void *state, void *data, int bytes)
 {
     struct mpi *m = state;
-    return broadcast_among(m, m->here, data, bytes, 0);
+    return broadcast_among(m, m->local, data, bytes, 0);
 }
 
 static struct error barrier_among(struct mpi *m, MPI_Comm ranks)
@@ -241,17 +242,17 @@ static struct error mpi_barrier(void *state)
 static struct error mpi_barrier_local(void *state)
 {
     struct mpi *m = state;
-    return barrier_among(m, m->here);
+    return barrier_among(m, m->local);
 }
 
-/* Forgets the messages that have been sent. */
-static struct error look_after(struct mpi *m)
+/* Frees the messages that have been sent. */
+static struct error free_sent(struct mpi *m)
 {
     for (struct outgoing **at = &m->outgoing; *at;) {
         struct outgoing *one = *at;
-        int gone = 0;
-        TRY(check(MPI_Test(&one->request, &gone, MPI_STATUS_IGNORE), "MPI_Isend"));
-        if (gone) {
+        int sent = 0;
+        TRY(check(MPI_Test(&one->request, &sent, MPI_STATUS_IGNORE), "MPI_Isend"));
+        if (sent) {
             *at = one->next;
             memory_free(one->data);
             memory_free(one);
@@ -262,21 +263,21 @@ static struct error look_after(struct mpi *m)
     return ok();
 }
 
-/* MPI_Finalize waits for all ranks without a limit, hence the barrier before it. After the barrier all ranks are here,
- * so messages under way will arrive. */
+/* MPI_Finalize waits for all ranks without a limit, hence the barrier before it, after which messages under way will
+ * arrive. */
 static void mpi_close(void *state)
 {
     struct mpi *m = state;
     mpi_barrier(m);
-    while (m->outgoing && look_after(m).code == ERROR_NONE)
+    while (m->outgoing && free_sent(m).code == ERROR_NONE)
         sched_yield();
-    bool part = m->of != NULL;
-    MPI_Comm_free(&m->here);
+    bool part = m->parent != NULL;
+    MPI_Comm_free(&m->local);
     MPI_Comm_free(&m->signs);
     if (part)
         MPI_Comm_free(&m->all);
-    memory_free(m->seen);
-    memory_free(m->whole);
+    memory_free(m->alive);
+    memory_free(m->world_rank);
     memory_free(m);
     if (!part)
         MPI_Finalize();
@@ -288,30 +289,31 @@ static void mpi_abort(void *state, int code)
     MPI_Abort(m->all, code);
 }
 
-/* Of m->all, which is set. */
-static struct error find_place(struct mpi *m, struct place *place)
+/* Everything but m->all, which is set. */
+static struct error set_up(struct mpi *m, struct place *place)
 {
     TRY(check(MPI_Comm_set_errhandler(m->all, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
     TRY(check(MPI_Comm_rank(m->all, &place->rank), "MPI_Comm_rank"));
     TRY(check(MPI_Comm_size(m->all, &place->size), "MPI_Comm_size"));
     int kind = MPI_COMM_TYPE_SHARED;
-    TRY(check(MPI_Comm_split_type(m->all, kind, place->rank, MPI_INFO_NULL, &m->here), "MPI_Comm_split_type"));
-    TRY(check(MPI_Comm_set_errhandler(m->here, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
-    TRY(check(MPI_Comm_rank(m->here, &place->local_rank), "MPI_Comm_rank"));
-    TRY(check(MPI_Comm_size(m->here, &place->local_size), "MPI_Comm_size"));
+    TRY(check(MPI_Comm_split_type(m->all, kind, place->rank, MPI_INFO_NULL, &m->local), "MPI_Comm_split_type"));
+    TRY(check(MPI_Comm_set_errhandler(m->local, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
+    TRY(check(MPI_Comm_rank(m->local, &place->local_rank), "MPI_Comm_rank"));
+    TRY(check(MPI_Comm_size(m->local, &place->local_size), "MPI_Comm_size"));
     TRY(check(MPI_Comm_dup(m->all, &m->signs), "MPI_Comm_dup"));
     m->rank = place->rank;
     m->size = place->size;
-    m->seen = memory_alloc(m->size, sizeof *m->seen);
-    m->whole = memory_alloc(m->size, sizeof *m->whole);
-    if (!m->seen || !m->whole)
+    m->alive = memory_alloc(m->size, sizeof *m->alive);
+    m->world_rank = memory_alloc(m->size, sizeof *m->world_rank);
+    if (!m->alive || !m->world_rank)
         return error_memory("the communicator");
     int mine;
     TRY(check(MPI_Comm_rank(MPI_COMM_WORLD, &mine), "MPI_Comm_rank"));
-    return check(MPI_Allgather(&mine, 1, MPI_INT, m->whole, 1, MPI_INT, m->all), "MPI_Allgather");
+    return check(MPI_Allgather(&mine, 1, MPI_INT, m->world_rank, 1, MPI_INT, m->all), "MPI_Allgather");
 }
 
-static struct error mpi_split(void *state, int group, const struct patience *patience, void **part, struct place *place)
+static struct error mpi_split(void *state, int group, const struct comm_settings *settings, void **part,
+                              struct place *place)
 {
     struct mpi *m = state;
     MPI_Comm all;
@@ -321,9 +323,9 @@ static struct error mpi_split(void *state, int group, const struct patience *pat
     struct mpi *p = memory_alloc(1, sizeof *p);
     if (!p)
         MPI_Abort(m->all, ERROR_FAILED); // the others of the group are on their way into its first collective
-    *p = (struct mpi){.all = all, .of = m, .patience = patience};
+    *p = (struct mpi){.all = all, .parent = m, .settings = settings};
     *part = p;
-    return find_place(p, place);
+    return set_up(p, place);
 }
 
 static struct error mpi_send(void *state, const void *data, int bytes, int to)
@@ -347,7 +349,7 @@ static struct error mpi_poll(void *state, int *from)
     struct mpi *m = state;
     int there;
     MPI_Status status;
-    TRY(look_after(m));
+    TRY(free_sent(m));
     TRY(check(MPI_Iprobe(MPI_ANY_SOURCE, MESSAGE, m->all, &there, &status), "MPI_Iprobe"));
     *from = there ? status.MPI_SOURCE : -1;
     return ok();
@@ -359,17 +361,17 @@ static struct error mpi_receive(void *state, void *data, int bytes, int from)
     return check(MPI_Recv(data, bytes, MPI_BYTE, from, MESSAGE, m->all, MPI_STATUS_IGNORE), "MPI_Recv");
 }
 
-static struct error mpi_gather(void *state, int times)
+static struct error mpi_wait_all(void *state, int times)
 {
     struct mpi *m = state;
     MPI_Request request;
     TRY(check(MPI_Ibarrier(m->all, &request), "MPI_Ibarrier"));
-    return wait_until(m, &request, times * m->patience->seconds, SLEEP, "MPI_Ibarrier");
+    return wait_limited(m, &request, times * m->settings->timeout, LONG_PAUSE, "MPI_Ibarrier");
 }
 
 enum { START_LIMIT = 600 }; /* seconds */
 
-static void end_start(int number)
+static void abort_start(int number)
 {
     (void)number;
     static const char text[] = "zoodip: MPI did not start within 600 s: a rank hangs, or its node cannot be reached\n";
@@ -379,7 +381,7 @@ static void end_start(int number)
 }
 
 struct error mpi_open(const struct transport **transport, void **state, struct place *place,
-                      const struct patience *patience, int *argc, char ***argv)
+                      const struct comm_settings *settings, int *argc, char ***argv)
 {
     static const struct transport calls = {
         .close = mpi_close,
@@ -389,32 +391,32 @@ struct error mpi_open(const struct transport **transport, void **state, struct p
         .barrier = mpi_barrier,
         .barrier_local = mpi_barrier_local,
         .abort = mpi_abort,
-        .called = mpi_called,
-        .roll = mpi_roll,
+        .poll_roll_call = mpi_poll_roll_call,
+        .roll_call = mpi_roll_call,
         .split = mpi_split,
         .send = mpi_send,
         .poll = mpi_poll,
         .receive = mpi_receive,
-        .gather = mpi_gather,
+        .wait_all = mpi_wait_all,
     };
     // Open MPI: a waiting rank yields its core to working ones; mpirun's own choice, or the user's, takes precedence
     setenv("OMPI_MCA_mpi_yield_when_idle", "1", 0);
     // MPI's own start waits forever, and ranks cannot ask one another for a sign of life before it ends
-    signal(SIGALRM, end_start);
+    signal(SIGALRM, abort_start);
     alarm(START_LIMIT);
     int provided;
     TRY(check(MPI_Init_thread(argc, argv, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread"));
     struct mpi *m = memory_alloc(1, sizeof *m);
     if (m)
         m->all = MPI_COMM_WORLD;
-    struct error e = m ? find_place(m, place) : error_memory("the communicator");
+    struct error e = m ? set_up(m, place) : error_memory("the communicator");
     if (e.code != ERROR_NONE) {
         memory_free(m);
         MPI_Abort(MPI_COMM_WORLD, e.code);
         return e;
     }
     alarm(0);
-    m->patience = patience;
+    m->settings = settings;
     *transport = &calls;
     *state = m;
     return ok();

@@ -11,18 +11,19 @@
 #include "base/error.h"
 #include "cluster/comm.h"
 
+/* This rank among all, and among those of its node. */
 struct place {
     int rank, size, local_rank, local_size;
 };
 
-/* How long to wait for the others; set by comm.c, read by the transport at every wait. */
-struct patience {
-    double seconds;
-    int64_t step; /* steps done, to say where a rank was when it gave up */
-    struct listener listener;
+/* What callers set of a communicator; read by the transport at every wait. */
+struct comm_settings {
+    double timeout; /* seconds to wait for the others */
+    int64_t step;   /* steps done, to say where a rank was when it gave up */
+    struct comm_listener listener;
 };
 
-/* Collective among all ranks, or among those `here` on the node. Counts fit an int: comm.c splits larger ones. */
+/* The verbs of comm.h; `local` ones are for the ranks of a node. Counts fit an int: comm.c splits larger ones. */
 struct transport {
     void (*close)(void *state);
     struct error (*sum)(void *state, double *values, int count);
@@ -31,19 +32,19 @@ struct transport {
     struct error (*barrier)(void *state);
     struct error (*barrier_local)(void *state);
     void (*abort)(void *state, int code);
-    bool (*called)(void *state);       /* has a rank asked for a sign of life? */
-    struct error (*roll)(void *state); /* see comm_roll_call */
-    struct error (*split)(void *state, int group, const struct patience *, void **part, struct place *place);
+    bool (*poll_roll_call)(void *state);
+    struct error (*roll_call)(void *state);
+    struct error (*split)(void *state, int group, const struct comm_settings *, void **part, struct place *place);
     struct error (*send)(void *state, const void *data, int bytes, int to);
-    struct error (*poll)(void *state, int *from); /* *from: a rank whose message waits, or -1 */
+    struct error (*poll)(void *state, int *from);
     struct error (*receive)(void *state, void *data, int bytes, int from);
-    struct error (*gather)(void *state, int times); /* see comm_wait_all */
+    struct error (*wait_all)(void *state, int times);
 };
 
 #ifdef ZOODIP_MPI
-/* `patience` must outlive the transport. */
+/* `settings` must outlive the transport. */
 struct error mpi_open(const struct transport **transport, void **state, struct place *place,
-                      const struct patience *patience, int *argc, char ***argv);
+                      const struct comm_settings *settings, int *argc, char ***argv);
 const char *mpi_library(void);
 #endif
 

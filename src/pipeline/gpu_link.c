@@ -38,7 +38,7 @@ static struct error exchange(void *arg, void *data, int64_t bytes)
 
 static bool called(void *arg)
 {
-    return comm_asked(arg);
+    return comm_poll_roll_call(arg);
 }
 
 static struct error lost(void *arg)

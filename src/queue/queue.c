@@ -249,8 +249,8 @@ static struct error work_off(struct queue *b, const int64_t *order, int64_t coun
 {
     TRY(comm_agree(b->all, handout_new(&b->handout, b->all, b->pipeline.comm, b->groups,
                                        b->pipeline.config.cluster.timeout, order, count, display_hear, &b->display)));
-    comm_listen(b->pipeline.comm, (struct listener){tell_meanwhile, cry_out, b});
-    comm_listen(b->all, (struct listener){serve_meanwhile, cry_out, b});
+    comm_listen(b->pipeline.comm, (struct comm_listener){tell_meanwhile, cry_out, b});
+    comm_listen(b->all, (struct comm_listener){serve_meanwhile, cry_out, b});
     b->current = (struct job_note){.job = -1};
     while (true) {
         int64_t next;
@@ -270,8 +270,8 @@ static struct error do_jobs(struct queue *b)
     b->spoken = STDERR_FILENO;
     if (e.code == ERROR_NONE)
         e = work_off(b, order, jobs_order(&b->jobs, order));
-    comm_listen(w->comm, (struct listener){0});
-    comm_listen(b->all, (struct listener){0});
+    comm_listen(w->comm, (struct comm_listener){0});
+    comm_listen(b->all, (struct comm_listener){0});
     handout_free(&b->handout);
     memory_free(order);
     return e;
