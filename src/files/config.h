@@ -108,9 +108,6 @@ struct error config_layers(struct config *config, const struct config_layer *lay
 /* Whether layers and sets are valid, ignoring what is missing. Nothing is owned afterwards. */
 struct error config_check(const struct config_layer *layers, int64_t layer_count, const struct text_list *sets);
 
-/* Text of a file (with a zero byte after its `size`) -> a JSON object, for cJSON_Delete. `source` names it. */
-struct error config_parse(struct cJSON **root, const char *source, const char *text, int64_t size);
-
 /* An error about a key's value, as "SOURCE: KEY: text". A code of 0 passes unchanged. */
 struct error config_blame(const struct config *config, const char *key, struct error e);
 

@@ -1,7 +1,7 @@
 /* files/config_keys.h
  *
- * The table of a config's keys, one line each: name, kind, field, default, range, meaning. Only reading and writing
- * (files/config.c) use it. To add a key, add a field in files/config.h and a line to the table in config_keys.c, and
+ * The table of a config's keys, one line each: name, kind, field, default, range, meaning. Only files/config.c and
+ * files/config_value.c use it. To add a key, add a field in files/config.h and a line to the table in config_keys.c, and
  * raise CONFIG_KEYS.
  */
 #ifndef ZOODIP_FILES_CONFIG_KEYS_H

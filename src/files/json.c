@@ -5,11 +5,70 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #include "base/memory.h"
 #include "files/file.h"
 
 enum { JSON_LIMIT = 16 << 20 };
+
+/* -------------------------------------------------------------------------------- what people write */
+
+/* Where a place in a text is: "line 3, column 7". */
+static void show_place(char out[64], const char *text, const char *place)
+{
+    long long line = 1, column = 1;
+    for (const char *at = text; at < place; at++) {
+        column = *at == '\n' ? 1 : column + 1;
+        line += *at == '\n';
+    }
+    snprintf(out, 64, "line %lld, column %lld", line, column);
+}
+
+struct error json_check_text(const char *source, const char *text, int64_t size)
+{
+    char place[64];
+    for (int64_t at = 0; at < size;) {
+        utf8proc_int32_t code;
+        utf8proc_ssize_t taken = utf8proc_iterate((const utf8proc_uint8_t *)text + at, size - at, &code);
+        if (taken <= 0 || code == 0) {
+            show_place(place, text, text + at);
+            return error_input("%s: %s: is not UTF-8 text", source, place);
+        }
+        at += taken;
+    }
+    return ok();
+}
+
+struct error json_parse(cJSON **root, const char *source, const char *text, int64_t size)
+{
+    *root = NULL;
+    TRY(json_check_text(source, text, size));
+    if (strspn(text, " \t\r\n") == (size_t)size)
+        return error_input("%s: is empty, expected a JSON object", source);
+    const char *end = text;
+    char place[64];
+    *root = cJSON_ParseWithLengthOpts(text, (size_t)size + 1, &end, true);
+    show_place(place, text, end);
+    if (!*root)
+        return error_input("%s: %s: is not valid JSON", source, place);
+    if (cJSON_IsObject(*root))
+        return ok();
+    cJSON_Delete(*root);
+    return error_input("%s: expected a JSON object, {\"key\": value, ...}", source);
+}
+
+struct error json_read(cJSON **root, const char *path, const char *source)
+{
+    char *text;
+    int64_t size;
+    TRY(file_read(path, JSON_LIMIT, &text, &size));
+    struct error e = json_parse(root, source, text, size);
+    memory_free(text);
+    return e;
+}
+
+/* -------------------------------------------------------------------------------- settings of a model folder */
 
 /* Python writes infinities as bare words, which is not JSON, and diffusers' files have them ("lambda_min_clipped":
  * -Infinity). They become null, the key's default. */

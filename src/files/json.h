@@ -1,7 +1,8 @@
 /* files/json.h
  *
- * Reads the JSON settings of a model folder (config.json and similar). The first error sticks to the reader, so that a
- * config is read as a plain list of keys and checked once at the end. Errors: FILE: KEY: what is wrong.
+ * Reads JSON files, of at most 16 MB, in two ways. What people write (configs, jobs) is read strictly, so that a slip is
+ * found and shown by its line: json_read. What other programs wrote into a model folder (config.json and similar) is
+ * read as they read it: json_open, and then each key by its type.
  */
 #ifndef ZOODIP_FILES_JSON_H
 #define ZOODIP_FILES_JSON_H
@@ -13,13 +14,24 @@
 
 struct cJSON;
 
+/* A file that holds one JSON object and nothing else -> *root, for cJSON_Delete; `source` names it in errors. */
+struct error json_read(struct cJSON **root, const char *path, const char *source);
+
+/* The same from a text, with a zero byte after its `size`. */
+struct error json_parse(struct cJSON **root, const char *source, const char *text, int64_t size);
+
+/* Refuses text that is not UTF-8, or that holds a zero byte. */
+struct error json_check_text(const char *source, const char *text, int64_t size);
+
+/* A file's settings. The first error sticks to them, so that they are read as a plain list of keys and checked once at
+ * the end. Errors: FILE: KEY: what is wrong. */
 struct json {
     const char *path; /* borrowed, for the errors */
     struct cJSON *root;
     struct error error;
 };
 
-/* Reads a file of at most 16 MB that holds one JSON object. Infinity, as Python writes it, is read as null. */
+/* Infinity, as Python writes it, is read as null. */
 struct error json_open(struct json *json, const char *path);
 void json_close(struct json *json);
 
@@ -41,7 +53,7 @@ int64_t json_strings(struct json *json, const char *key, const char **out, int64
  * "\"silu\""). */
 void json_only(struct json *json, const char *key, const char *only);
 
-/* "FILE: KEY: text" as the reader's error, unless there is one already. */
+/* "FILE: KEY: text" as the settings' error, unless there is one already. */
 __attribute__((format(printf, 3, 4))) void json_wrong(struct json *json, const char *key, const char *format, ...);
 
 #endif

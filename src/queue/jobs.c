@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "base/clock.h"
 #include "files/file.h"
+#include "files/json.h"
 
 enum { NAME_LIMIT = 200, JOBS_LIMIT = 100000 };
 
@@ -198,7 +199,7 @@ struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, cons
 {
     *jobs = (struct jobs){.kind = source->kind};
     cJSON *root;
-    TRY(config_parse(&root, source->name, text, size));
+    TRY(json_parse(&root, source->name, text, size));
     struct error e = read_root(jobs, root, source, sets);
     cJSON_Delete(root);
     return e;

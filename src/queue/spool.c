@@ -11,8 +11,7 @@
 #include "base/clock.h"
 #include "cluster/signals.h"
 #include "files/file.h"
-
-enum { FILE_LIMIT = 16 << 20 };
+#include "files/json.h"
 
 static const double look_pause = 0.5; /* seconds between two looks into an idle folder */
 
@@ -43,23 +42,12 @@ static struct error open_folders(struct spool *s)
     return ok();
 }
 
-/* source: what the file is called in errors about what it holds */
-static struct error read_object(cJSON **object, const char *path, const char *source)
-{
-    char *text;
-    int64_t size;
-    TRY(file_read(path, FILE_LIMIT, &text, &size));
-    struct error e = config_parse(object, source, text, size);
-    memory_free(text);
-    return e;
-}
-
 /* Checks them and --set now, while someone is watching, rather than when the first job arrives. */
 static struct error read_defaults(struct spool *s, const char *path, const struct text_list *sets)
 {
     char out[PATH_SIZE];
     if (path)
-        TRY(read_object(&s->defaults, path, path));
+        TRY(json_read(&s->defaults, path, path));
     else
         s->defaults = cJSON_CreateObject();
     TRY(path_join(out, s->folder, "out"));
@@ -133,7 +121,7 @@ static bool lies_in(const char *folder, const char *file)
 /* Checks the keys by themselves, so that a bad file cannot make the whole batch's text unreadable. */
 static struct error read_config(cJSON **config, const char *path, const char *source)
 {
-    TRY(read_object(config, path, source));
+    TRY(json_read(config, path, source));
     const struct config_layer layer = {*config, source};
     struct error e = config_check(&layer, 1, &(struct text_list){0});
     if (e.code != ERROR_NONE)
