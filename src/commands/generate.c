@@ -280,22 +280,26 @@ static struct store store_of(const struct session *s)
     return s->simulated ? store_simulated() : store_alone();
 }
 
-static struct error paint_one(struct session *s, struct denoiser *p, int64_t i)
+static int64_t steps_of(const struct session *s)
+{
+    return s->simulated ? 1 : s->request->steps; // one step takes as much memory as fifty
+}
+
+static struct error paint_one(struct session *s, struct denoiser *d, int64_t i)
 {
     const struct request *r = s->request;
-    float *latents = s->latents[i] = memory_alloc(p->numbers, sizeof *latents);
+    float *latents = s->latents[i] = memory_alloc(d->numbers, sizeof *latents);
     if (!latents)
         return error_memory("the latents");
     if (s->given)
-        memcpy(latents, s->start + (s->given > 1 ? i : 0) * p->numbers, (size_t)p->numbers * sizeof *latents);
+        memcpy(latents, s->start + (s->given > 1 ? i : 0) * d->numbers, (size_t)d->numbers * sizeof *latents);
     else
-        rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, p->numbers, latents);
-    int64_t steps = s->simulated ? 1 : r->steps; // one step takes as much memory as fifty
+        rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, d->numbers, latents);
     struct progress progress;
     char what[64];
     snprintf(what, sizeof what, "drawing %lld of %lld", (long long)i + 1, (long long)r->count);
-    progress_begin(&progress, what, 0, sampler_calls(&s->schedule, s->sampler, steps), s->simulated);
-    struct error e = denoiser_run(p, s->ids, s->rows, latents, s->sampler, steps, r->guidance, show_step, &progress);
+    progress_begin(&progress, what, 0, sampler_calls(&s->schedule, s->sampler, steps_of(s)), s->simulated);
+    struct error e = denoiser_run(d, s->ids, s->rows, latents, show_step, &progress);
     progress_end(&progress);
     return e;
 }
@@ -303,24 +307,26 @@ static struct error paint_one(struct session *s, struct denoiser *p, int64_t i)
 /* Draws the latents of all pictures with loaded networks. */
 static struct error paint_all(struct session *s)
 {
-    const struct denoiser_parts parts = {
+    const struct denoiser_setup setup = {
         .device = s->device,
         .text = &s->text,
         .unet = &s->unet,
         .schedule = &s->schedule,
+        .sampler = s->sampler,
+        .steps = steps_of(s),
+        .guidance = s->request->guidance,
         .length = s->text.config.positions,
         .height = s->height,
         .width = s->width,
         .vectors = s->vectors,
         .first_id = s->first_id,
-        .guided = s->request->guidance > 1,
     };
-    struct denoiser p;
-    TRY(denoiser_new(&p, &parts));
+    struct denoiser d;
+    TRY(denoiser_new(&d, &setup));
     struct error e = ok();
     for (int64_t i = 0; i < s->count && e.code == ERROR_NONE; i++)
-        e = paint_one(s, &p, i);
-    denoiser_free(&p);
+        e = paint_one(s, &d, i);
+    denoiser_free(&d);
     return e;
 }
 

@@ -7,96 +7,96 @@
 
 static struct error encode_body(void *arg)
 {
-    struct denoiser *p = arg;
-    struct device *d = p->parts.device;
-    int64_t first = p->parts.vectors ? p->parts.first_id : INT32_MAX;
-    struct tensor hidden = text_encoder_forward(d, p->parts.text, p->ids, p->rows, first);
-    op_copy(d, p->hidden, hidden, (struct tensor){0});
-    device_free(d, &hidden);
+    struct denoiser *d = arg;
+    struct device *device = d->setup.device;
+    int64_t first = d->setup.vectors ? d->setup.first_id : INT32_MAX;
+    struct tensor hidden = text_encoder_forward(device, d->setup.text, d->ids, d->rows, first);
+    op_copy(device, d->hidden, hidden, (struct tensor){0});
+    device_free(device, &hidden);
     return ok();
 }
 
 static struct error predict_body(void *arg)
 {
-    struct denoiser *p = arg;
-    struct device *d = p->parts.device;
-    const struct unet_input in = {p->sample, p->timestep, p->hidden, p->map};
-    struct tensor noise = unet_forward(d, p->parts.unet, &in);
-    op_copy(d, p->noise, noise, (struct tensor){0});
-    device_free(d, &noise);
+    struct denoiser *d = arg;
+    struct device *device = d->setup.device;
+    const struct unet_input in = {d->sample, d->timestep, d->hidden, d->map};
+    struct tensor noise = unet_forward(device, d->setup.unet, &in);
+    op_copy(device, d->noise, noise, (struct tensor){0});
+    device_free(device, &noise);
     return ok();
 }
 
-static struct error keep_tensors(struct denoiser *p)
+static struct error keep_tensors(struct denoiser *d)
 {
-    const struct denoiser_parts *s = &p->parts;
-    struct device *d = s->device;
+    const struct denoiser_setup *s = &d->setup;
     int64_t width = s->text->config.width, rows = s->vectors ? s->vectors : 1;
     int64_t channels = s->unet->config.in_channels;
-    TRY(device_keep(d, I32, p->lanes, 1, s->length, 1, &p->ids));
-    TRY(device_keep(d, F32, p->lanes, 1, rows, width, &p->rows));
-    TRY(device_keep(d, F32, p->lanes, 1, s->length, width, &p->hidden));
-    TRY(device_keep(d, F32, 1, s->height, s->width, channels, &p->sample));
-    TRY(device_keep(d, F32, 1, 1, 1, 1, &p->timestep));
-    TRY(device_keep(d, I32, 1, 1, 1, p->lanes, &p->map)); // zeros: all lanes look at the same picture
-    TRY(device_keep(d, F32, p->lanes, s->height, s->width, channels, &p->noise));
-    p->numbers = s->height * s->width * channels;
-    p->input = memory_alloc(p->numbers, sizeof *p->input);
-    p->outputs = memory_alloc(p->lanes * p->numbers, sizeof *p->outputs);
-    return p->input && p->outputs ? ok() : error_memory("a picture");
+    TRY(device_keep(s->device, I32, d->lanes, 1, s->length, 1, &d->ids));
+    TRY(device_keep(s->device, F32, d->lanes, 1, rows, width, &d->rows));
+    TRY(device_keep(s->device, F32, d->lanes, 1, s->length, width, &d->hidden));
+    TRY(device_keep(s->device, F32, 1, s->height, s->width, channels, &d->sample));
+    TRY(device_keep(s->device, F32, 1, 1, 1, 1, &d->timestep));
+    TRY(device_keep(s->device, I32, 1, 1, 1, d->lanes, &d->map)); // zeros: all lanes look at the same picture
+    TRY(device_keep(s->device, F32, d->lanes, s->height, s->width, channels, &d->noise));
+    d->numbers = s->height * s->width * channels;
+    d->input = memory_alloc(d->numbers, sizeof *d->input);
+    d->outputs = memory_alloc(d->lanes * d->numbers, sizeof *d->outputs);
+    return d->input && d->outputs ? ok() : error_memory("a picture");
 }
 
-struct error denoiser_new(struct denoiser *p, const struct denoiser_parts *parts)
+struct error denoiser_new(struct denoiser *d, const struct denoiser_setup *setup)
 {
-    *p = (struct denoiser){.parts = *parts, .lanes = parts->guided ? 2 : 1};
-    struct error e = keep_tensors(p);
+    *d = (struct denoiser){.setup = *setup, .lanes = setup->guidance > 1 ? 2 : 1};
+    struct error e = keep_tensors(d);
     if (e.code == ERROR_NONE)
-        e = device_program(parts->device, encode_body, p, &p->encode);
+        e = device_program(setup->device, encode_body, d, &d->encode);
     if (e.code == ERROR_NONE)
-        e = device_program(parts->device, predict_body, p, &p->predict);
+        e = device_program(setup->device, predict_body, d, &d->predict);
     if (e.code != ERROR_NONE)
-        denoiser_free(p);
+        denoiser_free(d);
     return e;
 }
 
-void denoiser_free(struct denoiser *p)
+void denoiser_free(struct denoiser *d)
 {
-    if (!p->parts.device)
+    if (!d->setup.device)
         return;
-    program_free(p->encode);
-    program_free(p->predict);
-    struct tensor *const kept[] = {&p->ids, &p->rows, &p->hidden, &p->sample, &p->timestep, &p->map, &p->noise};
+    program_free(d->encode);
+    program_free(d->predict);
+    struct tensor *const kept[] = {&d->ids, &d->rows, &d->hidden, &d->sample, &d->timestep, &d->map, &d->noise};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
-        device_release(p->parts.device, kept[i]);
-    memory_free(p->input);
-    memory_free(p->outputs);
-    *p = (struct denoiser){0};
+        device_release(d->setup.device, kept[i]);
+    memory_free(d->input);
+    memory_free(d->outputs);
+    *d = (struct denoiser){0};
 }
 
-static struct error run(struct denoiser *p, struct program *program)
+/* Every lane has its own copy of the learned rows. */
+static struct error write_rows(struct denoiser *d, const float *rows)
 {
-    TRY(device_run(program));
-    return device_wait(p->parts.device);
+    struct device *device = d->setup.device;
+    int64_t count = d->setup.vectors * d->setup.text->config.width;
+    float *all = memory_alloc(d->lanes * count, sizeof *all);
+    if (!all)
+        return error_memory("learned words");
+    for (int64_t l = 0; l < d->lanes; l++)
+        memcpy(all + l * count, rows, (size_t)count * sizeof *all);
+    device_write(device, d->rows, all);
+    struct error e = device_wait(device);
+    memory_free(all);
+    return e;
 }
 
-static struct error encode_prompts(struct denoiser *p, const int32_t *ids, const float *rows)
+static struct error encode_prompts(struct denoiser *d, const int32_t *ids, const float *rows)
 {
-    struct device *d = p->parts.device;
-    TRY(text_encoder_words(d, p->parts.text, ids, p->lanes * p->parts.length));
-    device_write(d, p->ids, ids);
-    int64_t count = p->parts.vectors * p->parts.text->config.width;
-    if (count) { // every lane has its own copy
-        float *all = memory_alloc(p->lanes * count, sizeof *all);
-        if (!all)
-            return error_memory("learned words");
-        for (int64_t l = 0; l < p->lanes; l++)
-            memcpy(all + l * count, rows, (size_t)count * sizeof *all);
-        device_write(d, p->rows, all);
-        struct error e = device_wait(d);
-        memory_free(all);
-        TRY(e);
-    }
-    return run(p, p->encode);
+    struct device *device = d->setup.device;
+    TRY(text_encoder_words(device, d->setup.text, ids, d->lanes * d->setup.length));
+    device_write(device, d->ids, ids);
+    if (d->setup.vectors)
+        TRY(write_rows(d, rows));
+    TRY(device_run(d->encode));
+    return device_wait(device);
 }
 
 /* uncond + guidance (cond - uncond), into the first lane. */
@@ -106,37 +106,36 @@ static void guide(float *outputs, int64_t numbers, float guidance)
         outputs[k] = outputs[k] + guidance * (outputs[numbers + k] - outputs[k]);
 }
 
-static struct error sample_latents(struct denoiser *p, struct sampler *s, float *latents, double guidance,
-                                   struct error (*tick)(void *, int64_t, int64_t), void *arg)
+static struct error sample_latents(struct denoiser *d, struct sampler *s, float *latents, denoiser_tick *tick,
+                                   void *arg)
 {
-    struct device *d = p->parts.device;
+    struct device *device = d->setup.device;
     for (int64_t i = 0; i < s->calls; i++) {
         float t = (float)s->timesteps[i];
-        sampler_input(s, i, latents, p->input);
-        device_write(d, p->sample, p->input);
-        device_write(d, p->timestep, &t);
-        TRY(device_run(p->predict));
-        device_read(d, p->outputs, p->noise);
-        TRY(device_wait(d));
-        if (p->parts.guided)
-            guide(p->outputs, p->numbers, (float)guidance);
-        sampler_step(s, i, p->outputs, latents);
+        sampler_input(s, i, latents, d->input);
+        device_write(device, d->sample, d->input);
+        device_write(device, d->timestep, &t);
+        TRY(device_run(d->predict));
+        device_read(device, d->outputs, d->noise);
+        TRY(device_wait(device));
+        if (d->lanes > 1)
+            guide(d->outputs, d->numbers, (float)d->setup.guidance);
+        sampler_step(s, i, d->outputs, latents);
         TRY(tick(arg, i + 1, s->calls));
     }
     return ok();
 }
 
-struct error denoiser_run(struct denoiser *p, const int32_t *ids, const float *rows, float *latents,
-                          const struct sampler_type *sampler, int64_t steps, double guidance,
-                          struct error (*tick)(void *arg, int64_t call, int64_t calls), void *arg)
+struct error denoiser_run(struct denoiser *d, const int32_t *ids, const float *rows, float *latents,
+                          denoiser_tick *tick, void *arg)
 {
     struct sampler s;
-    TRY(sampler_new(&s, p->parts.schedule, sampler, steps, p->numbers));
-    for (int64_t k = 0; k < p->numbers; k++)
+    TRY(sampler_new(&s, d->setup.schedule, d->setup.sampler, d->setup.steps, d->numbers));
+    for (int64_t k = 0; k < d->numbers; k++)
         latents[k] *= (float)s.init_sigma;
-    struct error e = encode_prompts(p, ids, rows);
+    struct error e = encode_prompts(d, ids, rows);
     if (e.code == ERROR_NONE)
-        e = sample_latents(p, &s, latents, guidance, tick, arg);
+        e = sample_latents(d, &s, latents, tick, arg);
     sampler_free(&s);
     return e;
 }

@@ -1,9 +1,9 @@
 /* model/denoiser.h
  *
- * Draws a picture from a prompt, as diffusers' StableDiffusionPipeline does, in two halves, so that UNet and VAE need
+ * Makes a picture from a prompt, as diffusers' StableDiffusionPipeline does, in two halves, so that UNet and VAE need
  * not be in memory together:
  *
- *     denoiser   ids ─► text encoder ─► hidden ─┐
+ *     denoiser  ids ─► text encoder ─► hidden ─┐
  *               start latents ─► [UNet ─► guidance ─► sampler step] x calls ─► latents
  *     decoder   latents / scaling_factor ─► VAE decoder ─► 8 bits
  *
@@ -22,37 +22,44 @@
 #include "model/unet.h"
 #include "model/vae.h"
 
-/* What a denoiser uses; all borrowed. */
-struct denoiser_parts {
+/* What a denoiser uses, all borrowed, and how. */
+struct denoiser_setup {
     struct device *device;
     const struct text_encoder *text;
     const struct unet *unet;
     const struct noise_schedule *schedule;
+    const struct sampler_type *sampler;
+    int64_t steps;
+    double guidance;       /* above 1: two lanes, negative and prompt; else one, the prompt */
     int64_t length;        /* ids of a prompt */
     int64_t height, width; /* of the latents */
     int64_t vectors;       /* rows of learned words, 0 for none */
     int32_t first_id;      /* the id of row 0; the others follow */
-    bool guided;           /* two lanes: negative, prompt */
 };
 
 struct denoiser {
-    struct denoiser_parts parts;
-    int64_t lanes, numbers; /* numbers of a latent */
+    int64_t numbers; /* of a picture's latents */
+
+    /* private */
+    struct denoiser_setup setup;
+    int64_t lanes;
     struct tensor ids, rows, hidden, sample, timestep, map, noise;
     struct program *encode, *predict;
     float *input, *outputs; /* host: NHWC */
 };
 
-struct error denoiser_new(struct denoiser *p, const struct denoiser_parts *parts);
-void denoiser_free(struct denoiser *p);
+struct error denoiser_new(struct denoiser *d, const struct denoiser_setup *setup);
+void denoiser_free(struct denoiser *d);
 
-/* ids [lanes, length]: with guidance, negative first. rows [vectors, width]. latents [height, width, channels]:
- * standard normal numbers, which become the picture's latents. tick(arg, call, calls) is called after every call of the
- * UNet; an error from it ends the drawing. */
-struct error denoiser_run(struct denoiser *p, const int32_t *ids, const float *rows, float *latents,
-                          const struct sampler_type *sampler, int64_t steps, double guidance,
-                          struct error (*tick)(void *arg, int64_t call, int64_t calls), void *arg);
+/* Called after every call of the UNet; an error from it ends the picture. */
+typedef struct error denoiser_tick(void *arg, int64_t call, int64_t calls);
 
+/* ids [lanes, length], the negative prompt's first; rows [vectors, width]. latents [height, width, channels]: standard
+ * normal numbers, which become the picture's latents. */
+struct error denoiser_run(struct denoiser *d, const int32_t *ids, const float *rows, float *latents,
+                          denoiser_tick *tick, void *arg);
+
+/* All fields are private. */
 struct decoder {
     struct device *device;
     const struct vae *vae;

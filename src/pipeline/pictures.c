@@ -83,18 +83,17 @@ static struct error look_on(struct crew *crew)
     return ok();
 }
 
-static struct error paint(struct denoiser *p, struct crew *crew, const float *embedding, int32_t *ids,
+static struct error paint(struct denoiser *d, struct crew *crew, const float *embedding, int32_t *ids,
                           struct painting *one)
 {
     const struct subject *s = crew->subject;
     TRY(prompt_ids(s, one, ids));
-    one->latents = memory_alloc(p->numbers, sizeof *one->latents);
+    one->latents = memory_alloc(d->numbers, sizeof *one->latents);
     if (!one->latents)
         return error_memory("a picture");
     // both words start from the same latents, every prompt from others
-    rng_normals((uint64_t)s->config.seed, (uint64_t)one->prompt, STREAM_SAMPLE, 0, p->numbers, one->latents);
-    return denoiser_run(p, ids, embedding, one->latents, sampler_default(), steps_of(s->pipeline), guidance, tick,
-                        crew);
+    rng_normals((uint64_t)s->config.seed, (uint64_t)one->prompt, STREAM_SAMPLE, 0, d->numbers, one->latents);
+    return denoiser_run(d, ids, embedding, one->latents, tick, crew);
 }
 
 /* This rank's share of the paintings, as latents. */
@@ -103,28 +102,30 @@ static struct error paint_mine(struct crew *crew, const float *embedding, struct
     const struct subject *s = crew->subject;
     const struct pipeline *w = s->pipeline;
     int64_t side = s->resolution / w->vae.factor, length = w->text.config.positions;
-    const struct denoiser_parts parts = {
+    const struct denoiser_setup setup = {
         .device = w->device,
         .text = &w->text,
         .unet = &w->unet,
         .schedule = &w->schedule,
+        .sampler = sampler_default(),
+        .steps = steps_of(w),
+        .guidance = guidance,
         .length = length,
         .height = side,
         .width = side,
         .vectors = s->config.token.vectors,
         .first_id = s->first_id,
-        .guided = true,
     };
-    struct denoiser p;
-    TRY(denoiser_new(&p, &parts));
+    struct denoiser d;
+    TRY(denoiser_new(&d, &setup));
     int32_t *ids = memory_alloc(2 * length, sizeof *ids);
     struct error e = ids ? ok() : error_memory("a prompt");
     for (int64_t first = 0; first < count && e.code == ERROR_NONE; first += comm_size(w->comm)) {
         int64_t i = first + comm_rank(w->comm);
-        e = i < count ? paint(&p, crew, embedding, ids, &paintings[i]) : look_on(crew);
+        e = i < count ? paint(&d, crew, embedding, ids, &paintings[i]) : look_on(crew);
     }
     memory_free(ids);
-    denoiser_free(&p);
+    denoiser_free(&d);
     return e;
 }
 
