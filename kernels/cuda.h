@@ -163,6 +163,7 @@ void nccl_offer(struct device_ops *ops);
 struct error nccl_wait(struct device *device);
 struct error nccl_alive(struct device *device);
 void nccl_leave(struct device *device);
+const char *nccl_version(void); /* or "not built in" */
 
 /* step.cu */
 void cuda_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);

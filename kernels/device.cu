@@ -16,6 +16,7 @@
 extern "C" {
 #include "base/memory.h"
 #include "base/pool.h"
+#include "device/kinds.h"
 }
 #include "device/tiles.h"
 
@@ -375,11 +376,11 @@ struct error cuda_open(struct device **device, int index, int threads)
     return ok();
 }
 
-const char *device_cuda(void)
+const char *cuda_libraries(void)
 {
-    static char text[32];
+    static char text[96];
     int version = 0;
     cudaRuntimeGetVersion(&version);
-    snprintf(text, sizeof text, "%d.%d", version / 1000, version % 1000 / 10);
+    snprintf(text, sizeof text, "NCCL: %s\nCUDA: %d.%d\n", nccl_version(), version / 1000, version % 1000 / 10);
     return text;
 }

@@ -220,6 +220,7 @@ static struct error join(struct device *device, const struct device_link *link)
         nccl_leave(device);
         device->error = ok();
     }
+    snprintf(device->joined_by, sizeof device->joined_by, "NCCL %s", nccl_version());
     return e;
 }
 
@@ -247,7 +248,7 @@ void nccl_offer(struct device_ops *ops)
     ops->share = share;
 }
 
-const char *device_nccl(void)
+const char *nccl_version(void)
 {
     static char text[32];
     int version = 0;
@@ -280,7 +281,7 @@ void nccl_offer(struct device_ops *ops)
     (void)ops;
 }
 
-const char *device_nccl(void)
+const char *nccl_version(void)
 {
     return "not built in";
 }

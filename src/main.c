@@ -9,6 +9,7 @@
 #include "commands/commands.h"
 #include "commands/options.h"
 #include "commands/version.h"
+#include "device/kinds.h"
 
 static const struct command *const commands[] = {&command_train,    &command_run,     &command_generate,
                                                  &command_quantize, &command_inspect, &command_bench};
@@ -80,7 +81,7 @@ static void answer(enum question question, const struct command *about)
     if (comm_rank_launched() != 0)
         return;
     if (question == VERSION)
-        print_version(stdout);
+        print_version(stdout, device_kinds());
     else if (about)
         about->help();
     else
@@ -121,7 +122,7 @@ static struct error run(int argc, char **argv, const struct command *command)
     struct error e = comm_open(&comm, &argc, &argv);
     bool speaks = e.code != ERROR_NONE || comm_rank(comm) == 0;
     if (e.code == ERROR_NONE)
-        e = command ? command->run(argc - 1, argv + 1, comm) : wrong_line(argc, argv);
+        e = command ? command->run(argc - 1, argv + 1, &(struct host){comm, device_kinds()}) : wrong_line(argc, argv);
     if (fflush(stdout) != 0 && e.code == ERROR_NONE)
         e = error_failed("cannot write to the standard output");
     if (e.code != ERROR_NONE && speaks)

@@ -11,7 +11,7 @@ FILE_LINES, ROOM_SHARE = 500, 0.15  # the most lines of a file; the largest shar
 
 # What a room may include besides itself, from the top down.
 USES = {
-    "main.c": ["commands", "cluster", "base"],
+    "main.c": ["commands", "cluster", "device", "base"],
     "commands": ["queue", "pipeline", "zo", "report", "model", "text", "files", "cluster", "device", "base"],
     "queue": ["pipeline", "zo", "report", "model", "text", "files", "cluster", "device", "base"],
     "pipeline": ["zo", "report", "model", "text", "files", "cluster", "device", "base"],

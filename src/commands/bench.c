@@ -90,12 +90,14 @@ static struct error measure(struct subject *s, int64_t evaluations)
     return comm_agree(w->comm, e);
 }
 
-static struct error bench(const char *config, const struct text_list *sets, int64_t evaluations, struct comm *comm)
+static struct error bench(const char *config, const struct text_list *sets, int64_t evaluations,
+                          const struct host *host)
 {
     struct subject s;
     struct pipeline w;
     struct memory_plan plan;
-    TRY(subject_open(&s, &w, config, sets, comm, false));
+    struct comm *comm = host->comm;
+    TRY(subject_open(&s, &w, config, sets, comm, host->devices));
     if (comm_rank(comm) == 0 && device_note(w.device)[0])
         log_line("%s", device_note(w.device));
     struct error e = memory_plan_check(&plan, config, sets, w.device, comm, PHASE_TRAIN); // it draws no pictures
@@ -105,7 +107,7 @@ static struct error bench(const char *config, const struct text_list *sets, int6
     return e;
 }
 
-static struct error run(int argc, char **argv, struct comm *comm)
+static struct error run(int argc, char **argv, const struct host *host)
 {
     const char *config = NULL;
     const char **sets = memory_alloc(argc, sizeof *sets);
@@ -119,7 +121,7 @@ static struct error run(int argc, char **argv, struct comm *comm)
     if (e.code == ERROR_NONE && !config)
         e = error_input("bench needs a CONFIG.json; see zoodip bench --help");
     if (e.code == ERROR_NONE)
-        e = bench(config, &many, evaluations, comm);
+        e = bench(config, &many, evaluations, host);
     memory_free(sets);
     return e;
 }

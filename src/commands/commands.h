@@ -9,13 +9,20 @@
 
 #include "base/error.h"
 #include "cluster/comm.h"
+#include "device/device.h"
+
+/* What a command runs on: the ranks, and the kinds of device that this program was built with. */
+struct host {
+    struct comm *comm;
+    const struct device_kind *devices;
+};
 
 struct command {
     const char *name, *meaning;
     void (*help)(void); /* prints its help on stdout */
 
     /* argv[0] is the name. Returns the same on all ranks; rank 0 prints it. */
-    struct error (*run)(int argc, char **argv, struct comm *comm);
+    struct error (*run)(int argc, char **argv, const struct host *host);
     bool stops; /* after a signal, with everything saved */
 };
 

@@ -57,6 +57,7 @@ struct request {
 
 struct session {
     const struct request *request;
+    const struct device_kind *devices;
     struct device *device;
     struct tokenizer *tokenizer;
     struct noise_schedule schedule;
@@ -502,7 +503,7 @@ static struct error open_all(struct session *s)
 {
     const char *model = s->request->model;
     struct vae vae;
-    TRY(error_in(device_open(&s->device, s->request->device, 0, pool_default_threads(1)), "--device"));
+    TRY(error_in(device_open(&s->device, s->devices, s->request->device, 0, pool_default_threads(1)), "--device"));
     if (device_note(s->device)[0])
         log_line("%s", device_note(s->device));
     log_line("loading %s on %s", model, device_name(s->device));
@@ -542,10 +543,10 @@ static struct error check_request(const struct request *r)
     return sampler_find(r->scheduler) ? ok() : error_input("--scheduler: \"%s\": expected %s", r->scheduler, samplers);
 }
 
-static struct error generate(const struct request *r)
+static struct error generate(const struct request *r, const struct device_kind *devices)
 {
     TRY(check_request(r));
-    struct session s = {.request = r, .sampler = sampler_find(r->scheduler)};
+    struct session s = {.request = r, .devices = devices, .sampler = sampler_find(r->scheduler)};
     struct error e = read_all(&s);
     if (e.code == ERROR_NONE)
         e = open_all(&s);
@@ -555,7 +556,7 @@ static struct error generate(const struct request *r)
     return e;
 }
 
-static struct error run(int argc, char **argv, struct comm *comm)
+static struct error run(int argc, char **argv, const struct host *host)
 {
     struct request r = {.negative = "",
                         .scheduler = sampler_name(sampler_default()),
@@ -583,10 +584,10 @@ static struct error run(int argc, char **argv, struct comm *comm)
         {.name = "device", .text = &r.device},
     };
     struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, none, 0);
-    if (e.code == ERROR_NONE && comm_rank(comm) == 0)
-        e = generate(&r);
+    if (e.code == ERROR_NONE && comm_rank(host->comm) == 0)
+        e = generate(&r, host->devices);
     memory_free(r.embeddings.items);
-    return comm_agree(comm, e);
+    return comm_agree(host->comm, e);
 }
 
 const struct command command_generate = {"generate", "draw pictures from a prompt, with learned words", print_help, run,

@@ -369,7 +369,7 @@ static struct error inspect_path(const char *path, const struct text_list *sets,
     return inspect_safetensors(path);
 }
 
-static struct error run(int argc, char **argv, struct comm *comm)
+static struct error run(int argc, char **argv, const struct host *host)
 {
     const char *path = NULL;
     struct text_list sets = {.items = memory_alloc(argc, sizeof *sets.items)};
@@ -379,10 +379,10 @@ static struct error run(int argc, char **argv, struct comm *comm)
     struct error e = options_read(argc, argv, table, 1, &path, 1);
     if (e.code == ERROR_NONE && !path)
         e = error_input("inspect: expected one PATH; see zoodip inspect --help");
-    if (e.code == ERROR_NONE && comm_rank(comm) == 0)
-        e = inspect_path(path, &sets, comm);
+    if (e.code == ERROR_NONE && comm_rank(host->comm) == 0)
+        e = inspect_path(path, &sets, host->comm);
     memory_free(sets.items);
-    return comm_agree(comm, e);
+    return comm_agree(host->comm, e);
 }
 
 const struct command command_inspect = {"inspect", "show what a model, file, checkpoint, config or result holds",

@@ -28,7 +28,7 @@ static void say(const char *part)
     log_line("quantizing %s", part);
 }
 
-static struct error run(int argc, char **argv, struct comm *comm)
+static struct error run(int argc, char **argv, const struct host *host)
 {
     const char *model = NULL, *output = NULL, *none[1];
     int64_t bits = 8;
@@ -39,7 +39,7 @@ static struct error run(int argc, char **argv, struct comm *comm)
     };
     TRY(options_read(argc, argv, table, sizeof table / sizeof *table, none, 0));
     struct error e = ok();
-    if (comm_rank(comm) == 0) {
+    if (comm_rank(host->comm) == 0) {
         if (!model || !output)
             e = error_input("quantize needs --model DIR and --output DIR; see zoodip quantize --help");
         else if (bits != 8 && bits != 4)
@@ -47,7 +47,7 @@ static struct error run(int argc, char **argv, struct comm *comm)
         else
             e = quantized_write(model, output, (int)bits, say);
     }
-    return comm_agree(comm, e);
+    return comm_agree(host->comm, e);
 }
 
 const struct command command_quantize = {"quantize", "write a model with weights of 8 or 4 bits", print_help, run,

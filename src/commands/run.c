@@ -126,7 +126,7 @@ static struct error read_job(const char *text, const char *group_text, const cha
     return ok();
 }
 
-static struct error run(int argc, char **argv, struct comm *comm)
+static struct error run(int argc, char **argv, const struct host *host)
 {
     const char *path = NULL, *group_text = NULL, *job_text = NULL, *spool = NULL;
     const char **sets = memory_alloc(argc, sizeof *sets);
@@ -134,7 +134,7 @@ static struct error run(int argc, char **argv, struct comm *comm)
         return error_memory("the command line");
     struct text_list many = {.items = sets};
     bool resume = false;
-    struct queue b = {.all = comm};
+    struct queue b = {.all = host->comm, .devices = host->devices};
     const struct option table[] = {{.name = "set", .many = &many},
                                    {.name = "groups", .text = &group_text},
                                    {.name = "job", .text = &job_text},
@@ -144,7 +144,7 @@ static struct error run(int argc, char **argv, struct comm *comm)
     if (e.code == ERROR_NONE && !path && !spool)
         e = error_input("run needs a JOBS.json, or --spool DIR; see zoodip run --help");
     if (e.code == ERROR_NONE)
-        e = read_groups(group_text, comm_size(comm), &b.wanted);
+        e = read_groups(group_text, comm_size(host->comm), &b.wanted);
     if (e.code == ERROR_NONE)
         e = read_job(job_text, group_text, spool, &b);
     if (e.code == ERROR_NONE) {

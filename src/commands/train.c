@@ -79,7 +79,7 @@ static struct error run_all(struct run *r, bool resume)
     return ok();
 }
 
-static struct error train(int argc, char **argv, struct comm *comm)
+static struct error train(int argc, char **argv, const struct host *host)
 {
     const char *config = NULL;
     const char **sets = memory_alloc(argc, sizeof *sets);
@@ -93,7 +93,7 @@ static struct error train(int argc, char **argv, struct comm *comm)
         e = error_input("train needs a CONFIG.json; see zoodip train --help");
     if (e.code == ERROR_NONE) {
         struct run r = {.config = config, .sets = many};
-        e = subject_open(&r.subject, &r.pipeline, config, &many, comm, false);
+        e = subject_open(&r.subject, &r.pipeline, config, &many, host->comm, host->devices);
         if (e.code == ERROR_NONE) {
             e = run_all(&r, resume);
             learning_free(&r.learning);

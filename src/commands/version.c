@@ -2,13 +2,12 @@
 
 #include "base/pool.h"
 #include "cluster/comm.h"
-#include "device/device.h"
 
 /* Its name, or why there is none. */
-static void print_device(FILE *stream, const char *kind)
+static void print_device(FILE *stream, const struct device_kind *devices, const char *kind)
 {
     struct device *device;
-    struct error e = device_open(&device, kind, 0, pool_default_threads(1));
+    struct error e = device_open(&device, devices, kind, 0, pool_default_threads(1));
     if (e.code != ERROR_NONE) {
         fprintf(stream, "device: %s\n", e.text);
         return;
@@ -17,13 +16,15 @@ static void print_device(FILE *stream, const char *kind)
     device_close(device);
 }
 
-void print_version(FILE *stream)
+void print_version(FILE *stream, const struct device_kind *devices)
 {
     fprintf(stream, "zoodip %s\n", ZOODIP_VERSION);
-    print_device(stream, "cpu");
-    print_device(stream, "cuda");
+    print_device(stream, devices, "cpu");
+    print_device(stream, devices, "cuda");
     fprintf(stream, "MPI: %s\n", comm_library());
-    fprintf(stream, "NCCL: %s\nCUDA: %s\n", device_nccl(), device_cuda());
+    for (const struct device_kind *kind = devices; kind->name; kind++)
+        if (kind->libraries)
+            fprintf(stream, "%s", kind->libraries());
 #if defined(__clang__)
     fprintf(stream, "compiler: %s\n", __VERSION__); // it names the compiler
 #elif defined(__GNUC__)

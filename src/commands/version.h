@@ -7,6 +7,8 @@
 
 #include <stdio.h>
 
-void print_version(FILE *stream);
+#include "device/device.h"
+
+void print_version(FILE *stream, const struct device_kind *devices);
 
 #endif

@@ -104,6 +104,7 @@ struct device {
     char name[96], note[300];
     int64_t identity; /* see device_identity */
     bool joined;
+    char joined_by[40]; /* set by ops->join */
     struct error error; /* the first error since the last wait */
     struct buffer arena;
     int64_t generation; /* grows whenever memory that programs point into has moved */
@@ -133,10 +134,6 @@ struct error program_pass(struct program *program);
 /* A device's memory, counted; NULL may be freed. */
 struct error device_memory_alloc(struct device *device, enum memory_kind kind, int64_t bytes, void **memory);
 void device_memory_free(struct device *device, enum memory_kind kind, void *memory, int64_t bytes);
-
-/* device/cpu/cpu.c; kernels/device.cu, or device/no_cuda.c in a build without CUDA; device/simulated.c */
-struct error cpu_open(struct device **device, int threads);
-struct error cuda_open(struct device **device, int index, int threads);
 
 static inline int64_t round_up(int64_t x, int64_t to)
 {

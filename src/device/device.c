@@ -8,20 +8,22 @@
 
 /* -------------------------------------------------------------------------------- device */
 
-struct error device_open(struct device **device, const char *kind, int index, int threads)
+struct error device_open(struct device **device, const struct device_kind *kinds, const char *name, int index,
+                         int threads)
 {
-    bool any = strcmp(kind, "auto") == 0;
-    if (!any && strcmp(kind, "cpu") != 0 && strcmp(kind, "cuda") != 0)
-        return error_input("\"%.60s\": expected auto, cpu or cuda", kind);
-    struct error e = ok();
-    if (strcmp(kind, "cpu") != 0)
-        e = cuda_open(device, index, threads);
-    if (strcmp(kind, "cuda") == 0 || (any && e.code == ERROR_NONE))
-        return e;
-    TRY(cpu_open(device, threads));
-    if (any)
-        snprintf((*device)->note, sizeof(*device)->note, "computing on the CPU: %s", e.text);
-    return ok();
+    bool any = strcmp(name, "auto") == 0;
+    struct error e = error_input("\"%.60s\": expected auto, cpu or cuda", name);
+    for (const struct device_kind *kind = kinds; kind->name; kind++) {
+        if (!any && strcmp(name, kind->name) != 0)
+            continue;
+        struct error mine = kind->open(device, index, threads);
+        if (mine.code == ERROR_NONE && kind != kinds && any)
+            snprintf((*device)->note, sizeof(*device)->note, "computing on the CPU: %s", e.text);
+        if (mine.code == ERROR_NONE || !any)
+            return mine;
+        e = mine;
+    }
+    return e;
 }
 
 void device_close(struct device *d)
@@ -528,6 +530,11 @@ bool device_joins(const struct device *d)
 bool device_joined(const struct device *d)
 {
     return d->joined;
+}
+
+const char *device_joined_by(const struct device *d)
+{
+    return d->joined ? d->joined_by : "";
 }
 
 struct error device_join(struct device *d, const struct device_link *link)

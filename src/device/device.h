@@ -63,9 +63,19 @@ struct epilogue {
     const struct tensor *lane_bias, *residual;
 };
 
-/* Opens "cpu" (with `threads` threads), "cuda" or "auto". "auto" takes the GPU if there is a working one; else
- * device_note says why not. Of several visible GPUs it takes number `index` modulo their count. */
-struct error device_open(struct device **device, const char *kind, int index, int threads);
+/* A kind of device. A program's main hands over a list of those it was built with (device/kinds.h), so that nothing
+ * here refers to one that may be missing. The list ends with a row without a name. */
+struct device_kind {
+    const char *name; /* "cpu", "cuda" */
+    struct error (*open)(struct device **device, int index, int threads);
+    const char *(*libraries)(void); /* lines "NAME: version" for --version; NULL: none */
+};
+
+/* Opens the kind of that name, or for "auto" the first that works; if that is not the first of the list, device_note
+ * says why not. The CPU computes with `threads` threads; of several visible GPUs, number `index` modulo their count is
+ * opened. */
+struct error device_open(struct device **device, const struct device_kind *kinds, const char *name, int index,
+                         int threads);
 void device_close(struct device *device);
 const char *device_name(const struct device *device); /* such as "cpu (2 threads, avx2)" */
 const char *device_note(const struct device *device); /* something to tell the user, or "" */
@@ -214,6 +224,7 @@ struct device_link {
 /* Collective, outside of programs. */
 struct error device_join(struct device *device, const struct device_link *link);
 bool device_joined(const struct device *device);
+const char *device_joined_by(const struct device *device); /* such as "NCCL 2.20.5"; "" if not joined */
 
 /* device_joins: whether this device can be joined, provided that the ranks' devices have different identities.
  * device_identity: a number that is the same in every process for one GPU, below 2^53 so that a double holds it; 0 for
@@ -226,10 +237,6 @@ void op_sum(struct device *device, struct tensor slots);
 
 /* Sends a dense tensor's contents from rank `root` to all. */
 void op_share(struct device *device, struct tensor t, int root);
-
-/* Which CUDA and NCCL this was built with, as --version shows them. */
-const char *device_cuda(void);
-const char *device_nccl(void);
 
 /* ---- a training step (arithmetic: device/step_core.h) ---- */
 

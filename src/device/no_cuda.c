@@ -1,6 +1,5 @@
-#include "device/backend.h"
-
 /* Linked in place of kernels/ if there is no CUDA toolkit. */
+#include "device/kinds.h"
 
 struct error cuda_open(struct device **device, int index, int threads)
 {
@@ -10,12 +9,7 @@ struct error cuda_open(struct device **device, int index, int threads)
     return error_input("this zoodip was built without CUDA");
 }
 
-const char *device_cuda(void)
+const char *cuda_libraries(void)
 {
-    return "not built in";
-}
-
-const char *device_nccl(void)
-{
-    return "not built in";
+    return "NCCL: not built in\nCUDA: not built in\n";
 }

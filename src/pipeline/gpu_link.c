@@ -54,7 +54,7 @@ static struct error join(struct comm *comm, struct device *device, double limit)
     TRY(device_join(device, &link));
     TRY(device_memory_left(device, &after, &used));
     if (link.rank == 0)
-        log_line("each rank has a GPU: NCCL %s carries the losses, using %.0f MB of each", device_nccl(),
+        log_line("each rank has a GPU: %s carries the losses, using %.0f MB of each", device_joined_by(device),
                  (double)(before - after) / 1e6);
     return ok();
 }

@@ -54,7 +54,7 @@ struct error memory_plan_subject(struct memory_plan *plan, const char *config, c
     *plan = (struct memory_plan){0};
     struct subject s;
     struct pipeline w;
-    TRY(subject_open(&s, &w, config, sets, comm, true));
+    TRY(subject_open(&s, &w, config, sets, comm, NULL));
     struct error e = go_through(plan, &s, last, true);
     subject_close(&s);
     return e;
@@ -64,7 +64,7 @@ struct error memory_plan_job(struct memory_plan *plan, struct config *config, st
 {
     struct pipeline w;
     struct subject s = {0};
-    struct error e = pipeline_open(&w, config, comm, true);
+    struct error e = pipeline_open(&w, config, comm, NULL);
     if (e.code == ERROR_NONE)
         e = subject_read(&s, &w, config);
     e = comm_agree(comm, e);

@@ -81,12 +81,12 @@ static struct error check_weights(struct pipeline *w)
     return ok();
 }
 
-static struct error open_device(struct pipeline *w)
+static struct error open_device(struct pipeline *w, const struct device_kind *devices)
 {
     const struct config *c = &w->config;
     int threads = pool_default_threads(comm_local_size(w->all));
     struct error e = w->simulated ? device_simulate(&w->device)
-                                  : device_open(&w->device, c->device, comm_local_rank(w->all), threads);
+                                  : device_open(&w->device, devices, c->device, comm_local_rank(w->all), threads);
     TRY(config_blame(c, "device", e));
     return config_blame(c, "quant.activations",
                         device_activations(w->device, strcmp(c->quant.activations, "bf16") == 0));
@@ -109,14 +109,15 @@ struct error pipeline_serves(const struct pipeline *w, const struct config *conf
     return key ? config_blame(config, key, error_input("differs from the loaded model's")) : ok();
 }
 
-struct error pipeline_open(struct pipeline *w, const struct config *c, struct comm *all, bool simulated)
+struct error pipeline_open(struct pipeline *w, const struct config *c, struct comm *all,
+                           const struct device_kind *devices)
 {
-    *w = (struct pipeline){.all = all, .comm = all, .simulated = simulated};
+    *w = (struct pipeline){.all = all, .comm = all, .simulated = !devices};
     struct error e = config_copy(&w->config, c);
     if (e.code == ERROR_NONE)
         e = read_settings(w);
     if (e.code == ERROR_NONE)
-        e = open_device(w);
+        e = open_device(w, devices);
     if (e.code == ERROR_NONE)
         e = check_weights(w);
     if (e.code != ERROR_NONE)

@@ -32,8 +32,10 @@ struct pipeline {
 };
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
- * `simulated`: on a simulated GPU, to find out what memory a run needs; see device_simulate. Free with pipeline_close. */
-struct error pipeline_open(struct pipeline *w, const struct config *config, struct comm *all, bool simulated);
+ * `devices` NULL: on a simulated GPU, to find out what memory a run needs; see device_simulate. Free with
+ * pipeline_close. */
+struct error pipeline_open(struct pipeline *w, const struct config *config, struct comm *all,
+                           const struct device_kind *devices);
 void pipeline_close(struct pipeline *w);
 
 /* Whether all ranks have the same program, the same model (pipeline/fingerprint.h) and the same kind of device. Collective

@@ -114,15 +114,15 @@ void subject_free(struct subject *s)
 
 /* This rank's part; *opened: the pipeline is open. */
 static struct error open_mine(struct subject *s, struct pipeline *w, struct config *config, struct comm *comm,
-                              bool simulated, bool *opened)
+                              const struct device_kind *devices, bool *opened)
 {
-    struct error e = pipeline_open(w, config, comm, simulated);
+    struct error e = pipeline_open(w, config, comm, devices);
     *opened = e.code == ERROR_NONE;
     return *opened ? subject_read(s, w, config) : e;
 }
 
 struct error subject_open(struct subject *s, struct pipeline *w, const char *config_path, const struct text_list *sets,
-                          struct comm *comm, bool simulated)
+                          struct comm *comm, const struct device_kind *devices)
 {
     *s = (struct subject){0};
     struct config config;
@@ -130,13 +130,13 @@ struct error subject_open(struct subject *s, struct pipeline *w, const char *con
     struct error e = config_read(&config, config_path, sets);
     if (e.code == ERROR_NONE) {
         comm_set_timeout(comm, config.cluster.timeout);
-        e = open_mine(s, w, &config, comm, simulated, &opened);
+        e = open_mine(s, w, &config, comm, devices, &opened);
         config_free(&config);
     }
     e = comm_agree(comm, e);
-    if (e.code == ERROR_NONE && !simulated)
+    if (e.code == ERROR_NONE && devices)
         e = pipeline_compare(w);
-    if (e.code == ERROR_NONE && !simulated)
+    if (e.code == ERROR_NONE && devices)
         e = subject_compare(s);
     if (e.code == ERROR_NONE)
         e = pipeline_link(w, s->config.cluster.timeout);

@@ -32,9 +32,9 @@ void subject_free(struct subject *s);
 struct error subject_compare(const struct subject *s);
 
 /* For a command with one subject: reads the config, opens the pipeline for it, reads the subject, joins the ranks'
- * GPUs. All ranks return the same; after an error nothing is owned. */
+ * GPUs. `devices`: see pipeline_open. All ranks return the same; after an error nothing is owned. */
 struct error subject_open(struct subject *s, struct pipeline *w, const char *config_path, const struct text_list *sets,
-                          struct comm *comm, bool simulated);
+                          struct comm *comm, const struct device_kind *devices);
 void subject_close(struct subject *s); /* closes the pipeline too */
 
 /* Encodes the pictures with a VAE that is loaded for it. Collective in the group. */

@@ -282,7 +282,7 @@ static struct error open_workshop(struct queue *b)
 {
     for (struct job *job = jobs_first_open(&b->jobs); job && !b->opened; job = jobs_first_open(&b->jobs)) {
         comm_set_timeout(b->all, job->config.cluster.timeout);
-        struct error mine = pipeline_open(&b->pipeline, &job->config, b->all, false);
+        struct error mine = pipeline_open(&b->pipeline, &job->config, b->all, b->devices);
         struct error e = comm_agree(b->all, mine);
         if (e.code == ERROR_NONE)
             e = pipeline_compare(&b->pipeline);

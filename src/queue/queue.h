@@ -17,6 +17,7 @@
 
 struct queue {
     struct comm *all;
+    const struct device_kind *devices;
     int64_t wanted; /* groups; 0: to be chosen for the first batch */
     int64_t only;   /* the number, from 1, of the file's job to learn; 0: all */
 

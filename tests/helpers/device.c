@@ -10,7 +10,7 @@
 
 #include "base/memory.h"
 #include "base/pool.h"
-#include "device/device.h"
+#include "device/kinds.h"
 
 #define EXPECT(condition)                                                                                              \
     do {                                                                                                               \
@@ -182,8 +182,8 @@ static struct error check_kinds(struct device *d)
 {
     (void)d;
     struct device *none;
-    EXPECT(device_open(&none, "cuda", 0, 1).code == ERROR_BAD_INPUT);
-    EXPECT(device_open(&none, "tpu", 0, 1).code == ERROR_BAD_INPUT);
+    EXPECT(device_open(&none, device_kinds(), "cuda", 0, 1).code == ERROR_BAD_INPUT);
+    EXPECT(device_open(&none, device_kinds(), "tpu", 0, 1).code == ERROR_BAD_INPUT);
     return ok();
 }
 
@@ -296,7 +296,7 @@ int main(int argc, char **argv)
         struct device *device;
         if (strcmp(argv[1], checks[i].name) != 0)
             continue;
-        e = device_open(&device, "cpu", 0, 2);
+        e = device_open(&device, device_kinds(), "cpu", 0, 2);
         if (e.code != ERROR_NONE)
             break;
         e = checks[i].check(device);

@@ -10,6 +10,7 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "device/kinds.h"
 #include "pipeline/subject.h"
 #include "files/safetensors.h"
 #include "zo/draws.h"
@@ -88,7 +89,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
         return error_input("usage: draws CONFIG.json STEP OUT.safetensors [STEP OUT.safetensors]..., STEP from 1");
     struct subject s;
     struct pipeline w;
-    TRY(subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, false));
+    TRY(subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, device_kinds()));
     struct text_config text;
     struct error e = text_config_read(&text, s.config.model);
     if (e.code == ERROR_NONE) {

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "device/kinds.h"
 #include "pipeline/subject.h"
 #include "pipeline/pipeline.h"
 #include "files/file.h"
@@ -63,7 +64,7 @@ int main(int argc, char **argv)
         struct drift f = {.comm = comm, .step = atoll(argv[2]), .rank = atoi(argv[3])};
         struct subject s;
         struct pipeline w;
-        e = subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, false);
+        e = subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, device_kinds());
         if (e.code == ERROR_NONE) {
             e = run(&f, &s);
             subject_close(&s);

@@ -14,7 +14,7 @@
 
 #include "base/memory.h"
 #include "base/pool.h"
-#include "device/device.h"
+#include "device/kinds.h"
 #include "files/safetensors.h"
 #include "model/text_encoder.h"
 #include "model/unet.h"
@@ -353,7 +353,7 @@ static struct error work(int argc, char **argv)
             "usage: forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8|4] [--device cpu|cuda]");
     job.folder = files[0];
     TRY(safetensors_open(&job.in, files[1]));
-    struct error e = device_open(&job.device, kind, 0, pool_default_threads(1));
+    struct error e = device_open(&job.device, device_kinds(), kind, 0, pool_default_threads(1));
     if (e.code == ERROR_NONE) {
         e = forward_all(&job);
         device_close(job.device);

@@ -18,7 +18,7 @@
 
 #include "base/memory.h"
 #include "base/clock.h"
-#include "device/device.h"
+#include "device/kinds.h"
 #include "files/safetensors.h"
 
 struct job {
@@ -235,7 +235,7 @@ static struct error run_lanes(const struct job *job, int64_t first, int64_t lane
 {
     struct run r = {.job = job, .first = first, .lanes = lanes};
     struct program *program = NULL;
-    TRY(device_open(&r.device, number(job, "device", 0) ? "cuda" : "cpu", 0, threads));
+    TRY(device_open(&r.device, device_kinds(), number(job, "device", 0) ? "cuda" : "cpu", 0, threads));
     struct error e = device_activations(r.device, number(job, "bfloat", 0));
     if (e.code == ERROR_NONE)
         e = prepare(&r);

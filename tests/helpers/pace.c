@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "base/clock.h"
+#include "device/kinds.h"
 #include "pipeline/subject.h"
 #include "zo/train.h"
 
@@ -103,7 +104,7 @@ int main(int argc, char **argv)
         }
         struct subject s;
         struct pipeline w;
-        e = subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, false);
+        e = subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, device_kinds());
         if (e.code == ERROR_NONE) {
             e = run(&s, atoll(argv[2]));
             subject_close(&s);

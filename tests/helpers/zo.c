@@ -13,7 +13,7 @@
 
 #include "base/lr_schedule.h"
 #include "base/memory.h"
-#include "device/device.h"
+#include "device/kinds.h"
 #include "files/safetensors.h"
 #include "zo/estimator.h"
 #include "zo/optimizer.h"
@@ -53,7 +53,7 @@ static struct error run_update(const struct job *j)
 {
     const char *kind = getenv("DEVICE");
     struct device *d;
-    TRY(device_open(&d, kind ? kind : "cpu", 0, 1));
+    TRY(device_open(&d, device_kinds(), kind ? kind : "cpu", 0, 1));
     int64_t lanes = (j->sides * j->n + 1) * j->batch;
     int32_t rows = (int32_t)j->noise_rows;
     struct update u = {.sides = j->sides,

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "device/kinds.h"
 
 static bool runs_here(const struct kernels *k)
 {
@@ -113,8 +114,9 @@ static const struct device_ops cpu_ops = {
     .update = cpu_update,
 };
 
-struct error cpu_open(struct device **device, int threads)
+struct error cpu_open(struct device **device, int index, int threads)
 {
+    (void)index;
     const struct kernels *kernels = kernels_pick();
     if (!kernels)
         return error_input("ZOODIP_ISA: %s: not an instruction set of this machine", getenv("ZOODIP_ISA"));
