@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import save_file
 
-from conftest import TOYBOX, program, refused, run
+from conftest import TOYBOX, program, refused, run, write_recipe
 from test_diffusers import assert_same_picture, draw_both, pipeline
 
 NEEDS = "peers"
@@ -59,6 +59,13 @@ def changed_model(folder, **changes):
 def test_models_with_other_schedules(tmp_path, changes):
     model = changed_model(tmp_path / "model", **changes)
     assert_same_picture(*draw_both(tmp_path, pipeline(model), "a photo of a toy on the grass", model=model, steps=5))
+
+
+def test_memory_is_planned_for_a_schedule_that_needs_several_steps(tmp_path):
+    models = [MODEL, changed_model(tmp_path / "model", skip_prk_steps=None)]  # without the key PNDM begins with three Runge-Kutta steps
+    configs = [write_recipe(tmp_path / str(i), model=str(model))[0] for i, model in enumerate(models)]
+    plans = [json.loads(run(program("zoodip"), "inspect", config).stdout)["memory_plan"] for config in configs]
+    assert plans[0] == plans[1] and plans[0]["draw pictures"]["bytes"] > 0
 
 
 @pytest.mark.parametrize("width, height", [(72, 88), (40, 104)])

@@ -283,7 +283,8 @@ static struct store store_of(const struct session *s)
 
 static int64_t steps_of(const struct session *s)
 {
-    return s->simulated ? 1 : s->request->steps; // one step takes as much memory as fifty
+    // few steps take as much memory as many
+    return s->simulated ? sampler_least_steps(&s->schedule, s->sampler) : s->request->steps;
 }
 
 static struct error paint_one(struct session *s, struct denoiser *d, int64_t i)

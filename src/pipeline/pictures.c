@@ -70,7 +70,8 @@ static struct error tick(void *arg, int64_t call, int64_t calls)
 
 static int64_t steps_of(const struct pipeline *w)
 {
-    return w->simulated ? 1 : STEPS; // one step takes as much memory as fifty
+    // few steps take as much memory as many
+    return w->simulated ? sampler_least_steps(&w->schedule, sampler_default()) : STEPS;
 }
 
 /* This rank has nothing to draw while the others draw one more. */
