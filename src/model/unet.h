@@ -17,21 +17,8 @@
 
 #include "device/device.h"
 #include "model/blocks.h"
+#include "model/unet_config.h"
 #include "model/weights.h"
-
-enum { UNET_BLOCKS = 8, UNET_LAYERS = 17, UNET_DEPTH = 16 };
-
-struct unet_config {
-    int64_t in_channels, out_channels, sample_size;
-    int64_t blocks, channels[UNET_BLOCKS];
-    int64_t layers[UNET_BLOCKS];                         /* layers_per_block */
-    int64_t heads[UNET_BLOCKS];                          /* attention heads of each block's channels */
-    int64_t depth[UNET_BLOCKS];                          /* transformer_layers_per_block */
-    bool down_cross[UNET_BLOCKS], up_cross[UNET_BLOCKS]; /* does the block look at the text? */
-    int64_t cross_dim, groups, time_dim, conv_in_kernel, conv_out_kernel, downsample_padding;
-    float eps, freq_shift;
-    bool flip_sin_to_cos;
-};
 
 /* BasicTransformerBlock: norm ─ self-attention ─(+)─ norm ─ cross-attention ─(+)─ norm ─ geglu ─ linear ─(+) */
 struct transformer_block {
@@ -63,9 +50,6 @@ struct unet {
     struct resnet mid_first, mid_second;
     struct transformer mid;
 };
-
-/* Reads FOLDER/unet/config.json; refuses, by key and value, what this network is not. */
-struct error unet_config_read(struct unet_config *c, const char *folder);
 
 /* Loads FOLDER/unet with its linear and convolution weights kept in `bits` (0: as stored). Free with unet_free. */
 struct error unet_load(struct unet *u, struct device *d, const char *folder, int bits, struct store store);
