@@ -1,6 +1,6 @@
 /* files/safetensors.h
  *
- * Reads safetensors by mmap, a single file or a sharded set with an index; writes single files, whole or not at all.
+ * Reads safetensors by mmap, a single file or a sharded set with an index; files/safetensors_write.h writes them.
  * Format: 8 bytes little-endian header length, JSON header {name: {dtype, shape, data_offsets}}, data.
  *
  * Invariant: after safetensors_open has returned without error, every entry's data lies inside the mapping and its byte
@@ -51,10 +51,5 @@ const char *safetensors_metadata(const struct safetensors *file, const char *key
 
 /* Tells the kernel that an entry's pages will not be needed soon, so that a large file does not stay resident. */
 void safetensors_forget(const struct safetensors *file, const struct entry *entry);
-
-/* Writes entries (any order; `data` filled in) and metadata (pairs, may be NULL) to PATH, whole or not at all: see
- * file_write_whole. Data starts at a multiple of 64 in the file. */
-struct error safetensors_write(const char *path, const struct entry *entries, int64_t entry_count,
-                               const char *const *metadata, int64_t metadata_count);
 
 #endif

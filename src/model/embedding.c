@@ -4,6 +4,7 @@
 
 #include "base/memory.h"
 #include "files/safetensors.h"
+#include "files/safetensors_write.h"
 
 enum { VECTORS_LIMIT = 1 << 12 };
 

@@ -9,6 +9,7 @@
 #include "device/quantize.h"
 #include "files/file.h"
 #include "files/safetensors.h"
+#include "files/safetensors_write.h"
 #include "model/weights.h"
 
 /* A layer becomes at most five entries and eleven blocks of memory: codes, scale, shift, two ones, six names. */

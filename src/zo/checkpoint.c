@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "files/file.h"
 #include "files/safetensors.h"
+#include "files/safetensors_write.h"
 
 static const char FORMAT[] = "zoodip checkpoint 1";
 

@@ -12,7 +12,7 @@
 #include "base/rng.h"
 #include "device/kinds.h"
 #include "pipeline/subject.h"
-#include "files/safetensors.h"
+#include "files/safetensors_write.h"
 #include "zo/draws.h"
 #include "zo/train.h"
 

@@ -16,6 +16,7 @@
 #include "base/pool.h"
 #include "device/kinds.h"
 #include "files/safetensors.h"
+#include "files/safetensors_write.h"
 #include "model/text_encoder.h"
 #include "model/unet.h"
 #include "model/vae.h"

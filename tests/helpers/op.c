@@ -20,6 +20,7 @@
 #include "base/clock.h"
 #include "device/kinds.h"
 #include "files/safetensors.h"
+#include "files/safetensors_write.h"
 
 struct job {
     int argc;

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "device/quantize.h"
 #include "files/safetensors.h"
+#include "files/safetensors_write.h"
 
 static struct error quantize8(const struct entry *w, const char *path)
 {

@@ -2,6 +2,7 @@
 #include <stdio.h>
 
 #include "files/safetensors.h"
+#include "files/safetensors_write.h"
 
 static struct error run(int argc, char **argv)
 {

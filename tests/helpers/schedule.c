@@ -14,6 +14,7 @@
 
 #include "base/memory.h"
 #include "files/safetensors.h"
+#include "files/safetensors_write.h"
 #include "model/sampler.h"
 
 /* A tensor of the file, copied so that it is aligned; its shape in rows, count. */

@@ -15,6 +15,7 @@
 #include "base/memory.h"
 #include "device/kinds.h"
 #include "files/safetensors.h"
+#include "files/safetensors_write.h"
 #include "zo/estimator.h"
 #include "zo/optimizer.h"
 #include "zo/subspace.h"

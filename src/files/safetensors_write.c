@@ -1,0 +1,95 @@
+#include "files/safetensors_write.h"
+
+#include <cjson/cJSON.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "files/file.h"
+
+enum { DATA_ALIGNMENT = 64 };
+
+/* Wide numbers first, so that each lies at a multiple of its size; then by name. */
+static int compare_for_file(const void *a, const void *b)
+{
+    const struct entry *x = *(const struct entry *const *)a, *y = *(const struct entry *const *)b;
+    int64_t wider = dtype_size(y->type) - dtype_size(x->type);
+    return wider != 0 ? (int)wider : strcmp(x->name, y->name);
+}
+
+static bool add_sizes(cJSON *object, const char *key, const int64_t *sizes, int count)
+{
+    cJSON *list = cJSON_AddArrayToObject(object, key);
+    bool good = list;
+    for (int i = 0; i < count && good; i++)
+        good = cJSON_AddItemToArray(list, cJSON_CreateNumber((double)sizes[i]));
+    return good;
+}
+
+static bool add_strings(cJSON *object, const char *const *pairs, int64_t count)
+{
+    bool good = object;
+    for (int64_t i = 0; i < count && good; i++)
+        good = cJSON_AddStringToObject(object, pairs[2 * i], pairs[2 * i + 1]);
+    return good;
+}
+
+/* The header as text, or NULL when out of memory. Free with cJSON_free. */
+static char *make_header(const struct entry *const *entries, int64_t count, const char *const *metadata,
+                         int64_t metadata_count)
+{
+    cJSON *root = cJSON_CreateObject();
+    bool good = root;
+    if (good && metadata_count > 0)
+        good = add_strings(cJSON_AddObjectToObject(root, "__metadata__"), metadata, metadata_count);
+    int64_t offsets[2] = {0, 0};
+    for (int64_t i = 0; i < count && good; i++) {
+        const struct entry *entry = entries[i];
+        offsets[1] = offsets[0] + entry->count * dtype_size(entry->type);
+        cJSON *object = cJSON_AddObjectToObject(root, entry->name);
+        good = object && cJSON_AddStringToObject(object, "dtype", dtype_name(entry->type)) &&
+               add_sizes(object, "shape", entry->shape, entry->ranks) && add_sizes(object, "data_offsets", offsets, 2);
+        offsets[0] = offsets[1];
+    }
+    char *text = good ? cJSON_PrintUnformatted(root) : NULL;
+    cJSON_Delete(root);
+    return text;
+}
+
+static void write_parts(FILE *stream, const char *header, const struct entry *const *entries, int64_t count)
+{
+    uint64_t length = strlen(header), padded = (length + 8 + DATA_ALIGNMENT - 1) / DATA_ALIGNMENT * DATA_ALIGNMENT - 8;
+    for (int i = 0; i < 8; i++)
+        fputc((int)(padded >> 8 * i & 255), stream);
+    fwrite(header, 1, length, stream);
+    for (; length < padded; length++)
+        fputc(' ', stream);
+    for (int64_t i = 0; i < count; i++)
+        if (entries[i]->count)
+            fwrite(entries[i]->data, (size_t)dtype_size(entries[i]->type), (size_t)entries[i]->count, stream);
+}
+
+static struct error write_file(const char *path, const char *header, const struct entry *const *entries, int64_t count)
+{
+    struct whole_file file;
+    TRY(whole_file_begin(&file, path));
+    write_parts(file.stream, header, entries, count);
+    return whole_file_end(&file, true); /* which notices earlier errors of the stream */
+}
+
+struct error safetensors_write(const char *path, const struct entry *entries, int64_t entry_count,
+                               const char *const *metadata, int64_t metadata_count)
+{
+    const struct entry **sorted = memory_alloc(entry_count, sizeof *sorted);
+    if (!sorted)
+        return error_memory(path);
+    for (int64_t i = 0; i < entry_count; i++)
+        sorted[i] = &entries[i];
+    if (entry_count)
+        qsort(sorted, (size_t)entry_count, sizeof *sorted, compare_for_file);
+    char *header = make_header(sorted, entry_count, metadata, metadata_count);
+    struct error e = header ? write_file(path, header, sorted, entry_count) : error_memory(path);
+    cJSON_free(header);
+    memory_free(sorted);
+    return e;
+}
