@@ -136,3 +136,32 @@ struct error picture_resize(struct picture *to, const struct picture *from, int6
     picture_free(&between);
     return e;
 }
+
+/* The part of size width x height whose upper left corner is (x, y). */
+static struct error cut_out(struct picture *to, const struct picture *from, int64_t x, int64_t y, int64_t width,
+                            int64_t height)
+{
+    TRY(picture_new(to, width, height));
+    picture_paste(to, from, -x, -y);
+    return ok();
+}
+
+struct error picture_fit(struct picture *to, const struct picture *from, int64_t width, int64_t height, enum fit fit)
+{
+    int64_t part_width = from->width, part_height = from->height;
+    if (fit == FIT_CROP && from->width * height > from->height * width)
+        part_width = from->height * width / height;
+    else if (fit == FIT_CROP)
+        part_height = from->width * height / width;
+    if (part_width == from->width && part_height == from->height)
+        return picture_resize(to, from, width, height);
+    struct picture part;
+    part_width = part_width < 1 ? 1 : part_width;
+    part_height = part_height < 1 ? 1 : part_height;
+    *to = (struct picture){0};
+    TRY(cut_out(&part, from, (from->width - part_width) / 2, (from->height - part_height) / 2, part_width,
+                part_height));
+    struct error e = picture_resize(to, &part, width, height);
+    picture_free(&part);
+    return e;
+}
