@@ -3,8 +3,6 @@
 #include <math.h>
 #include <stddef.h>
 
-static const double PI = 3.14159265358979323846;
-
 /* What share of lr is left at `progress` in [0, 1] through the steps after the warmup. */
 typedef double share_at(double progress, double lr);
 
@@ -17,7 +15,7 @@ static double linear(double progress, double lr)
 static double cosine(double progress, double lr)
 {
     (void)lr;
-    return 0.5 * (1 + cos(PI * progress));
+    return 0.5 * (1 + cos(M_PI * progress));
 }
 
 static double polynomial(double progress, double lr)

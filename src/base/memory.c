@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 void *memory_alloc(int64_t count, int64_t size)
 {
@@ -33,6 +34,13 @@ void *memory_grow(void *list, int64_t count, int64_t *room, int64_t size)
 void memory_free(void *p)
 {
     free(p);
+}
+
+int64_t memory_peak(void)
+{
+    struct rusage usage;
+    getrusage(RUSAGE_SELF, &usage);
+    return (int64_t)usage.ru_maxrss * 1024;
 }
 
 char *memory_string(const char *text)

@@ -19,6 +19,9 @@ void *memory_grow(void *list, int64_t count, int64_t *room, int64_t size);
 /* Frees; NULL is allowed. */
 void memory_free(void *p);
 
+/* The most memory that this process has had at one time, in bytes. */
+int64_t memory_peak(void);
+
 /* A copy of a string, or NULL. */
 char *memory_string(const char *text);
 

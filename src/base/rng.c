@@ -2,11 +2,6 @@
 
 #include "base/rng_core.h"
 
-void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
-{
-    rng_philox(counter, key, out);
-}
-
 uint32_t rng_word(uint64_t seed, uint64_t step, uint32_t stream, uint64_t index)
 {
     uint32_t words[4];

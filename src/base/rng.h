@@ -13,6 +13,7 @@
 
 #include <stdint.h>
 
+/* A stream's number is in every random number of it, so it must not change. */
 enum stream {
     STREAM_PICTURE,
     STREAM_CAPTION,
@@ -20,13 +21,9 @@ enum stream {
     STREAM_POSTERIOR,
     STREAM_NOISE,
     STREAM_TIMESTEP,
-    STREAM_VALIDATION,
-    STREAM_SAMPLE,
+    STREAM_SAMPLE = 7,
     STREAM_DIRECTION, /* the last: direction i = 1..n has stream STREAM_DIRECTION + i */
 };
-
-/* The bare bijection: counter and key -> four words. Equals the Random123 known-answer vectors. */
-void philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4]);
 
 /* Word `index` of a stream: 32 uniform bits. */
 uint32_t rng_word(uint64_t seed, uint64_t step, uint32_t stream, uint64_t index);

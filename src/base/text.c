@@ -3,6 +3,12 @@
 #include <string.h>
 #include <utf8proc.h>
 
+bool text_ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), tail = strlen(end);
+    return length >= tail && strcmp(text + length - tail, end) == 0;
+}
+
 void text_show_safely(char *text)
 {
     while (*text) {

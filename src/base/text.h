@@ -1,11 +1,12 @@
 /* base/text.h
  *
- * Texts from outside. Those of files, names and arguments are made safe to show on a terminal, in a log, on a page or in
- * a summary that other programs read: valid UTF-8 without control characters.
+ * Texts from outside: of files, names and arguments. Before they are shown on a terminal, in a log, on a page or in a
+ * summary that other programs read, they are made safe: valid UTF-8 without control characters.
  */
 #ifndef ZOODIP_BASE_TEXT_H
 #define ZOODIP_BASE_TEXT_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Several texts, such as the values of an option that may be given several times. */
@@ -13,6 +14,8 @@ struct text_list {
     const char **items; /* [count], borrowed */
     int64_t count;
 };
+
+bool text_ends_with(const char *text, const char *end);
 
 /* Replaces every byte of a control character, and every byte that is not valid UTF-8 (such as a character that was
  * cut), by '?'. */

@@ -1,10 +1,9 @@
 #include <cjson/cJSON.h>
 #include <stdio.h>
-#include <sys/resource.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/clock.h"
 #include "commands/commands.h"
 #include "commands/options.h"
 #include "pipeline/memory_plan.h"
@@ -23,13 +22,6 @@ static void print_help(void)
            "\n"
            "example:\n"
            "  zoodip bench configs/toybox.json --set zo.n=2 --evaluations 300\n");
-}
-
-static double peak_bytes(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)usage.ru_maxrss * 1024;
 }
 
 static struct error print_result(const struct subject *s, const struct training *t, int64_t steps, double seconds,
@@ -53,7 +45,7 @@ static struct error print_result(const struct subject *s, const struct training 
     cJSON_AddNumberToObject(line, "step_seconds", seconds / (double)steps);
     cJSON_AddNumberToObject(line, "evaluations_per_second", (double)(steps * t->lanes) / seconds);
     cJSON_AddNumberToObject(line, "loading_seconds", loading);
-    cJSON_AddNumberToObject(line, "peak_bytes", peak_bytes());
+    cJSON_AddNumberToObject(line, "peak_bytes", (double)memory_peak());
     cJSON_AddNumberToObject(line, "device_bytes", (double)device_memory(w->device).most);
     cJSON_AddNumberToObject(line, "driver_bytes", (double)driver); // 0 on a CPU
     cJSON_AddNumberToObject(line, "weights_bytes",

@@ -5,14 +5,15 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "commands/commands.h"
 #include "commands/options.h"
-#include "pipeline/memory_plan.h"
 #include "files/config.h"
 #include "files/file.h"
 #include "files/json.h"
 #include "files/safetensors.h"
 #include "model/weights.h"
+#include "pipeline/memory_plan.h"
 #include "report/metrics.h"
 
 static void print_help(void)
@@ -40,12 +41,6 @@ static void print_text(const char *text)
 {
     for (; *text; text++)
         putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
-}
-
-static bool ends_with(const char *text, const char *end)
-{
-    size_t length = strlen(text), tail = strlen(end);
-    return length >= tail && strcmp(text + length - tail, end) == 0;
 }
 
 /* -------------------------------------------------------------------------------- safetensors */
@@ -191,12 +186,12 @@ static struct error print_weights(const char *folder, const char *part)
     for (int64_t i = 0; i < file.entry_count; i++) {
         const struct entry *entry = &file.entries[i];
         bytes += bytes_of(entry);
-        if (ends_with(entry->name, "_scale") || ends_with(entry->name, "_shift"))
+        if (text_ends_with(entry->name, "_scale") || text_ends_with(entry->name, "_shift"))
             continue;
-        bool packed = ends_with(entry->name, ".weight._data._data");
+        bool packed = text_ends_with(entry->name, ".weight._data._data");
         parameters += packed ? packed_count(&file, entry) : entry->count;
         types[entry->type] += entry->count;
-        quantized += packed || ends_with(entry->name, ".weight._data");
+        quantized += packed || text_ends_with(entry->name, ".weight._data");
         packed4 += packed;
     }
     printf("    %lld parameters, %.1f MB (", (long long)parameters, (double)bytes / 1e6);
@@ -364,7 +359,7 @@ static struct error inspect_path(const char *path, const struct text_list *sets,
 {
     if (folder_exists(path))
         return inspect_folder(path);
-    if (ends_with(path, ".json") && !ends_with(path, ".index.json"))
+    if (text_ends_with(path, ".json") && !text_ends_with(path, ".index.json"))
         return inspect_config(path, sets, comm);
     return inspect_safetensors(path);
 }

@@ -80,7 +80,7 @@ struct error file_read(const char *path, int64_t limit, char **data, int64_t *si
 struct error whole_file_begin(struct whole_file *file, const char *path)
 {
     static const size_t most = 200; /* longest part of a name that leaves room for a suffix */
-    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    const char *name = path_name(path);
     struct timespec now; /* processes on other machines or in other containers may have the same process number */
     file->stream = NULL;
     int length = snprintf(file->path, sizeof file->path, "%s", path);
@@ -191,18 +191,11 @@ static int compare_names(const void *a, const void *b)
 
 static struct error append_name(char ***names, int64_t *count, int64_t *room, const char *name)
 {
-    if (*count == *room) {
-        int64_t more = *room ? 2 * *room : 64;
-        char **wider = memory_alloc(more, sizeof *wider);
-        if (!wider)
-            return error_memory("a folder's names");
-        if (*count)
-            memcpy(wider, *names, (size_t)*count * sizeof *wider);
-        memory_free(*names);
-        *names = wider;
-        *room = more;
-    }
-    if (!((*names)[*count] = memory_string(name)))
+    char **more = memory_grow(*names, *count, room, sizeof *more);
+    if (!more)
+        return error_memory("a folder's names");
+    *names = more;
+    if (!(more[*count] = memory_string(name)))
         return error_memory("a folder's names");
     ++*count;
     return ok();
@@ -243,6 +236,12 @@ void folder_list_free(char **names, int64_t count)
     for (int64_t i = 0; i < count; i++)
         memory_free(names[i]);
     memory_free(names);
+}
+
+const char *path_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
 }
 
 struct error path_join(char out[PATH_SIZE], const char *folder, const char *name)

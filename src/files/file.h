@@ -51,7 +51,10 @@ void folder_list_free(char **names, int64_t count);
 /* Removes the files of a folder whose names are `unwanted`. */
 struct error folder_clean(const char *path, bool (*unwanted)(const char *name));
 
-/* "FOLDER/NAME" ; error when it does not fit. */
+/* The part of a path after its last slash. */
+const char *path_name(const char *path);
+
+/* "FOLDER/NAME"; error when it does not fit. */
 struct error path_join(char out[PATH_SIZE], const char *folder, const char *name);
 
 #endif

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "device/quantize.h"
 #include "files/file.h"
 #include "files/safetensors.h"
@@ -31,18 +32,12 @@ static bool is_float(enum dtype type)
     return type == F32 || type == F16 || type == BF16;
 }
 
-static bool ends_with(const char *text, const char *end)
-{
-    size_t a = strlen(text), b = strlen(end);
-    return a >= b && strcmp(text + a - b, end) == 0;
-}
-
 /* Linear and convolution weights are the float tensors of 2 or 4 dimensions called X.weight, except embedding
  * tables. */
 static bool is_layer(const struct entry *t)
 {
-    return ends_with(t->name, ".weight") && (t->ranks == 2 || t->ranks == 4) && is_float(t->type) && t->count > 0 &&
-           !ends_with(t->name, "_embedding.weight");
+    return text_ends_with(t->name, ".weight") && (t->ranks == 2 || t->ranks == 4) && is_float(t->type) &&
+           t->count > 0 && !text_ends_with(t->name, "_embedding.weight");
 }
 
 static void *own(struct part *p, int64_t bytes)
@@ -150,7 +145,7 @@ static struct error fill_part(struct part *p)
         return error_memory("a quantized part");
     for (int64_t i = 0; i < p->in.entry_count; i++) {
         const struct entry *t = &p->in.entries[i];
-        if (ends_with(t->name, "._data"))
+        if (text_ends_with(t->name, "._data"))
             return error_input("%s: tensor %s: is already quantized", p->in.path, t->name);
         if (is_layer(t))
             TRY(add_layer(p, t));
@@ -216,7 +211,7 @@ static struct error copy_files(const char *folder, const char *out, const char *
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
         char source[PATH_SIZE], target[PATH_SIZE], *data;
         int64_t size;
-        if (!ends_with(names[i], ".json") && !ends_with(names[i], ".txt"))
+        if (!text_ends_with(names[i], ".json") && !text_ends_with(names[i], ".txt"))
             continue;
         if (strstr(names[i], ".index.") || strcmp(names[i], "quanto_qmap.json") == 0)
             continue;

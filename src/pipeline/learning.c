@@ -3,7 +3,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/resource.h>
 
 #include "base/log.h"
 #include "base/memory.h"
@@ -66,13 +65,6 @@ struct error learning_prepare(struct learning *l, const struct config *c, bool r
     return resume ? ok() : start_anew(c);
 }
 
-static double peak_megabytes(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (double)usage.ru_maxrss / 1024;
-}
-
 static struct error write_report(const struct learning *l, const struct pictures *pictures)
 {
     const struct config *c = &l->subject->config;
@@ -87,7 +79,7 @@ static struct error write_report(const struct learning *l, const struct pictures
              clock_seconds() - l->started);
     snprintf(text[4], sizeof *text, "%.5f, over %lld fixed draws", t->validation_first, (long long)t->validation_draws);
     snprintf(text[5], sizeof *text, "%.5f", t->validation_last);
-    snprintf(text[6], sizeof *text, "%.0f MB on rank 0", peak_megabytes());
+    snprintf(text[6], sizeof *text, "%.0f MB on rank 0", (double)memory_peak() / (1 << 20));
     const char *const facts[] = {"device",
                                  text[0],
                                  "ranks",

@@ -236,10 +236,8 @@ static struct error list_shown(struct pictures *g)
     g->captions = memory_alloc(all, sizeof *g->captions);
     if (!g->shown || !g->captions)
         return error_memory("the pictures");
-    for (int64_t i = 0; i < s->dataset.count; i++) {
-        const char *slash = strrchr(s->dataset.paths[i], '/');
-        TRY(show(g, &s->dataset.pictures[i], memory_string(slash ? slash + 1 : s->dataset.paths[i])));
-    }
+    for (int64_t i = 0; i < s->dataset.count; i++)
+        TRY(show(g, &s->dataset.pictures[i], memory_string(path_name(s->dataset.paths[i]))));
     TRY(show_word(g, g->initializer, c->token.initializer));
     return show_word(g, g->learned, c->token.placeholder);
 }

@@ -85,12 +85,6 @@ static struct error read_pictures(struct dataset *s, enum fit fit, int64_t resol
 
 /* -------------------------------------------------------------------------------- captions */
 
-static const char *last_part(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
 /* The subject's name in cc.json: the folder that the pictures are in. */
 static void subject_name(char out[256], const char *picture_path)
 {
@@ -112,7 +106,7 @@ static struct error find_captions(struct dataset *s, const struct config *config
     if (!names)
         return error_memory("the captions");
     for (int64_t i = 0; i < s->count; i++)
-        names[i] = last_part(s->paths[i]);
+        names[i] = path_name(s->paths[i]);
     char subject[256];
     subject_name(subject, s->paths[0]);
     struct error e = captions_read(&s->captions, config->data.captions, subject, names, s->count);

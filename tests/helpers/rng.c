@@ -9,13 +9,14 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "base/rng_core.h"
 
 static int philox(char **argv)
 {
     uint32_t words[6], out[4];
     for (int i = 0; i < 6; i++)
         words[i] = (uint32_t)strtoul(argv[i], NULL, 16);
-    philox4x32(words, words + 4, out);
+    rng_philox(words, words + 4, out);
     printf("%08x %08x %08x %08x\n", out[0], out[1], out[2], out[3]);
     return 0;
 }
