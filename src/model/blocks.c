@@ -14,28 +14,28 @@ void resnet_load(struct resnet *r, struct weights *w, int64_t in, int64_t out, i
         r->shortcut = weights_conv(w, out, in, 1, "%s.conv_shortcut", name);
 }
 
-struct tensor alloc_like(struct device *d, struct tensor x, int64_t channels)
+struct tensor block_alloc(struct device *d, struct tensor x, int64_t channels)
 {
     return device_alloc(d, F32, x.lanes, x.height, x.width, channels);
 }
 
-void become(struct device *d, struct tensor *x, struct tensor next)
+void block_replace(struct device *d, struct tensor *x, struct tensor next)
 {
     device_free(d, x);
     *x = next;
 }
 
-struct tensor conv_forward(struct device *d, const struct weight *w, struct tensor x, int64_t height, int64_t width,
-                           int64_t out, struct conv c)
+struct tensor block_conv(struct device *d, const struct weight *w, struct tensor x, int64_t height, int64_t width,
+                         int64_t out, struct conv c)
 {
     struct tensor y = device_alloc(d, F32, x.lanes, height, width, out);
     op_conv(d, y, x, w, c, (struct epilogue){0});
     return y;
 }
 
-struct tensor linear_forward(struct device *d, const struct weight *w, struct tensor x, int64_t out)
+struct tensor block_linear(struct device *d, const struct weight *w, struct tensor x, int64_t out)
 {
-    struct tensor y = alloc_like(d, x, out);
+    struct tensor y = block_alloc(d, x, out);
     op_linear(d, y, x, w, (struct epilogue){0});
     return y;
 }
@@ -48,9 +48,9 @@ static struct tensor first_half(struct device *d, const struct resnet *r, struct
                                 const struct tensor *time)
 {
     op_norm(d, h, x, r->norm1, r->groups, r->eps, ACT_SILU);
-    struct tensor y = alloc_like(d, x, r->out);
+    struct tensor y = block_alloc(d, x, r->out);
     if (time) {
-        struct tensor shift = linear_forward(d, r->time, *time, r->out);
+        struct tensor shift = block_linear(d, r->time, *time, r->out);
         op_conv(d, y, h, r->conv1, same, (struct epilogue){.lane_bias = &shift});
         device_free(d, &shift);
     } else {
@@ -64,22 +64,22 @@ static struct tensor first_half(struct device *d, const struct resnet *r, struct
 /* The shortcut around the convolutions. */
 static struct tensor shortcut(struct device *d, const struct resnet *r, struct tensor x)
 {
-    return conv_forward(d, r->shortcut, x, x.height, x.width, r->out, (struct conv){.stride = 1});
+    return block_conv(d, r->shortcut, x, x.height, x.width, r->out, (struct conv){.stride = 1});
 }
 
 struct tensor resnet_forward(struct device *d, const struct resnet *r, struct tensor x, const struct tensor *time)
 {
-    struct tensor y = first_half(d, r, x, alloc_like(d, x, r->in), time);
-    struct tensor out = r->shortcut ? shortcut(d, r, x) : alloc_like(d, x, r->out);
+    struct tensor y = first_half(d, r, x, block_alloc(d, x, r->in), time);
+    struct tensor out = r->shortcut ? shortcut(d, r, x) : block_alloc(d, x, r->out);
     op_conv(d, out, y, r->conv2, same, (struct epilogue){.residual = r->shortcut ? &out : &x});
     device_free(d, &y);
     return out;
 }
 
-void resnet_through(struct device *d, const struct resnet *r, struct tensor *x, const struct tensor *time)
+void resnet_in_place(struct device *d, const struct resnet *r, struct tensor *x, const struct tensor *time)
 {
     if (!r->shortcut) {
-        struct tensor y = first_half(d, r, *x, alloc_like(d, *x, r->in), time);
+        struct tensor y = first_half(d, r, *x, block_alloc(d, *x, r->in), time);
         op_conv(d, *x, y, r->conv2, same, (struct epilogue){.residual = x});
         device_free(d, &y);
         return;

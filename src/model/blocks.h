@@ -1,6 +1,6 @@
 /* model/blocks.h
  *
- * What UNet and VAE are built from. Everything is NHWC, so a picture [lanes, h, w, channels] and its tokens [lanes, h
+ * What the networks are built from. Everything is NHWC, so a picture [lanes, h, w, channels] and its tokens [lanes, h
  * w, channels] are the same bytes.
  */
 #ifndef ZOODIP_MODEL_BLOCKS_H
@@ -29,19 +29,17 @@ void resnet_load(struct resnet *r, struct weights *w, int64_t in, int64_t out, i
 struct tensor resnet_forward(struct device *d, const struct resnet *r, struct tensor x, const struct tensor *time);
 
 /* The same for an x that is no longer needed: *x becomes the result, which takes less memory. */
-void resnet_through(struct device *d, const struct resnet *r, struct tensor *x, const struct tensor *time);
-
-/* Replaces *x by a new tensor and drops the old one. */
-void become(struct device *d, struct tensor *x, struct tensor next);
-
-/* conv with only a bias, into a new tensor of the given size. */
-struct tensor conv_forward(struct device *d, const struct weight *w, struct tensor x, int64_t height, int64_t width,
-                           int64_t out, struct conv c);
-
-/* linear with only a bias, into a new tensor. */
-struct tensor linear_forward(struct device *d, const struct weight *w, struct tensor x, int64_t out);
+void resnet_in_place(struct device *d, const struct resnet *r, struct tensor *x, const struct tensor *time);
 
 /* A new tensor like x with `channels` channels. */
-struct tensor alloc_like(struct device *d, struct tensor x, int64_t channels);
+struct tensor block_alloc(struct device *d, struct tensor x, int64_t channels);
+
+/* *x becomes `next`; what it was is freed. */
+void block_replace(struct device *d, struct tensor *x, struct tensor next);
+
+/* Into a new tensor, with only a bias: a linear layer, and a convolution to the given size. */
+struct tensor block_linear(struct device *d, const struct weight *w, struct tensor x, int64_t out);
+struct tensor block_conv(struct device *d, const struct weight *w, struct tensor x, int64_t height, int64_t width,
+                         int64_t out, struct conv c);
 
 #endif

@@ -7,6 +7,10 @@
 #include "files/json.h"
 #include "model/blocks.h"
 
+struct text_layer {
+    const struct weight *norm1, *q, *k, *v, *out, *norm2, *fc1, *fc2;
+};
+
 struct error text_config_read(struct text_config *c, const char *folder)
 {
     char path[PATH_SIZE];
@@ -41,7 +45,7 @@ static void load(void *arg, struct weights *w)
     struct text_encoder *t = arg;
     const struct text_config *c = &t->config;
     t->tokens = weights_table(w, c->vocab, c->width, "text_model.embeddings.token_embedding");
-    t->places = weights_table(w, c->positions, c->width, "text_model.embeddings.position_embedding");
+    t->positions = weights_table(w, c->positions, c->width, "text_model.embeddings.position_embedding");
     for (int64_t i = 0; i < c->layers; i++) {
         struct text_layer *l = &t->layers[i];
         int n = (int)i;
@@ -57,8 +61,8 @@ static void load(void *arg, struct weights *w)
     t->final_norm = weights_norm(w, c->width, "text_model.final_layer_norm");
 }
 
-/* Every position of a text is needed. */
-static struct error use_places(struct device *d, const struct text_encoder *t)
+/* A text may have every position. */
+static struct error need_positions(struct device *d, const struct text_encoder *t)
 {
     int64_t count = t->config.positions;
     int32_t *all = memory_alloc(count, sizeof *all);
@@ -66,12 +70,12 @@ static struct error use_places(struct device *d, const struct text_encoder *t)
         return error_memory("the positions");
     for (int64_t i = 0; i < count; i++)
         all[i] = (int32_t)i;
-    struct error e = device_rows(d, t->places, all, count);
+    struct error e = device_rows(d, t->positions, all, count);
     memory_free(all);
     return e;
 }
 
-struct error text_encoder_words(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count)
+struct error text_encoder_need(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count)
 {
     return device_rows(d, t->tokens, ids, count);
 }
@@ -87,7 +91,7 @@ struct error text_encoder_load(struct text_encoder *t, struct device *d, const c
         return weights_refuse(store, e);
     e = weights_load(&t->weights, d, folder, "text_encoder", bits, store, load, t);
     if (e.code == ERROR_NONE && store.take)
-        e = use_places(d, t);
+        e = need_positions(d, t);
     if (e.code != ERROR_NONE)
         text_encoder_free(t);
     return e;
@@ -100,7 +104,7 @@ void text_encoder_free(struct text_encoder *t)
     t->layers = NULL;
 }
 
-struct error text_encoder_token(const struct text_encoder *t, int32_t id, float *row)
+struct error text_encoder_row(const struct text_encoder *t, int32_t id, float *row)
 {
     const struct safetensors *file = &t->weights.file;
     const struct entry *table = safetensors_find(file, "text_model.embeddings.token_embedding.weight");
@@ -118,16 +122,16 @@ struct tensor text_encoder_forward(struct device *d, const struct text_encoder *
 {
     const struct text_config *c = &t->config;
     struct tensor x = device_alloc(d, F32, ids.lanes, 1, ids.width, c->width);
-    op_embed(d, x, ids, t->tokens, t->places, rows, first);
-    struct tensor h = alloc_like(d, x, c->width);
+    op_embed(d, x, ids, t->tokens, t->positions, rows, first);
+    struct tensor h = block_alloc(d, x, c->width);
     for (int64_t i = 0; i < c->layers; i++) {
         const struct text_layer *l = &t->layers[i];
 
         // causal attention
         op_norm(d, h, x, l->norm1, 0, c->eps, ACT_NONE);
-        struct tensor q = linear_forward(d, l->q, h, c->width);
-        struct tensor k = linear_forward(d, l->k, h, c->width);
-        struct tensor v = linear_forward(d, l->v, h, c->width);
+        struct tensor q = block_linear(d, l->q, h, c->width);
+        struct tensor k = block_linear(d, l->k, h, c->width);
+        struct tensor v = block_linear(d, l->v, h, c->width);
         op_attention(d, h, q, k, v, c->heads, true);
         device_free(d, &v);
         device_free(d, &k);
@@ -136,7 +140,7 @@ struct tensor text_encoder_forward(struct device *d, const struct text_encoder *
 
         // feed forward
         op_norm(d, h, x, l->norm2, 0, c->eps, ACT_NONE);
-        struct tensor inner = alloc_like(d, x, c->inner);
+        struct tensor inner = block_alloc(d, x, c->inner);
         op_linear(d, inner, h, l->fc1, (struct epilogue){.act = c->act});
         op_linear(d, x, inner, l->fc2, (struct epilogue){.residual = &x});
         device_free(d, &inner);

@@ -19,15 +19,13 @@ struct text_config {
     enum act act; /* hidden_act: quick_gelu or gelu */
 };
 
-struct text_layer {
-    const struct weight *norm1, *q, *k, *v, *out, *norm2, *fc1, *fc2;
-};
-
 struct text_encoder {
     struct text_config config;
     struct weights weights;
-    struct weight *tokens, *places;
-    struct text_layer *layers;
+
+    /* private */
+    struct weight *tokens, *positions;
+    struct text_layer *layers; /* [config.layers] */
     const struct weight *final_norm;
 };
 
@@ -40,10 +38,10 @@ struct error text_encoder_load(struct text_encoder *t, struct device *d, const c
 void text_encoder_free(struct text_encoder *t);
 
 /* The token table's row of an id below config.vocab -> row [width]. */
-struct error text_encoder_token(const struct text_encoder *t, int32_t id, float *row);
+struct error text_encoder_row(const struct text_encoder *t, int32_t id, float *row);
 
-/* Adds to the tokens that text_encoder_forward may meet; ids of learned words are ignored. */
-struct error text_encoder_words(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count);
+/* Adds to the ids that text_encoder_forward may be given; those of learned words are ignored. */
+struct error text_encoder_need(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count);
 
 /* ids I32 [lanes, 1, length, 1], rows F32 [lanes, 1, vectors, width] -> a new tensor [lanes, 1, length, width]. */
 struct tensor text_encoder_forward(struct device *d, const struct text_encoder *t, struct tensor ids,

@@ -3,11 +3,41 @@
 #include <stdio.h>
 
 #include "base/memory.h"
+#include "model/blocks.h"
 
 enum { SKIPS = UNET_BLOCKS * (UNET_LAYERS + 1) + 1 };
 
-static const float transformer_eps = 1e-6f,
-                   layer_norm_eps = 1e-5f; /* fixed by Transformer2DModel and BasicTransformerBlock */
+/* Fixed by Transformer2DModel and BasicTransformerBlock. */
+static const float transformer_eps = 1e-6f, layer_norm_eps = 1e-5f;
+
+/* BasicTransformerBlock: norm ─ self-attention ─(+)─ norm ─ cross-attention ─(+)─ norm ─ geglu ─ linear ─(+) */
+struct transformer_block {
+    const struct weight *norm1, *q1, *k1, *v1, *out1;
+    const struct weight *norm2, *q2, *k2, *v2, *out2;
+    const struct weight *norm3, *gated, *down;
+};
+
+/* Transformer2DModel: norm ─ proj_in ─ blocks ─ proj_out ─(+) */
+struct transformer {
+    int64_t channels, heads, depth, groups;
+    const struct weight *norm, *proj_in, *proj_out;
+    struct transformer_block blocks[UNET_DEPTH];
+};
+
+struct unet_block {
+    int64_t layers;
+    bool cross;
+    struct resnet resnets[UNET_LAYERS];
+    struct transformer transformers[UNET_LAYERS];
+    const struct weight *resample; /* down or up; NULL in the last block */
+};
+
+struct unet_layers {
+    const struct weight *time1, *time2, *conv_in, *norm_out, *conv_out;
+    struct unet_block down[UNET_BLOCKS], up[UNET_BLOCKS];
+    struct resnet mid_first, mid_second;
+    struct transformer mid;
+};
 
 /* -------------------------------------------------------------------------------- loading */
 
@@ -61,26 +91,24 @@ static void load_block(struct unet_block *b, struct weights *w, const struct une
     }
 }
 
-static void load_down(struct unet *u, struct weights *w)
+static void load_down(struct unet_layers *l, struct weights *w, const struct unet_config *c)
 {
-    const struct unet_config *c = &u->config;
     for (int64_t i = 0; i < c->blocks; i++) {
         int64_t in[UNET_LAYERS];
         for (int64_t j = 0; j < c->layers[i]; j++)
             in[j] = j ? c->channels[i] : c->channels[i ? i - 1 : 0];
         char name[64];
         snprintf(name, sizeof name, "down_blocks.%lld", (long long)i);
-        load_block(&u->down[i], w, c, i, c->layers[i], in, c->down_cross[i], name);
+        load_block(&l->down[i], w, c, i, c->layers[i], in, c->down_cross[i], name);
         if (i + 1 < c->blocks)
-            u->down[i].sampler = weights_conv(w, c->channels[i], c->channels[i], 3, "%s.downsamplers.0.conv", name);
+            l->down[i].resample = weights_conv(w, c->channels[i], c->channels[i], 3, "%s.downsamplers.0.conv", name);
     }
 }
 
 /* Each resnet of an up block takes the output of the block below (or of the resnet before) joined with one skip. The
  * skips of down block k are its input and its layers' outputs, and they are used last to first. */
-static void load_up(struct unet *u, struct weights *w)
+static void load_up(struct unet_layers *l, struct weights *w, const struct unet_config *c)
 {
-    const struct unet_config *c = &u->config;
     for (int64_t i = 0; i < c->blocks; i++) {
         int64_t k = c->blocks - 1 - i, layers = c->layers[k] + 1, in[UNET_LAYERS];
         for (int64_t j = 0; j < layers; j++) {
@@ -90,27 +118,28 @@ static void load_up(struct unet *u, struct weights *w)
         }
         char name[64];
         snprintf(name, sizeof name, "up_blocks.%lld", (long long)i);
-        load_block(&u->up[i], w, c, k, layers, in, c->up_cross[i], name);
+        load_block(&l->up[i], w, c, k, layers, in, c->up_cross[i], name);
         if (i + 1 < c->blocks)
-            u->up[i].sampler = weights_conv(w, c->channels[k], c->channels[k], 3, "%s.upsamplers.0.conv", name);
+            l->up[i].resample = weights_conv(w, c->channels[k], c->channels[k], 3, "%s.upsamplers.0.conv", name);
     }
 }
 
 static void load(void *arg, struct weights *w)
 {
     struct unet *u = arg;
+    struct unet_layers *l = u->layers;
     const struct unet_config *c = &u->config;
     int64_t last = c->channels[c->blocks - 1];
-    u->time1 = weights_linear(w, c->time_dim, c->channels[0], true, "time_embedding.linear_1");
-    u->time2 = weights_linear(w, c->time_dim, c->time_dim, true, "time_embedding.linear_2");
-    u->conv_in = weights_conv(w, c->channels[0], c->in_channels, c->conv_in_kernel, "conv_in");
-    load_down(u, w);
-    resnet_load(&u->mid_first, w, last, last, c->time_dim, c->groups, c->eps, "mid_block.resnets.0");
-    load_transformer(&u->mid, w, c, c->blocks - 1, "mid_block.attentions.0");
-    resnet_load(&u->mid_second, w, last, last, c->time_dim, c->groups, c->eps, "mid_block.resnets.1");
-    load_up(u, w);
-    u->norm_out = weights_norm(w, c->channels[0], "conv_norm_out");
-    u->conv_out = weights_conv(w, c->out_channels, c->channels[0], c->conv_out_kernel, "conv_out");
+    l->time1 = weights_linear(w, c->time_dim, c->channels[0], true, "time_embedding.linear_1");
+    l->time2 = weights_linear(w, c->time_dim, c->time_dim, true, "time_embedding.linear_2");
+    l->conv_in = weights_conv(w, c->channels[0], c->in_channels, c->conv_in_kernel, "conv_in");
+    load_down(l, w, c);
+    resnet_load(&l->mid_first, w, last, last, c->time_dim, c->groups, c->eps, "mid_block.resnets.0");
+    load_transformer(&l->mid, w, c, c->blocks - 1, "mid_block.attentions.0");
+    resnet_load(&l->mid_second, w, last, last, c->time_dim, c->groups, c->eps, "mid_block.resnets.1");
+    load_up(l, w, c);
+    l->norm_out = weights_norm(w, c->channels[0], "conv_norm_out");
+    l->conv_out = weights_conv(w, c->out_channels, c->channels[0], c->conv_out_kernel, "conv_out");
 }
 
 struct error unet_load(struct unet *u, struct device *d, const char *folder, int bits, struct store store)
@@ -119,9 +148,8 @@ struct error unet_load(struct unet *u, struct device *d, const char *folder, int
     struct error e = unet_config_read(&u->config, folder);
     if (e.code != ERROR_NONE)
         return weights_refuse(store, e);
-    u->down = memory_alloc(u->config.blocks, sizeof *u->down);
-    u->up = memory_alloc(u->config.blocks, sizeof *u->up);
-    if (u->down && u->up)
+    u->layers = memory_alloc(1, sizeof *u->layers);
+    if (u->layers)
         e = weights_load(&u->weights, d, folder, "unet", bits, store, load, u);
     else
         e = weights_refuse(store, error_memory("the UNet"));
@@ -133,9 +161,8 @@ struct error unet_load(struct unet *u, struct device *d, const char *folder, int
 void unet_free(struct unet *u)
 {
     weights_free(&u->weights);
-    memory_free(u->down);
-    memory_free(u->up);
-    u->down = u->up = NULL;
+    memory_free(u->layers);
+    u->layers = NULL;
 }
 
 /* -------------------------------------------------------------------------------- forward */
@@ -144,39 +171,39 @@ void unet_free(struct unet *u)
 struct flow {
     struct device *d;
     struct tensor h;
-    bool parted;        /* h has a lane for each evaluation, not for each picture */
+    bool per_lane;      /* h has a lane for each evaluation, not for each picture */
     struct tensor time; /* silu(timestep embedding), for h's lanes */
     struct tensor map, hidden;
     struct skip {
         struct tensor h;
-        bool parted;
+        bool per_lane;
     } skips[SKIPS];
     int64_t skip_count;
 };
 
 /* A copy of x [pictures, ...] with a lane for each evaluation. */
-static struct tensor part(struct flow *f, struct tensor x)
+static struct tensor copy_per_lane(struct flow *f, struct tensor x)
 {
     struct tensor y = device_alloc(f->d, F32, f->hidden.lanes, x.height, x.width, x.channels);
     op_copy(f->d, y, x, f->map);
     return y;
 }
 
-static void part_flow(struct flow *f)
+static void split_lanes(struct flow *f)
 {
-    become(f->d, &f->h, part(f, f->h));
-    become(f->d, &f->time, part(f, f->time));
-    f->parted = true;
+    block_replace(f->d, &f->h, copy_per_lane(f, f->h));
+    block_replace(f->d, &f->time, copy_per_lane(f, f->time));
+    f->per_lane = true;
 }
 
-static void attend_to_self(struct device *d, const struct transformer *t, const struct transformer_block *b,
+static void self_attention(struct device *d, const struct transformer *t, const struct transformer_block *b,
                            struct tensor x)
 {
-    struct tensor h = alloc_like(d, x, t->channels);
+    struct tensor h = block_alloc(d, x, t->channels);
     op_norm(d, h, x, b->norm1, 0, layer_norm_eps, ACT_NONE);
-    struct tensor q = linear_forward(d, b->q1, h, t->channels);
-    struct tensor k = linear_forward(d, b->k1, h, t->channels);
-    struct tensor v = linear_forward(d, b->v1, h, t->channels);
+    struct tensor q = block_linear(d, b->q1, h, t->channels);
+    struct tensor k = block_linear(d, b->k1, h, t->channels);
+    struct tensor v = block_linear(d, b->v1, h, t->channels);
     op_attention(d, h, q, k, v, t->heads, false);
     device_free(d, &v);
     device_free(d, &k);
@@ -187,22 +214,22 @@ static void attend_to_self(struct device *d, const struct transformer *t, const 
 
 /* The text comes in here. Up to the query nothing depends on it, so the first time, the lanes separate right after the
  * query. */
-static void attend_to_text(struct flow *f, const struct transformer *t, const struct transformer_block *b,
-                           struct tensor *x)
+static void cross_attention(struct flow *f, const struct transformer *t, const struct transformer_block *b,
+                            struct tensor *x)
 {
     struct device *d = f->d;
-    struct tensor h = alloc_like(d, *x, t->channels);
+    struct tensor h = block_alloc(d, *x, t->channels);
     op_norm(d, h, *x, b->norm2, 0, layer_norm_eps, ACT_NONE);
-    struct tensor q = linear_forward(d, b->q2, h, t->channels);
+    struct tensor q = block_linear(d, b->q2, h, t->channels);
     device_free(d, &h);
-    if (!f->parted) {
-        become(d, &q, part(f, q));
-        become(d, x, part(f, *x));
-        part_flow(f);
+    if (!f->per_lane) {
+        block_replace(d, &q, copy_per_lane(f, q));
+        block_replace(d, x, copy_per_lane(f, *x));
+        split_lanes(f);
     }
-    struct tensor k = linear_forward(d, b->k2, f->hidden, t->channels);
-    struct tensor v = linear_forward(d, b->v2, f->hidden, t->channels);
-    h = alloc_like(d, *x, t->channels);
+    struct tensor k = block_linear(d, b->k2, f->hidden, t->channels);
+    struct tensor v = block_linear(d, b->v2, f->hidden, t->channels);
+    h = block_alloc(d, *x, t->channels);
     op_attention(d, h, q, k, v, t->heads, false);
     device_free(d, &v);
     device_free(d, &k);
@@ -214,93 +241,93 @@ static void attend_to_text(struct flow *f, const struct transformer *t, const st
 static void feed_forward(struct device *d, const struct transformer *t, const struct transformer_block *b,
                          struct tensor x)
 {
-    struct tensor h = alloc_like(d, x, t->channels);
+    struct tensor h = block_alloc(d, x, t->channels);
     op_norm(d, h, x, b->norm3, 0, layer_norm_eps, ACT_NONE);
-    struct tensor inner = alloc_like(d, x, 4 * t->channels);
+    struct tensor inner = block_alloc(d, x, 4 * t->channels);
     op_linear(d, inner, h, b->gated, (struct epilogue){.act = ACT_GEGLU});
     device_free(d, &h);
     op_linear(d, x, inner, b->down, (struct epilogue){.residual = &x});
     device_free(d, &inner);
 }
 
-static void through_transformer(struct flow *f, const struct transformer *t)
+static void apply_transformer(struct flow *f, const struct transformer *t)
 {
-    struct tensor x = alloc_like(f->d, f->h, t->channels);
+    struct tensor x = block_alloc(f->d, f->h, t->channels);
     op_norm(f->d, x, f->h, t->norm, t->groups, transformer_eps, ACT_NONE);
-    become(f->d, &x, linear_forward(f->d, t->proj_in, x, t->channels));
+    block_replace(f->d, &x, block_linear(f->d, t->proj_in, x, t->channels));
     for (int64_t i = 0; i < t->depth; i++) {
-        attend_to_self(f->d, t, &t->blocks[i], x);
-        attend_to_text(f, t, &t->blocks[i], &x);
+        self_attention(f->d, t, &t->blocks[i], x);
+        cross_attention(f, t, &t->blocks[i], &x);
         feed_forward(f->d, t, &t->blocks[i], x);
     }
     op_linear(f->d, f->h, x, t->proj_out, (struct epilogue){.residual = &f->h});
     device_free(f->d, &x);
 }
 
-/* h becomes `next`; its old value is kept as a skip. */
-static void keep_as_skip(struct flow *f)
+/* h is also kept as a skip. */
+static void push_skip(struct flow *f)
 {
-    f->skips[f->skip_count++] = (struct skip){f->h, f->parted};
+    f->skips[f->skip_count++] = (struct skip){f->h, f->per_lane};
 }
 
 /* h joined with the newest skip along channels; drops both. */
-static void join_skip(struct flow *f)
+static void concat_skip(struct flow *f)
 {
     struct skip skip = f->skips[--f->skip_count];
-    struct tensor joined = alloc_like(f->d, f->h, f->h.channels + skip.h.channels);
+    struct tensor joined = block_alloc(f->d, f->h, f->h.channels + skip.h.channels);
     op_copy(f->d, tensor_channels(joined, 0, f->h.channels), f->h, (struct tensor){0});
     op_copy(f->d, tensor_channels(joined, f->h.channels, skip.h.channels), skip.h,
-            skip.parted == f->parted ? (struct tensor){0} : f->map);
+            skip.per_lane == f->per_lane ? (struct tensor){0} : f->map);
     device_free(f->d, &skip.h);
-    become(f->d, &f->h, joined);
+    block_replace(f->d, &f->h, joined);
 }
 
 /* One resnet, and the transformer after it if there is one. `owned`: h is not a skip, so it may be dropped. */
-static void through_layer(struct flow *f, const struct unet_block *b, int64_t j, bool owned)
+static void apply_layer(struct flow *f, const struct unet_block *b, int64_t j, bool owned)
 {
     if (owned)
-        resnet_through(f->d, &b->resnets[j], &f->h, &f->time);
+        resnet_in_place(f->d, &b->resnets[j], &f->h, &f->time);
     else
         f->h = resnet_forward(f->d, &b->resnets[j], f->h, &f->time);
     if (b->cross)
-        through_transformer(f, &b->transformers[j]);
+        apply_transformer(f, &b->transformers[j]);
 }
 
-static void go_down(struct flow *f, const struct unet *u)
+static void run_down_blocks(struct flow *f, const struct unet *u)
 {
     int64_t pad = u->config.downsample_padding;
-    keep_as_skip(f);
+    push_skip(f);
     for (int64_t i = 0; i < u->config.blocks; i++) {
-        const struct unet_block *b = &u->down[i];
+        const struct unet_block *b = &u->layers->down[i];
         for (int64_t j = 0; j < b->layers; j++) {
-            through_layer(f, b, j, false);
-            keep_as_skip(f);
+            apply_layer(f, b, j, false);
+            push_skip(f);
         }
-        if (!b->sampler)
+        if (!b->resample)
             continue;
         // without padding diffusers pads one row below and one column to the right
         int64_t room = pad ? 2 * pad - 3 : -2;
-        f->h = conv_forward(f->d, b->sampler, f->h, (f->h.height + room) / 2 + 1, (f->h.width + room) / 2 + 1,
-                            f->h.channels, (struct conv){.stride = 2, .pad = pad});
-        keep_as_skip(f);
+        f->h = block_conv(f->d, b->resample, f->h, (f->h.height + room) / 2 + 1, (f->h.width + room) / 2 + 1,
+                          f->h.channels, (struct conv){.stride = 2, .pad = pad});
+        push_skip(f);
     }
 }
 
-static void go_up(struct flow *f, const struct unet *u)
+static void run_up_blocks(struct flow *f, const struct unet *u)
 {
     for (int64_t i = 0; i < u->config.blocks; i++) {
-        const struct unet_block *b = &u->up[i];
+        const struct unet_block *b = &u->layers->up[i];
         for (int64_t j = 0; j < b->layers; j++) {
-            join_skip(f);
-            through_layer(f, b, j, true);
+            concat_skip(f);
+            apply_layer(f, b, j, true);
         }
-        if (!b->sampler)
+        if (!b->resample)
             continue;
         // twice as large; if a size was odd on the way down, as large as the skip it will be joined with
         struct tensor meets = f->skips[f->skip_count - 1].h;
-        become(f->d, &f->h,
-               conv_forward(f->d, b->sampler, f->h, meets.height, meets.width, f->h.channels,
-                            (struct conv){.stride = 1, .pad = 1, .up = true}));
+        block_replace(f->d, &f->h,
+                      block_conv(f->d, b->resample, f->h, meets.height, meets.width, f->h.channels,
+                                 (struct conv){.stride = 1, .pad = 1, .up = true}));
     }
 }
 
@@ -310,10 +337,10 @@ static struct tensor embed_time(struct device *d, const struct unet *u, struct t
     struct tensor wave = device_alloc(d, F32, timestep.lanes, 1, 1, c->channels[0]);
     op_timestep(d, wave, timestep, c->flip_sin_to_cos, c->freq_shift);
     struct tensor h = device_alloc(d, F32, timestep.lanes, 1, 1, c->time_dim);
-    op_linear(d, h, wave, u->time1, (struct epilogue){.act = ACT_SILU});
+    op_linear(d, h, wave, u->layers->time1, (struct epilogue){.act = ACT_SILU});
     device_free(d, &wave);
     struct tensor time = device_alloc(d, F32, timestep.lanes, 1, 1, c->time_dim);
-    op_linear(d, time, h, u->time2, (struct epilogue){.act = ACT_SILU}); // every resnet starts with this silu
+    op_linear(d, time, h, u->layers->time2, (struct epilogue){.act = ACT_SILU}); // every resnet starts with this silu
     device_free(d, &h);
     return time;
 }
@@ -321,22 +348,23 @@ static struct tensor embed_time(struct device *d, const struct unet *u, struct t
 struct tensor unet_forward(struct device *d, const struct unet *u, const struct unet_input *in)
 {
     const struct unet_config *c = &u->config;
+    const struct unet_layers *l = u->layers;
     struct flow f = {.d = d, .map = in->map, .hidden = in->hidden};
     f.time = embed_time(d, u, in->timestep);
-    f.h = conv_forward(d, u->conv_in, in->sample, in->sample.height, in->sample.width, c->channels[0],
-                       (struct conv){.stride = 1, .pad = c->conv_in_kernel / 2});
-    go_down(&f, u);
+    f.h = block_conv(d, l->conv_in, in->sample, in->sample.height, in->sample.width, c->channels[0],
+                     (struct conv){.stride = 1, .pad = c->conv_in_kernel / 2});
+    run_down_blocks(&f, u);
 
     // middle: from here on h is not a skip and may be dropped; only the first step must keep it, since the last skip
     // is the same tensor
-    f.h = resnet_forward(d, &u->mid_first, f.h, &f.time);
-    through_transformer(&f, &u->mid);
-    resnet_through(d, &u->mid_second, &f.h, &f.time);
+    f.h = resnet_forward(d, &l->mid_first, f.h, &f.time);
+    apply_transformer(&f, &l->mid);
+    resnet_in_place(d, &l->mid_second, &f.h, &f.time);
 
-    go_up(&f, u);
-    op_norm(d, f.h, f.h, u->norm_out, c->groups, c->eps, ACT_SILU);
-    struct tensor noise = conv_forward(d, u->conv_out, f.h, f.h.height, f.h.width, c->out_channels,
-                                       (struct conv){.stride = 1, .pad = c->conv_out_kernel / 2});
+    run_up_blocks(&f, u);
+    op_norm(d, f.h, f.h, l->norm_out, c->groups, c->eps, ACT_SILU);
+    struct tensor noise = block_conv(d, l->conv_out, f.h, f.h.height, f.h.width, c->out_channels,
+                                     (struct conv){.stride = 1, .pad = c->conv_out_kernel / 2});
     device_free(d, &f.h);
     device_free(d, &f.time);
     return noise;

@@ -16,39 +16,13 @@
 #define ZOODIP_MODEL_UNET_H
 
 #include "device/device.h"
-#include "model/blocks.h"
 #include "model/unet_config.h"
 #include "model/weights.h"
-
-/* BasicTransformerBlock: norm ─ self-attention ─(+)─ norm ─ cross-attention ─(+)─ norm ─ geglu ─ linear ─(+) */
-struct transformer_block {
-    const struct weight *norm1, *q1, *k1, *v1, *out1;
-    const struct weight *norm2, *q2, *k2, *v2, *out2;
-    const struct weight *norm3, *gated, *down;
-};
-
-/* Transformer2DModel: norm ─ proj_in ─ blocks ─ proj_out ─(+) */
-struct transformer {
-    int64_t channels, heads, depth, groups;
-    const struct weight *norm, *proj_in, *proj_out;
-    struct transformer_block blocks[UNET_DEPTH];
-};
-
-struct unet_block {
-    int64_t layers;
-    bool cross;
-    struct resnet resnets[UNET_LAYERS];
-    struct transformer transformers[UNET_LAYERS];
-    const struct weight *sampler; /* down or up; NULL in the last block */
-};
 
 struct unet {
     struct unet_config config;
     struct weights weights;
-    const struct weight *time1, *time2, *conv_in, *norm_out, *conv_out;
-    struct unet_block *down, *up; /* [blocks] */
-    struct resnet mid_first, mid_second;
-    struct transformer mid;
+    struct unet_layers *layers; /* private */
 };
 
 /* Loads FOLDER/unet with its linear and convolution weights kept in `bits` (0: as stored). Free with unet_free. */

@@ -3,10 +3,39 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "files/file.h"
 #include "files/json.h"
+#include "model/blocks.h"
 
 static const float vae_eps = 1e-6f; /* fixed by AutoencoderKL: encoder and decoder pass resnet_eps = 1e-6 */
+
+struct vae_attention {
+    const struct weight *norm, *q, *k, *v, *out;
+};
+
+struct vae_mid {
+    struct resnet first, second;
+    struct vae_attention attention;
+};
+
+struct vae_block {
+    struct resnet resnets[VAE_RESNETS];
+    int64_t resnet_count;
+    const struct weight *resample; /* down or up; NULL in the last block */
+};
+
+struct vae_half {
+    const struct weight *conv_in, *norm_out, *conv_out;
+    struct vae_block blocks[VAE_BLOCKS];
+    struct vae_mid mid;
+};
+
+struct vae_layers {
+    bool with_encoder, with_decoder;
+    struct vae_half encoder, decoder;
+    const struct weight *quant_conv, *post_quant_conv;
+};
 
 static void refuse_other_blocks(struct json *j, const char *key, int64_t blocks, const char *only)
 {
@@ -77,7 +106,7 @@ static void load_mid(struct vae_mid *m, struct weights *w, int64_t channels, int
 }
 
 static void load_block(struct vae_block *b, struct weights *w, int64_t in, int64_t out, int64_t resnets, int64_t groups,
-                       const char *name, const char *sampler)
+                       const char *name, const char *resample)
 {
     b->resnet_count = resnets;
     for (int64_t j = 0; j < resnets; j++) {
@@ -85,13 +114,13 @@ static void load_block(struct vae_block *b, struct weights *w, int64_t in, int64
         snprintf(full, sizeof full, "%s.resnets.%lld", name, (long long)j);
         resnet_load(&b->resnets[j], w, j ? out : in, out, 0, groups, vae_eps, full);
     }
-    b->sampler = sampler ? weights_conv(w, out, out, 3, "%s.%s.0.conv", name, sampler) : NULL;
+    b->resample = resample ? weights_conv(w, out, out, 3, "%s.%s.0.conv", name, resample) : NULL;
 }
 
 static void load_encoder(struct vae *v, struct weights *w)
 {
     const struct vae_config *c = &v->config;
-    struct vae_half *e = &v->encoder;
+    struct vae_half *e = &v->layers->encoder;
     int64_t last = c->channels[c->blocks - 1], in = c->channels[0];
     e->conv_in = weights_conv(w, in, c->in_channels, 3, "encoder.conv_in");
     for (int64_t i = 0; i < c->blocks; i++) {
@@ -105,16 +134,16 @@ static void load_encoder(struct vae *v, struct weights *w)
     e->norm_out = weights_norm(w, last, "encoder.conv_norm_out");
     e->conv_out = weights_conv(w, 2 * c->latent_channels, last, 3, "encoder.conv_out");
     if (c->quant_conv)
-        v->quant_conv = weights_conv(w, 2 * c->latent_channels, 2 * c->latent_channels, 1, "quant_conv");
+        v->layers->quant_conv = weights_conv(w, 2 * c->latent_channels, 2 * c->latent_channels, 1, "quant_conv");
 }
 
 static void load_decoder(struct vae *v, struct weights *w)
 {
     const struct vae_config *c = &v->config;
-    struct vae_half *e = &v->decoder;
+    struct vae_half *e = &v->layers->decoder;
     int64_t in = c->channels[c->blocks - 1];
     if (c->post_quant_conv)
-        v->post_quant_conv = weights_conv(w, c->latent_channels, c->latent_channels, 1, "post_quant_conv");
+        v->layers->post_quant_conv = weights_conv(w, c->latent_channels, c->latent_channels, 1, "post_quant_conv");
     e->conv_in = weights_conv(w, in, c->latent_channels, 3, "decoder.conv_in");
     load_mid(&e->mid, w, in, c->groups, "decoder");
     for (int64_t i = 0; i < c->blocks; i++) {
@@ -131,36 +160,45 @@ static void load_decoder(struct vae *v, struct weights *w)
 static void load(void *arg, struct weights *w)
 {
     struct vae *v = arg;
-    if (v->with_encoder)
+    if (v->layers->with_encoder)
         load_encoder(v, w);
-    if (v->with_decoder)
+    if (v->layers->with_decoder)
         load_decoder(v, w);
 }
 
 struct error vae_load(struct vae *v, struct device *d, const char *folder, int bits, bool with_encoder,
                       bool with_decoder, struct store store)
 {
-    *v = (struct vae){.with_encoder = with_encoder, .with_decoder = with_decoder};
+    *v = (struct vae){0};
     struct error e = vae_config_read(&v->config, folder);
+    if (e.code == ERROR_NONE && !(v->layers = memory_alloc(1, sizeof *v->layers)))
+        e = error_memory("the VAE");
     if (e.code != ERROR_NONE)
         return weights_refuse(store, e);
-    return weights_load(&v->weights, d, folder, "vae", bits, store, load, v);
+    v->layers->with_encoder = with_encoder;
+    v->layers->with_decoder = with_decoder;
+    e = weights_load(&v->weights, d, folder, "vae", bits, store, load, v);
+    if (e.code != ERROR_NONE)
+        vae_free(v);
+    return e;
 }
 
 void vae_free(struct vae *v)
 {
     weights_free(&v->weights);
+    memory_free(v->layers);
+    v->layers = NULL;
 }
 
 /* One head over all positions, as wide as the channels. */
-static void attend(struct device *d, const struct vae_attention *a, int64_t groups, struct tensor *x)
+static void self_attention(struct device *d, const struct vae_attention *a, int64_t groups, struct tensor *x)
 {
     int64_t channels = x->channels;
-    struct tensor h = alloc_like(d, *x, channels);
+    struct tensor h = block_alloc(d, *x, channels);
     op_norm(d, h, *x, a->norm, groups, vae_eps, ACT_NONE);
-    struct tensor q = linear_forward(d, a->q, h, channels);
-    struct tensor k = linear_forward(d, a->k, h, channels);
-    struct tensor v = linear_forward(d, a->v, h, channels);
+    struct tensor q = block_linear(d, a->q, h, channels);
+    struct tensor k = block_linear(d, a->k, h, channels);
+    struct tensor v = block_linear(d, a->v, h, channels);
     op_attention(d, h, q, k, v, 1, false);
     device_free(d, &v);
     device_free(d, &k);
@@ -169,25 +207,24 @@ static void attend(struct device *d, const struct vae_attention *a, int64_t grou
     device_free(d, &h);
 }
 
-static void through_mid(struct device *d, const struct vae_mid *m, int64_t groups, struct tensor *x)
+static void apply_mid(struct device *d, const struct vae_mid *m, int64_t groups, struct tensor *x)
 {
-    resnet_through(d, &m->first, x, NULL);
-    attend(d, &m->attention, groups, x);
-    resnet_through(d, &m->second, x, NULL);
+    resnet_in_place(d, &m->first, x, NULL);
+    self_attention(d, &m->attention, groups, x);
+    resnet_in_place(d, &m->second, x, NULL);
 }
 
-static void through_resnets(struct device *d, const struct vae_block *b, struct tensor *x)
+static void apply_resnets(struct device *d, const struct vae_block *b, struct tensor *x)
 {
     for (int64_t j = 0; j < b->resnet_count; j++)
-        resnet_through(d, &b->resnets[j], x, NULL);
+        resnet_in_place(d, &b->resnets[j], x, NULL);
 }
 
 static struct tensor finish(struct device *d, const struct vae_half *half, int64_t groups, struct tensor *x,
                             int64_t out)
 {
     op_norm(d, *x, *x, half->norm_out, groups, vae_eps, ACT_SILU);
-    struct tensor y =
-        conv_forward(d, half->conv_out, *x, x->height, x->width, out, (struct conv){.stride = 1, .pad = 1});
+    struct tensor y = block_conv(d, half->conv_out, *x, x->height, x->width, out, (struct conv){.stride = 1, .pad = 1});
     device_free(d, x);
     return y;
 }
@@ -195,44 +232,44 @@ static struct tensor finish(struct device *d, const struct vae_half *half, int64
 struct tensor vae_encode(struct device *d, const struct vae *v, struct tensor pixels)
 {
     const struct vae_config *c = &v->config;
-    const struct vae_half *e = &v->encoder;
-    struct tensor x = conv_forward(d, e->conv_in, pixels, pixels.height, pixels.width, c->channels[0],
-                                   (struct conv){.stride = 1, .pad = 1});
+    const struct vae_half *e = &v->layers->encoder;
+    struct tensor x = block_conv(d, e->conv_in, pixels, pixels.height, pixels.width, c->channels[0],
+                                 (struct conv){.stride = 1, .pad = 1});
     for (int64_t i = 0; i < c->blocks; i++) {
         const struct vae_block *b = &e->blocks[i];
-        through_resnets(d, b, &x);
+        apply_resnets(d, b, &x);
         // diffusers pads one row below and one column to the right, none above and left: F.pad (0, 1, 0, 1)
-        if (b->sampler)
-            become(d, &x,
-                   conv_forward(d, b->sampler, x, (x.height - 2) / 2 + 1, (x.width - 2) / 2 + 1, x.channels,
-                                (struct conv){.stride = 2, .pad = 0}));
+        if (b->resample)
+            block_replace(d, &x,
+                          block_conv(d, b->resample, x, (x.height - 2) / 2 + 1, (x.width - 2) / 2 + 1, x.channels,
+                                     (struct conv){.stride = 2, .pad = 0}));
     }
-    through_mid(d, &e->mid, c->groups, &x);
+    apply_mid(d, &e->mid, c->groups, &x);
     struct tensor moments = finish(d, e, c->groups, &x, 2 * c->latent_channels);
-    if (v->quant_conv)
-        become(d, &moments, linear_forward(d, v->quant_conv, moments, 2 * c->latent_channels));
+    if (v->layers->quant_conv)
+        block_replace(d, &moments, block_linear(d, v->layers->quant_conv, moments, 2 * c->latent_channels));
     return moments;
 }
 
 struct tensor vae_decode(struct device *d, const struct vae *v, struct tensor latent)
 {
     const struct vae_config *c = &v->config;
-    const struct vae_half *e = &v->decoder;
+    const struct vae_half *e = &v->layers->decoder;
     struct tensor z = latent;
-    if (v->post_quant_conv)
-        z = linear_forward(d, v->post_quant_conv, latent, c->latent_channels);
-    struct tensor x = conv_forward(d, e->conv_in, z, z.height, z.width, c->channels[c->blocks - 1],
-                                   (struct conv){.stride = 1, .pad = 1});
-    if (v->post_quant_conv)
+    if (v->layers->post_quant_conv)
+        z = block_linear(d, v->layers->post_quant_conv, latent, c->latent_channels);
+    struct tensor x = block_conv(d, e->conv_in, z, z.height, z.width, c->channels[c->blocks - 1],
+                                 (struct conv){.stride = 1, .pad = 1});
+    if (v->layers->post_quant_conv)
         device_free(d, &z);
-    through_mid(d, &e->mid, c->groups, &x);
+    apply_mid(d, &e->mid, c->groups, &x);
     for (int64_t i = 0; i < c->blocks; i++) {
         const struct vae_block *b = &e->blocks[i];
-        through_resnets(d, b, &x);
-        if (b->sampler)
-            become(d, &x,
-                   conv_forward(d, b->sampler, x, 2 * x.height, 2 * x.width, x.channels,
-                                (struct conv){.stride = 1, .pad = 1, .up = true}));
+        apply_resnets(d, b, &x);
+        if (b->resample)
+            block_replace(d, &x,
+                          block_conv(d, b->resample, x, 2 * x.height, 2 * x.width, x.channels,
+                                     (struct conv){.stride = 1, .pad = 1, .up = true}));
     }
     return finish(d, e, c->groups, &x, c->out_channels);
 }

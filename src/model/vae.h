@@ -12,7 +12,6 @@
 #define ZOODIP_MODEL_VAE_H
 
 #include "device/device.h"
-#include "model/blocks.h"
 #include "model/weights.h"
 
 enum { VAE_BLOCKS = 8, VAE_RESNETS = 17 };
@@ -27,35 +26,13 @@ struct vae_config {
     int64_t factor; /* pixels per latent on a side: 2^(blocks - 1) */
 };
 
-struct vae_attention {
-    const struct weight *norm, *q, *k, *v, *out;
-};
-
-struct vae_mid {
-    struct resnet first, second;
-    struct vae_attention attention;
-};
-
-struct vae_block {
-    struct resnet resnets[VAE_RESNETS];
-    int64_t resnet_count;
-    const struct weight *sampler; /* down or up; NULL in the last block */
-};
-
-struct vae_half {
-    const struct weight *conv_in, *norm_out, *conv_out;
-    struct vae_block blocks[VAE_BLOCKS];
-    struct vae_mid mid;
-};
-
 struct vae {
     struct vae_config config;
-    bool with_encoder, with_decoder;
     struct weights weights;
-    struct vae_half encoder, decoder;
-    const struct weight *quant_conv, *post_quant_conv;
+    struct vae_layers *layers; /* private */
 };
 
+/* Reads FOLDER/vae/config.json; refuses, by key and value, what this network is not. */
 struct error vae_config_read(struct vae_config *c, const char *folder);
 
 /* Loads the requested halves of FOLDER/vae. Free with vae_free. */

@@ -173,7 +173,7 @@ struct error subject_start(struct subject *s)
     const struct text_encoder *text = &s->pipeline->text;
     s->initializer = memory_alloc(text->config.width, sizeof *s->initializer);
     struct error e =
-        s->initializer ? text_encoder_token(text, s->initializer_id, s->initializer) : error_memory("the initializer");
+        s->initializer ? text_encoder_row(text, s->initializer_id, s->initializer) : error_memory("the initializer");
     return comm_agree(s->pipeline->comm, e);
 }
 

@@ -587,7 +587,7 @@ struct error training_new(struct training *t, const struct training_parts *parts
     const struct dataset *set = parts->dataset;
     struct error e = make_state(t);
     if (e.code == ERROR_NONE)
-        e = text_encoder_words(parts->device, parts->text, set->ids, set->captions.count * set->length);
+        e = text_encoder_need(parts->device, parts->text, set->ids, set->captions.count * set->length);
     if (e.code == ERROR_NONE)
         e = make_batches(t);
     if (e.code == ERROR_NONE)
