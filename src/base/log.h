@@ -15,8 +15,7 @@
 
 __attribute__((format(printf, 1, 2))) void log_line(const char *format, ...);
 __attribute__((format(printf, 1, 2))) void log_warning(const char *format, ...); /* "zoodip: warning: ..." */
-
-__attribute__((format(printf, 1, 2))) void log_error(const char *format, ...); /* for errors that end no command */
+__attribute__((format(printf, 1, 2))) void log_error(const char *format, ...);   /* for errors that end no command */
 
 /* Whether status and live lines are silenced from now on; returns whether they were. */
 bool log_set_quiet(bool quiet);

@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+/* Its fields are private. */
 struct progress {
     const char *what;      /* "learning sks" */
     int64_t total, first;  /* steps in all; steps done before this run (a resumed one) */

@@ -16,7 +16,7 @@
 
 struct claim {
     bool held;
-    int socket;
+    int socket; /* private, as is the folder */
     int folder; /* kept open, so that no other folder gets its identity */
 };
 

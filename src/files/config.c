@@ -114,7 +114,7 @@ static struct error read_set(struct layer *layer, const char *set)
 struct error config_blame(const struct config *config, const char *key, struct error e)
 {
     const struct key *k = config_key_find(key);
-    if (!k || config->sources.count == 0) // a config that was not read but made
+    if (!k || config->sources.count == 0) // a config made in memory
         return error_in(e, "%s", key);
     return error_in(e, "%s: %s", config->sources.items[config->source_of[k - config_keys]], key);
 }
@@ -147,6 +147,16 @@ static struct error check_together(const struct config *config)
     return ok();
 }
 
+/* Adds a copy of a name to a list that has room for it. */
+static struct error add_source(struct texts *sources, const char *name)
+{
+    char *copy = memory_string(name);
+    if (!copy)
+        return error_memory("a config");
+    sources->items[sources->count++] = copy;
+    return ok();
+}
+
 /* The layers' names and --set become the sources; keys that no layer names are blamed on the last layer. */
 static struct error name_sources(struct config *config, const struct config_layer *layers, int64_t layer_count)
 {
@@ -154,12 +164,8 @@ static struct error name_sources(struct config *config, const struct config_laye
     sources->items = memory_alloc(layer_count + 1, sizeof *sources->items);
     if (!sources->items)
         return error_memory("a config");
-    for (; sources->count <= layer_count; sources->count++) {
-        char *name = memory_string(sources->count < layer_count ? layers[sources->count].source : "--set");
-        if (!name)
-            return error_memory("a config");
-        sources->items[sources->count] = name;
-    }
+    while (sources->count <= layer_count)
+        TRY(add_source(sources, sources->count < layer_count ? layers[sources->count].source : "--set"));
     memset(config->source_of, (int)layer_count - 1, sizeof config->source_of);
     return ok();
 }
@@ -232,12 +238,8 @@ static struct error copy_sources(struct config *to, const struct config *from)
     to->sources.items = memory_alloc(from->sources.count, sizeof *to->sources.items);
     if (!to->sources.items)
         return error_memory("a config");
-    for (; to->sources.count < from->sources.count; to->sources.count++) {
-        char *name = memory_string(from->sources.items[to->sources.count]);
-        if (!name)
-            return error_memory("a config");
-        to->sources.items[to->sources.count] = name;
-    }
+    while (to->sources.count < from->sources.count)
+        TRY(add_source(&to->sources, from->sources.items[to->sources.count]));
     memcpy(to->source_of, from->source_of, sizeof to->source_of);
     return ok();
 }

@@ -21,6 +21,7 @@ struct cJSON *config_value_json(const struct config *config, const struct key *k
 /* Frees what the field owns; a text is then NULL, a list empty. */
 void config_value_clear(struct config *config, const struct key *key);
 
+/* Frees a list and its texts; it is then empty. */
 void texts_free(struct texts *texts);
 
 #endif

@@ -23,8 +23,8 @@ static struct error open_error(const char *what, const char *path)
 
 struct error file_open(const char *path, int *descriptor, int64_t *size)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC |
-                            O_NONBLOCK); /* nonblocking: a pipe must not block us before we see what it is */
+    // nonblocking: a pipe must not block us before we see what it is
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
         return open_error("open", path);
     struct stat status;
@@ -81,7 +81,7 @@ struct error whole_file_begin(struct whole_file *file, const char *path)
 {
     static const size_t most = 200; /* longest part of a name that leaves room for a suffix */
     const char *name = path_name(path);
-    struct timespec now; /* processes on other machines or in other containers may have the same process number */
+    struct timespec now; /* part of the name: processes of other machines or containers may share our number */
     file->stream = NULL;
     int length = snprintf(file->path, sizeof file->path, "%s", path);
     clock_gettime(CLOCK_REALTIME, &now);

@@ -28,8 +28,8 @@ struct error file_write_whole(const char *path, const void *data, int64_t size);
 /* The same in pieces: begin opens a stream on the temporary file; end makes the file appear, or removes it if `good` is
  * false. */
 struct whole_file {
-    FILE *stream;
-    char path[PATH_SIZE], temporary[PATH_SIZE];
+    FILE *stream;                               /* to write to */
+    char path[PATH_SIZE], temporary[PATH_SIZE]; /* private */
 };
 struct error whole_file_begin(struct whole_file *file, const char *path);
 struct error whole_file_end(struct whole_file *file, bool good);

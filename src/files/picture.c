@@ -28,13 +28,6 @@ void picture_free(struct picture *picture)
     *picture = (struct picture){0};
 }
 
-struct error picture_copy(struct picture *to, const struct picture *from)
-{
-    TRY(picture_new(to, from->width, from->height));
-    memcpy(to->rgb, from->rgb, (size_t)(3 * from->width * from->height));
-    return ok();
-}
-
 static uint32_t number_at(const uint8_t *bytes, int64_t count, bool big)
 {
     uint32_t value = 0;

@@ -23,7 +23,6 @@ enum fit {
 
 struct error picture_new(struct picture *picture, int64_t width, int64_t height); /* black */
 void picture_free(struct picture *picture);
-struct error picture_copy(struct picture *to, const struct picture *from);
 
 /* Reads a PNG or JPEG, recognized by its first bytes. Refuses other formats by name, and pictures of more than 2^28
  * pixels. */
@@ -33,6 +32,7 @@ struct error picture_read(struct picture *picture, const char *path);
  * between. */
 struct error picture_resize(struct picture *to, const struct picture *from, int64_t width, int64_t height);
 
+/* Resized to the target's shape in one of the two ways. */
 struct error picture_fit(struct picture *to, const struct picture *from, int64_t width, int64_t height, enum fit fit);
 
 /* Writes an 8-bit RGB PNG, whole or not at all. */

@@ -2,6 +2,7 @@
 
 #include <math.h>
 #include <stdbool.h>
+#include <string.h>
 
 #include "base/memory.h"
 
@@ -117,6 +118,13 @@ static bool height_first(const struct picture *from, int64_t width, int64_t heig
     return height < from->height && from->height - height > 2 * (from->width - width);
 }
 
+static struct error copy(struct picture *to, const struct picture *from)
+{
+    TRY(picture_new(to, from->width, from->height));
+    memcpy(to->rgb, from->rgb, (size_t)(3 * from->width * from->height));
+    return ok();
+}
+
 struct error picture_resize(struct picture *to, const struct picture *from, int64_t width, int64_t height)
 {
     *to = (struct picture){0};
@@ -124,7 +132,7 @@ struct error picture_resize(struct picture *to, const struct picture *from, int6
         return error_input("cannot resize a picture of %lld x %lld pixels to %lld x %lld", (long long)from->width,
                            (long long)from->height, (long long)width, (long long)height);
     if (width == from->width && height == from->height)
-        return picture_copy(to, from);
+        return copy(to, from);
     if (width == from->width) /* a pass is skipped if nothing changes along its axis */
         return resize_height(to, from, height);
     if (height == from->height)

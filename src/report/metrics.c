@@ -29,8 +29,8 @@ struct metrics {
     int file;
     char folder[PATH_SIZE], path[PATH_SIZE];
     struct events *events;
-    off_t good;           /* where the last whole line ends */
-    int64_t step;         /* of that line */
+    off_t end;            /* of the last whole line */
+    int64_t step;         /* that line's */
     struct line *waiting; /* the lines after it, for which there was no room */
     int64_t waiting_count, waiting_room;
     size_t waiting_bytes;
@@ -125,7 +125,7 @@ static struct error open_files(struct metrics *m, const char *folder, int64_t fr
     m->file = open(m->path, O_WRONLY | O_CREAT | O_CLOEXEC | (from_step > 0 ? 0 : O_TRUNC), 0666);
     if (m->file < 0)
         return error_errno("write", m->path);
-    m->good = lseek(m->file, 0, SEEK_END);
+    m->end = lseek(m->file, 0, SEEK_END);
     return events_open(&m->events, folder, from_step);
 }
 
@@ -199,18 +199,18 @@ static struct error line_new(struct line *line, const struct metric *metric)
 static struct error write_line(struct metrics *metrics, const struct line *line)
 {
     for (size_t done = 0; done < line->size;) {
-        ssize_t written = pwrite(metrics->file, line->text + done, line->size - done, metrics->good + (off_t)done);
+        ssize_t written = pwrite(metrics->file, line->text + done, line->size - done, metrics->end + (off_t)done);
         if (written < 0 && errno == EINTR)
             continue;
         if (written < 0) {
             struct error e = error_errno("write", metrics->path);
-            int cut = ftruncate(metrics->file, metrics->good);
+            int cut = ftruncate(metrics->file, metrics->end);
             (void)cut; // if even this fails, the next try overwrites the rest
             return e;
         }
         done += (size_t)written;
     }
-    metrics->good += (off_t)line->size;
+    metrics->end += (off_t)line->size;
     metrics->step = line->step;
     return ok();
 }
@@ -301,7 +301,7 @@ static struct error begin_again(struct metrics *metrics)
         struct metrics old = *metrics;
         metrics->file = fresh->file;
         metrics->events = fresh->events;
-        metrics->good = fresh->good;
+        metrics->end = fresh->end;
         *fresh = old;
     }
     close_files(fresh);

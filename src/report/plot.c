@@ -88,7 +88,7 @@ static double text_width(const char *text, double unit)
     return (double)strlen(text) * LETTER_WIDTH * unit - 2 * unit;
 }
 
-static void draw_letter(struct picture *p, const char *points, double x, double y, double unit, struct color color)
+static void put_letter(struct picture *p, const char *points, double x, double y, double unit, struct color color)
 {
     double from_x = 0, from_y = 0;
     bool down = false;
@@ -107,11 +107,11 @@ static void draw_letter(struct picture *p, const char *points, double x, double 
 }
 
 /* Text with its upper left corner at (x, y). */
-static void draw_text(struct picture *p, const char *text, double x, double y, double unit, struct color color)
+static void put_text(struct picture *p, const char *text, double x, double y, double unit, struct color color)
 {
     for (; *text; text++, x += LETTER_WIDTH * unit)
         if ((unsigned char)*text < 128 && letters[(unsigned char)*text])
-            draw_letter(p, letters[(unsigned char)*text], x, y, unit, color);
+            put_letter(p, letters[(unsigned char)*text], x, y, unit, color);
 }
 
 static double place_x(const struct chart *chart, double step)
@@ -124,7 +124,7 @@ static double place_y(const struct chart *chart, double value)
     return HEIGHT - BOTTOM - axis_part(&chart->y, value) * (HEIGHT - TOP - BOTTOM);
 }
 
-static void draw_axes(struct picture *p, const struct chart *chart)
+static void put_axes(struct picture *p, const struct chart *chart)
 {
     const double unit = 2.8;
     char text[64];
@@ -132,30 +132,30 @@ static void draw_axes(struct picture *p, const struct chart *chart)
         double y = place_y(chart, chart->y.ticks[i]);
         stroke(p, LEFT, y, WIDTH - RIGHT, y, 0.5, grid, 1);
         snprintf(text, sizeof text, "%.*f", chart->y.decimals, chart->y.ticks[i]);
-        draw_text(p, text, LEFT - 18 - text_width(text, unit), y - LETTER_HEIGHT * unit / 2, unit, ink);
+        put_text(p, text, LEFT - 18 - text_width(text, unit), y - LETTER_HEIGHT * unit / 2, unit, ink);
     }
     for (int i = 0; i < chart->x.tick_count; i++) {
         double x = place_x(chart, chart->x.ticks[i]);
         stroke(p, x, HEIGHT - BOTTOM, x, HEIGHT - BOTTOM + 7, 0.6, ink, 1);
         snprintf(text, sizeof text, "%.0f", chart->x.ticks[i]);
-        draw_text(p, text, x - text_width(text, unit) / 2, HEIGHT - BOTTOM + 18, unit, ink);
+        put_text(p, text, x - text_width(text, unit) / 2, HEIGHT - BOTTOM + 18, unit, ink);
     }
     stroke(p, LEFT, HEIGHT - BOTTOM, WIDTH - RIGHT, HEIGHT - BOTTOM, 0.8, ink, 1);
-    draw_text(p, "step", WIDTH - RIGHT - text_width("step", unit), HEIGHT - 38, unit, ink);
+    put_text(p, "step", WIDTH - RIGHT - text_width("step", unit), HEIGHT - 38, unit, ink);
 }
 
-static void draw_legend(struct picture *p)
+static void put_legend(struct picture *p)
 {
     const double unit = 2.8, y = 32, middle = y + 4 * 2.8;
     stroke(p, LEFT + 8, middle, LEFT + 8, middle, 3.5, dots, 1);
-    draw_text(p, "loss", LEFT + 28, y, unit, ink);
+    put_text(p, "loss", LEFT + 28, y, unit, ink);
     stroke(p, LEFT + 160, middle, LEFT + 200, middle, 2, line, 1);
-    draw_text(p, "running mean", LEFT + 216, y, unit, ink);
+    put_text(p, "running mean", LEFT + 216, y, unit, ink);
     stroke(p, LEFT + 480, middle, LEFT + 480, middle, 6, marks, 1);
-    draw_text(p, "validation", LEFT + 502, y, unit, ink);
+    put_text(p, "validation", LEFT + 502, y, unit, ink);
 }
 
-static void draw_losses(struct picture *p, const struct chart *chart)
+static void put_losses(struct picture *p, const struct chart *chart)
 {
     // the more points, the fainter, so that the mean stands out
     double alpha = fmin(fmax(400.0 / (double)chart->lines.count, 0.12), 0.6);
@@ -170,7 +170,7 @@ static void draw_losses(struct picture *p, const struct chart *chart)
                    place_x(chart, (double)chart->lines.steps[i]), place_y(chart, chart->mean[i]), 1.5, line, 1);
 }
 
-static void draw_validations(struct picture *p, const struct chart *chart)
+static void put_validations(struct picture *p, const struct chart *chart)
 {
     double last_x = NAN, last_y = NAN;
     for (int64_t i = 0; i < chart->lines.count; i++) {
@@ -199,11 +199,11 @@ struct error plot_write(const char *folder)
         return e;
     }
     memset(p.rgb, 255, (size_t)(3 * p.width * p.height));
-    draw_legend(&p);
+    put_legend(&p);
     if (chart.lines.count > 0) {
-        draw_axes(&p, &chart);
-        draw_losses(&p, &chart);
-        draw_validations(&p, &chart);
+        put_axes(&p, &chart);
+        put_losses(&p, &chart);
+        put_validations(&p, &chart);
     }
     e = picture_write(&p, path);
     picture_free(&p);
