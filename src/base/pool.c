@@ -9,9 +9,9 @@
 
 #include "base/memory.h"
 
-/* A job is announced by a new number under the lock. Idle workers poll for it briefly before they sleep, since the next
+/* A call is announced by a new number under the lock. Idle workers poll for it briefly before they sleep, since the next
  * op mostly follows within microseconds; polling longer would cost other ranks on an oversubscribed machine. For the
- * same reason a job does not wait for workers that are still asleep: workers join while it is open, and its owner
+ * same reason a call does not wait for workers that are still asleep: workers join while it is open, and the caller
  * closes it when no task is left. */
 enum { SPINS = 2000 };
 
@@ -20,10 +20,10 @@ struct pool {
     pthread_t *handles;
     pthread_mutex_t lock;
     pthread_cond_t wake, finished;
-    atomic_long job;  /* number of the newest job; negative: end */
+    atomic_long call; /* number of the newest call; negative: end */
     atomic_long next; /* the next task to hand out */
     bool open;        /* may workers still join? under the lock */
-    atomic_int busy;  /* workers in the job; changed under the lock */
+    atomic_int busy;  /* workers in the call; changed under the lock */
     long count;
     void (*task)(void *arg, int64_t i, int thread);
     void *arg;
@@ -53,20 +53,20 @@ static void work(struct pool *p, int thread)
     }
 }
 
-static long wait_for_job(struct pool *p, long seen)
+static long wait_for_call(struct pool *p, long seen)
 {
     for (int spin = 0; spin < SPINS; spin++) {
-        long job = atomic_load_explicit(&p->job, memory_order_acquire);
-        if (job != seen)
-            return job;
+        long call = atomic_load_explicit(&p->call, memory_order_acquire);
+        if (call != seen)
+            return call;
         pause_briefly();
     }
     pthread_mutex_lock(&p->lock);
-    while (atomic_load_explicit(&p->job, memory_order_acquire) == seen)
+    while (atomic_load_explicit(&p->call, memory_order_acquire) == seen)
         pthread_cond_wait(&p->wake, &p->lock);
-    long job = atomic_load_explicit(&p->job, memory_order_acquire);
+    long call = atomic_load_explicit(&p->call, memory_order_acquire);
     pthread_mutex_unlock(&p->lock);
-    return job;
+    return call;
 }
 
 static bool join(struct pool *p)
@@ -93,7 +93,7 @@ static void *worker_main(void *arg)
     memory_free(arg);
     struct pool *p = self.pool;
     for (long seen = 0;;) {
-        seen = wait_for_job(p, seen);
+        seen = wait_for_call(p, seen);
         if (seen < 0)
             return NULL;
         if (!join(p))
@@ -140,7 +140,7 @@ void pool_close(struct pool *p)
     if (!p)
         return;
     pthread_mutex_lock(&p->lock);
-    atomic_store(&p->job, -1);
+    atomic_store(&p->call, -1);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
     for (int i = 0; i < p->started; i++)
@@ -170,7 +170,7 @@ void pool_run(struct pool *p, int64_t count, void (*task)(void *arg, int64_t i, 
     p->arg = arg;
     p->open = true;
     atomic_store_explicit(&p->next, 0, memory_order_relaxed);
-    atomic_fetch_add_explicit(&p->job, 1, memory_order_release);
+    atomic_fetch_add_explicit(&p->call, 1, memory_order_release);
     pthread_cond_broadcast(&p->wake);
     pthread_mutex_unlock(&p->lock);
     work(p, 0);

@@ -40,7 +40,7 @@ static _Noreturn void fail(struct work *w, struct error e)
     png_longjmp(w->png, 1);
 }
 
-static void take_bytes(png_structp png, png_bytep out, size_t count)
+static void read_bytes(png_structp png, png_bytep out, size_t count)
 {
     struct work *w = png_get_io_ptr(png);
     if ((int64_t)count > w->size - w->at)
@@ -130,7 +130,7 @@ struct error png_decode(struct picture *picture, int *orientation, const uint8_t
     w.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &w, on_error, on_warning);
     w.info = w.png ? png_create_info_struct(w.png) : NULL;
     if (w.info) {
-        png_set_read_fn(w.png, &w, take_bytes);
+        png_set_read_fn(w.png, &w, read_bytes);
         guarded(&w, read_all);
     } else {
         w.error = error_memory("a PNG decoder");
@@ -142,7 +142,7 @@ struct error png_decode(struct picture *picture, int *orientation, const uint8_t
     return w.error;
 }
 
-static void give_bytes(png_structp png, png_bytep bytes, size_t count)
+static void write_bytes(png_structp png, png_bytep bytes, size_t count)
 {
     struct work *w = png_get_io_ptr(png);
     if ((int64_t)count > w->size - w->at) {
@@ -178,7 +178,7 @@ struct error picture_encode(const struct picture *picture, uint8_t **png, int64_
     w.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &w, on_error, on_warning);
     w.info = w.png ? png_create_info_struct(w.png) : NULL;
     if (w.info) {
-        png_set_write_fn(w.png, &w, give_bytes, NULL);
+        png_set_write_fn(w.png, &w, write_bytes, NULL);
         guarded(&w, write_all);
     } else {
         w.error = error_memory("a PNG encoder");

@@ -7,7 +7,9 @@
 #include <time.h>
 
 #include "base/bits.h"
+#include "base/clock.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "files/file.h"
 
 struct events {
@@ -61,9 +63,7 @@ static void put_block(struct bytes *b, int number, const void *data, int64_t siz
 
 static void put_event_head(struct bytes *b, int64_t step)
 {
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    double seconds = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    double seconds = clock_date();
     uint64_t bits;
     memcpy(&bits, &seconds, sizeof bits);
     put_field(b, 1, WIRE_FIXED64);
@@ -113,9 +113,7 @@ static struct error write_record(struct events *events, const struct bytes *data
 
 static bool is_event_file(const char *name)
 {
-    size_t length = strlen(name);
-    return length > strlen(file_suffix) && strncmp(name, file_prefix, strlen(file_prefix)) == 0 &&
-           strcmp(name + length - strlen(file_suffix), file_suffix) == 0;
+    return strncmp(name, file_prefix, strlen(file_prefix)) == 0 && text_ends_with(name, file_suffix);
 }
 
 /* TensorBoard reads a folder's files in the order of their names, so a later file gets a greater number. */
