@@ -138,20 +138,20 @@ static inline int64_t blocks_for(int64_t items, int64_t each)
     return (items + each - 1) / each;
 }
 
-/* The ops, as struct device_ops wants them: product.cu, attention.cu, norm.cu, pointwise.cu. */
-void cuda_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e);
-void cuda_conv(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
-               struct epilogue e);
-void cuda_norm(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
-               float eps, enum act act);
-void cuda_attention(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
-                    int64_t heads, bool causal);
-void cuda_act(struct device *device, struct tensor y, struct tensor x, enum act act);
-void cuda_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map);
-void cuda_embed(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
-                const struct weight *positions, struct tensor rows, int64_t first);
-void cuda_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
-void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
+/* The ops: product.cu, attention.cu, norm.cu, pointwise.cu, step.cu. */
+linear_op cuda_linear;
+conv_op cuda_conv;
+norm_op cuda_norm;
+attention_op cuda_attention;
+act_op cuda_act;
+copy_op cuda_copy;
+embed_op cuda_embed;
+timestep_op cuda_timestep;
+loss_op cuda_loss;
+draw_op cuda_draw;
+add_noise_op cuda_add_noise;
+perturb_op cuda_perturb;
+update_op cuda_update;
 
 /* device.cu: frees a program's graph. */
 void cuda_forget(struct program *program);
@@ -164,13 +164,5 @@ struct error nccl_wait(struct device *device);
 struct error nccl_alive(struct device *device);
 void nccl_leave(struct device *device);
 const char *nccl_version(void); /* or "not built in" */
-
-/* step.cu */
-void cuda_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);
-void cuda_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
-                const struct noising *n);
-void cuda_perturb(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
-                  struct tensor which, double eps);
-void cuda_update(struct device *device, const struct update *u);
 
 #endif

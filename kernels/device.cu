@@ -302,7 +302,7 @@ static const struct device_ops *table()
     ops.timestep = cuda_timestep;
     ops.loss = cuda_loss;
     ops.draw = cuda_draw;
-    ops.noise = cuda_noise;
+    ops.add_noise = cuda_add_noise;
     ops.perturb = cuda_perturb;
     ops.update = cuda_update;
     nccl_offer(&ops);

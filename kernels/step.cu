@@ -48,7 +48,7 @@ void cuda_draw(struct device *device, struct tensor y, struct tensor step, uint6
 
 /* -------------------------------------------------------------------------------- noisy pictures */
 
-struct noise_args {
+struct add_noise_args {
     float *noisy, *target, *timesteps;
     const float *moments, *posterior, *noise, *levels;
     const int32_t *choice;
@@ -60,7 +60,7 @@ struct noise_args {
 };
 
 /* A thread makes one number of one picture. */
-__global__ void noise_kernel(const struct noise_args a)
+__global__ void add_noise_kernel(const struct add_noise_args a)
 {
     int64_t numbers = a.positions * a.channels, i = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     const int32_t *choice = a.choice + blockIdx.y * 3;
@@ -75,15 +75,15 @@ __global__ void noise_kernel(const struct noise_args a)
         return;
     int64_t position = i / a.channels, channel = i - position * a.channels;
     const float *moments = a.moments + (row * a.positions + position) * 2 * a.channels + channel;
-    step_noise(moments[0], moments[a.channels], a.posterior[place * numbers + i], a.noise[place * numbers + i],
-               a.scaling, a.levels[2 * timestep], a.levels[2 * timestep + 1], a.velocity,
-               a.noisy + blockIdx.y * numbers + i, a.target + blockIdx.y * numbers + i);
+    step_add_noise(moments[0], moments[a.channels], a.posterior[place * numbers + i], a.noise[place * numbers + i],
+                   a.scaling, a.levels[2 * timestep], a.levels[2 * timestep + 1], a.velocity,
+                   a.noisy + blockIdx.y * numbers + i, a.target + blockIdx.y * numbers + i);
 }
 
-void cuda_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
-                const struct noising *n)
+void cuda_add_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
+                    const struct noising *n)
 {
-    struct noise_args a = {};
+    struct add_noise_args a = {};
     a.noisy = (float *)tensor_data(noisy);
     a.target = (float *)tensor_data(target);
     a.timesteps = (float *)tensor_data(timesteps);
@@ -101,7 +101,7 @@ void cuda_noise(struct device *device, struct tensor noisy, struct tensor target
     a.velocity = n->velocity;
     a.complaint = cuda_of(device)->complaint;
     dim3 grid((unsigned)blocks_for(noisy.lane_stride, THREADS), (unsigned)noisy.lanes);
-    launch(device, "op_noise", noise_kernel, grid, THREADS, 0, a);
+    launch(device, "op_add_noise", add_noise_kernel, grid, THREADS, 0, a);
 }
 
 /* -------------------------------------------------------------------------------- perturbed rows */

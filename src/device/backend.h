@@ -37,6 +37,31 @@ struct weight {
     int32_t *host_place; /* place, on the host */
 };
 
+/* The signatures of the ops, which device.h describes: a device declares its own as `act_op cpu_act;`. */
+typedef void linear_op(struct device *device, struct tensor y, struct tensor x, const struct weight *w,
+                       struct epilogue e);
+typedef void conv_op(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
+                     struct epilogue e);
+typedef void norm_op(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
+                     float eps, enum act act);
+typedef void attention_op(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
+                          int64_t heads, bool causal);
+typedef void act_op(struct device *device, struct tensor y, struct tensor x, enum act act);
+typedef void copy_op(struct device *device, struct tensor y, struct tensor x, struct tensor map);
+typedef void embed_op(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
+                      const struct weight *positions, struct tensor rows, int64_t first);
+typedef void timestep_op(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
+typedef void loss_op(struct device *device, struct tensor slots, struct tensor pred, struct tensor target,
+                     struct tensor map);
+typedef void draw_op(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);
+typedef void add_noise_op(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
+                          const struct noising *n);
+typedef void perturb_op(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
+                        struct tensor which, double eps);
+typedef void update_op(struct device *device, const struct update *u);
+typedef void sum_op(struct device *device, struct tensor slots);
+typedef void share_op(struct device *device, struct tensor t, int root);
+
 struct device_ops {
     void (*close)(struct device *device);
     struct error (*wait)(struct device *device);
@@ -55,30 +80,23 @@ struct device_ops {
     struct error (*weight_pack)(struct device *device, const struct weight *w, const struct weight_source *source);
     void (*write)(struct device *device, struct tensor to, const void *from);
     void (*read)(struct device *device, void *to, struct tensor from);
-    void (*linear)(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e);
-    void (*conv)(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
-                 struct epilogue e);
-    void (*norm)(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
-                 float eps, enum act act);
-    void (*attention)(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
-                      int64_t heads, bool causal);
-    void (*act)(struct device *device, struct tensor y, struct tensor x, enum act act);
-    void (*copy)(struct device *device, struct tensor y, struct tensor x, struct tensor map);
-    void (*embed)(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
-                  const struct weight *positions, struct tensor rows, int64_t first);
-    void (*timestep)(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
-    void (*loss)(struct device *device, struct tensor slots, struct tensor pred, struct tensor target,
-                 struct tensor map);
-    void (*draw)(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);
-    void (*noise)(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
-                  const struct noising *n);
-    void (*perturb)(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
-                    struct tensor which, double eps);
-    void (*update)(struct device *device, const struct update *u);
+    linear_op *linear;
+    conv_op *conv;
+    norm_op *norm;
+    attention_op *attention;
+    act_op *act;
+    copy_op *copy;
+    embed_op *embed;
+    timestep_op *timestep;
+    loss_op *loss;
+    draw_op *draw;
+    add_noise_op *add_noise;
+    perturb_op *perturb;
+    update_op *update;
     /* All three NULL: it cannot be joined. sum and share are called only if it is. */
     struct error (*join)(struct device *device, const struct device_link *link);
-    void (*sum)(struct device *device, struct tensor slots);
-    void (*share)(struct device *device, struct tensor t, int root);
+    sum_op *sum;
+    share_op *share;
 };
 
 /* One tensor that a program takes: its place in the arena, and from which take to which drop it lives. */
@@ -145,24 +163,5 @@ static inline void *tensor_data(struct tensor t)
 {
     return (char *)t.base->memory + t.offset;
 }
-
-/* device/shapes.c: what each op requires of its tensors. */
-struct error check_linear(struct tensor y, struct tensor x, const struct weight *w, struct epilogue e);
-struct error check_conv(struct tensor y, struct tensor x, const struct weight *w, struct conv c, struct epilogue e);
-struct error check_norm(struct tensor y, struct tensor x, const struct weight *w, int64_t groups, enum act act);
-struct error check_attention(struct tensor y, struct tensor q, struct tensor k, struct tensor v, int64_t heads,
-                             bool causal);
-struct error check_act(struct tensor y, struct tensor x, enum act act);
-struct error check_copy(struct tensor y, struct tensor x, struct tensor map);
-struct error check_embed(struct tensor y, struct tensor ids, const struct weight *table, const struct weight *positions,
-                         struct tensor rows);
-struct error check_timestep(struct tensor y, struct tensor t);
-struct error check_loss(struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
-struct error check_draw(struct tensor y, struct tensor step);
-struct error check_noise(struct tensor noisy, struct tensor target, struct tensor timesteps, const struct noising *n);
-struct error check_perturb(struct tensor rows, struct tensor embedding, struct tensor directions, struct tensor which);
-struct error check_update(const struct update *u);
-struct error check_sum(struct tensor slots);
-struct error check_share(struct tensor t);
 
 #endif

@@ -254,8 +254,8 @@ struct noising {
     float scaling;
     bool velocity; /* target: v, or the noise */
 };
-void op_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
-              const struct noising *n);
+void op_add_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
+                  const struct noising *n);
 
 /* rows F32 [lanes, 1, vectors, width] = embedding [1, 1, vectors, width] + eps z_i where which I32 [1, 1, 1, lanes]
  * holds i = 1..n, - eps z_i where it holds -i, the embedding itself where 0. directions F32 [n, 1, vectors, width]. All

@@ -18,8 +18,8 @@
 
 /* A picture's latent with noise added, and what the network should predict for it: diffusers' DDPMScheduler.add_noise
  * and get_velocity on a sample of DiagonalGaussianDistribution. a = sqrt(abar_t), b = sqrt(1 - abar_t). */
-STEP_INLINE void step_noise(float mean, float deviation, float posterior, float noise, float scaling, float a, float b,
-                            bool velocity, float *noisy, float *target)
+STEP_INLINE void step_add_noise(float mean, float deviation, float posterior, float noise, float scaling, float a,
+                                float b, bool velocity, float *noisy, float *target)
 {
     float latent = (mean + deviation * posterior) * scaling;
     *noisy = a * latent + b * noise;

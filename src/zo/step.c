@@ -102,7 +102,7 @@ static void evaluate_batch(const struct step *s, int64_t j)
                                     choice_of(s, j),
                                     s->parts.scaling_factor,
                                     s->parts.schedule->prediction == PREDICT_V};
-    op_noise(d, e->in.sample, e->target, e->in.timestep, &noising);
+    op_add_noise(d, e->in.sample, e->target, e->in.timestep, &noising);
     op_copy(d, e->ids, s->captions, lane_map(s, j, CAPTION));
     op_perturb(d, e->rows, s->embedding, s->directions, lane_map(s, j, DIRECTION), s->parts.config->zo.eps);
     op_copy(d, e->in.map, lane_map(s, j, PICTURE), (struct tensor){0});

@@ -94,7 +94,7 @@ static void rest(struct device *device)
     cuda_draw(device, x, one, 0, 0);
     cuda_perturb(device, one, one, one, one, 1e-3);
     struct noising n = {x, x, x, one, one, 1, false};
-    cuda_noise(device, x, x, one, &n);
+    cuda_add_noise(device, x, x, one, &n);
     struct update u = {};
     for (struct tensor *t :
          {&u.embedding, &u.m, &u.v, &u.gradient, &u.slots, &u.directions, &u.noise, &u.noise_rows, &u.rates})

@@ -109,7 +109,7 @@ static const struct device_ops cpu_ops = {
     .timestep = cpu_timestep,
     .loss = cpu_loss,
     .draw = cpu_draw,
-    .noise = cpu_noise,
+    .add_noise = cpu_add_noise,
     .perturb = cpu_perturb,
     .update = cpu_update,
 };

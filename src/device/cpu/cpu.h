@@ -57,33 +57,19 @@ static inline int64_t mapped_lane(struct tensor map, int64_t lane)
 int64_t cpu_weight_place(const struct device *device, struct weight *w, char *at);
 struct error cpu_weight_pack(struct device *device, const struct weight *w, const struct weight_source *source);
 
-/* product.c */
-void cpu_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e);
-void cpu_conv(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
-              struct epilogue e);
-
-/* attention.c */
-void cpu_attention(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
-                   int64_t heads, bool causal);
-
-/* norm.c */
-void cpu_norm(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
-              float eps, enum act act);
-
-/* pointwise.c */
-void cpu_act(struct device *device, struct tensor y, struct tensor x, enum act act);
-void cpu_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map);
-void cpu_embed(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
-               const struct weight *positions, struct tensor rows, int64_t first);
-void cpu_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
-void cpu_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
-
-/* step.c */
-void cpu_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);
-void cpu_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
-               const struct noising *n);
-void cpu_perturb(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
-                 struct tensor which, double eps);
-void cpu_update(struct device *device, const struct update *u);
+/* The ops: product.c, attention.c, norm.c, pointwise.c, step.c. */
+linear_op cpu_linear;
+conv_op cpu_conv;
+attention_op cpu_attention;
+norm_op cpu_norm;
+act_op cpu_act;
+copy_op cpu_copy;
+embed_op cpu_embed;
+timestep_op cpu_timestep;
+loss_op cpu_loss;
+draw_op cpu_draw;
+add_noise_op cpu_add_noise;
+perturb_op cpu_perturb;
+update_op cpu_update;
 
 #endif

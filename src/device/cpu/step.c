@@ -13,15 +13,15 @@ void cpu_draw(struct device *device, struct tensor y, struct tensor step, uint64
         kernels->normals(seed, at, stream + (uint32_t)l, tensor_positions(y) * y.channels, tensor_row(y, l, 0));
 }
 
-void cpu_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
-               const struct noising *n)
+void cpu_add_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
+                   const struct noising *n)
 {
     int64_t positions = tensor_positions(noisy), c = noisy.channels;
     const int32_t *choice = tensor_data(n->choice);
     for (int64_t l = 0; l < noisy.lanes; l++, choice += 3) {
         if (choice[0] < 0 || choice[0] >= n->moments.lanes || choice[1] < 0 || choice[1] >= n->levels.lanes ||
             choice[2] < 0 || choice[2] >= n->noise.lanes) {
-            device_fail(device, error_failed("op_noise: a picture, timestep or place that does not exist"));
+            device_fail(device, error_failed("op_add_noise: a picture, timestep or place that does not exist"));
             return;
         }
         const float *levels = tensor_row(n->levels, choice[1], 0);
@@ -31,8 +31,8 @@ void cpu_noise(struct device *device, struct tensor noisy, struct tensor target,
             const float *posterior = tensor_row(n->posterior, choice[2], p),
                         *noise = tensor_row(n->noise, choice[2], p);
             for (int64_t k = 0; k < c; k++)
-                step_noise(moments[k], moments[c + k], posterior[k], noise[k], n->scaling, levels[0], levels[1],
-                           n->velocity, tensor_row(noisy, l, p) + k, tensor_row(target, l, p) + k);
+                step_add_noise(moments[k], moments[c + k], posterior[k], noise[k], n->scaling, levels[0], levels[1],
+                               n->velocity, tensor_row(noisy, l, p) + k, tensor_row(target, l, p) + k);
         }
     }
 }

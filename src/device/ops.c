@@ -1,6 +1,34 @@
+/* The ops: what each requires of its tensors, and its call of the device, which a dry pass leaves out. */
 #include <stdio.h>
 
 #include "device/backend.h"
+
+/* Is there anything to compute? Not after a wrong shape or an earlier error, and not in a dry pass. */
+static bool ready(struct device *d, struct error e)
+{
+    if (e.code != ERROR_NONE)
+        device_fail(d, e);
+    return d->error.code == ERROR_NONE && !d->dry;
+}
+
+static struct error check_host(struct tensor t)
+{
+    return t.base ? ok() : error_failed("a tensor without memory was written or read");
+}
+
+void device_write(struct device *d, struct tensor to, const void *from)
+{
+    if (ready(d, check_host(to)))
+        d->ops->write(d, to, from);
+}
+
+void device_read(struct device *d, void *to, struct tensor from)
+{
+    if (ready(d, check_host(from)))
+        d->ops->read(d, to, from);
+}
+
+/* -------------------------------------------------------------------------------- shapes */
 
 /* Text by value, so that one message can hold two shapes. */
 struct shape_text {
@@ -55,12 +83,14 @@ static bool fits_epilogue(struct tensor y, const struct weight *w, struct epilog
            (usable(*e.residual, F32) && same_places(*e.residual, y) && e.residual->channels == y.channels);
 }
 
+/* -------------------------------------------------------------------------------- networks */
+
 static bool is_product(const struct weight *w)
 {
     return w && !w->table && !w->norm;
 }
 
-struct error check_linear(struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
+static struct error check_linear(struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
 {
     if (!is_product(w) || w->kh != 1 || w->kw != 1)
         return error_failed("op_linear: not a linear layer's weight");
@@ -69,7 +99,14 @@ struct error check_linear(struct tensor y, struct tensor x, const struct weight 
     return ok();
 }
 
-struct error check_conv(struct tensor y, struct tensor x, const struct weight *w, struct conv c, struct epilogue e)
+void op_linear(struct device *d, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
+{
+    if (ready(d, check_linear(y, x, w, e)))
+        d->ops->linear(d, y, x, w, e);
+}
+
+static struct error check_conv(struct tensor y, struct tensor x, const struct weight *w, struct conv c,
+                               struct epilogue e)
 {
     if (!is_product(w))
         return error_failed("op_conv: not a convolution's weight");
@@ -79,7 +116,14 @@ struct error check_conv(struct tensor y, struct tensor x, const struct weight *w
     return ok();
 }
 
-struct error check_norm(struct tensor y, struct tensor x, const struct weight *w, int64_t groups, enum act act)
+void op_conv(struct device *d, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
+             struct epilogue e)
+{
+    if (ready(d, check_conv(y, x, w, c, e)))
+        d->ops->conv(d, y, x, w, c, e);
+}
+
+static struct error check_norm(struct tensor y, struct tensor x, const struct weight *w, int64_t groups, enum act act)
 {
     enum { MOST_CHANNELS = 32768 };
     if (!w || !w->norm || w->out != x.channels || x.channels > MOST_CHANNELS || groups < 0 ||
@@ -90,8 +134,15 @@ struct error check_norm(struct tensor y, struct tensor x, const struct weight *w
     return ok();
 }
 
-struct error check_attention(struct tensor y, struct tensor q, struct tensor k, struct tensor v, int64_t heads,
-                             bool causal)
+void op_norm(struct device *d, struct tensor y, struct tensor x, const struct weight *w, int64_t groups, float eps,
+             enum act act)
+{
+    if (ready(d, check_norm(y, x, w, groups, act)))
+        d->ops->norm(d, y, x, w, groups, eps, act);
+}
+
+static struct error check_attention(struct tensor y, struct tensor q, struct tensor k, struct tensor v, int64_t heads,
+                                    bool causal)
 {
     enum { LARGEST_HEAD = 2048 };
     if (!usable(y, F32) || !usable(q, F32) || !same_places(y, q) || y.channels != q.channels)
@@ -104,14 +155,27 @@ struct error check_attention(struct tensor y, struct tensor q, struct tensor k, 
     return ok();
 }
 
-struct error check_act(struct tensor y, struct tensor x, enum act act)
+void op_attention(struct device *d, struct tensor y, struct tensor q, struct tensor k, struct tensor v, int64_t heads,
+                  bool causal)
+{
+    if (ready(d, check_attention(y, q, k, v, heads, causal)))
+        d->ops->attention(d, y, q, k, v, heads, causal);
+}
+
+static struct error check_act(struct tensor y, struct tensor x, enum act act)
 {
     if (!usable(y, F32) || !usable(x, F32) || !same_places(y, x) || y.channels != x.channels || act == ACT_GEGLU)
         return wrong("op_act", y, x);
     return ok();
 }
 
-struct error check_copy(struct tensor y, struct tensor x, struct tensor map)
+void op_act(struct device *d, struct tensor y, struct tensor x, enum act act)
+{
+    if (ready(d, check_act(y, x, act)))
+        d->ops->act(d, y, x, act);
+}
+
+static struct error check_copy(struct tensor y, struct tensor x, struct tensor map)
 {
     if (!usable(y, y.type) || !usable(x, y.type) || positions(y) != positions(x) || y.channels != x.channels ||
         !fits_map(map, y.lanes, x.lanes))
@@ -119,8 +183,14 @@ struct error check_copy(struct tensor y, struct tensor x, struct tensor map)
     return ok();
 }
 
-struct error check_embed(struct tensor y, struct tensor ids, const struct weight *table, const struct weight *places,
-                         struct tensor rows)
+void op_copy(struct device *d, struct tensor y, struct tensor x, struct tensor map)
+{
+    if (ready(d, check_copy(y, x, map)))
+        d->ops->copy(d, y, x, map);
+}
+
+static struct error check_embed(struct tensor y, struct tensor ids, const struct weight *table,
+                                const struct weight *places, struct tensor rows)
 {
     if (!table || !places || !table->table || !places->table || table->in != y.channels || places->in != y.channels)
         return error_failed("op_embed: tables do not fit %s", shape(y).text);
@@ -132,7 +202,14 @@ struct error check_embed(struct tensor y, struct tensor ids, const struct weight
     return ok();
 }
 
-struct error check_timestep(struct tensor y, struct tensor t)
+void op_embed(struct device *d, struct tensor y, struct tensor ids, const struct weight *table,
+              const struct weight *positions, struct tensor rows, int64_t first)
+{
+    if (ready(d, check_embed(y, ids, table, positions, rows)))
+        d->ops->embed(d, y, ids, table, positions, rows, first);
+}
+
+static struct error check_timestep(struct tensor y, struct tensor t)
 {
     if (!usable(y, F32) || !usable(t, F32) || y.lanes != t.lanes || positions(y) != 1 || positions(t) != 1 ||
         t.channels != 1)
@@ -140,7 +217,13 @@ struct error check_timestep(struct tensor y, struct tensor t)
     return ok();
 }
 
-struct error check_loss(struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
+void op_timestep(struct device *d, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift)
+{
+    if (ready(d, check_timestep(y, t)))
+        d->ops->timestep(d, y, t, flip_sin_to_cos, shift);
+}
+
+static struct error check_loss(struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
 {
     if (!usable(slots, F64) || slots.lanes != pred.lanes || positions(slots) != 1 || slots.channels != 1)
         return wrong("op_loss", slots, pred);
@@ -150,7 +233,13 @@ struct error check_loss(struct tensor slots, struct tensor pred, struct tensor t
     return ok();
 }
 
-/* ---- a training step ---- */
+void op_loss(struct device *d, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
+{
+    if (ready(d, check_loss(slots, pred, target, map)))
+        d->ops->loss(d, slots, pred, target, map);
+}
+
+/* -------------------------------------------------------------------------------- a training step */
 
 static bool dense_as(struct tensor t, enum dtype type)
 {
@@ -167,36 +256,62 @@ static bool is_scalar(struct tensor t, enum dtype type, int64_t count)
     return dense_as(t, type) && t.lanes == 1 && positions(t) == 1 && t.channels == count;
 }
 
-struct error check_draw(struct tensor y, struct tensor step)
+static struct error check_draw(struct tensor y, struct tensor step)
 {
     return dense_as(y, F32) && is_scalar(step, I64, 1) ? ok() : wrong("op_draw", y, step);
 }
 
-struct error check_noise(struct tensor noisy, struct tensor target, struct tensor timesteps, const struct noising *n)
+void op_draw(struct device *d, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream)
+{
+    if (ready(d, check_draw(y, step)))
+        d->ops->draw(d, y, step, seed, stream);
+}
+
+static struct error check_add_noise(struct tensor noisy, struct tensor target, struct tensor timesteps,
+                                    const struct noising *n)
 {
     if (!dense_as(noisy, F32) || !dense_as(target, F32) || !same_shape(noisy, target))
-        return wrong("op_noise", noisy, target);
+        return wrong("op_add_noise", noisy, target);
     if (!dense_as(n->moments, F32) || positions(n->moments) != positions(noisy) ||
         n->moments.channels != 2 * noisy.channels)
-        return wrong("op_noise", noisy, n->moments);
+        return wrong("op_add_noise", noisy, n->moments);
     if (!dense_as(n->noise, F32) || !dense_as(n->posterior, F32) || !same_shape(n->noise, n->posterior) ||
         positions(n->noise) != positions(noisy) || n->noise.channels != noisy.channels)
-        return wrong("op_noise", noisy, n->noise);
+        return wrong("op_add_noise", noisy, n->noise);
     if (!dense_as(n->choice, I32) || n->choice.lanes != noisy.lanes || n->choice.channels != 3 ||
         !dense_as(timesteps, F32) || timesteps.lanes != noisy.lanes || !dense_as(n->levels, F32) ||
         n->levels.channels != 2)
-        return wrong("op_noise", timesteps, n->choice);
+        return wrong("op_add_noise", timesteps, n->choice);
     return ok();
 }
 
-struct error check_sum(struct tensor slots)
+void op_add_noise(struct device *d, struct tensor noisy, struct tensor target, struct tensor timesteps,
+                  const struct noising *n)
+{
+    if (ready(d, check_add_noise(noisy, target, timesteps, n)))
+        d->ops->add_noise(d, noisy, target, timesteps, n);
+}
+
+static struct error check_sum(struct tensor slots)
 {
     return dense_as(slots, F64) ? ok() : wrong("op_sum", slots, slots);
 }
 
-struct error check_share(struct tensor t)
+void op_sum(struct device *d, struct tensor slots)
+{
+    if (ready(d, check_sum(slots)) && d->joined)
+        d->ops->sum(d, slots);
+}
+
+static struct error check_share(struct tensor t)
 {
     return dense_as(t, t.type) ? ok() : wrong("op_share", t, t);
+}
+
+void op_share(struct device *d, struct tensor t, int root)
+{
+    if (ready(d, check_share(t)) && d->joined)
+        d->ops->share(d, t, root);
 }
 
 /* Any number of lanes of the embedding's shape. */
@@ -205,7 +320,8 @@ static bool fits_embedding(struct tensor t, enum dtype type, struct tensor embed
     return dense_as(t, type) && positions(t) == positions(embedding) && t.channels == embedding.channels;
 }
 
-struct error check_perturb(struct tensor rows, struct tensor embedding, struct tensor directions, struct tensor which)
+static struct error check_perturb(struct tensor rows, struct tensor embedding, struct tensor directions,
+                                  struct tensor which)
 {
     if (!fits_embedding(embedding, F32, embedding) || embedding.lanes != 1 || !fits_embedding(rows, F32, embedding))
         return wrong("op_perturb", rows, embedding);
@@ -214,7 +330,14 @@ struct error check_perturb(struct tensor rows, struct tensor embedding, struct t
     return ok();
 }
 
-struct error check_update(const struct update *u)
+void op_perturb(struct device *d, struct tensor rows, struct tensor embedding, struct tensor directions,
+                struct tensor which, double eps)
+{
+    if (ready(d, check_perturb(rows, embedding, directions, which)))
+        d->ops->perturb(d, rows, embedding, directions, which, eps);
+}
+
+static struct error check_update(const struct update *u)
 {
     struct tensor e = u->embedding;
     if (!fits_embedding(e, F32, e) || e.lanes != 1 || !fits_embedding(u->m, F32, e) || !fits_embedding(u->v, F32, e) ||
@@ -225,4 +348,10 @@ struct error check_update(const struct update *u)
         u->sides > 2 || u->slots.lanes < (u->sides * u->directions.lanes + 1) * u->batch)
         return wrong("op_update", u->slots, u->directions);
     return ok();
+}
+
+void op_update(struct device *d, const struct update *u)
+{
+    if (ready(d, check_update(u)))
+        d->ops->update(d, u);
 }
