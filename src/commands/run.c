@@ -59,15 +59,15 @@ static struct error share_file(struct comm *comm, const char *path, char **text,
     return comm_share_text(comm, text, size);
 }
 
-/* Rank 0: the queue's outcome as an error, or ok. */
-static struct error outcome(const struct queue *b)
+/* Rank 0: the queue's outcome as an error, or ok. single: only one job was to be learned. */
+static struct error outcome(const struct jobs *jobs, bool single)
 {
     int64_t failed = 0, open = 0;
     const struct job *first = NULL;
-    for (int64_t i = 0; i < b->jobs.count; i++) {
-        const struct job *job = &b->jobs.items[i];
-        bool lost = !job->elsewhere && job->note.state == JOB_FAILED;
-        open += job_open(job);
+    for (int64_t i = 0; i < jobs->count; i++) {
+        const struct job *job = &jobs->items[i];
+        bool lost = !job->external && job->status.state == JOB_FAILED;
+        open += job_is_pending(job);
         failed += lost;
         if (!first && lost)
             first = job;
@@ -75,25 +75,26 @@ static struct error outcome(const struct queue *b)
     if (open > 0)
         return (struct error){ERROR_PREEMPTED,
                               "stopped by a signal after checkpoints; run again with --resume to continue"};
-    if (failed > 0 && b->only)
-        return error_failed("%s", first->note.error.text);
+    if (failed > 0 && single)
+        return error_failed("%s", first->status.error.text);
     if (failed > 0)
-        return error_failed("%lld of %lld jobs failed, first %s: %s", (long long)failed, (long long)b->jobs.count,
-                            first->name, first->note.error.text);
+        return error_failed("%lld of %lld jobs failed, first %s: %s", (long long)failed, (long long)jobs->count,
+                            first->name, first->status.error.text);
     return ok();
 }
 
-static struct error run_file(struct queue *b, const char *path, const struct text_list *sets, bool resume)
+static struct error run_file(struct queue *q, const struct queue_parts *parts, const char *path,
+                             const struct text_list *sets, bool resume)
 {
     const struct jobs_source source = {JOBS_FILE, path, NULL};
     char *text;
     int64_t size;
-    struct error e = share_file(b->all, path, &text, &size);
+    struct error e = share_file(parts->comm, path, &text, &size);
     if (e.code == ERROR_NONE)
-        e = queue_run(b, &source, text, size, sets, resume);
+        e = queue_run(q, &source, text, size, sets, resume);
     memory_free(text);
     TRY(e);
-    return comm_agree(b->all, comm_rank(b->all) == 0 ? outcome(b) : ok());
+    return comm_agree(parts->comm, comm_rank(parts->comm) == 0 ? outcome(queue_jobs(q), parts->only > 0) : ok());
 }
 
 /* --groups: a number, or auto as 0. */
@@ -112,17 +113,17 @@ static struct error read_groups(const char *text, int ranks, int64_t *groups)
 }
 
 /* --job: all ranks work on it, as one group. */
-static struct error read_job(const char *text, const char *group_text, const char *spool, struct queue *b)
+static struct error read_job(const char *text, const char *group_text, const char *spool, struct queue_parts *parts)
 {
     char *end;
     if (!text)
         return ok();
-    b->only = strtoll(text, &end, 10);
-    if (end == text || *end || b->only < 1)
+    parts->only = strtoll(text, &end, 10);
+    if (end == text || *end || parts->only < 1)
         return error_input("--job: %s: expected the number of a job in the file, counted from 1", text);
     if (group_text || spool)
         return error_input("--job: cannot be combined with --groups or --spool");
-    b->wanted = 1;
+    parts->groups = 1;
     return ok();
 }
 
@@ -134,7 +135,8 @@ static struct error run(int argc, char **argv, const struct host *host)
         return error_memory("the command line");
     struct text_list many = {.items = sets};
     bool resume = false;
-    struct queue b = {.all = host->comm, .devices = host->devices};
+    struct queue *queue = NULL;
+    struct queue_parts parts = {.comm = host->comm, .devices = host->devices};
     const struct option table[] = {{.name = "set", .many = &many},
                                    {.name = "groups", .text = &group_text},
                                    {.name = "job", .text = &job_text},
@@ -144,13 +146,14 @@ static struct error run(int argc, char **argv, const struct host *host)
     if (e.code == ERROR_NONE && !path && !spool)
         e = error_input("run needs a JOBS.json, or --spool DIR; see zoodip run --help");
     if (e.code == ERROR_NONE)
-        e = read_groups(group_text, comm_size(host->comm), &b.wanted);
+        e = read_groups(group_text, comm_size(host->comm), &parts.groups);
     if (e.code == ERROR_NONE)
-        e = read_job(job_text, group_text, spool, &b);
-    if (e.code == ERROR_NONE) {
-        e = spool ? spool_run(&b, spool, path, &many) : run_file(&b, path, &many, resume);
-        queue_close(&b);
-    }
+        e = read_job(job_text, group_text, spool, &parts);
+    if (e.code == ERROR_NONE)
+        e = queue_new(&queue, &parts);
+    if (e.code == ERROR_NONE)
+        e = spool ? spool_run(queue, host->comm, spool, path, &many) : run_file(queue, &parts, path, &many, resume);
+    queue_free(queue);
     memory_free(sets);
     return e;
 }

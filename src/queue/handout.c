@@ -1,27 +1,57 @@
 #include "queue/handout.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 
-#include "base/memory.h"
 #include "base/clock.h"
+#include "base/memory.h"
 #include "cluster/signals.h"
 
-static const double tell_pause = 0.5; /* seconds between two notes of one leader */
-static const double idle_pause = 0.1; /* the same without work */
-static const double look_pause = 0.1; /* seconds of work between two polls, each of which may give the core away */
-static const double slack = 3;        /* seconds beyond the limit: a rank waiting inside a group speaks first */
+static const double report_pause = 0.5; /* seconds between two reports of one leader */
+static const double idle_pause = 0.1;   /* the same without work */
+static const double poll_pause = 0.1;   /* seconds of work between two polls, each of which may give the core away */
+static const double slack = 3; /* seconds beyond the timeout: a rank waiting inside the group reports a hang first */
 
-enum { TELL, ASK, ASIDE };        /* to rank 0, which answers the first two */
-enum { HEARD, GIVE, OVER, STOP }; /* to a leader: answers, but for STOP */
+enum { REPORT, ASK_JOB, ASK_STOP };              /* to rank 0, which answers the first two */
+enum { RECEIVED, NEXT_JOB, ALL_DONE, STOP_NOW }; /* to a leader; STOP_NOW is no answer, but comes unasked */
 
 struct request {
     int64_t kind;
-    struct job_note note;
+    struct job_status status;
 };
 
 struct answer {
     int64_t kind, job;
     int64_t step; /* of rank 0's own job */
+};
+
+/* What rank 0 knows of a group. */
+struct member {
+    bool finished;  /* was told that no job is left */
+    bool released;  /* was told that all groups have finished */
+    double silence; /* seconds since its last request */
+    int64_t step;   /* last reported; a leader keeps rank 0's as group 0's */
+};
+
+struct handout {
+    struct handout_parts parts;
+    struct member *members; /* [groups] */
+
+    /* rank 0 */
+    int64_t next; /* in the order of jobs */
+    bool stopped;
+
+    /* a leader */
+    bool released;      /* all groups have finished */
+    int unanswered;     /* requests that rank 0 has not answered yet */
+    double last_report; /* when it was sent */
+    double silence;     /* seconds for which requests have been unanswered */
+
+    /* any rank */
+    double last_poll;   /* when it was */
+    bool idle;          /* in handout_end */
+    bool stop_asked;    /* has reported that it was asked to stop */
+    struct error error; /* the first thing that went wrong in a message */
 };
 
 int handout_group_of(int rank, int size, int groups)
@@ -30,266 +60,271 @@ int handout_group_of(int rank, int size, int groups)
 }
 
 /* The first rank r with r * groups / size = group. */
-static int leader_of(const struct handout *q, int group)
+static int leader_of(const struct handout *h, int group)
 {
-    return (int)(((int64_t)group * comm_size(q->all) + q->groups - 1) / q->groups);
+    return (int)(((int64_t)group * comm_size(h->parts.all) + h->parts.groups - 1) / h->parts.groups);
 }
 
-struct error handout_new(struct handout *q, struct comm *all, struct comm *group, int groups, double limit,
-                         const int64_t *order, int64_t count, void (*hear)(void *arg, const struct job_note *note),
-                         void *arg)
+static bool is_root(const struct handout *h)
 {
-    *q = (struct handout){.all = all, .group = group, .groups = groups, .limit = limit, .order = order, .count = count};
-    q->number = handout_group_of(comm_rank(all), comm_size(all), groups);
-    q->hear = hear;
-    q->arg = arg;
-    q->looked = clock_seconds();
-    q->members = memory_alloc(groups, sizeof *q->members);
-    return q->members ? ok() : error_memory("the queue");
+    return comm_rank(h->parts.all) == 0;
 }
 
-void handout_free(struct handout *q)
+static bool is_leader(const struct handout *h)
 {
-    memory_free(q->members);
-    *q = (struct handout){0};
+    return comm_rank(h->parts.group) == 0;
 }
 
-/* A tick cannot report an error; handout_next and handout_end will. */
-static bool good(struct handout *q, struct error e)
+struct error handout_new(struct handout **handout, const struct handout_parts *parts)
 {
-    if (q->error.code == ERROR_NONE)
-        q->error = e;
+    struct handout *h = *handout = memory_alloc(1, sizeof *h);
+    if (!h)
+        return error_memory("the queue");
+    h->parts = *parts;
+    h->last_poll = clock_seconds();
+    h->members = memory_alloc(parts->groups, sizeof *h->members);
+    return h->members ? ok() : error_memory("the queue");
+}
+
+void handout_free(struct handout *h)
+{
+    if (h)
+        memory_free(h->members);
+    memory_free(h);
+}
+
+/* Keeps the first error, since a tick cannot return it; handout_next and handout_end do. */
+static bool succeeded(struct handout *h, struct error e)
+{
+    if (h->error.code == ERROR_NONE)
+        h->error = e;
     return e.code == ERROR_NONE;
 }
 
-static bool leads(const struct handout *q)
-{
-    return comm_rank(q->group) == 0;
-}
-
-static void doze(void)
+static void sleep_between_polls(void)
 {
     clock_sleep(2e-3);
 }
 
-/* -------------------------------------------------------------------------------- watching */
+/* -------------------------------------------------------------------------------- silence */
 
-/* Seconds since the last poll that count as silence. */
-static double time_to_blame(struct handout *q)
+/* Begins a poll; returns the seconds since the last one that count as silence. */
+static double begin_poll(struct handout *h)
 {
-    double now = clock_seconds(), since = now - q->looked;
-    q->looked = now;
-    return since < q->limit / 2 ? since : q->limit / 2;
+    double now = clock_seconds(), since = now - h->last_poll, most = h->parts.timeout / 2;
+    h->last_poll = now;
+    return since < most ? since : most;
 }
 
-/* Ends all ranks if one has been silent too long. */
-static void check_silence(struct handout *q, double silent, int rank, int64_t step)
+/* Ends all ranks if a leader has been silent for too long. */
+static void check_silence(struct handout *h, double silence, int rank, int64_t step)
 {
-    if (silent > q->limit + slack)
-        good(q, comm_abort(q->all, error_failed("rank %d, which leads its group, gave no sign of life for %g s "
-                                                "(cluster.timeout) after step %lld of its job: hung, or slower than "
-                                                "that",
-                                                rank, q->limit, (long long)step)));
+    double timeout = h->parts.timeout;
+    if (silence > timeout + slack)
+        succeeded(h, comm_abort(h->parts.all,
+                                error_failed("rank %d, which leads its group, gave no sign of life for %g s "
+                                             "(cluster.timeout) after step %lld of its job: hung, or slower than that",
+                                             rank, timeout, (long long)step)));
 }
 
 /* -------------------------------------------------------------------------------- rank 0 */
 
-static int64_t take_job(struct handout *q)
+static int64_t next_job(struct handout *h)
 {
-    return q->stopped || q->next == q->count ? -1 : q->order[q->next++];
+    return h->stopped || h->next == h->parts.count ? -1 : h->parts.order[h->next++];
 }
 
-static void hear(struct handout *q, const struct job_note *note)
+static void record(struct handout *h, const struct job_status *status)
 {
-    if (note->state == JOB_STOPPED)
+    if (status->state == JOB_STOPPED)
         signals_request_stop(); // group 0 too
-    if (note->job >= 0)
-        q->hear(q->arg, note);
+    if (status->job >= 0)
+        h->parts.report(h->parts.arg, status);
 }
 
 /* Tells the groups still working, once. */
-static void stop_all(struct handout *q)
+static void stop_all(struct handout *h)
 {
-    const struct answer stop = {.kind = STOP, .job = -1};
-    q->stopped = true;
-    for (int group = 1; group < q->groups; group++)
-        if (!q->members[group].gone)
-            good(q, comm_send(q->all, &stop, sizeof stop, leader_of(q, group)));
+    const struct answer stop = {.kind = STOP_NOW, .job = -1};
+    h->stopped = true;
+    for (int group = 1; group < h->parts.groups; group++)
+        if (!h->members[group].finished)
+            succeeded(h, comm_send(h->parts.all, &stop, sizeof stop, leader_of(h, group)));
 }
 
-static bool all_gone(const struct handout *q)
+static bool all_finished(const struct handout *h)
 {
-    for (int group = 1; group < q->groups; group++)
-        if (!q->members[group].gone)
+    for (int group = 1; group < h->parts.groups; group++)
+        if (!h->members[group].finished)
             return false;
     return true;
 }
 
-static bool all_over(const struct handout *q)
+static bool all_released(const struct handout *h)
 {
-    for (int group = 1; group < q->groups; group++)
-        if (!q->members[group].over)
+    for (int group = 1; group < h->parts.groups; group++)
+        if (!h->members[group].released)
             return false;
     return true;
 }
 
-static void answer(struct handout *q, int rank, const struct request *request)
+static void answer_request(struct handout *h, int rank, const struct request *request)
 {
-    struct handout_group *m = &q->members[handout_group_of(rank, comm_size(q->all), q->groups)];
-    struct answer answer = {HEARD, -1, q->members[0].step};
-    hear(q, &request->note);
-    if (request->kind == ASIDE)
+    struct member *m = &h->members[handout_group_of(rank, comm_size(h->parts.all), h->parts.groups)];
+    struct answer answer = {RECEIVED, -1, h->members[0].step};
+    record(h, &request->status);
+    if (request->kind == ASK_STOP)
         return;
-    m->silent = 0;
-    m->step = request->note.step;
-    if (request->kind == ASK) {
-        answer.kind = GIVE;
-        answer.job = take_job(q);
-        m->gone = answer.job < 0;
-    } else if (q->idle && all_gone(q)) {
-        answer.kind = OVER;
-        m->over = true;
+    m->silence = 0;
+    m->step = request->status.step;
+    if (request->kind == ASK_JOB) {
+        answer.kind = NEXT_JOB;
+        answer.job = next_job(h);
+        m->finished = answer.job < 0;
+    } else if (h->idle && all_finished(h)) {
+        answer.kind = ALL_DONE;
+        m->released = true;
     }
-    good(q, comm_send(q->all, &answer, sizeof answer, rank));
+    succeeded(h, comm_send(h->parts.all, &answer, sizeof answer, rank));
 }
 
-static void serve_all(struct handout *q)
+static void poll_requests(struct handout *h)
 {
     struct request request;
     int from;
-    double since = time_to_blame(q);
-    for (int group = 1; group < q->groups; group++)
-        q->members[group].silent += since;
-    if (signals_stop_requested() && !q->stopped)
-        stop_all(q);
-    while (good(q, comm_poll(q->all, &from)) && from >= 0)
-        if (good(q, comm_receive(q->all, &request, sizeof request, from)))
-            answer(q, from, &request);
-    for (int group = 1; group < q->groups; group++)
-        if (!q->members[group].over)
-            check_silence(q, q->members[group].silent, leader_of(q, group), q->members[group].step);
+    double since = begin_poll(h);
+    for (int group = 1; group < h->parts.groups; group++)
+        h->members[group].silence += since;
+    if (signals_stop_requested() && !h->stopped)
+        stop_all(h);
+    while (succeeded(h, comm_poll(h->parts.all, &from)) && from >= 0)
+        if (succeeded(h, comm_receive(h->parts.all, &request, sizeof request, from)))
+            answer_request(h, from, &request);
+    for (int group = 1; group < h->parts.groups; group++)
+        if (!h->members[group].released)
+            check_silence(h, h->members[group].silence, leader_of(h, group), h->members[group].step);
 }
 
-/* -------------------------------------------------------------------------------- the others */
+/* -------------------------------------------------------------------------------- other ranks */
 
-static void send_request(struct handout *q, int64_t kind, const struct job_note *note)
+static void send_request(struct handout *h, int64_t kind, const struct job_status *status)
 {
-    const struct request request = {kind, *note};
-    good(q, comm_send(q->all, &request, sizeof request, 0));
-    q->told = clock_seconds();
-    q->owed += kind != ASIDE;
+    const struct request request = {kind, *status};
+    succeeded(h, comm_send(h->parts.all, &request, sizeof request, 0));
+    h->last_report = clock_seconds();
+    h->unanswered += kind != ASK_STOP;
 }
 
-/* A leader receives rank 0's answers; *job: the job given, or unchanged. */
-static void listen(struct handout *q, bool *given, int64_t *job)
+/* A leader receives rank 0's answers until one gives a job; *job is then set. */
+static void poll_answers(struct handout *h, bool *given, int64_t *job)
 {
     struct answer answer;
     int from;
-    double since = time_to_blame(q);
-    q->silent += q->owed > 0 ? since : 0;
+    double since = begin_poll(h);
+    h->silence += h->unanswered > 0 ? since : 0;
     *given = false;
-    while (!*given && good(q, comm_poll(q->all, &from)) && from >= 0) {
-        if (!good(q, comm_receive(q->all, &answer, sizeof answer, from)))
+    while (!*given && succeeded(h, comm_poll(h->parts.all, &from)) && from >= 0) {
+        if (!succeeded(h, comm_receive(h->parts.all, &answer, sizeof answer, from)))
             return;
-        q->silent = 0;
-        q->owed -= answer.kind != STOP;
-        q->members[0].step = answer.step;
-        q->over = answer.kind == OVER;
-        if (answer.kind == STOP)
+        h->silence = 0;
+        h->unanswered -= answer.kind != STOP_NOW;
+        h->members[0].step = answer.step;
+        h->released = answer.kind == ALL_DONE;
+        if (answer.kind == STOP_NOW)
             signals_request_stop();
-        *given = answer.kind == GIVE;
+        *given = answer.kind == NEXT_JOB;
         *job = *given ? answer.job : *job;
     }
-    check_silence(q, q->silent, 0, q->members[0].step);
+    check_silence(h, h->silence, 0, h->members[0].step);
 }
 
-static void ask(struct handout *q, const struct job_note *last, int64_t *job)
+static void ask_job(struct handout *h, const struct job_status *last, int64_t *job)
 {
     bool given = false;
-    send_request(q, ASK, last);
-    for (listen(q, &given, job); !given && q->error.code == ERROR_NONE; listen(q, &given, job))
-        doze();
+    send_request(h, ASK_JOB, last);
+    for (poll_answers(h, &given, job); !given && h->error.code == ERROR_NONE; poll_answers(h, &given, job))
+        sleep_between_polls();
 }
 
 /* A rank without work was asked to stop: no step of its group will report that. */
-static void report_stop(struct handout *q)
+static void pass_on_stop(struct handout *h)
 {
-    const struct job_note note = {.job = -1, .state = JOB_STOPPED};
-    if (!q->idle || !signals_stop_requested() || q->reported)
+    const struct job_status status = {.job = -1, .state = JOB_STOPPED};
+    if (!h->idle || !signals_stop_requested() || h->stop_asked)
         return;
-    q->reported = true;
-    send_request(q, ASIDE, &note);
+    h->stop_asked = true;
+    send_request(h, ASK_STOP, &status);
 }
 
-static void tell(struct handout *q, const struct job_note *note, double pause)
+static void report_if_due(struct handout *h, const struct job_status *status, double pause)
 {
-    if (q->owed == 0 && clock_seconds() - q->told >= pause)
-        send_request(q, TELL, note);
+    if (h->unanswered == 0 && clock_seconds() - h->last_report >= pause)
+        send_request(h, REPORT, status);
 }
 
 /* -------------------------------------------------------------------------------- verbs */
 
-void handout_serve(struct handout *q)
+void handout_poll(struct handout *h)
 {
     bool given;
     int64_t job;
-    if (!q->idle && (q->groups == 1 || clock_seconds() - q->looked < look_pause))
+    if (!h->idle && (h->parts.groups == 1 || clock_seconds() - h->last_poll < poll_pause))
         return;
-    if (comm_rank(q->all) == 0)
-        serve_all(q);
-    else if (leads(q) && !q->over)
-        listen(q, &given, &job);
-    if (comm_rank(q->all) != 0)
-        report_stop(q);
+    if (is_root(h))
+        poll_requests(h);
+    else if (is_leader(h) && !h->released)
+        poll_answers(h, &given, &job);
+    if (!is_root(h))
+        pass_on_stop(h);
 }
 
-void handout_report(struct handout *q, const struct job_note *note)
+void handout_report(struct handout *h, const struct job_status *status)
 {
-    if (comm_rank(q->all) == 0) {
-        q->members[0].step = note->step;
-        hear(q, note);
-    } else if (leads(q)) {
-        tell(q, note, tell_pause);
+    if (is_root(h)) {
+        h->members[0].step = status->step;
+        record(h, status);
+    } else if (is_leader(h)) {
+        report_if_due(h, status, report_pause);
     }
-    handout_serve(q);
+    handout_poll(h);
 }
 
-struct error handout_next(struct handout *q, const struct job_note *last, int64_t *job)
+struct error handout_next(struct handout *h, const struct job_status *last, int64_t *job)
 {
     *job = -1;
-    if (comm_rank(q->all) == 0) {
-        hear(q, last);
-        serve_all(q);
-        *job = take_job(q);
-    } else if (leads(q)) {
-        ask(q, last, job);
+    if (is_root(h)) {
+        record(h, last);
+        poll_requests(h);
+        *job = next_job(h);
+    } else if (is_leader(h)) {
+        ask_job(h, last, job);
     }
-    // the rest of the group sleeps meanwhile, so that the leader is the first to notice if rank 0 hangs
-    TRY(comm_wait_all(q->group, leads(q) ? 1 : 3));
-    TRY(comm_agree(q->group, q->error));
-    return comm_broadcast(q->group, job, sizeof *job, 0);
+    // the others wait longer, so that the leader is the first to notice if rank 0 hangs
+    TRY(comm_wait_all(h->parts.group, is_leader(h) ? 1 : 3));
+    TRY(comm_agree(h->parts.group, h->error));
+    return comm_broadcast(h->parts.group, job, sizeof *job, 0);
 }
 
 /* A leader without work waits here until no group has any. */
-static void wait_for_all(struct handout *q)
+static void wait_for_release(struct handout *h)
 {
-    const struct job_note nothing = {.job = -1};
-    while (!q->over && q->error.code == ERROR_NONE) {
-        tell(q, &nothing, idle_pause);
-        handout_serve(q);
-        doze();
+    const struct job_status nothing = {.job = -1};
+    while (!h->released && h->error.code == ERROR_NONE) {
+        report_if_due(h, &nothing, idle_pause);
+        handout_poll(h);
+        sleep_between_polls();
     }
 }
 
-struct error handout_end(struct handout *q)
+struct error handout_end(struct handout *h)
 {
-    q->idle = true;
-    if (comm_rank(q->all) == 0)
-        for (serve_all(q); !all_over(q) && q->error.code == ERROR_NONE; serve_all(q))
-            doze();
-    else if (leads(q))
-        wait_for_all(q);
+    h->idle = true;
+    if (is_root(h))
+        for (poll_requests(h); !all_released(h) && h->error.code == ERROR_NONE; poll_requests(h))
+            sleep_between_polls();
+    else if (is_leader(h))
+        wait_for_release(h);
     // ranks that lead no group may have been here for hours, since their last job
-    TRY(comm_wait_all(q->all, leads(q) ? 1 : 0));
-    return comm_agree(q->all, q->error);
+    TRY(comm_wait_all(h->parts.all, is_leader(h) ? 1 : 0));
+    return comm_agree(h->parts.all, h->error);
 }

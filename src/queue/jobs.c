@@ -16,7 +16,7 @@ enum { NAME_LIMIT = 200, JOBS_LIMIT = 100000 };
 /* -------------------------------------------------------------------------------- reading */
 
 /* The queue's own files, which are in the same folder as the jobs' folders. */
-static bool is_taken(const char *name)
+static bool is_reserved(const char *name)
 {
     return strcmp(name, "summary.json") == 0 || strcmp(name, "index.html") == 0;
 }
@@ -30,13 +30,13 @@ struct error job_name_check(const char *name)
         wrong = "must not begin with a dot";
     else if (strchr(name, '/'))
         wrong = "must not contain a slash";
-    else if (is_taken(name))
+    else if (is_reserved(name))
         wrong = "is the name of one of the queue's own files";
     utf8proc_int32_t code;
-    utf8proc_ssize_t taken;
-    for (const char *c = name; *c && !wrong; c += taken) {
-        taken = utf8proc_iterate((const utf8proc_uint8_t *)c, -1, &code);
-        if (taken <= 0)
+    utf8proc_ssize_t bytes;
+    for (const char *c = name; *c && !wrong; c += bytes) {
+        bytes = utf8proc_iterate((const utf8proc_uint8_t *)c, -1, &code);
+        if (bytes <= 0)
             wrong = "is not UTF-8 text";
         else if (utf8proc_category(code) == UTF8PROC_CATEGORY_CC)
             wrong = "must not contain control characters";
@@ -45,7 +45,7 @@ struct error job_name_check(const char *name)
 }
 
 /* Reads the job's name from its object into the next item of the list. */
-static struct error take_name(struct jobs *jobs, cJSON *object)
+static struct error read_name(struct jobs *jobs, cJSON *object)
 {
     struct job *job = &jobs->items[jobs->count];
     if (!cJSON_IsObject(object))
@@ -58,19 +58,14 @@ static struct error take_name(struct jobs *jobs, cJSON *object)
         e = error_memory("a job");
     cJSON_Delete(name);
     TRY(e);
-    job->note = job_note_unknown(jobs->count++);
+    job->status = job_status_unknown(jobs->count++);
     for (int64_t i = 0; i < jobs->count - 1; i++)
         if (strcmp(jobs->items[i].name, job->name) == 0)
             return error_input("name: \"%s\" is given twice", job->name);
     return ok();
 }
 
-struct job_note job_note_unknown(int64_t job)
-{
-    return (struct job_note){.job = job, .loss = NAN, .validation_first = NAN, .validation = NAN};
-}
-
-bool jobs_name_folder(const cJSON *object)
+bool job_sets_folder(const cJSON *object)
 {
     const cJSON *output = cJSON_GetObjectItemCaseSensitive(object, "output");
     return cJSON_GetObjectItemCaseSensitive(object, "output.dir") || cJSON_GetObjectItemCaseSensitive(output, "dir");
@@ -110,7 +105,7 @@ static struct error read_job(struct jobs *jobs, struct job *job, const struct co
 }
 
 /* Reads what a spool says about its job besides the config, which is returned. */
-static const cJSON *open_spooled(struct job *job, const cJSON *object)
+static const cJSON *read_spooled(struct job *job, const cJSON *object)
 {
     const cJSON *submitted = cJSON_GetObjectItemCaseSensitive(object, "submitted");
     job->resume = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(object, "resume"));
@@ -118,8 +113,8 @@ static const cJSON *open_spooled(struct job *job, const cJSON *object)
     return cJSON_GetObjectItemCaseSensitive(object, "config");
 }
 
-/* What a job's own keys are blamed on: the file and the job, or the file that was put into the spool for it. */
-static void name_job(char out[PATH_SIZE], const struct jobs_source *source, const char *name)
+/* What errors in a job's own keys name: the file and the job, or the file that was put into the spool for it. */
+static void blame_of(char out[PATH_SIZE], const struct jobs_source *source, const char *name)
 {
     snprintf(out, PATH_SIZE, source->kind == JOBS_SPOOL ? "%s/%s.json" : "%s: %s", source->name, name);
 }
@@ -129,11 +124,11 @@ static struct error add_job(struct jobs *jobs, cJSON *object, const struct jobs_
 {
     int64_t index = jobs->count;
     struct job *job = &jobs->items[index];
-    TRY(error_in(take_name(jobs, object), "%s: jobs[%lld]", source->name, (long long)index));
+    TRY(error_in(read_name(jobs, object), "%s: jobs[%lld]", source->name, (long long)index));
     char own[PATH_SIZE];
-    name_job(own, source, job->name);
-    const cJSON *config = jobs->kind == JOBS_SPOOL ? open_spooled(job, object) : object;
-    if (jobs_name_folder(config)) {
+    blame_of(own, source, job->name);
+    const cJSON *config = jobs->kind == JOBS_SPOOL ? read_spooled(job, object) : object;
+    if (job_sets_folder(config)) {
         struct error e =
             error_input("%s: output.dir: expected in the defaults only; a job's folder is named after it", own);
         if (jobs->kind == JOBS_FILE)
@@ -163,17 +158,17 @@ static struct error check_keys(const cJSON *root, const char *source)
 }
 
 /* All jobs share one loaded model. */
-static struct error check_alike(struct jobs *jobs, const char *source)
+static struct error check_one_model(struct jobs *jobs, const char *source)
 {
-    const struct job *first = jobs_first_open(jobs);
+    const struct job *first = jobs_first_pending(jobs);
     for (int64_t i = 0; i < jobs->count; i++) {
         const struct job *job = &jobs->items[i];
-        const char *key = job_open(job) ? pipeline_key(&first->config, &job->config) : NULL;
+        const char *key = job_is_pending(job) ? pipeline_key(&first->config, &job->config) : NULL;
         if (key)
             return error_input("%s: %s: %s: differs from %s's; all jobs share one loaded model", source, job->name, key,
                                first->name);
     }
-    return first ? ok() : jobs->items[0].note.error;
+    return first ? ok() : jobs->items[0].status.error;
 }
 
 static struct error read_root(struct jobs *jobs, cJSON *root, const struct jobs_source *source,
@@ -191,7 +186,7 @@ static struct error read_root(struct jobs *jobs, cJSON *root, const struct jobs_
     for (cJSON *object = list->child; object && e.code == ERROR_NONE; object = object->next)
         e = add_job(jobs, object, source, &layer, sets);
     cJSON_Delete(none);
-    return e.code == ERROR_NONE && jobs->kind == JOBS_FILE ? check_alike(jobs, source->name) : e;
+    return e.code == ERROR_NONE && jobs->kind == JOBS_FILE ? check_one_model(jobs, source->name) : e;
 }
 
 struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, const char *text, int64_t size,
@@ -209,7 +204,7 @@ void jobs_free(struct jobs *jobs)
 {
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
-        if (job->read)
+        if (job->has_subject)
             subject_free(&job->subject);
         config_free(&job->config);
         memory_free(job->name);
@@ -223,46 +218,69 @@ void jobs_free(struct jobs *jobs)
 
 /* -------------------------------------------------------------------------------- states */
 
-bool job_open(const struct job *job)
+const char *job_state_name(int64_t state)
 {
-    return !job->elsewhere && job->note.state < JOB_DONE;
+    static const char *const names[] = {[JOB_WAITING] = "waiting",
+                                        [JOB_RUNNING] = "running",
+                                        [JOB_STOPPED] = "stopped",
+                                        [JOB_DONE] = "done",
+                                        [JOB_FAILED] = "failed"};
+    return state >= 0 && state < (int64_t)(sizeof names / sizeof *names) ? names[state] : "unknown";
 }
 
-struct error jobs_choose(struct jobs *jobs, int64_t number, const char *source)
+int64_t job_state_of(const char *name)
+{
+    for (int64_t state = JOB_WAITING; state <= JOB_FAILED; state++)
+        if (strcmp(name, job_state_name(state)) == 0)
+            return state;
+    return JOB_WAITING;
+}
+
+struct job_status job_status_unknown(int64_t job)
+{
+    return (struct job_status){.job = job, .loss = NAN, .validation_first = NAN, .validation = NAN};
+}
+
+bool job_is_pending(const struct job *job)
+{
+    return !job->external && job->status.state < JOB_DONE;
+}
+
+struct error jobs_select(struct jobs *jobs, int64_t number, const char *source)
 {
     if (number > jobs->count)
         return error_input("--job: %lld: %s has %lld jobs", (long long)number, source, (long long)jobs->count);
     for (int64_t i = 0; i < jobs->count; i++)
-        jobs->items[i].elsewhere = i != number - 1;
+        jobs->items[i].external = i != number - 1;
     return ok();
 }
 
-struct job *jobs_first_open(struct jobs *jobs)
+struct job *jobs_first_pending(struct jobs *jobs)
 {
     for (int64_t i = 0; i < jobs->count; i++)
-        if (job_open(&jobs->items[i]))
+        if (job_is_pending(&jobs->items[i]))
             return &jobs->items[i];
     return NULL;
 }
 
 void job_fail(struct job *job, struct error e)
 {
-    job->note.state = JOB_FAILED;
-    job->note.error = e;
-    job->note.finished = clock_date();
+    job->status.state = JOB_FAILED;
+    job->status.error = e;
+    job->status.finished = clock_date();
 }
 
-struct error jobs_check(struct jobs *jobs, struct pipeline *w)
+struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p)
 {
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
-        if (!job_open(job))
+        if (!job_is_pending(job))
             continue;
-        struct error mine = pipeline_serves(w, &job->config);
+        struct error mine = pipeline_serves(p, &job->config);
         if (mine.code == ERROR_NONE)
-            mine = subject_read(&job->subject, w, &job->config);
-        job->read = mine.code == ERROR_NONE;
-        struct error e = comm_agree(w->all, mine);
+            mine = subject_read(&job->subject, p, &job->config);
+        job->has_subject = mine.code == ERROR_NONE;
+        struct error e = comm_agree(p->all, mine);
         if (e.code == ERROR_NONE)
             e = subject_compare(&job->subject);
         if (e.code != ERROR_NONE)
@@ -271,19 +289,19 @@ struct error jobs_check(struct jobs *jobs, struct pipeline *w)
     return ok();
 }
 
-struct error jobs_encode(struct jobs *jobs, struct pipeline *w)
+struct error jobs_encode(struct jobs *jobs, struct pipeline *p)
 {
     struct vae vae;
-    TRY(pipeline_vae(w, w->all, true, false, &vae));
+    TRY(pipeline_vae(p, p->all, true, false, &vae));
     int64_t pictures = 0;
     for (int64_t i = 0; i < jobs->count; i++)
-        pictures += job_open(&jobs->items[i]) ? jobs->items[i].subject.dataset.count : 0;
-    pipeline_announce(w, w->all, pictures);
+        pictures += job_is_pending(&jobs->items[i]) ? jobs->items[i].subject.dataset.count : 0;
+    pipeline_announce(p, p->all, pictures);
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
-        if (!job_open(job))
+        if (!job_is_pending(job))
             continue;
-        struct error e = dataset_encode(&job->subject.dataset, w->device, &vae, w->all);
+        struct error e = dataset_encode(&job->subject.dataset, p->device, &vae, p->all);
         if (e.code != ERROR_NONE)
             job_fail(job, e);
     }
@@ -297,7 +315,7 @@ int64_t jobs_order(const struct jobs *jobs, int64_t *order)
 {
     int64_t count = 0;
     for (int64_t i = 0; i < jobs->count; i++) {
-        if (!job_open(&jobs->items[i]))
+        if (!job_is_pending(&jobs->items[i]))
             continue;
         int64_t at = count++;
         for (; at > 0 && jobs->items[order[at - 1]].cost < jobs->items[i].cost; at--)
@@ -333,7 +351,7 @@ static double queue_cost(const struct jobs *jobs, const int64_t *order, int64_t 
     return longest;
 }
 
-int jobs_groups(const struct jobs *jobs, int ranks)
+int jobs_best_groups(const struct jobs *jobs, int ranks)
 {
     int64_t *order = memory_alloc(jobs->count, sizeof *order);
     double *busy = memory_alloc(ranks, sizeof *busy);

@@ -11,9 +11,12 @@
 #ifndef ZOODIP_QUEUE_JOBS_H
 #define ZOODIP_QUEUE_JOBS_H
 
-#include "queue/handout.h"
-#include "pipeline/subject.h"
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
 #include "files/config.h"
+#include "pipeline/subject.h"
 
 /* A file's jobs are checked together, as said above. A spool's arrived one by one: each is {"name", "resume",
  * "submitted", "config": {keys...}}, and anything wrong with one is its own error. */
@@ -25,20 +28,38 @@ struct jobs_source {
     const char *defaults; /* the file with a spool's defaults, or NULL */
 };
 
+enum job_state { JOB_WAITING, JOB_RUNNING, JOB_STOPPED, JOB_DONE, JOB_FAILED };
+
+/* The text of a state, as in summary.json, and the state of a text: JOB_WAITING if there is none. */
+const char *job_state_name(int64_t state);
+int64_t job_state_of(const char *name);
+
+/* How far a job is: reported by the group that works on it, known to rank 0. */
+struct job_status {
+    int64_t job; /* its place in the list; -1: none */
+    int64_t state, group, step;
+    double loss, validation_first, validation, evaluations, seconds, evaluations_per_second;
+    double finished;    /* time, in seconds since 1970; 0: not yet */
+    struct error error; /* of a job that failed */
+};
+
+/* That of a job of which nothing is known: its losses are NAN. */
+struct job_status job_status_unknown(int64_t job);
+
 struct job {
     char *name;
     char *folder;         /* output.dir/NAME; NULL if the config is wrong */
     char *recipe;         /* see config_recipe */
     struct config config; /* until the subject takes it over */
     struct subject subject;
-    bool elsewhere;   /* left to other runs; shown as its job.json says */
-    bool read;        /* there is a subject */
+    bool external;    /* left to other runs; shown as its job.json says */
+    bool has_subject; /* jobs_read_subjects has read it */
     bool resume;      /* from its checkpoints */
     double submitted; /* in seconds since 1970; 0: together with the queue */
     int64_t steps;    /* wanted */
     double cost;      /* evaluations x pixels, to order jobs by length */
     int64_t lanes;    /* evaluations of a step */
-    struct job_note note;
+    struct job_status status;
 };
 
 struct jobs {
@@ -56,8 +77,8 @@ struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, cons
 
 struct cJSON;
 
-/* Whether an object of config keys has output.dir, spelled either way. */
-bool jobs_name_folder(const struct cJSON *config);
+/* Whether an object of config keys has output.dir, nested or with a dot. */
+bool job_sets_folder(const struct cJSON *config);
 
 /* Whether a job may have this name: ERROR_BAD_INPUT says why not. */
 struct error job_name_check(const char *name);
@@ -65,28 +86,25 @@ struct error job_name_check(const char *name);
 void jobs_free(struct jobs *jobs);
 
 /* Leaves all jobs but the one of this number, counted from 1, to other runs. `source`: the name of their file. */
-struct error jobs_choose(struct jobs *jobs, int64_t number, const char *source);
+struct error jobs_select(struct jobs *jobs, int64_t number, const char *source);
 
-/* The first job that could still run here, or NULL. */
-struct job *jobs_first_open(struct jobs *jobs);
-bool job_open(const struct job *job);
-
-/* The note of a job of which nothing is known: its losses are NAN. */
-struct job_note job_note_unknown(int64_t job);
+/* Whether a job is this run's and has not ended; the first such job, or NULL. */
+bool job_is_pending(const struct job *job);
+struct job *jobs_first_pending(struct jobs *jobs);
 
 /* Marks the job as failed with an error. */
 void job_fail(struct job *job, struct error e);
 
-/* Reads the words and pictures of all open jobs. Collective over w->all. */
-struct error jobs_check(struct jobs *jobs, struct pipeline *w);
+/* Reads the words and pictures of all pending jobs. Collective over p->all. */
+struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p);
 
-/* Encodes the pictures of all open jobs, with one VAE. Collective over w->all. */
-struct error jobs_encode(struct jobs *jobs, struct pipeline *w);
+/* Encodes the pictures of all pending jobs, with one VAE. Collective over p->all. */
+struct error jobs_encode(struct jobs *jobs, struct pipeline *p);
 
-/* The open jobs, longest first -> order [count of jobs]; returns how many. */
+/* The pending jobs, longest first -> order [count of jobs]; returns how many. */
 int64_t jobs_order(const struct jobs *jobs, int64_t *order);
 
-/* How many groups `ranks` ranks should form to finish the open jobs soonest. */
-int jobs_groups(const struct jobs *jobs, int ranks);
+/* How many groups `ranks` ranks should form to finish the pending jobs soonest. */
+int jobs_best_groups(const struct jobs *jobs, int ranks);
 
 #endif

@@ -5,160 +5,179 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/clock.h"
-#include "pipeline/memory_plan.h"
+#include "files/claim.h"
 #include "files/file.h"
+#include "pipeline/learning.h"
+#include "pipeline/memory_plan.h"
+#include "queue/display.h"
+#include "queue/handout.h"
+#include "queue/results.h"
 #include "report/metrics.h"
 
-static bool speaks(const struct queue *b)
+struct queue {
+    struct queue_parts parts;
+    struct pipeline pipeline;
+    bool opened, loaded; /* the pipeline; text encoder and UNet */
+    int groups;          /* 0: the ranks have not been split yet */
+
+    /* the current batch */
+    struct jobs jobs;
+    struct results results;  /* rank 0, as the next two */
+    struct display *display; /* NULL if there is none */
+    struct claim claim;      /* of the queue's folder, unless other runs share it */
+    struct handout *handout;
+
+    /* the job that this rank works on */
+    struct job *job;           /* NULL: none */
+    struct learning *learning; /* its training */
+    struct job_status status;  /* what the leader reports about it */
+    int stderr_copy;           /* the original stderr while messages go to the job's log */
+    bool was_quiet;            /* whether messages are silenced there */
+};
+
+static bool is_root(const struct queue *q)
 {
-    return comm_rank(b->all) == 0;
+    return comm_rank(q->parts.comm) == 0;
 }
 
-static bool leads(const struct queue *b)
+static bool is_leader(const struct queue *q)
 {
-    return comm_rank(b->pipeline.comm) == 0;
+    return comm_rank(q->pipeline.comm) == 0;
 }
 
 /* -------------------------------------------------------------------------------- folders */
 
-static void forget_result(const struct job *job)
-{
-    char path[PATH_SIZE];
-    if (path_join(path, job->folder, "job.json").code == ERROR_NONE)
-        unlink(path);
-}
-
 /* No link in a job's folder may make us write outside the queue's folder. */
-static struct error prepare_job(const struct queue *b, struct job *job)
+static struct error prepare_job(const struct queue *q, struct job *job)
 {
     struct learning learning = {0};
-    TRY(folder_within(b->jobs.folder, job->folder));
-    struct error e = learning_prepare(&learning, job->read ? &job->subject.config : &job->config, job->resume);
+    TRY(folder_within(q->jobs.folder, job->folder));
+    struct error e = learning_prepare(&learning, job->has_subject ? &job->subject.config : &job->config, job->resume);
     if (e.code == ERROR_NONE && !job->resume)
-        forget_result(job);
+        result_remove(job);
     learning_free(&learning);
     return e;
 }
 
-/* Sends a job's outcome, as rank 0 knows it, to all. */
-static struct error share_notes(struct queue *b)
+/* Sends the status of all jobs, as rank 0 knows it, to all ranks. */
+static struct error share_status(struct queue *q)
 {
-    for (int64_t i = 0; i < b->jobs.count; i++)
-        TRY(comm_broadcast(b->all, &b->jobs.items[i].note, sizeof b->jobs.items[i].note, 0));
+    for (int64_t i = 0; i < q->jobs.count; i++)
+        TRY(comm_broadcast(q->parts.comm, &q->jobs.items[i].status, sizeof q->jobs.items[i].status, 0));
     return ok();
 }
 
-/* Later runs, and runs of other jobs, know a job only from its folder; one that failed before its folder was prepared
- * has left nothing there yet, so write its outcome now. */
-static void leave_failure(const struct queue *b, const struct job *job)
+/* Later runs, and runs of other jobs, know a job from its folder only; one that failed before its folder was prepared has
+ * left nothing there yet, so its outcome is written now. */
+static void write_failure(const struct queue *q, const struct job *job)
 {
     struct claim claim = {0};
-    if (job->elsewhere || job->note.state != JOB_FAILED || !job->folder ||
-        folder_within(b->jobs.folder, job->folder).code != ERROR_NONE)
+    if (job->external || job->status.state != JOB_FAILED || !job->folder ||
+        folder_within(q->jobs.folder, job->folder).code != ERROR_NONE)
         return;
     if (folder_make(job->folder).code == ERROR_NONE && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
         result_write(job); // whether or not that works, the run ends with the job's own error
     claim_release(&claim);
 }
 
-static struct error prepare_folders(struct queue *b)
+static struct error prepare_folders(struct queue *q)
 {
     struct error e = ok();
-    if (speaks(b))
-        e = config_blame(&b->pipeline.config, "output.dir", folder_make(b->jobs.folder));
-    if (speaks(b) && e.code == ERROR_NONE && !b->only)
-        e = claim_folder(&b->claim, b->jobs.folder, learning_patience(&b->pipeline.config));
-    TRY(comm_agree(b->all, e));
-    for (int64_t i = 0; i < b->jobs.count && speaks(b); i++) {
-        struct job *job = &b->jobs.items[i];
-        if (!job_open(job)) {
-            leave_failure(b, job);
+    if (is_root(q))
+        e = config_blame(&q->pipeline.config, "output.dir", folder_make(q->jobs.folder));
+    if (is_root(q) && e.code == ERROR_NONE && !q->parts.only)
+        e = claim_folder(&q->claim, q->jobs.folder, learning_patience(&q->pipeline.config));
+    TRY(comm_agree(q->parts.comm, e));
+    for (int64_t i = 0; i < q->jobs.count && is_root(q); i++) {
+        struct job *job = &q->jobs.items[i];
+        if (!job_is_pending(job)) {
+            write_failure(q, job);
             continue;
         }
-        e = prepare_job(b, job);
+        e = prepare_job(q, job);
         if (e.code != ERROR_NONE)
             job_fail(job, e);
     }
-    return share_notes(b);
+    return share_status(q);
 }
 
 /* Marks the jobs that an earlier run of this queue finished. */
-static struct error read_results(struct queue *b)
+static struct error read_results(struct queue *q)
 {
-    for (int64_t i = 0; i < b->jobs.count && speaks(b); i++)
-        if (job_open(&b->jobs.items[i]) && b->jobs.items[i].resume)
-            result_read(&b->jobs.items[i]);
-    return share_notes(b);
+    for (int64_t i = 0; i < q->jobs.count && is_root(q); i++)
+        if (job_is_pending(&q->jobs.items[i]) && q->jobs.items[i].resume)
+            result_read(&q->jobs.items[i]);
+    return share_status(q);
 }
 
 /* -------------------------------------------------------------------------------- one job */
 
 /* Steps, losses and seconds, over all runs of this job, from its records. */
-static void add_up(struct job_note *n, const struct job *job)
+static void read_totals(struct job_status *s, const struct job *job)
 {
     struct metric_table lines;
     if (metrics_read(&lines, job->folder).code != ERROR_NONE)
         return;
-    n->seconds = 0;
+    s->seconds = 0;
     for (int64_t i = 0; i < lines.count; i++)
-        n->seconds += lines.seconds[i];
+        s->seconds += lines.seconds[i];
     int64_t tail = lines.count < 100 ? lines.count : 100;
     double sum = 0;
     for (int64_t i = lines.count - tail; i < lines.count; i++)
         sum += lines.losses[i];
     if (tail > 0)
-        n->loss = sum / (double)tail;
+        s->loss = sum / (double)tail;
     metric_table_free(&lines);
 }
 
 /* After every step, on every rank of the group. */
-static void told(void *arg, const struct metric *metric)
+static void on_step(void *arg, const struct metric *metric)
 {
-    struct queue *b = arg;
-    struct job_note *n = &b->current;
-    bool first = n->step == 0;
-    n->step = metric->step;
-    n->loss = metric->loss;
-    n->validation = b->learning->training.validation_last;
-    n->evaluations = (double)(metric->step * b->job->lanes);
-    n->evaluations_per_second = metric->evaluations_per_second;
+    struct queue *q = arg;
+    struct job_status *s = &q->status;
+    bool first = s->step == 0;
+    s->step = metric->step;
+    s->loss = metric->loss;
+    s->validation = q->learning->training.validation_last;
+    s->evaluations = (double)(metric->step * q->job->lanes);
+    s->evaluations_per_second = metric->evaluations_per_second;
     if (metric->step == 1)
-        n->validation_first = b->learning->training.validation_first;
-    if (first && leads(b)) {
-        b->job->note = *n;
-        struct error e = result_write(b->job); // so that a resumed run knows the first validation
+        s->validation_first = q->learning->training.validation_first;
+    if (first && is_leader(q)) {
+        q->job->status = *s;
+        struct error e = result_write(q->job); // so that a resumed run knows the first validation
         if (e.code != ERROR_NONE)
             log_warning("%s", e.text);
     }
-    handout_report(&b->handout, n);
+    handout_report(q->handout, s);
 }
 
-static void tell_meanwhile(void *arg)
+static void tick_group(void *arg)
 {
-    struct queue *b = arg;
-    handout_report(&b->handout, &b->current);
+    struct queue *q = arg;
+    handout_report(q->handout, &q->status);
 }
 
-static void serve_meanwhile(void *arg)
+static void tick_all(void *arg)
 {
-    struct queue *b = arg;
-    handout_serve(&b->handout);
+    struct queue *q = arg;
+    handout_poll(q->handout);
 }
 
 /* A fatal error also goes to the original stderr, not only to the job's log. */
-static void cry_out(void *arg, const char *text)
+static void print_abort(void *arg, const char *text)
 {
-    const struct queue *b = arg;
-    if (b->job)
-        dprintf(b->spoken, "zoodip: %s: rank %d: %s\n", b->job->name, comm_rank(b->all), text);
+    const struct queue *q = arg;
+    if (q->job)
+        dprintf(q->stderr_copy, "zoodip: %s: rank %d: %s\n", q->job->name, comm_rank(q->parts.comm), text);
 }
 
-/* While a job runs, its leader's messages go to the job's log, in full even under --quiet; b->spoken becomes their
+/* While a job runs, its leader's messages go to the job's log, in full even under --quiet; q->stderr_copy becomes their
  * previous destination. */
-static struct error log_begin(struct queue *b, const struct job *job)
+static struct error log_begin(struct queue *q, const struct job *job)
 {
     char path[PATH_SIZE];
     TRY(path_join(path, job->folder, "log.txt"));
@@ -168,244 +187,305 @@ static struct error log_begin(struct queue *b, const struct job *job)
         return error_errno("write", path);
     int copy = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
     struct error e = copy >= 0 && dup2(file, STDERR_FILENO) >= 0 ? ok() : error_errno("write", path);
-    b->spoken = copy >= 0 ? copy : b->spoken;
-    b->quiet = log_set_quiet(false);
+    q->stderr_copy = copy >= 0 ? copy : q->stderr_copy;
+    q->was_quiet = log_set_quiet(false);
     close(file);
     return e;
 }
 
-static void log_end(struct queue *b)
+static void log_end(struct queue *q)
 {
-    if (b->spoken == STDERR_FILENO)
+    if (q->stderr_copy == STDERR_FILENO)
         return;
-    log_set_quiet(b->quiet);
-    dup2(b->spoken, STDERR_FILENO);
-    close(b->spoken);
-    b->spoken = STDERR_FILENO;
+    log_set_quiet(q->was_quiet);
+    dup2(q->stderr_copy, STDERR_FILENO);
+    close(q->stderr_copy);
+    q->stderr_copy = STDERR_FILENO;
 }
 
-static struct error teach(struct queue *b, struct job *job, struct learning *learning)
+static struct error learn(struct queue *q, struct job *job, struct learning *learning)
 {
     struct error e = ok();
-    if (leads(b)) {
-        e = folder_within(b->jobs.folder, job->folder);
+    if (is_leader(q)) {
+        e = folder_within(q->jobs.folder, job->folder);
         if (e.code == ERROR_NONE)
             e = learning_prepare(learning, &job->subject.config, true);
         if (e.code == ERROR_NONE)
-            e = log_begin(b, job);
+            e = log_begin(q, job);
     }
-    TRY(comm_agree(b->pipeline.comm, e));
+    TRY(comm_agree(q->pipeline.comm, e));
     e = learning_run(learning, job->resume);
-    b->current.step = learning->training.state.step; // also for a job that had no step left
-    b->current.validation = learning->training.validation_last;
+    q->status.step = learning->training.state.step; // also for a job that had no step left
+    q->status.validation = learning->training.validation_last;
     return e;
 }
 
 /* The leader: writes the job's outcome into its folder, unless another run is writing there. */
-static void settle(struct queue *b, struct job *job, struct error e)
+static void record_outcome(struct queue *q, struct job *job, struct error e)
 {
-    struct job_note *n = &b->current;
-    n->state = e.code == ERROR_NONE ? JOB_DONE : e.code == ERROR_PREEMPTED ? JOB_STOPPED : JOB_FAILED;
-    n->error = e;
-    n->evaluations = (double)(n->step * job->lanes);
-    n->finished = n->state == JOB_STOPPED ? 0 : clock_date();
-    add_up(n, job);
-    job->note = *n;
-    struct error written = b->learning->claim.held ? result_write(job) : ok();
-    if (written.code != ERROR_NONE && n->state == JOB_DONE) {
-        n->state = JOB_FAILED;
-        n->error = written;
+    struct job_status *s = &q->status;
+    s->state = e.code == ERROR_NONE ? JOB_DONE : e.code == ERROR_PREEMPTED ? JOB_STOPPED : JOB_FAILED;
+    s->error = e;
+    s->evaluations = (double)(s->step * job->lanes);
+    s->finished = s->state == JOB_STOPPED ? 0 : clock_date();
+    read_totals(s, job);
+    job->status = *s;
+    struct error written = q->learning->claim.held ? result_write(job) : ok();
+    if (written.code != ERROR_NONE && s->state == JOB_DONE) {
+        s->state = JOB_FAILED;
+        s->error = written;
     }
 }
 
-/* The group does one job; b->current becomes its note. Errors are the job's. */
-static void do_job(struct queue *b, struct job *job)
+/* The group works on one job; q->status becomes its outcome. Errors are the job's. */
+static void run_job(struct queue *q, struct job *job)
 {
-    b->job = job;
-    b->current = job->note;
-    b->current.state = JOB_RUNNING;
-    b->current.group = b->handout.number;
-    b->current.step = 0;
-    handout_report(&b->handout, &b->current);
-    struct learning learning = {.subject = &job->subject, .told = told, .arg = b};
-    b->learning = &learning;
-    struct error e = teach(b, job, &learning);
-    if (leads(b)) {
+    q->job = job;
+    q->status = job->status;
+    q->status.state = JOB_RUNNING;
+    q->status.group = handout_group_of(comm_rank(q->parts.comm), comm_size(q->parts.comm), q->groups);
+    q->status.step = 0;
+    handout_report(q->handout, &q->status);
+    struct learning learning = {.subject = &job->subject, .told = on_step, .arg = q};
+    q->learning = &learning;
+    struct error e = learn(q, job, &learning);
+    if (is_leader(q)) {
         if (e.code != ERROR_NONE)
             log_line("%s", e.text);
-        settle(b, job, e);
+        record_outcome(q, job, e);
     }
-    log_end(b);
+    log_end(q);
     learning_free(&learning);
     if (e.code != ERROR_NONE)
-        device_wait(b->pipeline.device); // an error that sticks to the device belongs to this job, not to the next
-    b->learning = NULL;
-    b->job = NULL;
+        device_wait(q->pipeline.device); // an error that sticks to the device belongs to this job, not to the next
+    q->learning = NULL;
+    q->job = NULL;
 }
 
 /* -------------------------------------------------------------------------------- the batch */
 
-static struct error work_off(struct queue *b, const int64_t *order, int64_t count)
+/* Rank 0: a group reports how far its job is. */
+static void on_report(void *arg, const struct job_status *status)
 {
-    TRY(comm_agree(b->all, handout_new(&b->handout, b->all, b->pipeline.comm, b->groups,
-                                       b->pipeline.config.cluster.timeout, order, count, display_hear, &b->display)));
-    comm_listen(b->pipeline.comm, (struct comm_listener){tell_meanwhile, cry_out, b});
-    comm_listen(b->all, (struct comm_listener){serve_meanwhile, cry_out, b});
-    b->current = (struct job_note){.job = -1};
-    while (true) {
-        int64_t next;
-        TRY(handout_next(&b->handout, &b->current, &next));
-        if (next < 0)
-            break;
-        do_job(b, &b->jobs.items[next]);
-    }
-    return handout_end(&b->handout);
+    struct queue *q = arg;
+    struct job *job = &q->jobs.items[status->job];
+    job->status = *status;
+    bool news = display_show(q->display, job);
+    if (news && status->state >= JOB_STOPPED)
+        results_write_summary(&q->results); // a failure is reported at the end, when it is written for the last time
 }
 
-static struct error do_jobs(struct queue *b)
+static struct error hand_out(struct queue *q, const int64_t *order, int64_t count)
 {
-    struct pipeline *w = &b->pipeline;
-    int64_t *order = memory_alloc(b->jobs.count, sizeof *order);
-    struct error e = comm_agree(b->all, order ? ok() : error_memory("the queue"));
-    b->spoken = STDERR_FILENO;
+    const struct handout_parts parts = {
+        .all = q->parts.comm,
+        .group = q->pipeline.comm,
+        .groups = q->groups,
+        .timeout = q->pipeline.config.cluster.timeout,
+        .order = order,
+        .count = count,
+        .report = on_report,
+        .arg = q,
+    };
+    TRY(comm_agree(q->parts.comm, handout_new(&q->handout, &parts)));
+    comm_listen(q->pipeline.comm, (struct comm_listener){tick_group, print_abort, q});
+    comm_listen(q->parts.comm, (struct comm_listener){tick_all, print_abort, q});
+    q->status = (struct job_status){.job = -1};
+    while (true) {
+        int64_t next;
+        TRY(handout_next(q->handout, &q->status, &next));
+        if (next < 0)
+            break;
+        run_job(q, &q->jobs.items[next]);
+    }
+    return handout_end(q->handout);
+}
+
+static struct error run_jobs(struct queue *q)
+{
+    struct pipeline *p = &q->pipeline;
+    int64_t *order = memory_alloc(q->jobs.count, sizeof *order);
+    struct error e = comm_agree(q->parts.comm, order ? ok() : error_memory("the queue"));
+    q->stderr_copy = STDERR_FILENO;
     if (e.code == ERROR_NONE)
-        e = work_off(b, order, jobs_order(&b->jobs, order));
-    comm_listen(w->comm, (struct comm_listener){0});
-    comm_listen(b->all, (struct comm_listener){0});
-    handout_free(&b->handout);
+        e = hand_out(q, order, jobs_order(&q->jobs, order));
+    comm_listen(p->comm, (struct comm_listener){0});
+    comm_listen(q->parts.comm, (struct comm_listener){0});
+    handout_free(q->handout);
+    q->handout = NULL;
     memory_free(order);
     return e;
 }
 
 /* The first job that can be learned opens the pipeline. In a file, all jobs need the same model. */
-static struct error open_workshop(struct queue *b)
+static struct error open_pipeline(struct queue *q)
 {
-    for (struct job *job = jobs_first_open(&b->jobs); job && !b->opened; job = jobs_first_open(&b->jobs)) {
-        comm_set_timeout(b->all, job->config.cluster.timeout);
-        struct error mine = pipeline_open(&b->pipeline, &job->config, b->all, b->devices);
-        struct error e = comm_agree(b->all, mine);
+    for (struct job *job = jobs_first_pending(&q->jobs); job && !q->opened; job = jobs_first_pending(&q->jobs)) {
+        comm_set_timeout(q->parts.comm, job->config.cluster.timeout);
+        struct error mine = pipeline_open(&q->pipeline, &job->config, q->parts.comm, q->parts.devices);
+        struct error e = comm_agree(q->parts.comm, mine);
         if (e.code == ERROR_NONE)
-            e = pipeline_compare(&b->pipeline);
-        b->opened = e.code == ERROR_NONE;
-        if (!b->opened && mine.code == ERROR_NONE)
-            pipeline_close(&b->pipeline);
-        if (!b->opened && b->jobs.kind == JOBS_FILE)
+            e = pipeline_compare(&q->pipeline);
+        q->opened = e.code == ERROR_NONE;
+        if (!q->opened && mine.code == ERROR_NONE)
+            pipeline_close(&q->pipeline);
+        if (!q->opened && q->jobs.kind == JOBS_FILE)
             return e;
-        if (!b->opened)
+        if (!q->opened)
             job_fail(job, e);
-        else if (speaks(b) && device_note(b->pipeline.device)[0])
-            log_line("%s", device_note(b->pipeline.device));
+        else if (is_root(q) && device_note(q->pipeline.device)[0])
+            log_line("%s", device_note(q->pipeline.device));
     }
     return ok();
 }
 
 /* Once: the ranks split into groups. */
-static struct error divide(struct queue *b)
+static struct error make_groups(struct queue *q)
 {
-    struct pipeline *w = &b->pipeline;
-    int size = comm_size(b->all);
-    if (b->groups > 0)
+    struct pipeline *p = &q->pipeline;
+    int size = comm_size(q->parts.comm);
+    if (q->groups > 0)
         return ok();
-    b->groups = b->wanted > 0 ? (int)b->wanted : jobs_groups(&b->jobs, size);
-    TRY(pipeline_divide(w, handout_group_of(comm_rank(b->all), size, b->groups)));
-    if (speaks(b))
-        log_line("%d rank%s in %d group%s", size, size == 1 ? "" : "s", b->groups, b->groups == 1 ? "" : "s");
-    return comm_agree(b->all, pipeline_link(w, w->config.cluster.timeout));
+    q->groups = q->parts.groups > 0 ? (int)q->parts.groups : jobs_best_groups(&q->jobs, size);
+    TRY(pipeline_divide(p, handout_group_of(comm_rank(q->parts.comm), size, q->groups)));
+    if (is_root(q))
+        log_line("%d rank%s in %d group%s", size, size == 1 ? "" : "s", q->groups, q->groups == 1 ? "" : "s");
+    return comm_agree(q->parts.comm, pipeline_link(p, p->config.cluster.timeout));
 }
 
 /* A GPU's memory is planned before any work is done: the most that any of the jobs needs. */
-static struct error plan_jobs(struct queue *b)
+static struct error plan_jobs(struct queue *q)
 {
     struct memory_plan plan = {0};
-    struct pipeline *w = &b->pipeline;
-    if (device_identity(w->device) == 0)
+    struct pipeline *p = &q->pipeline;
+    if (device_identity(p->device) == 0)
         return ok();
-    for (int64_t i = 0; i < b->jobs.count; i++) {
+    for (int64_t i = 0; i < q->jobs.count; i++) {
         struct config copy;
-        if (!job_open(&b->jobs.items[i]))
+        if (!job_is_pending(&q->jobs.items[i]))
             continue;
-        TRY(comm_agree(w->comm, config_copy(&copy, &b->jobs.items[i].subject.config)));
-        TRY(memory_plan_job(&plan, &copy, w->comm));
+        TRY(comm_agree(p->comm, config_copy(&copy, &q->jobs.items[i].subject.config)));
+        TRY(memory_plan_job(&plan, &copy, p->comm));
     }
-    return memory_plan_fits(&plan, w->device, b->all);
+    return memory_plan_fits(&plan, p->device, q->parts.comm);
 }
 
-static struct error load_once(struct queue *b)
+static struct error load_once(struct queue *q)
 {
-    if (!b->loaded)
-        TRY(pipeline_load(&b->pipeline));
-    b->loaded = true;
+    if (!q->loaded)
+        TRY(pipeline_load(&q->pipeline));
+    q->loaded = true;
     return ok();
+}
+
+/* Rank 0: the queue has its folder and groups. */
+static struct error begin_results(struct queue *q)
+{
+    q->results.ranks = comm_size(q->parts.comm);
+    q->results.groups = q->groups;
+    return results_write_summary(&q->results);
 }
 
 /* Everything that can be checked is checked before the first step. */
-static struct error make_ready(struct queue *b)
+static struct error prepare(struct queue *q)
 {
-    TRY(open_workshop(b));
-    TRY(jobs_check(&b->jobs, &b->pipeline));
-    TRY(prepare_folders(b));
-    if (!jobs_first_open(&b->jobs))
+    TRY(open_pipeline(q));
+    TRY(jobs_read_subjects(&q->jobs, &q->pipeline));
+    TRY(prepare_folders(q));
+    if (!jobs_first_pending(&q->jobs))
         return ok();
-    TRY(divide(b));
-    TRY(comm_agree(b->all, speaks(b) ? display_begin(&b->display, comm_size(b->all), b->groups) : ok()));
-    TRY(plan_jobs(b));
-    TRY(jobs_encode(&b->jobs, &b->pipeline));
-    return load_once(b);
+    TRY(make_groups(q));
+    TRY(comm_agree(q->parts.comm, is_root(q) ? begin_results(q) : ok()));
+    TRY(plan_jobs(q));
+    TRY(jobs_encode(&q->jobs, &q->pipeline));
+    return load_once(q);
 }
 
-static struct error show_and_do(struct queue *b)
+/* Jobs that ended before any was handed out: some were wrong, others an earlier run finished. */
+static void show_ended(struct queue *q)
 {
-    if (jobs_first_open(&b->jobs))
-        TRY(make_ready(b));
-    if (speaks(b))
-        display_refresh(&b->display);
-    if (jobs_first_open(&b->jobs))
-        TRY(do_jobs(b));
-    return comm_agree(b->all, speaks(b) ? display_finish(&b->display) : ok());
+    for (int64_t i = 0; i < q->jobs.count; i++)
+        if (!q->jobs.items[i].external && !job_is_pending(&q->jobs.items[i]))
+            display_show(q->display, &q->jobs.items[i]);
 }
 
-/* A job's leader records the time of submission in its folder, for later runs and runs of other jobs. */
-static struct error share_submissions(struct queue *b)
+static struct error finish(struct queue *q)
 {
-    for (int64_t i = 0; i < b->jobs.count; i++) {
-        struct job *job = &b->jobs.items[i];
-        if (speaks(b) && !job->elsewhere && job->submitted <= 0)
-            job->submitted = b->display.submitted;
-        TRY(comm_broadcast(b->all, &job->submitted, sizeof job->submitted, 0));
+    display_finish(q->display);
+    struct error e = results_write(&q->results);
+    display_summary(q->display, e.code == ERROR_NONE);
+    return e;
+}
+
+static struct error run_batch(struct queue *q)
+{
+    if (jobs_first_pending(&q->jobs))
+        TRY(prepare(q));
+    if (is_root(q))
+        show_ended(q);
+    if (jobs_first_pending(&q->jobs))
+        TRY(run_jobs(q));
+    return comm_agree(q->parts.comm, is_root(q) ? finish(q) : ok());
+}
+
+/* Tells all ranks when a job was submitted: its leader records that in its folder, for later runs and runs of other
+ * jobs. */
+static struct error share_submitted(struct queue *q)
+{
+    for (int64_t i = 0; i < q->jobs.count; i++) {
+        struct job *job = &q->jobs.items[i];
+        if (is_root(q) && !job->external && job->submitted <= 0)
+            job->submitted = q->results.submitted;
+        TRY(comm_broadcast(q->parts.comm, &job->submitted, sizeof job->submitted, 0));
     }
     return ok();
 }
 
-struct error queue_run(struct queue *b, const struct jobs_source *source, const char *text, int64_t size,
+struct error queue_new(struct queue **queue, const struct queue_parts *parts)
+{
+    struct queue *q = *queue = memory_alloc(1, sizeof *q);
+    if (q)
+        q->parts = *parts;
+    return comm_agree(parts->comm, q ? ok() : error_memory("the queue"));
+}
+
+struct error queue_run(struct queue *q, const struct jobs_source *source, const char *text, int64_t size,
                        const struct text_list *sets, bool resume)
 {
-    TRY(comm_agree(b->all, jobs_read(&b->jobs, source, text, size, sets)));
-    for (int64_t i = 0; i < b->jobs.count && source->kind == JOBS_FILE; i++)
-        b->jobs.items[i].resume = resume;
-    if (!b->jobs.folder)
+    TRY(comm_agree(q->parts.comm, jobs_read(&q->jobs, source, text, size, sets)));
+    for (int64_t i = 0; i < q->jobs.count && source->kind == JOBS_FILE; i++)
+        q->jobs.items[i].resume = resume;
+    if (!q->jobs.folder)
         return ok(); // no job of the spool has a valid config
-    if (b->only)
-        TRY(jobs_choose(&b->jobs, b->only, source->name));
-    TRY(read_results(b));
-    struct error e = ok();
-    if (speaks(b))
-        e = display_open(&b->display, &b->jobs, resume ? summary_submitted(b->jobs.folder) : 0);
-    TRY(comm_agree(b->all, e));
-    TRY(share_submissions(b));
-    return show_and_do(b);
+    if (q->parts.only)
+        TRY(jobs_select(&q->jobs, q->parts.only, source->name));
+    TRY(read_results(q));
+    if (is_root(q))
+        results_begin(&q->results, &q->jobs, resume);
+    TRY(comm_agree(q->parts.comm, is_root(q) ? display_open(&q->display, &q->results) : ok()));
+    TRY(share_submitted(q));
+    return run_batch(q);
 }
 
-void queue_clear(struct queue *b)
+void queue_clear(struct queue *q)
 {
-    claim_release(&b->claim);
-    display_close(&b->display);
-    jobs_free(&b->jobs);
+    claim_release(&q->claim);
+    display_close(q->display);
+    q->display = NULL;
+    jobs_free(&q->jobs);
 }
 
-void queue_close(struct queue *b)
+const struct jobs *queue_jobs(const struct queue *q)
 {
-    queue_clear(b);
-    if (b->opened)
-        pipeline_close(&b->pipeline);
-    *b = (struct queue){0};
+    return &q->jobs;
+}
+
+void queue_free(struct queue *q)
+{
+    if (!q)
+        return;
+    queue_clear(q);
+    if (q->opened)
+        pipeline_close(&q->pipeline);
+    memory_free(q);
 }

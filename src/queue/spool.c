@@ -10,12 +10,16 @@
 #include "base/memory.h"
 #include "base/clock.h"
 #include "cluster/signals.h"
+#include "files/claim.h"
 #include "files/file.h"
 #include "files/json.h"
 
-static const double look_pause = 0.5; /* seconds between two looks into an idle folder */
+static const double scan_pause = 0.5; /* seconds between two scans of an idle folder */
 
 struct spool {
+    struct queue *queue;
+    struct comm *comm;
+    const struct text_list *sets;
     const char *folder;
     const char *defaults_path; /* or NULL */
     char running[PATH_SIZE], done[PATH_SIZE], failed[PATH_SIZE];
@@ -43,18 +47,19 @@ static struct error open_folders(struct spool *s)
 }
 
 /* Checks them and --set now, while someone is watching, rather than when the first job arrives. */
-static struct error read_defaults(struct spool *s, const char *path, const struct text_list *sets)
+static struct error read_defaults(struct spool *s)
 {
+    const char *path = s->defaults_path;
     char out[PATH_SIZE];
     if (path)
         TRY(json_read(&s->defaults, path, path));
     else
         s->defaults = cJSON_CreateObject();
     TRY(path_join(out, s->folder, "out"));
-    if (!jobs_name_folder(s->defaults) && !cJSON_AddStringToObject(s->defaults, "output.dir", out))
+    if (!job_sets_folder(s->defaults) && !cJSON_AddStringToObject(s->defaults, "output.dir", out))
         return error_memory("the defaults");
     const struct config_layer layer = {s->defaults, path ? path : s->folder};
-    return config_check(&layer, 1, sets);
+    return config_check(&layer, 1, s->sets);
 }
 
 /* NAME of NAME.json; false if the file is not for us. */
@@ -85,18 +90,18 @@ static struct error move(const char *from_folder, const char *to_folder, const c
 }
 
 /* Moves running/NAME.json to where its outcome belongs. */
-static struct error settle(const struct spool *s, const char *name, const struct job_note *note)
+static struct error move_ended(const struct spool *s, const char *name, const struct job_status *status)
 {
     char file[PATH_SIZE], reason[PATH_SIZE], text[600];
     snprintf(file, sizeof file, "%s.json", name);
-    if (note->state == JOB_DONE)
+    if (status->state == JOB_DONE)
         return move(s->running, s->done, file);
-    if (note->state != JOB_FAILED)
+    if (status->state != JOB_FAILED)
         return ok(); // it stays, to be continued
     snprintf(file, sizeof file, "%s.txt", name);
     TRY(path_join(reason, s->failed, file));
     TRY(folder_make(s->failed));
-    snprintf(text, sizeof text, "%s\n", note->error.text);
+    snprintf(text, sizeof text, "%s\n", status->error.text);
     TRY(file_write_whole(reason, text, (int64_t)strlen(text)));
     snprintf(file, sizeof file, "%s.json", name);
     return move(s->running, s->failed, file);
@@ -104,14 +109,14 @@ static struct error settle(const struct spool *s, const char *name, const struct
 
 static struct error reject(const struct spool *s, const char *name, struct error e)
 {
-    const struct job_note note = {.state = JOB_FAILED, .error = e};
+    const struct job_status status = {.state = JOB_FAILED, .error = e};
     log_error("%s: failed, %s", name, e.text);
-    return settle(s, name, &note);
+    return move_ended(s, name, &status);
 }
 
-/* Is there something of that name that is not a folder? Folders stay where they are: a file could not take their place
- * later. */
-static bool lies_in(const char *folder, const char *file)
+/* Whether there is something of that name that is not a folder. Folders stay where they are: a file could not replace
+ * them later. */
+static bool has_file(const char *folder, const char *file)
 {
     char path[PATH_SIZE];
     struct stat status;
@@ -132,11 +137,11 @@ static struct error read_config(cJSON **config, const char *path, const char *so
 /* running/FILE becomes one more of the batch's jobs, or is rejected. */
 static struct error add_job(const struct spool *s, cJSON *list, const char *file, bool resume)
 {
-    char name[PATH_SIZE], path[PATH_SIZE],
-        source[PATH_SIZE]; // source: as the user named it, wherever it lies meanwhile
+    char name[PATH_SIZE], path[PATH_SIZE];
+    char source[PATH_SIZE]; // as the user named it, wherever it is now
     struct stat status;
     cJSON *config = NULL;
-    if (!job_name(name, file) || !lies_in(s->running, file))
+    if (!job_name(name, file) || !has_file(s->running, file))
         return ok();
     TRY(path_join(path, s->running, file));
     TRY(path_join(source, s->folder, file));
@@ -176,7 +181,7 @@ static struct error add_new(const struct spool *s, cJSON *list)
     struct error e = ok();
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
         // a new file would overwrite an unfinished one of that name, so it waits until that one is done
-        if (!job_name(name, names[i]) || !lies_in(s->folder, names[i]) || lies_in(s->running, names[i]))
+        if (!job_name(name, names[i]) || !has_file(s->folder, names[i]) || has_file(s->running, names[i]))
             continue;
         e = move(s->folder, s->running, names[i]);
         if (e.code == ERROR_NONE)
@@ -187,7 +192,7 @@ static struct error add_new(const struct spool *s, cJSON *list)
 }
 
 /* The jobs at hand, as a text for jobs_read; *text stays NULL if there are none. */
-static struct error take_jobs(const struct spool *s, char **text)
+static struct error collect_jobs(const struct spool *s, char **text)
 {
     *text = NULL;
     cJSON *root = cJSON_CreateObject();
@@ -210,64 +215,65 @@ static struct error take_jobs(const struct spool *s, char **text)
     return e;
 }
 
-static struct error settle_all(const struct spool *s, const struct jobs *jobs)
+static struct error move_all_ended(const struct spool *s, const struct jobs *jobs)
 {
     struct error e = ok();
     for (int64_t i = 0; i < jobs->count && e.code == ERROR_NONE; i++)
-        e = settle(s, jobs->items[i].name, &jobs->items[i].note);
+        e = move_ended(s, jobs->items[i].name, &jobs->items[i].status);
     return e;
 }
 
 /* -------------------------------------------------------------------------------- all ranks */
 
 /* *text: rank 0's; the others get theirs. */
-static struct error run_batch(struct queue *b, const struct spool *s, char **text, const struct text_list *sets)
+static struct error run_batch(const struct spool *s, char **text)
 {
     int64_t size = *text ? (int64_t)strlen(*text) : 0;
-    TRY(comm_share_text(b->all, text, &size));
+    TRY(comm_share_text(s->comm, text, &size));
     const struct jobs_source source = {JOBS_SPOOL, s->folder, s->defaults_path};
-    TRY(queue_run(b, &source, *text, size, sets, false));
-    struct error e = comm_agree(b->all, comm_rank(b->all) == 0 ? settle_all(s, &b->jobs) : ok());
-    queue_clear(b);
+    TRY(queue_run(s->queue, &source, *text, size, s->sets, false));
+    struct error e = comm_agree(s->comm, comm_rank(s->comm) == 0 ? move_all_ended(s, queue_jobs(s->queue)) : ok());
+    queue_clear(s->queue);
     return e;
 }
 
-/* Looks into the folder once and does what it finds. *stop: some rank was asked to stop. */
-static struct error look(struct queue *b, const struct spool *s, const struct text_list *sets, bool *stop)
+/* Scans the folder once and runs the jobs it finds. *stop: some rank was asked to stop. */
+static struct error scan(const struct spool *s, bool *stop)
 {
     *stop = signals_stop_requested();
     char *text = NULL;
-    bool first = comm_rank(b->all) == 0;
+    bool first = comm_rank(s->comm) == 0;
     struct error e = ok();
     if (first && !*stop)
-        e = take_jobs(s, &text);
-    TRY(comm_wait_all(b->all, 1));
-    e = comm_meet(b->all, e, stop);
+        e = collect_jobs(s, &text);
+    TRY(comm_wait_all(s->comm, 1));
+    e = comm_meet(s->comm, e, stop);
     bool work = text != NULL;
     if (e.code == ERROR_NONE)
-        e = comm_broadcast(b->all, &work, sizeof work, 0);
+        e = comm_broadcast(s->comm, &work, sizeof work, 0);
     if (e.code == ERROR_NONE && work)
-        e = run_batch(b, s, &text, sets);
+        e = run_batch(s, &text);
     else if (first && e.code == ERROR_NONE && !*stop)
-        clock_sleep(look_pause);
+        clock_sleep(scan_pause);
     memory_free(text);
     return e;
 }
 
-struct error spool_run(struct queue *b, const char *folder, const char *defaults, const struct text_list *sets)
+struct error spool_run(struct queue *q, struct comm *comm, const char *folder, const char *defaults,
+                       const struct text_list *sets)
 {
-    struct spool s = {.folder = folder, .defaults_path = defaults};
+    struct spool s = {.queue = q, .comm = comm, .sets = sets, .folder = folder, .defaults_path = defaults};
     struct error e = ok();
-    bool first = comm_rank(b->all) == 0, stop = false;
+    bool first = comm_rank(comm) == 0, stop = false;
     if (first)
         e = open_folders(&s);
     if (first && e.code == ERROR_NONE)
-        e = read_defaults(&s, defaults, sets);
-    e = comm_agree(b->all, e);
+        e = read_defaults(&s);
+    e = comm_agree(comm, e);
     if (first && e.code == ERROR_NONE)
         log_line("watching %s for NAME.json", folder);
     while (e.code == ERROR_NONE && !stop)
-        e = look(b, &s, sets, &stop);
+        e = scan(&s, &stop);
     claim_release(&s.claim);
     cJSON_Delete(s.defaults);
     if (e.code == ERROR_NONE)

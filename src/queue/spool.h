@@ -1,9 +1,9 @@
 /* queue/spool.h
  *
- * A folder as an endless queue. To have a word learned, write a config and rename it into the folder as NAME.json;
+ * A folder as a queue without end. To have a word learned, write a config and rename it into the folder as NAME.json;
  * zoodip moves it to running/, learns the word into output.dir/NAME, and moves the file to done/ or, with the reason in
  * NAME.txt beside it, to failed/. Files found in running/ at the start were interrupted and continue from their
- * checkpoints. Jobs that arrive while others run form the next batch.
+ * checkpoints. Jobs that arrive while others run are the next batch.
  *
  * Only regular files that are not hidden are taken; a job cannot choose its output folder.
  */
@@ -12,8 +12,9 @@
 
 #include "queue/queue.h"
 
-/* Runs until a signal, then returns ERROR_PREEMPTED. `defaults`: a config file with the keys that jobs leave out, or
+/* Runs until a signal, then returns ERROR_PREEMPTED. comm: the queue's. `defaults`: a config file with the keys that jobs leave out, or
  * NULL; without an output.dir in it, results go to FOLDER/out. Collective. */
-struct error spool_run(struct queue *b, const char *folder, const char *defaults, const struct text_list *sets);
+struct error spool_run(struct queue *q, struct comm *comm, const char *folder, const char *defaults,
+                       const struct text_list *sets);
 
 #endif

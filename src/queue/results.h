@@ -1,0 +1,43 @@
+/* queue/results.h
+ *
+ * What a queue leaves in its folder: job.json in each job's, and summary.json and index.html about all of them. A run
+ * that resumes the queue, and runs of other jobs of the same file, know a job from its job.json.
+ */
+#ifndef ZOODIP_QUEUE_RESULTS_H
+#define ZOODIP_QUEUE_RESULTS_H
+
+#include "base/error.h"
+#include "queue/jobs.h"
+
+/* FOLDER/job.json: how far the job is. Written by the leader of its group. */
+struct error result_write(const struct job *job);
+void result_remove(const struct job *job);
+
+/* Sets the job's status from FOLDER/job.json, if there is one and the job's recipe is the same. A job that finished as
+ * many steps as are wanted is done, any other one waits; an external job is shown as it is there. */
+void result_read(struct job *job);
+
+/* A number as a table shows it: "-" if it is not known. */
+const char *result_number(char out[32], int decimals, double value);
+
+/* On rank 0: of all jobs. */
+struct results {
+    struct jobs *jobs; /* borrowed; the status of external jobs is kept up to date */
+    double submitted;  /* when the queue was first started, in seconds since 1970 */
+    double began;      /* this run, by clock_seconds */
+    int ranks, groups; /* 0 until known */
+};
+
+/* continued: whether `submitted` is that of an earlier summary.json, if there is one, instead of now. */
+void results_begin(struct results *r, struct jobs *jobs, bool continued);
+
+/* Seconds from a job's submission to its end; NAN while it is pending. */
+double results_turnaround(const struct results *r, const struct job *job);
+
+/* summary.json: at the start, so that the time of submission is known whatever happens, and whenever a job ends. */
+struct error results_write_summary(struct results *r);
+
+/* summary.json and index.html, at the end. */
+struct error results_write(struct results *r);
+
+#endif
