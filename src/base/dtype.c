@@ -17,6 +17,11 @@ int64_t dtype_size(enum dtype type)
     return dtypes[type].size;
 }
 
+bool dtype_is_weight(enum dtype type)
+{
+    return type == F32 || type == F16 || type == BF16;
+}
+
 const char *dtype_name(enum dtype type)
 {
     return dtypes[type].name;

@@ -5,12 +5,16 @@
 #ifndef ZOODIP_BASE_DTYPE_H
 #define ZOODIP_BASE_DTYPE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum dtype { F64, F32, F16, BF16, I64, I32, I16, I8, U8, BOOL, DTYPE_COUNT };
 
 /* Bytes of one number. */
 int64_t dtype_size(enum dtype type);
+
+/* Is it a type that weights are stored in: F32, F16 or BF16? */
+bool dtype_is_weight(enum dtype type);
 
 /* "F32" and so on, as safetensors spells it. */
 const char *dtype_name(enum dtype type);

@@ -237,7 +237,7 @@ static struct error read_latents(struct session *s, const struct unet_config *un
     struct error e = ok();
     if (!t)
         e = error_input("%s: tensor latents: is missing", path);
-    else if (t->ranks != 4 || t->shape[1] != unet->in_channels || (t->type != F32 && t->type != F16 && t->type != BF16))
+    else if (t->ranks != 4 || t->shape[1] != unet->in_channels || !dtype_is_weight(t->type))
         e = error_input("%s: tensor latents: expected F32 [1 or count, %lld, h, w]", path,
                         (long long)unet->in_channels);
     else if (t->shape[0] != 1 && t->shape[0] != s->request->count)

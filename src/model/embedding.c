@@ -28,7 +28,7 @@ struct error embedding_read(struct embedding *e, const char *path)
                             (long long)file.entry_count);
     else if (t->ranks < 1 || t->ranks > 2 || t->count == 0 || (t->ranks == 2 && t->shape[0] > VECTORS_LIMIT))
         error = error_input("%s: tensor %s: expected shape [vectors, dim]", path, t->name);
-    else if (t->type != F32 && t->type != F16 && t->type != BF16 && t->type != F64)
+    else if (!dtype_is_weight(t->type) && t->type != F64)
         error = error_input("%s: tensor %s: %s, expected a float type", path, t->name, dtype_name(t->type));
     else {
         e->vectors = t->ranks == 2 ? t->shape[0] : 1;

@@ -27,16 +27,11 @@ struct part {
     cJSON *map; /* quanto_qmap.json */
 };
 
-static bool is_float(enum dtype type)
-{
-    return type == F32 || type == F16 || type == BF16;
-}
-
 /* Linear and convolution weights are the float tensors of 2 or 4 dimensions called X.weight, except embedding
  * tables. */
 static bool is_layer(const struct entry *t)
 {
-    return text_ends_with(t->name, ".weight") && (t->ranks == 2 || t->ranks == 4) && is_float(t->type) &&
+    return text_ends_with(t->name, ".weight") && (t->ranks == 2 || t->ranks == 4) && dtype_is_weight(t->type) &&
            t->count > 0 && !text_ends_with(t->name, "_embedding.weight");
 }
 

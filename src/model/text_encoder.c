@@ -90,7 +90,7 @@ struct error text_encoder_load(struct text_encoder *t, struct device *d, const c
     if (e.code != ERROR_NONE)
         return weights_refuse(store, e);
     e = weights_load(&t->weights, d, folder, "text_encoder", bits, store, load, t);
-    if (e.code == ERROR_NONE && store.take)
+    if (e.code == ERROR_NONE && store.alloc)
         e = need_positions(d, t);
     if (e.code != ERROR_NONE)
         text_encoder_free(t);

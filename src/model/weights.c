@@ -10,7 +10,7 @@
 
 enum { NAME_ROOM = 256 };
 
-static struct error take_alone(void *arg, int64_t bytes, void **memory, bool *fill)
+static struct error alloc_alone(void *arg, int64_t bytes, void **memory, bool *fill)
 {
     (void)arg;
     *memory = memory_alloc(bytes, 1);
@@ -24,7 +24,7 @@ static struct error ready_alone(void *arg, struct error e)
     return e;
 }
 
-static void give_alone(void *arg, void *memory, int64_t bytes)
+static void free_alone(void *arg, void *memory, int64_t bytes)
 {
     (void)arg;
     (void)bytes;
@@ -33,10 +33,10 @@ static void give_alone(void *arg, void *memory, int64_t bytes)
 
 struct store store_alone(void)
 {
-    return (struct store){take_alone, ready_alone, give_alone, NULL};
+    return (struct store){alloc_alone, ready_alone, free_alone, NULL};
 }
 
-static struct error take_nothing(void *arg, int64_t bytes, void **memory, bool *fill)
+static struct error alloc_nothing(void *arg, int64_t bytes, void **memory, bool *fill)
 {
     (void)arg;
     (void)bytes;
@@ -47,7 +47,7 @@ static struct error take_nothing(void *arg, int64_t bytes, void **memory, bool *
 
 struct store store_simulated(void)
 {
-    return (struct store){take_nothing, ready_alone, give_alone, NULL};
+    return (struct store){alloc_nothing, ready_alone, free_alone, NULL};
 }
 
 struct store store_nowhere(void)
@@ -105,31 +105,30 @@ struct error model_folder_check(const char *folder)
     return error_input("\"%.300s\": has no text_encoder, unet or vae; expected a diffusers model folder", folder);
 }
 
-static void give_memory(struct weights *w)
+static void free_memory(struct weights *w)
 {
     if (w->memory)
-        w->store.give(w->store.arg, w->memory, w->memory_bytes);
+        w->store.free(w->store.arg, w->memory, w->memory_bytes);
     w->memory = NULL;
 }
 
-void weights_free(struct weights *w)
-{
-    for (int64_t i = 0; i < w->handle_count; i++)
-        weight_free(w->handles[i]);
-    memory_free(w->handles);
-    w->handles = NULL;
-    w->handle_count = w->handle_room = 0;
-    give_memory(w);
-    device_unsettle(w->device, w->settled, w->memory_bytes);
-    w->settled = NULL;
-    safetensors_close(&w->file);
-}
-
-static void drop_handles(struct weights *w)
+static void free_handles(struct weights *w)
 {
     for (int64_t i = 0; i < w->handle_count; i++)
         weight_free(w->handles[i]);
     w->handle_count = 0;
+}
+
+void weights_free(struct weights *w)
+{
+    free_handles(w);
+    memory_free(w->handles);
+    w->handles = NULL;
+    w->handle_room = 0;
+    free_memory(w);
+    device_unsettle(w->device, w->settled, w->memory_bytes);
+    w->settled = NULL;
+    safetensors_close(&w->file);
 }
 
 struct error weights_refuse(struct store store, struct error e)
@@ -137,38 +136,44 @@ struct error weights_refuse(struct store store, struct error e)
     return store.ready ? store.ready(store.arg, e) : e;
 }
 
+/* The first pass: finds every layer and counts the memory that all of them need. */
+static struct error measure(struct weights *w, const char *folder, const char *part,
+                            void (*load)(void *arg, struct weights *w), void *arg)
+{
+    char path[PATH_SIZE];
+    TRY(weights_path(path, folder, part));
+    TRY(safetensors_open(&w->file, path));
+    device_store(w->device, NULL, 0, false);
+    load(arg, w);
+    w->memory_bytes = device_stored(w->device);
+    free_handles(w);
+    return w->error;
+}
+
+/* The second pass: packs the weights into memory, and hands it to a GPU. */
+static struct error fill(struct weights *w, void (*load)(void *arg, struct weights *w), void *arg)
+{
+    struct error e = w->store.alloc(w->store.arg, w->memory_bytes, &w->memory, &w->filling);
+    if (e.code == ERROR_NONE) {
+        device_store(w->device, w->memory, w->memory_bytes, w->filling);
+        load(arg, w);
+        e = w->error;
+    }
+    TRY(w->store.ready(w->store.arg, e));
+    e = device_settle(w->device, w->handles, w->handle_count, w->memory, w->memory_bytes, &w->settled);
+    if (w->settled)
+        free_memory(w);
+    return e;
+}
+
 struct error weights_load(struct weights *w, struct device *device, const char *folder, const char *part, int bits,
                           struct store store, void (*load)(void *arg, struct weights *w), void *arg)
 {
     *w = (struct weights){.device = device, .bits = bits, .store = store};
-    char path[PATH_SIZE];
-    bool fill = false;
-    struct error e = weights_path(path, folder, part);
-    if (e.code == ERROR_NONE)
-        e = safetensors_open(&w->file, path);
-    if (e.code == ERROR_NONE) {
-        device_store(device, NULL, 0, false);
-        load(arg, w);
-        e = w->error;
-        w->memory_bytes = device_stored(device);
-        drop_handles(w);
-    }
     // ranks that share the memory must learn of a failure before they wait for it
-    e = weights_refuse(store, e);
-    if (e.code == ERROR_NONE && store.take) {
-        e = store.take(store.arg, w->memory_bytes, &w->memory, &fill);
-        if (e.code == ERROR_NONE) {
-            device_store(device, w->memory, w->memory_bytes, fill);
-            w->filling = fill;
-            load(arg, w);
-            e = w->error;
-        }
-        e = store.ready(store.arg, e);
-        if (e.code == ERROR_NONE)
-            e = device_settle(device, w->handles, w->handle_count, w->memory, w->memory_bytes, &w->settled);
-        if (w->settled)
-            give_memory(w);
-    }
+    struct error e = weights_refuse(store, measure(w, folder, part, load, arg));
+    if (e.code == ERROR_NONE && store.alloc)
+        e = fill(w, load, arg);
     if (e.code != ERROR_NONE)
         weights_free(w);
     return e;
@@ -202,11 +207,6 @@ static const struct entry *find_suffixed(const struct weights *w, const char *na
         return found;
     snprintf(full, sizeof full, "%s%s", older, suffix);
     return safetensors_find(&w->file, full);
-}
-
-static bool is_number(enum dtype type)
-{
-    return type == F32 || type == F16 || type == BF16;
 }
 
 /* Does an entry have `shape` [ranks], ignoring trailing ones on both sides? */
@@ -277,7 +277,7 @@ static const struct entry *need_floats(struct weights *w, const char *name, cons
                                        int ranks)
 {
     const struct entry *entry = need(w, name, suffix, shape, ranks);
-    if (!entry || is_number(entry->type))
+    if (!entry || dtype_is_weight(entry->type))
         return entry;
     wrong(w, entry->name, "expected F32, F16 or BF16");
     return NULL;
@@ -421,7 +421,7 @@ const struct weight *weights_norm(struct weights *w, int64_t channels, const cha
     const struct entry *shift = gain ? need(w, name, ".bias", &channels, 1) : NULL;
     if (!shift)
         return NULL;
-    if (!is_number(gain->type) || !is_number(shift->type)) {
+    if (!dtype_is_weight(gain->type) || !dtype_is_weight(shift->type)) {
         wrong(w, gain->name, "expected F32, F16 or BF16");
         return NULL;
     }
@@ -444,7 +444,7 @@ struct weight *weights_table(struct weights *w, int64_t rows, int64_t dim, const
     const struct entry *table = need(w, name, ".weight", shape, 2);
     if (!table)
         return NULL;
-    if (!is_number(table->type)) {
+    if (!dtype_is_weight(table->type)) {
         wrong(w, table->name, "expected F32, F16 or BF16");
         return NULL;
     }

@@ -24,13 +24,13 @@
 /* ERROR_BAD_INPUT if FOLDER does not exist or is no model as diffusers saves it: it holds none of the parts. */
 struct error model_folder_check(const char *folder);
 
-/* Where the packed weights go. take returns `bytes` of memory and says whether this process is the one to fill it;
+/* Where the packed weights go. alloc returns `bytes` of memory and says whether this process is the one to fill it;
  * ready is called when it has done so (or has failed: `e`), and returns what all processes that share the memory agree
  * on. */
 struct store {
-    struct error (*take)(void *arg, int64_t bytes, void **memory, bool *fill);
+    struct error (*alloc)(void *arg, int64_t bytes, void **memory, bool *fill);
     struct error (*ready)(void *arg, struct error e);
-    void (*give)(void *arg, void *memory, int64_t bytes);
+    void (*free)(void *arg, void *memory, int64_t bytes);
     void *arg;
 };
 
@@ -45,18 +45,20 @@ struct store store_nowhere(void);
 struct store store_simulated(void);
 
 struct weights {
-    struct device *device;
-    int bits; /* 32, 16, 8 or 4: how linear and convolution weights are kept */
+    int64_t memory_bytes;      /* of the packed weights */
+    int least_bits, most_bits; /* in which linear and convolution weights are kept */
     struct safetensors file;
+
+    /* private */
+    struct device *device;
+    int bits;                /* asked for: 32, 16, 8 or 4; 0: as stored */
     struct weight **handles; /* all handles made, freed together */
     int64_t handle_count, handle_room;
-    int least_bits, most_bits; /* in which linear and convolution weights are actually kept */
-    bool filling;              /* this pass reads the file's numbers */
+    bool filling; /* this pass reads the file's numbers */
     struct error error;
     struct store store;
     void *memory;  /* packed, on the host: where the device computes, or on its way there */
     void *settled; /* packed, on a GPU */
-    int64_t memory_bytes;
 };
 
 /* Call this if a load fails before weights_load: the other ranks of the store wait for this rank's result. */

@@ -11,7 +11,7 @@
 
 /* -------------------------------------------------------------------------------- shared weights */
 
-static struct error take_shared(void *arg, int64_t bytes, void **memory, bool *fill)
+static struct error alloc_shared(void *arg, int64_t bytes, void **memory, bool *fill)
 {
     return shared_memory_new(arg, bytes, memory, fill);
 }
@@ -21,7 +21,7 @@ static struct error ready_shared(void *arg, struct error e)
     return comm_agree(arg, e);
 }
 
-static void give_shared(void *arg, void *memory, int64_t bytes)
+static void free_shared(void *arg, void *memory, int64_t bytes)
 {
     (void)arg;
     shared_memory_free(memory, bytes);
@@ -29,7 +29,7 @@ static void give_shared(void *arg, void *memory, int64_t bytes)
 
 static struct store store_of(const struct pipeline *w, struct comm *comm)
 {
-    return w->simulated ? store_simulated() : (struct store){take_shared, ready_shared, give_shared, comm};
+    return w->simulated ? store_simulated() : (struct store){alloc_shared, ready_shared, free_shared, comm};
 }
 
 /* -------------------------------------------------------------------------------- opening */
