@@ -155,8 +155,8 @@ struct update_args {
     float *embedding, *m, *v;
     double *gradient;
     const double *slots, *rates;
-    const float *directions, *noise;
-    const int32_t *noise_rows;
+    const float *directions, *removed;
+    const int32_t *removed_rows;
     int64_t dim;
     int n, sides, batch, most_rows;
     double eps;
@@ -206,18 +206,18 @@ __device__ static double along(const struct update_args &a, const float *row)
 /* The directions are orthonormal, so removing several at once equals removing them one by one. */
 __device__ static void project(const struct update_args &a, struct update_memory &s)
 {
-    int rows = min(*a.noise_rows, a.most_rows);
+    int rows = min(*a.removed_rows, a.most_rows);
     for (int first = 0; first < rows; first += AT_ONCE) {
         int count = min(AT_ONCE, rows - first);
-        const float *noise = a.noise + first * a.dim;
+        const float *removed = a.removed + first * a.dim;
         __syncthreads(); // the gradient is complete, and the factors may be overwritten
         for (int i = (int)threadIdx.x / 32; i < count; i += WARPS) {
-            double factor = along(a, noise + i * a.dim);
+            double factor = along(a, removed + i * a.dim);
             if (threadIdx.x % 32 == 0)
                 s.factors[i] = factor;
         }
         __syncthreads();
-        add_rows(a, s, noise, count, -1);
+        add_rows(a, s, removed, count, -1);
     }
 }
 
@@ -240,13 +240,13 @@ void cuda_update(struct device *device, const struct update *u)
     a.slots = (const double *)tensor_data(u->slots);
     a.rates = (const double *)tensor_data(u->rates);
     a.directions = (const float *)tensor_data(u->directions);
-    a.noise = (const float *)tensor_data(u->noise);
-    a.noise_rows = (const int32_t *)tensor_data(u->noise_rows);
+    a.removed = (const float *)tensor_data(u->removed);
+    a.removed_rows = (const int32_t *)tensor_data(u->removed_rows);
     a.dim = u->embedding.lane_stride;
     a.n = (int)u->directions.lanes;
     a.sides = (int)u->sides;
     a.batch = (int)u->batch;
-    a.most_rows = (int)u->noise.lanes;
+    a.most_rows = (int)u->removed.lanes;
     a.eps = u->eps;
     a.adam = {u->weight1, u->weight2, u->beta2, u->adam_eps};
     launch(device, "op_update", update_kernel, dim3(1), UPDATE_THREADS, sizeof(struct update_memory), a);

@@ -20,7 +20,7 @@ from safetensors.torch import save
 from conftest import ROOT, TOYBOX
 
 NEEDS = "peers"
-SOURCES = ["base/*.c", "files/*.c", "text/*.c", "zo/checkpoint.c", "zo/subspace.c", "zo/optimizer.c"]
+SOURCES = ["base/*.c", "files/*.c", "text/*.c", "zo/checkpoint.c", "zo/state.c", "zo/subspace.c"]
 LIBRARIES = ["-lcjson", "-lutf8proc", "-lpng", "-ljpeg", "-lz", "-lpthread", "-lm"]
 
 

@@ -341,8 +341,8 @@ static struct error check_update(const struct update *u)
 {
     struct tensor e = u->embedding;
     if (!fits_embedding(e, F32, e) || e.lanes != 1 || !fits_embedding(u->m, F32, e) || !fits_embedding(u->v, F32, e) ||
-        !fits_embedding(u->gradient, F64, e) || !fits_embedding(u->noise, F32, e) ||
-        !fits_embedding(u->directions, F32, e) || !is_scalar(u->noise_rows, I32, 1) || !is_scalar(u->rates, F64, 3))
+        !fits_embedding(u->gradient, F64, e) || !fits_embedding(u->removed, F32, e) ||
+        !fits_embedding(u->directions, F32, e) || !is_scalar(u->removed_rows, I32, 1) || !is_scalar(u->rates, F64, 3))
         return wrong("op_update", e, u->gradient);
     if (!dense_as(u->slots, F64) || u->slots.channels != 1 || positions(u->slots) != 1 || u->sides < 1 ||
         u->sides > 2 || u->slots.lanes < (u->sides * u->directions.lanes + 1) * u->batch)

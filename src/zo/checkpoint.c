@@ -15,56 +15,9 @@
 
 static const char FORMAT[] = "zoodip checkpoint 1";
 
-enum { TENSORS = 5, FACTS = 4, NUMBER_TEXT = 24 };
-
-struct error state_new(struct state *s, int64_t dim, int64_t tau, double nu, double beta1, double beta2, double eps)
-{
-    *s = (struct state){.dim = dim};
-    s->embedding = memory_alloc(dim, sizeof *s->embedding);
-    struct error e = s->embedding ? ok() : error_memory("the embedding");
-    if (e.code == ERROR_NONE)
-        e = optimizer_new(&s->optimizer, dim, beta1, beta2, eps);
-    if (e.code == ERROR_NONE)
-        e = subspace_new(&s->subspace, dim, tau, nu);
-    if (e.code != ERROR_NONE)
-        state_free(s);
-    return e;
-}
-
-void state_free(struct state *s)
-{
-    memory_free(s->embedding);
-    optimizer_free(&s->optimizer);
-    subspace_free(&s->subspace);
-    *s = (struct state){0};
-}
+enum { FACTS = 4, NUMBER_TEXT = 24 };
 
 /* -------------------------------------------------------------------------------- what a file holds */
-
-static struct entry rows_entry(const char *name, const float *data, int64_t rows, int64_t dim)
-{
-    return (struct entry){
-        .name = name, .type = F32, .ranks = 2, .shape = {rows, dim}, .count = rows * dim, .data = data};
-}
-
-static void state_tensors(const struct state *s, struct entry tensors[TENSORS])
-{
-    tensors[0] = rows_entry("embedding", s->embedding, 1, s->dim);
-    tensors[1] = rows_entry("m", s->optimizer.m, 1, s->dim);
-    tensors[2] = rows_entry("v", s->optimizer.v, 1, s->dim);
-    tensors[3] = rows_entry("history", s->subspace.history, s->subspace.filled, s->dim);
-    tensors[4] = rows_entry("noise", s->subspace.noise, s->subspace.noise_rows, s->dim);
-}
-
-static uint32_t add_tensors(uint32_t sum, const struct entry *tensors)
-{
-    for (int i = 0; i < TENSORS; i++) {
-        sum = (uint32_t)crc32_z(sum, (const void *)tensors[i].shape, 2 * sizeof *tensors[i].shape);
-        if (tensors[i].count > 0)
-            sum = (uint32_t)crc32_z(sum, tensors[i].data, (size_t)tensors[i].count * sizeof(float));
-    }
-    return sum;
-}
 
 /* The checksum of everything meaningful in the file except the sum itself. facts: values in the order of fact_names. */
 static uint32_t checksum(const struct entry *tensors, const char *const facts[FACTS])
@@ -72,17 +25,10 @@ static uint32_t checksum(const struct entry *tensors, const char *const facts[FA
     uint32_t sum = 0;
     for (int i = 0; i < FACTS; i++)
         sum = (uint32_t)crc32_z(sum, (const void *)facts[i], strlen(facts[i]) + 1);
-    return add_tensors(sum, tensors);
+    return state_crc(sum, tensors);
 }
 
 static const char *const fact_names[FACTS] = {"format", "step", "updates", "recipe"};
-
-uint32_t state_hash(const struct state *s)
-{
-    struct entry tensors[TENSORS];
-    state_tensors(s, tensors);
-    return add_tensors(0, tensors);
-}
 
 /* -------------------------------------------------------------------------------- files of a folder */
 
@@ -151,14 +97,13 @@ static struct error remove_old(const char *folder, int64_t step, int64_t keep)
 
 struct error checkpoint_write(const struct state *s, const char *folder, const char *recipe, int64_t keep)
 {
-    char path[PATH_SIZE], step[NUMBER_TEXT], updates[NUMBER_TEXT], sum[NUMBER_TEXT];
+    char path[PATH_SIZE], step[NUMBER_TEXT], sum[NUMBER_TEXT];
     TRY(folder_make(folder));
     TRY(step_path(path, folder, s->step));
     snprintf(step, sizeof step, "%lld", (long long)s->step);
-    snprintf(updates, sizeof updates, "%lld", (long long)s->optimizer.step);
-    struct entry tensors[TENSORS];
+    struct entry tensors[STATE_TENSORS];
     state_tensors(s, tensors);
-    const char *const facts[FACTS] = {FORMAT, step, updates, recipe};
+    const char *const facts[FACTS] = {FORMAT, step, step, recipe};
     snprintf(sum, sizeof sum, "%08x", checksum(tensors, facts));
     const char *metadata[2 * (FACTS + 1)];
     for (int i = 0; i < FACTS; i++) {
@@ -167,7 +112,7 @@ struct error checkpoint_write(const struct state *s, const char *folder, const c
     }
     metadata[2 * FACTS] = "crc32";
     metadata[2 * FACTS + 1] = sum;
-    TRY(safetensors_write(path, tensors, TENSORS, metadata, FACTS + 1));
+    TRY(safetensors_write(path, tensors, STATE_TENSORS, metadata, FACTS + 1));
     return remove_old(folder, s->step, keep);
 }
 
@@ -175,7 +120,7 @@ struct error checkpoint_write(const struct state *s, const char *folder, const c
 
 struct reading {
     struct safetensors file;
-    struct entry tensors[TENSORS];
+    struct entry tensors[STATE_TENSORS];
     const char *facts[FACTS];
 };
 
@@ -191,7 +136,7 @@ static struct error check_whole(struct reading *r, const char *path)
     }
     if (strcmp(r->facts[0], FORMAT) != 0)
         return error_failed("%s: format: \"%.40s\", expected \"%s\"", path, r->facts[0], FORMAT);
-    for (int i = 0; i < TENSORS; i++) {
+    for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *found = safetensors_find(&r->file, r->tensors[i].name);
         if (!found || found->type != F32 || found->ranks != 2)
             return error_failed("%s: not a checkpoint: expected a tensor \"%s\", F32 with two dimensions", path,
@@ -257,8 +202,8 @@ static struct error check_ours(const struct reading *r, const struct state *s, c
 {
     if (strcmp(r->facts[3], recipe) != 0)
         return another_recipe(path, r->facts[3], recipe);
-    const int64_t most[TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1};
-    for (int i = 0; i < TENSORS; i++) {
+    const int64_t most[STATE_TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1};
+    for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *t = &r->tensors[i];
         if (t->shape[1] != s->dim || t->shape[0] > most[i] || (i < 3 && t->shape[0] != 1))
             return error_input("%s: %s: shape [%lld, %lld] does not fit this run's embedding of %lld and tau of %lld",
@@ -268,23 +213,22 @@ static struct error check_ours(const struct reading *r, const struct state *s, c
     return ok();
 }
 
-static void take(float *to, const struct entry *from)
+static void copy_rows(float *to, const struct entry *from)
 {
     if (from->count > 0)
         memcpy(to, from->data, (size_t)from->count * sizeof *to);
 }
 
-static void take_all(struct state *s, const struct reading *r)
+static void copy_state(struct state *s, const struct reading *r)
 {
     s->step = strtoll(r->facts[1], NULL, 10);
-    s->optimizer.step = strtoll(r->facts[2], NULL, 10);
-    take(s->embedding, &r->tensors[0]);
-    take(s->optimizer.m, &r->tensors[1]);
-    take(s->optimizer.v, &r->tensors[2]);
-    take(s->subspace.history, &r->tensors[3]);
-    take(s->subspace.noise, &r->tensors[4]);
+    copy_rows(s->embedding, &r->tensors[0]);
+    copy_rows(s->m, &r->tensors[1]);
+    copy_rows(s->v, &r->tensors[2]);
+    copy_rows(s->subspace.history, &r->tensors[3]);
+    copy_rows(s->subspace.removed, &r->tensors[4]);
     s->subspace.filled = r->tensors[3].shape[0];
-    s->subspace.noise_rows = r->tensors[4].shape[0];
+    s->subspace.removed_rows = r->tensors[4].shape[0];
 }
 
 /* ERROR_FAILED: damaged, so try an older one; ERROR_BAD_INPUT: intact, but not for this run. */
@@ -300,7 +244,7 @@ static struct error read_checkpoint(struct state *s, const char *path, const cha
     if (e.code == ERROR_NONE)
         e = check_ours(&r, s, path, recipe);
     if (e.code == ERROR_NONE)
-        take_all(s, &r);
+        copy_state(s, &r);
     safetensors_close(&r.file);
     return e;
 }

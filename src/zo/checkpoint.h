@@ -1,9 +1,8 @@
 /* zo/checkpoint.h
  *
- * Everything that the next step needs, in one safetensors file `checkpoints/step-N.safetensors`: embedding, Adam's
- * moments, subspace history and noise directions (F32 tensors [rows, dim]: embedding, m, v, history, noise), and in the
- * metadata format, step, updates (Adam's), recipe (with the seed in it) and crc32, zlib's checksum of all the others.
- * Random numbers have addresses, so there is no random state to keep.
+ * A run's state (zo/state.h) in one safetensors file `checkpoints/step-N.safetensors`: the tensors embedding, m and v
+ * (Adam's moments), history, noise (the removed directions), F32 [rows, dim], and in the metadata format, step, updates
+ * (Adam's, always as many as steps), recipe (with the seed in it) and crc32, zlib's checksum of all the others.
  *
  * A checkpoint appears whole or not at all (file_write_whole); one that is short, damaged or of another recipe is never
  * used: resume takes the newest that checks out.
@@ -15,22 +14,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
-#include "zo/optimizer.h"
-#include "zo/subspace.h"
-
-struct state {
-    int64_t step;     /* steps done */
-    int64_t dim;      /* vectors x width */
-    float *embedding; /* [dim] */
-    struct optimizer optimizer;
-    struct subspace subspace;
-};
-
-struct error state_new(struct state *s, int64_t dim, int64_t tau, double nu, double beta1, double beta2, double eps);
-void state_free(struct state *s);
-
-/* CRC-32 of embedding, moments, history and noise rows: ranks compare it to know that they agree. */
-uint32_t state_hash(const struct state *s);
+#include "zo/state.h"
 
 /* Writes FOLDER/step-N.safetensors (making the folder) and then removes all but the newest `keep` (0: keeps all). Those
  * of later steps are removed in any case: they are from an abandoned run, and a resume must not pick them up. recipe: a

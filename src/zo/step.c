@@ -133,8 +133,8 @@ static struct error update_body(void *arg)
         .gradient = s->gradient,
         .slots = s->slots,
         .directions = s->directions,
-        .noise = s->noise_directions,
-        .noise_rows = s->noise_rows,
+        .removed = s->removed,
+        .removed_rows = s->removed_rows,
         .rates = s->rates,
         .sides = c->zo.sides,
         .batch = c->optim.batch_size,
@@ -190,31 +190,31 @@ struct error step_whole(struct step *s, int64_t number, const struct draws *draw
     return device_run(s->whole);
 }
 
-void step_put_noise(struct step *s, const struct state *state)
+void step_put_removed(struct step *s, const struct state *state)
 {
     struct device *d = s->parts.device;
-    int32_t rows = (int32_t)state->subspace.noise_rows;
-    s->noise_rows_now = rows;
+    int32_t rows = (int32_t)state->subspace.removed_rows;
+    s->removed_rows_now = rows;
     if (rows > 0)
-        device_write(d, tensor_lanes(s->noise_directions, 0, rows), state->subspace.noise);
-    device_write(d, s->noise_rows, &s->noise_rows_now);
+        device_write(d, tensor_lanes(s->removed, 0, rows), state->subspace.removed);
+    device_write(d, s->removed_rows, &s->removed_rows_now);
 }
 
 void step_put(struct step *s, const struct state *state)
 {
     struct device *d = s->parts.device;
     device_write(d, s->embedding, state->embedding);
-    device_write(d, s->m, state->optimizer.m);
-    device_write(d, s->v, state->optimizer.v);
-    step_put_noise(s, state);
+    device_write(d, s->m, state->m);
+    device_write(d, s->v, state->v);
+    step_put_removed(s, state);
 }
 
 struct error step_get(struct step *s, struct state *state)
 {
     struct device *d = s->parts.device;
     device_read(d, state->embedding, s->embedding);
-    device_read(d, state->optimizer.m, s->m);
-    device_read(d, state->optimizer.v, s->v);
+    device_read(d, state->m, s->m);
+    device_read(d, state->v, s->v);
     return device_wait(d);
 }
 
@@ -273,8 +273,8 @@ static struct error keep_tensors(struct step *s)
     TRY(device_keep(d, F32, 1, 1, vectors, width, &s->v));
     TRY(device_keep(d, F64, 1, 1, vectors, width, &s->gradient));
     TRY(device_keep(d, F64, slots, 1, 1, 1, &s->slots));
-    TRY(device_keep(d, F32, shape->tau > 1 ? shape->tau - 1 : 1, 1, vectors, width, &s->noise_directions));
-    TRY(device_keep(d, I32, 1, 1, 1, 1, &s->noise_rows));
+    TRY(device_keep(d, F32, shape->tau > 1 ? shape->tau - 1 : 1, 1, vectors, width, &s->removed));
+    TRY(device_keep(d, I32, 1, 1, 1, 1, &s->removed_rows));
     s->fresh = memory_alloc(slots, sizeof *s->fresh);
     if (!s->fresh)
         return error_memory("a step's slots");
@@ -348,10 +348,10 @@ void step_free(struct step *s)
     program_free(s->update);
     program_free(s->whole);
     evaluator_free(&s->evaluator);
-    struct tensor *const kept[] = {&s->number,   &s->integers,         &s->moments,    &s->levels,
-                                   &s->captions, &s->posterior,        &s->noise,      &s->m,
-                                   &s->v,        &s->gradient,         &s->directions, &s->embedding,
-                                   &s->slots,    &s->noise_directions, &s->noise_rows, &s->rates};
+    struct tensor *const kept[] = {&s->number,   &s->integers,  &s->moments,      &s->levels,
+                                   &s->captions, &s->posterior, &s->noise,        &s->m,
+                                   &s->v,        &s->gradient,  &s->directions,   &s->embedding,
+                                   &s->slots,    &s->removed,   &s->removed_rows, &s->rates};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_release(s->parts.device, kept[i]);
     memory_free(s->contents);

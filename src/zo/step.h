@@ -24,7 +24,7 @@
 #include "device/device.h"
 #include "files/config.h"
 #include "model/noise_schedule.h"
-#include "zo/checkpoint.h"
+#include "zo/state.h"
 #include "zo/dataset.h"
 #include "zo/draws.h"
 #include "zo/evaluator.h"
@@ -62,12 +62,12 @@ struct step {
     struct tensor moments, levels, captions;
     struct tensor posterior, noise, directions;
     struct tensor embedding, m, v, gradient, slots;
-    struct tensor noise_directions, noise_rows, rates;
+    struct tensor removed, removed_rows, rates;
     struct program *evaluate, *update, *whole; /* whole: both in one; either update or whole is NULL */
     int32_t *contents;                         /* host: integers */
     double *fresh;                             /* host: what the slots begin with, zeros and the notes */
-    int64_t number_now;                        /* host: number and noise_rows as they were last written */
-    int32_t noise_rows_now;
+    int64_t number_now;                        /* host: number and removed_rows as they were last written */
+    int32_t removed_rows_now;
 };
 
 /* share: this rank's lanes. at_once: the device needs no host between evaluation and update. Free with step_free. */
@@ -78,10 +78,10 @@ void step_free(struct step *s);
 /* Only step_whole will be called from now on: frees the program of step_evaluate. */
 void step_whole_only(struct step *s);
 
-/* step_put copies the state's embedding, moments and noise directions to the device; step_get copies embedding and
+/* step_put copies the state's embedding, moments and removed directions to the device; step_get copies embedding and
  * moments back. */
 void step_put(struct step *s, const struct state *state);
-void step_put_noise(struct step *s, const struct state *state); /* only the directions */
+void step_put_removed(struct step *s, const struct state *state); /* only the directions */
 struct error step_get(struct step *s, struct state *state);
 
 /* Enqueues the evaluation of this rank's lanes in step number `number` on the draws. Slots of other ranks' lanes become

@@ -2,7 +2,6 @@
 
 #include <float.h>
 #include <math.h>
-#include <stdbool.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -120,7 +119,7 @@ static void orthogonalize(struct vectors *v)
     measure(v);
 }
 
-/* -------------------------------------------------------------------------------- the noise directions */
+/* -------------------------------------------------------------------------------- the removed directions */
 
 /* The first index at which the cumulative share of variance exceeds 1 - nu. */
 static int64_t signal_end(const struct vectors *v, double nu)
@@ -239,29 +238,29 @@ static void fill_vectors(struct refresh *r, const struct subspace *s)
     }
 }
 
-static void find_noise(struct subspace *s)
+static void find_removed(struct subspace *s)
 {
     struct refresh *r = s->refresh;
     fill_vectors(r, s);
     orthogonalize(&r->vectors);
     int64_t first = signal_end(&r->vectors, s->nu) + 1;
     bool varies = r->vectors.squares[r->vectors.order[0]] > 0;
-    s->noise_rows = varies && first < r->usable ? r->usable - first : 0;
-    if (s->noise_rows == 0)
+    s->removed_rows = varies && first < r->usable ? r->usable - first : 0;
+    if (s->removed_rows == 0)
         return;
     principal_rows(&r->vectors, s->dim, r->rows, r->usable);
-    for (int64_t i = 0; i < s->noise_rows * s->dim; i++)
-        s->noise[i] = (float)r->rows[first * s->dim + i];
+    for (int64_t i = 0; i < s->removed_rows * s->dim; i++)
+        s->removed[i] = (float)r->rows[first * s->dim + i];
 }
 
-struct error subspace_push(struct subspace *s, const float *embedding)
+bool subspace_push(struct subspace *s, const float *embedding)
 {
     memcpy(s->history + s->filled * s->dim, embedding, (size_t)s->dim * sizeof *embedding);
     if (++s->filled < s->tau)
-        return ok();
+        return false;
     s->filled = 0;
-    find_noise(s);
-    return ok();
+    find_removed(s);
+    return true;
 }
 
 /* -------------------------------------------------------------------------------- making and freeing */
@@ -270,8 +269,8 @@ struct error subspace_new(struct subspace *s, int64_t dim, int64_t tau, double n
 {
     *s = (struct subspace){.dim = dim, .tau = tau, .nu = nu};
     s->history = memory_alloc(tau * dim, sizeof *s->history);
-    s->noise = memory_alloc((tau - 1) * dim, sizeof *s->noise);
-    struct error e = s->history && s->noise ? refresh_new(&s->refresh, tau, dim) : error_memory("the subspace");
+    s->removed = memory_alloc((tau - 1) * dim, sizeof *s->removed);
+    struct error e = s->history && s->removed ? refresh_new(&s->refresh, tau, dim) : error_memory("the subspace");
     if (e.code != ERROR_NONE)
         subspace_free(s);
     return e;
@@ -280,7 +279,7 @@ struct error subspace_new(struct subspace *s, int64_t dim, int64_t tau, double n
 void subspace_free(struct subspace *s)
 {
     memory_free(s->history);
-    memory_free(s->noise);
+    memory_free(s->removed);
     refresh_free(s->refresh);
     *s = (struct subspace){0};
 }

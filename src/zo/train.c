@@ -13,7 +13,8 @@
 #include "cluster/signals.h"
 #include "files/file.h"
 #include "model/embedding.h"
-#include "zo/estimator.h"
+#include "zo/checkpoint.h"
+#include "zo/optimizer.h"
 
 enum { VALIDATION_DRAWS = 60, VALIDATION_LANES = 4 };
 
@@ -74,13 +75,12 @@ static struct error sum_slots(struct training *t, struct error mine, double seco
     return ok();
 }
 
-/* What the update needs to know besides the losses; see struct update. */
-static void find_rates(struct training *t, double lr, double rates[3])
+/* What update k needs to know besides the losses; see struct update. */
+static void update_rates(const struct training *t, int64_t k, double lr, double rates[3])
 {
-    struct state *s = &t->state;
-    s->optimizer.step++;
-    rates[0] = estimate_scale(t->parts.config->zo.n, t->dim, s->subspace.noise_rows);
-    optimizer_rates(&s->optimizer, s->optimizer.step, lr, &rates[1], &rates[2]);
+    const struct config *c = t->parts.config;
+    rates[0] = optimizer_scale(c->zo.n, t->dim, t->state.subspace.removed_rows);
+    optimizer_rates(c->optim.beta1, c->optim.beta2, k, lr, &rates[1], &rates[2]);
 }
 
 /* The whole step in one program: a rank alone, or one whose device meets the others' in the stream. */
@@ -161,11 +161,11 @@ static struct error take_step(struct training *t, int64_t k, struct metric *m, b
 
     // choose: pictures, captions, timesteps; the device draws noise and directions
     draws_make(&t->draws, k);
-    m->removed = s->subspace.noise_rows;
+    m->removed = s->subspace.removed_rows;
     m->lr = lr_schedule_rate(c->optim.schedule, c->optim.lr, k, c->optim.steps, c->optim.warmup);
-    find_rates(t, m->lr, rates);
+    update_rates(t, k, m->lr, rates);
 
-    // evaluate the lanes, estimate the gradient, remove the noise directions, update (zo/step.h)
+    // evaluate the lanes, estimate the gradient, project, update (zo/step.h)
     struct error e = at_once(t) ? step_at_once(t, k, rates, stop) : step_together(t, k, rates, stop);
     device_read(d, t->gradient, t->step.gradient);
     device_read(d, s->embedding, t->step.embedding);
@@ -173,10 +173,8 @@ static struct error take_step(struct training *t, int64_t k, struct metric *m, b
 
     // rank 0's embedding goes to all, and into the history
     TRY(end_step(t, e));
-    int64_t refreshed = s->subspace.filled + 1 == s->subspace.tau;
-    TRY(subspace_push(&s->subspace, s->embedding));
-    if (refreshed)
-        step_put_noise(&t->step, s);
+    if (subspace_push(&s->subspace, s->embedding))
+        step_put_removed(&t->step, s);
     s->step = k;
     comm_set_step(t->parts.comm, k);
     return at_once(t) ? ok() : balance_lanes(t);
@@ -561,7 +559,7 @@ static struct error make_state(struct training *t)
     const struct config *c = t->parts.config;
     const struct dataset *set = t->parts.dataset;
     int64_t width = t->dim / t->vectors, numbers = set->height * set->width * set->channels;
-    TRY(state_new(&t->state, t->dim, training_tau(c, width), c->zo.nu, c->optim.beta1, c->optim.beta2, c->optim.eps));
+    TRY(state_new(&t->state, t->dim, training_tau(c, width), c->zo.nu));
     for (int64_t i = 0; i < t->vectors; i++)
         memcpy(t->state.embedding + i * width, t->parts.initializer, (size_t)width * sizeof(float));
     const struct draw_shape shape = training_draws(c, set->count, set->caption_per_picture ? 0 : set->captions.count,

@@ -24,7 +24,7 @@
 #include "model/noise_schedule.h"
 #include "model/text_encoder.h"
 #include "model/unet.h"
-#include "zo/checkpoint.h"
+#include "zo/state.h"
 #include "zo/dataset.h"
 #include "zo/draws.h"
 #include "zo/evaluator.h"

@@ -97,7 +97,7 @@ static void rest(struct device *device)
     cuda_add_noise(device, x, x, one, &n);
     struct update u = {};
     for (struct tensor *t :
-         {&u.embedding, &u.m, &u.v, &u.gradient, &u.slots, &u.directions, &u.noise, &u.noise_rows, &u.rates})
+         {&u.embedding, &u.m, &u.v, &u.gradient, &u.slots, &u.directions, &u.removed, &u.removed_rows, &u.rates})
         *t = one;
     u.sides = u.batch = 1;
     cuda_update(device, &u);

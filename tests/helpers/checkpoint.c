@@ -15,25 +15,25 @@ enum { DIM = 24, TAU = 7 };
 static struct error new_state(struct state *s)
 {
     const char *dim = getenv("DIM");
-    return state_new(s, dim ? atoll(dim) : DIM, TAU, 1e-3, 0.9, 0.999, 1e-3);
+    return state_new(s, dim ? atoll(dim) : DIM, TAU, 1e-3);
 }
 
 static void make_up(struct state *s, int64_t step)
 {
     uint64_t at = (uint64_t)step;
-    s->step = s->optimizer.step = step;
+    s->step = step;
     s->subspace.filled = step % TAU;
-    s->subspace.noise_rows = step / TAU % TAU;
+    s->subspace.removed_rows = step / TAU % TAU;
     rng_normals(0, at, 0, 0, s->dim, s->embedding);
-    rng_normals(0, at, 1, 0, s->dim, s->optimizer.m);
-    rng_normals(0, at, 2, 0, s->dim, s->optimizer.v);
+    rng_normals(0, at, 1, 0, s->dim, s->m);
+    rng_normals(0, at, 2, 0, s->dim, s->v);
     rng_normals(0, at, 3, 0, s->subspace.filled * s->dim, s->subspace.history);
-    rng_normals(0, at, 4, 0, s->subspace.noise_rows * s->dim, s->subspace.noise);
+    rng_normals(0, at, 4, 0, s->subspace.removed_rows * s->dim, s->subspace.removed);
 }
 
 static void print_state(const struct state *s)
 {
-    printf("step %lld updates %lld hash %08x\n", (long long)s->step, (long long)s->optimizer.step, state_hash(s));
+    printf("step %lld updates %lld hash %08x\n", (long long)s->step, (long long)s->step, state_hash(s));
 }
 
 static struct error write_all(struct state *s, int argc, char **argv)

@@ -76,7 +76,7 @@ static struct error read_tokenizer(const char *folder)
 /* The shape of state that make_checkpoint writes. */
 static struct error new_state(struct state *s)
 {
-    return state_new(s, 12, 4, 1e-3, 0.9, 0.999, 1e-3);
+    return state_new(s, 12, 4, 1e-3);
 }
 
 static struct error read_checkpoint(const char *path)

@@ -34,10 +34,10 @@ static void flip(void *arg, const struct metric *metric)
     if (metric->step != f->step || comm_rank(f->comm) != f->rank)
         return;
     struct error e = step_get(&t->step, &t->state);
-    unsigned char *bytes = (unsigned char *)t->state.optimizer.m;
+    unsigned char *bytes = (unsigned char *)t->state.m;
     bytes[0] ^= 1;
     if (e.code == ERROR_NONE)
-        device_write(t->parts.device, t->step.m, t->state.optimizer.m);
+        device_write(t->parts.device, t->step.m, t->state.m);
 }
 
 static struct error run(struct drift *f, struct subject *s)

@@ -16,7 +16,6 @@
 #include "device/kinds.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
-#include "zo/estimator.h"
 #include "zo/optimizer.h"
 #include "zo/subspace.h"
 
@@ -42,9 +41,9 @@ static struct entry result(const char *name, enum dtype type, int64_t rows, int6
 
 /* op_update on plain arrays, on the device that the environment's DEVICE names (cpu without it). */
 struct job {
-    int64_t dim, n, sides, batch, noise_rows;
+    int64_t dim, n, sides, batch, removed_rows;
     const double *losses, *rates; /* [(sides n + 1) batch], [3] */
-    const float *directions, *noise;
+    const float *directions, *removed;
     double eps, beta1, beta2, adam_eps;
     float *embedding, *m, *v; /* in and out */
     double *gradient;         /* out */
@@ -56,7 +55,7 @@ static struct error run_update(const struct job *j)
     struct device *d;
     TRY(device_open(&d, device_kinds(), kind ? kind : "cpu", 0, 1));
     int64_t lanes = (j->sides * j->n + 1) * j->batch;
-    int32_t rows = (int32_t)j->noise_rows;
+    int32_t rows = (int32_t)j->removed_rows;
     struct update u = {.sides = j->sides,
                        .batch = j->batch,
                        .eps = j->eps,
@@ -70,8 +69,8 @@ static struct error run_update(const struct job *j)
     TRY(device_keep(d, F64, 1, 1, 1, j->dim, &u.gradient));
     TRY(device_keep(d, F64, lanes, 1, 1, 1, &u.slots));
     TRY(device_keep(d, F32, j->n, 1, 1, j->dim, &u.directions));
-    TRY(device_keep(d, F32, rows ? rows : 1, 1, 1, j->dim, &u.noise));
-    TRY(device_keep(d, I32, 1, 1, 1, 1, &u.noise_rows));
+    TRY(device_keep(d, F32, rows ? rows : 1, 1, 1, j->dim, &u.removed));
+    TRY(device_keep(d, I32, 1, 1, 1, 1, &u.removed_rows));
     TRY(device_keep(d, F64, 1, 1, 1, 3, &u.rates));
     device_write(d, u.embedding, j->embedding);
     device_write(d, u.m, j->m);
@@ -79,8 +78,8 @@ static struct error run_update(const struct job *j)
     device_write(d, u.slots, j->losses);
     device_write(d, u.directions, j->directions);
     if (rows)
-        device_write(d, u.noise, j->noise);
-    device_write(d, u.noise_rows, &rows);
+        device_write(d, u.removed, j->removed);
+    device_write(d, u.removed_rows, &rows);
     device_write(d, u.rates, j->rates);
     op_update(d, &u);
     device_read(d, j->embedding, u.embedding);
@@ -88,8 +87,8 @@ static struct error run_update(const struct job *j)
     device_read(d, j->v, u.v);
     device_read(d, j->gradient, u.gradient);
     struct error e = device_wait(d);
-    struct tensor *const kept[] = {&u.embedding,  &u.m,     &u.v,          &u.gradient, &u.slots,
-                                   &u.directions, &u.noise, &u.noise_rows, &u.rates};
+    struct tensor *const kept[] = {&u.embedding,    &u.m,    &u.v, &u.gradient, &u.slots, &u.directions, &u.removed,
+                                   &u.removed_rows, &u.rates};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_release(d, kept[i]);
     device_close(d);
@@ -122,20 +121,18 @@ static struct error run_subspace(const struct safetensors *in, const char *out, 
     float *zeros = memory_alloc(3 * dim, sizeof *zeros);
     struct subspace s;
     TRY(subspace_new(&s, dim, atoll(numbers[0]), atof(numbers[1])));
-    struct error e = ok();
-    for (int64_t i = 0; i < rows && e.code == ERROR_NONE; i++)
-        e = subspace_push(&s, history + i * dim);
+    for (int64_t i = 0; i < rows; i++)
+        subspace_push(&s, history + i * dim);
     struct job j = {.dim = dim,
                     .rates = unit_rates,
-                    .noise = s.noise,
-                    .noise_rows = s.noise_rows,
+                    .removed = s.removed,
+                    .removed_rows = s.removed_rows,
                     .embedding = zeros,
                     .m = zeros + dim,
                     .v = zeros + 2 * dim,
                     .adam_eps = 1};
-    if (e.code == ERROR_NONE)
-        e = update_along(&j, gradient, gradient);
-    const struct entry results[] = {result("noise", F32, s.noise_rows, dim, s.noise),
+    struct error e = update_along(&j, gradient, gradient);
+    const struct entry results[] = {result("noise", F32, s.removed_rows, dim, s.removed),
                                     result("gradient", F64, 1, dim, gradient)};
     if (e.code == ERROR_NONE)
         e = safetensors_write(out, results, 2, NULL, 0);
@@ -153,26 +150,25 @@ static struct error run_adam(const struct safetensors *in, const char *out, char
     double *lr = load(in, "rates", &one, &steps), *gradients = load(in, "gradients", &steps, &dim);
     float *all = memory_alloc(steps * dim, sizeof *all);
     double rates[3] = {1}, *unused = memory_alloc(dim, sizeof *unused);
-    struct optimizer o;
-    TRY(optimizer_new(&o, dim, atof(numbers[0]), atof(numbers[1]), atof(numbers[2])));
+    float *zeros = memory_alloc(2 * dim, sizeof *zeros);
     struct job j = {.dim = dim,
                     .rates = rates,
                     .embedding = embedding,
-                    .m = o.m,
-                    .v = o.v,
-                    .beta1 = o.beta1,
-                    .beta2 = o.beta2,
-                    .adam_eps = o.eps};
+                    .m = zeros,
+                    .v = zeros + dim,
+                    .beta1 = atof(numbers[0]),
+                    .beta2 = atof(numbers[1]),
+                    .adam_eps = atof(numbers[2])};
     struct error e = ok();
     for (int64_t i = 0; i < steps && e.code == ERROR_NONE; i++) {
-        optimizer_rates(&o, i + 1, lr[i], &rates[1], &rates[2]);
+        optimizer_rates(j.beta1, j.beta2, i + 1, lr[i], &rates[1], &rates[2]);
         e = update_along(&j, gradients + i * dim, unused);
         memcpy(all + i * dim, embedding, (size_t)dim * sizeof *all);
     }
     const struct entry results[] = {result("embeddings", F32, steps, dim, all)};
     if (e.code == ERROR_NONE)
         e = safetensors_write(out, results, 1, NULL, 0);
-    optimizer_free(&o);
+    memory_free(zeros);
     memory_free(embedding);
     memory_free(lr);
     memory_free(gradients);
@@ -187,7 +183,7 @@ static struct error run_gradient(const struct safetensors *in, const char *out, 
     double *losses = load(in, "losses", &rows, &batch);
     float *directions = load(in, "directions", &n, &dim), *zeros = memory_alloc(3 * dim, sizeof *zeros);
     double *gradient = memory_alloc(dim, sizeof *gradient);
-    const double rates[] = {estimate_scale(n, dim, atoll(numbers[2])), 0, 1};
+    const double rates[] = {optimizer_scale(n, dim, atoll(numbers[2])), 0, 1};
     const struct job j = {.dim = dim,
                           .n = n,
                           .sides = atoll(numbers[0]),

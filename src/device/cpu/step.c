@@ -72,12 +72,12 @@ static void estimate(const struct update *u, double scale, double *gradient, int
     }
 }
 
-/* g -= its part along each noise direction. They are orthonormal: one after the other is the same as all at once. */
+/* g -= its part along each removed direction. They are orthonormal: one after the other is the same as all at once. */
 static void project(const struct update *u, double *gradient, int64_t dim)
 {
-    int32_t rows = *(const int32_t *)tensor_data(u->noise_rows);
-    for (int64_t i = 0; i < rows && i < u->noise.lanes; i++) {
-        const float *row = tensor_row(u->noise, i, 0);
+    int32_t rows = *(const int32_t *)tensor_data(u->removed_rows);
+    for (int64_t i = 0; i < rows && i < u->removed.lanes; i++) {
+        const float *row = tensor_row(u->removed, i, 0);
         double along = 0;
         for (int64_t k = 0; k < dim; k++)
             along += gradient[k] * (double)row[k];

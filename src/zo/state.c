@@ -1,0 +1,59 @@
+#include "zo/state.h"
+
+#include <zlib.h>
+
+#include "base/memory.h"
+
+struct error state_new(struct state *s, int64_t dim, int64_t tau, double nu)
+{
+    *s = (struct state){.dim = dim};
+    s->embedding = memory_alloc(dim, sizeof *s->embedding);
+    s->m = memory_alloc(dim, sizeof *s->m);
+    s->v = memory_alloc(dim, sizeof *s->v);
+    struct error e =
+        s->embedding && s->m && s->v ? subspace_new(&s->subspace, dim, tau, nu) : error_memory("the state");
+    if (e.code != ERROR_NONE)
+        state_free(s);
+    return e;
+}
+
+void state_free(struct state *s)
+{
+    memory_free(s->embedding);
+    memory_free(s->m);
+    memory_free(s->v);
+    subspace_free(&s->subspace);
+    *s = (struct state){0};
+}
+
+static struct entry rows_entry(const char *name, const float *data, int64_t rows, int64_t dim)
+{
+    return (struct entry){
+        .name = name, .type = F32, .ranks = 2, .shape = {rows, dim}, .count = rows * dim, .data = data};
+}
+
+void state_tensors(const struct state *s, struct entry tensors[STATE_TENSORS])
+{
+    tensors[0] = rows_entry("embedding", s->embedding, 1, s->dim);
+    tensors[1] = rows_entry("m", s->m, 1, s->dim);
+    tensors[2] = rows_entry("v", s->v, 1, s->dim);
+    tensors[3] = rows_entry("history", s->subspace.history, s->subspace.filled, s->dim);
+    tensors[4] = rows_entry("noise", s->subspace.removed, s->subspace.removed_rows, s->dim);
+}
+
+uint32_t state_crc(uint32_t sum, const struct entry tensors[STATE_TENSORS])
+{
+    for (int i = 0; i < STATE_TENSORS; i++) {
+        sum = (uint32_t)crc32_z(sum, (const void *)tensors[i].shape, 2 * sizeof *tensors[i].shape);
+        if (tensors[i].count > 0)
+            sum = (uint32_t)crc32_z(sum, tensors[i].data, (size_t)tensors[i].count * sizeof(float));
+    }
+    return sum;
+}
+
+uint32_t state_hash(const struct state *s)
+{
+    struct entry tensors[STATE_TENSORS];
+    state_tensors(s, tensors);
+    return state_crc(0, tensors);
+}

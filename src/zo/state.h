@@ -1,0 +1,38 @@
+/* zo/state.h
+ *
+ * All that the next step needs: the embedding, Adam's moments, the history and the removed directions. Random numbers
+ * have addresses, so there is no random state to keep. On disk it is a checkpoint (zo/checkpoint.h); embedding and
+ * moments live on the device while a run goes on (zo/step.h).
+ */
+#ifndef ZOODIP_ZO_STATE_H
+#define ZOODIP_ZO_STATE_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+#include "files/safetensors.h"
+#include "zo/subspace.h"
+
+struct state {
+    int64_t step;             /* steps done, which is also the number of Adam's updates */
+    int64_t dim;              /* vectors x width */
+    float *embedding, *m, *v; /* [dim]: the word, and Adam's moments (zo/optimizer.h) */
+    struct subspace subspace;
+};
+
+/* tau and nu as in zo/subspace.h. Free with state_free. */
+struct error state_new(struct state *s, int64_t dim, int64_t tau, double nu);
+void state_free(struct state *s);
+
+/* The tensors of a state, as a checkpoint names them: embedding, m, v, history, noise (the removed directions), each
+ * F32 [rows, dim]. */
+enum { STATE_TENSORS = 5 };
+void state_tensors(const struct state *s, struct entry tensors[STATE_TENSORS]);
+
+/* Continues a CRC-32 over the tensors' shapes and numbers. */
+uint32_t state_crc(uint32_t sum, const struct entry tensors[STATE_TENSORS]);
+
+/* CRC-32 of embedding, moments, history and removed directions: ranks compare it to know that they agree. */
+uint32_t state_hash(const struct state *s);
+
+#endif
