@@ -1,10 +1,5 @@
 #include "queue/queue.h"
 
-#include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
-#include <unistd.h>
-
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
@@ -14,6 +9,7 @@
 #include "pipeline/memory_plan.h"
 #include "queue/display.h"
 #include "queue/handout.h"
+#include "queue/job_log.h"
 #include "queue/results.h"
 #include "report/metrics.h"
 
@@ -34,8 +30,7 @@ struct queue {
     struct job *job;           /* NULL: none */
     struct learning *learning; /* its training */
     struct job_status status;  /* what the leader reports about it */
-    int stderr_copy;           /* the original stderr while messages go to the job's log */
-    bool was_quiet;            /* whether messages are silenced there */
+    struct job_log log;
 };
 
 static bool is_root(const struct queue *q)
@@ -172,35 +167,7 @@ static void print_abort(void *arg, const char *text)
 {
     const struct queue *q = arg;
     if (q->job)
-        dprintf(q->stderr_copy, "zoodip: %s: rank %d: %s\n", q->job->name, comm_rank(q->parts.comm), text);
-}
-
-/* While a job runs, its leader's messages go to the job's log, in full even under --quiet; q->stderr_copy becomes their
- * previous destination. */
-static struct error log_begin(struct queue *q, const struct job *job)
-{
-    char path[PATH_SIZE];
-    TRY(path_join(path, job->folder, "log.txt"));
-    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | (job->resume ? 0 : O_TRUNC);
-    int file = open(path, flags, 0666);
-    if (file < 0)
-        return error_errno("write", path);
-    int copy = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
-    struct error e = copy >= 0 && dup2(file, STDERR_FILENO) >= 0 ? ok() : error_errno("write", path);
-    q->stderr_copy = copy >= 0 ? copy : q->stderr_copy;
-    q->was_quiet = log_set_quiet(false);
-    close(file);
-    return e;
-}
-
-static void log_end(struct queue *q)
-{
-    if (q->stderr_copy == STDERR_FILENO)
-        return;
-    log_set_quiet(q->was_quiet);
-    dup2(q->stderr_copy, STDERR_FILENO);
-    close(q->stderr_copy);
-    q->stderr_copy = STDERR_FILENO;
+        job_log_fatal(&q->log, q->job, comm_rank(q->parts.comm), text);
 }
 
 static struct error learn(struct queue *q, struct job *job, struct learning *learning)
@@ -211,7 +178,7 @@ static struct error learn(struct queue *q, struct job *job, struct learning *lea
         if (e.code == ERROR_NONE)
             e = learning_prepare(learning, &job->subject.config, true);
         if (e.code == ERROR_NONE)
-            e = log_begin(q, job);
+            e = job_log_open(&q->log, job);
     }
     TRY(comm_agree(q->pipeline.comm, e));
     e = learning_run(learning, job->resume);
@@ -254,7 +221,7 @@ static void run_job(struct queue *q, struct job *job)
             log_line("%s", e.text);
         record_outcome(q, job, e);
     }
-    log_end(q);
+    job_log_close(&q->log);
     learning_free(&learning);
     if (e.code != ERROR_NONE)
         device_wait(q->pipeline.device); // an error that sticks to the device belongs to this job, not to the next
@@ -306,7 +273,6 @@ static struct error run_jobs(struct queue *q)
     struct pipeline *p = &q->pipeline;
     int64_t *order = memory_alloc(q->jobs.count, sizeof *order);
     struct error e = comm_agree(q->parts.comm, order ? ok() : error_memory("the queue"));
-    q->stderr_copy = STDERR_FILENO;
     if (e.code == ERROR_NONE)
         e = hand_out(q, order, jobs_order(&q->jobs, order));
     comm_listen(p->comm, (struct comm_listener){0});

@@ -1,0 +1,40 @@
+#include "queue/job_log.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "files/file.h"
+
+struct error job_log_open(struct job_log *l, const struct job *job)
+{
+    char path[PATH_SIZE];
+    TRY(path_join(path, job->folder, "log.txt"));
+    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | (job->resume ? 0 : O_TRUNC);
+    int file = open(path, flags, 0666);
+    if (file < 0)
+        return error_errno("write", path);
+    int copy = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    struct error e = copy >= 0 && dup2(file, STDERR_FILENO) >= 0 ? ok() : error_errno("write", path);
+    close(file);
+    if (copy >= 0)
+        *l = (struct job_log){true, log_set_quiet(false), copy};
+    return e;
+}
+
+void job_log_close(struct job_log *l)
+{
+    if (!l->open)
+        return;
+    log_set_quiet(l->was_quiet);
+    dup2(l->original_stderr, STDERR_FILENO);
+    close(l->original_stderr);
+    *l = (struct job_log){0};
+}
+
+void job_log_fatal(const struct job_log *l, const struct job *job, int rank, const char *text)
+{
+    int to = l->open ? l->original_stderr : STDERR_FILENO;
+    dprintf(to, "zoodip: %s: rank %d: %s\n", job->name, rank, text);
+}
