@@ -3,7 +3,6 @@
 Programs come from the build folder (environment ZOODIP_BUILD, default `build` in the root of the checkout)."""
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -83,46 +82,6 @@ def mpirun(ranks, *command, threads=1, **options):
     if ranks == 1:
         return run(*command, threads=threads, **options)
     return run("mpirun", "--oversubscribe", "-np", str(ranks), *command, threads=threads, **options)
-
-
-def start(ranks, command, path, *options):
-    """Starts a zoodip command on `ranks` ranks, in its own process group; its stderr is a pipe."""
-    line = [program("zoodip"), command, str(path), *options]
-    if ranks > 1:
-        line = ["mpirun", "--oversubscribe", "-np", str(ranks), *line]
-    return subprocess.Popen(line, cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            start_new_session=True)
-
-
-def processes(file):
-    """{process id: first word of its command} of everything that was started with this config or jobs file, launchers too."""
-    found = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (path / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if str(file) in words:
-            found[int(path.name)] = words[0]
-    return found
-
-
-def rank_processes(file):
-    """The process ids of the ranks among them."""
-    return sorted(p for p, name in processes(file).items() if name == program("zoodip"))
-
-
-def ranks_of(file):
-    """{rank: process id} of those that mpirun started."""
-    found = {}
-    for process in rank_processes(file):
-        try:
-            rank = re.search(rb"OMPI_COMM_WORLD_RANK=(\d+)", Path(f"/proc/{process}/environ").read_bytes())
-        except OSError:
-            continue
-        if rank:
-            found[int(rank[1])] = process
-    return found
 
 
 def refused(done, *words):

@@ -8,18 +8,20 @@ import signal
 import subprocess
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
-from conftest import environment, learned, metrics, mpirun, program, ranks_of, run, start, write_recipe
+from conftest import learned, metrics, mpirun, program, run, write_recipe
+from live import ranks_of, start, steps, until
 
 WINDOW = 8
 
 
-def follow(count, steps):
-    """[(moved, counts)] after each step; a step is [seconds per piece, for each rank]."""
-    text = "\n".join(" ".join(map(str, step)) for step in steps)
-    done = subprocess.run([program("tests/balance"), str(count), str(len(steps[0]))], input=text, capture_output=True, text=True, check=True)
+def follow(count, paces):
+    """[(moved, counts)] after each step; a step's pace is [seconds per piece, for each rank]."""
+    text = "\n".join(" ".join(map(str, pace)) for pace in paces)
+    done = subprocess.run([program("tests/balance"), str(count), str(len(paces[0]))], input=text, capture_output=True, text=True, check=True)
     found = []
     for line in done.stdout.splitlines():
         shares = [tuple(map(int, s.split("+"))) for s in re.findall(r"\d+\+\d+", line)]
@@ -54,10 +56,10 @@ def test_shares_move_at_the_end_of_a_window_and_back_when_all_is_well_again():
 
 
 def test_a_core_borrowed_for_a_moment_moves_nothing():
-    steps = [[1, 1]] * 24
+    paces = [[1, 1]] * 24
     for k in (2, 5, 7, 12, 13):
-        steps[k] = [1, 50]
-    assert not any(moved for moved, _ in follow(9, steps))
+        paces[k] = [1, 50]
+    assert not any(moved for moved, _ in follow(9, paces))
 
 
 @pytest.mark.parametrize("count, pace", [(9, [1, 0]), (2, [1, 3, 0]), (3, [5, 1, 1])])
@@ -75,10 +77,11 @@ def test_one_slow_rank_of_three_changes_no_bit(tmp_path):
 
 
 def stop_half_of_the_time(process, ended):
-    while not ended.wait(0.004):
-        os.kill(process, signal.SIGSTOP)
-        time.sleep(0.004)
-        os.kill(process, signal.SIGCONT)
+    with suppress(ProcessLookupError):
+        while not ended.wait(0.004):
+            os.kill(process, signal.SIGSTOP)
+            time.sleep(0.004)
+            os.kill(process, signal.SIGCONT)
 
 
 def test_a_rank_that_gets_half_a_core_changes_no_bit(tmp_path):
@@ -87,16 +90,12 @@ def test_a_rank_that_gets_half_a_core_changes_no_bit(tmp_path):
     run(program("zoodip"), "train", quiet)
     config, output = write_recipe(tmp_path / "slow", **changes)
     process = start(2, "train", config)
-    while not output.exists():  # the ranks are running
-        assert process.poll() is None
-        time.sleep(0.01)
+    until(output.exists, process)  # the ranks are running
     ended = threading.Event()
     slowing = threading.Thread(target=stop_half_of_the_time, args=(ranks_of(config)[1], ended))
     slowing.start()
     try:
-        while metrics_lines(output) < 50:
-            assert process.poll() is None
-            time.sleep(0.01)
+        until(lambda: steps(output) >= 50, process)
     finally:
         ended.set()
         slowing.join()
@@ -105,8 +104,3 @@ def test_a_rank_that_gets_half_a_core_changes_no_bit(tmp_path):
     assert "balanced: from step " in said
     assert learned(output) == learned(quiet_output)
     assert [m["losses"] for m in metrics(output)] == [m["losses"] for m in metrics(quiet_output)]
-
-
-def metrics_lines(output):
-    path = output / "metrics.jsonl"
-    return len(path.read_text().splitlines()) if path.exists() else 0

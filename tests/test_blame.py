@@ -3,11 +3,11 @@ unrelated file. An error about a file's contents names only that file."""
 import json
 import shutil
 import signal
-import time
 
 import pytest
 
-from conftest import ROOT, TOYBOX, nested, program, recipe, run, start, write_recipe
+from conftest import ROOT, TOYBOX, nested, program, recipe, run, write_recipe
+from live import start, until
 
 QUICK = True
 MODEL, BEAR = TOYBOX / "model", TOYBOX / "subjects" / "bear5"
@@ -119,9 +119,7 @@ def test_a_file_in_a_spool_is_blamed_by_the_name_it_was_given(tmp_path):
         (spool / f"{key}.json").write_text(json.dumps({key: value}))
     (spool / "cut.json").write_text("{")
     process = start(1, "run", defaults, "--spool", str(spool))
-    end = time.monotonic() + 60
-    while len(list(spool.glob("failed/*.json"))) < len(WRONG) + 1 and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.05)
+    until(lambda: len(list(spool.glob("failed/*.json"))) == len(WRONG) + 1, process)
     process.send_signal(signal.SIGUSR1)
     assert "failed" in process.communicate(timeout=60)[1] and process.returncode == 75
     said = {path.stem: path.read_text() for path in (spool / "failed").glob("*.txt")}

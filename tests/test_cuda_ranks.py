@@ -5,14 +5,15 @@ import json
 import os
 import re
 import signal
-import subprocess
 import time
 from contextlib import nullcontext
 
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import ROOT, cuda_program, environment, learned, metrics, mpirun, needs_cuda, write_recipe
+from conftest import cuda_program, learned, metrics, mpirun, needs_cuda, write_recipe
+from live import TO_GO, afresh, caught, ranks_of, steps, until
+from live import start as start_by
 
 NEEDS = "peers standin"
 pytestmark = needs_cuda
@@ -44,24 +45,8 @@ def train(written, ranks, gpus, *options, before=(), env=None):
 
 
 def start(written, ranks, gpus, before=(), launcher=()):
-    command = ["mpirun", *launcher, "--oversubscribe", "-np", str(ranks), *before, ZOODIP, "train", str(written[0])]
-    return subprocess.Popen(command, cwd=ROOT, env={**environment(), "ZOODIP_STANDIN_DEVICES": str(gpus)}, text=True,
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-
-
-def wait_for_steps(output, steps, process):
-    end = time.time() + 60
-    while time.time() < end and process.poll() is None:
-        if (output / "metrics.jsonl").exists() and len((output / "metrics.jsonl").read_text().splitlines()) >= steps:
-            return
-        time.sleep(0.01)
-    pytest.fail("no step was made")
-
-
-def ranks_of(process):
-    """Process ids of mpirun's ranks, rank 0 first."""
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
-    return sorted(int(line.split()[0]) for line in listed.splitlines() if ZOODIP in line)
+    return start_by(ranks, "train", written[0], zoodip=ZOODIP, env={"ZOODIP_STANDIN_DEVICES": str(gpus)},
+                    launcher=["mpirun", *launcher, "--oversubscribe", "-np", ranks, *before])
 
 
 def end_of(process, seconds):
@@ -144,8 +129,8 @@ def test_a_step_is_one_graph_in_which_ranks_meet(joined_run):
 def test_a_rank_that_is_killed_ends_all(recipe):
     written = recipe(optim__steps=100000, cluster__timeout=LIMIT)
     process = start(written, 3, 3)
-    wait_for_steps(written[1], 3, process)
-    os.kill(ranks_of(process)[2], signal.SIGKILL)
+    until(lambda: steps(written[1]) >= 3, process)
+    os.kill(ranks_of(written[0])[2], signal.SIGKILL)
     code, _ = end_of(process, 10 + LIMIT)
     assert code != 0
 
@@ -155,8 +140,8 @@ def test_what_nccl_says_of_a_lost_rank_ends_all_with_one_line(recipe):
     """mpirun is told to leave the other ranks alone: they notice by themselves, long before the limit."""
     written = recipe(optim__steps=100000, cluster__timeout=60)
     process = start(written, 2, 2, launcher=["--enable-recovery"])
-    wait_for_steps(written[1], 3, process)
-    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    until(lambda: steps(written[1]) >= 3, process)
+    os.kill(ranks_of(written[0])[1], signal.SIGKILL)
     said = end_of(process, 15)[1]
     assert len(said) == 1 and "rank 0: waiting for the other ranks: NCCL: remote process exited" in said[0]
 
@@ -167,8 +152,8 @@ def test_ranks_that_hang_are_named_and_end_all_within_the_limit(recipe, hanging)
     """A rank that waits for them says so, and at which step."""
     written = recipe(optim__steps=100000, cluster__timeout=LIMIT)
     process = start(written, 4, 4)
-    wait_for_steps(written[1], 3, process)
-    ranks = ranks_of(process)
+    until(lambda: steps(written[1]) >= 3, process)
+    ranks = ranks_of(written[0])
     for rank in hanging:
         os.kill(ranks[rank], signal.SIGSTOP)
     code, said = end_of(process, 10 + LIMIT)
@@ -192,13 +177,14 @@ def test_a_call_that_fails_on_one_rank_ends_all(recipe, joined_run):
 # -------------------------------------------------------------------------------- stopping
 
 @beside_the_others("recipe", "joined_run")
-def test_a_signal_to_one_rank_stops_all_and_a_resumed_run_ends_with_the_same_bits(recipe):
-    steps = dict(optim__steps=14)
-    whole = train(recipe(**steps), 1, 1)
-    written = recipe(**steps)
+@afresh
+def test_a_signal_to_one_rank_stops_all_and_a_resumed_run_ends_with_the_same_bits(tmp_path, recipe):
+    changes = dict(optim__steps=14)
+    whole = train(recipe(**changes), 1, 1)
+    written = recipe(**changes)
     process = start(written, 2, 2)
-    wait_for_steps(written[1], 3, process)
-    os.kill(ranks_of(process)[1], signal.SIGUSR1)
+    with caught(process, written[0], when=lambda: steps(written[1]) >= 3, unless=lambda: steps(written[1]) > 14 - TO_GO):
+        os.kill(ranks_of(written[0])[1], signal.SIGUSR1)
     code, _ = end_of(process, 20)
     done = len(metrics(written[1]))
     assert code == 75 and 3 <= done < 14

@@ -3,6 +3,7 @@ more than the steps since the last checkpoint, and nothing hangs."""
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -12,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import NIGHTLY, ROOT, environment, learned, metrics, processes, program, rank_processes, ranks_of, run, write_recipe
+from conftest import NIGHTLY, ROOT, environment, learned, metrics, program, run, write_recipe
+from live import TO_GO, TooLate, afresh, caught, has_signal, kill, newest, processes, rank_processes, ranks_of, steps, stop, tell, until
+from live import start as start_by
 
 RUN_SH = str(ROOT / "launch" / "run.sh")
 STEPS = 60
@@ -44,41 +47,20 @@ def begun(request, quiet):
     yield from begin(request, 2, quiet=lambda folder: nullcontext(quiet), small_disk=small_disk)
 
 
-def hear_signals():
-    """In a shell's background SIGINT is ignored, and under nohup SIGHUP; every process started from there would inherit that."""
-    for which in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(which, signal.SIG_DFL)
+def start(config, *options, ranks=2):
+    """A run under launch/run.sh, with options of that."""
+    return start_by(ranks, "train", config, launcher=[RUN_SH, "-n", ranks, *options])
 
 
-def start(config, *options, ranks=2, launcher=(RUN_SH, "-n")):
-    return subprocess.Popen([*launcher, str(ranks), *options, program("zoodip"), "train", str(config)], cwd=ROOT, text=True,
-                            env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
-                            preexec_fn=hear_signals)
-
-
-def until(true, seconds=60):
-    end = time.time() + seconds
-    while not (value := true()):
-        assert time.time() < end, "waited too long"
-        time.sleep(0.01)
-    return value
-
-
-def steps(output):
-    try:
-        return len((output / "metrics.jsonl").read_text().splitlines())
-    except FileNotFoundError:
-        return 0
-
-
-def newest(output):
-    return max((int(p.stem.split("-")[1]) for p in (output / "checkpoints").glob("step-*.safetensors")), default=0)
+def over(output, to_go=TO_GO):
+    """Has the run fewer steps to go than that?"""
+    return lambda: steps(output) > STEPS - to_go
 
 
 def end(process, config, timeout=60):
     """The exit code and stderr; no process of the run may be left."""
     said = process.communicate(timeout=timeout)[1]
-    until(lambda: not processes(config), 5)
+    until(lambda: not processes(config), seconds=5)
     return process.returncode, said
 
 
@@ -120,7 +102,7 @@ def test_random_kills_end_with_the_bits_of_the_quiet_run(tmp_path, quiet):
 def test_a_killed_rank_ends_the_job_within_ten_seconds(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config, ranks=3)
-    until(lambda: steps(output) >= 2)
+    until(lambda: steps(output) >= 2, process)
     os.kill(rank_processes(config)[1], signal.SIGKILL)
     began = time.time()
     code, said = end(process, config, timeout=10)
@@ -129,12 +111,12 @@ def test_a_killed_rank_ends_the_job_within_ten_seconds(tmp_path):
 
 @pytest.mark.parametrize("hanging", [0, 1])
 @beside_the_others("quiet", "small_disk")
+@afresh
 def test_a_rank_that_hangs_is_named_and_the_run_starts_again(tmp_path, quiet, hanging):
     config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=3)
     process = start(config, "--restarts", "1", ranks=3)
-    until(lambda: newest(output) >= 5)
-    rank_of = ranks_of(config)
-    os.kill(rank_of[hanging], signal.SIGSTOP)
+    with caught(process, config, when=lambda: newest(output) >= 5, unless=over(output)) as stopped:
+        stopped.remove(ranks_of(config)[hanging])
     code, said = end(process, config)
     assert code == 0, said
     named = re.search(rf"rank {1 - hanging}: rank {hanging} gave no sign of life for 3 s \(cluster.timeout\) after step (\d+)", said)
@@ -143,12 +125,13 @@ def test_a_rank_that_hangs_is_named_and_the_run_starts_again(tmp_path, quiet, ha
 
 
 @beside_the_others("quiet", "small_disk")
+@afresh
 def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=2)
     process = start(config)
-    until(lambda: steps(output) >= 2)
-    late, waiting = rank_processes(config)
-    os.kill(late, signal.SIGSTOP)
+    with caught(process, config, when=lambda: steps(output) >= 2, unless=over(output)) as stopped:
+        late, waiting = sorted(stopped)
+        stopped.remove(late)
     time.sleep(0.5)  # now the other rank waits
     os.kill(waiting, signal.SIGSTOP)
     time.sleep(4)
@@ -161,11 +144,12 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
 
 @pytest.mark.parametrize("which", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @beside_the_others("quiet", "small_disk")
+@afresh
 def test_a_signal_to_run_sh_saves_and_does_not_start_again(tmp_path, quiet, which):
     config, output = write_recipe(tmp_path, **CHANGES)
     process = start(config, "--restarts", "3")
-    until(lambda: steps(output) >= 2)
-    process.send_signal(which)
+    with caught(process, config, when=lambda: steps(output) >= 2, unless=over(output)) as stopped:
+        tell(process.pid, which, stopped, as_which=signal.SIGUSR1)
     code, said = end(process, config)
     assert code == 75 and "restarting" not in said, said
     assert newest(output) == steps(output) < STEPS
@@ -174,12 +158,14 @@ def test_a_signal_to_run_sh_saves_and_does_not_start_again(tmp_path, quiet, whic
 
 
 @beside_the_others("quiet", "small_disk")
+@afresh
 def test_usr1_to_mpirun_or_to_one_rank_saves_and_ends_all(tmp_path):
     for whom in ("mpirun", program("zoodip")):
         config, output = write_recipe(tmp_path / Path(whom).name, **CHANGES)
         process = start(config, ranks=3)
-        until(lambda: steps(output) >= 2)
-        os.kill(max(p for p, name in processes(config).items() if name == whom), signal.SIGUSR1)
+        with caught(process, config, when=lambda: steps(output) >= 2, unless=over(output)) as stopped:
+            told = max(p for p, name in processes(config).items() if name == whom)
+            tell(told, signal.SIGUSR1, {told} & stopped or stopped)
         code, said = end(process, config)
         assert code == 75 and newest(output) == steps(output) < STEPS, said
 
@@ -188,10 +174,9 @@ def test_usr1_to_mpirun_or_to_one_rank_saves_and_ends_all(tmp_path):
 def test_a_second_interrupt_ends_at_once(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config, "--restarts", "3")
-    until(lambda: steps(output) >= 2)
-    os.kill(rank_processes(config)[0], signal.SIGSTOP)  # the current step does not end
-    process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    until(lambda: steps(output) >= 2, process)
+    stopped = stop(rank_processes(config)[:1])  # the current step does not end
+    tell(process.pid, signal.SIGINT, stopped, as_which=signal.SIGUSR1)
     process.send_signal(signal.SIGINT)
     code, said = end(process, config, timeout=10)
     assert code == 130 and "at once" in said, said
@@ -241,7 +226,7 @@ def test_a_signal_that_mpirun_loses_at_its_start_is_sent_again(tmp_path):
     env = stand_in_for_mpirun(tmp_path, "signal.signal(10, signal.SIG_IGN)\nopen(os.path.dirname(__file__) + '/up', 'w')\ntime.sleep(0.5)\n"
                                         "signal.signal(10, lambda *_: os._exit(75))\ntime.sleep(30)\n")
     process = subprocess.Popen([RUN_SH, "-n", "2", "true"], env={**environment(), **env}, stderr=subprocess.PIPE, text=True)
-    until((tmp_path / "up").exists)
+    until((tmp_path / "up").exists, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 75, process.communicate()
 
@@ -252,7 +237,7 @@ def test_an_mpirun_that_ends_its_ranks_is_not_asked_again(tmp_path):
     env = stand_in_for_mpirun(tmp_path, "signal.signal(10, lambda *_: signal.signal(10, signal.SIG_DFL))\n"
                                         "open(os.path.dirname(__file__) + '/up', 'w')\ntime.sleep(4)\nos._exit(1)\n")
     process = subprocess.Popen([RUN_SH, "-n", "2", "true"], env={**environment(), **env}, stderr=subprocess.PIPE, text=True)
-    until((tmp_path / "up").exists)
+    until((tmp_path / "up").exists, process)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=10) == 1, process.communicate()
 
@@ -270,7 +255,7 @@ def test_an_mpirun_that_deadlocks_over_dead_ranks_is_ended_and_restarted(tmp_pat
 def test_ranks_whose_run_sh_was_killed_leave_nothing_behind(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config)
-    until(lambda: steps(output) >= 2)
+    until(lambda: steps(output) >= 2, process)
     mpirun = next(p for p, name in processes(config).items() if name == "mpirun")
     process.kill()
     os.kill(mpirun, signal.SIGUSR1)
@@ -278,14 +263,17 @@ def test_ranks_whose_run_sh_was_killed_leave_nothing_behind(tmp_path):
 
 
 @beside_the_others("quiet", "small_disk")
+@afresh
 def test_a_rank_asked_to_stop_while_mpi_starts_saves_after_its_first_step(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
     process = start(config, ranks=3)
-    until(lambda: len(ranks_of(config)) == 3)
+    until(lambda: len(ranks_of(config)) == 3, process)
     rank_of = ranks_of(config)
-    os.kill(rank_of[0], signal.SIGSTOP)  # the others wait for it
-    heard = 1 << (signal.SIGUSR1 - 1)
-    until(lambda: int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{rank_of[1]}/status").read_text())[1], 16) & heard, 5)
+    stop([rank_of[0]])  # the others wait for it
+    if steps(output):
+        kill(process, config)
+        raise TooLate
+    until(lambda: has_signal(rank_of[1], signal.SIGUSR1, "SigCgt"), process)
     os.kill(rank_of[1], signal.SIGUSR1)
     os.kill(rank_of[0], signal.SIGCONT)
     code, said = end(process, config)
@@ -311,20 +299,23 @@ def assert_whole_lines(output):
 
 
 @beside_the_others("quiet", "small_disk")
+@afresh
 def test_a_full_disk_is_reported_and_tried_again(tmp_path, quiet, small_disk):
     """The disk is full from the fifth step on, with room again before the end: training continues, and the last save and the list
     of steps are complete, with no line twice."""
-    config, output = write_recipe(small_disk, **{**CHANGES, "output__checkpoint_every": 3})
+    config, output = write_recipe(small_disk / tmp_path.name, **{**CHANGES, "output__checkpoint_every": 3})
     process = start(config)
-    until(lambda: newest(output) >= 3)
-    fill(small_disk)
+    with caught(process, config, when=lambda: newest(output) >= 3, unless=over(output, STEPS // 2)):
+        fill(small_disk)
     for line in process.stderr:
         if "metrics.jsonl: cannot write: No space left" in line:  # the rest of its last page takes some steps to fill
             break
-    assert "training continues and tries again" in line and process.poll() is None
+    assert "training continues and tries again" in line
     assert_whole_lines(output)
     (small_disk / "filler").unlink()
     code, said = end(process, config)
+    if "the last save failed" in said:
+        raise TooLate
     assert code == 0, said
     assert learned(output) == quiet[0] and newest(output) == STEPS
     assert [m["losses"] for m in metrics(output)] == quiet[1]
@@ -334,18 +325,19 @@ def test_a_full_disk_is_reported_and_tried_again(tmp_path, quiet, small_disk):
 @beside_the_others("quiet", "small_disk")
 def test_a_disk_that_cannot_be_written_on_is_named_at_the_start(small_disk):
     config, output = write_recipe(small_disk, **CHANGES)
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    run("mount", "-o", "remount,ro", small_disk)
     done = run(program("zoodip"), "train", config, check=False)
     assert done.returncode == 1 and done.stderr.splitlines()[-1] == (
         f"zoodip: {config}: output.dir: {output}: cannot make the folder: Read-only file system")
 
 
 @beside_the_others("quiet", "small_disk")
+@afresh
 def test_a_disk_that_stays_full_fails_at_the_end_and_the_checkpoint_before_stays(tmp_path, quiet, small_disk):
-    config, output = write_recipe(small_disk, **{**CHANGES, "output__checkpoint_every": 3})
+    config, output = write_recipe(small_disk / tmp_path.name, **{**CHANGES, "output__checkpoint_every": 3})
     process = start(config)
-    until(lambda: newest(output) >= 3)
-    fill(small_disk)
+    with caught(process, config, when=lambda: newest(output) >= 3, unless=over(output)):
+        fill(small_disk)
     code, said = end(process, config)
     assert code == 1 and "the last save failed" in said and "No space left" in said, said
     assert_whole_lines(output)
@@ -356,28 +348,30 @@ def test_a_disk_that_stays_full_fails_at_the_end_and_the_checkpoint_before_stays
 
 
 @beside_the_others("quiet", "small_disk")
+@afresh
 def test_a_disk_that_becomes_read_only_fails_at_the_end(tmp_path, quiet, small_disk):
-    config, output = write_recipe(small_disk, **CHANGES)
+    config, output = write_recipe(small_disk / tmp_path.name, **CHANGES)
     process = start(config)
-    until(lambda: newest(output) >= 5)
-    # remounting is refused while a file is open for writing; a read-only bind mount onto itself is not
-    subprocess.run(["mount", "--bind", str(output), str(output)], check=True)
-    subprocess.run(["mount", "-o", "remount,bind,ro", str(output)], check=True)
+    with caught(process, config, when=lambda: newest(output) >= 5, unless=over(output)):
+        # remounting is refused while a file is open for writing; a read-only bind mount onto itself is not
+        run("mount", "--bind", output, output)
+        run("mount", "-o", "remount,bind,ro", output)
     try:
         code, said = end(process, config)
     finally:
-        subprocess.run(["umount", "-l", str(output)], check=True)
+        run("umount", "-l", output)
     assert code == 1 and "Read-only file system" in said and "the last save failed" in said, said
     run(program("zoodip"), "train", config, "--resume")
     assert learned(output) == quiet[0]
 
 
 @beside_the_others("quiet", "small_disk")
+@afresh
 def test_a_folder_that_is_removed_comes_back_with_the_next_save(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES)
     process = start(config)
-    until(lambda: newest(output) >= 5)
-    subprocess.run(["rm", "-rf", str(output)], check=True)
+    with caught(process, config, when=lambda: newest(output) >= 5, unless=over(output, 10)):  # the next save is before the last
+        shutil.rmtree(output)
     code, said = end(process, config)
     assert code == 0 and "metrics.jsonl: was removed" in said and "tries again" in said, said
     assert learned(output) == quiet[0] and newest(output) == STEPS

@@ -6,14 +6,14 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import time
 from contextlib import nullcontext
 
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import ROOT, TOYBOX, environment, learned, metrics, mpirun, nested, program, ranks_of, recipe, refused, run, start
+from conftest import ROOT, TOYBOX, learned, metrics, mpirun, nested, program, recipe, refused, run
+from live import TO_GO, afresh, caught, kill, ranks_of, start, steps, tell, until
 
 SUBJECTS = TOYBOX / "subjects"
 COMMON = dict(zo__tau=4, zo__n=1, output__checkpoint_every=5, output__prompts=[])
@@ -43,17 +43,9 @@ def summary(output):
     return {job["name"]: job for job in whole["jobs"]}, whole
 
 
-def steps_of(output, name):
-    try:
-        return len((output / name / "metrics.jsonl").read_text().splitlines())
-    except FileNotFoundError:
-        return 0
-
-
-def wait_until(condition, process, timeout=60):
-    end = time.time() + timeout
-    while time.time() < end and process.poll() is None and not condition():
-        time.sleep(0.01)
+def nearly_done(output, name, to_go=TO_GO):
+    """Has a job of JOBS fewer steps to go than that?"""
+    return lambda: steps(output / name) > JOBS[name]["optim__steps"] - to_go
 
 
 @pytest.fixture(scope="module")
@@ -111,11 +103,11 @@ def test_summary_says_what_became_of_each_job(tmp_path):
     jobs, whole = summary(output)
     assert [job["name"] for job in whole["jobs"]] == ["a", "b"]
     assert began - 1 < whole["submitted"] < time.time()
-    for name, steps, lanes in (("a", 4, 2), ("b", 3, 4)):
+    for name, made, lanes in (("a", 4, 2), ("b", 3, 4)):
         job, lines = jobs[name], metrics(output / name)
-        assert (job["steps"], job["steps_wanted"], job["evaluations"]) == (steps, steps, steps * lanes)
+        assert (job["steps"], job["steps_wanted"], job["evaluations"]) == (made, made, made * lanes)
         assert job["seconds"] == pytest.approx(sum(m["seconds"] for m in lines))
-        assert job["loss"] == pytest.approx(sum(m["loss"] for m in lines) / steps)
+        assert job["loss"] == pytest.approx(sum(m["loss"] for m in lines) / made)
         assert job["validation_last"] == lines[-1]["validation_loss"] and job["validation_first"] > 0
         assert 0 < job["turnaround"] < time.time() - began + 1
 
@@ -252,13 +244,15 @@ def test_links_that_lead_out_are_not_followed(tmp_path, inside):
 
 @pytest.mark.parametrize("ranks,groups", [(1, "1"), (3, "2")])
 @beside_the_others("alone")
+@afresh
 def test_kill_9_and_resume(tmp_path, alone, ranks, groups):
     path, output = write_jobs(tmp_path)
-    for attempt, (name, steps) in enumerate([("long", 13), ("styled", 6)]):
+    # the other group may be through with its jobs when the long one is killed
+    for attempt, (name, more) in enumerate([("long", 13), ("styled", 6) if groups == "1" else ("long", 4)]):
+        made = steps(output / name) + more
         process = start(ranks, "run", path, "--groups", groups, *(["--resume"] if attempt else []))
-        wait_until(lambda: steps_of(output, name) >= steps, process)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        with caught(process, path, when=lambda: steps(output / name) >= made, unless=nearly_done(output, name, 1)):
+            kill(process, path)
     queue(ranks, path, "--groups", groups, "--resume")
     assert_all_as_alone(output, alone)
     jobs, _ = summary(output)
@@ -286,18 +280,20 @@ def test_finished_jobs_stay_finished(tmp_path, alone):
 
 @pytest.mark.parametrize("ranks", [1, 3])
 @beside_the_others("alone")
+@afresh
 def test_a_signal_checkpoints_every_group_and_exits_75(tmp_path, alone, ranks):
     path, output = write_jobs(tmp_path)
     process = start(ranks, "run", path, "--groups", str(ranks))
-    wait_until(lambda: steps_of(output, "long") >= 3 and (ranks == 1 or steps_of(output, "batch of two") >= 1), process)
-    process.send_signal(signal.SIGUSR1)
+    with caught(process, path, when=lambda: steps(output / "long") >= 3 and (ranks == 1 or steps(output / "batch of two") >= 1),
+                unless=nearly_done(output, "long")) as stopped:
+        tell(process.pid, signal.SIGUSR1, stopped)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 75, stderr
     jobs, _ = summary(output)
     assert any(job["state"] == "stopped" for job in jobs.values()) and "--resume" in stderr
     for name, job in jobs.items():
         if job["state"] == "stopped":
-            assert (output / name / "checkpoints" / f"step-{steps_of(output, name)}.safetensors").exists()
+            assert (output / name / "checkpoints" / f"step-{steps(output / name)}.safetensors").exists()
             assert job["turnaround"] is None
     queue(2, path, "--groups", "2", "--resume")
     assert_all_as_alone(output, alone)
@@ -310,9 +306,8 @@ def test_a_signal_to_one_rank_reaches_all_groups(tmp_path, rank):
     path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=100000) for name in ("a", "b")})
     process = start(4, "run", path, "--groups", "2")
     try:
-        wait_until(lambda: steps_of(output, "a") and steps_of(output, "b"), process)
-        ranks = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
-        os.kill(int(ranks[rank]), signal.SIGUSR1)
+        until(lambda: steps(output / "a") and steps(output / "b"), process)
+        os.kill(ranks_of(path)[rank], signal.SIGUSR1)
         stderr = process.communicate(timeout=60)[1]
     finally:
         if process.poll() is None:
@@ -331,12 +326,13 @@ def silent(rank, step=r"\d+"):
 
 
 @beside_the_others("alone")
+@afresh
 def test_a_group_that_hangs_is_named_and_the_queue_restarts(tmp_path, alone):
     path, output = write_jobs(tmp_path, cluster__timeout=1)
-    process = subprocess.Popen([ROOT / "launch/run.sh", "-n", "2", "--restarts", "1", program("zoodip"), "run", path, "--groups", "2"],
-                               env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    wait_until(lambda: steps_of(output, "long") >= 1 and steps_of(output, "batch of two") >= 1, process)
-    os.kill(ranks_of(path)[1], signal.SIGSTOP)
+    process = start(2, "run", path, "--groups", "2", launcher=[ROOT / "launch/run.sh", "-n", "2", "--restarts", "1"])
+    with caught(process, path, when=lambda: steps(output / "long") >= 1 and steps(output / "batch of two") >= 1,
+                unless=nearly_done(output, "long")) as stopped:
+        stopped.remove(ranks_of(path)[1])
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 0 and "restarting" in stderr, stderr
     assert re.search(f"rank 0: {silent(1)}", stderr), stderr
@@ -349,7 +345,7 @@ def test_idle_ranks_watch_and_are_watched(tmp_path, hanging, idle_before):
     """One job for two groups: the second group idles for longer than the limit, without an alarm."""
     path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=100000)}, cluster__timeout=1)
     process = start(2, "run", path, "--groups", "2")
-    wait_until(lambda: steps_of(output, "a") >= 3, process)
+    until(lambda: steps(output / "a") >= 3, process)
     time.sleep(idle_before)
     assert process.poll() is None
     os.kill(ranks_of(path)[hanging], signal.SIGSTOP)
@@ -358,47 +354,47 @@ def test_idle_ranks_watch_and_are_watched(tmp_path, hanging, idle_before):
     assert re.search([f"rank 1: {silent(0, '[1-9][0-9]*')}", f"rank 0: {silent(1)}"][hanging], stderr), stderr
 
 
-@pytest.mark.parametrize("steps, pause", [(40, 0), (120, 0.5)])
+@pytest.mark.parametrize("wanted, pause", [(40, 0), (120, 0.5)])
 @beside_the_others("alone")
-def test_a_rank_without_work_that_hangs_is_named_at_the_end(tmp_path, steps, pause):
+@afresh
+def test_a_rank_without_work_that_hangs_is_named_at_the_end(tmp_path, wanted, pause):
     """Without the pause its leader may still be waiting to be told that there is no work, and group and queue would notice at the
     same time."""
-    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=steps)}, cluster__timeout=1)
+    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=wanted)}, cluster__timeout=1)
     process = start(4, "run", path, "--groups", "2")
-    wait_until(lambda: steps_of(output, "a") >= 3, process)
+    until(lambda: steps(output / "a") >= 3, process)
     time.sleep(pause)
-    os.kill(ranks_of(path)[3], signal.SIGSTOP)
+    with caught(process, path, when=lambda: True, unless=lambda: steps(output / "a") > wanted - TO_GO) as stopped:
+        stopped.remove(ranks_of(path)[3])
     stderr = process.communicate(timeout=60)[1]
     told = re.findall(r"rank (\d): (.+) gave no sign of life", stderr)
     assert process.returncode == 1 and {named for _, named in told} == {"rank 3"}, stderr
-    assert pause == 0 or (told[0][0] == "0" and steps_of(output, "a") == steps), stderr
+    assert pause == 0 or (told[0][0] == "0" and steps(output / "a") == wanted), stderr
 
 
 @beside_the_others("alone")
+@afresh
 def test_a_queue_that_is_suspended_as_a_whole_goes_on(tmp_path, alone):
     path, output = write_jobs(tmp_path, cluster__timeout=1)
     process = start(3, "run", path, "--groups", "3")
-    wait_until(lambda: steps_of(output, "long") >= 2, process)
-    ranks = ranks_of(path)
-    for which, pause in ((signal.SIGSTOP, 4.5), (signal.SIGCONT, 0)):
-        for rank in (2, 0, 1):
-            os.kill(ranks[rank], which)
-        time.sleep(pause)
+    with caught(process, path, when=lambda: steps(output / "long") >= 2, unless=nearly_done(output, "long")):
+        time.sleep(4.5)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 0 and "sign of life" not in stderr, stderr
     assert_all_as_alone(output, alone)
 
 
-
 @beside_the_others("alone")
+@afresh
 def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, alone):
     """Group 1 draws while group 0 learns; the signal goes to a rank of group 1 that is not its leader."""
     path, output = write_jobs(tmp_path, jobs={"long": dict(optim__steps=100000),
                                               "short": dict(output__prompts=["a photo of a {}"] * 40, **JOBS["short"])})
     process = start(4, "run", path, "--groups", "2")
     log = output / "short" / "log.txt"
-    wait_until(lambda: log.exists() and "drawing 80 pictures" in log.read_text(), process)
-    os.kill(ranks_of(path)[3], signal.SIGUSR1)
+    with caught(process, path, when=lambda: log.exists() and "drawing 80 pictures" in log.read_text(),
+                unless=(output / "short" / "grid.png").exists):
+        os.kill(ranks_of(path)[3], signal.SIGUSR1)
     began = time.time()
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 75 and time.time() - began < 5, stderr
@@ -437,7 +433,7 @@ def test_a_spool_takes_files_and_says_how_they_ended(tmp_path, alone, ranks):
     spool, defaults = make_spool(tmp_path)
     process = start(ranks, "run", defaults, "--spool", str(spool))
     drop(spool, "short", JOBS["short"])
-    wait_until(lambda: names(spool / "done"), process)
+    until(lambda: names(spool / "done"), process)
     drop(spool, "styled", JOBS["styled"])
     drop(spool, "not json", "{")
     drop(spool, "bad key", dict(zo__nn=1))
@@ -445,7 +441,7 @@ def test_a_spool_takes_files_and_says_how_they_ended(tmp_path, alone, ranks):
     drop(spool, "elsewhere", dict(output__dir=str(tmp_path / "elsewhere")))
     (spool / "link.json").symlink_to(defaults)
     (spool / "note.txt").write_text("no job")
-    wait_until(lambda: len(names(spool / "done")) == 2 and len(names(spool / "failed")) == 10, process)
+    until(lambda: len(names(spool / "done")) == 2 and len(names(spool / "failed")) == 10, process)
     process.send_signal(signal.SIGUSR1)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 75, stderr
@@ -460,22 +456,23 @@ def test_a_spool_takes_files_and_says_how_they_ended(tmp_path, alone, ranks):
 
 
 @beside_the_others("alone")
+@afresh
 def test_a_drained_spool_continues_where_it_was(tmp_path, alone):
     spool, defaults = make_spool(tmp_path)
     for name in ("long", "short"):
         drop(spool, name, JOBS[name])
     process = start(1, "run", defaults, "--spool", str(spool))
-    wait_until(lambda: steps_of(tmp_path / "out", "long") >= 3, process)
-    process.send_signal(signal.SIGUSR1)
+    with caught(process, defaults, when=lambda: steps(tmp_path / "out" / "long") >= 3, unless=nearly_done(tmp_path / "out", "long")) as stopped:
+        tell(process.pid, signal.SIGUSR1, stopped)
     process.communicate(timeout=60)
     assert process.returncode == 75 and names(spool / "running") == ["long.json", "short.json"]
     drop(spool, "short", {**JOBS["short"], "optim__steps": 2})  # does not replace the first: it waits until that one has ended
     process = start(3, "run", defaults, "--spool", str(spool), "--groups", "2")
-    wait_until(lambda: len(names(spool / "done")) == 2, process)
-    wait_until(lambda: '"steps": 2' in (spool / "done" / "short.json").read_text(), process)
+    until(lambda: len(names(spool / "done")) == 2, process)
+    until(lambda: '"steps": 2' in (spool / "done" / "short.json").read_text(), process)
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
-    assert names(spool / "done") == ["long.json", "short.json"] and steps_of(tmp_path / "out", "short") == 2
+    assert names(spool / "done") == ["long.json", "short.json"] and steps(tmp_path / "out" / "short") == 2
     assert "resuming after step" in (tmp_path / "out" / "long" / "log.txt").read_text()
     assert learned(tmp_path / "out" / "long") == alone["long"][0]
 
@@ -496,7 +493,7 @@ def test_no_file_ends_a_spool(tmp_path, file, text, words):
     (spool / "folder.json").mkdir()
     drop(spool, "good", dict(optim__steps=2))
     process = start(1, "run", defaults, "--spool", str(spool))
-    wait_until(lambda: names(spool / "done"), process)
+    until(lambda: names(spool / "done"), process)
     process.send_signal(signal.SIGUSR1)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 75, stderr
@@ -506,18 +503,19 @@ def test_no_file_ends_a_spool(tmp_path, file, text, words):
 
 
 @beside_the_others("alone")
+@afresh
 def test_a_spool_continues_when_someone_removes_its_files(tmp_path):
     spool, defaults = make_spool(tmp_path)
-    for name, steps in (("a", 100), ("b", 2)):
-        drop(spool, name, dict(optim__steps=steps))
+    for name, wanted in (("a", 100), ("b", 2)):
+        drop(spool, name, dict(optim__steps=wanted))
     process = start(1, "run", defaults, "--spool", str(spool))
-    wait_until(lambda: steps_of(tmp_path / "out", "a") >= 2, process)
-    (spool / "running" / "a.json").unlink()
-    for folder in ("done", "failed"):
-        (spool / folder).rmdir()
-    wait_until(lambda: names(spool / "done"), process)
+    with caught(process, defaults, when=lambda: steps(tmp_path / "out" / "a") >= 2, unless=lambda: steps(tmp_path / "out" / "a") > 100 - TO_GO):
+        (spool / "running" / "a.json").unlink()
+        for folder in ("done", "failed"):
+            (spool / folder).rmdir()
+    until(lambda: names(spool / "done"), process)
     drop(spool, "c", "{")
-    wait_until(lambda: len(names(spool / "failed")) == 2, process)
+    until(lambda: len(names(spool / "failed")) == 2, process)
     process.send_signal(signal.SIGUSR1)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 75 and "a.json: was removed" in stderr, stderr
@@ -561,11 +559,10 @@ def test_runs_of_one_job_each_end_as_the_queue_does(tmp_path, alone):
 
 def test_runs_whose_processes_have_one_number_share_a_queue_folder(tmp_path):
     """As in containers or on several machines: all write the summary at about the same time."""
-    if subprocess.run(["unshare", "-pf", "true"], capture_output=True).returncode != 0:
+    if run("unshare", "-pf", "true", check=False).returncode != 0:
         pytest.skip("this machine allows no process namespaces")
     path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=1) for name in "abcdef"})
-    runs = [subprocess.Popen(["unshare", "-pf", program("zoodip"), "run", path, "--job", str(number)], cwd=ROOT, env=environment(),
-                             stderr=subprocess.PIPE, text=True) for number in range(1, 7)]
+    runs = [start(1, "run", path, "--job", str(number), launcher=["unshare", "-pf"]) for number in range(1, 7)]
     for process in runs:
         stderr = process.communicate(timeout=120)[1]
         assert process.returncode == 0, stderr
@@ -573,11 +570,12 @@ def test_runs_whose_processes_have_one_number_share_a_queue_folder(tmp_path):
     assert not list(output.glob("**/*.tmp"))
 
 
+@afresh
 def test_a_run_of_one_job_touches_no_other_and_continues_its_own(tmp_path, alone):
     path, output = write_jobs(tmp_path)
     process = start(1, "run", path, "--job", "2")
-    wait_until(lambda: steps_of(output, "long") >= 5, process)
-    process.send_signal(signal.SIGUSR1)
+    with caught(process, path, when=lambda: steps(output / "long") >= 5, unless=nearly_done(output, "long")) as stopped:
+        tell(process.pid, signal.SIGUSR1, stopped)
     process.communicate(timeout=60)
     assert process.returncode == 75
     assert [entry.name for entry in output.iterdir() if entry.is_dir()] == ["long"]
@@ -637,7 +635,7 @@ def test_two_runs_do_not_write_one_folder(tmp_path, options):
     """The second one ends, and the first one's results are as if it had been alone; then the folder is free."""
     path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=100000)}, cluster__timeout=2)
     first = start(2, "run", path)
-    wait_until(lambda: steps_of(output, "a") >= 10, first)
+    until(lambda: steps(output / "a") >= 10, first)
     config = tmp_path / "config.json"
     config.write_text(json.dumps(recipe(output / "a", **{**COMMON, "optim__steps": 5, "cluster__timeout": 2})))
     for command, source, folder in (("run", path, output), ("train", config, output / "a")):
@@ -647,16 +645,16 @@ def test_two_runs_do_not_write_one_folder(tmp_path, options):
     os.kill(ranks_of(path)[0], signal.SIGUSR1)
     stderr = first.communicate(timeout=60)[1]
     assert first.returncode == 75, stderr
-    steps = [m["step"] for m in metrics(output / "a")]
-    assert steps == list(range(1, len(steps) + 1)) and json.loads((output / "a" / "job.json").read_text())["state"] == "stopped"
-    queue(1, path, "--set", f"optim.steps={len(steps) + 1}", "--resume")
+    made = [m["step"] for m in metrics(output / "a")]
+    assert made == list(range(1, len(made) + 1)) and json.loads((output / "a" / "job.json").read_text())["state"] == "stopped"
+    queue(1, path, "--set", f"optim.steps={len(made) + 1}", "--resume")
 
 
 @beside_the_others("alone")
 def test_two_runs_do_not_watch_one_spool(tmp_path):
     (tmp_path / "spool").mkdir()
     first = start(1, "run", "--spool", tmp_path / "spool")
-    wait_until(lambda: (tmp_path / "spool" / "running").exists(), first)
+    until(lambda: (tmp_path / "spool" / "running").exists(), first)
     second = mpirun(1, program("zoodip"), "run", "--spool", tmp_path / "spool", check=False)
     first.send_signal(signal.SIGUSR1)
     first.communicate(timeout=60)

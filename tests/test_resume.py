@@ -1,40 +1,21 @@
 """Nothing is lost: kill -9 at random moments, then --resume, ends with the bits of an undisturbed run, on one rank and on three;
 after a signal the run finishes the step, saves a checkpoint and exits with 75."""
-import os
 import random
 import signal
 import time
 
 import pytest
 
-from conftest import learned, metrics, mpirun, program, run, start, write_recipe
+from conftest import learned, metrics, mpirun, program, run, write_recipe
+from live import TO_GO, afresh, caught, kill, newest, start, steps, tell
 
 STEPS = 60
 CHANGES = dict(optim__steps=STEPS, output__checkpoint_every=7, output__checkpoint_keep=3, output__prompts=[], zo__tau=8)
 
 
-def wait_for_steps(output, steps, process, timeout=60):
-    end = time.time() + timeout
-    while time.time() < end and process.poll() is None:
-        try:
-            if len((output / "metrics.jsonl").read_text().splitlines()) >= steps:
-                return
-        except FileNotFoundError:
-            pass
-        time.sleep(0.01)
-
-
-def stop_after(config, output, steps):
-    """One rank, asked to stop after that many steps."""
-    process = start(1, "train", config)
-    wait_for_steps(output, steps, process)
-    process.send_signal(signal.SIGUSR1)
-    assert process.wait(timeout=60) == 75
-    process.stderr.close()
-
-
-def newest(output):
-    return max((int(p.stem.split("-")[1]) for p in (output / "checkpoints").glob("step-*.safetensors")), default=0)
+def over(output, to_go=TO_GO):
+    """Has the run fewer steps to go than that?"""
+    return lambda: steps(output) > STEPS - to_go
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +26,15 @@ def quiet(tmp_path_factory):
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
+@afresh
 def test_kill_9_at_random_moments(tmp_path, quiet, ranks):
     config, output = write_recipe(tmp_path, **CHANGES)
     chance = random.Random(ranks)
     for attempt in range(5):
         process = start(ranks, "train", config, *(["--resume"] if attempt else []))
-        wait_for_steps(output, newest(output) + 1, process)
-        time.sleep(chance.uniform(0, 0.4))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        enough = steps(output) + chance.randint(1, 8)
+        with caught(process, config, when=lambda: steps(output) >= enough, unless=over(output, 1)):
+            kill(process, config)
     mpirun(ranks, program("zoodip"), "train", config, "--resume")
     assert learned(output) == quiet[0]
     assert [m["losses"] for m in metrics(output)] == quiet[1]
@@ -62,13 +43,14 @@ def test_kill_9_at_random_moments(tmp_path, quiet, ranks):
 
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("which", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+@afresh
 def test_a_signal_finishes_the_step_and_exits_75(tmp_path, quiet, ranks, which):
     if ranks > 1 and which != signal.SIGUSR1:
         pytest.skip("mpirun kills its ranks soon after a TERM or INT: launch/run.sh turns them into USR1")
     config, output = write_recipe(tmp_path, **CHANGES)
     process = start(ranks, "train", config)
-    wait_for_steps(output, 3, process)
-    process.send_signal(which)
+    with caught(process, config, when=lambda: steps(output) >= 3, unless=over(output)) as stopped:
+        tell(process.pid, which, stopped)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 75, stderr
     done = len(metrics(output))
@@ -79,6 +61,7 @@ def test_a_signal_finishes_the_step_and_exits_75(tmp_path, quiet, ranks, which):
 
 
 @pytest.mark.parametrize("when, steps_done", [("a sample", 4), ("the end", 8)])
+@afresh
 def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, quiet, when, steps_done):
     """A minute of drawing is cut short on both ranks; the resumed run draws the rest."""
     changes = dict(optim__steps=8, output__sample_every=4 if when == "a sample" else 0)
@@ -88,7 +71,8 @@ def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, quiet, 
         if "drawing" in line:
             break
     time.sleep(0.5)
-    process.send_signal(signal.SIGUSR1)
+    with caught(process, config, when=lambda: True, unless=lambda: (output / "grid.png").exists() or (output / "samples").exists()) as stopped:
+        tell(process.pid, signal.SIGUSR1, stopped)
     began = time.time()
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 75 and "--resume" in stderr and time.time() - began < 5, stderr
@@ -117,14 +101,14 @@ def test_resume_of_a_finished_run_changes_nothing(tmp_path, quiet):
 
 def test_more_ranks_may_continue(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES)
-    stop_after(config, output, 20)
+    run(program("zoodip"), "train", config, "--set", "optim.steps=20")
     mpirun(2, program("zoodip"), "train", config, "--resume")
     assert learned(output) == quiet[0]
 
 
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES)
-    stop_after(config, output, 30)
+    run(program("zoodip"), "train", config, "--set", "optim.steps=30")
     path = output / "checkpoints" / f"step-{newest(output)}.safetensors"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1

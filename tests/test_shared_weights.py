@@ -1,14 +1,12 @@
 """The ranks of a node share one copy of the weights, even of weights quantized at load: the memory that the kernel counts as
 theirs (Pss of /proc/PID/smaps_rollup, shared pages divided among their users) is one copy and a little more for every rank."""
-import os
 import re
-import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from conftest import make_model, program, start, write_recipe
+from conftest import make_model, write_recipe
+from live import kill, rank_processes, start, steps, until
 
 NEEDS = "peers"
 MIDDLE = dict(  # 50 million weights in the UNet: 50 MB in int8
@@ -24,32 +22,16 @@ def middle(tmp_path_factory):
     return make_model(tmp_path_factory.mktemp("middle"), MIDDLE, "float16")
 
 
-def ranks_of(config):
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if words[0] == program("zoodip") and str(config) in words:
-            found.append(process)
-    return found
-
-
 def megabytes(folder, model, ranks):
     """The sum of the ranks' Pss while they learn, in MB."""
     config, output = write_recipe(folder, model=str(model), data__resolution=16, zo__n=3, optim__steps=100000, output__prompts=[],
                                   output__checkpoint_every=0, quant__bits=8)
     process = start(ranks, "train", config)
     try:
-        end = time.time() + 60
-        while not (output / "metrics.jsonl").exists() or len((output / "metrics.jsonl").read_text().splitlines()) < 2:
-            assert time.time() < end and process.poll() is None
-            time.sleep(0.05)
-        counted = [int(re.search(r"^Pss: +(\d+) kB", (p / "smaps_rollup").read_text(), re.M)[1]) / 1e3 for p in ranks_of(config)]
+        until(lambda: steps(output) >= 2, process)
+        counted = [int(re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{p}/smaps_rollup").read_text(), re.M)[1]) / 1e3 for p in rank_processes(config)]
     finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        kill(process, config)
     assert len(counted) == ranks
     print(f"{ranks} ranks: {sum(counted):.0f} MB, {', '.join(f'{mb:.0f}' for mb in counted)}")
     return sum(counted)

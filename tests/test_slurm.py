@@ -11,13 +11,14 @@ import subprocess
 import tempfile
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import ROOT, learned, metrics, program, rank_processes, recipe, run, write_recipe
+from conftest import ROOT, learned, metrics, program, recipe, run, write_recipe
+from live import TO_GO, afresh, caught, has_signal, is_stopped, rank_processes, steps, until
 
 NEEDS = "slurm"
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]
@@ -74,14 +75,6 @@ def free_ports(count):
     return ports
 
 
-def until(true, seconds, what):
-    end = time.time() + seconds
-    while not (value := true()):
-        assert time.time() < end, f"not within {seconds} s: {what()}"
-        time.sleep(0.1)
-    return value
-
-
 class Slurm:
     """The daemons, in their own folder; stopped by their process ids."""
 
@@ -110,11 +103,11 @@ class Slurm:
         (folder / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={folder}/gpu[0-1]\n")
         self.daemon("munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={key}", f"--pid-file={folder}/munged.pid",
                     f"--seed-file={folder}/munged.seed", f"--log-file={folder}/munged.log")
-        until((folder / "munge.socket").exists, 10, lambda: (folder / "munged.out").read_text())
+        until((folder / "munge.socket").exists, seconds=10, what=lambda: (folder / "munged.out").read_text())
         self.daemon("slurmctld", "-D")
         for node in ("n1", "n2"):
             self.daemon("slurmd", "-D", "-N", node)
-        until(lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split().count("idle") == 6, 30, self.state)
+        self.until(lambda: self.ask("sinfo", "-h", "-N", "-o", "%T").split().count("idle") == 6, 30)
 
     def daemon(self, name, *options):
         log = open(self.folder / f"{'-'.join([name, *options[2:]]) if name == 'slurmd' else name}.out", "w")
@@ -133,6 +126,10 @@ class Slurm:
                 daemon.wait(timeout=15)
             except subprocess.TimeoutExpired:
                 daemon.kill()
+
+    def until(self, true, seconds=60, log=None):
+        """Waits for a condition; Slurm and the job's log say why it did not come."""
+        return until(true, seconds=seconds, pause=0.1, what=lambda: self.state() + (log.read_text() if log and log.exists() else ""))
 
     def ask(self, *command):
         return subprocess.run(list(map(str, command)), env=self.env, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
@@ -154,7 +151,7 @@ class Slurm:
 
     def wait(self, number, *states, seconds=90):
         # a requeued job may be told to wait for its old credentials to run out
-        return until(lambda: self.job(number).get("JobState") in states, seconds, lambda: f"{self.job(number)}\n{self.state()}")
+        return self.until(lambda: self.job(number).get("JobState") in states, seconds)
 
 
 @pytest.fixture(scope="module")
@@ -182,12 +179,9 @@ def begun(request, quiet):
         shutil.rmtree(each.folder, ignore_errors=True)
 
 
-def steps(output):
-    """Steps whose line is in the file; lines are written with every checkpoint and every few steps."""
-    try:
-        return len((output / "metrics.jsonl").read_text().splitlines())
-    except FileNotFoundError:
-        return 0
+def over(output):
+    """Has the run too few steps to go for a signal to reach it?"""
+    return lambda: steps(output) > STEPS - TO_GO
 
 
 def write_jobs(tmp_path, *jobs):
@@ -197,11 +191,25 @@ def write_jobs(tmp_path, *jobs):
     return path, output
 
 
-def start_training(slurm, tmp_path, script="train.sbatch", **options):
+@contextmanager
+def training(slurm, tmp_path, **options):
+    """A job that learns, its ranks stopped after some steps; they go on at the end."""
     config, output = write_recipe(tmp_path, **CHANGES)
-    number = slurm.submit(f"launch/slurm/{script}", config, log=tmp_path / "log", **options)
-    until(lambda: steps(output) >= 3, 60, lambda: slurm.state() + ((tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""))
-    return number, output
+    number = slurm.submit("launch/slurm/train.sbatch", config, log=tmp_path / "log", **options)
+    slurm.until(lambda: steps(output) >= 3, log=tmp_path / "log")
+    with caught(None, config, when=lambda: True, unless=over(output)) as stopped:
+        yield number, output, stopped
+
+
+def wait_until_asked(slurm, log, stopped):
+    """Waits until the job has been told to end and its ranks have the signal before them, or Slurm has let them go on with it."""
+    slurm.until(lambda: log.exists() and "asking the ranks" in log.read_text())
+    until(lambda: all(has_signal(each, signal.SIGUSR1, "SigPnd", "ShdPnd") or not is_stopped(each) for each in stopped))
+
+
+def with_job(number, ranks):
+    """Those that learn this job of a jobs file."""
+    return [each for each in ranks if f"--job\0{number}\0".encode() in Path(f"/proc/{each}/cmdline").read_bytes()]
 
 
 def finish(slurm, number, output, quiet, tmp_path):
@@ -218,17 +226,19 @@ needs_pmix = pytest.mark.skipif(not list(Path("/usr/lib").glob("*/slurm*/mpi_pmi
 @pytest.mark.parametrize("launcher, each", [("mpirun", 1), pytest.param("srun", 2, marks=needs_pmix)])
 @beside_the_others("slurm", "quiet")
 def test_a_job_over_two_nodes(slurm, tmp_path, quiet, launcher, each):
-    number, output = start_training(slurm, tmp_path, launcher=launcher, ntasks_per_node=each)
+    config, output = write_recipe(tmp_path, **CHANGES)
+    number = slurm.submit("launch/slurm/train.sbatch", config, log=tmp_path / "log", launcher=launcher, ntasks_per_node=each)
     log = finish(slurm, number, output, quiet, tmp_path)
     assert f"{2 * each} ranks" in log and slurm.job(number)["NumNodes"] == "2"
 
 
 @needs_pmix
 @beside_the_others("slurm", "quiet")
+@afresh
 def test_a_rank_killed_under_srun_is_started_again(slurm, tmp_path, quiet):
-    number, output = start_training(slurm, tmp_path, launcher="srun")
-    os.kill(rank_processes(tmp_path / "config.json")[-1], signal.SIGKILL)
-    until(lambda: "restarting with --resume" in (tmp_path / "log").read_text(), 15, slurm.state)
+    with training(slurm, tmp_path, launcher="srun") as (number, output, _):
+        os.kill(rank_processes(tmp_path / "config.json")[-1], signal.SIGKILL)
+    slurm.until(lambda: "restarting with --resume" in (tmp_path / "log").read_text(), 15)
     assert "Killed" in finish(slurm, number, output, quiet, tmp_path)
 
 
@@ -243,11 +253,13 @@ def test_ranks_under_srun_that_end_one_after_the_other_all_exit_with_75(slurm, t
 
 @pytest.mark.parametrize("partition, launcher", [("low", "mpirun"), ("grace", "mpirun"), pytest.param("low", "srun", marks=needs_pmix)])
 @beside_the_others("slurm", "quiet")
+@afresh
 def test_a_preempted_job_saves_waits_and_goes_on(slurm, tmp_path, quiet, partition, launcher):
     """Without a grace time SIGTERM comes at once; with one, SIGUSR1 comes first. No step is lost either way: with a checkpoint
     every thousand steps, continuing from the same step shows that it saved when it was told to."""
-    number, output = start_training(slurm, tmp_path, partition=partition, launcher=launcher)
-    urgent = slurm.submit("--wrap=true", log=tmp_path / "urgent.log", partition="high", cpus_per_task=2)
+    with training(slurm, tmp_path, partition=partition, launcher=launcher) as (number, output, stopped):
+        urgent = slurm.submit("--wrap=true", log=tmp_path / "urgent.log", partition="high", cpus_per_task=2)
+        wait_until_asked(slurm, tmp_path / "log", stopped)
     slurm.wait(urgent, "COMPLETED")
     log = finish(slurm, number, output, quiet, tmp_path)
     assert slurm.job(number)["Restarts"] == "1"
@@ -256,11 +268,13 @@ def test_a_preempted_job_saves_waits_and_goes_on(slurm, tmp_path, quiet, partiti
 
 
 @beside_the_others("slurm", "quiet")
+@afresh
 def test_a_cancelled_job_saves_and_stays_away(slurm, tmp_path, quiet):
-    number, output = start_training(slurm, tmp_path)
-    slurm.ask("scancel", number)
+    with training(slurm, tmp_path) as (number, output, stopped):
+        slurm.ask("scancel", number)
+        wait_until_asked(slurm, tmp_path / "log", stopped)
     slurm.wait(number, "CANCELLED")
-    until(lambda: not slurm.ask("squeue", "-h", "-j", number), 30, slurm.state)
+    slurm.until(lambda: not slurm.ask("squeue", "-h", "-j", number), 30)
     assert list((output / "checkpoints").glob("step-*")), (tmp_path / "log").read_text()
     time.sleep(1)
     assert slurm.job(number)["JobState"] == "CANCELLED"
@@ -269,49 +283,48 @@ def test_a_cancelled_job_saves_and_stays_away(slurm, tmp_path, quiet):
 
 
 @beside_the_others("slurm", "quiet")
+@afresh
 def test_a_job_out_of_time_goes_back_into_the_queue(slurm, tmp_path, quiet):
     """Slurm checks time limits twice a minute, at moments of its own choosing: the ranks are held until it has acted."""
     config, output = write_recipe(tmp_path, **CHANGES)
     log = tmp_path / "log"
     number = slurm.submit("launch/slurm/train.sbatch", config, log=log, time=1, signal="B:USR1@50")
-    until(lambda: log.exists() and (steps(output) or "asking the ranks" in log.read_text()), 60, slurm.state)
-    ranks = rank_processes(config)
-    for rank in ranks:
-        os.kill(rank, signal.SIGSTOP)
-    try:
-        until(lambda: "asking the ranks" in log.read_text(), 60, slurm.state)
-    finally:
-        for rank in ranks:
-            os.kill(rank, signal.SIGCONT)
-    until(lambda: "everything is saved; requeueing job" in log.read_text(), 60, slurm.state)
+    slurm.until(lambda: log.exists() and (steps(output) or "asking the ranks" in log.read_text()))
+    with caught(None, config, when=lambda: True, unless=over(output)) as stopped:
+        wait_until_asked(slurm, log, stopped)
+    slurm.until(lambda: "everything is saved; requeueing job" in log.read_text())
     slurm.ask("scontrol", "update", f"jobid={number}", "timelimit=10")
     said = finish(slurm, number, output, quiet, tmp_path)
     assert "resuming after step" in said or "no checkpoint to resume from" in said, said
 
 
 @beside_the_others("slurm", "quiet")
+@afresh
 def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(slurm, tmp_path, quiet):
-    number, output = start_training(slurm, tmp_path)
-    slurm.ask("scontrol", "update", "nodename=n2", "state=down", "reason=test")
-    until(lambda: slurm.job(number)["JobState"] in ("PENDING", "COMPLETING"), 30, slurm.state)
+    with training(slurm, tmp_path) as (number, output, _):
+        slurm.ask("scontrol", "update", "nodename=n2", "state=down", "reason=test")
+        slurm.wait(number, "PENDING", "COMPLETING", seconds=30)
     slurm.ask("scontrol", "update", "nodename=n2", "state=resume")
     finish(slurm, number, output, quiet, tmp_path)
     assert slurm.job(number)["Restarts"] == "1"
 
 
 @beside_the_others("slurm", "quiet")
+@afresh
 def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet):
     """One of them is lost once, and one is told to stop: both continue where they were."""
     path, output = write_jobs(tmp_path, *({"name": f"seed {seed}", "seed": seed} for seed in range(4)))
     logs = [tmp_path / f"log-{task}" for task in range(1, 5)]
     number = slurm.submit("launch/slurm/array.sbatch", path, "--set", "output.checkpoint_every=5", log=f"{tmp_path}/log-%a", nodes=1,
                           array="1-4")
-    until(lambda: steps(output / "seed 0") >= 3, 60, slurm.state)
-    first = [p for p in rank_processes(path) if b"--job\0001\0" in Path(f"/proc/{p}/cmdline").read_bytes()]
-    os.kill(first[0], signal.SIGKILL)  # a rank of the task that is not told to stop
-    until(lambda: steps(output / "seed 3") >= 3, 120, slurm.state)
-    slurm.ask("scancel", "--batch", "--signal=USR1", f"{number}_4")
-    until(lambda: not slurm.ask("squeue", "-h", "-j", number), 240, slurm.state)
+    slurm.until(lambda: steps(output / "seed 0") >= 3)
+    with caught(None, path, when=lambda: True, unless=over(output / "seed 0")) as stopped:
+        os.kill(with_job(1, stopped)[0], signal.SIGKILL)  # a rank of the task that is not told to stop
+    slurm.until(lambda: steps(output / "seed 3") >= 3, 120)
+    with caught(None, path, when=lambda: True, unless=over(output / "seed 3")) as stopped:
+        slurm.ask("scancel", "--batch", "--signal=USR1", f"{number}_4")
+        wait_until_asked(slurm, logs[3], with_job(4, stopped))
+    slurm.until(lambda: not slurm.ask("squeue", "-h", "-j", number), 240)
     said = [log.read_text() for log in logs]
     assert sum("restarting with --resume" in text for text in said) == 1 and "everything is saved; requeueing job" in said[3], said
     assert len({learned(output / f"seed {seed}") for seed in range(4)}) == 4
@@ -330,15 +343,18 @@ def test_a_job_without_arguments_fails_with_2(slurm, tmp_path):
 
 
 @beside_the_others("slurm", "quiet")
+@afresh
 def test_a_queue_comes_back_and_leaves_finished_subjects_alone(slurm, tmp_path, quiet):
     """Two subjects, one after the other on both ranks; told to stop in the second one, as before the time limit."""
     path, output = write_jobs(tmp_path, dict(name="long"), dict(name="short", optim=dict(steps=30)))  # the longest job goes first
     log = tmp_path / "log"
     number = slurm.submit("launch/slurm/queue.sbatch", path, "--groups", "1", log=log)
-    until(lambda: steps(output / "short") >= 2, 90, lambda: slurm.state() + (log.read_text() if log.exists() else ""))
-    finished = (output / "long" / "learned_embeds.safetensors").stat().st_mtime_ns
-    slurm.ask("scancel", "--batch", "--signal=USR1", number)
-    until(lambda: "everything is saved; requeueing job" in log.read_text(), 60, slurm.state)
+    slurm.until(lambda: steps(output / "short") >= 2, 90, log)
+    with caught(None, path, when=lambda: True, unless=lambda: steps(output / "short") > 30 - TO_GO) as stopped:
+        finished = (output / "long" / "learned_embeds.safetensors").stat().st_mtime_ns
+        slurm.ask("scancel", "--batch", "--signal=USR1", number)
+        wait_until_asked(slurm, log, stopped)
+    slurm.until(lambda: "everything is saved; requeueing job" in log.read_text())
     slurm.wait(number, "COMPLETED")
     assert learned(output / "long") == quiet[0]
     assert (output / "long" / "learned_embeds.safetensors").stat().st_mtime_ns == finished
