@@ -3,10 +3,28 @@
 #include <string.h>
 #include <utf8proc.h>
 
+#include "base/memory.h"
+
 bool text_ends_with(const char *text, const char *end)
 {
     size_t length = strlen(text), tail = strlen(end);
     return length >= tail && strcmp(text + length - tail, end) == 0;
+}
+
+char *text_replace(const char *text, const char *what, const char *by)
+{
+    size_t length = strlen(what), size = strlen(by), room = strlen(text) + 1;
+    for (const char *at = text; (at = strstr(at, what)); at += length)
+        room += size;
+    char *all = memory_alloc((int64_t)room, 1), *to = all;
+    for (const char *at; all && (at = strstr(text, what)); text = at + length) {
+        memcpy(to, text, (size_t)(at - text));
+        memcpy(to + (at - text), by, size);
+        to += (size_t)(at - text) + size;
+    }
+    if (all)
+        strcpy(to, text);
+    return all;
 }
 
 void text_show_safely(char *text)

@@ -17,6 +17,9 @@ struct text_list {
 
 bool text_ends_with(const char *text, const char *end);
 
+/* The text with every `what` replaced by `by`, to be freed by memory_free; NULL: out of memory. */
+char *text_replace(const char *text, const char *what, const char *by);
+
 /* Replaces every byte of a control character, and every byte that is not valid UTF-8 (such as a character that was
  * cut), by '?'. */
 void text_show_safely(char *text);

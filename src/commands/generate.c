@@ -7,6 +7,7 @@
 #include "base/pool.h"
 #include "base/progress.h"
 #include "base/rng.h"
+#include "base/text.h"
 #include "commands/commands.h"
 #include "commands/options.h"
 #include "pipeline/memory_plan.h"
@@ -14,6 +15,7 @@
 #include "files/safetensors.h"
 #include "model/embedding.h"
 #include "model/denoiser.h"
+#include "text/captions.h"
 #include "text/tokenizer.h"
 
 static void print_help(void)
@@ -83,25 +85,13 @@ struct session {
 /* Every "sks" becomes "sks sks_1 sks_2", for a word of three vectors. */
 static struct error spell_out(char **prompt, const struct embedding *word)
 {
-    size_t size = strlen(word->placeholder), each = (size + 24) * (size_t)word->vectors, room = 1;
-    for (const char *c = *prompt; *c; c++)
-        room += strncmp(c, word->placeholder, size) == 0 ? each : 1;
-    char *out = memory_alloc((int64_t)room, 1);
-    if (!out)
+    char *words = captions_spell(word->placeholder, word->vectors);
+    char *spelled = words ? text_replace(*prompt, word->placeholder, words) : NULL;
+    memory_free(words);
+    if (!spelled)
         return error_memory("the prompt");
-    size_t used = 0;
-    for (const char *c = *prompt; *c;) {
-        if (strncmp(c, word->placeholder, size) != 0) {
-            out[used++] = *c++;
-            continue;
-        }
-        used += (size_t)snprintf(out + used, room - used, "%s", word->placeholder);
-        for (int64_t i = 1; i < word->vectors; i++)
-            used += (size_t)snprintf(out + used, room - used, " %s_%lld", word->placeholder, (long long)i);
-        c += size;
-    }
     memory_free(*prompt);
-    *prompt = out;
+    *prompt = spelled;
     return ok();
 }
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "files/json.h"
 
 enum { CAPTION_LIMIT = 4096, WORD_ROOM = 64 };
@@ -32,7 +33,7 @@ static const char *const style_templates[] = {
     "a large painting in the style of {}",
 };
 
-static struct error make_room(struct captions *c, int64_t count)
+static struct error alloc_templates(struct captions *c, int64_t count)
 {
     *c = (struct captions){.count = count, .templates = memory_alloc(count, sizeof *c->templates)};
     return c->templates ? ok() : error_memory("the captions");
@@ -49,8 +50,8 @@ void captions_free(struct captions *c)
 struct error captions_templates(struct captions *c, bool style)
 {
     const char *const *all = style ? style_templates : object_templates;
-    TRY(make_room(c, style ? sizeof style_templates / sizeof *style_templates
-                           : sizeof object_templates / sizeof *object_templates));
+    TRY(alloc_templates(c, style ? sizeof style_templates / sizeof *style_templates
+                                 : sizeof object_templates / sizeof *object_templates));
     for (int64_t i = 0; i < c->count; i++) {
         c->templates[i] = memory_string(all[i]);
         if (!c->templates[i]) {
@@ -70,8 +71,8 @@ static const cJSON *captions_of(const cJSON *root, const char *subject)
     return root->child && cJSON_IsString(root->child) ? root : NULL;
 }
 
-static struct error pick(struct captions *c, const cJSON *root, const char *path, const char *subject,
-                         const char *const *names)
+static struct error read_subject(struct captions *c, const cJSON *root, const char *path, const char *subject,
+                                 const char *const *names)
 {
     const cJSON *own = captions_of(root, subject);
     if (!own)
@@ -101,17 +102,16 @@ struct error captions_read(struct captions *c, const char *path, const char *sub
 {
     struct json json;
     TRY(json_open(&json, path));
-    struct error e = make_room(c, count);
+    struct error e = alloc_templates(c, count);
     if (e.code == ERROR_NONE)
-        e = pick(c, json.root, path, subject, names);
+        e = read_subject(c, json.root, path, subject, names);
     if (e.code != ERROR_NONE)
         captions_free(c);
     json_close(&json);
     return e;
 }
 
-/* "sks sks_1 sks_2" */
-static char *spell(const char *word, int64_t vectors)
+char *captions_spell(const char *word, int64_t vectors)
 {
     size_t room = (strlen(word) + WORD_ROOM) * (size_t)vectors;
     char *all = memory_alloc((int64_t)room, 1);
@@ -123,23 +123,8 @@ static char *spell(const char *word, int64_t vectors)
 
 struct error captions_fill(const char *template, const char *word, int64_t vectors, char **text)
 {
-    char *words = spell(word, vectors);
-    if (!words)
-        return error_memory("a caption");
-    size_t size = strlen(words), room = 1;
-    for (const char *c = template; *c; c++)
-        room += c[0] == '{' && c[1] == '}' ? size : 1;
-    *text = memory_alloc((int64_t)room, 1);
-    char *to = *text;
-    for (const char *c = template; *c && to; c++) {
-        if (c[0] != '{' || c[1] != '}') {
-            *to++ = *c;
-            continue;
-        }
-        memcpy(to, words, size);
-        to += size;
-        c++;
-    }
+    char *words = captions_spell(word, vectors);
+    *text = words ? text_replace(template, "{}", words) : NULL;
     memory_free(words);
     return *text ? ok() : error_memory("a caption");
 }

@@ -11,7 +11,7 @@ struct range {
     int32_t first, last;
 };
 
-static bool among(const struct range *ranges, size_t count, int32_t c)
+static bool in_ranges(const struct range *ranges, size_t count, int32_t c)
 {
     for (size_t i = 0; i < count && c >= ranges[i].first; i++)
         if (c <= ranges[i].last)
@@ -78,9 +78,9 @@ enum character_kind character_kind(int32_t c)
     case UTF8PROC_CATEGORY_NO:
         return CHARACTER_NUMBER;
     case UTF8PROC_CATEGORY_CN:
-        return among(new_letters, sizeof new_letters / sizeof *new_letters, c)   ? CHARACTER_LETTER
-               : among(new_numbers, sizeof new_numbers / sizeof *new_numbers, c) ? CHARACTER_NUMBER
-                                                                                 : CHARACTER_OTHER;
+        return in_ranges(new_letters, sizeof new_letters / sizeof *new_letters, c)   ? CHARACTER_LETTER
+               : in_ranges(new_numbers, sizeof new_numbers / sizeof *new_numbers, c) ? CHARACTER_NUMBER
+                                                                                     : CHARACTER_OTHER;
     default:
         return CHARACTER_OTHER;
     }
@@ -117,7 +117,7 @@ static int64_t stretch_length(const char *text)
         int64_t size = character_read(at, &c);
         if (size <= 0)
             return -1;
-        if (among(inert, sizeof inert / sizeof *inert, c))
+        if (in_ranges(inert, sizeof inert / sizeof *inert, c))
             break;
         at += size;
     }

@@ -34,20 +34,20 @@ struct settings {
 };
 
 /* A key of tokenizer_config.json, or of an older folder's special_tokens_map.json; NULL if it is absent or null. */
-static const cJSON *setting(const struct settings *f, const char *key, const char **path)
+static const cJSON *setting(const struct settings *settings, const char *key, const char **path)
 {
-    const cJSON *value = f->decoder ? NULL : cJSON_GetObjectItemCaseSensitive(f->map.root, key);
-    *path = f->map_path;
+    const cJSON *value = settings->decoder ? NULL : cJSON_GetObjectItemCaseSensitive(settings->map.root, key);
+    *path = settings->map_path;
     if (!value || cJSON_IsNull(value)) {
-        value = cJSON_GetObjectItemCaseSensitive(f->config.root, key);
-        *path = f->config_path;
+        value = cJSON_GetObjectItemCaseSensitive(settings->config.root, key);
+        *path = settings->config_path;
     }
     return cJSON_IsNull(value) ? NULL : value;
 }
 
 /* -------------------------------------------------------------------------------- one token */
 
-static struct error put(struct special_tokens *s, const char *text, int64_t id, bool normalized, const char *key)
+static struct error add_token(struct special_tokens *s, const char *text, int64_t id, bool normalized, const char *key)
 {
     struct special_token *items = memory_grow(s->items, s->count, &s->room, sizeof *items);
     if (!items)
@@ -68,7 +68,7 @@ static const char *text_of(const cJSON *value)
 }
 
 /* Adds the token that a value describes. Special tokens are matched in the raw text unless the value says otherwise. */
-static struct error put_value(struct special_tokens *s, const cJSON *value, int64_t id, bool special, const char *path,
+static struct error add_value(struct special_tokens *s, const cJSON *value, int64_t id, bool special, const char *path,
                               const char *key)
 {
     static const char *const refused[] = {"lstrip", "rstrip", "single_word"};
@@ -76,13 +76,13 @@ static struct error put_value(struct special_tokens *s, const cJSON *value, int6
     if (!text)
         return error_input("%s: %s: expected a token: a text, or an object with its content", path, key);
     if (cJSON_IsString(value))
-        return put(s, text, id, !special, key);
+        return add_token(s, text, id, !special, key);
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(value, refused[i])))
             return error_input("%s: %s: \"%.60s\": %s is not supported, only false", path, key, text, refused[i]);
     const cJSON *normalized = cJSON_GetObjectItemCaseSensitive(value, "normalized");
     special = special || cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(value, "special"));
-    return put(s, text, id, cJSON_IsBool(normalized) ? cJSON_IsTrue(normalized) : !special, key);
+    return add_token(s, text, id, cJSON_IsBool(normalized) ? cJSON_IsTrue(normalized) : !special, key);
 }
 
 static struct error check_id(double id, const char *path, const char *key, const char *what)
@@ -95,16 +95,16 @@ static struct error check_id(double id, const char *path, const char *key, const
 /* -------------------------------------------------------------------------------- added words */
 
 /* {"49408": {"content": ...}} */
-static struct error read_decoder(struct special_tokens *s, const struct settings *f)
+static struct error read_decoder(struct special_tokens *s, const struct settings *settings)
 {
     static const char key[] = "added_tokens_decoder";
-    if (!cJSON_IsObject(f->decoder))
-        return error_input("%s: %s: expected an object of ids and tokens", f->config_path, key);
-    for (const cJSON *item = f->decoder->child; item; item = item->next) {
+    if (!cJSON_IsObject(settings->decoder))
+        return error_input("%s: %s: expected an object of ids and tokens", settings->config_path, key);
+    for (const cJSON *item = settings->decoder->child; item; item = item->next) {
         char *end;
         double id = strtod(item->string, &end);
-        TRY(check_id(*item->string && !*end ? id : -1, f->config_path, key, item->string));
-        TRY(put_value(s, item, (int64_t)id, false, f->config_path, key));
+        TRY(check_id(*item->string && !*end ? id : -1, settings->config_path, key, item->string));
+        TRY(add_value(s, item, (int64_t)id, false, settings->config_path, key));
     }
     return ok();
 }
@@ -118,21 +118,22 @@ static bool is_named(const struct special_tokens *s, const char *text)
 }
 
 /* added_tokens.json: {"word": 49408} */
-static struct error read_words(struct special_tokens *s, const struct settings *f)
+static struct error read_words(struct special_tokens *s, const struct settings *settings)
 {
-    for (const cJSON *item = f->words.root ? f->words.root->child : NULL; item; item = item->next) {
-        TRY(check_id(cJSON_IsNumber(item) ? item->valuedouble : -1, f->words_path, "added tokens", item->string));
+    for (const cJSON *item = settings->words.root ? settings->words.root->child : NULL; item; item = item->next) {
+        TRY(check_id(cJSON_IsNumber(item) ? item->valuedouble : -1, settings->words_path, "added tokens",
+                     item->string));
         if (*item->string)
-            TRY(put(s, item->string, (int64_t)item->valuedouble, !is_named(s, item->string), "added tokens"));
+            TRY(add_token(s, item->string, (int64_t)item->valuedouble, !is_named(s, item->string), "added tokens"));
     }
     return ok();
 }
 
 /* tokenizer.json: [{"id": 49408, "content": ...}] */
-static struct error read_list(struct special_tokens *s, const struct settings *f, const char *folder)
+static struct error read_list(struct special_tokens *s, const struct settings *settings, const char *folder)
 {
     static const char key[] = "added_tokens";
-    const cJSON *list = cJSON_GetObjectItemCaseSensitive(f->tokenizer, key);
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(settings->tokenizer, key);
     if (!list)
         return ok();
     char path[PATH_SIZE];
@@ -143,7 +144,7 @@ static struct error read_list(struct special_tokens *s, const struct settings *f
         const cJSON *id = cJSON_GetObjectItemCaseSensitive(item, "id");
         const char *text = text_of(item);
         TRY(check_id(cJSON_IsNumber(id) ? id->valuedouble : -1, path, key, text ? text : "?"));
-        TRY(put_value(s, item, (int64_t)id->valuedouble, false, path, key));
+        TRY(add_value(s, item, (int64_t)id->valuedouble, false, path, key));
     }
     return ok();
 }
@@ -184,11 +185,11 @@ static struct error sort_words(struct special_tokens *s)
 
 /* -------------------------------------------------------------------------------- special tokens */
 
-static struct error read_names(struct special_tokens *s, const struct settings *f)
+static struct error read_names(struct special_tokens *s, const struct settings *settings)
 {
     for (int i = 0; i < NAMED; i++) {
         const char *path;
-        const cJSON *value = setting(f, named[i].key, &path);
+        const cJSON *value = setting(settings, named[i].key, &path);
         const char *text = value ? text_of(value) : named[i].fallback;
         if (value && !text)
             return error_input("%s: %s: expected a token: a text, or an object with its content", path, named[i].key);
@@ -210,74 +211,74 @@ static bool is_added(const struct special_tokens *s, int64_t count, const char *
     return false;
 }
 
-static struct error read_special(struct special_tokens *s, const struct settings *f)
+static struct error read_special(struct special_tokens *s, const struct settings *settings)
 {
     static const char *const more[] = {"extra_special_tokens", "additional_special_tokens"};
     int64_t added = s->count;
     const char *path;
     for (int i = 0; i < NAMED; i++) {
-        const cJSON *value = setting(f, named[i].key, &path);
+        const cJSON *value = setting(settings, named[i].key, &path);
         const char *text = value ? text_of(value) : named[i].fallback;
         if (!text || is_added(s, added, text))
             continue;
-        TRY(value ? put_value(s, value, -1, true, path, named[i].key) : put(s, text, -1, false, named[i].key));
+        TRY(value ? add_value(s, value, -1, true, path, named[i].key) : add_token(s, text, -1, false, named[i].key));
     }
     for (size_t i = 0; i < sizeof more / sizeof *more; i++) {
-        const cJSON *list = setting(f, more[i], &path);
+        const cJSON *list = setting(settings, more[i], &path);
         for (const cJSON *item = list ? list->child : NULL; item; item = item->next)
             if (!is_added(s, added, text_of(item)))
-                TRY(put_value(s, item, -1, true, path, more[i]));
+                TRY(add_value(s, item, -1, true, path, more[i]));
     }
     return ok();
 }
 
 /* -------------------------------------------------------------------------------- the folder */
 
-static struct error open_settings(struct settings *f, const char *folder)
+static struct error open_settings(struct settings *settings, const char *folder)
 {
     const struct {
         const char *name;
         char *path;
         struct json *json;
-    } files[] = {{"tokenizer_config.json", f->config_path, &f->config},
-                 {"special_tokens_map.json", f->map_path, &f->map},
-                 {"added_tokens.json", f->words_path, &f->words}};
+    } files[] = {{"tokenizer_config.json", settings->config_path, &settings->config},
+                 {"special_tokens_map.json", settings->map_path, &settings->map},
+                 {"added_tokens.json", settings->words_path, &settings->words}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         TRY(path_join(files[i].path, folder, files[i].name));
         if (file_exists(files[i].path))
             TRY(json_open(files[i].json, files[i].path));
     }
-    f->decoder = cJSON_GetObjectItemCaseSensitive(f->config.root, "added_tokens_decoder");
+    settings->decoder = cJSON_GetObjectItemCaseSensitive(settings->config.root, "added_tokens_decoder");
     return ok();
 }
 
-static struct error read_settings(struct special_tokens *s, const struct settings *f, const char *folder)
+static struct error read_settings(struct special_tokens *s, const struct settings *settings, const char *folder)
 {
-    TRY(read_names(s, f));
-    if (f->decoder) {
-        TRY(read_decoder(s, f));
+    TRY(read_names(s, settings));
+    if (settings->decoder) {
+        TRY(read_decoder(s, settings));
     } else {
-        TRY(read_words(s, f));
-        TRY(read_list(s, f, folder));
+        TRY(read_words(s, settings));
+        TRY(read_list(s, settings, folder));
     }
     TRY(sort_words(s));
-    return read_special(s, f);
+    return read_special(s, settings);
 }
 
 struct error special_tokens_read(struct special_tokens *s, const char *folder, const struct cJSON *tokenizer)
 {
     *s = (struct special_tokens){0};
-    struct settings *f = memory_alloc(1, sizeof *f);
-    if (!f)
+    struct settings *settings = memory_alloc(1, sizeof *settings);
+    if (!settings)
         return error_memory("special tokens");
-    f->tokenizer = tokenizer;
-    struct error e = open_settings(f, folder);
+    settings->tokenizer = tokenizer;
+    struct error e = open_settings(settings, folder);
     if (e.code == ERROR_NONE)
-        e = read_settings(s, f, folder);
-    json_close(&f->config);
-    json_close(&f->map);
-    json_close(&f->words);
-    memory_free(f);
+        e = read_settings(s, settings, folder);
+    json_close(&settings->config);
+    json_close(&settings->map);
+    json_close(&settings->words);
+    memory_free(settings);
     if (e.code != ERROR_NONE)
         special_tokens_free(s);
     return e;

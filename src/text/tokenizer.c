@@ -58,7 +58,7 @@ struct ids {
     int64_t room, count;
 };
 
-static void put(struct ids *ids, int32_t id)
+static void append(struct ids *ids, int32_t id)
 {
     if (ids->count < ids->room)
         ids->items[ids->count] = id;
@@ -74,10 +74,10 @@ static struct error split_word(const struct tokenizer *t, const char *word, int6
     for (int64_t i = 0; i < length; i++)
         pieces[i] = (i + 1 < length ? t->byte_piece : t->last_byte_piece)[(unsigned char)word[i]];
     for (;;) {
-        const struct merge_slot *best = NULL;
+        const struct merge *best = NULL;
         int64_t at = 0;
         for (int64_t i = 0; i + 1 < length; i++) {
-            const struct merge_slot *m = vocabulary_merge(&t->vocabulary, pieces[i], pieces[i + 1]);
+            const struct merge *m = vocabulary_merge(&t->vocabulary, pieces[i], pieces[i + 1]);
             if (m && (!best || m->rank < best->rank)) {
                 best = m;
                 at = i;
@@ -90,7 +90,7 @@ static struct error split_word(const struct tokenizer *t, const char *word, int6
         length--;
     }
     for (int64_t i = 0; i < length; i++)
-        put(out, pieces[i] >= 0 ? pieces[i] : t->special[SPECIAL_UNKNOWN]);
+        append(out, pieces[i] >= 0 ? pieces[i] : t->special[SPECIAL_UNKNOWN]);
     memory_free(pieces);
     return ok();
 }
@@ -177,7 +177,7 @@ static struct error cut_words(const struct tokenizer *t, const char *text, int64
         }
         if (at > from)
             TRY(rest(t, text + from, at - from, out));
-        put(out, a->id);
+        append(out, a->id);
         at += (int64_t)strlen(a->pattern);
         from = at;
     }

@@ -11,11 +11,16 @@
 
 enum { FILE_LIMIT = 64 << 20, ID_LIMIT = 1 << 24 };
 
+struct piece {
+    char *name; /* NULL: a free slot */
+    int32_t id;
+};
+
 /* -------------------------------------------------------------------------------- hash tables */
 
 static uint64_t hash_name(const char *name)
 {
-    uint64_t hash = 0xcbf29ce484222325u; /* FNV-1a */
+    uint64_t hash = 0xcbf29ce484222325u; // FNV-1a
     for (; *name; name++)
         hash = (hash ^ (unsigned char)*name) * 0x100000001b3u;
     return hash;
@@ -27,7 +32,8 @@ static uint64_t hash_pair(int32_t left, int32_t right)
     return mixed ^ mixed >> 29;
 }
 
-static struct piece_slot *piece_slot(struct piece_slot *slots, int64_t room, const char *name)
+/* Where a name is, or belongs. */
+static struct piece *find_piece(struct piece *slots, int64_t room, const char *name)
 {
     int64_t at = (int64_t)(hash_name(name) & (uint64_t)(room - 1));
     while (slots[at].name && strcmp(slots[at].name, name) != 0)
@@ -38,23 +44,24 @@ static struct piece_slot *piece_slot(struct piece_slot *slots, int64_t room, con
 static struct error grow_pieces(struct vocabulary *v)
 {
     int64_t room = v->piece_room ? 2 * v->piece_room : 1024;
-    struct piece_slot *slots = memory_alloc(room, sizeof *slots);
+    struct piece *slots = memory_alloc(room, sizeof *slots);
     if (!slots)
         return error_memory("the vocabulary");
     for (int64_t i = 0; i < v->piece_room; i++)
         if (v->pieces[i].name)
-            *piece_slot(slots, room, v->pieces[i].name) = v->pieces[i];
+            *find_piece(slots, room, v->pieces[i].name) = v->pieces[i];
     memory_free(v->pieces);
     v->pieces = slots;
     v->piece_room = room;
     return ok();
 }
 
-struct error vocabulary_add(struct vocabulary *v, const char *name, int32_t id)
+/* A name that already exists is an error. */
+static struct error add_piece(struct vocabulary *v, const char *name, int32_t id)
 {
     if (2 * v->piece_count >= v->piece_room)
         TRY(grow_pieces(v));
-    struct piece_slot *slot = piece_slot(v->pieces, v->piece_room, name);
+    struct piece *slot = find_piece(v->pieces, v->piece_room, name);
     if (slot->name)
         return error_input("\"%.100s\" is given twice", name);
     slot->name = memory_string(name);
@@ -71,11 +78,12 @@ int32_t vocabulary_find(const struct vocabulary *v, const char *name)
 {
     if (!v->piece_room)
         return -1;
-    const struct piece_slot *slot = piece_slot(v->pieces, v->piece_room, name);
+    const struct piece *slot = find_piece(v->pieces, v->piece_room, name);
     return slot->name ? slot->id : -1;
 }
 
-static struct merge_slot *merge_slot(struct merge_slot *slots, int64_t room, int32_t left, int32_t right)
+/* Where a pair is, or belongs. */
+static struct merge *find_merge(struct merge *slots, int64_t room, int32_t left, int32_t right)
 {
     int64_t at = (int64_t)(hash_pair(left, right) & (uint64_t)(room - 1));
     while (slots[at].result >= 0 && (slots[at].left != left || slots[at].right != right))
@@ -83,24 +91,26 @@ static struct merge_slot *merge_slot(struct merge_slot *slots, int64_t room, int
     return &slots[at];
 }
 
+/* A free slot has result -1. */
 static struct error grow_merges(struct vocabulary *v)
 {
     int64_t room = v->merge_room ? 2 * v->merge_room : 1024;
-    struct merge_slot *slots = memory_alloc(room, sizeof *slots);
+    struct merge *slots = memory_alloc(room, sizeof *slots);
     if (!slots)
         return error_memory("the merges");
     for (int64_t i = 0; i < room; i++)
         slots[i].result = -1;
     for (int64_t i = 0; i < v->merge_room; i++)
         if (v->merges[i].result >= 0)
-            *merge_slot(slots, room, v->merges[i].left, v->merges[i].right) = v->merges[i];
+            *find_merge(slots, room, v->merges[i].left, v->merges[i].right) = v->merges[i];
     memory_free(v->merges);
     v->merges = slots;
     v->merge_room = room;
     return ok();
 }
 
-struct error vocabulary_add_merge(struct vocabulary *v, const char *left, const char *right, int32_t rank)
+/* Merge `rank` joins two named pieces. Parts or results that are not pieces are an error. */
+static struct error add_merge(struct vocabulary *v, const char *left, const char *right, int32_t rank)
 {
     char joined[1024];
     size_t a = strlen(left), b = strlen(right);
@@ -116,17 +126,17 @@ struct error vocabulary_add_merge(struct vocabulary *v, const char *left, const 
                                    : joined);
     if (2 * v->merge_count >= v->merge_room)
         TRY(grow_merges(v));
-    struct merge_slot *slot = merge_slot(v->merges, v->merge_room, l, r);
+    struct merge *slot = find_merge(v->merges, v->merge_room, l, r);
     v->merge_count += slot->result < 0;
-    *slot = (struct merge_slot){l, r, result, rank}; // if a pair is listed twice, the last one counts
+    *slot = (struct merge){l, r, result, rank}; // if a pair is listed twice, the last one counts
     return ok();
 }
 
-const struct merge_slot *vocabulary_merge(const struct vocabulary *v, int32_t left, int32_t right)
+const struct merge *vocabulary_merge(const struct vocabulary *v, int32_t left, int32_t right)
 {
     if (!v->merge_room)
         return NULL;
-    const struct merge_slot *slot = merge_slot(v->merges, v->merge_room, left, right);
+    const struct merge *slot = find_merge(v->merges, v->merge_room, left, right);
     return slot->result >= 0 ? slot : NULL;
 }
 
@@ -144,16 +154,16 @@ void vocabulary_free(struct vocabulary *v)
 /* No two pieces may have the same id. */
 static struct error check_ids(const struct vocabulary *v, const char *path)
 {
-    bool *taken = memory_alloc(v->size, sizeof *taken);
-    struct error e = taken ? ok() : error_memory("the vocabulary");
+    bool *seen = memory_alloc(v->size, sizeof *seen);
+    struct error e = seen ? ok() : error_memory("the vocabulary");
     for (int64_t i = 0; i < v->piece_room && e.code == ERROR_NONE; i++) {
-        const struct piece_slot *slot = &v->pieces[i];
-        if (slot->name && taken[slot->id])
+        const struct piece *slot = &v->pieces[i];
+        if (slot->name && seen[slot->id])
             e = error_input("%s: \"%.100s\": another piece has the same id, %d", path, slot->name, slot->id);
         else if (slot->name)
-            taken[slot->id] = true;
+            seen[slot->id] = true;
     }
-    memory_free(taken);
+    memory_free(seen);
     return e;
 }
 
@@ -166,7 +176,7 @@ static struct error read_pieces(struct vocabulary *v, const cJSON *object, const
         double id = item->valuedouble;
         if (!cJSON_IsNumber(item) || id != floor(id) || id < 0 || id >= ID_LIMIT)
             return error_input("%s: \"%.100s\": expected an id from 0 to %d", path, item->string, ID_LIMIT - 1);
-        TRY(error_in(vocabulary_add(v, item->string, (int32_t)id), "%s", path));
+        TRY(error_in(add_piece(v, item->string, (int32_t)id), "%s", path));
     }
     return check_ids(v, path);
 }
@@ -178,7 +188,7 @@ static struct error read_merge(struct vocabulary *v, char *line, int32_t rank, c
     if (!space || space == line || !space[1] || strchr(space + 1, ' '))
         return error_input("%s: merge %d: \"%.60s\": expected two pieces with a space between", path, rank + 1, line);
     *space = 0;
-    return error_in(vocabulary_add_merge(v, line, space + 1, rank), "%s", path);
+    return error_in(add_merge(v, line, space + 1, rank), "%s", path);
 }
 
 static struct error read_merge_lines(struct vocabulary *v, char *text, const char *path)
@@ -224,7 +234,7 @@ static struct error read_merge_list(struct vocabulary *v, const cJSON *list, con
         if (cJSON_IsString(item))
             TRY(read_merge(v, item->valuestring, rank, path));
         else if (cJSON_IsString(left) && cJSON_IsString(right) && !right->next)
-            TRY(error_in(vocabulary_add_merge(v, left->valuestring, right->valuestring, rank), "%s", path));
+            TRY(error_in(add_merge(v, left->valuestring, right->valuestring, rank), "%s", path));
         else
             return error_input("%s: model.merges: merge %d: expected two pieces", path, rank + 1);
     }
