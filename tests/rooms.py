@@ -44,7 +44,6 @@ def includes(text):
 
 
 def lines_of(files):
-    """The lines of each room."""
     return sum((Counter({room_of(path): text.count("\n")}) for path, text in files.items()), Counter())
 
 
