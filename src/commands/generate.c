@@ -472,7 +472,7 @@ static struct error read_all(struct session *s)
         unet.out_channels != unet.in_channels)
         return error_input("%s: text_encoder, unet and vae do not fit together", r->model);
     TRY(noise_schedule_read(&s->schedule, r->model));
-    noise_schedule_as_pipeline(&s->schedule);
+    noise_schedule_for_pictures(&s->schedule);
     struct sampler trial; // does the schedule have that many steps?
     TRY(sampler_new(&trial, &s->schedule, s->sampler, r->steps, 1));
     sampler_free(&trial);

@@ -107,7 +107,7 @@ static void only_one_of(struct json *j, const char *key, const char *const *name
 }
 
 /* Refuses settings that would change the numbers and are not implemented. Classes that share this schedule find each
- * other's settings in its file, and use their own default for another's word ("logrho" is DEIS's "midpoint"). */
+ * other's settings in its file, and read another's value as their own default ("logrho" is DEIS's "midpoint"). */
 static void refuse_others(struct json *j)
 {
     static const char *const classes[] = {"PNDMScheduler",
@@ -157,7 +157,7 @@ struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
     TRY(json_open(&j, path));
     s->steps = json_integer(&j, "num_train_timesteps", 1000, 2, 1 << 20);
     s->steps_offset = json_integer(&j, "steps_offset", 0, 0, 1000);
-    // the samplers' classes have different defaults
+    // the samplers have different defaults
     s->set_alpha_to_one = json_bool(&j, "set_alpha_to_one", false);
     s->has_alpha_to_one = s->set_alpha_to_one || !json_bool(&j, "set_alpha_to_one", true);
     s->clip_sample = json_bool(&j, "clip_sample", false);
@@ -173,7 +173,7 @@ struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
     return j.error;
 }
 
-void noise_schedule_as_pipeline(struct noise_schedule *s)
+void noise_schedule_for_pictures(struct noise_schedule *s)
 {
     s->steps_offset = 1;
     s->clip_sample = false;

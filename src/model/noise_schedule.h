@@ -17,13 +17,15 @@ enum spacing { SPACING_DEFAULT, SPACING_LEADING, SPACING_LINSPACE, SPACING_TRAIL
 struct noise_schedule {
     int64_t steps; /* num_train_timesteps */
     enum prediction prediction;
-    enum spacing spacing; /* SPACING_DEFAULT: the config names none, so the sampler's own default applies */
+    float *alphas_cumprod; /* [steps] */
+
+    /* for samplers alone; has_: the config names it, so the sampler's own default does not apply */
+    enum spacing spacing; /* SPACING_DEFAULT: the config names none */
     int64_t steps_offset;
-    bool set_alpha_to_one, has_alpha_to_one; /* has_: named by the config */
+    bool set_alpha_to_one, has_alpha_to_one;
     bool clip_sample, has_clip_sample;
     float clip_range;
-    bool runge_kutta;      /* PNDM begins with Runge-Kutta steps: skip_prk_steps is false or absent */
-    float *alphas_cumprod; /* [steps] */
+    bool runge_kutta; /* PNDM begins with Runge-Kutta steps: skip_prk_steps is false or absent */
 };
 
 /* Reads FOLDER/scheduler/scheduler_config.json, whichever of the common classes wrote it; missing keys have diffusers'
@@ -32,8 +34,8 @@ struct error noise_schedule_read(struct noise_schedule *s, const char *folder);
 void noise_schedule_free(struct noise_schedule *s);
 
 /* What StableDiffusionPipeline changes in a model's schedule when it loads it (pipeline_stable_diffusion.py, __init__):
- * steps_offset becomes 1, and a clip_sample set by the config is switched off. For drawing; training uses neither. */
-void noise_schedule_as_pipeline(struct noise_schedule *s);
+ * steps_offset becomes 1, and a clip_sample set by the config is switched off. Training uses neither. */
+void noise_schedule_for_pictures(struct noise_schedule *s);
 
 /* noisy, target [count] from latent and noise [count] at timestep t in [0, steps). */
 void noise_add(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *noisy,

@@ -54,7 +54,7 @@ static struct error read_settings(struct pipeline *w)
     TRY(unet_config_read(&w->unet_config, w->config.model));
     TRY(vae_config_read(&w->vae, w->config.model));
     TRY(noise_schedule_read(&w->schedule, w->config.model));
-    noise_schedule_as_pipeline(&w->schedule);
+    noise_schedule_for_pictures(&w->schedule);
     return check_parts(w);
 }
 

@@ -8,11 +8,13 @@
  *     -> `inputs`, `samples` F32 [calls, count]: what the network is shown, and the sample after each step;
  *        `timesteps` F64 [calls], `init_sigma` F64 [1]
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
+#include "device/step_core.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
 #include "model/sampler.h"
@@ -42,9 +44,10 @@ static struct error add_noise(const struct noise_schedule *schedule, const struc
     int64_t rows, count;
     float *latent = load(in, "latent", &rows, &count), *noise = load(in, "noise", &rows, &count);
     float *noisy = memory_alloc(rows * count, sizeof *noisy), *target = memory_alloc(rows * count, sizeof *target);
-    for (int64_t t = 0; t < rows; t++) {
-        noise_add(schedule, t, latent + t * count, noise + t * count, noisy + t * count, count);
-        noise_target(schedule, t, latent + t * count, noise + t * count, target + t * count, count);
+    for (int64_t k = 0; k < rows * count; k++) {
+        float alpha = schedule->alphas_cumprod[k / count];
+        step_add_noise(latent[k], 0, 0, noise[k], 1, sqrtf(alpha), sqrtf(1.0f - alpha),
+                       schedule->prediction == PREDICT_V, &noisy[k], &target[k]);
     }
     const struct entry results[] = {result("noisy", F32, rows, count, noisy),
                                     result("target", F32, rows, count, target),
