@@ -35,7 +35,7 @@ static bool is_layer(const struct entry *t)
            t->count > 0 && !text_ends_with(t->name, "_embedding.weight");
 }
 
-static void *own(struct part *p, int64_t bytes)
+static void *alloc_owned(struct part *p, int64_t bytes)
 {
     void *memory = memory_alloc(bytes, 1);
     if (memory)
@@ -43,10 +43,10 @@ static void *own(struct part *p, int64_t bytes)
     return memory;
 }
 
-/* "X.weight" + "._data" and so on; X.input_scale for the two that belong to the layer. */
-static const char *named(struct part *p, const char *weight, size_t keep, const char *suffix)
+/* The first `keep` bytes of a weight's name, with a suffix: X.weight._data, or X.input_scale. */
+static const char *name_tensor(struct part *p, const char *weight, size_t keep, const char *suffix)
 {
-    char *name = own(p, NAME_ROOM);
+    char *name = alloc_owned(p, NAME_ROOM);
     if (name)
         snprintf(name, NAME_ROOM, "%.*s%s", (int)keep, weight, suffix);
     return name;
@@ -55,9 +55,9 @@ static const char *named(struct part *p, const char *weight, size_t keep, const 
 static struct error add_ones(struct part *p, const struct entry *t, const char *suffix)
 {
     size_t keep = strlen(t->name) - strlen(".weight");
-    void *one = own(p, 8);
+    void *one = alloc_owned(p, 8);
     struct entry *e = &p->entries[p->count++];
-    *e = (struct entry){.name = named(p, t->name, keep, suffix), .type = t->type, .count = 1, .data = one};
+    *e = (struct entry){.name = name_tensor(p, t->name, keep, suffix), .type = t->type, .count = 1, .data = one};
     if (!one || !e->name)
         return error_memory("a quantized layer");
     uint16_t half = t->type == F16 ? float_to_half(1.0f) : float_to_bfloat(1.0f);
@@ -66,15 +66,15 @@ static struct error add_ones(struct part *p, const struct entry *t, const char *
     return ok();
 }
 
-/* Makes one of a layer's new tensors of the shape that `shape` has, and returns its numbers, or NULL. */
+/* One of a layer's new tensors, with the type and shape of `shape`. Returns the memory for its numbers, or NULL. */
 static void *add_tensor(struct part *p, const struct entry *t, const char *suffix, struct entry shape)
 {
     shape.count = 1;
     for (int i = 0; i < shape.ranks; i++)
         shape.count *= shape.shape[i];
-    void *data = own(p, shape.count * dtype_size(shape.type));
+    void *data = alloc_owned(p, shape.count * dtype_size(shape.type));
     shape.data = data;
-    shape.name = named(p, t->name, strlen(t->name), suffix);
+    shape.name = name_tensor(p, t->name, strlen(t->name), suffix);
     p->entries[p->count++] = shape;
     return shape.name ? data : NULL;
 }
@@ -121,7 +121,7 @@ static struct error add_layer(struct part *p, const struct entry *t)
     TRY(p->bits == 4 ? add_codes4(p, t) : add_codes8(p, t));
     safetensors_forget(&p->in, t);
 
-    const char *module = named(p, t->name, length - strlen(".weight"), "");
+    const char *module = name_tensor(p, t->name, length - strlen(".weight"), "");
     cJSON *kinds = module ? cJSON_AddObjectToObject(p->map, module) : NULL;
     if (!kinds || !cJSON_AddStringToObject(kinds, "weights", p->bits == 4 ? "qint4" : "qint8") ||
         !cJSON_AddStringToObject(kinds, "activations", "none"))
@@ -191,7 +191,28 @@ static struct error quantize_part(const char *folder, const char *out, const cha
     return e;
 }
 
-/* Copies small files (configs, vocabularies) from FOLDER/SUB to OUT/SUB; weights are left out. */
+/* Configs and vocabularies, but not what belongs to the weights. */
+static bool is_copied(const char *name)
+{
+    return (text_ends_with(name, ".json") || text_ends_with(name, ".txt")) && !strstr(name, ".index.") &&
+           strcmp(name, "quanto_qmap.json") != 0;
+}
+
+static struct error copy_file(const char *from, const char *to, const char *name)
+{
+    char source[PATH_SIZE], target[PATH_SIZE], *data;
+    int64_t size;
+    TRY(path_join(source, from, name));
+    TRY(path_join(target, to, name));
+    if (!file_exists(source))
+        return ok();
+    TRY(file_read(source, COPY_LIMIT, &data, &size));
+    struct error e = file_write_whole(target, data, size);
+    memory_free(data);
+    return e;
+}
+
+/* Copies small files from FOLDER/SUB to OUT/SUB. */
 static struct error copy_files(const char *folder, const char *out, const char *sub)
 {
     char from[PATH_SIZE], to[PATH_SIZE], **names;
@@ -203,36 +224,20 @@ static struct error copy_files(const char *folder, const char *out, const char *
     TRY(folder_make(to));
     TRY(folder_list(from, &names, &count));
     struct error e = ok();
-    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        char source[PATH_SIZE], target[PATH_SIZE], *data;
-        int64_t size;
-        if (!text_ends_with(names[i], ".json") && !text_ends_with(names[i], ".txt"))
-            continue;
-        if (strstr(names[i], ".index.") || strcmp(names[i], "quanto_qmap.json") == 0)
-            continue;
-        e = path_join(source, from, names[i]);
-        if (e.code == ERROR_NONE)
-            e = path_join(target, to, names[i]);
-        if (e.code == ERROR_NONE && file_exists(source)) {
-            e = file_read(source, COPY_LIMIT, &data, &size);
-            if (e.code == ERROR_NONE) {
-                e = file_write_whole(target, data, size);
-                memory_free(data);
-            }
-        }
-    }
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
+        if (is_copied(names[i]))
+            e = copy_file(from, to, names[i]);
     folder_list_free(names, count);
     return e;
 }
 
-/* Would writing to OUT change the source? */
 static bool same_folder(const char *a, const char *b)
 {
     struct stat x, y;
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-struct error quantized_write(const char *folder, const char *out, int bits, void (*progress)(const char *text))
+struct error quantized_write(const char *folder, const char *out, int bits, void (*progress)(const char *part))
 {
     static const char *const parts[] = {"text_encoder", "unet", "vae"};
     static const char *const copied[] = {".", "text_encoder", "unet", "vae", "tokenizer", "scheduler"};
@@ -243,8 +248,7 @@ struct error quantized_write(const char *folder, const char *out, int bits, void
     for (size_t i = 0; i < sizeof copied / sizeof *copied; i++)
         TRY(copy_files(folder, out, copied[i]));
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        if (progress)
-            progress(parts[i]);
+        progress(parts[i]);
         TRY(quantize_part(folder, out, parts[i], bits));
     }
     return ok();

@@ -17,8 +17,8 @@
 
 #include "base/error.h"
 
-/* Writes the model of FOLDER in `bits` (8 or 4) to the new folder OUT. progress(text) is called for each part; may be
- * NULL. */
-struct error quantized_write(const char *folder, const char *out, int bits, void (*progress)(const char *text));
+/* Writes the model of FOLDER in `bits` (8 or 4) to the new folder OUT. progress(part) is called before each
+ * part. */
+struct error quantized_write(const char *folder, const char *out, int bits, void (*progress)(const char *part));
 
 #endif
