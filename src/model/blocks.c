@@ -43,7 +43,7 @@ struct tensor block_linear(struct device *d, const struct weight *w, struct tens
 static const struct conv same = {.stride = 1, .pad = 1};
 
 /* Norm and silu of x, first convolution, the timestep added to every position; norm and silu again. h [like x] is room
- * for the first norm and may be x; it is dropped. */
+ * for the first norm and may be x; it is freed. */
 static struct tensor first_half(struct device *d, const struct resnet *r, struct tensor x, struct tensor h,
                                 const struct tensor *time)
 {

@@ -1,8 +1,8 @@
 /* model/sampler.h
  *
  * The samplers that walk a noise schedule back, from noise to a picture's latents. Equal to diffusers' PNDMScheduler
- * (PLMS), DDIMScheduler (eta 0), EulerDiscreteScheduler and DPMSolverMultistepScheduler (2M), each made from the model's
- * config as from_config does. Their table is in sampler.c: a sampler is a row of it and a step.
+ * (PLMS), DDIMScheduler (eta 0), EulerDiscreteScheduler and DPMSolverMultistepScheduler (2M), each made from the
+ * model's config as from_config does. Their table is in sampler.c: a sampler is a row of it and a step.
  */
 #ifndef ZOODIP_MODEL_SAMPLER_H
 #define ZOODIP_MODEL_SAMPLER_H

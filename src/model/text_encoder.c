@@ -61,7 +61,7 @@ static void load(void *arg, struct weights *w)
     t->final_norm = weights_norm(w, c->width, "text_model.final_layer_norm");
 }
 
-/* A text may have every position. */
+/* Every position may be used. */
 static struct error need_positions(struct device *d, const struct text_encoder *t)
 {
     int64_t count = t->config.positions;

@@ -105,8 +105,8 @@ static void load_down(struct unet_layers *l, struct weights *w, const struct une
     }
 }
 
-/* Each resnet of an up block takes the output of the block below (or of the resnet before) joined with one skip. The
- * skips of down block k are its input and its layers' outputs, and they are used last to first. */
+/* Each resnet of an up block is given the output of the block below (or of the resnet before) and one skip. The skips
+ * of down block k are its input and its layers' outputs, and they are used last to first. */
 static void load_up(struct unet_layers *l, struct weights *w, const struct unet_config *c)
 {
     for (int64_t i = 0; i < c->blocks; i++) {
@@ -212,8 +212,7 @@ static void self_attention(struct device *d, const struct transformer *t, const 
     device_free(d, &h);
 }
 
-/* The text comes in here. Up to the query nothing depends on it, so the first time, the lanes separate right after the
- * query. */
+/* The text comes in here. Nothing up to the query depends on it, so the lanes separate right after the first query. */
 static void cross_attention(struct flow *f, const struct transformer *t, const struct transformer_block *b,
                             struct tensor *x)
 {
@@ -270,7 +269,7 @@ static void push_skip(struct flow *f)
     f->skips[f->skip_count++] = (struct skip){f->h, f->per_lane};
 }
 
-/* h joined with the newest skip along channels; drops both. */
+/* h concatenated with the newest skip; frees both. */
 static void concat_skip(struct flow *f)
 {
     struct skip skip = f->skips[--f->skip_count];
@@ -282,7 +281,7 @@ static void concat_skip(struct flow *f)
     block_replace(f->d, &f->h, joined);
 }
 
-/* One resnet, and the transformer after it if there is one. `owned`: h is not a skip, so it may be dropped. */
+/* One resnet, and the transformer after it if there is one. `owned`: h is not a skip, so it may be freed. */
 static void apply_layer(struct flow *f, const struct unet_block *b, int64_t j, bool owned)
 {
     if (owned)
@@ -323,10 +322,10 @@ static void run_up_blocks(struct flow *f, const struct unet *u)
         }
         if (!b->resample)
             continue;
-        // twice as large; if a size was odd on the way down, as large as the skip it will be joined with
-        struct tensor meets = f->skips[f->skip_count - 1].h;
+        // twice as large; if a size was odd on the way down, as large as the skip that comes next
+        struct tensor skip = f->skips[f->skip_count - 1].h;
         block_replace(f->d, &f->h,
-                      block_conv(f->d, b->resample, f->h, meets.height, meets.width, f->h.channels,
+                      block_conv(f->d, b->resample, f->h, skip.height, skip.width, f->h.channels,
                                  (struct conv){.stride = 1, .pad = 1, .up = true}));
     }
 }
@@ -355,8 +354,8 @@ struct tensor unet_forward(struct device *d, const struct unet *u, const struct 
                      (struct conv){.stride = 1, .pad = c->conv_in_kernel / 2});
     run_down_blocks(&f, u);
 
-    // middle: from here on h is not a skip and may be dropped; only the first step must keep it, since the last skip
-    // is the same tensor
+    // middle: from here on h is not a skip and may be freed, but the first step must keep it, since the last skip is
+    // the same tensor
     f.h = resnet_forward(d, &l->mid_first, f.h, &f.time);
     apply_transformer(&f, &l->mid);
     resnet_in_place(d, &l->mid_second, &f.h, &f.time);

@@ -179,7 +179,7 @@ struct error weights_load(struct weights *w, struct device *device, const char *
     return e;
 }
 
-/* What a name was called before it was renamed upstream, or NULL. */
+/* A layer's name before it was renamed upstream, or NULL. */
 static const char *older_spelling(const char *name, char out[NAME_ROOM])
 {
     static const char *const renamed[][2] = {

@@ -38,10 +38,10 @@ struct store {
 struct store store_alone(void);
 
 /* Nowhere: the load only finds and measures every layer, so that a wrong file is noticed before any work is done. The
- * part can then only be freed; weights.memory_bytes says what it would take. */
+ * part can then only be freed; weights.memory_bytes says what it would need. */
 struct store store_nowhere(void);
 
-/* For a simulated device (device_simulate): measured as usual, and never filled. */
+/* For a simulated device (device_simulate): measured as usual, but never filled. */
 struct store store_simulated(void);
 
 struct weights {
@@ -65,8 +65,8 @@ struct weights {
 struct error weights_refuse(struct store store, struct error e);
 
 /* Opens the weights in FOLDER/PART under whichever of diffusers' and transformers' file names exists: sharded or not,
- * with a variant (fp16) or not; calls load(arg, weights) twice, once to measure and once to fill, and closes up. bits
- * 0: each layer as the file has it. */
+ * with a variant (fp16) or not; calls load(arg, weights) twice, once to measure and once to fill. bits 0: each layer as
+ * the file has it. */
 struct error weights_load(struct weights *w, struct device *device, const char *folder, const char *part, int bits,
                           struct store store, void (*load)(void *arg, struct weights *w), void *arg);
 void weights_free(struct weights *w);

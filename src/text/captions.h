@@ -19,7 +19,8 @@ struct captions {
 
 struct error captions_templates(struct captions *c, bool style);
 
-/* Caption i is that of picture i, names [count] without folders. Errors name the file, the picture and the remedy. */
+/* names [count]: the pictures' files, without folders; caption i is that of picture i. Errors name the file, the
+ * picture and the remedy. */
 struct error captions_read(struct captions *c, const char *path, const char *subject, const char *const *names,
                            int64_t count);
 void captions_free(struct captions *c);

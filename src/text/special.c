@@ -26,7 +26,7 @@ static const struct named {
 };
 enum { NAMED = sizeof named / sizeof *named };
 
-/* The folder's settings. A missing file has root NULL. */
+/* What the folder's files say. The root of a missing file is NULL. */
 struct settings {
     char config_path[PATH_SIZE], map_path[PATH_SIZE], words_path[PATH_SIZE];
     struct json config, map, words;

@@ -3,8 +3,9 @@
  * What a tokenizer's folder says about words besides its vocabulary: the four special tokens, and added words. Two
  * generations of folders say it in different places:
  *
- *     tokenizer_config.json has `added_tokens_decoder`: all is in that file;
- *     it has not: special_tokens_map.json overrules it, and added words are in added_tokens.json or tokenizer.json.
+ *     with `added_tokens_decoder` in tokenizer_config.json, everything is in that file;
+ *     without it, special_tokens_map.json overrules that file, and added words are in added_tokens.json or
+ *     tokenizer.json.
  *
  * Equals what transformers' TokenizersBackend adds to the tokenizer, in its order: added words by id, then special
  * tokens, then additional ones; if a text occurs twice, the last one decides how it is matched.
@@ -21,7 +22,7 @@ enum special { SPECIAL_START, SPECIAL_END, SPECIAL_UNKNOWN, SPECIAL_PADDING, SPE
 
 struct special_token {
     char *text;
-    int64_t id;      /* as the file says: for the order only; -1: a special token */
+    int64_t id;      /* the file's, for the order only; -1: a special token */
     bool normalized; /* matched in the normalized text, else in the raw one */
     const char *key; /* where it was found, for the errors; a constant */
 };

@@ -146,7 +146,7 @@ static struct error split_text(const struct tokenizer *t, const char *text, int6
     return ok();
 }
 
-/* The longest added word of one sort at the beginning of a text, or NULL. */
+/* The longest added word of one kind at the beginning of a text, or NULL. */
 static const struct added *added_at(const struct tokenizer *t, const char *text, int64_t length, bool normalized)
 {
     const struct added *best = NULL;
@@ -163,7 +163,7 @@ static const struct added *added_at(const struct tokenizer *t, const char *text,
     return best;
 }
 
-/* Cuts out added words of one sort, leftmost and longest first; the text between them goes to rest. */
+/* Cuts out added words of one kind, leftmost and longest first; the text between them goes to rest. */
 static struct error cut_words(const struct tokenizer *t, const char *text, int64_t length, bool normalized,
                               struct error (*rest)(const struct tokenizer *, const char *, int64_t, struct ids *),
                               struct ids *out)
@@ -234,7 +234,7 @@ static struct added *find_added(const struct tokenizer *t, const char *word)
     return NULL;
 }
 
-/* From now on cuts a word out of texts; if it already is cut out, it is now matched as `normalized` says. */
+/* Adds a word to be cut out of texts; one that is there already is from now on matched as `normalized` says. */
 static struct error add_word(struct tokenizer *t, const char *word, int32_t id, bool normalized)
 {
     struct added *a = find_added(t, word);
@@ -313,7 +313,8 @@ static void find_bytes(struct tokenizer *t)
     }
 }
 
-/* Gives added words their ids in order, as transformers does; special tokens must exist already. */
+/* Gives added words their ids in order, as transformers does; special tokens must be in the vocabulary or among
+ * them. */
 static struct error add_special(struct tokenizer *t, const struct special_tokens *s, const char *folder)
 {
     for (int64_t i = 0; i < s->count; i++) {
