@@ -32,15 +32,20 @@ def test_all_ranks_hold_the_same(size):
     assert [x["first"] for x in told] == [sum(y["count"] for y in told[:i]) for i in range(size)]
 
 
+@pytest.mark.parametrize("verb", ["fail", "meet"])
 @pytest.mark.parametrize("size, first", [(1, 0), (3, 0), (3, 1), (3, 2)])
-def test_ranks_fail_together_with_the_lowest_ones_error(size, first):
-    told = lines(mpirun(size, RANKS, "fail", first, check=False))
+def test_ranks_fail_together_with_the_lowest_ones_error(size, first, verb):
+    told = lines(mpirun(size, RANKS, verb, first, check=False))
     assert len(told) == size
     assert all(x["code"] == 2 and x["text"] == f"rank {first} cannot go on" for x in told)
 
 
 def test_nobody_fails_where_nobody_failed():
     assert all(x["code"] == 0 for x in lines(mpirun(3, RANKS, "fail", 3)))
+
+
+def test_ranks_that_meet_know_whether_any_of_them_was_asked_to_stop():
+    assert all(x["code"] == 0 and x["stop"] == 1 for x in lines(mpirun(3, RANKS, "meet", 3)))
 
 
 def test_a_lost_rank_ends_all_with_its_message_and_code():

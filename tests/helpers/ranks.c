@@ -1,6 +1,6 @@
-/* ranks [fail RANK | abort RANK | stop]   every verb of the communicator, a JSON line for each rank
+/* ranks [fail RANK | meet RANK | abort RANK | stop]   every verb of the communicator, a JSON line for each rank
  *
- * fail: rank RANK and all above fail and agree; abort: RANK fails without the others' knowing; stop: waits for a
+ * fail: rank RANK and all above fail and agree; meet: the same where ranks meet, the last one asked to stop; abort: RANK fails without the others' knowing; stop: waits for a
  * signal.
  */
 #include <stdio.h>
@@ -52,11 +52,13 @@ static struct error verbs(struct comm *comm)
     return ok();
 }
 
-static struct error fail_from(struct comm *comm, int first)
+static struct error fail_from(struct comm *comm, int first, bool meet)
 {
     int rank = comm_rank(comm);
-    struct error e = comm_agree(comm, rank >= first ? error_input("rank %d cannot go on", rank) : ok());
-    printf("{\"rank\": %d, \"code\": %d, \"text\": \"%s\"}\n", rank, e.code, e.text);
+    bool stop = meet && rank == comm_size(comm) - 1;
+    struct error mine = rank >= first ? error_input("rank %d cannot go on", rank) : ok();
+    struct error e = meet ? comm_meet(comm, mine, &stop) : comm_agree(comm, mine);
+    printf("{\"rank\": %d, \"code\": %d, \"text\": \"%s\", \"stop\": %d}\n", rank, e.code, e.text, stop);
     return e;
 }
 
@@ -78,8 +80,8 @@ static struct error stop(struct comm *comm)
 
 static struct error work(int argc, char **argv, struct comm *comm)
 {
-    if (argc == 3 && strcmp(argv[1], "fail") == 0)
-        return fail_from(comm, atoi(argv[2]));
+    if (argc == 3 && (strcmp(argv[1], "fail") == 0 || strcmp(argv[1], "meet") == 0))
+        return fail_from(comm, atoi(argv[2]), strcmp(argv[1], "meet") == 0);
     if (argc == 2 && strcmp(argv[1], "stop") == 0)
         return stop(comm);
     if (argc == 3 && strcmp(argv[1], "abort") == 0)
