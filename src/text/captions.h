@@ -17,6 +17,7 @@ struct captions {
     char **templates; /* [count], owned */
 };
 
+/* The templates for an object, or for a style. */
 struct error captions_templates(struct captions *c, bool style);
 
 /* names [count]: the pictures' files, without folders; caption i is that of picture i. Errors name the file, the
