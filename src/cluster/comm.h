@@ -85,8 +85,8 @@ struct error comm_meet(struct comm *comm, struct error mine, bool *stop);
  * this rank is alone, or `e` is no error, it returns `e` and the caller proceeds as usual. Not collective. */
 struct error comm_abort(struct comm *comm, struct error e);
 
-/* For a rank that waits for the others in its GPU. comm_poll_roll_call: has another rank waited too long and called
- * the roll? If so, or after its own timeout, the rank calls comm_roll_call, which asks all ranks for a sign of life: the
+/* For a rank that waits for the others in its GPU. comm_poll_roll_call: has another rank waited too long and called the
+ * roll? If so, or after its own timeout, the rank calls comm_roll_call, which asks all ranks for a sign of life: the
  * error names those that give none, or says that all were merely late. It returns first on the lowest rank that is
  * alive, which ends all ranks with it. Not collective. */
 bool comm_poll_roll_call(struct comm *comm);

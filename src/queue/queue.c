@@ -65,8 +65,8 @@ static struct error share_status(struct queue *q)
     return ok();
 }
 
-/* Later runs, and runs of other jobs, know a job from its folder only; one that failed before its folder was prepared has
- * left nothing there yet, so its outcome is written now. */
+/* Later runs, and runs of other jobs, know a job from its folder only; one that failed before its folder was prepared
+ * has left nothing there yet, so its outcome is written now. */
 static void write_failure(const struct queue *q, const struct job *job)
 {
     struct claim claim = {0};

@@ -1,7 +1,7 @@
 /* queue/queue.h
  *
- * Many jobs, a batch at a time: the jobs of a batch are checked and given folders, their pictures encoded, and then they
- * are handed out to groups of ranks (queue/handout.h), longest first. The model stays loaded from one batch to the next.
+ * Many jobs, a batch at a time: the jobs of a batch are checked and given folders, their pictures are encoded, and then
+ * they are handed out to groups of ranks (queue/handout.h), longest first. The model stays loaded for the next batch.
  *
  * Invariant: what goes wrong with one job is in its status on rank 0; an error that is returned concerns all jobs.
  */

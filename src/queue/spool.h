@@ -12,8 +12,8 @@
 
 #include "queue/queue.h"
 
-/* Runs until a signal, then returns ERROR_PREEMPTED. comm: the queue's. `defaults`: a config file with the keys that jobs leave out, or
- * NULL; without an output.dir in it, results go to FOLDER/out. Collective. */
+/* Runs until a signal, then returns ERROR_PREEMPTED. comm: the queue's. `defaults`: a config file with the keys that
+ * jobs leave out, or NULL; without an output.dir in it, results go to FOLDER/out. Collective. */
 struct error spool_run(struct queue *q, struct comm *comm, const char *folder, const char *defaults,
                        const struct text_list *sets);
 

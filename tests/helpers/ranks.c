@@ -1,7 +1,7 @@
 /* ranks [fail RANK | meet RANK | abort RANK | stop]   every verb of the communicator, a JSON line for each rank
  *
- * fail: rank RANK and all above fail and agree; meet: the same where ranks meet, the last one asked to stop; abort: RANK fails without the others' knowing; stop: waits for a
- * signal.
+ * fail: rank RANK and all above fail and agree; meet: the same where ranks meet, with the last one asked to stop;
+ * abort: RANK fails without the others' knowing; stop: waits for a signal.
  */
 #include <stdio.h>
 #include <stdlib.h>
