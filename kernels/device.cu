@@ -184,7 +184,7 @@ static struct error pack(struct device *device, const struct weight *w, const st
     return ok();
 }
 
-static struct error activations(struct device *device, bool bfloat)
+static struct error set_activations(struct device *device, bool bfloat)
 {
     if (bfloat && cuda_of(device)->capability < 80)
         return error_input("%s: has no bfloat16; it needs compute capability 8.0 or newer", device->name);
@@ -287,7 +287,7 @@ static const struct device_ops *table()
     ops.upload = upload;
     ops.run = run;
     ops.forget = cuda_forget;
-    ops.activations = activations;
+    ops.set_activations = set_activations;
     ops.weight_place = place;
     ops.weight_pack = pack;
     ops.write = write_tensor;

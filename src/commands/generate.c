@@ -386,7 +386,7 @@ static struct error draw(struct session *s, int64_t count, int64_t halves[2])
     s->latents = memory_alloc(count, sizeof *s->latents);
     struct error e = s->latents ? paint(s) : error_memory("the latents");
     halves[0] = device_memory(s->device).most;
-    device_memory_mark(s->device);
+    device_memory_reset_peak(s->device);
     if (e.code == ERROR_NONE)
         e = decode(s);
     halves[1] = device_memory(s->device).most;

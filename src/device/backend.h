@@ -29,7 +29,7 @@ struct weight {
     const float *scale, *bias; /* in the order of the packed columns; NULL: none */
     const float *shift;        /* the CPU's, 4 bits: as scale, each [panel][groups of a row][column of the panel] */
     const uint32_t *groups;    /* the GPU's, 4 bits: [packed rows][groups of a row], see device/tiles.h */
-    const float *rows;         /* a table on a GPU: the rows present, F32 [.., in] (device_rows) */
+    const float *rows;         /* a table on a GPU: the rows present, F32 [.., in] (device_upload_rows) */
     const int32_t *place;      /* [out]: each row's place among them, -1 for an absent row */
     struct device *device;     /* a table's memory on the GPU: place, then rows */
     void *resident;
@@ -73,7 +73,7 @@ struct device_ops {
     /* Runs a program whose arena is allocated; program_pass calls the body. NULL: calling the body is the run. */
     struct error (*run)(struct program *program);
     void (*forget)(struct program *program); /* frees program->compiled; NULL if there is none */
-    struct error (*activations)(struct device *device, bool bfloat); /* NULL: float only */
+    struct error (*set_activations)(struct device *device, bool bfloat); /* NULL: float only */
     /* Sets the pointers of w for parts that begin at `at` (may be NULL); returns the bytes. */
     int64_t (*weight_place)(const struct device *device, struct weight *w, char *at);
     /* Not called for norms and tables. */

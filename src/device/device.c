@@ -46,9 +46,9 @@ int64_t device_identity(const struct device *d)
     return d->identity;
 }
 
-struct error device_activations(struct device *d, bool bfloat)
+struct error device_set_activations(struct device *d, bool bfloat)
 {
-    return d->ops->activations ? d->ops->activations(d, bfloat) : ok();
+    return d->ops->set_activations ? d->ops->set_activations(d, bfloat) : ok();
 }
 
 void device_fail(struct device *d, struct error e)
@@ -94,7 +94,7 @@ struct memory_use device_memory(const struct device *d)
     return d->use;
 }
 
-void device_memory_mark(struct device *d)
+void device_memory_reset_peak(struct device *d)
 {
     struct memory_use *u = &d->use;
     u->most = u->total;
@@ -110,7 +110,7 @@ struct error device_memory_left(struct device *d, int64_t *left, int64_t *used)
 
 /* -------------------------------------------------------------------------------- other ranks */
 
-bool device_joins(const struct device *d)
+bool device_can_join(const struct device *d)
 {
     return d->ops->join;
 }

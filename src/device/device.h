@@ -86,7 +86,7 @@ struct error device_simulate(struct device **device);
 
 /* The operands of products on a GPU: pairs of halves (11 + 11 bits, up to 65504; the default) or of bfloats (8 + 8
  * bits, float's range). Call it before any weight is made. The CPU computes in float either way. */
-struct error device_activations(struct device *device, bool bfloat);
+struct error device_set_activations(struct device *device, bool bfloat);
 
 /* Memory that the device holds, in bytes, by purpose. Host memory of the CPU's shared store is not included. */
 enum memory_kind { MEMORY_WEIGHTS, MEMORY_ACTIVATIONS, MEMORY_STATE, MEMORY_SCRATCH, MEMORY_KINDS };
@@ -95,40 +95,40 @@ struct memory_use {
     int64_t total, most;
 };
 struct memory_use device_memory(const struct device *device);
-void device_memory_mark(struct device *device); /* restarts the peak from here */
+void device_memory_reset_peak(struct device *device); /* restarts the peak from here */
 
 /* Bytes still free and bytes in use, by the driver's count: ours, the CUDA context, the kernels' code, NCCL's buffers,
  * and whatever other programs hold. INT64_MAX and 0 if there is no such count. */
 struct error device_memory_left(struct device *device, int64_t *left, int64_t *used);
 
-/* Weights are packed for the device into one store. device_store with memory NULL starts a measuring pass:
- * device_weight only adds up and device_stored returns the bytes. With memory (64-byte aligned, at least that many
+/* Weights are packed for the device into one store. device_store_begin with memory NULL starts a measuring pass:
+ * weight_new only adds up and device_store_bytes returns the bytes. With memory (64-byte aligned, at least that many
  * bytes) and `fill`, the same calls in the same order pack into it; without `fill`, another rank of the node has packed
  * the bytes already, and only handles are made. The caller owns the memory and frees it after the handles. */
-void device_store(struct device *device, void *memory, int64_t bytes, bool fill);
-int64_t device_stored(const struct device *device);
+void device_store_begin(struct device *device, void *memory, int64_t bytes, bool fill);
+int64_t device_store_bytes(const struct device *device);
 
 /* Handle to a packed weight. bits: how it is kept: 32 (F32), 16 (half, or bfloat if the source is), 8 (int8 codes) or 4
  * (codes in groups). Codes come from a source of the same bits, or are made from floats as optimum-quanto does, see
  * device/quantize.h; a source with codes of other bits is refused. In 4 bits, a single output that no group divides is
  * kept in F32. Compute is in F32. Free with weight_free. */
-struct error device_weight(struct device *device, const struct weight_source *source, int bits, struct weight **weight);
+struct error weight_new(struct device *device, const struct weight_source *source, int bits, struct weight **weight);
 void weight_free(struct weight *weight);
 
 /* Moves packed weights to where the device computes: a GPU allocates memory of its own (*settled) and `memory` may be
- * freed; on the CPU they stay, and *settled is NULL. Free *settled with device_unsettle, after the handles. */
-struct error device_settle(struct device *device, struct weight **weights, int64_t count, const void *memory,
+ * freed; on the CPU they stay, and *settled is NULL. Free *settled with device_upload_free, after the handles. */
+struct error device_upload(struct device *device, struct weight **weights, int64_t count, const void *memory,
                            int64_t bytes, void **settled);
-void device_unsettle(struct device *device, void *settled, int64_t bytes);
+void device_upload_free(struct device *device, void *settled, int64_t bytes);
 
 /* Adds to the rows of a table that op_embed may be asked for. A GPU keeps only these; the CPU reads the table where it
  * is. Ids outside the table are ignored. */
-struct error device_rows(struct device *device, struct weight *table, const int32_t *ids, int64_t count);
+struct error device_upload_rows(struct device *device, struct weight *table, const int32_t *ids, int64_t count);
 
 /* A tensor that outlives programs, zeroed, with its own memory. */
-struct error device_keep(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,
-                         int64_t channels, struct tensor *tensor);
-void device_release(struct device *device, struct tensor *tensor);
+struct error device_alloc_state(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,
+                                int64_t channels, struct tensor *tensor);
+void device_free_state(struct device *device, struct tensor *tensor);
 
 /* Inside a program's body: takes a dense tensor from the arena, and gives it back. */
 struct tensor device_alloc(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,
@@ -143,9 +143,8 @@ struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count);
 
 /* A program is a body that takes, drops and calls ops in the same order every time. Making one does the dry pass,
  * checks every shape, and grows the arena. */
-struct error device_program(struct device *device, struct error (*body)(void *arg), void *arg,
-                            struct program **program);
-struct error device_run(struct program *program);
+struct error program_new(struct device *device, struct error (*body)(void *arg), void *arg, struct program **program);
+struct error program_run(struct program *program);
 void program_free(struct program *program);           /* freeing the last one frees the arena */
 int64_t program_bytes(const struct program *program); /* of arena that it needs */
 
@@ -226,10 +225,10 @@ struct error device_join(struct device *device, const struct device_link *link);
 bool device_joined(const struct device *device);
 const char *device_joined_by(const struct device *device); /* such as "NCCL 2.20.5"; "" if not joined */
 
-/* device_joins: whether this device can be joined, provided that the ranks' devices have different identities.
+/* device_can_join: whether this device can be joined, provided that the ranks' devices have different identities.
  * device_identity: a number that is the same in every process for one GPU, below 2^53 so that a double holds it; 0 for
  * a device that is not a GPU. */
-bool device_joins(const struct device *device);
+bool device_can_join(const struct device *device);
 int64_t device_identity(const struct device *device);
 
 /* slots F64, dense, in place: the sum over ranks. Exact where all but one rank hold zeros. */

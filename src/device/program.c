@@ -30,8 +30,8 @@ static int64_t dense_bytes(enum dtype type, int64_t lanes, int64_t height, int64
     return bytes;
 }
 
-struct error device_keep(struct device *d, enum dtype type, int64_t lanes, int64_t height, int64_t width,
-                         int64_t channels, struct tensor *tensor)
+struct error device_alloc_state(struct device *d, enum dtype type, int64_t lanes, int64_t height, int64_t width,
+                                int64_t channels, struct tensor *tensor)
 {
     int64_t bytes = dense_bytes(type, lanes, height, width, channels);
     if (bytes < 0)
@@ -49,7 +49,7 @@ struct error device_keep(struct device *d, enum dtype type, int64_t lanes, int64
     return ok();
 }
 
-void device_release(struct device *d, struct tensor *t)
+void device_free_state(struct device *d, struct tensor *t)
 {
     if (t->base) {
         device_memory_free(d, MEMORY_STATE, t->base->memory, t->base->bytes);
@@ -147,7 +147,7 @@ static struct error grow_arena(struct device *d, int64_t bytes)
     return ok();
 }
 
-struct error device_program(struct device *d, struct error (*body)(void *arg), void *arg, struct program **program)
+struct error program_new(struct device *d, struct error (*body)(void *arg), void *arg, struct program **program)
 {
     TRY(device_wait(d));
     struct program *p = memory_alloc(1, sizeof *p);
@@ -171,7 +171,7 @@ struct error device_program(struct device *d, struct error (*body)(void *arg), v
     return ok();
 }
 
-struct error device_run(struct program *p)
+struct error program_run(struct program *p)
 {
     if (p->bytes > p->device->arena.bytes)
         return error_failed("the arena is gone");

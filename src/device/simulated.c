@@ -10,7 +10,7 @@ struct simulated {
     bool bfloat;
 };
 
-static struct error activations(struct device *d, bool bfloat)
+static struct error set_activations(struct device *d, bool bfloat)
 {
     ((struct simulated *)d)->bfloat = bfloat;
     return ok();
@@ -85,7 +85,7 @@ struct error device_simulate(struct device **device)
         .memory_free = give,
         .upload = upload,
         .run = run,
-        .activations = activations,
+        .set_activations = set_activations,
         .weight_place = place,
         .write = write,
         .read = read,

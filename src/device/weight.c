@@ -6,7 +6,7 @@
 #include "device/backend.h"
 #include "device/quantize.h"
 
-void device_store(struct device *d, void *memory, int64_t bytes, bool fill)
+void device_store_begin(struct device *d, void *memory, int64_t bytes, bool fill)
 {
     d->store = memory;
     d->store_bytes = bytes;
@@ -14,7 +14,7 @@ void device_store(struct device *d, void *memory, int64_t bytes, bool fill)
     d->fill = fill;
 }
 
-int64_t device_stored(const struct device *d)
+int64_t device_store_bytes(const struct device *d)
 {
     return d->stored;
 }
@@ -51,7 +51,7 @@ static void pack_norm(const struct weight *w, const struct weight_source *s)
         dtype_to_float((float *)w->bias, s->bias, s->bias_type, w->out);
 }
 
-struct error device_weight(struct device *d, const struct weight_source *s, int bits, struct weight **weight)
+struct error weight_new(struct device *d, const struct weight_source *s, int bits, struct weight **weight)
 {
     TRY(check_bits(s, bits));
     if (s->out < 1 || s->in < 0 || s->kh < 1 || s->kw < 1 || (s->gated && s->out % 2 != 0))
@@ -158,7 +158,7 @@ static struct error move_rows(struct device *d, struct weight *w, int64_t rows)
     return ok();
 }
 
-struct error device_rows(struct device *d, struct weight *w, const int32_t *ids, int64_t count)
+struct error device_upload_rows(struct device *d, struct weight *w, const int32_t *ids, int64_t count)
 {
     if (!d->ops->upload)
         return ok();
@@ -183,7 +183,7 @@ static const void *moved(const void *at, const char *from, const char *to)
     return at ? to + ((const char *)at - from) : NULL;
 }
 
-struct error device_settle(struct device *d, struct weight **weights, int64_t count, const void *memory, int64_t bytes,
+struct error device_upload(struct device *d, struct weight **weights, int64_t count, const void *memory, int64_t bytes,
                            void **settled)
 {
     *settled = NULL;
@@ -192,7 +192,7 @@ struct error device_settle(struct device *d, struct weight **weights, int64_t co
     TRY(device_memory_alloc(d, MEMORY_WEIGHTS, bytes, settled));
     struct error e = d->ops->upload(d, *settled, memory, bytes);
     if (e.code != ERROR_NONE) {
-        device_unsettle(d, *settled, bytes);
+        device_upload_free(d, *settled, bytes);
         *settled = NULL;
         return e;
     }
@@ -208,7 +208,7 @@ struct error device_settle(struct device *d, struct weight **weights, int64_t co
     return ok();
 }
 
-void device_unsettle(struct device *d, void *settled, int64_t bytes)
+void device_upload_free(struct device *d, void *settled, int64_t bytes)
 {
     device_memory_free(d, MEMORY_WEIGHTS, settled, bytes);
 }

@@ -32,13 +32,13 @@ static struct error keep_tensors(struct denoiser *d)
     const struct denoiser_setup *s = &d->setup;
     int64_t width = s->text->config.width, rows = s->vectors ? s->vectors : 1;
     int64_t channels = s->unet->config.in_channels;
-    TRY(device_keep(s->device, I32, d->lanes, 1, s->length, 1, &d->ids));
-    TRY(device_keep(s->device, F32, d->lanes, 1, rows, width, &d->rows));
-    TRY(device_keep(s->device, F32, d->lanes, 1, s->length, width, &d->hidden));
-    TRY(device_keep(s->device, F32, 1, s->height, s->width, channels, &d->sample));
-    TRY(device_keep(s->device, F32, 1, 1, 1, 1, &d->timestep));
-    TRY(device_keep(s->device, I32, 1, 1, 1, d->lanes, &d->map)); // zeros: all lanes look at the same picture
-    TRY(device_keep(s->device, F32, d->lanes, s->height, s->width, channels, &d->noise));
+    TRY(device_alloc_state(s->device, I32, d->lanes, 1, s->length, 1, &d->ids));
+    TRY(device_alloc_state(s->device, F32, d->lanes, 1, rows, width, &d->rows));
+    TRY(device_alloc_state(s->device, F32, d->lanes, 1, s->length, width, &d->hidden));
+    TRY(device_alloc_state(s->device, F32, 1, s->height, s->width, channels, &d->sample));
+    TRY(device_alloc_state(s->device, F32, 1, 1, 1, 1, &d->timestep));
+    TRY(device_alloc_state(s->device, I32, 1, 1, 1, d->lanes, &d->map)); // zeros: all lanes look at the same picture
+    TRY(device_alloc_state(s->device, F32, d->lanes, s->height, s->width, channels, &d->noise));
     d->numbers = s->height * s->width * channels;
     d->input = memory_alloc(d->numbers, sizeof *d->input);
     d->outputs = memory_alloc(d->lanes * d->numbers, sizeof *d->outputs);
@@ -50,9 +50,9 @@ struct error denoiser_new(struct denoiser *d, const struct denoiser_setup *setup
     *d = (struct denoiser){.setup = *setup, .lanes = setup->guidance > 1 ? 2 : 1};
     struct error e = keep_tensors(d);
     if (e.code == ERROR_NONE)
-        e = device_program(setup->device, encode_body, d, &d->encode);
+        e = program_new(setup->device, encode_body, d, &d->encode);
     if (e.code == ERROR_NONE)
-        e = device_program(setup->device, predict_body, d, &d->predict);
+        e = program_new(setup->device, predict_body, d, &d->predict);
     if (e.code != ERROR_NONE)
         denoiser_free(d);
     return e;
@@ -66,7 +66,7 @@ void denoiser_free(struct denoiser *d)
     program_free(d->predict);
     struct tensor *const kept[] = {&d->ids, &d->rows, &d->hidden, &d->sample, &d->timestep, &d->map, &d->noise};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
-        device_release(d->setup.device, kept[i]);
+        device_free_state(d->setup.device, kept[i]);
     memory_free(d->input);
     memory_free(d->outputs);
     *d = (struct denoiser){0};
@@ -95,7 +95,7 @@ static struct error encode_prompts(struct denoiser *d, const int32_t *ids, const
     device_write(device, d->ids, ids);
     if (d->setup.vectors)
         TRY(write_rows(d, rows));
-    TRY(device_run(d->encode));
+    TRY(program_run(d->encode));
     return device_wait(device);
 }
 
@@ -115,7 +115,7 @@ static struct error sample_latents(struct denoiser *d, struct sampler *s, float 
         sampler_input(s, i, latents, d->input);
         device_write(device, d->sample, d->input);
         device_write(device, d->timestep, &t);
-        TRY(device_run(d->predict));
+        TRY(program_run(d->predict));
         device_read(device, d->outputs, d->noise);
         TRY(device_wait(device));
         if (d->lanes > 1)
@@ -159,11 +159,11 @@ struct error decoder_new(struct decoder *d, struct device *device, const struct 
     d->pixels = memory_alloc(height * width * factor * factor * 3, sizeof *d->pixels);
     struct error e = d->input && d->pixels ? ok() : error_memory("a picture");
     if (e.code == ERROR_NONE)
-        e = device_keep(device, F32, 1, height, width, channels, &d->latent);
+        e = device_alloc_state(device, F32, 1, height, width, channels, &d->latent);
     if (e.code == ERROR_NONE)
-        e = device_keep(device, F32, 1, height * factor, width * factor, 3, &d->image);
+        e = device_alloc_state(device, F32, 1, height * factor, width * factor, 3, &d->image);
     if (e.code == ERROR_NONE)
-        e = device_program(device, decode_body, d, &d->program);
+        e = program_new(device, decode_body, d, &d->program);
     if (e.code != ERROR_NONE)
         decoder_free(d);
     return e;
@@ -174,8 +174,8 @@ void decoder_free(struct decoder *d)
     if (!d->device)
         return;
     program_free(d->program);
-    device_release(d->device, &d->latent);
-    device_release(d->device, &d->image);
+    device_free_state(d->device, &d->latent);
+    device_free_state(d->device, &d->image);
     memory_free(d->input);
     memory_free(d->pixels);
     *d = (struct decoder){0};
@@ -188,7 +188,7 @@ struct error decoder_run(struct decoder *d, const float *latents, struct picture
     for (int64_t k = 0; k < d->latent.lane_stride; k++)
         d->input[k] = latents[k] / scaling;
     device_write(d->device, d->latent, d->input);
-    TRY(device_run(d->program));
+    TRY(program_run(d->program));
     device_read(d->device, d->pixels, *image);
     TRY(device_wait(d->device));
     TRY(picture_new(picture, image->width, image->height));

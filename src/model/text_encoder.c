@@ -70,14 +70,14 @@ static struct error need_positions(struct device *d, const struct text_encoder *
         return error_memory("the positions");
     for (int64_t i = 0; i < count; i++)
         all[i] = (int32_t)i;
-    struct error e = device_rows(d, t->positions, all, count);
+    struct error e = device_upload_rows(d, t->positions, all, count);
     memory_free(all);
     return e;
 }
 
 struct error text_encoder_need(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count)
 {
-    return device_rows(d, t->tokens, ids, count);
+    return device_upload_rows(d, t->tokens, ids, count);
 }
 
 struct error text_encoder_load(struct text_encoder *t, struct device *d, const char *folder, int bits,

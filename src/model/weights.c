@@ -126,7 +126,7 @@ void weights_free(struct weights *w)
     w->handles = NULL;
     w->handle_room = 0;
     free_memory(w);
-    device_unsettle(w->device, w->settled, w->memory_bytes);
+    device_upload_free(w->device, w->settled, w->memory_bytes);
     w->settled = NULL;
     safetensors_close(&w->file);
 }
@@ -143,9 +143,9 @@ static struct error measure(struct weights *w, const char *folder, const char *p
     char path[PATH_SIZE];
     TRY(weights_path(path, folder, part));
     TRY(safetensors_open(&w->file, path));
-    device_store(w->device, NULL, 0, false);
+    device_store_begin(w->device, NULL, 0, false);
     load(arg, w);
-    w->memory_bytes = device_stored(w->device);
+    w->memory_bytes = device_store_bytes(w->device);
     free_handles(w);
     return w->error;
 }
@@ -155,12 +155,12 @@ static struct error fill(struct weights *w, void (*load)(void *arg, struct weigh
 {
     struct error e = w->store.alloc(w->store.arg, w->memory_bytes, &w->memory, &w->filling);
     if (e.code == ERROR_NONE) {
-        device_store(w->device, w->memory, w->memory_bytes, w->filling);
+        device_store_begin(w->device, w->memory, w->memory_bytes, w->filling);
         load(arg, w);
         e = w->error;
     }
     TRY(w->store.ready(w->store.arg, e));
-    e = device_settle(w->device, w->handles, w->handle_count, w->memory, w->memory_bytes, &w->settled);
+    e = device_upload(w->device, w->handles, w->handle_count, w->memory, w->memory_bytes, &w->settled);
     if (w->settled)
         free_memory(w);
     return e;
@@ -264,7 +264,7 @@ static struct weight *hand_over(struct weights *w, const char *name, const struc
     }
     w->handles = handles;
     struct weight *weight;
-    struct error e = device_weight(w->device, source, bits, &weight);
+    struct error e = weight_new(w->device, source, bits, &weight);
     if (e.code != ERROR_NONE) {
         w->error = error_in(e, "%s: tensor %s", w->file.path, name);
         return NULL;

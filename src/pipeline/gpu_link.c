@@ -89,7 +89,7 @@ struct error gpu_link_open(struct comm *comm, struct device *device, const struc
     char reason[128] = "";
     struct error e = list_gpus(comm, device, config, &gpus);
     if (e.code == ERROR_NONE)
-        find_reason(reason, gpus, ranks, device_joins(device));
+        find_reason(reason, gpus, ranks, device_can_join(device));
     memory_free(gpus);
     if (e.code != ERROR_NONE || device_identity(device) == 0)
         return e;

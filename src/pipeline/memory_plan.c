@@ -14,7 +14,7 @@ static void end_phase(struct memory_plan *plan, enum phase phase, struct device 
         plan->phases[phase] = use;
     if (use.most > plan->most)
         plan->most = use.most;
-    device_memory_mark(d);
+    device_memory_reset_peak(d);
 }
 
 static struct error go_drawing(struct memory_plan *plan, struct subject *s, const float *embedding, bool last)

@@ -89,7 +89,7 @@ static struct error open_device(struct pipeline *w, const struct device_kind *de
                                   : device_open(&w->device, devices, c->device, comm_local_rank(w->all), threads);
     TRY(config_blame(c, "device", e));
     return config_blame(c, "quant.activations",
-                        device_activations(w->device, strcmp(c->quant.activations, "bf16") == 0));
+                        device_set_activations(w->device, strcmp(c->quant.activations, "bf16") == 0));
 }
 
 const char *pipeline_key(const struct config *a, const struct config *b)

@@ -218,7 +218,7 @@ static struct error encode_share(struct dataset *s, struct encoding *e, struct p
         for (int m = 0; m < (s->flip ? 2 : 1); m++) {
             scale_pixels(pixels, &s->pictures[i], m);
             device_write(e->device, e->pixels, pixels);
-            TRY(device_run(program));
+            TRY(program_run(program));
             device_read(e->device, s->moments[m] + i * numbers, e->moments);
             TRY(device_wait(e->device));
         }
@@ -241,16 +241,16 @@ static struct error encode_mine(struct dataset *s, struct device *device, const 
             error = error_memory("the latents");
     }
     if (error.code == ERROR_NONE)
-        error = device_keep(device, F32, 1, resolution, resolution, 3, &e.pixels);
+        error = device_alloc_state(device, F32, 1, resolution, resolution, 3, &e.pixels);
     if (error.code == ERROR_NONE)
-        error = device_keep(device, F32, 1, s->height, s->width, 2 * s->channels, &e.moments);
+        error = device_alloc_state(device, F32, 1, s->height, s->width, 2 * s->channels, &e.moments);
     if (error.code == ERROR_NONE)
-        error = device_program(device, encode_body, &e, &program);
+        error = program_new(device, encode_body, &e, &program);
     if (error.code == ERROR_NONE)
         error = encode_share(s, &e, program, pixels, comm);
     program_free(program);
-    device_release(device, &e.pixels);
-    device_release(device, &e.moments);
+    device_free_state(device, &e.pixels);
+    device_free_state(device, &e.moments);
     memory_free(pixels);
     return error;
 }

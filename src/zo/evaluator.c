@@ -23,13 +23,13 @@ static struct error make_inputs(struct evaluator *e)
 {
     const struct evaluator_shape *s = &e->shape;
     struct device *d = e->device;
-    TRY(device_keep(d, I32, s->lanes, 1, s->length, 1, &e->ids));
-    TRY(device_keep(d, F32, s->lanes, 1, s->vectors, s->dim, &e->rows));
-    TRY(device_keep(d, F32, s->pictures, s->height, s->width, s->channels, &e->in.sample));
-    TRY(device_keep(d, F32, s->pictures, s->height, s->width, s->channels, &e->target));
-    TRY(device_keep(d, F32, s->pictures, 1, 1, 1, &e->in.timestep));
-    TRY(device_keep(d, I32, 1, 1, 1, s->lanes, &e->in.map));
-    return device_keep(d, F64, s->lanes, 1, 1, 1, &e->slots);
+    TRY(device_alloc_state(d, I32, s->lanes, 1, s->length, 1, &e->ids));
+    TRY(device_alloc_state(d, F32, s->lanes, 1, s->vectors, s->dim, &e->rows));
+    TRY(device_alloc_state(d, F32, s->pictures, s->height, s->width, s->channels, &e->in.sample));
+    TRY(device_alloc_state(d, F32, s->pictures, s->height, s->width, s->channels, &e->target));
+    TRY(device_alloc_state(d, F32, s->pictures, 1, 1, 1, &e->in.timestep));
+    TRY(device_alloc_state(d, I32, 1, 1, 1, s->lanes, &e->in.map));
+    return device_alloc_state(d, F64, s->lanes, 1, 1, 1, &e->slots);
 }
 
 struct error evaluator_new(struct evaluator *e, struct device *device, const struct text_encoder *text,
@@ -50,13 +50,13 @@ void evaluator_free(struct evaluator *e)
     struct tensor *const kept[] = {&e->ids,         &e->rows,   &e->in.sample, &e->target,
                                    &e->in.timestep, &e->in.map, &e->slots};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
-        device_release(e->device, kept[i]);
+        device_free_state(e->device, kept[i]);
     *e = (struct evaluator){0};
 }
 
 struct error evaluator_program(struct evaluator *e)
 {
-    return device_program(e->device, evaluate, e, &e->program);
+    return program_new(e->device, evaluate, e, &e->program);
 }
 
 struct error evaluator_run(struct evaluator *e, const struct evaluation *batch, double *losses)
@@ -68,7 +68,7 @@ struct error evaluator_run(struct evaluator *e, const struct evaluation *batch, 
     device_write(d, e->target, batch->target);
     device_write(d, e->in.timestep, batch->timesteps);
     device_write(d, e->in.map, batch->map);
-    TRY(device_run(e->program));
+    TRY(program_run(e->program));
     device_read(d, losses, e->slots);
     return device_wait(d);
 }

@@ -173,13 +173,13 @@ static void write_step(struct step *s, int64_t number, const struct draws *draws
 struct error step_evaluate(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool twin)
 {
     write_step(s, number, draws, notes, twin);
-    return device_run(s->evaluate);
+    return program_run(s->evaluate);
 }
 
 struct error step_update(struct step *s, const double rates[3])
 {
     device_write(s->parts.device, s->rates, rates);
-    return device_run(s->update);
+    return program_run(s->update);
 }
 
 struct error step_whole(struct step *s, int64_t number, const struct draws *draws, const double *notes,
@@ -187,7 +187,7 @@ struct error step_whole(struct step *s, int64_t number, const struct draws *draw
 {
     write_step(s, number, draws, notes, false);
     device_write(s->parts.device, s->rates, rates);
-    return device_run(s->whole);
+    return program_run(s->whole);
 }
 
 void step_put_removed(struct step *s, const struct state *state)
@@ -226,7 +226,7 @@ static struct error put_moments(struct step *s)
     const struct dataset *set = s->parts.dataset;
     int64_t sides = set->moments[1] ? 2 : 1, places = set->count * set->height * set->width, c = set->channels;
     struct device *d = s->parts.device;
-    TRY(device_keep(d, F32, sides * set->count, set->height, set->width, 2 * c, &s->moments));
+    TRY(device_alloc_state(d, F32, sides * set->count, set->height, set->width, 2 * c, &s->moments));
     float *all = memory_alloc(sides * places * 2 * c, sizeof *all);
     if (!all)
         return error_memory("the pictures' moments");
@@ -242,7 +242,7 @@ static struct error put_levels(struct step *s)
 {
     const struct noise_schedule *schedule = s->parts.schedule;
     struct device *d = s->parts.device;
-    TRY(device_keep(d, F32, schedule->steps, 1, 1, 2, &s->levels));
+    TRY(device_alloc_state(d, F32, schedule->steps, 1, 1, 2, &s->levels));
     float *all = memory_alloc(schedule->steps * 2, sizeof *all);
     if (!all)
         return error_memory("the noise levels");
@@ -264,21 +264,21 @@ static struct error keep_tensors(struct step *s)
     const struct step_shape *shape = &s->shape;
     int64_t vectors = shape->vectors, width = shape->width, slots = shape->lanes + shape->notes,
             batch = c->optim.batch_size;
-    TRY(device_keep(d, I64, 1, 1, 1, 1, &s->number));
-    TRY(device_keep(d, F32, batch, set->height, set->width, set->channels, &s->posterior));
-    TRY(device_keep(d, F32, batch, set->height, set->width, set->channels, &s->noise));
-    TRY(device_keep(d, F32, c->zo.n, 1, vectors, width, &s->directions));
-    TRY(device_keep(d, F32, 1, 1, vectors, width, &s->embedding));
-    TRY(device_keep(d, F32, 1, 1, vectors, width, &s->m));
-    TRY(device_keep(d, F32, 1, 1, vectors, width, &s->v));
-    TRY(device_keep(d, F64, 1, 1, vectors, width, &s->gradient));
-    TRY(device_keep(d, F64, slots, 1, 1, 1, &s->slots));
-    TRY(device_keep(d, F32, shape->tau > 1 ? shape->tau - 1 : 1, 1, vectors, width, &s->removed));
-    TRY(device_keep(d, I32, 1, 1, 1, 1, &s->removed_rows));
+    TRY(device_alloc_state(d, I64, 1, 1, 1, 1, &s->number));
+    TRY(device_alloc_state(d, F32, batch, set->height, set->width, set->channels, &s->posterior));
+    TRY(device_alloc_state(d, F32, batch, set->height, set->width, set->channels, &s->noise));
+    TRY(device_alloc_state(d, F32, c->zo.n, 1, vectors, width, &s->directions));
+    TRY(device_alloc_state(d, F32, 1, 1, vectors, width, &s->embedding));
+    TRY(device_alloc_state(d, F32, 1, 1, vectors, width, &s->m));
+    TRY(device_alloc_state(d, F32, 1, 1, vectors, width, &s->v));
+    TRY(device_alloc_state(d, F64, 1, 1, vectors, width, &s->gradient));
+    TRY(device_alloc_state(d, F64, slots, 1, 1, 1, &s->slots));
+    TRY(device_alloc_state(d, F32, shape->tau > 1 ? shape->tau - 1 : 1, 1, vectors, width, &s->removed));
+    TRY(device_alloc_state(d, I32, 1, 1, 1, 1, &s->removed_rows));
     s->fresh = memory_alloc(slots, sizeof *s->fresh);
     if (!s->fresh)
         return error_memory("a step's slots");
-    return device_keep(d, F64, 1, 1, 1, 3, &s->rates);
+    return device_alloc_state(d, F64, 1, 1, 1, 3, &s->rates);
 }
 
 static struct error keep_inputs(struct step *s)
@@ -289,8 +289,8 @@ static struct error keep_inputs(struct step *s)
     s->contents = memory_alloc(count, sizeof *s->contents);
     if (!s->contents)
         return error_memory("a step's integers");
-    TRY(device_keep(d, I32, 1, 1, 1, count, &s->integers));
-    TRY(device_keep(d, I32, set->captions.count, 1, set->length, 1, &s->captions));
+    TRY(device_alloc_state(d, I32, 1, 1, 1, count, &s->integers));
+    TRY(device_alloc_state(d, I32, set->captions.count, 1, set->length, 1, &s->captions));
     device_write(d, s->captions, set->ids);
     TRY(put_moments(s));
     return put_levels(s);
@@ -325,10 +325,10 @@ struct error step_new(struct step *s, const struct training_parts *parts, const 
     if (e.code == ERROR_NONE && share.count > 0)
         e = keep_inputs(s);
     if (e.code == ERROR_NONE)
-        e = device_program(parts->device, evaluate_body, s, &s->evaluate);
+        e = program_new(parts->device, evaluate_body, s, &s->evaluate);
     if (e.code == ERROR_NONE)
-        e = at_once ? device_program(parts->device, whole_body, s, &s->whole)
-                    : device_program(parts->device, update_body, s, &s->update);
+        e = at_once ? program_new(parts->device, whole_body, s, &s->whole)
+                    : program_new(parts->device, update_body, s, &s->update);
     if (e.code != ERROR_NONE)
         step_free(s);
     return e;
@@ -353,7 +353,7 @@ void step_free(struct step *s)
                                    &s->v,        &s->gradient,  &s->directions,   &s->embedding,
                                    &s->slots,    &s->removed,   &s->removed_rows, &s->rates};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
-        device_release(s->parts.device, kept[i]);
+        device_free_state(s->parts.device, kept[i]);
     memory_free(s->contents);
     memory_free(s->fresh);
     *s = (struct step){0};

@@ -86,12 +86,12 @@ static struct error check_arena(struct device *d)
     struct scene scenes[3] = {{.device = d, .seed = 1}, {.device = d, .seed = 2}, {.device = d, .seed = 3}};
     struct program *programs[3];
     for (int i = 0; i < 3; i++) {
-        TRY(device_program(d, scramble, &scenes[i], &programs[i]));
+        TRY(program_new(d, scramble, &scenes[i], &programs[i]));
         scenes[i].running = true;
         EXPECT(program_bytes(programs[i]) > 3000 * 4 && program_bytes(programs[i]) <= LIVE * 3100 * 4);
     }
     for (int i = 0; i < 6; i++)
-        TRY(device_run(programs[i % 3]));
+        TRY(program_run(programs[i % 3]));
     for (int i = 0; i < 3; i++)
         program_free(programs[i]);
     return device_wait(d);
@@ -101,9 +101,9 @@ static struct error check_deviation(struct device *d)
 {
     struct scene s = {.device = d, .seed = 1};
     struct program *p;
-    TRY(device_program(d, scramble, &s, &p));
+    TRY(program_new(d, scramble, &s, &p));
     s.extra = 1;
-    TRY(device_run(p));
+    TRY(program_run(p));
     program_free(p);
     EXPECT(strstr(device_wait(d).text, "different tensors than in its dry pass"));
     return ok();
@@ -122,7 +122,7 @@ static struct error one_after_another(void *arg)
 static struct error check_reuse(struct device *d)
 {
     struct program *p;
-    TRY(device_program(d, one_after_another, d, &p));
+    TRY(program_new(d, one_after_another, d, &p));
     EXPECT(program_bytes(p) == 4096);
     program_free(p);
     return ok();
@@ -147,7 +147,7 @@ static struct error many_tensors(void *arg)
 static struct error check_many(struct device *d)
 {
     struct program *p;
-    TRY(device_program(d, many_tensors, d, &p));
+    TRY(program_new(d, many_tensors, d, &p));
     EXPECT(program_bytes(p) == (1024 + 64 + 32) * 4);
     program_free(p);
     return ok();
@@ -166,13 +166,13 @@ static struct error check_outside(struct device *d)
 static struct error check_first_error(struct device *d)
 {
     struct tensor a, b;
-    TRY(device_keep(d, F32, 2, 1, 3, 4, &a));
-    TRY(device_keep(d, F32, 2, 1, 3, 5, &b));
+    TRY(device_alloc_state(d, F32, 2, 1, 3, 4, &a));
+    TRY(device_alloc_state(d, F32, 2, 1, 3, 5, &b));
     op_act(d, a, b, ACT_SILU);
     op_copy(d, a, b, (struct tensor){0});
     struct error first = device_wait(d), second = device_wait(d);
-    device_release(d, &a);
-    device_release(d, &b);
+    device_free_state(d, &a);
+    device_free_state(d, &b);
     EXPECT(strstr(first.text, "op_act: shapes do not fit: F32[2, 1, 3, 4] from F32[2, 1, 3, 5]"));
     EXPECT(second.code == ERROR_NONE);
     return ok();
@@ -201,22 +201,22 @@ static struct error check_store(struct device *d)
     struct weight_source s = {
         .data = numbers, .bias = bias, .out = OUT, .in = IN, .kh = 1, .kw = 1, .type = F32, .bias_type = F32};
     struct weight *measured, *packed, *shared, *unused;
-    device_store(d, NULL, 0, false);
-    TRY(device_weight(d, &s, 8, &measured));
-    int64_t bytes = device_stored(d);
+    device_store_begin(d, NULL, 0, false);
+    TRY(weight_new(d, &s, 8, &measured));
+    int64_t bytes = device_store_bytes(d);
     void *memory = memory_alloc(bytes, 1);
-    device_store(d, memory, bytes, true);
-    TRY(device_weight(d, &s, 8, &packed));
-    EXPECT(device_stored(d) == bytes);
+    device_store_begin(d, memory, bytes, true);
+    TRY(weight_new(d, &s, 8, &packed));
+    EXPECT(device_store_bytes(d) == bytes);
     s.data = NULL;
-    device_store(d, memory, bytes, false);
-    TRY(device_weight(d, &s, 8, &shared));
-    device_store(d, memory, bytes - 1, false);
-    EXPECT(device_weight(d, &s, 8, &unused).code == ERROR_FAILED);
+    device_store_begin(d, memory, bytes, false);
+    TRY(weight_new(d, &s, 8, &shared));
+    device_store_begin(d, memory, bytes - 1, false);
+    EXPECT(weight_new(d, &s, 8, &unused).code == ERROR_FAILED);
 
     struct tensor in, out;
-    TRY(device_keep(d, F32, 1, 1, 1, IN, &in));
-    TRY(device_keep(d, F32, 1, 1, 1, OUT, &out));
+    TRY(device_alloc_state(d, F32, 1, 1, 1, IN, &in));
+    TRY(device_alloc_state(d, F32, 1, 1, 1, OUT, &out));
     device_write(d, in, x);
     op_linear(d, out, in, packed, (struct epilogue){0});
     device_read(d, ours, out);
@@ -224,8 +224,8 @@ static struct error check_store(struct device *d)
     device_read(d, theirs, out);
     TRY(device_wait(d));
     EXPECT(ours[3] != 0 && memcmp(ours, theirs, sizeof ours) == 0);
-    device_release(d, &in);
-    device_release(d, &out);
+    device_free_state(d, &in);
+    device_free_state(d, &out);
     weight_free(measured);
     weight_free(packed);
     weight_free(shared);

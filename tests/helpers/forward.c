@@ -91,7 +91,7 @@ static struct error keep_picture(struct job *job, const struct entry *entry, str
     struct error e = nhwc ? floats(job, entry, &nchw) : error_memory(entry->name);
     if (e.code == ERROR_NONE) {
         transpose(nhwc, nchw, s[0], s[1], s[2] * s[3]);
-        e = device_keep(job->device, F32, s[0], s[2], s[3], s[1], t);
+        e = device_alloc_state(job->device, F32, s[0], s[2], s[3], s[1], t);
         if (e.code == ERROR_NONE) {
             device_write(job->device, *t, nhwc);
             e = device_wait(job->device);
@@ -178,8 +178,8 @@ static struct error vae_body(void *arg)
 static struct error run_once(struct run *r, struct error (*body)(void *))
 {
     struct program *program;
-    TRY(device_program(r->device, body, r, &program));
-    struct error e = device_run(program);
+    TRY(program_new(r->device, body, r, &program));
+    struct error e = program_run(program);
     if (e.code == ERROR_NONE)
         e = device_wait(r->device);
     program_free(program);
@@ -206,20 +206,20 @@ static struct error forward_text(struct job *job)
         if (e.code == ERROR_NONE)
             e = text_encoder_need(job->device, &t, ids, entry->count);
         if (e.code == ERROR_NONE)
-            e = device_keep(job->device, I32, lanes, 1, length, 1, &r.in);
+            e = device_alloc_state(job->device, I32, lanes, 1, length, 1, &r.in);
         if (e.code == ERROR_NONE)
-            e = device_keep(job->device, F32, lanes, 1, 1, t.config.width, &r.rows);
+            e = device_alloc_state(job->device, F32, lanes, 1, 1, t.config.width, &r.rows);
         if (e.code == ERROR_NONE)
-            e = device_keep(job->device, F32, lanes, 1, length, t.config.width, &r.out);
+            e = device_alloc_state(job->device, F32, lanes, 1, length, t.config.width, &r.out);
         if (e.code == ERROR_NONE) {
             device_write(job->device, r.in, ids);
             e = run_once(&r, text_body);
         }
         if (e.code == ERROR_NONE)
             e = give(job, "hidden", r.out, 0, t.config.width, true);
-        device_release(job->device, &r.in);
-        device_release(job->device, &r.rows);
-        device_release(job->device, &r.out);
+        device_free_state(job->device, &r.in);
+        device_free_state(job->device, &r.rows);
+        device_free_state(job->device, &r.out);
         text_encoder_free(&t);
     }
     memory_free(ids);
@@ -235,11 +235,11 @@ static struct error fill_unet_input(struct job *job, struct run *r, const struct
     if (sample->shape[1] != r->unet->config.in_channels || hidden->shape[2] != r->unet->config.cross_dim)
         return error_input("%s: sample or encoder_hidden_states: channels do not match unet/config.json", job->in.path);
     TRY(keep_picture(job, sample, &r->unet_in.sample));
-    TRY(device_keep(job->device, F32, lanes, 1, 1, 1, &r->unet_in.timestep));
-    TRY(device_keep(job->device, F32, lanes, 1, hidden->shape[1], hidden->shape[2], &r->unet_in.hidden));
-    TRY(device_keep(job->device, I32, 1, 1, 1, lanes, &r->unet_in.map));
-    TRY(device_keep(job->device, F32, lanes, sample->shape[2], sample->shape[3], r->unet->config.out_channels,
-                    &r->out));
+    TRY(device_alloc_state(job->device, F32, lanes, 1, 1, 1, &r->unet_in.timestep));
+    TRY(device_alloc_state(job->device, F32, lanes, 1, hidden->shape[1], hidden->shape[2], &r->unet_in.hidden));
+    TRY(device_alloc_state(job->device, I32, 1, 1, 1, lanes, &r->unet_in.map));
+    TRY(device_alloc_state(job->device, F32, lanes, sample->shape[2], sample->shape[3], r->unet->config.out_channels,
+                           &r->out));
     int32_t *steps = NULL, *map = memory_alloc(lanes, sizeof *map);
     float *text = NULL, *wide = memory_alloc(lanes, sizeof *wide);
     struct error e = map && wide ? floats(job, hidden, &text) : error_memory("inputs");
@@ -276,11 +276,11 @@ static struct error forward_unet(struct job *job)
         e = run_once(&r, unet_body);
     if (e.code == ERROR_NONE)
         e = give(job, "noise_pred", r.out, 0, u.config.out_channels, false);
-    device_release(job->device, &r.unet_in.sample);
-    device_release(job->device, &r.unet_in.timestep);
-    device_release(job->device, &r.unet_in.hidden);
-    device_release(job->device, &r.unet_in.map);
-    device_release(job->device, &r.out);
+    device_free_state(job->device, &r.unet_in.sample);
+    device_free_state(job->device, &r.unet_in.timestep);
+    device_free_state(job->device, &r.unet_in.hidden);
+    device_free_state(job->device, &r.unet_in.map);
+    device_free_state(job->device, &r.out);
     unet_free(&u);
     return e;
 }
@@ -301,9 +301,9 @@ static struct error forward_vae(struct job *job, const char *name, bool encode)
     if (e.code == ERROR_NONE)
         e = keep_picture(job, entry, &r.in);
     if (e.code == ERROR_NONE && encode)
-        e = device_keep(job->device, F32, s[0], s[2] / factor, s[3] / factor, 2 * latent, &r.out);
+        e = device_alloc_state(job->device, F32, s[0], s[2] / factor, s[3] / factor, 2 * latent, &r.out);
     else if (e.code == ERROR_NONE)
-        e = device_keep(job->device, F32, s[0], s[2] * factor, s[3] * factor, v.config.out_channels, &r.out);
+        e = device_alloc_state(job->device, F32, s[0], s[2] * factor, s[3] * factor, v.config.out_channels, &r.out);
     if (e.code == ERROR_NONE)
         e = run_once(&r, vae_body);
     if (e.code == ERROR_NONE && encode) {
@@ -313,8 +313,8 @@ static struct error forward_vae(struct job *job, const char *name, bool encode)
     } else if (e.code == ERROR_NONE) {
         e = give(job, "image", r.out, 0, v.config.out_channels, false);
     }
-    device_release(job->device, &r.in);
-    device_release(job->device, &r.out);
+    device_free_state(job->device, &r.in);
+    device_free_state(job->device, &r.out);
     vae_free(&v);
     return e;
 }

@@ -62,7 +62,7 @@ static struct error keep(struct run *r, const char *name, struct tensor *t)
     else if (strcmp(name, "target") == 0 ||
              (strcmp(name, "x") == 0 && safetensors_find(&r->job->in, "map") && strcmp(r->job->name, "copy") == 0))
         lanes = s[0], lane = 0; // the map picks from all of them
-    TRY(device_keep(r->device, e->type, lanes, s[1], s[2], channels, t));
+    TRY(device_alloc_state(r->device, e->type, lanes, s[1], s[2], channels, t));
     device_write(r->device, *t, (const char *)e->data + r->first * lane * size);
     return device_wait(r->device);
 }
@@ -71,10 +71,10 @@ static struct error keep(struct run *r, const char *name, struct tensor *t)
 static struct error slice(struct run *r)
 {
     struct tensor t = r->x;
-    TRY(device_keep(r->device, t.type, t.lanes, t.height, t.width, t.channels + 8, &r->wide));
+    TRY(device_alloc_state(r->device, t.type, t.lanes, t.height, t.width, t.channels + 8, &r->wide));
     op_copy(r->device, tensor_channels(r->wide, 3, t.channels), t, (struct tensor){0});
     TRY(device_wait(r->device));
-    device_release(r->device, &r->x);
+    device_free_state(r->device, &r->x);
     r->x = tensor_channels(r->wide, 3, t.channels);
     return ok();
 }
@@ -111,7 +111,7 @@ static struct error use_all_rows(struct device *d, struct weight *table, int64_t
         return error_memory("a table's ids");
     for (int64_t i = 0; i < rows; i++)
         all[i] = (int32_t)i;
-    struct error e = device_rows(d, table, all, rows);
+    struct error e = device_upload_rows(d, table, all, rows);
     memory_free(all);
     return e;
 }
@@ -122,18 +122,18 @@ static struct error load_weight(struct run *r)
     if (!s.data)
         return ok();
     int bits = (int)number(r->job, "bits", 32);
-    device_store(r->device, NULL, 0, false);
-    TRY(device_weight(r->device, &s, bits, &r->weight));
+    device_store_begin(r->device, NULL, 0, false);
+    TRY(weight_new(r->device, &s, bits, &r->weight));
     weight_free(r->weight);
     r->weight = NULL;
-    int64_t bytes = device_stored(r->device);
+    int64_t bytes = device_store_bytes(r->device);
     r->store_bytes = bytes;
     r->store = memory_alloc(bytes, 1);
-    device_store(r->device, r->store, bytes, true);
-    TRY(device_weight(r->device, &s, bits, &r->weight));
+    device_store_begin(r->device, r->store, bytes, true);
+    TRY(weight_new(r->device, &s, bits, &r->weight));
     if (!p.data)
-        return device_settle(r->device, &r->weight, 1, r->store, bytes, &r->settled);
-    TRY(device_weight(r->device, &p, bits, &r->positions));
+        return device_upload(r->device, &r->weight, 1, r->store, bytes, &r->settled);
+    TRY(weight_new(r->device, &p, bits, &r->positions));
     TRY(use_all_rows(r->device, r->weight, s.out));
     return use_all_rows(r->device, r->positions, p.out);
 }
@@ -195,9 +195,9 @@ static struct error prepare(struct run *r)
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         TRY(keep(r, all[i].name, all[i].to));
     TRY(load_weight(r));
-    return device_keep(r->device, strcmp(r->job->name, "loss") == 0 ? F64 : F32, r->lanes,
-                       number(r->job, "height", r->x.height), number(r->job, "width", r->x.width),
-                       number(r->job, "channels", r->x.channels), &r->y);
+    return device_alloc_state(r->device, strcmp(r->job->name, "loss") == 0 ? F64 : F32, r->lanes,
+                              number(r->job, "height", r->x.height), number(r->job, "width", r->x.width),
+                              number(r->job, "channels", r->x.channels), &r->y);
 }
 
 static void clean(struct run *r)
@@ -206,10 +206,10 @@ static void clean(struct run *r)
                             &r->target,   &r->rows, &r->lane_bias,
                             &r->residual, &r->y,    r->wide.base ? &r->wide : &r->x};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
-        device_release(r->device, all[i]);
+        device_free_state(r->device, all[i]);
     weight_free(r->weight);
     weight_free(r->positions);
-    device_unsettle(r->device, r->settled, r->store_bytes);
+    device_upload_free(r->device, r->settled, r->store_bytes);
     memory_free(r->store);
     device_close(r->device);
 }
@@ -219,7 +219,7 @@ static void time_it(struct run *r, struct program *program, int64_t repeat)
     double best = 1e30;
     for (int64_t i = 0; i < repeat; i++) {
         double start = clock_seconds();
-        device_run(program);
+        program_run(program);
         double took = clock_seconds() - start;
         best = took < best ? took : best;
     }
@@ -237,13 +237,13 @@ static struct error run_lanes(const struct job *job, int64_t first, int64_t lane
     struct run r = {.job = job, .first = first, .lanes = lanes};
     struct program *program = NULL;
     TRY(device_open(&r.device, device_kinds(), number(job, "device", 0) ? "cuda" : "cpu", 0, threads));
-    struct error e = device_activations(r.device, number(job, "bfloat", 0));
+    struct error e = device_set_activations(r.device, number(job, "bfloat", 0));
     if (e.code == ERROR_NONE)
         e = prepare(&r);
     if (e.code == ERROR_NONE)
-        e = device_program(r.device, body, &r, &program);
+        e = program_new(r.device, body, &r, &program);
     if (e.code == ERROR_NONE)
-        e = device_run(program);
+        e = program_run(program);
     if (e.code == ERROR_NONE) {
         const struct tensor *y = &r.y;
         *shape = (struct entry){.name = "y",

@@ -77,7 +77,7 @@ static struct error run(struct subject *s, int64_t steps)
     TRY(pipeline_load(w));
     TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
-    TRY(device_keep(w->device, F32, 1, 1, s->config.token.vectors, w->text_config.width, &pace.zero));
+    TRY(device_alloc_state(w->device, F32, 1, 1, s->config.token.vectors, w->text_config.width, &pace.zero));
     pace.zero.lane_stride = 0;
     struct training t;
     struct error e = training_new(&t, &parts);
@@ -85,7 +85,7 @@ static struct error run(struct subject *s, int64_t steps)
         e = take_steps(&t, steps);
         training_free(&t);
     }
-    device_release(w->device, &pace.zero);
+    device_free_state(w->device, &pace.zero);
     return e;
 }
 

@@ -63,15 +63,15 @@ static struct error run_update(const struct job *j)
                        .weight2 = (float)(1 - j->beta2),
                        .beta2 = (float)j->beta2,
                        .adam_eps = (float)j->adam_eps};
-    TRY(device_keep(d, F32, 1, 1, 1, j->dim, &u.embedding));
-    TRY(device_keep(d, F32, 1, 1, 1, j->dim, &u.m));
-    TRY(device_keep(d, F32, 1, 1, 1, j->dim, &u.v));
-    TRY(device_keep(d, F64, 1, 1, 1, j->dim, &u.gradient));
-    TRY(device_keep(d, F64, lanes, 1, 1, 1, &u.slots));
-    TRY(device_keep(d, F32, j->n, 1, 1, j->dim, &u.directions));
-    TRY(device_keep(d, F32, rows ? rows : 1, 1, 1, j->dim, &u.removed));
-    TRY(device_keep(d, I32, 1, 1, 1, 1, &u.removed_rows));
-    TRY(device_keep(d, F64, 1, 1, 1, 3, &u.rates));
+    TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u.embedding));
+    TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u.m));
+    TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u.v));
+    TRY(device_alloc_state(d, F64, 1, 1, 1, j->dim, &u.gradient));
+    TRY(device_alloc_state(d, F64, lanes, 1, 1, 1, &u.slots));
+    TRY(device_alloc_state(d, F32, j->n, 1, 1, j->dim, &u.directions));
+    TRY(device_alloc_state(d, F32, rows ? rows : 1, 1, 1, j->dim, &u.removed));
+    TRY(device_alloc_state(d, I32, 1, 1, 1, 1, &u.removed_rows));
+    TRY(device_alloc_state(d, F64, 1, 1, 1, 3, &u.rates));
     device_write(d, u.embedding, j->embedding);
     device_write(d, u.m, j->m);
     device_write(d, u.v, j->v);
@@ -90,7 +90,7 @@ static struct error run_update(const struct job *j)
     struct tensor *const kept[] = {&u.embedding,    &u.m,    &u.v, &u.gradient, &u.slots, &u.directions, &u.removed,
                                    &u.removed_rows, &u.rates};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
-        device_release(d, kept[i]);
+        device_free_state(d, kept[i]);
     device_close(d);
     return e;
 }
