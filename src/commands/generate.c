@@ -15,6 +15,7 @@
 #include "files/safetensors.h"
 #include "model/embedding.h"
 #include "model/denoiser.h"
+#include "model/model_folder.h"
 #include "text/captions.h"
 #include "text/tokenizer.h"
 

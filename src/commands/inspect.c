@@ -12,7 +12,7 @@
 #include "files/file.h"
 #include "files/json.h"
 #include "files/safetensors.h"
-#include "model/weights.h"
+#include "model/model_folder.h"
 #include "pipeline/memory_plan.h"
 #include "report/metrics.h"
 
@@ -180,7 +180,7 @@ static struct error print_weights(const char *folder, const char *part)
 {
     char path[PATH_SIZE];
     struct safetensors file;
-    TRY(weights_path(path, folder, part));
+    TRY(model_folder_weights(path, folder, part));
     TRY(safetensors_open(&file, path));
     int64_t parameters = 0, bytes = 0, quantized = 0, packed4 = 0, types[DTYPE_COUNT] = {0};
     for (int64_t i = 0; i < file.entry_count; i++) {

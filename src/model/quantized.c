@@ -11,7 +11,7 @@
 #include "files/file.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
-#include "model/weights.h"
+#include "model/model_folder.h"
 
 /* A layer becomes at most five entries and eleven blocks of memory: codes, scale, shift, two ones, six names. */
 enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 5, OWNED_PER_LAYER = 11 };
@@ -178,7 +178,7 @@ static void free_part(struct part *p)
 static struct error quantize_part(const char *folder, const char *out, const char *part, int bits)
 {
     char path[PATH_SIZE], to[PATH_SIZE];
-    TRY(weights_path(path, folder, part));
+    TRY(model_folder_weights(path, folder, part));
     TRY(path_join(to, out, part));
     TRY(folder_make(to));
     struct part p = {.bits = bits};

@@ -18,11 +18,7 @@
 
 #include "base/error.h"
 #include "device/device.h"
-#include "files/file.h"
 #include "files/safetensors.h"
-
-/* ERROR_BAD_INPUT if FOLDER does not exist or is no model as diffusers saves it: it holds none of the parts. */
-struct error model_folder_check(const char *folder);
 
 /* Where the packed weights go. alloc returns `bytes` of memory and says whether this process is the one to fill it;
  * ready is called when it has done so (or has failed: `e`), and returns what all processes that share the memory agree
@@ -70,9 +66,6 @@ struct error weights_refuse(struct store store, struct error e);
 struct error weights_load(struct weights *w, struct device *device, const char *folder, const char *part, int bits,
                           struct store store, void (*load)(void *arg, struct weights *w), void *arg);
 void weights_free(struct weights *w);
-
-/* Which of diffusers' file names FOLDER/PART has. */
-struct error weights_path(char path[PATH_SIZE], const char *folder, const char *part);
 
 /* Layers by name (printf-like, without ".weight"). A linear layer may be stored as a 1 x 1 convolution, and vice
  * versa. */

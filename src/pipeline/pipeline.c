@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/pool.h"
 #include "cluster/shared_memory.h"
+#include "model/model_folder.h"
 #include "pipeline/fingerprint.h"
 #include "pipeline/gpu_link.h"
 

@@ -1,0 +1,18 @@
+/* model/model_folder.h
+ *
+ * The folder of a model as diffusers saves it: text_encoder/, unet/, vae/, each with its config and its weights under
+ * one of several names, sharded or not, with a variant (fp16) or not.
+ */
+#ifndef ZOODIP_MODEL_MODEL_FOLDER_H
+#define ZOODIP_MODEL_MODEL_FOLDER_H
+
+#include "base/error.h"
+#include "files/file.h"
+
+/* ERROR_BAD_INPUT if FOLDER does not exist or holds none of the parts. */
+struct error model_folder_check(const char *folder);
+
+/* The file in FOLDER/PART that has the weights. */
+struct error model_folder_weights(char path[PATH_SIZE], const char *folder, const char *part);
+
+#endif
