@@ -31,7 +31,7 @@ def config(tmp_path):
         else:
             path.write_text(json.dumps(recipe))
         done = run(program("tests/config"), *([flag] if flag else []), path, *sets, check=False)
-        error = done.stderr.replace(str(path), "FILE").strip()
+        error = done.stderr.removeprefix("config: ").replace(str(path), "FILE").strip()
         return done.returncode, done.stdout, error
 
     return call

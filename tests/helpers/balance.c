@@ -8,6 +8,7 @@
 
 #include "base/memory.h"
 #include "cluster/balance.h"
+#include "helper.h"
 
 static int follow(struct balance *b, double *seconds)
 {
@@ -24,10 +25,8 @@ static int follow(struct balance *b, double *seconds)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3 || atoll(argv[1]) < 0 || atoi(argv[2]) < 1) {
-        fprintf(stderr, "usage: balance COUNT RANKS\n");
-        return ERROR_BAD_INPUT;
-    }
+    if (argc != 3 || atoll(argv[1]) < 0 || atoi(argv[2]) < 1)
+        return helper_end("balance", error_input("usage: balance COUNT RANKS"));
     struct balance b;
     double *seconds = memory_alloc(atoi(argv[2]), sizeof *seconds);
     struct error e = balance_new(&b, atoll(argv[1]), atoi(argv[2]));

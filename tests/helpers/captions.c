@@ -9,6 +9,7 @@
 
 #include "base/memory.h"
 #include "text/captions.h"
+#include "helper.h"
 
 static struct error show(const char *template)
 {
@@ -45,8 +46,5 @@ static struct error work(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct error e = work(argc, argv);
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "captions: %s\n", e.text);
-    return e.code;
+    return helper_end("captions", work(argc, argv));
 }

@@ -9,6 +9,7 @@
 
 #include "base/rng.h"
 #include "zo/checkpoint.h"
+#include "helper.h"
 
 enum { DIM = 24, TAU = 7 };
 
@@ -94,7 +95,5 @@ int main(int argc, char **argv)
             e = verbs[i].run(&s, argc - 2, argv + 2);
         state_free(&s);
     }
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "checkpoint: %s\n", e.text);
-    return e.code;
+    return helper_end("checkpoint", e);
 }

@@ -5,6 +5,7 @@
 
 #include "base/memory.h"
 #include "files/config.h"
+#include "helper.h"
 
 int main(int argc, char **argv)
 {
@@ -14,17 +15,13 @@ int main(int argc, char **argv)
     }
     bool recipe = argc > 1 && strcmp(argv[1], "--recipe") == 0;
     int first = recipe ? 2 : 1;
-    if (argc <= first) {
-        fprintf(stderr, "usage: config [--recipe] CONFIG.json [KEY=VALUE]...\n");
-        return 2;
-    }
+    if (argc <= first)
+        return helper_end("config", error_input("usage: config [--recipe] CONFIG.json [KEY=VALUE]..."));
     const struct text_list sets = {(const char **)argv + first + 1, argc - first - 1};
     struct config config;
     struct error e = config_read(&config, argv[first], &sets);
-    if (e.code != ERROR_NONE) {
-        fprintf(stderr, "%s\n", e.text);
-        return e.code;
-    }
+    if (e.code != ERROR_NONE)
+        return helper_end("config", e);
     char *text = recipe ? config_recipe(&config) : config_json(&config);
     if (text)
         fputs(text, stdout);

@@ -11,6 +11,7 @@
 #include "files/safetensors.h"
 #include "text/tokenizer.h"
 #include "zo/checkpoint.h"
+#include "helper.h"
 
 static struct error read_safetensors(const char *path)
 {
@@ -125,6 +126,5 @@ int main(int argc, char **argv)
         }
         return 0;
     }
-    fprintf(stderr, "usage: damage KIND < PATHS\n");
-    return 2;
+    return helper_end("damage", error_input("usage: damage KIND < PATHS"));
 }

@@ -4,13 +4,13 @@
  * nothing and exits 0 if it holds.
  */
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "base/pool.h"
 #include "device/kinds.h"
+#include "helper.h"
 
 #define EXPECT(condition)                                                                                              \
     do {                                                                                                               \
@@ -302,7 +302,5 @@ int main(int argc, char **argv)
         e = checks[i].check(device);
         device_close(device);
     }
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "device: %s\n", e.text);
-    return e.code;
+    return helper_end("device", e);
 }

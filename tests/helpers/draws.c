@@ -4,7 +4,6 @@
  * length], `posterior`, `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width]. Pictures are numbered by
  * the order of their names.
  */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +14,7 @@
 #include "files/safetensors_write.h"
 #include "zo/draws.h"
 #include "zo/train.h"
+#include "helper.h"
 
 /* [batch, places, channels] -> [batch, channels, places] */
 static float *channels_first(const float *from, int64_t batch, int64_t places, int64_t channels)
@@ -113,13 +113,5 @@ static struct error work(int argc, char **argv, struct comm *comm)
 
 int main(int argc, char **argv)
 {
-    struct comm *comm;
-    struct error e = comm_open(&comm, &argc, &argv);
-    if (e.code == ERROR_NONE) {
-        e = work(argc, argv, comm);
-        comm_close(comm);
-    }
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "draws: %s\n", e.text);
-    return e.code;
+    return helper_on_ranks("draws", argc, argv, work);
 }

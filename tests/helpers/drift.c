@@ -3,7 +3,6 @@
  * A training run in which one bit of Adam's moments flips on rank RANK after step STEP, as failing memory would do. The
  * ranks' comparison every tau steps must notice.
  */
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "device/kinds.h"
@@ -11,6 +10,7 @@
 #include "pipeline/pipeline.h"
 #include "files/file.h"
 #include "zo/train.h"
+#include "helper.h"
 
 struct drift {
     struct training training;
@@ -54,24 +54,20 @@ static struct error run(struct drift *f, struct subject *s)
     return e;
 }
 
+static struct error work(int argc, char **argv, struct comm *comm)
+{
+    if (argc != 4)
+        return error_input("usage: drift CONFIG.json STEP RANK");
+    struct drift f = {.comm = comm, .step = atoll(argv[2]), .rank = atoi(argv[3])};
+    struct subject s;
+    struct pipeline p;
+    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds()));
+    struct error e = run(&f, &s);
+    subject_close(&s);
+    return e;
+}
+
 int main(int argc, char **argv)
 {
-    struct comm *comm;
-    struct error e = comm_open(&comm, &argc, &argv);
-    if (e.code == ERROR_NONE && argc != 4)
-        e = error_input("usage: drift CONFIG.json STEP RANK");
-    if (e.code == ERROR_NONE) {
-        struct drift f = {.comm = comm, .step = atoll(argv[2]), .rank = atoi(argv[3])};
-        struct subject s;
-        struct pipeline w;
-        e = subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, device_kinds());
-        if (e.code == ERROR_NONE) {
-            e = run(&f, &s);
-            subject_close(&s);
-        }
-        if (e.code != ERROR_NONE && comm_rank(comm) == 0)
-            fprintf(stderr, "drift: %s\n", e.text);
-        comm_close(comm);
-    }
-    return e.code;
+    return helper_on_ranks("drift", argc, argv, work);
 }

@@ -8,7 +8,6 @@
  *     `pixels` [B, 3, H, W]                                                -> `latent_mean`, `latent_logvar`
  *     `latent`                                                             -> `image`
  */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -20,6 +19,7 @@
 #include "model/text_encoder.h"
 #include "model/unet.h"
 #include "model/vae.h"
+#include "helper.h"
 
 enum { OUTPUTS = 5 };
 
@@ -369,8 +369,5 @@ static struct error work(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct error e = work(argc, argv);
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "forward: %s\n", e.text);
-    return e.code;
+    return helper_end("forward", work(argc, argv));
 }

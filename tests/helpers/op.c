@@ -21,6 +21,7 @@
 #include "device/kinds.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
+#include "helper.h"
 
 struct job {
     int argc;
@@ -289,10 +290,8 @@ static struct error check_lanes(const struct job *job, const struct entry *all)
 
 int main(int argc, char **argv)
 {
-    if (argc < 4) {
-        fprintf(stderr, "usage: op NAME IN.safetensors OUT.safetensors [KEY=NUMBER]...\n");
-        return ERROR_BAD_INPUT;
-    }
+    if (argc < 4)
+        return helper_end("op", error_input("usage: op NAME IN.safetensors OUT.safetensors [KEY=NUMBER]..."));
     struct job job = {.argc = argc, .argv = argv, .name = argv[1]};
     struct error e = safetensors_open(&job.in, argv[2]);
     if (e.code == ERROR_NONE) {
@@ -308,7 +307,5 @@ int main(int argc, char **argv)
         memory_free(result);
         safetensors_close(&job.in);
     }
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "op: %s\n", e.text);
-    return e.code;
+    return helper_end("op", e);
 }

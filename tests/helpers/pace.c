@@ -12,6 +12,7 @@
 #include "device/kinds.h"
 #include "pipeline/subject.h"
 #include "zo/train.h"
+#include "helper.h"
 
 /* Data for the networks' replacement below; a wrapped function has no other way to get it. */
 static struct {
@@ -89,29 +90,25 @@ static struct error run(struct subject *s, int64_t steps)
     return e;
 }
 
+static struct error work(int argc, char **argv, struct comm *comm)
+{
+    if (argc < 4 || atoll(argv[2]) < 1)
+        return error_input("usage: pace CONFIG.json STEPS SECONDS [RANK=FACTOR]...");
+    pace.seconds = atof(argv[3]);
+    for (int i = 4; i < argc; i++) {
+        char *factor;
+        if (strtol(argv[i], &factor, 10) == comm_rank(comm) && *factor == '=')
+            pace.seconds *= atof(factor + 1);
+    }
+    struct subject s;
+    struct pipeline p;
+    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds()));
+    struct error e = run(&s, atoll(argv[2]));
+    subject_close(&s);
+    return e;
+}
+
 int main(int argc, char **argv)
 {
-    struct comm *comm;
-    struct error e = comm_open(&comm, &argc, &argv);
-    if (e.code == ERROR_NONE && (argc < 4 || atoll(argv[2]) < 1))
-        e = error_input("usage: pace CONFIG.json STEPS SECONDS [RANK=FACTOR]...");
-    if (e.code == ERROR_NONE) {
-        pace.seconds = atof(argv[3]);
-        for (int i = 4; i < argc; i++) {
-            char *factor;
-            if (strtol(argv[i], &factor, 10) == comm_rank(comm) && *factor == '=')
-                pace.seconds *= atof(factor + 1);
-        }
-        struct subject s;
-        struct pipeline w;
-        e = subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, device_kinds());
-        if (e.code == ERROR_NONE) {
-            e = run(&s, atoll(argv[2]));
-            subject_close(&s);
-        }
-        if (e.code != ERROR_NONE && comm_rank(comm) == 0)
-            fprintf(stderr, "pace: %s\n", e.text);
-        comm_close(comm);
-    }
-    return e.code;
+    return helper_on_ranks("pace", argc, argv, work);
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "files/picture.h"
+#include "helper.h"
 
 static struct error run(int argc, char **argv)
 {
@@ -25,8 +26,5 @@ static struct error run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct error e = run(argc, argv);
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "picture: %s\n", e.text);
-    return e.code;
+    return helper_end("picture", run(argc, argv));
 }

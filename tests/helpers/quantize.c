@@ -4,13 +4,13 @@
  * `codes` U8 as they lie in a file [groups / 2, group], `scales` and `shifts` [groups] of its type, and `values` F32,
  * the same rows dequantized.
  */
-#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "device/quantize.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
+#include "helper.h"
 
 static struct error quantize8(const struct entry *w, const char *path)
 {
@@ -81,7 +81,5 @@ int main(int argc, char **argv)
     if (e.code == ERROR_NONE)
         e = four ? quantize4(w, argv[2]) : quantize8(w, argv[2]);
     safetensors_close(&in);
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "quantize: %s\n", e.text);
-    return e.code;
+    return helper_end("quantize", e);
 }

@@ -12,6 +12,7 @@
 #include "cluster/share.h"
 #include "cluster/shared_memory.h"
 #include "cluster/signals.h"
+#include "helper.h"
 
 enum { SLOTS = 7, BYTES = 5000 };
 
@@ -91,13 +92,5 @@ static struct error work(int argc, char **argv, struct comm *comm)
 
 int main(int argc, char **argv)
 {
-    struct comm *comm;
-    struct error e = comm_open(&comm, &argc, &argv);
-    if (e.code != ERROR_NONE) {
-        fprintf(stderr, "ranks: %s\n", e.text);
-        return e.code;
-    }
-    e = work(argc, argv, comm);
-    comm_close(comm);
-    return e.code;
+    return helper_on_ranks("ranks", argc, argv, work);
 }

@@ -2,13 +2,13 @@
  * report page FOLDER TITLE CAPTION FACT    loss.png and report.html, with TITLE as config too and one 64 x 48 picture
  */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "report/metrics.h"
 #include "report/plot.h"
 #include "report/report.h"
+#include "helper.h"
 
 static struct error write_steps(const char *folder, int64_t from, int64_t count)
 {
@@ -59,7 +59,5 @@ int main(int argc, char **argv)
         e = write_steps(argv[2], atoll(argv[3]), atoll(argv[4]));
     if (argc == 6 && strcmp(argv[1], "page") == 0)
         e = write_page(argv[2], argv[3], argv[4], argv[5]);
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "%s\n", e.text);
-    return e.code;
+    return helper_end("report", e);
 }

@@ -1,8 +1,7 @@
 /* safetensors IN OUT: reads a file, or a sharded set by its index, and writes what it holds as one file. */
-#include <stdio.h>
-
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
+#include "helper.h"
 
 static struct error run(int argc, char **argv)
 {
@@ -18,8 +17,5 @@ static struct error run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct error e = run(argc, argv);
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "safetensors: %s\n", e.text);
-    return e.code;
+    return helper_end("safetensors", run(argc, argv));
 }

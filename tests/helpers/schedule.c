@@ -9,7 +9,6 @@
  *        `timesteps` F64 [calls], `init_sigma` F64 [1]
  */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -18,40 +17,22 @@
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
 #include "model/sampler.h"
-
-/* A tensor of the file, copied so that it is aligned; its shape in rows, count. */
-static float *load(const struct safetensors *file, const char *name, int64_t *rows, int64_t *count)
-{
-    const struct entry *e = safetensors_find(file, name);
-    float *copy = e ? memory_alloc(e->count, sizeof *copy) : NULL;
-    if (!copy || e->ranks != 2 || e->type != F32) {
-        fprintf(stderr, "schedule: no %s F32 [rows, count]\n", name);
-        exit(2);
-    }
-    memcpy(copy, e->data, (size_t)e->count * sizeof *copy);
-    *rows = e->shape[0];
-    *count = e->shape[1];
-    return copy;
-}
-
-static struct entry result(const char *name, enum dtype type, int64_t rows, int64_t count, const void *data)
-{
-    return (struct entry){name, type, 2, {rows, count}, rows * count, data};
-}
+#include "helper.h"
 
 static struct error add_noise(const struct noise_schedule *schedule, const struct safetensors *in, const char *out)
 {
     int64_t rows, count;
-    float *latent = load(in, "latent", &rows, &count), *noise = load(in, "noise", &rows, &count);
+    float *latent = helper_rows(in, "latent", F32, &rows, &count),
+          *noise = helper_rows(in, "noise", F32, &rows, &count);
     float *noisy = memory_alloc(rows * count, sizeof *noisy), *target = memory_alloc(rows * count, sizeof *target);
     for (int64_t k = 0; k < rows * count; k++) {
         float alpha = schedule->alphas_cumprod[k / count];
         step_add_noise(latent[k], 0, 0, noise[k], 1, sqrtf(alpha), sqrtf(1.0f - alpha),
                        schedule->prediction == PREDICT_V, &noisy[k], &target[k]);
     }
-    const struct entry results[] = {result("noisy", F32, rows, count, noisy),
-                                    result("target", F32, rows, count, target),
-                                    result("alphas", F32, schedule->steps, 1, schedule->alphas_cumprod)};
+    const struct entry results[] = {helper_entry("noisy", F32, rows, count, noisy),
+                                    helper_entry("target", F32, rows, count, target),
+                                    helper_entry("alphas", F32, schedule->steps, 1, schedule->alphas_cumprod)};
     struct error e = safetensors_write(out, results, 3, NULL, 0);
     memory_free(latent);
     memory_free(noise);
@@ -64,7 +45,8 @@ static struct error sample(const struct noise_schedule *schedule, const struct s
                            const struct sampler_type *type, int64_t steps)
 {
     int64_t rows, starts, count;
-    float *outputs = load(in, "outputs", &rows, &count), *from = load(in, "samples", &starts, &count);
+    float *outputs = helper_rows(in, "outputs", F32, &rows, &count),
+          *from = helper_rows(in, "samples", F32, &starts, &count);
     struct sampler s = {0};
     struct error e = type ? sampler_new(&s, schedule, type, steps, count) : error_input("unknown sampler");
     if (e.code == ERROR_NONE && (rows < s.calls || (starts != 1 && starts < s.calls)))
@@ -78,8 +60,8 @@ static struct error sample(const struct noise_schedule *schedule, const struct s
         sampler_step(&s, i, outputs + i * count, samples + i * count);
     }
     const struct entry results[] = {
-        result("inputs", F32, s.calls, count, inputs), result("samples", F32, s.calls, count, samples),
-        result("timesteps", F64, s.calls, 1, s.timesteps), result("init_sigma", F64, 1, 1, &s.init_sigma)};
+        helper_entry("inputs", F32, s.calls, count, inputs), helper_entry("samples", F32, s.calls, count, samples),
+        helper_entry("timesteps", F64, s.calls, 1, s.timesteps), helper_entry("init_sigma", F64, 1, 1, &s.init_sigma)};
     if (e.code == ERROR_NONE)
         e = safetensors_write(out, results, 4, NULL, 0);
     sampler_free(&s);
@@ -109,8 +91,5 @@ static struct error run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    struct error e = run(argc, argv);
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "schedule: %s\n", e.text);
-    return (int)e.code;
+    return helper_end("schedule", run(argc, argv));
 }

@@ -10,6 +10,7 @@
 
 #include "base/memory.h"
 #include "text/tokenizer.h"
+#include "helper.h"
 
 enum { ROOM = 1 << 16, LINE = 1 << 20 };
 
@@ -61,7 +62,5 @@ int main(int argc, char **argv)
     struct error e = line && ids ? work(argc, argv, line, ids) : error_memory("a line");
     memory_free(line);
     memory_free(ids);
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "tokenize: %s\n", e.text);
-    return e.code;
+    return helper_end("tokenize", e);
 }

@@ -18,26 +18,7 @@
 #include "files/safetensors_write.h"
 #include "zo/optimizer.h"
 #include "zo/subspace.h"
-
-/* A tensor of the file, copied so that it is aligned; its shape in rows, columns. */
-static void *load(const struct safetensors *file, const char *name, int64_t *rows, int64_t *columns)
-{
-    const struct entry *e = safetensors_find(file, name);
-    void *copy = e ? memory_alloc(e->count, dtype_size(e->type)) : NULL;
-    if (!copy || e->ranks != 2) {
-        fprintf(stderr, "zo: no %s [rows, columns]\n", name);
-        exit(2);
-    }
-    memcpy(copy, e->data, (size_t)(e->count * dtype_size(e->type)));
-    *rows = e->shape[0];
-    *columns = e->shape[1];
-    return copy;
-}
-
-static struct entry result(const char *name, enum dtype type, int64_t rows, int64_t columns, const void *data)
-{
-    return (struct entry){name, type, 2, {rows, columns}, rows * columns, data};
-}
+#include "helper.h"
 
 /* op_update on plain arrays, on the device that the environment's DEVICE names (cpu without it). */
 struct job {
@@ -116,8 +97,8 @@ static struct error update_along(struct job *j, const double *gradient, double *
 static struct error run_subspace(const struct safetensors *in, const char *out, char **numbers)
 {
     int64_t rows, dim, one;
-    float *history = load(in, "history", &rows, &dim);
-    double *gradient = load(in, "gradient", &one, &dim);
+    float *history = helper_rows(in, "history", F32, &rows, &dim);
+    double *gradient = helper_rows(in, "gradient", F64, &one, &dim);
     float *zeros = memory_alloc(3 * dim, sizeof *zeros);
     struct subspace s;
     TRY(subspace_new(&s, dim, atoll(numbers[0]), atof(numbers[1])));
@@ -132,8 +113,8 @@ static struct error run_subspace(const struct safetensors *in, const char *out, 
                     .v = zeros + 2 * dim,
                     .adam_eps = 1};
     struct error e = update_along(&j, gradient, gradient);
-    const struct entry results[] = {result("noise", F32, s.removed_rows, dim, s.removed),
-                                    result("gradient", F64, 1, dim, gradient)};
+    const struct entry results[] = {helper_entry("noise", F32, s.removed_rows, dim, s.removed),
+                                    helper_entry("gradient", F64, 1, dim, gradient)};
     if (e.code == ERROR_NONE)
         e = safetensors_write(out, results, 2, NULL, 0);
     subspace_free(&s);
@@ -146,8 +127,9 @@ static struct error run_subspace(const struct safetensors *in, const char *out, 
 static struct error run_adam(const struct safetensors *in, const char *out, char **numbers)
 {
     int64_t steps, dim, one;
-    float *embedding = load(in, "embedding", &one, &dim);
-    double *lr = load(in, "rates", &one, &steps), *gradients = load(in, "gradients", &steps, &dim);
+    float *embedding = helper_rows(in, "embedding", F32, &one, &dim);
+    double *lr = helper_rows(in, "rates", F64, &one, &steps),
+           *gradients = helper_rows(in, "gradients", F64, &steps, &dim);
     float *all = memory_alloc(steps * dim, sizeof *all);
     double rates[3] = {1}, *unused = memory_alloc(dim, sizeof *unused);
     float *zeros = memory_alloc(2 * dim, sizeof *zeros);
@@ -165,7 +147,7 @@ static struct error run_adam(const struct safetensors *in, const char *out, char
         e = update_along(&j, gradients + i * dim, unused);
         memcpy(all + i * dim, embedding, (size_t)dim * sizeof *all);
     }
-    const struct entry results[] = {result("embeddings", F32, steps, dim, all)};
+    const struct entry results[] = {helper_entry("embeddings", F32, steps, dim, all)};
     if (e.code == ERROR_NONE)
         e = safetensors_write(out, results, 1, NULL, 0);
     memory_free(zeros);
@@ -180,8 +162,8 @@ static struct error run_adam(const struct safetensors *in, const char *out, char
 static struct error run_gradient(const struct safetensors *in, const char *out, char **numbers)
 {
     int64_t rows, batch, n, dim;
-    double *losses = load(in, "losses", &rows, &batch);
-    float *directions = load(in, "directions", &n, &dim), *zeros = memory_alloc(3 * dim, sizeof *zeros);
+    double *losses = helper_rows(in, "losses", F64, &rows, &batch);
+    float *directions = helper_rows(in, "directions", F32, &n, &dim), *zeros = memory_alloc(3 * dim, sizeof *zeros);
     double *gradient = memory_alloc(dim, sizeof *gradient);
     const double rates[] = {optimizer_scale(n, dim, atoll(numbers[2])), 0, 1};
     const struct job j = {.dim = dim,
@@ -198,7 +180,7 @@ static struct error run_gradient(const struct safetensors *in, const char *out, 
                           .v = zeros + 2 * dim,
                           .gradient = gradient};
     struct error e = run_update(&j);
-    const struct entry results[] = {result("gradient", F64, 1, dim, gradient)};
+    const struct entry results[] = {helper_entry("gradient", F64, 1, dim, gradient)};
     if (e.code == ERROR_NONE)
         e = safetensors_write(out, results, 1, NULL, 0);
     memory_free(losses);
@@ -242,8 +224,5 @@ int main(int argc, char **argv)
 {
     if (argc == 6 && strcmp(argv[1], "rates") == 0)
         return print_rates(argv + 2);
-    struct error e = run_operation(argc, argv);
-    if (e.code != ERROR_NONE)
-        fprintf(stderr, "zo: %s\n", e.text);
-    return e.code;
+    return helper_end("zo", run_operation(argc, argv));
 }
