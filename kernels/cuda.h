@@ -6,8 +6,8 @@
  * shared_memory[]`, laid out as a struct whose size its launcher passes. So a launch is one line, and the same source
  * compiles for the host, where the tests run it (tests/cuda/).
  *
- * Equal bits (device/device.h): what a kernel writes for a lane depends on that lane alone. Lanes are rows or a grid
- * dimension; the order of every sum follows from one lane's shape.
+ * Lanes (device/device.h): what a kernel writes for a lane depends neither on how many lanes there are nor on its place
+ * among them. Lanes are rows or a grid dimension; the order of every sum follows from one lane's shape.
  */
 #ifndef ZOODIP_KERNELS_CUDA_H
 #define ZOODIP_KERNELS_CUDA_H
@@ -26,26 +26,28 @@ struct cuda {
     int processors;       /* streaming multiprocessors */
     enum operand operand;
     cudaStream_t stream;
-    struct complaint *complaint; /* on the GPU: what a kernel found wrong with contents, read by device_wait */
-    float2 *moments;             /* [MOMENTS] on the GPU: scratch of norm.cu, between its two kernels */
-    struct link *link;           /* to the other ranks' GPUs; NULL: not joined */
-    struct program *meeting;     /* the one whose graph meets other ranks, NULL: none */
-    bool meets; /* what was enqueued, or is being captured, waits for other ranks: wait for it only with nccl_wait */
+    struct bad_content *bad_content; /* on the GPU; device_wait reads it */
+    float2 *moments;                 /* [MOMENTS] on the GPU: scratch of norm.cu, between its two kernels */
+    struct link *link;               /* to the other ranks' GPUs; NULL: not joined */
+    struct program *collective;      /* the one whose graph has collectives; NULL: none */
+    bool pending; /* a collective was enqueued, or is being captured: wait for the stream only with nccl_wait */
 };
 
 enum { MOMENTS = GPU_MOMENTS }; /* 64 chunks of 32 groups for 32 lanes: 512 KiB */
 
-/* The first error that a kernel found in the contents of a tensor, which only kernels can see. */
-struct complaint {
-    int what; /* enum what, 0: nothing */
+/* What is wrong with a tensor's contents, which only kernels can see: an id, a lane or a step's choice that does not
+ * exist. */
+enum content_error { CONTENT_GOOD, STRAY_ID, STRAY_LANE, STRAY_CHOICE };
+
+/* The first that a kernel found. */
+struct bad_content {
+    int error; /* enum content_error */
     int value;
 };
 
-enum what { CONTENT, STRAY_ID, STRAY_LANE, STRAY_CHOICE };
-
-__device__ static inline void complain(struct complaint *c, enum what what, int value)
+__device__ static inline void report_content(struct bad_content *c, enum content_error error, int value)
 {
-    if (atomicCAS(&c->what, CONTENT, (int)what) == CONTENT)
+    if (atomicCAS(&c->error, CONTENT_GOOD, (int)error) == CONTENT_GOOD)
         c->value = value;
 }
 
@@ -154,10 +156,10 @@ perturb_op cuda_perturb;
 update_op cuda_update;
 
 /* device.cu: frees a program's graph. */
-void cuda_forget(struct program *program);
+void cuda_free_graph(struct program *program);
 
 /* nccl.cu. nccl_offer fills in join, sum and share, in a build with NCCL. nccl_wait waits, within the limit, for a
- * stream that meets other ranks; it returns at once if the stream does not. nccl_alive: is the link still intact? Call
+ * stream with a pending collective; it returns at once if there is none. nccl_alive: is the link still intact? Call
  * nccl_leave before the stream is destroyed. */
 void nccl_offer(struct device_ops *ops);
 struct error nccl_wait(struct device *device);

@@ -7,7 +7,7 @@
  * (device->generation). Weights are packed on the host (device/tiles.h), in memory that the ranks of a node share, and
  * uploaded in one go.
  *
- * If a kernel finds bad contents (an id without a row), it writes a complaint, which device_wait reads.
+ * If a kernel finds bad contents (an id without a row), it reports them in memory that device_wait reads.
  */
 #include <stdio.h>
 #include <string.h>
@@ -23,13 +23,13 @@ extern "C" {
 /* A program's captured form. */
 struct graph {
     cudaGraphExec_t exec;
-    bool meets; /* other ranks */
+    bool collective; /* has collectives */
 };
 
-struct opened {
+struct gpu {
     struct cuda cuda; /* must be first: the device is known by its head */
     struct pool *pool;
-    struct complaint *heard; /* on the host, pinned */
+    struct bad_content *found; /* on the host, pinned */
 };
 
 struct error cuda_error(cudaError_t code, const char *call)
@@ -44,29 +44,27 @@ struct error cuda_error(cudaError_t code, const char *call)
     return error_failed("%s: %s (%s)", call, cudaGetErrorString(code), cudaGetErrorName(code));
 }
 
-#define CALL(call, name) TRY(cuda_error(call, name))
-
-static struct opened *opened_of(struct device *device)
+static struct gpu *gpu_of(struct device *device)
 {
-    return (struct opened *)device;
+    return (struct gpu *)device;
 }
 
 /* -------------------------------------------------------------------------------- memory, copies */
 
-static void give(struct device *device, void *memory)
+static void free_memory(struct device *device, void *memory)
 {
     nccl_wait(device);
     cudaStreamSynchronize(cuda_of(device)->stream); // work that uses it may still be running
     cudaFree(memory);
 }
 
-static struct error take(struct device *device, int64_t bytes, void **memory)
+static struct error alloc_memory(struct device *device, int64_t bytes, void **memory)
 {
-    CALL(cudaMalloc(memory, (size_t)bytes), "cudaMalloc");
+    TRY(cuda_error(cudaMalloc(memory, (size_t)bytes), "cudaMalloc"));
     cudaError_t code = cudaMemsetAsync(*memory, 0, (size_t)bytes, cuda_of(device)->stream);
     if (code == cudaSuccess)
         return ok();
-    give(device, *memory);
+    free_memory(device, *memory);
     *memory = NULL;
     return cuda_error(code, "cudaMemsetAsync");
 }
@@ -75,7 +73,7 @@ static struct error count_memory(struct device *device, int64_t *left, int64_t *
 {
     (void)device;
     size_t free_bytes, all;
-    CALL(cudaMemGetInfo(&free_bytes, &all), "cudaMemGetInfo");
+    TRY(cuda_error(cudaMemGetInfo(&free_bytes, &all), "cudaMemGetInfo"));
     *left = (int64_t)free_bytes;
     *used = (int64_t)(all - free_bytes);
     return ok();
@@ -85,13 +83,13 @@ static struct error upload(struct device *device, void *to, const void *from, in
 {
     cudaStream_t stream = cuda_of(device)->stream;
     TRY(nccl_wait(device));
-    CALL(cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync");
+    TRY(cuda_error(cudaMemcpyAsync(to, from, (size_t)bytes, cudaMemcpyHostToDevice, stream), "cudaMemcpyAsync"));
     return cuda_error(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
 }
 
 /* A tensor's rows <-> dense host memory. If lanes share memory, each is written to it in turn, and the last one
  * stays. */
-static void move(struct device *device, struct tensor t, void *dense, bool into_tensor)
+static void copy_rows(struct device *device, struct tensor t, void *dense, bool into_tensor)
 {
     size_t size = (size_t)dtype_size(t.type), row = (size_t)t.channels * size, pitch = (size_t)t.row_stride * size;
     size_t rows = (size_t)(t.height * t.width);
@@ -119,41 +117,41 @@ static void move(struct device *device, struct tensor t, void *dense, bool into_
 
 static void write_tensor(struct device *device, struct tensor to, const void *from)
 {
-    move(device, to, (void *)from, true);
+    copy_rows(device, to, (void *)from, true);
 }
 
 static void read_tensor(struct device *device, void *to, struct tensor from)
 {
-    move(device, from, to, false);
+    copy_rows(device, from, to, false);
 }
 
-static struct error complaint_error(struct complaint c)
+static struct error bad_content_error(struct bad_content c)
 {
-    if (c.what == STRAY_ID)
+    if (c.error == STRAY_ID)
         return error_failed("op_embed: token id %d has no row", c.value);
-    if (c.what == STRAY_CHOICE)
+    if (c.error == STRAY_CHOICE)
         return error_failed("a step chose picture, timestep or direction %d, which does not exist", c.value);
     return error_failed("a map names lane %d, which does not exist", c.value);
 }
 
-static struct error wait(struct device *device)
+static struct error wait_for_stream(struct device *device)
 {
-    struct opened *o = opened_of(device);
-    cudaStream_t stream = o->cuda.stream;
+    struct gpu *g = gpu_of(device);
+    cudaStream_t stream = g->cuda.stream;
     TRY(nccl_wait(device));
     TRY(nccl_alive(device));
-    CALL(cudaMemcpyAsync(o->heard, o->cuda.complaint, sizeof *o->heard, cudaMemcpyDeviceToHost, stream),
-         "cudaMemcpyAsync");
-    CALL(cudaStreamSynchronize(stream), "cudaStreamSynchronize");
-    if (o->heard->what == CONTENT)
+    TRY(cuda_error(cudaMemcpyAsync(g->found, g->cuda.bad_content, sizeof *g->found, cudaMemcpyDeviceToHost, stream),
+                   "cudaMemcpyAsync"));
+    TRY(cuda_error(cudaStreamSynchronize(stream), "cudaStreamSynchronize"));
+    if (g->found->error == CONTENT_GOOD)
         return ok();
-    CALL(cudaMemsetAsync(o->cuda.complaint, 0, sizeof *o->heard, stream), "cudaMemsetAsync");
-    return complaint_error(*o->heard);
+    TRY(cuda_error(cudaMemsetAsync(g->cuda.bad_content, 0, sizeof *g->found, stream), "cudaMemsetAsync"));
+    return bad_content_error(*g->found);
 }
 
 /* -------------------------------------------------------------------------------- weights */
 
-static int64_t place(const struct device *device, struct weight *w, char *at)
+static int64_t place_weight(const struct device *device, struct weight *w, char *at)
 {
     w->bfloat = ((const struct cuda *)device)->operand == BFLOAT;
     return tile_place(w, at);
@@ -172,9 +170,9 @@ static void pack_row(void *arg, int64_t row, int thread)
     tile_pack_row(p->weight, p->source, row, p->scratch + thread * p->scratch_bytes);
 }
 
-static struct error pack(struct device *device, const struct weight *w, const struct weight_source *source)
+static struct error pack_weight(struct device *device, const struct weight *w, const struct weight_source *source)
 {
-    struct pool *pool = opened_of(device)->pool;
+    struct pool *pool = gpu_of(device)->pool;
     struct packing p = {w, source, NULL, tile_scratch(w)};
     p.scratch = (char *)memory_alloc(pool_threads(pool), p.scratch_bytes);
     if (!p.scratch)
@@ -194,13 +192,13 @@ static struct error set_activations(struct device *device, bool bfloat)
 
 /* -------------------------------------------------------------------------------- programs */
 
-void cuda_forget(struct program *p)
+void cuda_free_graph(struct program *p)
 {
     if (!p->compiled)
         return;
     struct graph *g = (struct graph *)p->compiled;
     struct cuda *c = cuda_of(p->device);
-    c->meeting = c->meeting == p ? NULL : c->meeting;
+    c->collective = c->collective == p ? NULL : c->collective;
     cudaGraphExecDestroy(g->exec);
     memory_free(g);
     p->compiled = NULL;
@@ -212,7 +210,7 @@ static struct error record(struct program *p, cudaGraph_t *graph)
     struct device *device = p->device;
     cudaStream_t stream = cuda_of(device)->stream;
     // relaxed: a kernel's first launch may load its code, for which the driver allocates memory
-    CALL(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+    TRY(cuda_error(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture"));
     struct error e = program_pass(p);
     cudaError_t code = cudaStreamEndCapture(stream, graph);
     if (e.code == ERROR_NONE)
@@ -222,7 +220,7 @@ static struct error record(struct program *p, cudaGraph_t *graph)
 
 static struct error compile(struct program *p)
 {
-    cuda_forget(p);
+    cuda_free_graph(p);
     struct graph *g = (struct graph *)memory_alloc(1, sizeof *g);
     if (!g)
         return error_memory("a program's graph");
@@ -230,8 +228,8 @@ static struct error compile(struct program *p)
     struct error e = nccl_wait(p->device);
     if (e.code == ERROR_NONE)
         e = record(p, &graph);
-    g->meets = cuda_of(p->device)->meets;
-    cuda_of(p->device)->meets = false;
+    g->collective = cuda_of(p->device)->pending;
+    cuda_of(p->device)->pending = false;
     if (e.code == ERROR_NONE)
         e = cuda_error(cudaGraphInstantiate(&g->exec, graph, 0), "cudaGraphInstantiate");
     if (graph)
@@ -241,7 +239,7 @@ static struct error compile(struct program *p)
         return e;
     }
     p->compiled = g;
-    cuda_of(p->device)->meeting = g->meets ? p : cuda_of(p->device)->meeting;
+    cuda_of(p->device)->collective = g->collective ? p : cuda_of(p->device)->collective;
     p->generation = p->device->generation;
     return ok();
 }
@@ -254,9 +252,9 @@ static struct error run(struct program *p)
     if (!p->compiled || p->generation != device->generation)
         TRY(compile(p));
     const struct graph *g = (const struct graph *)p->compiled;
-    if (g->meets) {
+    if (g->collective) {
         TRY(nccl_alive(device));
-        cuda_of(device)->meets = true;
+        cuda_of(device)->pending = true;
     }
     return cuda_error(cudaGraphLaunch(g->exec, cuda_of(device)->stream), "cudaGraphLaunch");
 }
@@ -265,31 +263,31 @@ static struct error run(struct program *p)
 
 static void close_device(struct device *device)
 {
-    struct opened *o = opened_of(device);
+    struct gpu *g = gpu_of(device);
     nccl_leave(device);
-    device_memory_free(device, MEMORY_SCRATCH, o->cuda.moments, GPU_SCRATCH);
-    if (o->heard)
-        cudaFreeHost(o->heard);
-    if (o->cuda.stream)
-        cudaStreamDestroy(o->cuda.stream);
-    pool_close(o->pool);
-    memory_free(o);
+    device_memory_free(device, MEMORY_SCRATCH, g->cuda.moments, GPU_SCRATCH);
+    if (g->found)
+        cudaFreeHost(g->found);
+    if (g->cuda.stream)
+        cudaStreamDestroy(g->cuda.stream);
+    pool_close(g->pool);
+    memory_free(g);
 }
 
 static const struct device_ops *table()
 {
     static struct device_ops ops;
     ops.close = close_device;
-    ops.wait = wait;
-    ops.memory = take;
-    ops.memory_free = give;
+    ops.wait = wait_for_stream;
+    ops.alloc = alloc_memory;
+    ops.free = free_memory;
     ops.memory_left = count_memory;
     ops.upload = upload;
     ops.run = run;
-    ops.forget = cuda_forget;
+    ops.free_compiled = cuda_free_graph;
     ops.set_activations = set_activations;
-    ops.weight_place = place;
-    ops.weight_pack = pack;
+    ops.weight_place = place_weight;
+    ops.weight_pack = pack_weight;
     ops.write = write_tensor;
     ops.read = read_tensor;
     ops.linear = cuda_linear;
@@ -336,43 +334,46 @@ static int64_t identity_of(const struct cudaDeviceProp *about)
     return (int64_t)(hash >> 11) | 1;
 }
 
-static struct error open_parts(struct opened *o, int threads)
+static struct error open_parts(struct gpu *g, int threads)
 {
-    struct cuda *c = &o->cuda;
+    struct cuda *c = &g->cuda;
     int major, minor;
-    CALL(cudaSetDevice(c->index), "cudaSetDevice");
-    CALL(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, c->index), "cudaDeviceGetAttribute");
-    CALL(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, c->index), "cudaDeviceGetAttribute");
-    CALL(cudaDeviceGetAttribute(&c->processors, cudaDevAttrMultiProcessorCount, c->index), "cudaDeviceGetAttribute");
+    TRY(cuda_error(cudaSetDevice(c->index), "cudaSetDevice"));
+    TRY(cuda_error(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, c->index),
+                   "cudaDeviceGetAttribute"));
+    TRY(cuda_error(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, c->index),
+                   "cudaDeviceGetAttribute"));
+    TRY(cuda_error(cudaDeviceGetAttribute(&c->processors, cudaDevAttrMultiProcessorCount, c->index),
+                   "cudaDeviceGetAttribute"));
     c->capability = major * 10 + minor;
     if (c->capability < 75)
         return error_input("GPU %d has compute capability %d.%d; expected 7.5 or newer", c->index, major, minor);
     struct cudaDeviceProp about;
-    CALL(cudaGetDeviceProperties(&about, c->index), "cudaGetDeviceProperties");
+    TRY(cuda_error(cudaGetDeviceProperties(&about, c->index), "cudaGetDeviceProperties"));
     snprintf(c->device.name, sizeof c->device.name, "cuda (GPU %d, %.60s)", c->index, about.name);
     c->device.identity = identity_of(&about);
-    CALL(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    TRY(cuda_error(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"));
     TRY(device_memory_alloc(&c->device, MEMORY_SCRATCH, GPU_SCRATCH, (void **)&c->moments));
-    c->complaint = (struct complaint *)(c->moments + MOMENTS);
-    CALL(cudaMallocHost((void **)&o->heard, sizeof *o->heard), "cudaMallocHost");
-    return pool_open(&o->pool, threads);
+    c->bad_content = (struct bad_content *)(c->moments + MOMENTS);
+    TRY(cuda_error(cudaMallocHost((void **)&g->found, sizeof *g->found), "cudaMallocHost"));
+    return pool_open(&g->pool, threads);
 }
 
 struct error cuda_open(struct device **device, int index, int threads)
 {
     int count;
     TRY(find_gpus(&count));
-    struct opened *o = (struct opened *)memory_alloc(1, sizeof *o);
-    if (!o)
+    struct gpu *g = (struct gpu *)memory_alloc(1, sizeof *g);
+    if (!g)
         return error_memory("the device");
-    o->cuda.device.ops = table();
-    o->cuda.index = index % count;
-    struct error e = open_parts(o, threads);
+    g->cuda.device.ops = table();
+    g->cuda.index = index % count;
+    struct error e = open_parts(g, threads);
     if (e.code != ERROR_NONE) {
-        close_device(&o->cuda.device);
+        close_device(&g->cuda.device);
         return e;
     }
-    *device = &o->cuda.device;
+    *device = &g->cuda.device;
     return ok();
 }
 

@@ -8,7 +8,7 @@
  * errors, and the other ranks for whether one gave up, until the limit (nccl_wait). Then ncclCommAbort ends what is
  * running, and the link is cut for good.
  *
- * Invariant: while cuda.meets is set, the host makes no call that itself waits for the stream.
+ * Invariant: while cuda.pending is set, the host makes no call that itself waits for the stream.
  *
  * The sums are of a few losses, and exact in any order since all ranks but one hold zeros. One channel is enough, and
  * keeps NCCL's buffers small. A first collective right away creates buffers and connections before the step is
@@ -44,7 +44,7 @@ static struct error nccl_error(const struct link *l, ncclResult_t result, const 
                         about && *about ? ": " : "", about ? about : "");
 }
 
-static struct error late(const struct link *l, const char *what)
+static struct error timed_out(const struct link *l, const char *what)
 {
     return error_failed("%s: some ranks did not arrive within %g s (cluster.timeout): hung, dead or too slow", what,
                         l->others.limit);
@@ -57,23 +57,23 @@ static void pause_briefly()
 
 /* A graph with collectives holds the communicator, and aborting would wait for it, so destroy the graph first. One that
  * is running is freed when it ends. */
-static void cut(struct cuda *c)
+static void abort_link(struct cuda *c)
 {
     struct link *l = c->link;
-    if (c->meeting)
-        cuda_forget(c->meeting);
+    if (c->collective)
+        cuda_free_graph(c->collective);
     if (l->comm)
         ncclCommAbort(l->comm);
     l->comm = NULL;
 }
 
 /* The final result of a call of the communicator. */
-static struct error settle(const struct link *l, ncclResult_t result, const char *call)
+static struct error wait_for_call(const struct link *l, ncclResult_t result, const char *call)
 {
     double began = clock_seconds();
     while (result == ncclInProgress) {
         if (clock_seconds() - began > l->others.limit)
-            return late(l, call);
+            return timed_out(l, call);
         pause_briefly();
         ncclResult_t asked = ncclCommGetAsyncError(l->comm, &result);
         if (asked != ncclSuccess)
@@ -82,35 +82,35 @@ static struct error settle(const struct link *l, ncclResult_t result, const char
     return nccl_error(l, result, call);
 }
 
-/* Can the others, as far as known, still arrive? *heard: when they were last asked whether one gave up. */
-static struct error listen(const struct link *l, double began, double *heard)
+/* Can the others, as far as known, still arrive? *asked_at: when they were last asked whether one gave up. */
+static struct error check_others(const struct link *l, double began, double *asked_at)
 {
     const double often = 0.1; // seconds
     const struct device_link *others = &l->others;
     ncclResult_t state = ncclSuccess, asked = ncclCommGetAsyncError(l->comm, &state);
     if (state == ncclRemoteError)
-        clock_sleep(3); // the rank that failed knows the reason better: let it speak first, and end us
+        clock_sleep(3); // the rank that failed knows the reason better: let it report first, and end us
     if (state == ncclInProgress)
         state = ncclSuccess;
     TRY(nccl_error(l, asked != ncclSuccess ? asked : state, "waiting for the other ranks"));
     double now = clock_seconds();
     if (now - began > others->limit)
-        return others->lost(others->arg);
-    if (now - *heard < often)
+        return others->missing(others->arg);
+    if (now - *asked_at < often)
         return ok();
-    *heard = now;
-    return others->called(others->arg) ? others->lost(others->arg) : ok();
+    *asked_at = now;
+    return others->gave_up(others->arg) ? others->missing(others->arg) : ok();
 }
 
 static struct error poll(struct device *device)
 {
     struct link *l = cuda_of(device)->link;
-    double began = clock_seconds(), heard = began;
+    double began = clock_seconds(), asked_at = began;
     cudaError_t code = cudaEventRecord(l->reached, cuda_of(device)->stream);
     if (code != cudaSuccess)
         return cuda_error(code, "cudaEventRecord");
     while ((code = cudaEventQuery(l->reached)) == cudaErrorNotReady) {
-        TRY(listen(l, began, &heard));
+        TRY(check_others(l, began, &asked_at));
         pause_briefly();
     }
     return cuda_error(code, "cudaEventQuery");
@@ -119,14 +119,14 @@ static struct error poll(struct device *device)
 struct error nccl_wait(struct device *device)
 {
     struct cuda *c = cuda_of(device);
-    if (!c->meets)
+    if (!c->pending)
         return ok();
     struct error e = nccl_alive(device);
     if (e.code == ERROR_NONE)
         e = poll(device);
     if (e.code != ERROR_NONE)
-        cut(c);
-    c->meets = false;
+        abort_link(c);
+    c->pending = false;
     return e;
 }
 
@@ -136,14 +136,14 @@ struct error nccl_alive(struct device *device)
     return !l || l->comm ? ok() : error_failed("%s: cut off from the other ranks", device->name);
 }
 
-/* -------------------------------------------------------------------------------- meeting */
+/* -------------------------------------------------------------------------------- collectives */
 
-static void meet(struct device *device, ncclResult_t result, const char *call)
+static void enqueue(struct device *device, ncclResult_t result, const char *call)
 {
-    struct error e = settle(cuda_of(device)->link, result, call);
+    struct error e = wait_for_call(cuda_of(device)->link, result, call);
     if (e.code != ERROR_NONE)
         device_fail(device, e);
-    cuda_of(device)->meets = true;
+    cuda_of(device)->pending = true;
 }
 
 static void sum(struct device *device, struct tensor slots)
@@ -151,7 +151,7 @@ static void sum(struct device *device, struct tensor slots)
     struct cuda *c = cuda_of(device);
     size_t count = (size_t)(slots.lanes * slots.lane_stride);
     void *at = tensor_data(slots);
-    meet(device, ncclAllReduce(at, at, count, ncclFloat64, ncclSum, c->link->comm, c->stream), "ncclAllReduce");
+    enqueue(device, ncclAllReduce(at, at, count, ncclFloat64, ncclSum, c->link->comm, c->stream), "ncclAllReduce");
 }
 
 static void share(struct device *device, struct tensor t, int root)
@@ -159,7 +159,7 @@ static void share(struct device *device, struct tensor t, int root)
     struct cuda *c = cuda_of(device);
     size_t bytes = (size_t)(t.lanes * t.lane_stride * dtype_size(t.type));
     void *at = tensor_data(t);
-    meet(device, ncclBroadcast(at, at, bytes, ncclInt8, root, c->link->comm, c->stream), "ncclBroadcast");
+    enqueue(device, ncclBroadcast(at, at, bytes, ncclInt8, root, c->link->comm, c->stream), "ncclBroadcast");
 }
 
 /* -------------------------------------------------------------------------------- joining, leaving */
@@ -172,34 +172,34 @@ static struct error connect(struct cuda *c, const struct device_link *link)
     memset(&id, 0, sizeof id);
     ncclResult_t result = link->rank == 0 ? ncclGetUniqueId(&id) : ncclSuccess;
     TRY(nccl_error(c->link, result, "ncclGetUniqueId"));
-    TRY(link->exchange(link->arg, &id, sizeof id));
+    TRY(link->broadcast(link->arg, &id, sizeof id));
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     config.minCTAs = config.maxCTAs = 1;
     result = ncclCommInitRankConfig(&c->link->comm, link->size, id, link->rank, &config);
-    return settle(c->link, result, "ncclCommInitRankConfig");
+    return wait_for_call(c->link, result, "ncclCommInitRankConfig");
 }
 
 /* A test sum and broadcast, in the scratch of norms: all ranks take part and get the same. */
-static struct error greet(struct cuda *c, const struct device_link *link)
+static struct error test_link(struct cuda *c, const struct device_link *link)
 {
     enum { COUNT, ROOT, NUMBERS };
     struct device *d = &c->device;
-    double said[NUMBERS] = {1, link->rank == 0 ? 0.5 : 0};
-    struct buffer scratch = {c->moments, (int64_t)sizeof said};
+    double numbers[NUMBERS] = {1, link->rank == 0 ? 0.5 : 0};
+    struct buffer scratch = {c->moments, (int64_t)sizeof numbers};
     struct tensor t = {&scratch, 0, F64, 1, 1, 1, 1, 1, 1};
-    d->ops->write(d, (struct tensor){&scratch, 0, F64, NUMBERS, 1, 1, 1, 1, 1}, said);
+    d->ops->write(d, (struct tensor){&scratch, 0, F64, NUMBERS, 1, 1, 1, 1, 1}, numbers);
     TRY(d->error);
     sum(d, t);
     TRY(d->error);
     t.offset = ROOT * (int64_t)sizeof(double);
     share(d, t, 0);
     TRY(d->error);
-    d->ops->read(d, said, (struct tensor){&scratch, 0, F64, NUMBERS, 1, 1, 1, 1, 1});
+    d->ops->read(d, numbers, (struct tensor){&scratch, 0, F64, NUMBERS, 1, 1, 1, 1, 1});
     TRY(d->error);
     cudaError_t code = cudaStreamSynchronize(c->stream);
-    if (code == cudaSuccess && (said[COUNT] != link->size || said[ROOT] != 0.5))
-        return error_failed("NCCL: a test sum of a one from each of %d ranks gave %g", link->size, said[COUNT]);
+    if (code == cudaSuccess && (numbers[COUNT] != link->size || numbers[ROOT] != 0.5))
+        return error_failed("NCCL: a test sum of a one from each of %d ranks gave %g", link->size, numbers[COUNT]);
     return cuda_error(code, "cudaStreamSynchronize");
 }
 
@@ -214,9 +214,9 @@ static struct error join(struct device *device, const struct device_link *link)
     if (e.code == ERROR_NONE)
         e = connect(c, link);
     if (e.code == ERROR_NONE)
-        e = greet(c, link);
+        e = test_link(c, link);
     if (e.code != ERROR_NONE) {
-        cut(c);
+        abort_link(c);
         nccl_leave(device);
         device->error = ok();
     }
@@ -231,10 +231,10 @@ void nccl_leave(struct device *device)
     if (!l)
         return;
     nccl_wait(device);
-    if (l->comm && settle(l, ncclCommFinalize(l->comm), "ncclCommFinalize").code == ERROR_NONE)
+    if (l->comm && wait_for_call(l, ncclCommFinalize(l->comm), "ncclCommFinalize").code == ERROR_NONE)
         ncclCommDestroy(l->comm);
     else
-        cut(cuda_of(device));
+        abort_link(cuda_of(device));
     if (l->reached)
         cudaEventDestroy(l->reached);
     memory_free(l);

@@ -12,7 +12,7 @@
  * sample variances" (1979): M2 = sum M2_i + sum n_i (m_i - m)^2. No result is the difference of two big numbers,
  * whatever the mean.
  *
- * Equal bits for a lane, whatever lies beside it: chunks follow from one lane's positions and groups; lanes are a grid
+ * Lanes (device/device.h): chunks follow from one lane's positions and groups; lanes are a grid
  * dimension, or a launch of their own where scratch is short. Every sum is a loop of fixed stride and a tree of fixed
  * form.
  */

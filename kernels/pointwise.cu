@@ -2,11 +2,12 @@
  *
  * Work done number by number: activations, copies, embeddings, and a lane's squared error.
  *
- * Idea. A thread takes one number, or one 16-byte piece where the layout allows; lanes are grid.y. Contents that only a
- * kernel can see (ids, maps) are checked where they are used: a bad one is reported through complain() and not used.
+ * Idea. A thread computes one number, or copies one 16-byte piece where the layout allows; lanes are grid.y. Contents
+ * that only a kernel can see (ids, maps) are checked where they are used: a bad one is reported (report_content) and not
+ * used.
  *
- * Equal bits for a lane, whatever lies beside it: a number depends on its own inputs alone. A loss is summed by one
- * block, in double: thread t takes numbers t, t + THREADS, ..., then a tree of fixed form joins the threads' sums.
+ * Lanes (device/device.h): a number depends on its own inputs alone. A loss is summed by one block, in double: thread t
+ * sums numbers t, t + THREADS, ..., then a tree of fixed form adds the threads' sums.
  */
 #include "kernels/cuda.h"
 
@@ -47,17 +48,17 @@ template <class T> struct copy_args {
     struct view<T> y, x;
     struct view<int32_t> map;
     int source_lanes;
-    struct complaint *complaint;
+    struct bad_content *bad_content;
 };
 
 /* The lane of `lanes` that lane `lane` reads, or -1, which the block's first thread reports. */
-__device__ int lane_to_read(const struct view<int32_t> &map, int lane, int lanes, struct complaint *complaint)
+__device__ int lane_to_read(const struct view<int32_t> &map, int lane, int lanes, struct bad_content *bad_content)
 {
     int from = mapped_lane(map, lane);
     if (from >= 0 && from < lanes)
         return from;
     if (threadIdx.x == 0)
-        complain(complaint, STRAY_LANE, from);
+        report_content(bad_content, STRAY_LANE, from);
     return -1;
 }
 
@@ -65,7 +66,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) copy(const struct 
 {
     int64_t i = thread_number();
     int position = (int)(i / a.y.channels), channel = (int)(i % a.y.channels), lane = (int)blockIdx.y;
-    int from = lane_to_read(a.map, lane, a.source_lanes, a.complaint);
+    int from = lane_to_read(a.map, lane, a.source_lanes, a.bad_content);
     if (from >= 0 && position < a.y.positions)
         row_of(a.y, lane, position)[channel] = row_of(a.x, from, position)[channel];
 }
@@ -74,7 +75,7 @@ template <class T> __global__ void __launch_bounds__(THREADS) copy(const struct 
 template <class T> void copy_pieces(struct device *device, struct tensor y, struct tensor x, struct tensor map)
 {
     struct copy_args<T> a = {
-        view_of<T>(y), view_of<T>(x), view_of<int32_t>(map), (int)x.lanes, cuda_of(device)->complaint
+        view_of<T>(y), view_of<T>(x), view_of<int32_t>(map), (int)x.lanes, cuda_of(device)->bad_content
     };
     int64_t size = dtype_size(y.type), piece = (int64_t)sizeof(T);
     for (struct view<T> *v : {&a.y, &a.x}) {
@@ -99,7 +100,7 @@ struct embed_args {
     struct view<const int32_t> ids;
     struct table table, positions;
     int64_t first;
-    struct complaint *complaint;
+    struct bad_content *bad_content;
 };
 
 /* A table's row for an id, NULL if there is none. */
@@ -120,7 +121,7 @@ __global__ void __launch_bounds__(THREADS) embed(const struct embed_args a)
         word = row_of(a.rows, lane, (int)(id - a.first));
     if (!word || !place) {
         if (threadIdx.x == 0)
-            complain(a.complaint, STRAY_ID, word ? position : id);
+            report_content(a.bad_content, STRAY_ID, word ? position : id);
         return;
     }
     for (int c = (int)threadIdx.x; c < dim; c += THREADS)
@@ -163,7 +164,7 @@ struct loss_args {
     struct view<const float> pred, target;
     struct view<int32_t> map;
     int target_lanes;
-    struct complaint *complaint;
+    struct bad_content *bad_content;
 };
 
 struct loss_shared {
@@ -175,7 +176,7 @@ __global__ void __launch_bounds__(LOSS_THREADS) mean_squared_error(const struct 
 {
     struct loss_shared *s = (struct loss_shared *)shared_memory;
     int lane = (int)blockIdx.x, thread = (int)threadIdx.x, channels = a.pred.channels;
-    int from = lane_to_read(a.map, lane, a.target_lanes, a.complaint);
+    int from = lane_to_read(a.map, lane, a.target_lanes, a.bad_content);
     if (from < 0)
         return;
     int64_t numbers = (int64_t)a.pred.positions * channels;
@@ -225,9 +226,10 @@ void cuda_copy(struct device *device, struct tensor y, struct tensor x, struct t
 void cuda_embed(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
                 const struct weight *positions, struct tensor rows, int64_t first)
 {
-    struct embed_args a = {view_of<float>(y),         view_of<const float>(rows), view_of<const int32_t>(ids),
-                           table_of(table),           table_of(positions),        first,
-                           cuda_of(device)->complaint};
+    struct embed_args a = {view_of<float>(y),           view_of<const float>(rows),
+                           view_of<const int32_t>(ids), table_of(table),
+                           table_of(positions),         first,
+                           cuda_of(device)->bad_content};
     launch(device, "embed", embed, dim3((unsigned)a.y.positions, (unsigned)y.lanes), THREADS, 0, a);
 }
 
@@ -240,7 +242,7 @@ void cuda_timestep(struct device *device, struct tensor y, struct tensor t, bool
 void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
 {
     struct loss_args a = {view_of<double>(slots), view_of<const float>(pred), view_of<const float>(target),
-                          view_of<int32_t>(map),  (int)target.lanes,          cuda_of(device)->complaint};
+                          view_of<int32_t>(map),  (int)target.lanes,          cuda_of(device)->bad_content};
     launch(device, "mean_squared_error", mean_squared_error, dim3((unsigned)pred.lanes), LOSS_THREADS,
            sizeof(struct loss_shared), a);
 }

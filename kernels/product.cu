@@ -14,7 +14,7 @@
  * Weights reach the matrix units as they are in memory, 8 or 4 bits wide; nothing is ever unpacked into memory.
  * src/device/tiles.h describes how a row is laid out so that a lane finds its four k with one load.
  *
- * Equal bits for a lane, whatever lies beside it: every number of y is one chain of sums over k, in order, whichever
+ * Lanes (device/device.h): every number of y is one chain of sums over k, in order, whichever
  * tile it lies in. So the choice of tiles may depend on the number of rows.
  */
 #include "device/tiles.h"

@@ -56,7 +56,7 @@ struct add_noise_args {
     int channels, rows, levels_count, batch;
     float scaling;
     bool velocity;
-    struct complaint *complaint;
+    struct bad_content *bad_content;
 };
 
 /* A thread makes one number of one picture. */
@@ -66,7 +66,7 @@ __global__ void add_noise_kernel(const struct add_noise_args a)
     const int32_t *choice = a.choice + blockIdx.y * 3;
     int row = choice[0], timestep = choice[1], place = choice[2];
     if (row < 0 || row >= a.rows || timestep < 0 || timestep >= a.levels_count || place < 0 || place >= a.batch) {
-        complain(a.complaint, STRAY_CHOICE, row);
+        report_content(a.bad_content, STRAY_CHOICE, row);
         return;
     }
     if (i == 0)
@@ -99,7 +99,7 @@ void cuda_add_noise(struct device *device, struct tensor noisy, struct tensor ta
     a.batch = (int)n->noise.lanes;
     a.scaling = n->scaling;
     a.velocity = n->velocity;
-    a.complaint = cuda_of(device)->complaint;
+    a.bad_content = cuda_of(device)->bad_content;
     dim3 grid((unsigned)blocks_for(noisy.lane_stride, THREADS), (unsigned)noisy.lanes);
     launch(device, "op_add_noise", add_noise_kernel, grid, THREADS, 0, a);
 }
@@ -113,7 +113,7 @@ struct perturb_args {
     int64_t dim;
     int count; /* of directions */
     double eps;
-    struct complaint *complaint;
+    struct bad_content *bad_content;
 };
 
 __global__ void perturb_kernel(const struct perturb_args a)
@@ -121,7 +121,7 @@ __global__ void perturb_kernel(const struct perturb_args a)
     int64_t k = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     int which = a.which[blockIdx.y];
     if (which < -a.count || which > a.count) {
-        complain(a.complaint, STRAY_CHOICE, which);
+        report_content(a.bad_content, STRAY_CHOICE, which);
         return;
     }
     int i = which < 0 ? -which : which;
@@ -142,7 +142,7 @@ void cuda_perturb(struct device *device, struct tensor rows, struct tensor embed
                                    embedding.lane_stride,
                                    (int)directions.lanes,
                                    eps,
-                                   cuda_of(device)->complaint};
+                                   cuda_of(device)->bad_content};
     dim3 grid((unsigned)blocks_for(a.dim, THREADS), (unsigned)rows.lanes);
     launch(device, "op_perturb", perturb_kernel, grid, THREADS, 0, a);
 }

@@ -1,7 +1,7 @@
 /* device/backend.h
  *
- * The implementation side of device.h: the part that all devices share (the arena, the store, checks of shapes, the
- * first error), and the table of functions that each device fills in. Only files of devices include this.
+ * The other side of device.h, for files of devices only: what all devices share (the arena, the store, the first
+ * error), and the table of functions that each device fills in.
  *
  * Invariant: functions of the table are called with checked shapes only, and never in a dry pass.
  */
@@ -65,14 +65,14 @@ typedef void share_op(struct device *device, struct tensor t, int root);
 struct device_ops {
     void (*close)(struct device *device);
     struct error (*wait)(struct device *device);
-    struct error (*memory)(struct device *device, int64_t bytes, void **memory); /* zeroed */
-    void (*memory_free)(struct device *device, void *memory);
+    struct error (*alloc)(struct device *device, int64_t bytes, void **memory); /* zeroed */
+    void (*free)(struct device *device, void *memory);
     struct error (*memory_left)(struct device *device, int64_t *left, int64_t *used); /* NULL: not counted */
     /* Copies host memory to the device, at once. NULL: weights are used where they were packed. */
     struct error (*upload)(struct device *device, void *to, const void *from, int64_t bytes);
     /* Runs a program whose arena is allocated; program_pass calls the body. NULL: calling the body is the run. */
     struct error (*run)(struct program *program);
-    void (*forget)(struct program *program); /* frees program->compiled; NULL if there is none */
+    void (*free_compiled)(struct program *program);                      /* NULL: programs have no compiled form */
     struct error (*set_activations)(struct device *device, bool bfloat); /* NULL: float only */
     /* Sets the pointers of w for parts that begin at `at` (may be NULL); returns the bytes. */
     int64_t (*weight_place)(const struct device *device, struct weight *w, char *at);
@@ -99,48 +99,50 @@ struct device_ops {
     share_op *share;
 };
 
-/* One tensor that a program takes: its place in the arena, and from which take to which drop it lives. */
+/* One tensor of a program's body: its place in the arena, and when it lives, by device->clock. */
 struct span {
     int64_t offset, bytes;
-    int64_t born, died;
+    int64_t allocated, freed;
 };
 
 struct program {
     struct device *device;
     struct error (*body)(void *arg);
     void *arg;
-    struct span *takes; /* [take_count], in the order of the takes, which a run repeats */
-    int64_t take_count, take_room;
-    int64_t bytes;      /* the arena it needs */
-    void *compiled;     /* the device's compiled form of it */
+    struct span *spans; /* [span_count], in the order of allocation, which a run repeats */
+    int64_t span_count, span_room;
+    int64_t bytes;      /* of arena that it needs */
+    void *compiled;     /* the device's own form of it, such as a graph */
     int64_t generation; /* device->generation when it was compiled */
 };
 
-/* The head of every device. */
+/* The head of every device. The first part is for its own files, the second only for src/device/. */
 struct device {
     const struct device_ops *ops;
-    char name[96], note[300];
-    int64_t identity; /* see device_identity */
-    bool joined;
-    char joined_by[40]; /* set by ops->join */
-    struct error error; /* the first error since the last wait */
-    struct buffer arena;
+    char name[96];
+    int64_t identity;   /* see device_identity */
+    char joined_by[40]; /* see device_joined_by; set by ops->join */
+    struct error error; /* the first since the last device_wait */
     int64_t generation; /* grows whenever memory that programs point into has moved */
+
+    char note[300];
+    bool joined;
     struct memory_use use;
-    int64_t programs; /* programs alive; the arena is freed with the last */
-    char *store;      /* NULL while measuring */
-    int64_t store_bytes, stored;
+    char *store; /* NULL while measuring */
+    int64_t store_bytes, store_used;
     bool fill;
+    struct buffer arena;
+    int64_t programs;        /* in existence; the arena is freed with the last */
     struct program *program; /* the one being made or run */
-    int64_t cursor;          /* its takes so far */
-    int64_t clock;           /* a dry pass's takes and drops so far */
+    int64_t cursor;          /* its tensors so far */
+    int64_t clock;           /* a dry pass's allocations and frees so far */
     bool dry;
 };
 
 /* Keeps the error if it is the first. */
 void device_fail(struct device *device, struct error e);
 
-/* A GPU's scratch: partial sums of norms, and a kernel's complaint. */
+/* A GPU's scratch: partial sums of norms, and what a kernel found wrong with contents. */
 enum { GPU_MOMENTS = 1 << 16, GPU_SCRATCH = GPU_MOMENTS * 8 + 128 };
 
 /* device/layout.c: after the dry pass, places all tensors and says how large an arena they need. */

@@ -70,7 +70,7 @@ struct error device_wait(struct device *d)
 struct error device_memory_alloc(struct device *d, enum memory_kind kind, int64_t bytes, void **memory)
 {
     struct memory_use *u = &d->use;
-    TRY(d->ops->memory(d, bytes, memory));
+    TRY(d->ops->alloc(d, bytes, memory));
     u->now[kind] += bytes;
     u->total += bytes;
     if (u->total > u->most) {
@@ -84,7 +84,7 @@ void device_memory_free(struct device *d, enum memory_kind kind, void *memory, i
 {
     if (!memory)
         return;
-    d->ops->memory_free(d, memory);
+    d->ops->free(d, memory);
     d->use.now[kind] -= bytes;
     d->use.total -= bytes;
 }

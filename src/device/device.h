@@ -10,8 +10,8 @@
  * returns it. Step values (ids, timesteps, rows) are CONTENTS of tensors, never arguments, since a captured graph
  * freezes its arguments.
  *
- * Memory: tensors taken inside a program's body come from one arena, sized by a dry pass in which takes and drops are
- * recorded and ops only check shapes. While a program runs nothing is allocated.
+ * Memory: the tensors of a program's body share one arena. A dry pass finds its size: it records when each tensor is
+ * allocated and freed, and ops only check shapes. While a program runs nothing is allocated.
  */
 #ifndef ZOODIP_DEVICE_DEVICE_H
 #define ZOODIP_DEVICE_DEVICE_H
@@ -81,7 +81,7 @@ const char *device_name(const struct device *device); /* such as "cpu (2 threads
 const char *device_note(const struct device *device); /* something to tell the user, or "" */
 
 /* A simulated GPU: it allocates and counts memory as the CUDA device does but computes nothing; programs run to no
- * effect, and reads leave host memory as it is. Performing a run on it shows what memory the run would need. */
+ * effect, and reads leave host memory as it is. A run that is performed on it shows what memory the run would need. */
 struct error device_simulate(struct device **device);
 
 /* The operands of products on a GPU: pairs of halves (11 + 11 bits, up to 65504; the default) or of bfloats (8 + 8
@@ -95,7 +95,7 @@ struct memory_use {
     int64_t total, most;
 };
 struct memory_use device_memory(const struct device *device);
-void device_memory_reset_peak(struct device *device); /* restarts the peak from here */
+void device_memory_reset_peak(struct device *device); /* the peak is counted from here on */
 
 /* Bytes still free and bytes in use, by the driver's count: ours, the CUDA context, the kernels' code, NCCL's buffers,
  * and whatever other programs hold. INT64_MAX and 0 if there is no such count. */
@@ -115,22 +115,23 @@ int64_t device_store_bytes(const struct device *device);
 struct error weight_new(struct device *device, const struct weight_source *source, int bits, struct weight **weight);
 void weight_free(struct weight *weight);
 
-/* Moves packed weights to where the device computes: a GPU allocates memory of its own (*settled) and `memory` may be
- * freed; on the CPU they stay, and *settled is NULL. Free *settled with device_upload_free, after the handles. */
+/* Copies packed weights to where the device computes: a GPU allocates memory of its own (*uploaded), and `memory` may
+ * be freed; the CPU uses them where they are, and *uploaded is NULL. Free *uploaded with device_upload_free, after the
+ * handles. */
 struct error device_upload(struct device *device, struct weight **weights, int64_t count, const void *memory,
-                           int64_t bytes, void **settled);
-void device_upload_free(struct device *device, void *settled, int64_t bytes);
+                           int64_t bytes, void **uploaded);
+void device_upload_free(struct device *device, void *uploaded, int64_t bytes);
 
 /* Adds to the rows of a table that op_embed may be asked for. A GPU keeps only these; the CPU reads the table where it
  * is. Ids outside the table are ignored. */
 struct error device_upload_rows(struct device *device, struct weight *table, const int32_t *ids, int64_t count);
 
-/* A tensor that outlives programs, zeroed, with its own memory. */
+/* A tensor that outlives programs, zeroed, with memory of its own. */
 struct error device_alloc_state(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,
                                 int64_t channels, struct tensor *tensor);
 void device_free_state(struct device *device, struct tensor *tensor);
 
-/* Inside a program's body: takes a dense tensor from the arena, and gives it back. */
+/* Inside a program's body: a dense tensor in the arena, and its end. */
 struct tensor device_alloc(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,
                            int64_t channels);
 void device_free(struct device *device, struct tensor *tensor);
@@ -141,8 +142,8 @@ struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count);
 /* A view: lanes [first, first + count). */
 struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count);
 
-/* A program is a body that takes, drops and calls ops in the same order every time. Making one does the dry pass,
- * checks every shape, and grows the arena. */
+/* A program is a body that allocates, frees and calls ops in the same order every time. program_new does the dry pass,
+ * which checks every shape, and grows the arena. */
 struct error program_new(struct device *device, struct error (*body)(void *arg), void *arg, struct program **program);
 struct error program_run(struct program *program);
 void program_free(struct program *program);           /* freeing the last one frees the arena */
@@ -202,21 +203,21 @@ void op_loss(struct device *device, struct tensor slots, struct tensor pred, str
 
 /* ---- several ranks, with a GPU each ----
  *
- * Joined devices meet within their streams: op_sum and op_share are part of a program, so that a step needs no host
- * between its evaluations and its update. All ranks run the same ones in the same order. If a device is not joined (the
- * CPU, a GPU that ranks share, a single rank), both do nothing, and the host exchanges the data instead
+ * Joined devices exchange data within their streams: op_sum and op_share are part of a program, so that a step needs no
+ * host between its evaluations and its update. All ranks run the same ones in the same order. If a device is not joined
+ * (the CPU, a GPU that ranks share, a single rank), both do nothing, and the host exchanges the data instead
  * (cluster/comm.h).
  *
- * A rank that is lost leaves the others waiting in their streams. device_wait returns NCCL's errors, and gives up after
- * `limit` seconds, or when another rank has, with the error of `lost`; after that nothing runs on this device any more,
- * and the other ranks must be told (comm_abort).
+ * A rank that dies leaves the others waiting in their streams. device_wait returns NCCL's errors, and gives up after
+ * `limit` seconds, or when another rank has, with the error of `missing`; after that nothing runs on this device any
+ * more, and the other ranks must be told (comm_abort).
  */
 struct device_link {
     int rank, size;
     double limit; /* seconds to wait for the others, when joining and later */
-    struct error (*exchange)(void *arg, void *data, int64_t bytes); /* sends rank 0's bytes to all */
-    bool (*called)(void *arg);                                      /* has another rank given up waiting? */
-    struct error (*lost)(void *arg);                                /* which ranks are missing */
+    struct error (*broadcast)(void *arg, void *data, int64_t bytes); /* rank 0's bytes, to all */
+    bool (*gave_up)(void *arg);                                      /* has another rank stopped waiting? */
+    struct error (*missing)(void *arg);                              /* names the ranks that have not arrived */
     void *arg;
 };
 
@@ -262,8 +263,8 @@ void op_add_noise(struct device *device, struct tensor noisy, struct tensor targ
 void op_perturb(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
                 struct tensor which, double eps);
 
-/* One update from the losses of all lanes: estimate the gradient, project it, do Adam's step. All
- * dense, F32 unless said otherwise. */
+/* One update from the losses of all lanes: estimate the gradient, remove its part along the removed directions, do
+ * Adam's step. All dense, F32 unless said otherwise. */
 struct update {
     struct tensor embedding, m, v; /* [1, 1, vectors, width], in place */
     struct tensor gradient;        /* out: F64 [1, 1, vectors, width] */

@@ -9,7 +9,7 @@ static int larger_first(const void *a, const void *b)
     const struct span *x = *(struct span *const *)a, *y = *(struct span *const *)b;
     if (x->bytes != y->bytes)
         return x->bytes > y->bytes ? -1 : 1;
-    return x->born < y->born ? -1 : 1;
+    return x->allocated < y->allocated ? -1 : 1;
 }
 
 static int lower_first(const void *a, const void *b)
@@ -18,7 +18,7 @@ static int lower_first(const void *a, const void *b)
     return (x->offset > y->offset) - (x->offset < y->offset);
 }
 
-/* The lowest place for `bytes` bytes beside the spans of `near` [count], which it sorts by offset. */
+/* The lowest place for `bytes` bytes that overlaps none of the spans `near` [count], which it sorts by offset. */
 static int64_t lowest_place(int64_t bytes, struct span **near, int64_t count)
 {
     int64_t at = 0;
@@ -32,65 +32,66 @@ static int64_t lowest_place(int64_t bytes, struct span **near, int64_t count)
     return at;
 }
 
-/* Which tensors exist at the same time. Tensors are numbered by birth. Of two that overlap in time, the later one was
- * born while the earlier one was alive; so each tensor needs to be compared only with those alive at its birth. */
+/* Which tensors exist at the same time. Tensors are numbered in the order of allocation. Of two that overlap in time,
+ * the later one was allocated while the earlier one existed; so a tensor needs to be compared only with those that
+ * exist when it is allocated. */
 struct layout {
-    struct span *takes; /* offset -1: has no place yet */
+    struct span *spans; /* offset -1: has no place yet */
     int64_t count;
-    int64_t *there; /* alive at the birth of tensor i: there[first[i]] .. there[first[i + 1] - 1] */
+    int64_t *alive; /* when tensor i is allocated: alive[first[i]] .. alive[first[i + 1] - 1] */
     int64_t *first; /* [count + 1] */
-    int64_t there_count, there_room;
+    int64_t alive_count, alive_room;
     struct span **order; /* [count], larger first */
     struct span **near;  /* [count] */
 };
 
 static void layout_free(struct layout *l)
 {
-    memory_free(l->there);
+    memory_free(l->alive);
     memory_free(l->first);
     memory_free(l->order);
     memory_free(l->near);
 }
 
-static bool add_there(struct layout *l, int64_t take)
+static bool add_alive(struct layout *l, int64_t i)
 {
-    int64_t *more = memory_grow(l->there, l->there_count, &l->there_room, sizeof *more);
+    int64_t *more = memory_grow(l->alive, l->alive_count, &l->alive_room, sizeof *more);
     if (!more)
         return false;
-    l->there = more;
-    l->there[l->there_count++] = take;
+    l->alive = more;
+    l->alive[l->alive_count++] = i;
     return true;
 }
 
-/* Alive at the birth of tensor i: those alive at the birth of i - 1, and i - 1 itself, unless dropped since. */
-static bool find_there(struct layout *l)
+/* When tensor i is allocated: those that existed when i - 1 was, and i - 1 itself, unless freed since. */
+static bool find_alive(struct layout *l)
 {
     for (int64_t i = 0; i < l->count; i++) {
-        l->first[i] = l->there_count;
+        l->first[i] = l->alive_count;
         for (int64_t k = i ? l->first[i - 1] : 0; k < l->first[i]; k++)
-            if (l->takes[l->there[k]].died > l->takes[i].born && !add_there(l, l->there[k]))
+            if (l->spans[l->alive[k]].freed > l->spans[i].allocated && !add_alive(l, l->alive[k]))
                 return false;
-        if (i && l->takes[i - 1].died > l->takes[i].born && !add_there(l, i - 1))
+        if (i && l->spans[i - 1].freed > l->spans[i].allocated && !add_alive(l, i - 1))
             return false;
     }
-    l->first[l->count] = l->there_count;
+    l->first[l->count] = l->alive_count;
     return true;
 }
 
 static struct error layout_new(struct layout *l, const struct program *p)
 {
-    int64_t count = p->take_count;
-    *l = (struct layout){.takes = p->takes, .count = count};
+    int64_t count = p->span_count;
+    *l = (struct layout){.spans = p->spans, .count = count};
     l->first = memory_alloc(count + 1, sizeof *l->first);
     l->order = memory_alloc(count, sizeof *l->order);
     l->near = memory_alloc(count, sizeof *l->near);
-    if (!l->first || !l->order || !l->near || !find_there(l)) {
+    if (!l->first || !l->order || !l->near || !find_alive(l)) {
         layout_free(l);
         return error_memory("a program's plan");
     }
     for (int64_t i = 0; i < count; i++) {
-        l->takes[i].offset = -1;
-        l->order[i] = &l->takes[i];
+        l->spans[i].offset = -1;
+        l->order[i] = &l->spans[i];
     }
     qsort(l->order, (size_t)count, sizeof *l->order, larger_first);
     return ok();
@@ -99,13 +100,13 @@ static struct error layout_new(struct layout *l, const struct program *p)
 /* Puts those that overlap s in time and have a place into l->near; returns their number. */
 static int64_t find_near(struct layout *l, const struct span *s)
 {
-    int64_t count = 0, take = s - l->takes;
-    for (int64_t k = l->first[take]; k < l->first[take + 1]; k++)
-        if (l->takes[l->there[k]].offset >= 0)
-            l->near[count++] = &l->takes[l->there[k]];
-    for (int64_t k = take + 1; k < l->count && l->takes[k].born < s->died; k++)
-        if (l->takes[k].offset >= 0)
-            l->near[count++] = &l->takes[k];
+    int64_t count = 0, i = s - l->spans;
+    for (int64_t k = l->first[i]; k < l->first[i + 1]; k++)
+        if (l->spans[l->alive[k]].offset >= 0)
+            l->near[count++] = &l->spans[l->alive[k]];
+    for (int64_t k = i + 1; k < l->count && l->spans[k].allocated < s->freed; k++)
+        if (l->spans[k].offset >= 0)
+            l->near[count++] = &l->spans[k];
     return count;
 }
 

@@ -1,5 +1,5 @@
-/* Tensors and programs: tensors of state with memory of their own, and the arena, in which a dry pass gives every tensor
- * of a program's body its place (device/layout.c). */
+/* Tensors and programs: tensors of state, with memory of their own, and the arena, where a dry pass finds a place for
+ * every tensor of a program's body (device/layout.c). */
 #include <stddef.h>
 
 #include "base/memory.h"
@@ -74,8 +74,8 @@ struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count)
 
 /* -------------------------------------------------------------------------------- arena and programs */
 
-/* In a dry pass a tensor has no place yet: its offset is its number in the list of takes, far from the next one's, so
- * that views of its channels stay apart. */
+/* In a dry pass a tensor has no place yet: its offset is its number in the list of spans times this, so that views of
+ * its channels cannot reach the next tensor's. */
 static const int64_t NUMBERED = (int64_t)1 << 40;
 
 /* The place of the program's next tensor: recorded in the dry pass, looked up in a run. */
@@ -83,19 +83,19 @@ static int64_t next_offset(struct device *d, int64_t bytes)
 {
     struct program *p = d->program;
     if (!d->dry) {
-        if (d->cursor < p->take_count && p->takes[d->cursor].bytes == bytes)
-            return p->takes[d->cursor++].offset;
+        if (d->cursor < p->span_count && p->spans[d->cursor].bytes == bytes)
+            return p->spans[d->cursor++].offset;
         device_fail(d, error_failed("a program took different tensors than in its dry pass"));
         return -1;
     }
-    struct span *more = memory_grow(p->takes, p->take_count, &p->take_room, sizeof *more);
+    struct span *more = memory_grow(p->spans, p->span_count, &p->span_room, sizeof *more);
     if (!more) {
         device_fail(d, error_memory("a program's plan"));
         return -1;
     }
-    p->takes = more;
-    p->takes[p->take_count] = (struct span){0, bytes, d->clock++, INT64_MAX};
-    return NUMBERED * p->take_count++;
+    p->spans = more;
+    p->spans[p->span_count] = (struct span){0, bytes, d->clock++, INT64_MAX};
+    return NUMBERED * p->span_count++;
 }
 
 struct tensor device_alloc(struct device *d, enum dtype type, int64_t lanes, int64_t height, int64_t width,
@@ -116,11 +116,11 @@ struct tensor device_alloc(struct device *d, enum dtype type, int64_t lanes, int
 void device_free(struct device *d, struct tensor *t)
 {
     if (d->dry && t->base == &d->arena)
-        d->program->takes[t->offset / NUMBERED].died = d->clock++;
+        d->program->spans[t->offset / NUMBERED].freed = d->clock++;
     *t = (struct tensor){0};
 }
 
-static struct error follow(struct program *p, bool dry)
+static struct error run_body(struct program *p, bool dry)
 {
     struct device *d = p->device;
     if (d->program)
@@ -155,7 +155,7 @@ struct error program_new(struct device *d, struct error (*body)(void *arg), void
         return error_memory("a program");
     *p = (struct program){.device = d, .body = body, .arg = arg};
     d->programs++;
-    struct error e = follow(p, true);
+    struct error e = run_body(p, true);
     if (e.code == ERROR_NONE)
         e = d->error;
     d->error = ok();
@@ -180,7 +180,7 @@ struct error program_run(struct program *p)
 
 struct error program_pass(struct program *p)
 {
-    return follow(p, false);
+    return run_body(p, false);
 }
 
 void program_free(struct program *p)
@@ -192,9 +192,9 @@ void program_free(struct program *p)
         device_memory_free(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
         d->arena = (struct buffer){0};
     }
-    if (d->ops->forget)
-        d->ops->forget(p);
-    memory_free(p->takes);
+    if (d->ops->free_compiled)
+        d->ops->free_compiled(p);
+    memory_free(p->spans);
     memory_free(p);
 }
 

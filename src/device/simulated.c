@@ -16,26 +16,26 @@ static struct error set_activations(struct device *d, bool bfloat)
     return ok();
 }
 
-static void close_plan(struct device *d)
+static void close_device(struct device *d)
 {
     memory_free(d);
 }
 
-static struct error wait(struct device *d)
+static struct error wait_for_stream(struct device *d)
 {
     (void)d;
     return ok();
 }
 
 /* An address that is never read. */
-static struct error memory(struct device *d, int64_t bytes, void **at)
+static struct error alloc_memory(struct device *d, int64_t bytes, void **at)
 {
     (void)bytes;
     *at = d;
     return ok();
 }
 
-static void give(struct device *d, void *at)
+static void free_memory(struct device *d, void *at)
 {
     (void)d;
     (void)at;
@@ -56,20 +56,20 @@ static struct error run(struct program *p)
     return ok();
 }
 
-static int64_t place(const struct device *d, struct weight *w, char *at)
+static int64_t place_weight(const struct device *d, struct weight *w, char *at)
 {
     w->bfloat = ((const struct simulated *)d)->bfloat;
     return tile_place(w, at);
 }
 
-static void write(struct device *d, struct tensor to, const void *from)
+static void write_tensor(struct device *d, struct tensor to, const void *from)
 {
     (void)d;
     (void)to;
     (void)from;
 }
 
-static void read(struct device *d, void *to, struct tensor from)
+static void read_tensor(struct device *d, void *to, struct tensor from)
 {
     (void)d;
     (void)to;
@@ -79,16 +79,16 @@ static void read(struct device *d, void *to, struct tensor from)
 struct error device_simulate(struct device **device)
 {
     static const struct device_ops ops = {
-        .close = close_plan,
-        .wait = wait,
-        .memory = memory,
-        .memory_free = give,
+        .close = close_device,
+        .wait = wait_for_stream,
+        .alloc = alloc_memory,
+        .free = free_memory,
         .upload = upload,
         .run = run,
         .set_activations = set_activations,
-        .weight_place = place,
-        .write = write,
-        .read = read,
+        .weight_place = place_weight,
+        .write = write_tensor,
+        .read = read_tensor,
     };
     struct simulated *simulated = memory_alloc(1, sizeof *simulated);
     if (!simulated)

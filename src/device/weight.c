@@ -10,13 +10,13 @@ void device_store_begin(struct device *d, void *memory, int64_t bytes, bool fill
 {
     d->store = memory;
     d->store_bytes = bytes;
-    d->stored = 0;
+    d->store_used = 0;
     d->fill = fill;
 }
 
 int64_t device_store_bytes(const struct device *d)
 {
-    return d->stored;
+    return d->store_used;
 }
 
 static enum dtype kept_type(const struct weight_source *s, int bits)
@@ -73,14 +73,14 @@ struct error weight_new(struct device *d, const struct weight_source *s, int bit
     if (s->table) {
         w->data = s->data;
     } else {
-        int64_t bytes = d->ops->weight_place(d, w, d->store ? d->store + d->stored : NULL);
-        if (d->store && d->stored + bytes > d->store_bytes)
+        int64_t bytes = d->ops->weight_place(d, w, d->store ? d->store + d->store_used : NULL);
+        if (d->store && d->store_used + bytes > d->store_bytes)
             e = error_failed("the store of weights is too small");
         else if (d->store && d->fill && w->norm)
             pack_norm(w, s);
         else if (d->store && d->fill)
             e = d->ops->weight_pack(d, w, s);
-        d->stored += bytes;
+        d->store_used += bytes;
     }
     if (e.code != ERROR_NONE) {
         memory_free(w);
@@ -100,8 +100,8 @@ void weight_free(struct weight *w)
     memory_free(w);
 }
 
-/* Gives the next free place to every id that has none yet; returns how many have one now. */
-static int64_t give_places(struct weight *w, const int32_t *ids, int64_t count)
+/* Assigns the next free place to every id that has none yet; returns how many have one now. */
+static int64_t assign_places(struct weight *w, const int32_t *ids, int64_t count)
 {
     int64_t rows = w->resident_rows;
     for (int64_t i = 0; i < count; i++)
@@ -111,7 +111,7 @@ static int64_t give_places(struct weight *w, const int32_t *ids, int64_t count)
 }
 
 /* Places and rows as they will be on the device. */
-static void lay_out_rows(const struct weight *w, char *memory, int64_t places)
+static void fill_rows(const struct weight *w, char *memory, int64_t places)
 {
     memcpy(memory, w->host_place, (size_t)w->out * sizeof *w->host_place);
     for (int64_t i = 0; i < w->out; i++)
@@ -120,8 +120,8 @@ static void lay_out_rows(const struct weight *w, char *memory, int64_t places)
                            (const char *)w->data + i * w->in * dtype_size(w->type), w->type, w->in);
 }
 
-/* Forgets all rows. */
-static void forget_rows(struct device *d, struct weight *w)
+/* After this the table has no rows on the device. */
+static void free_rows(struct device *d, struct weight *w)
 {
     device_memory_free(d, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
     memset(w->host_place, 0xff, (size_t)w->out * sizeof *w->host_place);
@@ -132,8 +132,8 @@ static void forget_rows(struct device *d, struct weight *w)
     d->generation++;
 }
 
-/* Allocates memory for all `rows` that have a place, replacing the previous memory. */
-static struct error move_rows(struct device *d, struct weight *w, int64_t rows)
+/* Uploads all `rows` that have a place into new memory, which replaces the previous. */
+static struct error upload_rows(struct device *d, struct weight *w, int64_t rows)
 {
     enum { ALIGN = 128 };
     int64_t places = round_up(w->out * (int64_t)sizeof *w->host_place, ALIGN);
@@ -141,7 +141,7 @@ static struct error move_rows(struct device *d, struct weight *w, int64_t rows)
     char *memory = memory_alloc(bytes, 1);
     if (!memory)
         return error_memory("a table's rows");
-    lay_out_rows(w, memory, places);
+    fill_rows(w, memory, places);
     device_memory_free(d, MEMORY_WEIGHTS, w->resident, w->resident_bytes);
     w->resident = NULL;
     d->generation++;
@@ -169,46 +169,46 @@ struct error device_upload_rows(struct device *d, struct weight *w, const int32_
         memset(w->host_place, 0xff, (size_t)w->out * sizeof *w->host_place);
         w->device = d;
     }
-    int64_t rows = give_places(w, ids, count);
+    int64_t rows = assign_places(w, ids, count);
     if (rows == w->resident_rows)
         return ok();
-    struct error e = move_rows(d, w, rows);
+    struct error e = upload_rows(d, w, rows);
     if (e.code != ERROR_NONE)
-        forget_rows(d, w);
+        free_rows(d, w);
     return e;
 }
 
-static const void *moved(const void *at, const char *from, const char *to)
+static const void *relocated(const void *at, const char *from, const char *to)
 {
     return at ? to + ((const char *)at - from) : NULL;
 }
 
 struct error device_upload(struct device *d, struct weight **weights, int64_t count, const void *memory, int64_t bytes,
-                           void **settled)
+                           void **uploaded)
 {
-    *settled = NULL;
+    *uploaded = NULL;
     if (!d->ops->upload || bytes == 0)
         return ok();
-    TRY(device_memory_alloc(d, MEMORY_WEIGHTS, bytes, settled));
-    struct error e = d->ops->upload(d, *settled, memory, bytes);
+    TRY(device_memory_alloc(d, MEMORY_WEIGHTS, bytes, uploaded));
+    struct error e = d->ops->upload(d, *uploaded, memory, bytes);
     if (e.code != ERROR_NONE) {
-        device_upload_free(d, *settled, bytes);
-        *settled = NULL;
+        device_upload_free(d, *uploaded, bytes);
+        *uploaded = NULL;
         return e;
     }
     for (int64_t i = 0; i < count; i++) {
         struct weight *w = weights[i];
         if (w->table)
             continue;
-        w->data = moved(w->data, memory, *settled);
-        w->scale = moved(w->scale, memory, *settled);
-        w->bias = moved(w->bias, memory, *settled);
-        w->groups = moved(w->groups, memory, *settled);
+        w->data = relocated(w->data, memory, *uploaded);
+        w->scale = relocated(w->scale, memory, *uploaded);
+        w->bias = relocated(w->bias, memory, *uploaded);
+        w->groups = relocated(w->groups, memory, *uploaded);
     }
     return ok();
 }
 
-void device_upload_free(struct device *d, void *settled, int64_t bytes)
+void device_upload_free(struct device *d, void *uploaded, int64_t bytes)
 {
-    device_memory_free(d, MEMORY_WEIGHTS, settled, bytes);
+    device_memory_free(d, MEMORY_WEIGHTS, uploaded, bytes);
 }

@@ -31,24 +31,24 @@ static void find_reason(char reason[128], const double *gpus, int ranks, bool po
             }
 }
 
-static struct error exchange(void *arg, void *data, int64_t bytes)
+static struct error broadcast(void *arg, void *data, int64_t bytes)
 {
     return comm_broadcast(arg, data, bytes, 0);
 }
 
-static bool called(void *arg)
+static bool gave_up(void *arg)
 {
     return comm_poll_roll_call(arg);
 }
 
-static struct error lost(void *arg)
+static struct error missing(void *arg)
 {
     return comm_roll_call(arg);
 }
 
 static struct error join(struct comm *comm, struct device *device, double limit)
 {
-    const struct device_link link = {comm_rank(comm), comm_size(comm), limit, exchange, called, lost, comm};
+    const struct device_link link = {comm_rank(comm), comm_size(comm), limit, broadcast, gave_up, missing, comm};
     int64_t before, after, used;
     TRY(device_memory_left(device, &before, &used));
     TRY(device_join(device, &link));

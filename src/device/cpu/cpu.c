@@ -20,7 +20,8 @@ static bool runs_here(const struct kernels *k)
     return k == &kernels_generic;
 }
 
-const struct kernels *kernels_pick(void)
+/* The widest table that this machine can run, or the one that the environment variable ZOODIP_ISA names (for tests). */
+static const struct kernels *pick_kernels(void)
 {
     static const struct kernels *const widest_first[] = {
 #ifdef ZOODIP_X86
@@ -51,21 +52,21 @@ static struct error cpu_wait(struct device *d)
     return ok();
 }
 
-static struct error cpu_memory(struct device *d, int64_t bytes, void **memory)
+static struct error cpu_alloc(struct device *d, int64_t bytes, void **memory)
 {
     (void)d;
     *memory = memory_alloc(bytes, 1);
     return *memory ? ok() : error_failed("out of memory: %lld bytes for tensors", (long long)bytes);
 }
 
-static void cpu_memory_free(struct device *d, void *memory)
+static void cpu_free(struct device *d, void *memory)
 {
     (void)d;
     memory_free(memory);
 }
 
 /* Copies between a tensor and dense memory, position by position. */
-static void move_rows(struct tensor t, char *dense, bool into_tensor)
+static void copy_rows(struct tensor t, char *dense, bool into_tensor)
 {
     int64_t size = dtype_size(t.type), row = t.channels * size;
     for (int64_t lane = 0; lane < t.lanes; lane++)
@@ -81,20 +82,20 @@ static void move_rows(struct tensor t, char *dense, bool into_tensor)
 static void cpu_write(struct device *d, struct tensor to, const void *from)
 {
     (void)d;
-    move_rows(to, (char *)from, true);
+    copy_rows(to, (char *)from, true);
 }
 
 static void cpu_read(struct device *d, void *to, struct tensor from)
 {
     (void)d;
-    move_rows(from, to, false);
+    copy_rows(from, to, false);
 }
 
 static const struct device_ops cpu_ops = {
     .close = cpu_close,
     .wait = cpu_wait,
-    .memory = cpu_memory,
-    .memory_free = cpu_memory_free,
+    .alloc = cpu_alloc,
+    .free = cpu_free,
     .weight_place = cpu_weight_place,
     .weight_pack = cpu_weight_pack,
     .write = cpu_write,
@@ -117,7 +118,7 @@ static const struct device_ops cpu_ops = {
 struct error cpu_open(struct device **device, int index, int threads)
 {
     (void)index;
-    const struct kernels *kernels = kernels_pick();
+    const struct kernels *kernels = pick_kernels();
     if (!kernels)
         return error_input("ZOODIP_ISA: %s: not an instruction set of this machine", getenv("ZOODIP_ISA"));
     struct cpu *cpu = memory_alloc(1, sizeof *cpu);

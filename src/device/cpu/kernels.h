@@ -76,7 +76,4 @@ extern const struct kernels kernels_generic;
 extern const struct kernels kernels_avx2, kernels_avx512;
 #endif
 
-/* The widest table that this machine can run, or the one that the environment variable ZOODIP_ISA names (for tests). */
-const struct kernels *kernels_pick(void);
-
 #endif

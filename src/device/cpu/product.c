@@ -194,7 +194,7 @@ static void product_task(void *arg, int64_t i, int thread)
 }
 
 /* Cuts rows and panels into tasks: as large as the scratch allows, but enough of them for all threads. */
-static int64_t cut(struct product *p)
+static int64_t cut_into_tasks(struct product *p)
 {
     const struct kernels *k = p->kernels;
     int64_t wanted = pool_threads(p->cpu->pool) == 1 ? 1 : 6 * pool_threads(p->cpu->pool);
@@ -226,7 +226,7 @@ static void multiply(struct product *p)
     int64_t blocks = (p->depth + DEPTH - 1) / DEPTH;
     p->block_depth = round_up((p->depth + blocks - 1) / blocks, 8);
     p->panels = w->gated ? (w->out / 2 + k->width - 1) / k->width : (w->out + k->panel - 1) / k->panel;
-    pool_run(p->cpu->pool, cut(p), product_task, p);
+    pool_run(p->cpu->pool, cut_into_tasks(p), product_task, p);
 }
 
 void cpu_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
