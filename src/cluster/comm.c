@@ -12,7 +12,7 @@ enum { BYTES_AT_ONCE = 1 << 30, NUMBERS_AT_ONCE = 1 << 26 };
 struct comm {
     const struct transport *transport; /* NULL: alone */
     void *state;
-    struct place place;
+    struct comm_place place;
     struct comm_settings settings;
     double *failures; /* [size], for comm_agree, which must not run out of memory */
 };
@@ -67,7 +67,7 @@ static struct error alloc_failures(struct comm *c)
 
 static struct error connect_ranks(struct comm *c, int *argc, char ***argv)
 {
-    c->place = (struct place){0, 1, 0, 1};
+    c->place = (struct comm_place){0, 1, 0, 1};
     c->settings.timeout = 600;
 #ifdef ZOODIP_MPI
     if (rank_variable())

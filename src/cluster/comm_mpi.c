@@ -290,7 +290,7 @@ static void mpi_abort(void *state, int code)
 }
 
 /* Everything but m->all, which is set. */
-static struct error set_up(struct mpi *m, struct place *place)
+static struct error set_up(struct mpi *m, struct comm_place *place)
 {
     TRY(check(MPI_Comm_set_errhandler(m->all, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler"));
     TRY(check(MPI_Comm_rank(m->all, &place->rank), "MPI_Comm_rank"));
@@ -313,7 +313,7 @@ static struct error set_up(struct mpi *m, struct place *place)
 }
 
 static struct error mpi_split(void *state, int group, const struct comm_settings *settings, void **part,
-                              struct place *place)
+                              struct comm_place *place)
 {
     struct mpi *m = state;
     MPI_Comm all;
@@ -380,7 +380,7 @@ static void abort_start(int number)
     _exit(ERROR_FAILED);
 }
 
-struct error mpi_open(const struct transport **transport, void **state, struct place *place,
+struct error mpi_open(const struct transport **transport, void **state, struct comm_place *place,
                       const struct comm_settings *settings, int *argc, char ***argv)
 {
     static const struct transport calls = {

@@ -12,7 +12,7 @@
 #include "cluster/comm.h"
 
 /* This rank among all, and among those of its node. */
-struct place {
+struct comm_place {
     int rank, size, local_rank, local_size;
 };
 
@@ -34,7 +34,7 @@ struct transport {
     void (*abort)(void *state, int code);
     bool (*poll_roll_call)(void *state);
     struct error (*roll_call)(void *state);
-    struct error (*split)(void *state, int group, const struct comm_settings *, void **part, struct place *place);
+    struct error (*split)(void *state, int group, const struct comm_settings *, void **part, struct comm_place *place);
     struct error (*send)(void *state, const void *data, int bytes, int to);
     struct error (*poll)(void *state, int *from);
     struct error (*receive)(void *state, void *data, int bytes, int from);
@@ -43,7 +43,7 @@ struct transport {
 
 #ifdef ZOODIP_MPI
 /* `settings` must outlive the transport. */
-struct error mpi_open(const struct transport **transport, void **state, struct place *place,
+struct error mpi_open(const struct transport **transport, void **state, struct comm_place *place,
                       const struct comm_settings *settings, int *argc, char ***argv);
 const char *mpi_library(void);
 #endif
