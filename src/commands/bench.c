@@ -27,16 +27,16 @@ static void print_help(void)
 static struct error print_result(const struct subject *s, const struct training *t, int64_t steps, double seconds,
                                  double loading)
 {
-    const struct pipeline *w = s->pipeline;
+    const struct pipeline *p = s->pipeline;
     int64_t left, driver;
-    TRY(device_memory_left(w->device, &left, &driver));
+    TRY(device_memory_left(p->device, &left, &driver));
     cJSON *line = cJSON_CreateObject();
     if (!line)
         return error_memory("the result");
     int64_t arena = program_bytes(t->step.whole ? t->step.whole : t->step.evaluate);
-    cJSON_AddStringToObject(line, "device", device_name(w->device));
-    cJSON_AddNumberToObject(line, "ranks", comm_size(w->comm));
-    cJSON_AddNumberToObject(line, "bits", w->most_bits);
+    cJSON_AddStringToObject(line, "device", device_name(p->device));
+    cJSON_AddNumberToObject(line, "ranks", comm_size(p->comm));
+    cJSON_AddNumberToObject(line, "bits", p->most_bits);
     cJSON_AddNumberToObject(line, "resolution", (double)s->resolution);
     cJSON_AddNumberToObject(line, "lanes", (double)t->lanes);
     cJSON_AddNumberToObject(line, "steps", (double)steps);
@@ -46,10 +46,10 @@ static struct error print_result(const struct subject *s, const struct training 
     cJSON_AddNumberToObject(line, "evaluations_per_second", (double)(steps * t->lanes) / seconds);
     cJSON_AddNumberToObject(line, "loading_seconds", loading);
     cJSON_AddNumberToObject(line, "peak_bytes", (double)memory_peak());
-    cJSON_AddNumberToObject(line, "device_bytes", (double)device_memory(w->device).most);
+    cJSON_AddNumberToObject(line, "device_bytes", (double)device_memory(p->device).most);
     cJSON_AddNumberToObject(line, "driver_bytes", (double)driver); // 0 on a CPU
     cJSON_AddNumberToObject(line, "weights_bytes",
-                            (double)(w->text.weights.memory_bytes + w->unet.weights.memory_bytes));
+                            (double)(p->text.weights.memory_bytes + p->unet.weights.memory_bytes));
     cJSON_AddNumberToObject(line, "arena_bytes", (double)arena);
     char *text = cJSON_PrintUnformatted(line);
     if (text)
@@ -61,10 +61,11 @@ static struct error print_result(const struct subject *s, const struct training 
 
 static struct error measure(struct subject *s, int64_t evaluations)
 {
-    struct pipeline *w = s->pipeline;
+    struct pipeline *p = s->pipeline;
     double began = clock_seconds();
     TRY(subject_encode(s));
-    TRY(pipeline_load(w));
+    pipeline_log_loading(p);
+    TRY(pipeline_load(p));
     TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
     struct training t;
@@ -72,27 +73,27 @@ static struct error measure(struct subject *s, int64_t evaluations)
     double loading = clock_seconds() - began;
     int64_t steps = (evaluations + t.lanes - 1) / t.lanes;
     struct error e = training_step(&t);
-    TRY(comm_barrier(w->comm));
+    TRY(comm_barrier(p->comm));
     began = clock_seconds();
     for (int64_t i = 0; i < steps && e.code == ERROR_NONE; i++)
         e = training_step(&t);
-    if (e.code == ERROR_NONE && comm_rank(w->comm) == 0)
+    if (e.code == ERROR_NONE && comm_rank(p->comm) == 0)
         e = print_result(s, &t, steps, clock_seconds() - began, loading);
     training_free(&t);
-    return comm_agree(w->comm, e);
+    return comm_agree(p->comm, e);
 }
 
 static struct error bench(const char *config, const struct text_list *sets, int64_t evaluations,
                           const struct host *host)
 {
     struct subject s;
-    struct pipeline w;
+    struct pipeline p;
     struct memory_plan plan;
     struct comm *comm = host->comm;
-    TRY(subject_open(&s, &w, config, sets, comm, host->devices));
-    if (comm_rank(comm) == 0 && device_note(w.device)[0])
-        log_line("%s", device_note(w.device));
-    struct error e = memory_plan_check(&plan, config, sets, w.device, comm, PHASE_TRAIN); // it draws no pictures
+    TRY(subject_open(&s, &p, config, sets, comm, host->devices));
+    if (comm_rank(comm) == 0 && device_note(p.device)[0])
+        log_line("%s", device_note(p.device));
+    struct error e = memory_plan_check(&plan, config, sets, p.device, comm, PHASE_TRAIN); // it draws no pictures
     if (e.code == ERROR_NONE)
         e = measure(&s, evaluations);
     subject_close(&s);

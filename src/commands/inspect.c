@@ -309,7 +309,7 @@ static struct error find_plan(cJSON *root, const char *path, const struct text_l
         log_line("no memory plan for several ranks: inspect the config without mpirun");
         return ok();
     }
-    struct error e = memory_plan_subject(&plan, path, sets, comm, PHASE_DRAW);
+    struct error e = memory_plan_subject(&plan, path, sets, comm, PHASE_PICTURES);
     if (e.code == ERROR_BAD_INPUT) {
         log_line("no memory plan: %s", e.text);
         return ok();

@@ -62,15 +62,16 @@ static void say_memory(const struct run *r)
 
 static struct error run_all(struct run *r, bool resume)
 {
-    struct pipeline *w = &r->pipeline;
-    bool gpu = device_identity(w->device) != 0, speaks = comm_rank(w->comm) == 0;
-    if (speaks && device_note(w->device)[0])
-        log_line("%s", device_note(w->device));
-    TRY(memory_plan_check(&r->plan, r->config, &r->sets, w->device, w->comm, PHASE_DRAW));
+    struct pipeline *p = &r->pipeline;
+    bool gpu = device_identity(p->device) != 0, speaks = comm_rank(p->comm) == 0;
+    if (speaks && device_note(p->device)[0])
+        log_line("%s", device_note(p->device));
+    TRY(memory_plan_check(&r->plan, r->config, &r->sets, p->device, p->comm, PHASE_PICTURES));
     r->learning = (struct learning){.subject = &r->subject, .last = true};
-    TRY(comm_agree(w->comm, speaks ? learning_prepare(&r->learning, &r->subject.config, resume) : ok()));
+    TRY(comm_agree(p->comm, speaks ? learning_prepare(&r->learning, &r->subject.config, resume) : ok()));
     TRY(subject_encode(&r->subject));
-    TRY(pipeline_load(w));
+    pipeline_log_loading(p);
+    TRY(pipeline_load(p));
     TRY(learning_run(&r->learning, resume));
     if (speaks && gpu)
         say_memory(r);

@@ -79,9 +79,10 @@ struct error gpu_link_check(struct comm *comm, const struct device *device, cons
     return e;
 }
 
-struct error gpu_link_open(struct comm *comm, struct device *device, const struct config *config, double limit)
+struct error gpu_link_open(struct comm *comm, struct device *device, const struct config *config)
 {
     int ranks = comm_size(comm);
+    double limit = config->cluster.timeout;
     comm_set_timeout(comm, limit);
     if (ranks == 1)
         return ok();

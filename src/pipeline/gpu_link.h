@@ -15,7 +15,7 @@
 /* Whether all ranks compute on the same kind of device, as `config` asked for one. Collective. */
 struct error gpu_link_check(struct comm *comm, const struct device *device, const struct config *config);
 
-/* Collective. limit: seconds that a rank waits for the others in its GPU. */
-struct error gpu_link_open(struct comm *comm, struct device *device, const struct config *config, double limit);
+/* Collective. config->cluster.timeout is how long a rank waits for the others in its GPU. */
+struct error gpu_link_open(struct comm *comm, struct device *device, const struct config *config);
 
 #endif

@@ -68,12 +68,12 @@ struct error learning_prepare(struct learning *l, const struct config *c, bool r
 static struct error write_report(const struct learning *l, const struct pictures *pictures)
 {
     const struct config *c = &l->subject->config;
-    const struct pipeline *w = l->subject->pipeline;
+    const struct pipeline *p = l->subject->pipeline;
     const struct training *t = &l->training;
     char title[300], text[8][128];
     snprintf(title, sizeof title, "%s: a word learned by zoodip", c->token.placeholder);
-    snprintf(text[0], sizeof *text, "%s", device_name(w->device));
-    snprintf(text[1], sizeof *text, "%d", comm_size(w->comm));
+    snprintf(text[0], sizeof *text, "%s", device_name(p->device));
+    snprintf(text[1], sizeof *text, "%d", comm_size(p->comm));
     snprintf(text[2], sizeof *text, "%lld", (long long)t->state.step);
     snprintf(text[3], sizeof *text, "%.1f s in steps, %.1f s in all (this run)", t->seconds,
              clock_seconds() - l->started);
@@ -103,19 +103,19 @@ static struct error write_report(const struct learning *l, const struct pictures
     return e;
 }
 
-/* Pictures, curve and report: what a run leaves for people. Collective: all ranks draw. */
+/* Pictures, curve and report: what a run leaves for people. Collective: all ranks generate. */
 static struct error finish_run(struct learning *l)
 {
     const struct config *c = &l->subject->config;
-    const struct pipeline *w = l->subject->pipeline;
+    const struct pipeline *p = l->subject->pipeline;
     struct pictures pictures;
     int64_t left;
-    if (device_memory_left(w->device, &left, &l->driver_used).code != ERROR_NONE)
+    if (device_memory_left(p->device, &left, &l->driver_used).code != ERROR_NONE)
         l->driver_used = 0; // it is only for a line of the log
     training_rest(&l->training);
-    TRY(pictures_draw(&pictures, l->subject, l->training.state.embedding, l->last));
+    TRY(pictures_generate(&pictures, l->subject, l->training.state.embedding, l->last));
     struct error e = ok();
-    if (comm_rank(w->comm) == 0) {
+    if (comm_rank(p->comm) == 0) {
         e = pictures_save(&pictures, c->output.dir);
         if (e.code == ERROR_NONE)
             e = plot_write(c->output.dir);
@@ -123,11 +123,11 @@ static struct error finish_run(struct learning *l)
             e = write_report(l, &pictures);
     }
     pictures_free(&pictures);
-    return comm_agree(w->comm, e);
+    return comm_agree(p->comm, e);
 }
 
-/* output.sample_every: draws the current word into samples/. */
-static struct error draw_sample(void *arg, int64_t step, bool missing)
+/* output.sample_every: generates pictures of the current word in samples/. */
+static struct error generate_sample(void *arg, int64_t step, bool missing)
 {
     struct learning *l = arg;
     return pictures_sample(l->subject, l->training.state.embedding, step, missing);
@@ -148,7 +148,7 @@ struct error learning_run(struct learning *l, bool resume)
     TRY(training_new(&l->training, &parts));
     if (resume)
         TRY(training_resume(&l->training));
-    const struct training_calls calls = {draw_sample, pass_on, l};
+    const struct training_calls calls = {generate_sample, pass_on, l};
     TRY(training_run(&l->training, &calls));
     return finish_run(l);
 }

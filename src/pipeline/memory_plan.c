@@ -17,33 +17,33 @@ static void end_phase(struct memory_plan *plan, enum phase phase, struct device 
     device_memory_reset_peak(d);
 }
 
-static struct error go_drawing(struct memory_plan *plan, struct subject *s, const float *embedding, bool last)
+static struct error count_pictures(struct memory_plan *plan, struct subject *s, const float *embedding, bool last)
 {
     struct pictures pictures;
-    TRY(pictures_draw(&pictures, s, embedding, last));
+    TRY(pictures_generate(&pictures, s, embedding, last));
     pictures_free(&pictures);
-    end_phase(plan, PHASE_DRAW, s->pipeline->device);
+    end_phase(plan, PHASE_PICTURES, s->pipeline->device);
     return ok();
 }
 
-/* Phases up to `until`. last: no subject follows, as in pictures_draw. */
-static struct error go_through(struct memory_plan *plan, struct subject *s, enum phase until, bool last)
+/* Performs the phases up to `until` and counts their memory. last: no subject follows, as in pictures_generate. */
+static struct error count_phases(struct memory_plan *plan, struct subject *s, enum phase until, bool last)
 {
-    struct pipeline *w = s->pipeline;
+    struct pipeline *p = s->pipeline;
     TRY(subject_encode(s));
-    end_phase(plan, PHASE_ENCODE, w->device);
-    TRY(pipeline_load(w));
+    end_phase(plan, PHASE_ENCODE, p->device);
+    TRY(pipeline_load(p));
     TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
     struct training t;
     TRY(training_new(&t, &parts));
     struct error e = ok();
-    if (until == PHASE_DRAW && s->config.output.sample_every > 0)
+    if (until == PHASE_PICTURES && s->config.output.sample_every > 0)
         e = pictures_sample(s, t.state.embedding, 0, false);
     training_rest(&t);
-    end_phase(plan, PHASE_TRAIN, w->device);
-    if (e.code == ERROR_NONE && until == PHASE_DRAW)
-        e = go_drawing(plan, s, t.state.embedding, last);
+    end_phase(plan, PHASE_TRAIN, p->device);
+    if (e.code == ERROR_NONE && until == PHASE_PICTURES)
+        e = count_pictures(plan, s, t.state.embedding, last);
     training_free(&t);
     return e;
 }
@@ -53,27 +53,50 @@ struct error memory_plan_subject(struct memory_plan *plan, const char *config, c
 {
     *plan = (struct memory_plan){0};
     struct subject s;
-    struct pipeline w;
-    TRY(subject_open(&s, &w, config, sets, comm, NULL));
-    struct error e = go_through(plan, &s, last, true);
+    struct pipeline p;
+    TRY(subject_open(&s, &p, config, sets, comm, NULL));
+    struct error e = count_phases(plan, &s, last, true);
     subject_close(&s);
     return e;
 }
 
 struct error memory_plan_job(struct memory_plan *plan, struct config *config, struct comm *comm)
 {
-    struct pipeline w;
+    struct pipeline p;
     struct subject s = {0};
-    struct error e = pipeline_open(&w, config, comm, NULL);
+    const struct pipeline_choice choice = pipeline_choice_of(config);
+    struct error e = pipeline_open(&p, &choice, comm, NULL);
     if (e.code == ERROR_NONE)
-        e = subject_read(&s, &w, config);
+        e = subject_read(&s, &p, config);
     e = comm_agree(comm, e);
     if (e.code == ERROR_NONE)
-        e = pipeline_link(&w, s.config.cluster.timeout);
+        e = pipeline_link(&p, &s.config);
     if (e.code == ERROR_NONE)
-        e = go_through(plan, &s, PHASE_DRAW, false);
+        e = count_phases(plan, &s, PHASE_PICTURES, false);
     subject_free(&s);
-    pipeline_close(&w);
+    pipeline_close(&p);
+    return e;
+}
+
+static struct error drop_picture(void *arg, int64_t i, struct picture *picture)
+{
+    (void)arg;
+    (void)i;
+    picture_free(picture);
+    return ok();
+}
+
+struct error memory_plan_generation(struct generation *plan, const struct pipeline_choice *choice, struct comm *comm)
+{
+    struct pipeline p;
+    TRY(pipeline_open(&p, choice, comm, NULL));
+    plan->pipeline = &p;
+    plan->tick = NULL;
+    plan->end = drop_picture;
+    struct error e = pipeline_load(&p);
+    if (e.code == ERROR_NONE)
+        e = generation_run(plan, 1);
+    pipeline_close(&p);
     return e;
 }
 
@@ -97,7 +120,7 @@ void memory_plan_print(const struct memory_plan *plan, FILE *to)
 }
 
 /* The memory that all ranks sharing this rank's GPU will need. Collective. */
-static struct error add_up_sharers(struct comm *comm, struct device *device, double mine, double *all, int *sharers)
+static struct error sum_sharers(struct comm *comm, struct device *device, double mine, double *all, int *sharers)
 {
     int ranks = comm_size(comm), rank = comm_rank(comm);
     double *table = memory_alloc(2 * ranks, sizeof *table), *gpus = table + ranks;
@@ -126,7 +149,7 @@ static struct error check_room(const struct device *device, double all, int64_t 
                        sharers > 1 ? ", or run fewer ranks on this GPU" : "");
 }
 
-static void say_planned(int64_t most)
+static void log_planned(int64_t most)
 {
     log_line("GPU memory: %.1f MB planned", (double)most / 1e6);
 }
@@ -136,7 +159,7 @@ struct error memory_plan_fits_alone(int64_t most, struct device *device, const c
     int64_t left, used;
     TRY(device_memory_left(device, &left, &used));
     TRY(check_room(device, (double)(most - device_memory(device).total), left, 1, lower));
-    say_planned(most);
+    log_planned(most);
     return ok();
 }
 
@@ -146,11 +169,11 @@ struct error memory_plan_fits(const struct memory_plan *plan, struct device *dev
     double all;
     int sharers;
     TRY(comm_agree(comm, device_memory_left(device, &left, &used)));
-    TRY(add_up_sharers(comm, device, (double)(plan->most - device_memory(device).total), &all, &sharers));
+    TRY(sum_sharers(comm, device, (double)(plan->most - device_memory(device).total), &all, &sharers));
     TRY(comm_agree(comm, check_room(device, all, left, sharers,
                                     "data.resolution, zo.n or optim.batch_size, set quant.bits to 4")));
     if (comm_rank(comm) == 0)
-        say_planned(plan->most);
+        log_planned(plan->most);
     return ok();
 }
 

@@ -12,8 +12,9 @@
 #include "cluster/comm.h"
 #include "device/device.h"
 #include "files/config.h"
+#include "pipeline/generation.h"
 
-enum phase { PHASE_ENCODE, PHASE_TRAIN, PHASE_DRAW, PHASES };
+enum phase { PHASE_ENCODE, PHASE_TRAIN, PHASE_PICTURES, PHASES };
 
 struct memory_plan {
     struct memory_use phases[PHASES]; /* the peak of each */
@@ -41,6 +42,10 @@ struct error memory_plan_fits(const struct memory_plan *plan, struct device *dev
 /* Both of the above, for a run that is about to begin on `device`; does nothing without a GPU. Collective. */
 struct error memory_plan_check(struct memory_plan *plan, const char *config, const struct text_list *sets,
                                struct device *device, struct comm *comm, enum phase last);
+
+/* Of generate, which works alone: generates one picture on a simulated GPU. plan: in, what is to be generated; out, what
+ * each half of it needs. */
+struct error memory_plan_generation(struct generation *plan, const struct pipeline_choice *choice, struct comm *comm);
 
 /* memory_plan_fits for a rank that works alone and needs `most` bytes; `lower`: what the user may lower. */
 struct error memory_plan_fits_alone(int64_t most, struct device *device, const char *lower);

@@ -6,280 +6,172 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/rng.h"
-#include "cluster/signals.h"
 #include "files/file.h"
-#include "model/denoiser.h"
+#include "pipeline/generation.h"
 #include "text/captions.h"
 
 enum { STEPS = 50, GAP = 4, SMALLEST_CELL = 128 };
 static const double guidance = 7.5;
 
-/* One word on one prompt: drawn first as latents, then as a picture. */
-struct painting {
+/* -------------------------------------------------------------------------------- words on prompts */
+
+/* One word on one prompt, and where its picture goes. */
+struct subject_picture {
     const char *word;
-    int64_t vectors;
-    int64_t prompt;
-    struct picture *out;
-    float *latents; /* [numbers of a latent], on the rank that draws it */
+    int64_t vectors, prompt;
+    struct picture *picture;
 };
 
-static struct error prompt_ids(const struct subject *s, const struct painting *one, int32_t *ids)
+/* What begin_picture and end_picture need. */
+struct batch {
+    const struct subject *subject;
+    const struct subject_picture *items;
+};
+
+static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *latents)
 {
+    const struct batch *batch = arg;
+    const struct subject *s = batch->subject;
+    const struct pipeline *pipeline = s->pipeline;
+    const struct subject_picture *item = &batch->items[i];
+    int64_t side = s->resolution / pipeline->vae.factor, length = pipeline->text_config.positions;
     char *text;
-    const struct pipeline *w = s->pipeline;
-    TRY(captions_fill(s->config.output.prompts.items[one->prompt], one->word, one->vectors, &text));
-    int64_t length = w->text.config.positions;
+    TRY(captions_fill(s->config.output.prompts.items[item->prompt], item->word, item->vectors, &text));
     struct error e = tokenizer_encode(s->tokenizer, "", ids, length);
     if (e.code == ERROR_NONE)
         e = tokenizer_encode(s->tokenizer, text, ids + length, length);
     memory_free(text);
+    // both words start from the same latents, every prompt from others
+    rng_normals((uint64_t)s->config.seed, (uint64_t)item->prompt, STREAM_SAMPLE, 0,
+                side * side * pipeline->vae.latent_channels, latents);
     return e;
 }
 
-/* State of the ranks that draw, each its own picture. */
-struct crew {
-    const struct subject *subject;
-    bool over; /* the ranks agreed on an error, the same on all */
-};
-
-/* Called after every call of a network, on every rank, also on those with nothing to draw: shares how it went. */
-static struct error meet(struct crew *crew, struct error mine)
+static struct error end_picture(void *arg, int64_t i, struct picture *picture)
 {
-    const struct pipeline *w = crew->subject->pipeline;
-    bool stop = !w->simulated && signals_stop_requested();
-    comm_tick(w->comm);
-    struct error e = comm_meet(w->comm, mine, &stop);
-    if (e.code == ERROR_NONE && stop)
-        e = (struct error){ERROR_PREEMPTED, "stopped by a signal while drawing; run again with --resume to continue"};
-    crew->over = e.code != ERROR_NONE;
-    return e;
-}
-
-/* Reports a failure of this rank at the others' next meeting; all return the same error. */
-static struct error end_crew(struct crew *crew, struct error mine)
-{
-    return mine.code != ERROR_NONE && !crew->over ? meet(crew, mine) : mine;
-}
-
-static struct error tick(void *arg, int64_t call, int64_t calls)
-{
-    (void)call;
-    (void)calls;
-    return meet(arg, ok());
-}
-
-static int64_t steps_of(const struct pipeline *w)
-{
-    // few steps take as much memory as many
-    return w->simulated ? sampler_least_steps(&w->schedule, sampler_default()) : STEPS;
-}
-
-/* This rank has nothing to draw while the others draw one more. */
-static struct error look_on(struct crew *crew)
-{
-    const struct pipeline *w = crew->subject->pipeline;
-    int64_t calls = sampler_calls(&w->schedule, sampler_default(), steps_of(w));
-    for (int64_t call = 0; call < calls; call++)
-        TRY(meet(crew, ok()));
+    const struct batch *batch = arg;
+    *batch->items[i].picture = *picture;
     return ok();
 }
 
-static struct error paint(struct denoiser *d, struct crew *crew, const float *embedding, int32_t *ids,
-                          struct painting *one)
+/* All ranks get the pictures that each has generated. */
+static struct error share_pictures(const struct subject *s, const struct subject_picture *items, int64_t count)
 {
-    const struct subject *s = crew->subject;
-    TRY(prompt_ids(s, one, ids));
-    one->latents = memory_alloc(d->numbers, sizeof *one->latents);
-    if (!one->latents)
-        return error_memory("a picture");
-    // both words start from the same latents, every prompt from others
-    rng_normals((uint64_t)s->config.seed, (uint64_t)one->prompt, STREAM_SAMPLE, 0, d->numbers, one->latents);
-    return denoiser_run(d, ids, embedding, one->latents, tick, crew);
-}
-
-/* This rank's share of the paintings, as latents. */
-static struct error paint_mine(struct crew *crew, const float *embedding, struct painting *paintings, int64_t count)
-{
-    const struct subject *s = crew->subject;
-    const struct pipeline *w = s->pipeline;
-    int64_t side = s->resolution / w->vae.factor, length = w->text.config.positions;
-    const struct denoiser_setup setup = {
-        .device = w->device,
-        .text = &w->text,
-        .unet = &w->unet,
-        .schedule = &w->schedule,
-        .sampler = sampler_default(),
-        .steps = steps_of(w),
-        .guidance = guidance,
-        .length = length,
-        .height = side,
-        .width = side,
-        .vectors = s->config.token.vectors,
-        .first_id = s->first_id,
-    };
-    struct denoiser d;
-    TRY(denoiser_new(&d, &setup));
-    int32_t *ids = memory_alloc(2 * length, sizeof *ids);
-    struct error e = ids ? ok() : error_memory("a prompt");
-    for (int64_t first = 0; first < count && e.code == ERROR_NONE; first += comm_size(w->comm)) {
-        int64_t i = first + comm_rank(w->comm);
-        e = i < count ? paint(&d, crew, embedding, ids, &paintings[i]) : look_on(crew);
-    }
-    memory_free(ids);
-    denoiser_free(&d);
-    return e;
-}
-
-static struct error paint_share(const struct subject *s, const float *embedding, struct painting *paintings,
-                                int64_t count)
-{
-    struct crew crew = {.subject = s};
-    return end_crew(&crew, paint_mine(&crew, embedding, paintings, count));
-}
-
-/* Decodes the share's latents into pictures. */
-static struct error decode_mine(struct crew *crew, const struct vae *vae, const struct painting *paintings,
-                                int64_t count)
-{
-    const struct subject *s = crew->subject;
-    const struct pipeline *w = s->pipeline;
-    struct decoder d;
-    int64_t side = s->resolution / w->vae.factor;
-    TRY(decoder_new(&d, w->device, vae, side, side));
-    struct error e = ok();
-    for (int64_t first = 0; first < count && e.code == ERROR_NONE; first += comm_size(w->comm)) {
-        int64_t i = first + comm_rank(w->comm);
-        if (i < count)
-            e = decoder_run(&d, paintings[i].latents, paintings[i].out);
-        if (e.code == ERROR_NONE)
-            e = meet(crew, ok());
-    }
-    decoder_free(&d);
-    return e;
-}
-
-static struct error decode_share(const struct subject *s, const struct vae *vae, const struct painting *paintings,
-                                 int64_t count)
-{
-    struct crew crew = {.subject = s};
-    return end_crew(&crew, decode_mine(&crew, vae, paintings, count));
-}
-
-static struct error share_pictures(const struct subject *s, const struct painting *paintings, int64_t count)
-{
-    const struct pipeline *w = s->pipeline;
+    struct comm *comm = s->pipeline->comm;
     struct error e = ok();
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
-        if (!paintings[i].out->rgb)
-            e = picture_new(paintings[i].out, s->resolution, s->resolution);
-    TRY(comm_agree(w->comm, e));
+        if (!items[i].picture->rgb)
+            e = picture_new(items[i].picture, s->resolution, s->resolution);
+    TRY(comm_agree(comm, e));
     for (int64_t i = 0; i < count; i++)
-        TRY(comm_broadcast(w->comm, paintings[i].out->rgb, s->resolution * s->resolution * 3,
-                           (int)(i % comm_size(w->comm))));
+        TRY(comm_broadcast(comm, items[i].picture->rgb, s->resolution * s->resolution * 3, (int)(i % comm_size(comm))));
     return ok();
 }
 
-/* Every rank paints its share of the paintings; then all ranks get all pictures. `last`: the networks are no longer
- * needed, so they are unloaded to make room for the VAE. */
-static struct error paint_all(struct subject *s, const float *embedding, struct painting *paintings, int64_t count,
-                              bool last)
+/* unload: the networks are no longer needed. */
+static struct error generate(struct subject *s, const float *embedding, const struct subject_picture *items,
+                             int64_t count, bool unload)
 {
-    struct pipeline *w = s->pipeline;
-    if (comm_rank(w->comm) == 0 && !w->simulated)
+    struct pipeline *pipeline = s->pipeline;
+    int64_t side = s->resolution / pipeline->vae.factor;
+    struct batch batch = {s, items};
+    struct generation generation = {
+        .pipeline = pipeline,
+        .sampler = sampler_default(),
+        .steps = STEPS,
+        .guidance = guidance,
+        .height = side,
+        .width = side,
+        .rows = embedding,
+        .vectors = s->config.token.vectors,
+        .first_id = s->first_id,
+        .unload = unload,
+        .begin = begin_picture,
+        .end = end_picture,
+        .arg = &batch,
+    };
+    if (comm_rank(pipeline->comm) == 0 && !pipeline->simulated)
         log_line("drawing %lld pictures of %d steps", (long long)count, STEPS);
-    struct error e = paint_share(s, embedding, paintings, count);
-    if (last)
-        pipeline_unload(w);
-    struct vae vae;
-    if (e.code == ERROR_NONE)
-        e = pipeline_vae(w, w->comm, false, true, &vae);
-    if (e.code == ERROR_NONE) {
-        e = decode_share(s, &vae, paintings, count);
-        vae_free(&vae);
-    }
-    if (e.code == ERROR_NONE)
-        e = share_pictures(s, paintings, count);
-    for (int64_t i = 0; i < count; i++)
-        memory_free(paintings[i].latents);
-    return e;
+    TRY(generation_run(&generation, count));
+    return share_pictures(s, items, count);
 }
 
 /* -------------------------------------------------------------------------------- pictures */
 
-/* The pictures takes ownership of the caption. */
-static struct error show(struct pictures *g, const struct picture *picture, char *caption)
+/* Takes ownership of the caption. */
+static struct error show(struct pictures *p, const struct picture *picture, char *caption)
 {
     if (!caption)
         return error_memory("a caption");
-    g->captions[g->shown_count] = caption;
-    g->shown[g->shown_count++] = (struct report_picture){caption, picture};
+    p->captions[p->shown_count] = caption;
+    p->shown[p->shown_count++] = (struct report_picture){caption, picture};
     return ok();
 }
 
-static struct error show_word(struct pictures *g, const struct picture *pictures, const char *word)
+static struct error show_word(struct pictures *p, const struct picture *pictures, const char *word)
 {
-    const struct texts *prompts = &g->subject->config.output.prompts;
-    for (int64_t i = 0; i < g->prompts; i++) {
+    const struct texts *prompts = &p->subject->config.output.prompts;
+    for (int64_t i = 0; i < p->prompts; i++) {
         char *caption;
         TRY(captions_fill(prompts->items[i], word, 1, &caption));
-        TRY(show(g, &pictures[i], caption));
+        TRY(show(p, &pictures[i], caption));
     }
     return ok();
 }
 
-static struct error list_shown(struct pictures *g)
+static struct error list_shown(struct pictures *p)
 {
-    const struct subject *s = g->subject;
+    const struct subject *s = p->subject;
     const struct config *c = &s->config;
-    int64_t all = s->dataset.count + 2 * g->prompts;
-    g->shown = memory_alloc(all, sizeof *g->shown);
-    g->captions = memory_alloc(all, sizeof *g->captions);
-    if (!g->shown || !g->captions)
+    int64_t all = s->dataset.count + 2 * p->prompts;
+    p->shown = memory_alloc(all, sizeof *p->shown);
+    p->captions = memory_alloc(all, sizeof *p->captions);
+    if (!p->shown || !p->captions)
         return error_memory("the pictures");
     for (int64_t i = 0; i < s->dataset.count; i++)
-        TRY(show(g, &s->dataset.pictures[i], memory_string(path_name(s->dataset.paths[i]))));
-    TRY(show_word(g, g->initializer, c->token.initializer));
-    return show_word(g, g->learned, c->token.placeholder);
+        TRY(show(p, &s->dataset.pictures[i], memory_string(path_name(s->dataset.paths[i]))));
+    TRY(show_word(p, p->initializer, c->token.initializer));
+    return show_word(p, p->learned, c->token.placeholder);
 }
 
-struct error pictures_draw(struct pictures *g, struct subject *s, const float *embedding, bool last)
+struct error pictures_generate(struct pictures *p, struct subject *s, const float *embedding, bool last)
 {
     const struct config *c = &s->config;
-    *g = (struct pictures){.subject = s, .prompts = c->output.prompts.count};
-    g->initializer = memory_alloc(g->prompts, sizeof *g->initializer);
-    g->learned = memory_alloc(g->prompts, sizeof *g->learned);
-    struct painting *paintings = memory_alloc(2 * g->prompts, sizeof *paintings);
-    struct error e = g->initializer && g->learned && paintings ? ok() : error_memory("the pictures");
-    for (int64_t i = 0; i < g->prompts && e.code == ERROR_NONE; i++) {
-        paintings[2 * i] = (struct painting){c->token.initializer, 1, i, &g->initializer[i], NULL};
-        paintings[2 * i + 1] = (struct painting){c->token.placeholder, c->token.vectors, i, &g->learned[i], NULL};
+    *p = (struct pictures){.subject = s, .prompts = c->output.prompts.count};
+    p->initializer = memory_alloc(p->prompts, sizeof *p->initializer);
+    p->learned = memory_alloc(p->prompts, sizeof *p->learned);
+    struct subject_picture *items = memory_alloc(2 * p->prompts, sizeof *items);
+    struct error e = p->initializer && p->learned && items ? ok() : error_memory("the pictures");
+    for (int64_t i = 0; i < p->prompts && e.code == ERROR_NONE; i++) {
+        items[2 * i] = (struct subject_picture){c->token.initializer, 1, i, &p->initializer[i]};
+        items[2 * i + 1] = (struct subject_picture){c->token.placeholder, c->token.vectors, i, &p->learned[i]};
     }
     e = comm_agree(s->pipeline->comm, e);
-    if (e.code == ERROR_NONE && g->prompts > 0)
-        e = paint_all(s, embedding, paintings, 2 * g->prompts, last);
+    if (e.code == ERROR_NONE && p->prompts > 0)
+        e = generate(s, embedding, items, 2 * p->prompts, last);
     if (e.code == ERROR_NONE)
-        e = comm_agree(s->pipeline->comm, list_shown(g));
-    memory_free(paintings);
+        e = comm_agree(s->pipeline->comm, list_shown(p));
+    memory_free(items);
     if (e.code != ERROR_NONE)
-        pictures_free(g);
+        pictures_free(p);
     return e;
 }
 
-void pictures_free(struct pictures *g)
+void pictures_free(struct pictures *p)
 {
-    for (int64_t i = 0; i < g->prompts; i++) {
-        if (g->initializer)
-            picture_free(&g->initializer[i]);
-        if (g->learned)
-            picture_free(&g->learned[i]);
+    for (int64_t i = 0; i < p->prompts; i++) {
+        if (p->initializer)
+            picture_free(&p->initializer[i]);
+        if (p->learned)
+            picture_free(&p->learned[i]);
     }
-    for (int64_t i = 0; i < g->shown_count; i++)
-        memory_free(g->captions[i]);
-    memory_free(g->initializer);
-    memory_free(g->learned);
-    memory_free(g->shown);
-    memory_free(g->captions);
-    *g = (struct pictures){0};
+    for (int64_t i = 0; i < p->shown_count; i++)
+        memory_free(p->captions[i]);
+    memory_free(p->initializer);
+    memory_free(p->learned);
+    memory_free(p->shown);
+    memory_free(p->captions);
+    *p = (struct pictures){0};
 }
 
 /* Puts a picture into its cell, enlarged if it is small. */
@@ -293,11 +185,11 @@ static struct error place(struct picture *sheet, const struct picture *picture, 
     return ok();
 }
 
-struct error pictures_save(const struct pictures *g, const char *folder)
+struct error pictures_save(const struct pictures *p, const char *folder)
 {
-    const struct subject *s = g->subject;
+    const struct subject *s = p->subject;
     int64_t photos = s->dataset.count < 8 ? s->dataset.count : 8, cell = s->resolution;
-    int64_t columns = photos > g->prompts ? photos : g->prompts, rows = g->prompts ? 3 : 1;
+    int64_t columns = photos > p->prompts ? photos : p->prompts, rows = p->prompts ? 3 : 1;
     while (cell < SMALLEST_CELL)
         cell *= 2;
     char path[PATH_SIZE];
@@ -308,10 +200,10 @@ struct error pictures_save(const struct pictures *g, const char *folder)
     struct error e = ok();
     for (int64_t i = 0; i < photos && e.code == ERROR_NONE; i++)
         e = place(&sheet, &s->dataset.pictures[i], cell, i, 0);
-    for (int64_t i = 0; i < g->prompts && e.code == ERROR_NONE; i++) {
-        e = place(&sheet, &g->initializer[i], cell, i, 1);
+    for (int64_t i = 0; i < p->prompts && e.code == ERROR_NONE; i++) {
+        e = place(&sheet, &p->initializer[i], cell, i, 1);
         if (e.code == ERROR_NONE)
-            e = place(&sheet, &g->learned[i], cell, i, 2);
+            e = place(&sheet, &p->learned[i], cell, i, 2);
     }
     if (e.code == ERROR_NONE)
         e = picture_write(&sheet, path);
@@ -366,18 +258,18 @@ struct error pictures_sample(struct subject *s, const float *embedding, int64_t 
     if (there)
         return ok();
     struct picture *pictures = memory_alloc(count, sizeof *pictures);
-    struct painting *paintings = memory_alloc(count, sizeof *paintings);
-    struct error e = pictures && paintings ? ok() : error_memory("the samples");
+    struct subject_picture *items = memory_alloc(count, sizeof *items);
+    struct error e = pictures && items ? ok() : error_memory("the samples");
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
-        paintings[i] = (struct painting){c->token.placeholder, c->token.vectors, i, &pictures[i], NULL};
+        items[i] = (struct subject_picture){c->token.placeholder, c->token.vectors, i, &pictures[i]};
     e = comm_agree(s->pipeline->comm, e);
     if (e.code == ERROR_NONE && count > 0)
-        e = paint_all(s, embedding, paintings, count, false);
+        e = generate(s, embedding, items, count, false);
     if (e.code == ERROR_NONE && comm_rank(s->pipeline->comm) == 0 && !s->pipeline->simulated)
         warn_of(save_samples(s, pictures, count, step));
     for (int64_t i = 0; i < count && pictures; i++)
         picture_free(&pictures[i]);
     memory_free(pictures);
-    memory_free(paintings);
+    memory_free(items);
     return comm_agree(s->pipeline->comm, e);
 }

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/pool.h"
 #include "cluster/shared_memory.h"
 #include "model/model_folder.h"
@@ -28,175 +29,206 @@ static void free_shared(void *arg, void *memory, int64_t bytes)
     shared_memory_free(memory, bytes);
 }
 
-static struct store store_of(const struct pipeline *w, struct comm *comm)
+static struct store store_of(const struct pipeline *p, struct comm *comm)
 {
-    return w->simulated ? store_simulated() : (struct store){alloc_shared, ready_shared, free_shared, comm};
+    return p->simulated ? store_simulated() : (struct store){alloc_shared, ready_shared, free_shared, comm};
 }
 
 /* -------------------------------------------------------------------------------- opening */
 
-/* Checks that the parts fit together before any of them is loaded. */
-static struct error check_parts(const struct pipeline *w)
+struct pipeline_choice pipeline_choice_of(const struct config *config)
 {
-    const struct unet_config *unet = &w->unet_config;
-    if (unet->cross_dim != w->text_config.width)
+    return (struct pipeline_choice){
+        .model = config->model,
+        .device = config->device,
+        .bits = (int)config->quant.bits,
+        .bfloat = strcmp(config->quant.activations, "bf16") == 0,
+        .encodes = true,
+        .config = config,
+    };
+}
+
+/* Names what gave a wrong value: the config's key or the option. */
+static struct error blame(const struct pipeline_choice *choice, const char *key, struct error e)
+{
+    return choice->config ? config_blame(choice->config, key, e) : error_in(e, "--%s", key);
+}
+
+/* Checks that the parts fit together before any of them is loaded. */
+static struct error check_parts(const struct pipeline *p)
+{
+    const struct unet_config *unet = &p->unet_config;
+    if (unet->cross_dim != p->text_config.width)
         return error_input("%s/unet/config.json: cross_attention_dim: %lld, but the text encoder is %lld wide",
-                           w->config.model, (long long)unet->cross_dim, (long long)w->text_config.width);
-    if (unet->in_channels != w->vae.latent_channels || unet->out_channels != w->vae.latent_channels)
+                           p->model, (long long)unet->cross_dim, (long long)p->text_config.width);
+    if (unet->in_channels != p->vae.latent_channels || unet->out_channels != p->vae.latent_channels)
         return error_input("%s/unet/config.json: in_channels, out_channels: expected %lld, the VAE's latent_channels",
-                           w->config.model, (long long)w->vae.latent_channels);
+                           p->model, (long long)p->vae.latent_channels);
     return ok();
 }
 
-static struct error read_settings(struct pipeline *w)
+static struct error read_settings(struct pipeline *p)
 {
-    TRY(config_blame(&w->config, "model", model_folder_check(w->config.model)));
-    TRY(text_config_read(&w->text_config, w->config.model));
-    TRY(unet_config_read(&w->unet_config, w->config.model));
-    TRY(vae_config_read(&w->vae, w->config.model));
-    TRY(noise_schedule_read(&w->schedule, w->config.model));
-    noise_schedule_for_pictures(&w->schedule);
-    return check_parts(w);
+    TRY(blame(&p->choice, "model", model_folder_check(p->model)));
+    TRY(text_config_read(&p->text_config, p->model));
+    TRY(unet_config_read(&p->unet_config, p->model));
+    TRY(vae_config_read(&p->vae, p->model));
+    TRY(noise_schedule_read(&p->schedule, p->model));
+    noise_schedule_for_pictures(&p->schedule);
+    return check_parts(p);
 }
 
-static void note_bits(struct pipeline *w, const struct weights *part)
+static void note_bits(struct pipeline *p, const struct weights *part)
 {
-    w->least_bits = !w->least_bits || part->least_bits < w->least_bits ? part->least_bits : w->least_bits;
-    w->most_bits = part->most_bits > w->most_bits ? part->most_bits : w->most_bits;
+    p->least_bits = !p->least_bits || part->least_bits < p->least_bits ? part->least_bits : p->least_bits;
+    p->most_bits = part->most_bits > p->most_bits ? part->most_bits : p->most_bits;
 }
 
 /* Checks that every layer of every part exists and has its shape. */
-static struct error check_weights(struct pipeline *w)
+static struct error check_weights(struct pipeline *p)
 {
     struct text_encoder text;
     struct unet unet;
     struct vae vae;
-    TRY(text_encoder_load(&text, w->device, w->config.model, (int)w->config.quant.bits, store_nowhere()));
-    note_bits(w, &text.weights);
+    TRY(text_encoder_load(&text, p->device, p->model, p->choice.bits, store_nowhere()));
+    note_bits(p, &text.weights);
     text_encoder_free(&text);
-    TRY(unet_load(&unet, w->device, w->config.model, (int)w->config.quant.bits, store_nowhere()));
-    note_bits(w, &unet.weights);
+    TRY(unet_load(&unet, p->device, p->model, p->choice.bits, store_nowhere()));
+    note_bits(p, &unet.weights);
     unet_free(&unet);
-    TRY(vae_load(&vae, w->device, w->config.model, 0, true, true, store_nowhere()));
+    TRY(vae_load(&vae, p->device, p->model, 0, p->choice.encodes, true, store_nowhere()));
     vae_free(&vae);
     return ok();
 }
 
-static struct error open_device(struct pipeline *w, const struct device_kind *devices)
+static struct error open_device(struct pipeline *p, const struct device_kind *devices)
 {
-    const struct config *c = &w->config;
-    int threads = pool_default_threads(comm_local_size(w->all));
-    struct error e = w->simulated ? device_simulate(&w->device)
-                                  : device_open(&w->device, devices, c->device, comm_local_rank(w->all), threads);
-    TRY(config_blame(c, "device", e));
-    return config_blame(c, "quant.activations",
-                        device_set_activations(w->device, strcmp(c->quant.activations, "bf16") == 0));
+    const struct pipeline_choice *c = &p->choice;
+    int threads = pool_default_threads(comm_local_size(p->all));
+    struct error e = p->simulated ? device_simulate(&p->device)
+                                  : device_open(&p->device, devices, c->device, comm_local_rank(p->all), threads);
+    TRY(blame(c, "device", e));
+    return blame(c, "quant.activations", device_set_activations(p->device, c->bfloat));
 }
 
-const char *pipeline_key(const struct config *a, const struct config *b)
+static struct error open_all(struct pipeline *p, const struct device_kind *devices)
+{
+    p->model = memory_string(p->choice.model);
+    if (!p->model)
+        return error_memory("the model's name");
+    TRY(read_settings(p));
+    TRY(open_device(p, devices));
+    return check_weights(p);
+}
+
+struct error pipeline_open(struct pipeline *p, const struct pipeline_choice *choice, struct comm *all,
+                           const struct device_kind *devices)
+{
+    *p = (struct pipeline){.all = all, .comm = all, .simulated = !devices, .choice = *choice};
+    struct error e = open_all(p, devices);
+    p->choice.model = p->model;
+    p->choice.config = NULL; // it need not outlive this call
+    if (e.code != ERROR_NONE)
+        pipeline_close(p);
+    return e;
+}
+
+/* The first key in which they differ, or NULL. */
+static const char *find_difference(const struct pipeline_choice *a, const struct pipeline_choice *b)
 {
     if (strcmp(a->model, b->model) != 0)
         return "model";
     if (strcmp(a->device, b->device) != 0)
         return "device";
-    if (a->quant.bits != b->quant.bits)
+    if (a->bits != b->bits)
         return "quant.bits";
-    return strcmp(a->quant.activations, b->quant.activations) != 0 ? "quant.activations" : NULL;
+    return a->bfloat != b->bfloat ? "quant.activations" : NULL;
 }
 
-struct error pipeline_serves(const struct pipeline *w, const struct config *config)
+const char *pipeline_key(const struct config *a, const struct config *b)
 {
-    const char *key = pipeline_key(&w->config, config);
+    const struct pipeline_choice first = pipeline_choice_of(a), second = pipeline_choice_of(b);
+    return find_difference(&first, &second);
+}
+
+struct error pipeline_serves(const struct pipeline *p, const struct config *config)
+{
+    const struct pipeline_choice other = pipeline_choice_of(config);
+    const char *key = find_difference(&p->choice, &other);
     return key ? config_blame(config, key, error_input("differs from the loaded model's")) : ok();
 }
 
-struct error pipeline_open(struct pipeline *w, const struct config *c, struct comm *all,
-                           const struct device_kind *devices)
+struct error pipeline_compare(struct pipeline *p, const struct config *config)
 {
-    *w = (struct pipeline){.all = all, .comm = all, .simulated = !devices};
-    struct error e = config_copy(&w->config, c);
-    if (e.code == ERROR_NONE)
-        e = read_settings(w);
-    if (e.code == ERROR_NONE)
-        e = open_device(w, devices);
-    if (e.code == ERROR_NONE)
-        e = check_weights(w);
-    if (e.code != ERROR_NONE)
-        pipeline_close(w);
-    return e;
-}
-
-struct error pipeline_compare(struct pipeline *w)
-{
-    if (comm_size(w->all) == 1) // there is no other rank to differ from, and marking a large model takes seconds
+    if (comm_size(p->all) == 1) // there is no other rank to differ from, and reading a large model takes seconds
         return ok();
     char model[300];
-    snprintf(model, sizeof model, "the model (%.250s)", w->config.model);
+    snprintf(model, sizeof model, "the model (%.250s)", p->model);
     const struct fingerprint marks[] = {{"zoodip's version (" ZOODIP_VERSION ")", fingerprint_text(0, ZOODIP_VERSION)},
-                                        {model, fingerprint_model(w->config.model)}};
-    TRY(fingerprint_compare(w->all, marks, sizeof marks / sizeof *marks));
-    return gpu_link_check(w->all, w->device, &w->config);
+                                        {model, fingerprint_model(p->model)}};
+    TRY(fingerprint_compare(p->all, marks, sizeof marks / sizeof *marks));
+    return gpu_link_check(p->all, p->device, config);
 }
 
-void pipeline_close(struct pipeline *w)
+void pipeline_close(struct pipeline *p)
 {
-    pipeline_unload(w);
-    noise_schedule_free(&w->schedule);
-    device_close(w->device);
-    config_free(&w->config);
-    if (w->comm != w->all)
-        comm_close(w->comm);
-    *w = (struct pipeline){0};
+    pipeline_unload(p);
+    noise_schedule_free(&p->schedule);
+    device_close(p->device);
+    memory_free(p->model);
+    if (p->comm != p->all)
+        comm_close(p->comm);
+    *p = (struct pipeline){0};
 }
 
-struct error pipeline_divide(struct pipeline *w, int group)
+struct error pipeline_divide(struct pipeline *p, int group)
 {
-    return comm_split(w->all, group, &w->comm);
+    return comm_split(p->all, group, &p->comm);
 }
 
-struct error pipeline_link(struct pipeline *w, double limit)
+struct error pipeline_link(struct pipeline *p, const struct config *config)
 {
-    return gpu_link_open(w->comm, w->device, &w->config, limit);
+    return gpu_link_open(p->comm, p->device, config);
 }
 
 /* -------------------------------------------------------------------------------- loading */
 
-void pipeline_announce(const struct pipeline *w, const struct comm *comm, int64_t pictures)
+void pipeline_log_encoding(const struct pipeline *p, const struct comm *comm, int64_t pictures)
 {
     int ranks = comm_size(comm);
-    if (comm_rank(comm) == 0 && !w->simulated)
-        log_line("%s, %d rank%s; encoding %lld pictures", device_name(w->device), ranks, ranks == 1 ? "" : "s",
+    if (comm_rank(comm) == 0 && !p->simulated)
+        log_line("%s, %d rank%s; encoding %lld pictures", device_name(p->device), ranks, ranks == 1 ? "" : "s",
                  (long long)pictures);
 }
 
-struct error pipeline_vae(struct pipeline *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae)
+struct error pipeline_vae(struct pipeline *p, struct comm *comm, bool encoder, bool decoder, struct vae *vae)
 {
-    struct error mine = vae_load(vae, w->device, w->config.model, 0, encoder, decoder, store_of(w, comm));
+    struct error mine = vae_load(vae, p->device, p->model, 0, encoder, decoder, store_of(p, comm));
     struct error e = comm_agree(comm, mine);
     if (e.code != ERROR_NONE && mine.code == ERROR_NONE)
         vae_free(vae);
     return e;
 }
 
-static void say_loading(const struct pipeline *w)
+void pipeline_log_loading(const struct pipeline *p)
 {
     char least[24] = "";
-    if (w->least_bits < w->most_bits)
-        snprintf(least, sizeof least, "%d- to ", w->least_bits);
-    log_line("loading text encoder and UNet with %s%d-bit weights", least, w->most_bits);
+    if (comm_rank(p->all) != 0)
+        return;
+    if (p->least_bits < p->most_bits)
+        snprintf(least, sizeof least, "%d- to ", p->least_bits);
+    log_line("loading text encoder and UNet with %s%d-bit weights", least, p->most_bits);
 }
 
-struct error pipeline_load(struct pipeline *w)
+struct error pipeline_load(struct pipeline *p)
 {
-    int bits = (int)w->config.quant.bits;
-    if (comm_rank(w->all) == 0 && !w->simulated)
-        say_loading(w);
-    TRY(comm_agree(w->all, text_encoder_load(&w->text, w->device, w->config.model, bits, store_of(w, w->all))));
-    return comm_agree(w->all, unet_load(&w->unet, w->device, w->config.model, bits, store_of(w, w->all)));
+    int bits = p->choice.bits;
+    TRY(comm_agree(p->all, text_encoder_load(&p->text, p->device, p->model, bits, store_of(p, p->all))));
+    return comm_agree(p->all, unet_load(&p->unet, p->device, p->model, bits, store_of(p, p->all)));
 }
 
-void pipeline_unload(struct pipeline *w)
+void pipeline_unload(struct pipeline *p)
 {
-    unet_free(&w->unet);
-    text_encoder_free(&w->text);
+    unet_free(&p->unet);
+    text_encoder_free(&p->text);
 }

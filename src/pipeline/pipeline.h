@@ -1,7 +1,8 @@
 /* pipeline/pipeline.h
  *
- * What every subject is learned with: the device, the model's settings, and text encoder and UNet in memory that the
- * node's ranks share, loaded once. What belongs to one subject (config, word, pictures) is in pipeline/subject.h.
+ * A model on a device: its settings, and text encoder and UNet in memory that the node's ranks share, loaded once. All
+ * subjects are learned with it and all pictures generated. What belongs to one subject (config, word, pictures) is in
+ * pipeline/subject.h.
  *
  * Invariant: `all` are the ranks that share the model, `comm` those that work on the same subject: all of them, until
  * pipeline_divide. The rank for which comm_rank(comm) is 0 speaks for its group.
@@ -17,51 +18,70 @@
 #include "model/unet.h"
 #include "model/vae.h"
 
+/* What a pipeline is opened for. */
+struct pipeline_choice {
+    const char *model;           /* a diffusers folder */
+    const char *device;          /* as device_open takes it; must outlive the pipeline */
+    int bits;                    /* of text encoder and UNet: 4, 8, 16 or 32; 0: as stored */
+    bool bfloat;                 /* see device_set_activations */
+    bool encodes;                /* pictures will be encoded, so the VAE needs its encoder */
+    const struct config *config; /* where the choice comes from, for errors; NULL: from the command line's options */
+};
+
+/* The choice that a config makes, which it must outlive. */
+struct pipeline_choice pipeline_choice_of(const struct config *config);
+
 struct pipeline {
     struct comm *all, *comm;
     struct device *device;
-    struct config config; /* a copy of the one it was opened for */
+    char *model;
     struct text_config text_config;
     struct unet_config unet_config;
     struct vae_config vae;
     struct noise_schedule schedule;
     struct text_encoder text;
     struct unet unet;
-    int least_bits, most_bits; /* in which text encoder and UNet are kept; codes of a quantized file stay as they are */
-    bool simulated;            /* on a simulated GPU */
+    int most_bits;  /* in which text encoder and UNet are kept; codes of a quantized file stay as they are */
+    bool simulated; /* on a simulated GPU */
+
+    /* private */
+    struct pipeline_choice choice;
+    int least_bits;
 };
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
  * `devices` NULL: on a simulated GPU, to find out what memory a run needs; see device_simulate. Free with
  * pipeline_close. */
-struct error pipeline_open(struct pipeline *w, const struct config *config, struct comm *all,
+struct error pipeline_open(struct pipeline *p, const struct pipeline_choice *choice, struct comm *all,
                            const struct device_kind *devices);
-void pipeline_close(struct pipeline *w);
+void pipeline_close(struct pipeline *p);
 
-/* Whether all ranks have the same program, the same model (pipeline/fingerprint.h) and the same kind of device. Collective
- * over all. */
-struct error pipeline_compare(struct pipeline *w);
+/* Whether all ranks have the same program, the same model (pipeline/fingerprint.h) and the same kind of device, as
+ * `config` chose them. Collective over all. */
+struct error pipeline_compare(struct pipeline *p, const struct config *config);
 
 /* The first key in which two configs differ that must be the same for one pipeline to serve both, or NULL. */
 const char *pipeline_key(const struct config *a, const struct config *b);
 
 /* Whether a config may be learned in this pipeline, which was opened for another. */
-struct error pipeline_serves(const struct pipeline *w, const struct config *config);
+struct error pipeline_serves(const struct pipeline *p, const struct config *config);
 
 /* From here on this rank works with those that pass the same group. Collective over all. */
-struct error pipeline_divide(struct pipeline *w, int group);
+struct error pipeline_divide(struct pipeline *p, int group);
 
-/* Joins the GPUs of the ranks that work together (pipeline/gpu_link.h). Collective in the group. */
-struct error pipeline_link(struct pipeline *w, double limit);
+/* Joins the GPUs of the ranks that work together (pipeline/gpu_link.h), with the config's timeout. Collective in the
+ * group. */
+struct error pipeline_link(struct pipeline *p, const struct config *config);
 
-/* Logs what computes for `comm`, and how many pictures it will encode. */
-void pipeline_announce(const struct pipeline *w, const struct comm *comm, int64_t pictures);
+/* Rank 0 logs what computes for `comm` and how many pictures it will encode; and what pipeline_load will load. */
+void pipeline_log_encoding(const struct pipeline *p, const struct comm *comm, int64_t pictures);
+void pipeline_log_loading(const struct pipeline *p);
 
 /* The VAE, in memory shared by the node's ranks of `comm`. Collective there. Free with vae_free. */
-struct error pipeline_vae(struct pipeline *w, struct comm *comm, bool encoder, bool decoder, struct vae *vae);
+struct error pipeline_vae(struct pipeline *p, struct comm *comm, bool encoder, bool decoder, struct vae *vae);
 
 /* Loads text encoder and UNet; frees both. Collective over all. */
-struct error pipeline_load(struct pipeline *w);
-void pipeline_unload(struct pipeline *w);
+struct error pipeline_load(struct pipeline *p);
+void pipeline_unload(struct pipeline *p);
 
 #endif

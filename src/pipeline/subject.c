@@ -14,17 +14,17 @@
 static struct error check_model(struct subject *s)
 {
     const struct config *c = &s->config;
-    const struct pipeline *w = s->pipeline;
-    if (c->zo.timesteps[1] > w->schedule.steps)
+    const struct pipeline *p = s->pipeline;
+    if (c->zo.timesteps[1] > p->schedule.steps)
         return config_blame(c, "zo.timesteps",
                             error_input("[%lld, %lld] goes beyond the %lld timesteps of the model's scheduler",
                                         (long long)c->zo.timesteps[0], (long long)c->zo.timesteps[1],
-                                        (long long)w->schedule.steps));
-    s->resolution = c->data.resolution ? c->data.resolution : w->unet_config.sample_size * w->vae.factor;
-    if (s->resolution % w->vae.factor != 0)
+                                        (long long)p->schedule.steps));
+    s->resolution = c->data.resolution ? c->data.resolution : p->unet_config.sample_size * p->vae.factor;
+    if (s->resolution % p->vae.factor != 0)
         return config_blame(c, "data.resolution",
                             error_input("is %lld, expected a multiple of %lld, the VAE's factor",
-                                        (long long)s->resolution, (long long)w->vae.factor));
+                                        (long long)s->resolution, (long long)p->vae.factor));
     return ok();
 }
 
@@ -69,9 +69,9 @@ static struct error read_all(struct subject *s)
     return dataset_read(&s->dataset, c, s->tokenizer, s->first_id, s->resolution, s->pipeline->text_config.positions);
 }
 
-struct error subject_read(struct subject *s, struct pipeline *w, struct config *config)
+struct error subject_read(struct subject *s, struct pipeline *p, struct config *config)
 {
-    *s = (struct subject){.pipeline = w, .config = *config};
+    *s = (struct subject){.pipeline = p, .config = *config};
     *config = (struct config){0};
     struct error e = read_all(s);
     if (e.code != ERROR_NONE)
@@ -85,8 +85,8 @@ struct error subject_compare(const struct subject *s)
     const struct texts *images = &s->config.data.images;
     uint32_t pictures = 0;
     for (int64_t i = 0; i < set->count; i++) {
-        const struct picture *p = &set->pictures[i];
-        pictures = fingerprint_bytes(pictures, p->rgb, p->width * p->height * 3);
+        const struct picture *picture = &set->pictures[i];
+        pictures = fingerprint_bytes(pictures, picture->rgb, picture->width * picture->height * 3);
     }
     uint32_t captions = fingerprint_bytes(0, set->ids, set->captions.count * set->length * (int64_t)sizeof *set->ids);
     // all of it, not only the recipe: steps, prompts and so on decide how often the ranks meet
@@ -113,15 +113,16 @@ void subject_free(struct subject *s)
 /* -------------------------------------------------------------------------------- one subject */
 
 /* This rank's part; *opened: the pipeline is open. */
-static struct error open_mine(struct subject *s, struct pipeline *w, struct config *config, struct comm *comm,
+static struct error open_mine(struct subject *s, struct pipeline *p, struct config *config, struct comm *comm,
                               const struct device_kind *devices, bool *opened)
 {
-    struct error e = pipeline_open(w, config, comm, devices);
+    const struct pipeline_choice choice = pipeline_choice_of(config);
+    struct error e = pipeline_open(p, &choice, comm, devices);
     *opened = e.code == ERROR_NONE;
-    return *opened ? subject_read(s, w, config) : e;
+    return *opened ? subject_read(s, p, config) : e;
 }
 
-struct error subject_open(struct subject *s, struct pipeline *w, const char *config_path, const struct text_list *sets,
+struct error subject_open(struct subject *s, struct pipeline *p, const char *config_path, const struct text_list *sets,
                           struct comm *comm, const struct device_kind *devices)
 {
     *s = (struct subject){0};
@@ -130,40 +131,40 @@ struct error subject_open(struct subject *s, struct pipeline *w, const char *con
     struct error e = config_read(&config, config_path, sets);
     if (e.code == ERROR_NONE) {
         comm_set_timeout(comm, config.cluster.timeout);
-        e = open_mine(s, w, &config, comm, devices, &opened);
+        e = open_mine(s, p, &config, comm, devices, &opened);
         config_free(&config);
     }
     e = comm_agree(comm, e);
     if (e.code == ERROR_NONE && devices)
-        e = pipeline_compare(w);
+        e = pipeline_compare(p, &s->config);
     if (e.code == ERROR_NONE && devices)
         e = subject_compare(s);
     if (e.code == ERROR_NONE)
-        e = pipeline_link(w, s->config.cluster.timeout);
+        e = pipeline_link(p, &s->config);
     if (e.code != ERROR_NONE) {
         subject_free(s);
         if (opened)
-            pipeline_close(w);
+            pipeline_close(p);
     }
     return e;
 }
 
 void subject_close(struct subject *s)
 {
-    struct pipeline *w = s->pipeline;
+    struct pipeline *p = s->pipeline;
     subject_free(s);
-    pipeline_close(w);
+    pipeline_close(p);
 }
 
 /* -------------------------------------------------------------------------------- loading */
 
 struct error subject_encode(struct subject *s)
 {
-    struct pipeline *w = s->pipeline;
-    pipeline_announce(w, w->comm, s->dataset.count);
+    struct pipeline *p = s->pipeline;
+    pipeline_log_encoding(p, p->comm, s->dataset.count);
     struct vae vae;
-    TRY(pipeline_vae(w, w->comm, true, false, &vae));
-    struct error e = dataset_encode(&s->dataset, w->device, &vae, w->comm);
+    TRY(pipeline_vae(p, p->comm, true, false, &vae));
+    struct error e = dataset_encode(&s->dataset, p->device, &vae, p->comm);
     vae_free(&vae);
     return e;
 }
@@ -179,16 +180,16 @@ struct error subject_start(struct subject *s)
 
 struct training_parts subject_parts(const struct subject *s)
 {
-    const struct pipeline *w = s->pipeline;
+    const struct pipeline *p = s->pipeline;
     return (struct training_parts){
         .config = &s->config,
-        .comm = w->comm,
-        .device = w->device,
+        .comm = p->comm,
+        .device = p->device,
         .dataset = &s->dataset,
-        .text = &w->text,
-        .unet = &w->unet,
-        .schedule = &w->schedule,
-        .scaling_factor = w->vae.scaling_factor,
+        .text = &p->text,
+        .unet = &p->unet,
+        .schedule = &p->schedule,
+        .scaling_factor = p->vae.scaling_factor,
         .first_id = s->first_id,
         .initializer = s->initializer,
         .recipe = s->recipe,

@@ -25,7 +25,7 @@ struct subject {
 
 /* Takes the config over, reads word, captions and pictures, and checks them against the model. Not collective: agree on
  * the outcome. Nothing is owned after an error. Free with subject_free. */
-struct error subject_read(struct subject *s, struct pipeline *w, struct config *config);
+struct error subject_read(struct subject *s, struct pipeline *p, struct config *config);
 void subject_free(struct subject *s);
 
 /* Whether all ranks have read the same config, captions and pictures (pipeline/fingerprint.h). Collective over all. */
@@ -33,7 +33,7 @@ struct error subject_compare(const struct subject *s);
 
 /* For a command with one subject: reads the config, opens the pipeline for it, reads the subject, joins the ranks'
  * GPUs. `devices`: see pipeline_open. All ranks return the same; after an error nothing is owned. */
-struct error subject_open(struct subject *s, struct pipeline *w, const char *config_path, const struct text_list *sets,
+struct error subject_open(struct subject *s, struct pipeline *p, const char *config_path, const struct text_list *sets,
                           struct comm *comm, const struct device_kind *devices);
 void subject_close(struct subject *s); /* closes the pipeline too */
 

@@ -296,7 +296,7 @@ struct error jobs_encode(struct jobs *jobs, struct pipeline *p)
     int64_t pictures = 0;
     for (int64_t i = 0; i < jobs->count; i++)
         pictures += job_is_pending(&jobs->items[i]) ? jobs->items[i].subject.dataset.count : 0;
-    pipeline_announce(p, p->all, pictures);
+    pipeline_log_encoding(p, p->all, pictures);
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
         if (!job_is_pending(job))

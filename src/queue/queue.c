@@ -16,6 +16,7 @@
 struct queue {
     struct queue_parts parts;
     struct pipeline pipeline;
+    struct config config; /* a copy of the one that opened it, whose timeout and output.dir count for all jobs */
     bool opened, loaded; /* the pipeline; text encoder and UNet */
     int groups;          /* 0: the ranks have not been split yet */
 
@@ -82,9 +83,9 @@ static struct error prepare_folders(struct queue *q)
 {
     struct error e = ok();
     if (is_root(q))
-        e = config_blame(&q->pipeline.config, "output.dir", folder_make(q->jobs.folder));
+        e = config_blame(&q->config, "output.dir", folder_make(q->jobs.folder));
     if (is_root(q) && e.code == ERROR_NONE && !q->parts.only)
-        e = claim_folder(&q->claim, q->jobs.folder, learning_patience(&q->pipeline.config));
+        e = claim_folder(&q->claim, q->jobs.folder, learning_patience(&q->config));
     TRY(comm_agree(q->parts.comm, e));
     for (int64_t i = 0; i < q->jobs.count && is_root(q); i++) {
         struct job *job = &q->jobs.items[i];
@@ -248,7 +249,7 @@ static struct error hand_out(struct queue *q, const int64_t *order, int64_t coun
         .all = q->parts.comm,
         .group = q->pipeline.comm,
         .groups = q->groups,
-        .timeout = q->pipeline.config.cluster.timeout,
+        .timeout = q->config.cluster.timeout,
         .order = order,
         .count = count,
         .report = on_report,
@@ -283,18 +284,35 @@ static struct error run_jobs(struct queue *q)
     return e;
 }
 
+/* This rank's part: the pipeline that a job's config asks for. */
+static struct error open_mine(struct queue *q, const struct job *job)
+{
+    const struct pipeline_choice choice = pipeline_choice_of(&job->config);
+    TRY(config_copy(&q->config, &job->config));
+    struct error e = pipeline_open(&q->pipeline, &choice, q->parts.comm, q->parts.devices);
+    if (e.code != ERROR_NONE)
+        config_free(&q->config);
+    return e;
+}
+
+static void close_pipeline(struct queue *q)
+{
+    pipeline_close(&q->pipeline);
+    config_free(&q->config);
+}
+
 /* The first job that can be learned opens the pipeline. In a file, all jobs need the same model. */
 static struct error open_pipeline(struct queue *q)
 {
     for (struct job *job = jobs_first_pending(&q->jobs); job && !q->opened; job = jobs_first_pending(&q->jobs)) {
         comm_set_timeout(q->parts.comm, job->config.cluster.timeout);
-        struct error mine = pipeline_open(&q->pipeline, &job->config, q->parts.comm, q->parts.devices);
+        struct error mine = open_mine(q, job);
         struct error e = comm_agree(q->parts.comm, mine);
         if (e.code == ERROR_NONE)
-            e = pipeline_compare(&q->pipeline);
+            e = pipeline_compare(&q->pipeline, &q->config);
         q->opened = e.code == ERROR_NONE;
         if (!q->opened && mine.code == ERROR_NONE)
-            pipeline_close(&q->pipeline);
+            close_pipeline(q);
         if (!q->opened && q->jobs.kind == JOBS_FILE)
             return e;
         if (!q->opened)
@@ -316,7 +334,7 @@ static struct error make_groups(struct queue *q)
     TRY(pipeline_divide(p, handout_group_of(comm_rank(q->parts.comm), size, q->groups)));
     if (is_root(q))
         log_line("%d rank%s in %d group%s", size, size == 1 ? "" : "s", q->groups, q->groups == 1 ? "" : "s");
-    return comm_agree(q->parts.comm, pipeline_link(p, p->config.cluster.timeout));
+    return comm_agree(q->parts.comm, pipeline_link(p, &q->config));
 }
 
 /* A GPU's memory is planned before any work is done: the most that any of the jobs needs. */
@@ -338,8 +356,10 @@ static struct error plan_jobs(struct queue *q)
 
 static struct error load_once(struct queue *q)
 {
-    if (!q->loaded)
-        TRY(pipeline_load(&q->pipeline));
+    if (q->loaded)
+        return ok();
+    pipeline_log_loading(&q->pipeline);
+    TRY(pipeline_load(&q->pipeline));
     q->loaded = true;
     return ok();
 }
@@ -452,6 +472,6 @@ void queue_free(struct queue *q)
         return;
     queue_clear(q);
     if (q->opened)
-        pipeline_close(&q->pipeline);
+        close_pipeline(q);
     memory_free(q);
 }

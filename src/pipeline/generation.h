@@ -1,0 +1,45 @@
+/* pipeline/generation.h
+ *
+ * Generates several pictures with a loaded pipeline, in two halves: first the latents of all of them, by text encoder
+ * and UNet, then the pictures, by the VAE, which need not fit into memory beside the networks. The ranks that work
+ * together generate every size-th picture each.
+ *
+ * The ranks meet after every call of a network: if one was asked to stop (cluster/signals.h), all do, with
+ * ERROR_PREEMPTED, and no rank waits for another longer than a call takes.
+ */
+#ifndef ZOODIP_PIPELINE_GENERATION_H
+#define ZOODIP_PIPELINE_GENERATION_H
+
+#include "model/denoiser.h"
+#include "pipeline/pipeline.h"
+
+struct generation {
+    struct pipeline *pipeline;
+    const struct sampler_type *sampler;
+    int64_t steps;         /* on a simulated GPU: the fewest that the sampler can take, which need as much memory */
+    double guidance;       /* above 1: with a negative prompt */
+    int64_t height, width; /* of the latents */
+    const float *rows;     /* [vectors, width of an embedding]: learned words */
+    int64_t vectors;       /* 0: none */
+    int32_t first_id;      /* the id of row 0; the others follow */
+    bool unload;           /* no pictures follow: the networks are unloaded before the VAE is loaded */
+
+    /* Called for picture i by the rank that generates it; an error ends all. */
+    struct error (*begin)(void *arg, int64_t i, int32_t *ids, float *latents); /* see denoiser_run */
+    denoiser_tick *tick;                                                       /* may be NULL */
+    struct error (*end)(void *arg, int64_t i, struct picture *picture);        /* the picture is the callee's to free */
+    void *arg;
+
+    /* Results: the most device memory that each half had, if asked for. Then the device's own peak starts anew with
+     * the second. */
+    bool measure;
+    int64_t latents_bytes, pictures_bytes;
+};
+
+/* Pictures 0 to count - 1. Collective in the group; an error on one rank is returned on all. */
+struct error generation_run(struct generation *g, int64_t count);
+
+/* How often the UNet is called for a picture. */
+int64_t generation_calls(const struct generation *g);
+
+#endif
