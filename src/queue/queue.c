@@ -17,8 +17,8 @@ struct queue {
     struct queue_parts parts;
     struct pipeline pipeline;
     struct config config; /* a copy of the one that opened it, whose timeout and output.dir count for all jobs */
-    bool opened, loaded; /* the pipeline; text encoder and UNet */
-    int groups;          /* 0: the ranks have not been split yet */
+    bool opened, loaded;  /* the pipeline; text encoder and UNet */
+    int groups;           /* 0: the ranks have not been split yet */
 
     /* the current batch */
     struct jobs jobs;
