@@ -103,19 +103,16 @@ static struct error bench(const char *config, const struct text_list *sets, int6
 static struct error run(int argc, char **argv, const struct host *host)
 {
     const char *config = NULL;
-    const char **sets = memory_alloc(argc, sizeof *sets);
-    if (!sets)
-        return error_memory("the command line");
-    struct text_list many = {.items = sets};
+    struct text_list sets = {0};
     int64_t evaluations = 30;
-    const struct option table[] = {{.name = "set", .many = &many},
+    const struct option table[] = {{.name = "set", .many = &sets},
                                    {.name = "evaluations", .integer = &evaluations, .low = 1, .high = 1 << 30}};
     struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &config, 1);
     if (e.code == ERROR_NONE && !config)
         e = error_input("bench needs a CONFIG.json; see zoodip bench --help");
     if (e.code == ERROR_NONE)
-        e = bench(config, &many, evaluations, host);
-    memory_free(sets);
+        e = bench(config, &sets, evaluations, host);
+    memory_free(sets.items);
     return e;
 }
 

@@ -375,9 +375,6 @@ static struct error run(int argc, char **argv, const struct host *host)
                         .count = 1,
                         .device = "auto"};
     const char *none[1];
-    r.embeddings.items = memory_alloc(argc, sizeof *r.embeddings.items);
-    if (!r.embeddings.items)
-        return error_memory("the command line");
     const struct option table[] = {
         {.name = "model", .text = &r.model},
         {.name = "embedding", .many = &r.embeddings},

@@ -367,9 +367,7 @@ static struct error inspect_path(const char *path, const struct text_list *sets,
 static struct error run(int argc, char **argv, const struct host *host)
 {
     const char *path = NULL;
-    struct text_list sets = {.items = memory_alloc(argc, sizeof *sets.items)};
-    if (!sets.items)
-        return error_memory("the options");
+    struct text_list sets = {0};
     const struct option table[] = {{.name = "set", .many = &sets}};
     struct error e = options_read(argc, argv, table, 1, &path, 1);
     if (e.code == ERROR_NONE && !path)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/nearest.h"
 #include "files/config.h"
 
@@ -45,12 +46,23 @@ static struct error set_integer(const struct option *o, const char *text)
     return ok();
 }
 
-static struct error set_value(const struct option *o, const char *text)
+/* room: for how many values. */
+static struct error add_value(const struct option *o, const char *text, int room)
+{
+    if (!o->many->items)
+        o->many->items = memory_alloc(room, sizeof *o->many->items);
+    if (!o->many->items)
+        return error_memory("the command line");
+    o->many->items[o->many->count++] = text;
+    return ok();
+}
+
+static struct error set_value(const struct option *o, const char *text, int room)
 {
     if (o->text)
         *o->text = text;
     else if (o->many)
-        o->many->items[o->many->count++] = text;
+        return add_value(o, text, room);
     else if (o->number)
         return set_number(o, text);
     else
@@ -141,7 +153,7 @@ struct error options_read(int argc, char **argv, const struct option *table, int
         }
         if (!equals && i + 1 == argc)
             return error_input("--%s: expected a value after it", o->name);
-        TRY(set_value(o, equals ? equals + 1 : argv[++i]));
+        TRY(set_value(o, equals ? equals + 1 : argv[++i], argc));
     }
     log_set_quiet(quiet);
     return ok();

@@ -20,7 +20,7 @@ struct option {
     int64_t *integer;
     int64_t low, high; /* the integer's range, if low < high */
     bool *flag;
-    struct text_list *many; /* may be given several times; items has room for argc */
+    struct text_list *many; /* may be given several times; free its items with memory_free */
 };
 
 /* argv[1..]: --quiet, which every command takes, silences status lines (base/log.h); the rest fills what the table

@@ -130,14 +130,11 @@ static struct error read_job(const char *text, const char *group_text, const cha
 static struct error run(int argc, char **argv, const struct host *host)
 {
     const char *path = NULL, *group_text = NULL, *job_text = NULL, *spool = NULL;
-    const char **sets = memory_alloc(argc, sizeof *sets);
-    if (!sets)
-        return error_memory("the command line");
-    struct text_list many = {.items = sets};
+    struct text_list sets = {0};
     bool resume = false;
     struct queue *queue = NULL;
     struct queue_parts parts = {.comm = host->comm, .devices = host->devices};
-    const struct option table[] = {{.name = "set", .many = &many},
+    const struct option table[] = {{.name = "set", .many = &sets},
                                    {.name = "groups", .text = &group_text},
                                    {.name = "job", .text = &job_text},
                                    {.name = "spool", .text = &spool},
@@ -152,9 +149,9 @@ static struct error run(int argc, char **argv, const struct host *host)
     if (e.code == ERROR_NONE)
         e = queue_new(&queue, &parts);
     if (e.code == ERROR_NONE)
-        e = spool ? spool_run(queue, host->comm, spool, path, &many) : run_file(queue, &parts, path, &many, resume);
+        e = spool ? spool_run(queue, host->comm, spool, path, &sets) : run_file(queue, &parts, path, &sets, resume);
     queue_free(queue);
-    memory_free(sets);
+    memory_free(sets.items);
     return e;
 }
 

@@ -40,7 +40,7 @@ struct run {
     struct memory_plan plan; /* of a GPU */
 };
 
-static void say_done(const struct run *r)
+static void log_done(const struct run *r)
 {
     const struct config *c = &r->subject.config;
     const struct training *t = &r->learning.training;
@@ -52,7 +52,7 @@ static void say_done(const struct run *r)
         log_line("wrote %s/%s", c->output.dir, files[i]);
 }
 
-static void say_memory(const struct run *r)
+static void log_memory(const struct run *r)
 {
     log_line("GPU memory: %lld bytes planned, %lld taken; at the end of training the driver counted %.1f MB in use, "
              "CUDA context, NCCL and other programs included",
@@ -60,50 +60,48 @@ static void say_memory(const struct run *r)
              (double)r->learning.driver_used / 1e6);
 }
 
-static struct error run_all(struct run *r, bool resume)
+static struct error learn(struct run *r, bool resume)
 {
     struct pipeline *p = &r->pipeline;
-    bool gpu = device_identity(p->device) != 0, speaks = comm_rank(p->comm) == 0;
-    if (speaks && device_note(p->device)[0])
+    bool gpu = device_identity(p->device) != 0, first = comm_rank(p->comm) == 0;
+    if (first && device_note(p->device)[0])
         log_line("%s", device_note(p->device));
     TRY(memory_plan_check(&r->plan, r->config, &r->sets, p->device, p->comm, PHASE_PICTURES));
     r->learning = (struct learning){.subject = &r->subject, .last = true};
-    TRY(comm_agree(p->comm, speaks ? learning_prepare(&r->learning, &r->subject.config, resume) : ok()));
+    TRY(comm_agree(p->comm, first ? learning_prepare(&r->learning, &r->subject.config, resume) : ok()));
     TRY(subject_encode(&r->subject));
     pipeline_log_loading(p);
     TRY(pipeline_load(p));
     TRY(learning_run(&r->learning, resume));
-    if (speaks && gpu)
-        say_memory(r);
-    if (speaks)
-        say_done(r);
+    if (first && gpu)
+        log_memory(r);
+    if (first)
+        log_done(r);
     return ok();
 }
 
-static struct error train(int argc, char **argv, const struct host *host)
+static struct error train(struct run *r, const struct host *host, bool resume)
 {
-    const char *config = NULL;
-    const char **sets = memory_alloc(argc, sizeof *sets);
-    if (!sets)
-        return error_memory("the command line");
-    struct text_list many = {.items = sets};
-    bool resume = false;
-    const struct option table[] = {{.name = "set", .many = &many}, {.name = "resume", .flag = &resume}};
-    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &config, 1);
-    if (e.code == ERROR_NONE && !config)
-        e = error_input("train needs a CONFIG.json; see zoodip train --help");
-    if (e.code == ERROR_NONE) {
-        struct run r = {.config = config, .sets = many};
-        e = subject_open(&r.subject, &r.pipeline, config, &many, host->comm, host->devices);
-        if (e.code == ERROR_NONE) {
-            e = run_all(&r, resume);
-            learning_free(&r.learning);
-            subject_close(&r.subject);
-        }
-    }
-    memory_free(sets);
+    TRY(subject_open(&r->subject, &r->pipeline, r->config, &r->sets, host->comm, host->devices));
+    struct error e = learn(r, resume);
+    learning_free(&r->learning);
+    subject_close(&r->subject);
     return e;
 }
 
-const struct command command_train = {"train", "learn a word from a folder of pictures, on all ranks", print_help,
-                                      train, true};
+static struct error run(int argc, char **argv, const struct host *host)
+{
+    struct run r = {0};
+    bool resume = false;
+    const struct option table[] = {{.name = "set", .many = &r.sets}, {.name = "resume", .flag = &resume}};
+    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &r.config, 1);
+    if (e.code == ERROR_NONE && !r.config)
+        e = error_input("train needs a CONFIG.json; see zoodip train --help");
+    if (e.code == ERROR_NONE)
+        e = train(&r, host, resume);
+    memory_free(r.sets.items);
+    return e;
+}
+
+const struct command command_train = {"train", "learn a word from a folder of pictures, on all ranks", print_help, run,
+                                      true};
