@@ -81,7 +81,7 @@ static void answer(enum question question, const struct command *about)
     if (comm_rank_launched() != 0)
         return;
     if (question == VERSION)
-        print_version(stdout, device_kinds());
+        version_print(stdout, device_kinds());
     else if (about)
         about->help();
     else

@@ -23,7 +23,7 @@ static void print_help(void)
            "  zoodip quantize --model stable-diffusion-v1-5 --output sd15-int4 --bits 4\n");
 }
 
-static void say(const char *part)
+static void log_part(const char *part)
 {
     log_line("quantizing %s", part);
 }
@@ -45,7 +45,7 @@ static struct error run(int argc, char **argv, const struct host *host)
         else if (bits != 8 && bits != 4)
             e = error_input("--bits: is %lld, expected 8 or 4", (long long)bits);
         else
-            e = quantized_write(model, output, (int)bits, say);
+            e = quantized_write(model, output, (int)bits, log_part);
     }
     return comm_agree(host->comm, e);
 }

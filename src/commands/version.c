@@ -16,7 +16,7 @@ static void print_device(FILE *stream, const struct device_kind *devices, const 
     device_close(device);
 }
 
-void print_version(FILE *stream, const struct device_kind *devices)
+void version_print(FILE *stream, const struct device_kind *devices)
 {
     fprintf(stream, "zoodip %s\n", ZOODIP_VERSION);
     print_device(stream, devices, "cpu");

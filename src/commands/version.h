@@ -9,6 +9,6 @@
 
 #include "device/device.h"
 
-void print_version(FILE *stream, const struct device_kind *devices);
+void version_print(FILE *stream, const struct device_kind *devices);
 
 #endif

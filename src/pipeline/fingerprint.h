@@ -1,8 +1,8 @@
 /* pipeline/fingerprint.h
  *
  * Do all ranks read the same data? Local disks of nodes may differ, and a rank that trains on other pictures or another
- * model than rank 0 would silently spoil the word. So each rank computes marks (CRC-32) of what it reads; they are
- * compared at the start, and the error names a rank that differs and what differs.
+ * model than rank 0 would silently spoil the word. So each rank computes fingerprints (CRC-32) of what it reads; they
+ * are compared at the start, and the error names a rank that differs and what differs.
  */
 #ifndef ZOODIP_PIPELINE_FINGERPRINT_H
 #define ZOODIP_PIPELINE_FINGERPRINT_H
@@ -17,15 +17,15 @@ struct fingerprint {
     uint32_t value;
 };
 
-/* ERROR_BAD_INPUT if some rank's marks are not rank 0's. Collective; `count` marks, at most 8, in the same order. */
-struct error fingerprint_compare(struct comm *comm, const struct fingerprint *marks, int64_t count);
+/* ERROR_BAD_INPUT if a rank's fingerprints [count], at most 8, differ from rank 0's. Collective. */
+struct error fingerprint_compare(struct comm *comm, const struct fingerprint *fingerprints, int64_t count);
 
-/* Each continues an earlier mark; begin with 0. */
-uint32_t fingerprint_bytes(uint32_t mark, const void *data, int64_t bytes);
-uint32_t fingerprint_text(uint32_t mark, const char *text);
+/* Each continues an earlier CRC; begin with 0. */
+uint32_t fingerprint_bytes(uint32_t crc, const void *data, int64_t bytes);
+uint32_t fingerprint_text(uint32_t crc, const char *text);
 
 /* The model's files: names, sizes and all contents, at a second or two for each gigabyte. Files that cannot be read are
- * left out: the code that needs them will report it. */
+ * left out: the code that needs them reports it. */
 uint32_t fingerprint_model(const char *folder);
 
 #endif

@@ -7,7 +7,7 @@
 
 /* gpus [ranks]: each rank's GPU, 0 for none. All ranks must have one or none may, because weights are packed for one
  * kind of device and shared by a node's ranks, and a lane's bits depend on its device. */
-static struct error check_alike(const double *gpus, int ranks, const struct config *config)
+static struct error check_same_kind(const double *gpus, int ranks, const struct config *config)
 {
     for (int r = 1; r < ranks; r++)
         if ((gpus[r] != 0) != (gpus[0] != 0))
@@ -68,7 +68,7 @@ static struct error list_gpus(struct comm *comm, const struct device *device, co
     TRY(comm_agree(comm, *gpus ? ok() : error_memory("the ranks' GPUs")));
     (*gpus)[comm_rank(comm)] = (double)device_identity(device);
     TRY(comm_sum(comm, *gpus, ranks));
-    return check_alike(*gpus, ranks, config);
+    return check_same_kind(*gpus, ranks, config);
 }
 
 struct error gpu_link_check(struct comm *comm, const struct device *device, const struct config *config)

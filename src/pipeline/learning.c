@@ -52,7 +52,7 @@ static void remove_unfinished(const struct config *c)
     }
 }
 
-double learning_patience(const struct config *c)
+double learning_claim_timeout(const struct config *c)
 {
     return fmin(10, c->cluster.timeout / 2);
 }
@@ -60,7 +60,7 @@ double learning_patience(const struct config *c)
 struct error learning_prepare(struct learning *l, const struct config *c, bool resume)
 {
     TRY(config_blame(c, "output.dir", folder_make(c->output.dir)));
-    TRY(claim_folder(&l->claim, c->output.dir, learning_patience(c)));
+    TRY(claim_folder(&l->claim, c->output.dir, learning_claim_timeout(c)));
     remove_unfinished(c);
     return resume ? ok() : start_anew(c);
 }
@@ -133,11 +133,11 @@ static struct error generate_sample(void *arg, int64_t step, bool missing)
     return pictures_sample(l->subject, l->training.state.embedding, step, missing);
 }
 
-static void pass_on(void *arg, const struct metric *metric)
+static void report_step(void *arg, const struct metric *metric)
 {
     struct learning *l = arg;
-    if (l->told)
-        l->told(l->arg, metric);
+    if (l->on_step)
+        l->on_step(l->arg, metric);
 }
 
 struct error learning_run(struct learning *l, bool resume)
@@ -148,7 +148,7 @@ struct error learning_run(struct learning *l, bool resume)
     TRY(training_new(&l->training, &parts));
     if (resume)
         TRY(training_resume(&l->training));
-    const struct training_calls calls = {generate_sample, pass_on, l};
+    const struct training_calls calls = {generate_sample, report_step, l};
     TRY(training_run(&l->training, &calls));
     return finish_run(l);
 }

@@ -12,24 +12,26 @@
 
 struct learning {
     struct subject *subject; /* borrowed */
-    bool last; /* no other learning follows: the networks make room for the VAE before pictures are drawn */
-    void (*told)(void *arg, const struct metric *metric); /* after every step, on every rank; may be NULL */
+    bool last; /* no other learning follows: the networks make room for the VAE before pictures are generated */
+    void (*on_step)(void *arg, const struct metric *metric); /* after every step, on every rank; may be NULL */
     void *arg;
 
+    /* Results, kept up to date while it runs. */
     struct training training;
-    double started;
     struct claim claim;  /* rank 0 of the group: of output.dir */
     int64_t driver_used; /* GPU bytes in use when training ended, by the driver's count */
+
+    double started; /* private */
 };
 
 /* Call first, on rank 0 of the group only: makes output.dir and claims it until learning_free (an error if another run
  * has it, files/claim.h); without `resume`, removes an older run's checkpoints. */
 struct error learning_prepare(struct learning *l, const struct config *config, bool resume);
 
-/* How long to wait for a folder that another run has, in seconds, while the other ranks wait too. */
-double learning_patience(const struct config *config);
+/* How long to wait for a folder that another run has claimed, in seconds, while the other ranks wait, too. */
+double learning_claim_timeout(const struct config *config);
 
-/* Trains, then draws and writes the report. ERROR_PREEMPTED after a signal. Collective in the group; free with
+/* Trains, then generates pictures and writes the report. ERROR_PREEMPTED after a signal. Collective in the group; free with
  * learning_free in any case. */
 struct error learning_run(struct learning *l, bool resume);
 void learning_free(struct learning *l);

@@ -164,9 +164,10 @@ struct error pipeline_compare(struct pipeline *p, const struct config *config)
         return ok();
     char model[300];
     snprintf(model, sizeof model, "the model (%.250s)", p->model);
-    const struct fingerprint marks[] = {{"zoodip's version (" ZOODIP_VERSION ")", fingerprint_text(0, ZOODIP_VERSION)},
-                                        {model, fingerprint_model(p->model)}};
-    TRY(fingerprint_compare(p->all, marks, sizeof marks / sizeof *marks));
+    const struct fingerprint fingerprints[] = {
+        {"zoodip's version (" ZOODIP_VERSION ")", fingerprint_text(0, ZOODIP_VERSION)},
+        {model, fingerprint_model(p->model)}};
+    TRY(fingerprint_compare(p->all, fingerprints, sizeof fingerprints / sizeof *fingerprints));
     return gpu_link_check(p->all, p->device, config);
 }
 

@@ -96,8 +96,8 @@ struct error subject_compare(const struct subject *s)
     memory_free(config);
     char named[300];
     snprintf(named, sizeof named, "the pictures (%.250s)", images->items[0]);
-    const struct fingerprint marks[] = {{"the config", keys}, {named, pictures}, {"the captions", captions}};
-    return fingerprint_compare(s->pipeline->all, marks, sizeof marks / sizeof *marks);
+    const struct fingerprint fingerprints[] = {{"the config", keys}, {named, pictures}, {"the captions", captions}};
+    return fingerprint_compare(s->pipeline->all, fingerprints, sizeof fingerprints / sizeof *fingerprints);
 }
 
 void subject_free(struct subject *s)

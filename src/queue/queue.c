@@ -85,7 +85,7 @@ static struct error prepare_folders(struct queue *q)
     if (is_root(q))
         e = config_blame(&q->config, "output.dir", folder_make(q->jobs.folder));
     if (is_root(q) && e.code == ERROR_NONE && !q->parts.only)
-        e = claim_folder(&q->claim, q->jobs.folder, learning_patience(&q->config));
+        e = claim_folder(&q->claim, q->jobs.folder, learning_claim_timeout(&q->config));
     TRY(comm_agree(q->parts.comm, e));
     for (int64_t i = 0; i < q->jobs.count && is_root(q); i++) {
         struct job *job = &q->jobs.items[i];
@@ -214,7 +214,7 @@ static void run_job(struct queue *q, struct job *job)
     q->status.group = handout_group_of(comm_rank(q->parts.comm), comm_size(q->parts.comm), q->groups);
     q->status.step = 0;
     handout_report(q->handout, &q->status);
-    struct learning learning = {.subject = &job->subject, .told = on_step, .arg = q};
+    struct learning learning = {.subject = &job->subject, .on_step = on_step, .arg = q};
     q->learning = &learning;
     struct error e = learn(q, job, &learning);
     if (is_leader(q)) {
