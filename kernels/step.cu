@@ -75,9 +75,9 @@ __global__ void add_noise_kernel(const struct add_noise_args a)
         return;
     int64_t position = i / a.channels, channel = i - position * a.channels;
     const float *moments = a.moments + (row * a.positions + position) * 2 * a.channels + channel;
-    step_add_noise(moments[0], moments[a.channels], a.posterior[place * numbers + i], a.noise[place * numbers + i],
-                   a.scaling, a.levels[2 * timestep], a.levels[2 * timestep + 1], a.velocity,
-                   a.noisy + blockIdx.y * numbers + i, a.target + blockIdx.y * numbers + i);
+    step_add_noise(moments[0], moments[a.channels], a.posterior ? a.posterior[place * numbers + i] : 0,
+                   a.noise[place * numbers + i], a.scaling, a.levels[2 * timestep], a.levels[2 * timestep + 1],
+                   a.velocity, a.noisy + blockIdx.y * numbers + i, a.target + blockIdx.y * numbers + i);
 }
 
 void cuda_add_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
@@ -88,7 +88,7 @@ void cuda_add_noise(struct device *device, struct tensor noisy, struct tensor ta
     a.target = (float *)tensor_data(target);
     a.timesteps = (float *)tensor_data(timesteps);
     a.moments = (const float *)tensor_data(n->moments);
-    a.posterior = (const float *)tensor_data(n->posterior);
+    a.posterior = n->posterior.base ? (const float *)tensor_data(n->posterior) : nullptr;
     a.noise = (const float *)tensor_data(n->noise);
     a.levels = (const float *)tensor_data(n->levels);
     a.choice = (const int32_t *)tensor_data(n->choice);

@@ -248,7 +248,8 @@ void op_draw(struct device *device, struct tensor y, struct tensor step, uint64_
  * noisy and target F32 [pictures, height, width, channels], all tensors dense. */
 struct noising {
     struct tensor moments;          /* F32 [rows, height, width, 2 channels]: a position's means, then its deviations */
-    struct tensor posterior, noise; /* F32 [batch, height, width, channels]: normals */
+    struct tensor posterior, noise; /* F32 [batch, height, width, channels]: normals; posterior.base may be NULL: the
+                                       sample is the mean */
     struct tensor levels;           /* F32 [timesteps, 1, 1, 2]: sqrt(abar), sqrt(1 - abar) */
     struct tensor choice;           /* I32 [pictures, 1, 1, 3]: row of moments, timestep, index in the batch */
     float scaling;

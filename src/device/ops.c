@@ -275,8 +275,9 @@ static struct error check_add_noise(struct tensor noisy, struct tensor target, s
     if (!dense_as(n->moments, F32) || positions(n->moments) != positions(noisy) ||
         n->moments.channels != 2 * noisy.channels)
         return wrong("op_add_noise", noisy, n->moments);
-    if (!dense_as(n->noise, F32) || !dense_as(n->posterior, F32) || !same_shape(n->noise, n->posterior) ||
-        positions(n->noise) != positions(noisy) || n->noise.channels != noisy.channels)
+    if (n->posterior.base && (!dense_as(n->posterior, F32) || !same_shape(n->noise, n->posterior)))
+        return wrong("op_add_noise", n->noise, n->posterior);
+    if (!dense_as(n->noise, F32) || positions(n->noise) != positions(noisy) || n->noise.channels != noisy.channels)
         return wrong("op_add_noise", noisy, n->noise);
     if (!dense_as(n->choice, I32) || n->choice.lanes != noisy.lanes || n->choice.channels != 3 ||
         !dense_as(timesteps, F32) || timesteps.lanes != noisy.lanes || !dense_as(n->levels, F32) ||

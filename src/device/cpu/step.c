@@ -28,11 +28,12 @@ void cpu_add_noise(struct device *device, struct tensor noisy, struct tensor tar
         *tensor_row(timesteps, l, 0) = (float)choice[1];
         for (int64_t p = 0; p < positions; p++) {
             const float *moments = tensor_row(n->moments, choice[0], p);
-            const float *posterior = tensor_row(n->posterior, choice[2], p),
-                        *noise = tensor_row(n->noise, choice[2], p);
+            const float *posterior = n->posterior.base ? tensor_row(n->posterior, choice[2], p) : NULL;
+            const float *noise = tensor_row(n->noise, choice[2], p);
             for (int64_t k = 0; k < c; k++)
-                step_add_noise(moments[k], moments[c + k], posterior[k], noise[k], n->scaling, levels[0], levels[1],
-                               n->velocity, tensor_row(noisy, l, p) + k, tensor_row(target, l, p) + k);
+                step_add_noise(moments[k], moments[c + k], posterior ? posterior[k] : 0, noise[k], n->scaling,
+                               levels[0], levels[1], n->velocity, tensor_row(noisy, l, p) + k,
+                               tensor_row(target, l, p) + k);
         }
     }
 }
