@@ -61,3 +61,8 @@ struct error error_memory(const char *what)
 {
     return error_failed("out of memory for %s", what);
 }
+
+struct error error_first(struct error a, struct error b)
+{
+    return a.code != ERROR_NONE ? a : b;
+}

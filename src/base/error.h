@@ -36,6 +36,9 @@ struct error error_errno(const char *what, const char *path);
 
 struct error error_memory(const char *what);
 
+/* The first of two that is an error, else ok. */
+struct error error_first(struct error a, struct error b);
+
 /* Returns the error of a call from the enclosing function; only where there is nothing to release. */
 #define TRY(call)                                                                                                      \
     do {                                                                                                               \

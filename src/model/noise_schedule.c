@@ -185,20 +185,8 @@ void noise_schedule_free(struct noise_schedule *s)
     s->alphas_cumprod = NULL;
 }
 
-/* -------------------------------------------------------------------------------- training */
-
-void noise_add(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *noisy,
-               int64_t count)
+void noise_schedule_levels(const struct noise_schedule *s, int64_t t, float levels[2])
 {
-    float a = sqrtf(s->alphas_cumprod[t]), b = sqrtf(1.0f - s->alphas_cumprod[t]);
-    for (int64_t i = 0; i < count; i++)
-        noisy[i] = a * latent[i] + b * noise[i];
-}
-
-void noise_target(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *target,
-                  int64_t count)
-{
-    float a = sqrtf(s->alphas_cumprod[t]), b = sqrtf(1.0f - s->alphas_cumprod[t]);
-    for (int64_t i = 0; i < count; i++)
-        target[i] = s->prediction == PREDICT_EPSILON ? noise[i] : a * noise[i] - b * latent[i];
+    levels[0] = sqrtf(s->alphas_cumprod[t]);
+    levels[1] = sqrtf(1.0f - s->alphas_cumprod[t]);
 }

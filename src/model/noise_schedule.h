@@ -1,7 +1,7 @@
 /* model/noise_schedule.h
  *
  * The noise schedule of a model (scheduler/scheduler_config.json): x_t = sqrt(a_t) z + sqrt(1 - a_t) noise. Equal to
- * diffusers' DDPMScheduler.add_noise and get_velocity.
+ * that of diffusers' DDPMScheduler; noise itself is added by op_add_noise (device/step_core.h).
  */
 #ifndef ZOODIP_MODEL_NOISE_SCHEDULE_H
 #define ZOODIP_MODEL_NOISE_SCHEDULE_H
@@ -37,10 +37,7 @@ void noise_schedule_free(struct noise_schedule *s);
  * steps_offset becomes 1, and a clip_sample set by the config is switched off. Training uses neither. */
 void noise_schedule_for_pictures(struct noise_schedule *s);
 
-/* noisy, target [count] from latent and noise [count] at timestep t in [0, steps). */
-void noise_add(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *noisy,
-               int64_t count);
-void noise_target(const struct noise_schedule *s, int64_t t, const float *latent, const float *noise, float *target,
-                  int64_t count);
+/* What is left of the picture and what is noise at timestep t in [0, steps): sqrt(a_t), sqrt(1 - a_t). */
+void noise_schedule_levels(const struct noise_schedule *s, int64_t t, float levels[2]);
 
 #endif

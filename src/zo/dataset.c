@@ -274,12 +274,3 @@ void dataset_moments(const struct dataset *s, bool mirrored, int64_t position, f
         moments[c + k] = expf(0.5f * fminf(fmaxf(from[c + k], -30.0f), 20.0f));
     }
 }
-
-void dataset_latent(const struct dataset *s, int64_t i, float scaling_factor, float *latent)
-{
-    int64_t places = s->height * s->width, c = s->channels;
-    const float *moments = s->moments[0] + i * places * 2 * c;
-    for (int64_t p = 0; p < places; p++)
-        for (int64_t k = 0; k < c; k++)
-            latent[p * c + k] = moments[p * 2 * c + k] * scaling_factor;
-}

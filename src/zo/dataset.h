@@ -44,7 +44,4 @@ struct error dataset_encode(struct dataset *s, struct device *device, const stru
  * position: of [count, height, width]; log-variance clamped to [-30, 20] (diffusers' DiagonalGaussianDistribution). */
 void dataset_moments(const struct dataset *s, bool mirrored, int64_t position, float *moments);
 
-/* Picture i's posterior mean times the VAE's scaling factor -> latent [height, width, channels]. */
-void dataset_latent(const struct dataset *s, int64_t i, float scaling_factor, float *latent);
-
 #endif

@@ -3,6 +3,25 @@
 #include "base/memory.h"
 #include "base/rng.h"
 
+struct draw_shape draw_shape_of(const struct config *config, int64_t pictures, int64_t captions, int64_t height,
+                                int64_t width, int64_t channels, int64_t dim)
+{
+    return (struct draw_shape){
+        .seed = (uint64_t)config->seed,
+        .pictures = pictures,
+        .repeats = config->data.repeats,
+        .captions = captions,
+        .flip = config->data.flip,
+        .batch = config->optim.batch_size,
+        .height = height,
+        .width = width,
+        .channels = channels,
+        .n = config->zo.n,
+        .dim = dim,
+        .timesteps = {(int32_t)config->zo.timesteps[0], (int32_t)config->zo.timesteps[1]},
+    };
+}
+
 struct error draws_new(struct draws *d, const struct draw_shape *shape)
 {
     *d = (struct draws){.shape = *shape, .epoch = -1};

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "files/config.h"
 
 struct draw_shape {
     uint64_t seed;
@@ -26,6 +27,10 @@ struct draw_shape {
     int64_t n, dim;                  /* directions and their length: vectors x width */
     int32_t timesteps[2];            /* [first, end) */
 };
+
+/* What a config asks for, with `captions` as above. */
+struct draw_shape draw_shape_of(const struct config *config, int64_t pictures, int64_t captions, int64_t height,
+                                int64_t width, int64_t channels, int64_t dim);
 
 struct draws {
     struct draw_shape shape;

@@ -13,12 +13,6 @@ void evaluator_forward(const struct evaluator *e)
     device_free(d, &in.hidden);
 }
 
-static struct error evaluate(void *arg)
-{
-    evaluator_forward(arg);
-    return ok();
-}
-
 static struct error make_inputs(struct evaluator *e)
 {
     const struct evaluator_shape *s = &e->shape;
@@ -46,29 +40,9 @@ void evaluator_free(struct evaluator *e)
 {
     if (!e->device)
         return;
-    program_free(e->program);
     struct tensor *const kept[] = {&e->ids,         &e->rows,   &e->in.sample, &e->target,
                                    &e->in.timestep, &e->in.map, &e->slots};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_free_state(e->device, kept[i]);
     *e = (struct evaluator){0};
-}
-
-struct error evaluator_program(struct evaluator *e)
-{
-    return program_new(e->device, evaluate, e, &e->program);
-}
-
-struct error evaluator_run(struct evaluator *e, const struct evaluation *batch, double *losses)
-{
-    struct device *d = e->device;
-    device_write(d, e->ids, batch->ids);
-    device_write(d, e->rows, batch->rows);
-    device_write(d, e->in.sample, batch->noisy);
-    device_write(d, e->target, batch->target);
-    device_write(d, e->in.timestep, batch->timesteps);
-    device_write(d, e->in.map, batch->map);
-    TRY(program_run(e->program));
-    device_read(d, losses, e->slots);
-    return device_wait(d);
 }

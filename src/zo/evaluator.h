@@ -1,6 +1,6 @@
 /* zo/evaluator.h
  *
- * Evaluations, a batch of lanes at a time: text encoder, UNet, squared error, in one program.
+ * A lane's loss, for a batch of lanes at a time: text encoder, UNet, squared error (op_loss).
  *
  *     ids, rows ─► text encoder ─► hidden ─┐
  *     noisy latents, timesteps ──────────► UNet ─► prediction ─► squared error, a double per lane
@@ -21,20 +21,11 @@
 #include "model/unet.h"
 
 struct evaluator_shape {
-    int64_t lanes, pictures;         /* of one run of the program */
+    int64_t lanes, pictures;         /* of a batch */
     int64_t height, width, channels; /* of a latent */
     int64_t length;                  /* ids of a caption */
     int64_t vectors, dim;            /* of the word: vectors, and the width of one */
     int32_t first_id;                /* of the word's tokens */
-};
-
-/* One batch. Host memory, the caller's. */
-struct evaluation {
-    const float *noisy, *target; /* [pictures, height, width, channels] */
-    const float *timesteps;      /* [pictures] */
-    const int32_t *map;          /* [lanes]: the picture of each lane */
-    const int32_t *ids;          /* [lanes, length] */
-    const float *rows;           /* [lanes, vectors, dim] */
 };
 
 struct evaluator {
@@ -44,7 +35,6 @@ struct evaluator {
     struct evaluator_shape shape;
     struct tensor ids, rows, target, slots;
     struct unet_input in;
-    struct program *program;
 };
 
 /* Text encoder and UNet are borrowed. Free with evaluator_free. */
@@ -54,11 +44,5 @@ void evaluator_free(struct evaluator *e);
 
 /* The ops of one batch, from its inputs (ids, rows, in, target) to its slots: for the body of a program. */
 void evaluator_forward(const struct evaluator *e);
-
-/* A program of its own, for evaluator_run. */
-struct error evaluator_program(struct evaluator *e);
-
-/* losses [lanes]. */
-struct error evaluator_run(struct evaluator *e, const struct evaluation *batch, double *losses);
 
 #endif

@@ -1,115 +1,72 @@
 #include "zo/step.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "base/rng.h"
 
-enum { LANES_AT_ONCE = 32, CHOICE = 3 };
+enum { LANES_AT_ONCE = 32 };
 
-/* -------------------------------------------------------------------------------- integers */
+/* -------------------------------------------------------------------------------- choices */
 
-/* For each batch, one after the other: choice [pictures][3], each lane's caption [lanes], its direction [lanes] and
- * its picture [lanes]. */
-
-static int64_t integers_of_batch(const struct step *s)
+static void choose_pictures(const struct lane_choices *to, const struct draws *d, int64_t first, int64_t pictures)
 {
-    const struct evaluator_shape *e = &s->evaluator.shape;
-    return CHOICE * e->pictures + 3 * e->lanes;
+    for (int64_t p = 0; p < pictures; p++) {
+        int64_t b = (first + p) % d->shape.batch;
+        int32_t *choice = to->picture + 3 * p;
+        choice[0] = (int32_t)(d->picture[b] + (d->flip[b] ? d->shape.pictures : 0));
+        choice[1] = d->timestep[b];
+        choice[2] = (int32_t)b;
+    }
 }
 
-/* A view of `count` of batch `batch`'s integers, starting at number `at`. */
-static struct tensor integers_view(const struct step *s, int64_t batch, int64_t at, int64_t lanes, int64_t channels)
+static void repeat_first(const struct lane_choices *to, int64_t lanes)
 {
-    struct tensor t = s->integers;
-    t.offset += (batch * integers_of_batch(s) + at) * dtype_size(I32);
-    t.lanes = lanes;
-    t.channels = t.row_stride = t.lane_stride = channels;
-    return t;
-}
-
-static struct tensor choice_of(const struct step *s, int64_t batch)
-{
-    return integers_view(s, batch, 0, s->evaluator.shape.pictures, CHOICE);
-}
-
-enum per_lane { CAPTION, DIRECTION, PICTURE };
-
-static struct tensor lane_map(const struct step *s, int64_t batch, enum per_lane what)
-{
-    const struct evaluator_shape *e = &s->evaluator.shape;
-    return integers_view(s, batch, CHOICE * e->pictures + (int64_t)what * e->lanes, 1, e->lanes);
+    to->caption[lanes - 1] = to->caption[0];
+    to->direction[lanes - 1] = to->direction[0];
+    to->picture_of[lanes - 1] = to->picture_of[0];
 }
 
 /* Lanes are ordered by direction, each with all pictures of the batch. A batch of lanes that would reach past the end
  * of the share evaluates the share's last lane again, so that all batches have the same shape. */
-static void write_integers(struct step *s, const struct draws *d, bool twin)
+static void choose(const struct step *s, const struct draws *d, bool twin)
 {
-    const struct evaluator_shape *e = &s->evaluator.shape;
+    const struct evaluator_shape *e = &s->lanes.evaluator.shape;
     int64_t pictures = d->shape.batch, end = s->share.first + s->share.count, n = d->shape.n;
-    for (int64_t j = 0; j < s->batches; j++) {
-        int32_t *choice = s->contents + j * integers_of_batch(s), *caption = choice + CHOICE * e->pictures;
-        int32_t *direction = caption + e->lanes, *picture = direction + e->lanes;
+    for (int64_t j = 0; j < s->lanes.batches; j++) {
+        struct lane_choices to = lanes_choices(&s->lanes, j);
         int64_t first = s->share.first + j * e->lanes;
-        for (int64_t p = 0; p < e->pictures; p++, choice += CHOICE) {
-            int64_t b = (first + p) % pictures;
-            choice[0] = (int32_t)(d->picture[b] + (d->flip[b] ? d->shape.pictures : 0));
-            choice[1] = d->timestep[b];
-            choice[2] = (int32_t)b;
-        }
+        choose_pictures(&to, d, first, e->pictures);
         for (int64_t k = 0; k < e->lanes; k++) {
             int64_t lane = first + k < end ? first + k : end - 1, i = lane / pictures;
-            caption[k] = d->caption[lane % pictures];
-            direction[k] = (int32_t)(i > n ? n - i : i);
-            picture[k] = (int32_t)((lane - first) % e->pictures);
+            to.caption[k] = d->caption[lane % pictures];
+            to.direction[k] = (int32_t)(i > n ? n - i : i);
+            to.picture_of[k] = (int32_t)((lane - first) % e->pictures);
         }
-        if (twin && j == 0) {
-            caption[e->lanes - 1] = caption[0];
-            direction[e->lanes - 1] = direction[0];
-            picture[e->lanes - 1] = picture[0];
-        }
+        if (twin && j == 0)
+            repeat_first(&to, e->lanes);
     }
-    device_write(s->parts.device, s->integers, s->contents);
 }
 
 /* -------------------------------------------------------------------------------- the programs */
 
 static void draw(const struct step *s)
 {
-    struct device *d = s->parts.device;
-    uint64_t seed = (uint64_t)s->parts.config->seed;
-    struct tensor flat[] = {s->posterior, s->noise}; // one stream runs through all pictures of the batch
-    for (int i = 0; i < 2; i++) {
-        flat[i].height *= flat[i].lanes;
-        flat[i].lane_stride *= flat[i].lanes;
-        flat[i].lanes = 1;
-    }
-    op_draw(d, flat[0], s->number, seed, STREAM_POSTERIOR);
-    op_draw(d, flat[1], s->number, seed, STREAM_NOISE);
-    op_draw(d, s->directions, s->number, seed, STREAM_DIRECTION + 1);
+    lanes_draw(&s->parts, s->posterior, s->number, STREAM_POSTERIOR);
+    lanes_draw(&s->parts, s->noise, s->number, STREAM_NOISE);
+    op_draw(s->parts.device, s->directions, s->number, (uint64_t)s->parts.config->seed, STREAM_DIRECTION + 1);
 }
 
 /* Evaluates batch j of this rank's lanes, from the draws to the losses in their slots. */
 static void evaluate_batch(const struct step *s, int64_t j)
 {
-    struct device *d = s->parts.device;
-    const struct evaluator *e = &s->evaluator;
-    const struct noising noising = {s->moments,
-                                    s->posterior,
-                                    s->noise,
-                                    s->levels,
-                                    choice_of(s, j),
-                                    s->parts.scaling_factor,
-                                    s->parts.schedule->prediction == PREDICT_V};
-    op_add_noise(d, e->in.sample, e->target, e->in.timestep, &noising);
-    op_copy(d, e->ids, s->captions, lane_map(s, j, CAPTION));
-    op_perturb(d, e->rows, s->embedding, s->directions, lane_map(s, j, DIRECTION), s->parts.config->zo.eps);
-    op_copy(d, e->in.map, lane_map(s, j, PICTURE), (struct tensor){0});
+    const struct evaluator *e = &s->lanes.evaluator;
+    const struct lane_draws draws = {s->posterior, s->noise, s->embedding, s->directions};
+    lanes_prepare(&s->lanes, j, &draws);
     evaluator_forward(e);
     int64_t done = j * e->shape.lanes, left = s->share.count - done;
     int64_t count = left < e->shape.lanes ? left : e->shape.lanes;
-    op_copy(d, tensor_lanes(s->slots, s->share.first + done, count), tensor_lanes(e->slots, 0, count),
+    op_copy(s->parts.device, tensor_lanes(s->slots, s->share.first + done, count), tensor_lanes(e->slots, 0, count),
             (struct tensor){0});
 }
 
@@ -117,7 +74,7 @@ static struct error evaluate_body(void *arg)
 {
     const struct step *s = arg;
     draw(s);
-    for (int64_t j = 0; j < s->batches; j++)
+    for (int64_t j = 0; j < s->lanes.batches; j++)
         evaluate_batch(s, j);
     return ok();
 }
@@ -164,8 +121,10 @@ static void write_step(struct step *s, int64_t number, const struct draws *draws
 {
     s->number_now = number;
     device_write(s->parts.device, s->number, &s->number_now);
-    if (s->share.count > 0)
-        write_integers(s, draws, twin);
+    if (s->share.count > 0) {
+        choose(s, draws, twin);
+        lanes_write(&s->lanes);
+    }
     memcpy(s->fresh + s->shape.lanes, notes, (size_t)s->shape.notes * sizeof *notes);
     device_write(s->parts.device, s->slots, s->fresh);
 }
@@ -220,50 +179,14 @@ struct error step_get(struct step *s, struct state *state)
 
 /* -------------------------------------------------------------------------------- making, freeing */
 
-/* Posterior means and standard deviations of every picture, then of every mirrored one. */
-static struct error put_moments(struct step *s)
-{
-    const struct dataset *set = s->parts.dataset;
-    int64_t sides = set->moments[1] ? 2 : 1, places = set->count * set->height * set->width, c = set->channels;
-    struct device *d = s->parts.device;
-    TRY(device_alloc_state(d, F32, sides * set->count, set->height, set->width, 2 * c, &s->moments));
-    float *all = memory_alloc(sides * places * 2 * c, sizeof *all);
-    if (!all)
-        return error_memory("the pictures' moments");
-    for (int64_t i = 0; i < sides * places; i++)
-        dataset_moments(set, i / places, i % places, all + i * 2 * c);
-    device_write(d, s->moments, all);
-    struct error e = device_wait(d);
-    memory_free(all);
-    return e;
-}
-
-static struct error put_levels(struct step *s)
-{
-    const struct noise_schedule *schedule = s->parts.schedule;
-    struct device *d = s->parts.device;
-    TRY(device_alloc_state(d, F32, schedule->steps, 1, 1, 2, &s->levels));
-    float *all = memory_alloc(schedule->steps * 2, sizeof *all);
-    if (!all)
-        return error_memory("the noise levels");
-    for (int64_t t = 0; t < schedule->steps; t++) {
-        all[2 * t] = sqrtf(schedule->alphas_cumprod[t]);
-        all[2 * t + 1] = sqrtf(1.0f - schedule->alphas_cumprod[t]);
-    }
-    device_write(d, s->levels, all);
-    struct error e = device_wait(d);
-    memory_free(all);
-    return e;
-}
-
 static struct error keep_tensors(struct step *s)
 {
     const struct dataset *set = s->parts.dataset;
     const struct config *c = s->parts.config;
     struct device *d = s->parts.device;
     const struct step_shape *shape = &s->shape;
-    int64_t vectors = shape->vectors, width = shape->width, slots = shape->lanes + shape->notes,
-            batch = c->optim.batch_size;
+    int64_t vectors = c->token.vectors, width = s->parts.text->config.width;
+    int64_t slots = shape->lanes + shape->notes, batch = c->optim.batch_size;
     TRY(device_alloc_state(d, I64, 1, 1, 1, 1, &s->number));
     TRY(device_alloc_state(d, F32, batch, set->height, set->width, set->channels, &s->posterior));
     TRY(device_alloc_state(d, F32, batch, set->height, set->width, set->channels, &s->noise));
@@ -281,54 +204,26 @@ static struct error keep_tensors(struct step *s)
     return device_alloc_state(d, F64, 1, 1, 1, 3, &s->rates);
 }
 
-static struct error keep_inputs(struct step *s)
-{
-    const struct dataset *set = s->parts.dataset;
-    struct device *d = s->parts.device;
-    int64_t count = s->batches * integers_of_batch(s);
-    s->contents = memory_alloc(count, sizeof *s->contents);
-    if (!s->contents)
-        return error_memory("a step's integers");
-    TRY(device_alloc_state(d, I32, 1, 1, 1, count, &s->integers));
-    TRY(device_alloc_state(d, I32, set->captions.count, 1, set->length, 1, &s->captions));
-    device_write(d, s->captions, set->ids);
-    TRY(put_moments(s));
-    return put_levels(s);
-}
-
 /* As few batches as LANES_AT_ONCE allows, all of one size. */
-static struct error make_evaluator(struct step *s)
+static struct error make_lanes(struct step *s, const struct lane_sources *sources)
 {
-    const struct training_parts *p = &s->parts;
-    const struct dataset *set = p->dataset;
-    s->batches = (s->share.count + LANES_AT_ONCE - 1) / LANES_AT_ONCE;
-    int64_t lanes = (s->share.count + s->batches - 1) / s->batches, batch = p->config->optim.batch_size;
-    const struct evaluator_shape shape = {lanes,
-                                          lanes < batch ? lanes : batch,
-                                          set->height,
-                                          set->width,
-                                          set->channels,
-                                          set->length,
-                                          s->shape.vectors,
-                                          s->shape.width,
-                                          p->first_id};
-    return evaluator_new(&s->evaluator, p->device, p->text, p->unet, &shape);
+    int64_t batches = (s->share.count + LANES_AT_ONCE - 1) / LANES_AT_ONCE;
+    int64_t lanes = (s->share.count + batches - 1) / batches, batch = s->parts.config->optim.batch_size;
+    return lanes_new(&s->lanes, &s->parts, sources, batches, lanes, lanes < batch ? lanes : batch);
 }
 
-struct error step_new(struct step *s, const struct training_parts *parts, const struct step_shape *shape,
-                      struct share share, bool at_once)
+struct error step_new(struct step *s, const struct training_parts *parts, const struct lane_sources *sources,
+                      const struct step_shape *shape, struct share share, bool whole)
 {
     *s = (struct step){.parts = *parts, .shape = *shape, .share = share};
     struct error e = keep_tensors(s);
     if (e.code == ERROR_NONE && share.count > 0)
-        e = make_evaluator(s);
-    if (e.code == ERROR_NONE && share.count > 0)
-        e = keep_inputs(s);
+        e = make_lanes(s, sources);
     if (e.code == ERROR_NONE)
         e = program_new(parts->device, evaluate_body, s, &s->evaluate);
     if (e.code == ERROR_NONE)
-        e = at_once ? program_new(parts->device, whole_body, s, &s->whole)
-                    : program_new(parts->device, update_body, s, &s->update);
+        e = whole ? program_new(parts->device, whole_body, s, &s->whole)
+                  : program_new(parts->device, update_body, s, &s->update);
     if (e.code != ERROR_NONE)
         step_free(s);
     return e;
@@ -336,6 +231,8 @@ struct error step_new(struct step *s, const struct training_parts *parts, const 
 
 void step_whole_only(struct step *s)
 {
+    if (!s->whole)
+        return;
     program_free(s->evaluate);
     s->evaluate = NULL;
 }
@@ -347,14 +244,11 @@ void step_free(struct step *s)
     program_free(s->evaluate);
     program_free(s->update);
     program_free(s->whole);
-    evaluator_free(&s->evaluator);
-    struct tensor *const kept[] = {&s->number,   &s->integers,  &s->moments,      &s->levels,
-                                   &s->captions, &s->posterior, &s->noise,        &s->m,
-                                   &s->v,        &s->gradient,  &s->directions,   &s->embedding,
-                                   &s->slots,    &s->removed,   &s->removed_rows, &s->rates};
+    lanes_free(&s->lanes);
+    struct tensor *const kept[] = {&s->number, &s->posterior, &s->noise, &s->directions, &s->embedding,    &s->m,
+                                   &s->v,      &s->gradient,  &s->slots, &s->removed,    &s->removed_rows, &s->rates};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_free_state(s->parts.device, kept[i]);
-    memory_free(s->contents);
     memory_free(s->fresh);
     *s = (struct step){0};
 }

@@ -3,12 +3,12 @@
  * The device's part of a training step. The host draws a few random integers (zo/draws.h) and writes them into tensors;
  * then one or two programs run without it:
  *
- *     evaluate: normals ─► for each batch of this rank's lanes: noisy pictures, captions, perturbed rows ─► evaluator
- *               ─► losses into their slots
- *     update:   slots ─► gradient estimate ─► subspace projection ─► Adam ─► embedding
+ *     evaluate: op_draw ─► for each batch of this rank's lanes (zo/lanes.h): op_add_noise, op_perturb: e + eps z
+ *               ─► evaluator_forward ─► losses into their slots
+ *     update:   op_update: slots ─► gradient estimate ─► projection ─► Adam ─► embedding
  *
- * Between the two the ranks sum their slots: the host does it (zo/train.c), or, if devices are joined, the device. With
- * joined devices, and for a single rank, both are one program, which ends by sending rank 0's embedding to all.
+ * Between the two the ranks sum their slots: zo/exchange.c says how. With joined devices, and for a single rank, both
+ * are one program, in which op_sum adds up the slots and op_share sends rank 0's embedding to all.
  *
  * Embedding and Adam's moments live on the device; step_put and step_get move them from and to a struct state.
  */
@@ -19,63 +19,45 @@
 #include <stdint.h>
 
 #include "base/error.h"
-#include "cluster/comm.h"
 #include "cluster/share.h"
 #include "device/device.h"
-#include "files/config.h"
-#include "model/noise_schedule.h"
-#include "zo/state.h"
-#include "zo/dataset.h"
 #include "zo/draws.h"
-#include "zo/evaluator.h"
+#include "zo/lanes.h"
+#include "zo/parts.h"
+#include "zo/state.h"
 
-/* What training uses; all borrowed. */
-struct training_parts {
-    const struct config *config;
-    struct comm *comm;
-    struct device *device;
-    const struct dataset *dataset;
-    const struct text_encoder *text;
-    const struct unet *unet;
-    const struct noise_schedule *schedule;
-    float scaling_factor;
-    int32_t first_id;         /* of the word's tokens */
-    const float *initializer; /* [dim of one vector] */
-    const char *recipe;       /* see config_recipe */
-};
-
+/* Lane i * batch + b is direction i under picture b of the batch: direction 0 is the embedding itself, 1 .. n are
+ * z_1 .. z_n, and with two sides n + i is direction i backwards. */
 struct step_shape {
-    int64_t lanes;          /* of a step on all ranks together */
-    int64_t notes;          /* slots after the losses, for what ranks tell each other */
-    int64_t vectors, width; /* of the word */
+    int64_t lanes; /* of a step on all ranks together: (sides n + 1) x batch */
+    int64_t notes; /* slots after the losses, for what ranks tell each other */
     int64_t tau;
 };
 
 struct step {
     struct training_parts parts;
     struct step_shape shape;
-    struct share share;         /* this rank's lanes */
-    int64_t batches;            /* of evaluator.shape.lanes, for the share */
-    struct evaluator evaluator; /* of one batch; unused where the share is empty */
-    struct tensor number;       /* I64: the step */
-    struct tensor integers;     /* I32: all that the host writes for the batches, see step.c */
-    struct tensor moments, levels, captions;
-    struct tensor posterior, noise, directions;
-    struct tensor embedding, m, v, gradient, slots;
-    struct tensor removed, removed_rows, rates;
+    struct share share;                        /* this rank's lanes */
+    struct lanes lanes;                        /* unused where the share is empty */
+    struct tensor embedding, m, v, gradient;   /* see struct update */
+    struct tensor slots;                       /* F64: the losses of all ranks' lanes, then the notes */
     struct program *evaluate, *update, *whole; /* whole: both in one; either update or whole is NULL */
-    int32_t *contents;                         /* host: integers */
-    double *fresh;                             /* host: what the slots begin with, zeros and the notes */
-    int64_t number_now;                        /* host: number and removed_rows as they were last written */
+
+    /* private */
+    struct tensor number; /* I64: the step */
+    struct tensor posterior, noise, directions;
+    struct tensor removed, removed_rows, rates;
+    double *fresh;      /* what the slots begin with, zeros and the notes */
+    int64_t number_now; /* number and removed_rows as they were last written */
     int32_t removed_rows_now;
 };
 
-/* share: this rank's lanes. at_once: the device needs no host between evaluation and update. Free with step_free. */
-struct error step_new(struct step *s, const struct training_parts *parts, const struct step_shape *shape,
-                      struct share share, bool at_once);
+/* share: this rank's lanes. whole: the device needs no host between evaluation and update. Free with step_free. */
+struct error step_new(struct step *s, const struct training_parts *parts, const struct lane_sources *sources,
+                      const struct step_shape *shape, struct share share, bool whole);
 void step_free(struct step *s);
 
-/* Only step_whole will be called from now on: frees the program of step_evaluate. */
+/* If there is a program for the whole step, only step_whole will be called from now on: frees that of step_evaluate. */
 void step_whole_only(struct step *s);
 
 /* step_put copies the state's embedding, moments and removed directions to the device; step_get copies embedding and

@@ -13,7 +13,6 @@
 #include "pipeline/subject.h"
 #include "files/safetensors_write.h"
 #include "zo/draws.h"
-#include "zo/train.h"
 #include "helper.h"
 
 /* [batch, places, channels] -> [batch, channels, places] */
@@ -95,8 +94,8 @@ static struct error work(int argc, char **argv, struct comm *comm)
     if (e.code == ERROR_NONE) {
         int64_t side = s.resolution / w.vae.factor;
         const struct draw_shape shape =
-            training_draws(&s.config, s.dataset.count, s.dataset.caption_per_picture ? 0 : s.dataset.captions.count,
-                           side, side, w.vae.latent_channels, s.config.token.vectors * text.width);
+            draw_shape_of(&s.config, s.dataset.count, s.dataset.caption_per_picture ? 0 : s.dataset.captions.count,
+                          side, side, w.vae.latent_channels, s.config.token.vectors * text.width);
         struct draws d;
         e = draws_new(&d, &shape);
         if (e.code == ERROR_NONE) {

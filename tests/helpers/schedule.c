@@ -8,7 +8,6 @@
  *     -> `inputs`, `samples` F32 [calls, count]: what the network is shown, and the sample after each step;
  *        `timesteps` F64 [calls], `init_sigma` F64 [1]
  */
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,10 +24,12 @@ static struct error add_noise(const struct noise_schedule *schedule, const struc
     float *latent = helper_rows(in, "latent", F32, &rows, &count),
           *noise = helper_rows(in, "noise", F32, &rows, &count);
     float *noisy = memory_alloc(rows * count, sizeof *noisy), *target = memory_alloc(rows * count, sizeof *target);
-    for (int64_t k = 0; k < rows * count; k++) {
-        float alpha = schedule->alphas_cumprod[k / count];
-        step_add_noise(latent[k], 0, 0, noise[k], 1, sqrtf(alpha), sqrtf(1.0f - alpha),
-                       schedule->prediction == PREDICT_V, &noisy[k], &target[k]);
+    for (int64_t t = 0; t < rows; t++) {
+        float levels[2];
+        noise_schedule_levels(schedule, t, levels);
+        for (int64_t i = t * count; i < (t + 1) * count; i++)
+            step_add_noise(latent[i], 0, 0, noise[i], 1, levels[0], levels[1], schedule->prediction == PREDICT_V,
+                           noisy + i, target + i);
     }
     const struct entry results[] = {helper_entry("noisy", F32, rows, count, noisy),
                                     helper_entry("target", F32, rows, count, target),

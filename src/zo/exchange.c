@@ -1,0 +1,121 @@
+#include "zo/exchange.h"
+
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "cluster/signals.h"
+#include "zo/train.h"
+
+bool exchange_on_devices(const struct training *t)
+{
+    return comm_size(t->parts.comm) == 1 || device_joined(t->parts.device);
+}
+
+/* What the update has left on the device. */
+static struct error read_update(struct training *t)
+{
+    struct device *d = t->parts.device;
+    device_read(d, t->gradient, t->step.gradient);
+    device_read(d, t->state.embedding, t->step.embedding);
+    return device_wait(d);
+}
+
+/* -------------------------------------------------------------------------------- on the devices */
+
+static struct error step_on_devices(struct training *t, int64_t k, const double rates[3], bool *stop)
+{
+    struct device *d = t->parts.device;
+    double notes[NOTES] = {[NOTE_STOP] = signals_stop_requested()};
+    struct error e = step_whole(&t->step, k, &t->draws, notes, rates);
+    device_read(d, t->slots, t->step.slots);
+    e = error_first(e, read_update(t));
+    // a single rank may still stop; one of several only if all know
+    *stop = t->slots[t->lanes + NOTE_STOP] > 0 || (!device_joined(d) && signals_stop_requested());
+    return comm_abort(t->parts.comm, e); // the others may be waiting in their GPUs, where no message reaches them
+}
+
+/* -------------------------------------------------------------------------------- by the host */
+
+/* Evaluates this rank's lanes into its slots. *seconds: per lane; 0 if shares must stay. */
+static struct error evaluate_share(struct training *t, int64_t k, double *seconds)
+{
+    const double notes[NOTES] = {0};
+    struct device *d = t->parts.device;
+    double began = clock_seconds();
+    struct error e = step_evaluate(&t->step, k, &t->draws, notes, false);
+    device_read(d, t->slots, t->step.slots);
+    e = error_first(e, device_wait(d));
+    // a GPU's memory is planned for its share, so the share must stay the same
+    bool measured = t->step.share.count > 0 && device_identity(d) == 0;
+    *seconds = measured ? (clock_seconds() - began) / (double)t->step.share.count : 0;
+    return e;
+}
+
+/* Sums the losses of all ranks' lanes, *stop, and, after the notes, each rank's time per lane (`seconds` is this
+ * one's). A rank that failed says so beside its losses, so that all end together. */
+static struct error sum_slots(struct training *t, struct error mine, double seconds, bool *stop)
+{
+    double *paces = t->slots + t->lanes + NOTES;
+    memset(paces, 0, (size_t)comm_size(t->parts.comm) * sizeof *paces);
+    paces[comm_rank(t->parts.comm)] = seconds;
+    t->slots[t->lanes + NOTE_STOP] = signals_stop_requested();
+    t->slots[t->lanes + NOTE_FAILED] = mine.code != ERROR_NONE;
+    TRY(comm_sum(t->parts.comm, t->slots, t->lanes + NOTES + comm_size(t->parts.comm)));
+    if (t->slots[t->lanes + NOTE_FAILED] > 0)
+        return comm_agree(t->parts.comm, mine);
+    *stop = t->slots[t->lanes + NOTE_STOP] > 0;
+    return ok();
+}
+
+static struct error update(struct training *t, const double rates[3])
+{
+    device_write(t->parts.device, t->step.slots, t->slots);
+    struct error e = step_update(&t->step, rates);
+    return error_first(e, read_update(t));
+}
+
+static struct error step_by_host(struct training *t, int64_t k, const double rates[3], bool *stop)
+{
+    struct comm *comm = t->parts.comm;
+    double seconds;
+    struct error e = evaluate_share(t, k, &seconds);
+    TRY(sum_slots(t, e, seconds, stop));
+    TRY(comm_agree(comm, update(t, rates)));
+    // rank 0's embedding for all: mixed hardware cannot drift apart
+    TRY(comm_broadcast(comm, t->state.embedding, t->state.dim * (int64_t)sizeof *t->state.embedding, 0));
+    device_write(t->parts.device, t->step.embedding, t->state.embedding);
+    return ok();
+}
+
+struct error exchange_step(struct training *t, int64_t k, const double rates[3], bool *stop)
+{
+    return exchange_on_devices(t) ? step_on_devices(t, k, rates, stop) : step_by_host(t, k, rates, stop);
+}
+
+/* -------------------------------------------------------------------------------- balance */
+
+/* Changes the lanes that this rank evaluates. */
+static struct error change_share(struct training *t, struct share share)
+{
+    const struct step_shape shape = t->step.shape;
+    TRY(step_get(&t->step, &t->state));
+    step_free(&t->step);
+    TRY(step_new(&t->step, &t->parts, &t->sources, &shape, share, false));
+    step_put(&t->step, &t->state);
+    return device_wait(t->parts.device);
+}
+
+struct error exchange_lanes(struct training *t)
+{
+    struct balance *b = &t->balance;
+    int rank = comm_rank(t->parts.comm);
+    if (exchange_on_devices(t) || !balance_note(b, t->slots + t->lanes + NOTES))
+        return ok();
+    if (rank == 0 && b->changes == 1) // once is enough: on busy cores they may change every few steps
+        log_line("balanced: from step %lld on slower ranks evaluate fewer lanes (a step should take %.0f %% less time)",
+                 (long long)t->state.step + 1, 100 * b->gain);
+    struct share mine = b->shares[rank], before = t->step.share;
+    bool same = mine.first == before.first && mine.count == before.count;
+    return comm_agree(t->parts.comm, same ? ok() : change_share(t, mine));
+}

@@ -1,0 +1,111 @@
+#include "zo/validate.h"
+
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/rng.h"
+
+/* The noise of all draws is drawn anew for each batch: it takes no time beside the networks, and its memory is theirs
+ * afterwards. */
+static struct error evaluate_body(void *arg)
+{
+    const struct validation *v = arg;
+    const struct evaluator_shape *shape = &v->lanes.evaluator.shape;
+    struct device *d = v->lanes.parts.device;
+    struct tensor noise = device_alloc(d, F32, v->draws, shape->height, shape->width, shape->channels);
+    lanes_draw(&v->lanes.parts, noise, v->step, STREAM_NOISE);
+    // direction 0, the embedding itself, is the only one
+    const struct lane_draws draws = {.noise = noise, .embedding = v->embedding, .directions = v->embedding};
+    lanes_prepare(&v->lanes, 0, &draws);
+    device_free(d, &noise);
+    evaluator_forward(&v->lanes.evaluator);
+    return ok();
+}
+
+/* Lanes beyond the last draw evaluate it again. */
+static void choose(const struct validation *v, int64_t first, int64_t end)
+{
+    const struct config *c = v->lanes.parts.config;
+    const struct dataset *set = v->lanes.parts.dataset;
+    uint64_t seed = (uint64_t)c->seed;
+    struct lane_choices to = lanes_choices(&v->lanes, 0);
+    for (int64_t k = 0; k < v->lanes.evaluator.shape.lanes; k++) {
+        int64_t draw = first + k < end ? first + k : end - 1, picture = draw % set->count;
+        int32_t *choice = to.picture + 3 * k;
+        choice[0] = (int32_t)picture;
+        choice[1] = rng_integer(seed, 0, STREAM_TIMESTEP, (uint64_t)draw, (int32_t)c->zo.timesteps[0],
+                                (int32_t)c->zo.timesteps[1]);
+        choice[2] = (int32_t)draw;
+        to.caption[k] = set->caption_per_picture
+                            ? (int32_t)picture
+                            : rng_integer(seed, 0, STREAM_CAPTION, (uint64_t)draw, 0, (int32_t)set->captions.count);
+        to.direction[k] = 0;
+        to.picture_of[k] = (int32_t)k;
+    }
+}
+
+static struct error evaluate_share(struct validation *v, struct share share)
+{
+    struct device *d = v->lanes.parts.device;
+    int64_t step = v->lanes.evaluator.shape.lanes, end = share.first + share.count;
+    for (int64_t first = share.first; first < end; first += step) {
+        choose(v, first, end);
+        lanes_write(&v->lanes);
+        TRY(program_run(v->program));
+        device_read(d, v->losses + first,
+                    tensor_lanes(v->lanes.evaluator.slots, 0, end - first < step ? end - first : step));
+        TRY(device_wait(d));
+        comm_tick(v->lanes.parts.comm);
+    }
+    return ok();
+}
+
+struct error validation_loss(struct validation *v, const float *embedding, struct share share, double *loss)
+{
+    struct comm *comm = v->lanes.parts.comm;
+    memset(v->losses, 0, (size_t)v->draws * sizeof *v->losses);
+    device_write(v->lanes.parts.device, v->embedding, embedding);
+    TRY(comm_agree(comm, evaluate_share(v, share)));
+    TRY(comm_sum(comm, v->losses, v->draws));
+    double sum = 0;
+    for (int64_t i = 0; i < v->draws; i++)
+        sum += v->losses[i];
+    *loss = sum / (double)v->draws;
+    return ok();
+}
+
+static struct error make(struct validation *v, const struct training_parts *parts, const struct lane_sources *sources,
+                         int64_t lanes)
+{
+    struct device *d = parts->device;
+    TRY(lanes_new(&v->lanes, parts, sources, 1, lanes, lanes));
+    TRY(device_alloc_state(d, I64, 1, 1, 1, 1, &v->step)); // 0
+    TRY(device_alloc_state(d, F32, 1, 1, parts->config->token.vectors, parts->text->config.width, &v->embedding));
+    v->losses = memory_alloc(v->draws, sizeof *v->losses);
+    if (!v->losses)
+        return error_memory("the validation losses");
+    return program_new(d, evaluate_body, v, &v->program);
+}
+
+struct error validation_new(struct validation *v, const struct training_parts *parts,
+                            const struct lane_sources *sources, int64_t draws, int64_t lanes)
+{
+    *v = (struct validation){.draws = draws};
+    struct error e = make(v, parts, sources, lanes);
+    if (e.code != ERROR_NONE)
+        validation_free(v);
+    return e;
+}
+
+void validation_free(struct validation *v)
+{
+    struct device *d = v->lanes.parts.device;
+    if (!d)
+        return;
+    program_free(v->program);
+    device_free_state(d, &v->step);
+    device_free_state(d, &v->embedding);
+    lanes_free(&v->lanes);
+    memory_free(v->losses);
+    *v = (struct validation){0};
+}

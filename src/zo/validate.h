@@ -1,0 +1,35 @@
+/* zo/validate.h
+ *
+ * Validation: the mean loss of an embedding over fixed draws, always the same. The pictures come in turn, as their
+ * posterior means; captions, noise and timesteps have the addresses that draw 0, 1, ... of step 0 would have. Lanes are
+ * evaluated as those of a step are (zo/lanes.h).
+ */
+#ifndef ZOODIP_ZO_VALIDATE_H
+#define ZOODIP_ZO_VALIDATE_H
+
+#include <stdint.h>
+
+#include "base/error.h"
+#include "cluster/share.h"
+#include "device/device.h"
+#include "zo/lanes.h"
+#include "zo/parts.h"
+
+struct validation {
+    int64_t draws;
+    /* private */
+    struct lanes lanes; /* one batch, a draw for each lane */
+    struct tensor step, embedding;
+    struct program *program;
+    double *losses; /* [draws] */
+};
+
+/* Evaluates up to `lanes` draws at a time. Free with validation_free. */
+struct error validation_new(struct validation *v, const struct training_parts *parts,
+                            const struct lane_sources *sources, int64_t draws, int64_t lanes);
+void validation_free(struct validation *v);
+
+/* The mean loss of embedding [dim]; this rank evaluates its share of the draws. Collective. */
+struct error validation_loss(struct validation *v, const float *embedding, struct share share, double *loss);
+
+#endif
