@@ -68,9 +68,9 @@ def environment(threads=1):
             "OMPI_MCA_hwloc_base_binding_policy": "none", "OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
 
 
-def run(*command, threads=1, check=True, timeout=600, cwd=ROOT, env=None):
+def run(*command, threads=1, check=True, timeout=600, cwd=ROOT, env=None, stdin=None):
     """Runs a command; returns the finished process with its output as text. `check` fails the test with that output."""
-    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=timeout, cwd=cwd,
+    done = subprocess.run([str(c) for c in command], input=stdin, capture_output=True, text=True, timeout=timeout, cwd=cwd,
                           env={**environment(threads), **(env or {})}, errors="replace")
     if check and done.returncode != 0:
         pytest.fail(f"{' '.join(map(str, command))}\nexit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
@@ -91,6 +91,13 @@ def refused(done, *words):
     assert len(lines) == 1, done.stderr
     for word in words:
         assert word in lines[0], lines[0]
+
+
+def agree(ours, theirs, within=2e-6):
+    """Two tensors differ by less than that, of the largest value."""
+    assert ours.shape == theirs.shape
+    error = (ours - theirs).abs().max() / theirs.abs().max()
+    assert error < within, f"largest error {error:.2e} of the largest value"
 
 
 def nested(changes, out=None):

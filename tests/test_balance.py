@@ -5,7 +5,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import threading
 import time
 from contextlib import suppress
@@ -21,7 +20,7 @@ WINDOW = 8
 def follow(count, paces):
     """[(moved, counts)] after each step; a step's pace is [seconds per piece, for each rank]."""
     text = "\n".join(" ".join(map(str, pace)) for pace in paces)
-    done = subprocess.run([program("tests/balance"), str(count), str(len(paces[0]))], input=text, capture_output=True, text=True, check=True)
+    done = run(program("tests/balance"), count, len(paces[0]), stdin=text)
     found = []
     for line in done.stdout.splitlines():
         shares = [tuple(map(int, s.split("+"))) for s in re.findall(r"\d+\+\d+", line)]

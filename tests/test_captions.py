@@ -1,6 +1,5 @@
 """Captions: the templates of diffusers' textual inversion, or a file with one for each picture; with the word inserted."""
 import json
-import subprocess
 
 import pytest
 
@@ -69,6 +68,6 @@ def test_subject_may_be_left_out(file):
 ])
 def test_a_caption_that_cannot_be_used(file, content, said):
     path = file(content)
-    done = subprocess.run([program("tests/captions"), path, "dog", "a.jpg"], text=True, capture_output=True)
+    done = run(program("tests/captions"), path, "dog", "a.jpg", check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"captions: {path}: ") and said in done.stderr

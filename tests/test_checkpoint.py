@@ -3,11 +3,10 @@
 import json
 import os
 import re
-import subprocess
 
 import pytest
 
-from conftest import program
+from conftest import program, run
 
 QUICK = True
 RECIPE = '{"seed":1,"zo.n":2,"model":"toybox"}'
@@ -15,8 +14,7 @@ STEPS = [3, 7, 16, 52]  # history empty or part full; no noise rows or some
 
 
 def checkpoint(*arguments, **environment):
-    return subprocess.run([program("tests/checkpoint"), *map(str, arguments)], capture_output=True, text=True,
-                          errors="replace", env=os.environ | environment)
+    return run(program("tests/checkpoint"), *arguments, check=False, env=environment)
 
 
 def write(folder, *steps, keep=0, recipe=RECIPE):

@@ -5,19 +5,18 @@ differs: so every test here checks that a lane's result depends only on the lane
 """
 
 import os
-import subprocess
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import BUILD, cuda_program, needs_cuda
+from conftest import agree, cuda_program, needs_cuda, program, run
 
 NEEDS = "peers standin"
 
 # Another build of the same kernels: cuda-asan, cuda-race (tests/test_cuda_checked.py)
 FLAVOUR = os.environ.get("ZOODIP_STANDIN_FLAVOUR")
-OP = BUILD / "tests" / FLAVOUR / "op" if FLAVOUR else cuda_program("op")
+OP = program(f"tests/{FLAVOUR}/op") if FLAVOUR else cuda_program("op")
 NONE, SILU, GELU, QUICK_GELU, GEGLU = range(5)
 
 pytestmark = needs_cuda
@@ -32,38 +31,29 @@ def seeded():
 def both(tmp_path):
     """Runs one op on both devices: (CUDA's result, the CPU's)."""
 
-    def run(name, tensors, **numbers):
+    def call(name, tensors, **numbers):
         save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "in")
         results = []
         for device in (1, 0):
             options = [f"{k}={v}" for k, v in {**numbers, "device": device}.items()]
-            done = subprocess.run([OP, name, tmp_path / "in", tmp_path / "out", *options], capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
+            run(OP, name, tmp_path / "in", tmp_path / "out", *options)
             results.append(load_file(tmp_path / "out")["y"])
         return results
 
-    return run
+    return call
 
 
 @pytest.fixture
 def refusal(tmp_path):
     """What the CUDA device reports about unusable contents."""
 
-    def run(name, tensors, **numbers):
+    def call(name, tensors, **numbers):
         save_file({k: v.contiguous() for k, v in tensors.items()}, tmp_path / "in")
-        command = [OP, name, tmp_path / "in", tmp_path / "out", "device=1", *(f"{k}={v}" for k, v in numbers.items())]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = run(OP, name, tmp_path / "in", tmp_path / "out", "device=1", *(f"{k}={v}" for k, v in numbers.items()), check=False)
         assert done.returncode == 1, done.stderr
         return done.stderr
 
-    return run
-
-
-def agree(pair, within):
-    ours, theirs = pair
-    assert ours.shape == theirs.shape
-    error = (ours - theirs).abs().max() / theirs.abs().max()
-    assert error < within, f"largest error {error:.2e} of the largest value"
+    return call
 
 
 # -------------------------------------------------------------------------------- norms
@@ -91,30 +81,30 @@ GROUPED = [  # height, width, channels, groups
 @pytest.mark.parametrize("height, width, channels, groups", GROUPED)
 def test_group_norm(both, height, width, channels, groups):
     x, gain, shift = torch.randn(3, height, width, channels), torch.randn(channels), torch.randn(channels)
-    agree(both("norm", {"x": x, "weight": gain, "bias": shift}, groups=groups, act=SILU), allowed(height * width * channels // groups))
+    agree(*both("norm", {"x": x, "weight": gain, "bias": shift}, groups=groups, act=SILU), allowed(height * width * channels // groups))
 
 
 def test_group_norm_takes_its_lanes_in_parts_where_scratch_is_short(both):
     x, gain = torch.randn(70, 64, 16, 32), torch.randn(32)
-    agree(both("norm", {"x": x, "weight": gain}, groups=32), 2e-6)
+    agree(*both("norm", {"x": x, "weight": gain}, groups=32))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 33, 77])
 @pytest.mark.parametrize("channels", [1, 3, 5, 12, 33, 40, 320])
 def test_layer_norm(both, rows, channels):
     x, gain, shift = torch.randn(3, 1, rows, channels), torch.randn(channels), torch.randn(channels)
-    agree(both("norm", {"x": x, "weight": gain, "bias": shift}), allowed(channels))
+    agree(*both("norm", {"x": x, "weight": gain, "bias": shift}), allowed(channels))
 
 
 @pytest.mark.parametrize("groups", [0, 4])
 def test_norms_survive_a_mean_far_above_the_deviations(both, groups):
     x = 1000 + torch.randn(2, 16, 16, 40)
-    agree(both("norm", {"x": x, "weight": torch.ones(40)}, groups=groups), 1e-4)
+    agree(*both("norm", {"x": x, "weight": torch.ones(40)}, groups=groups), 1e-4)
 
 
 @pytest.mark.parametrize("groups", [0, 4])
 def test_norms_of_a_slice_of_channels(both, groups):
-    agree(both("norm", {"x": torch.randn(2, 3, 5, 12), "weight": torch.randn(12)}, groups=groups, slice=1), 2e-6)
+    agree(*both("norm", {"x": torch.randn(2, 3, 5, 12), "weight": torch.randn(12)}, groups=groups, slice=1))
 
 
 # -------------------------------------------------------------------------------- attention
@@ -128,12 +118,12 @@ def qkv(queries, keys, heads, size, lanes=2):
 @pytest.mark.parametrize("heads, size", [(2, 8), (3, 11), (2, 24), (2, 40), (2, 64), (2, 80), (1, 160), (1, 176), (1, 512)])
 @pytest.mark.parametrize("queries, keys", [(1, 1), (3, 77), (33, 31), (77, 33)])
 def test_attention(both, heads, size, queries, keys):
-    agree(both("attention", qkv(queries, keys, heads, size), heads=heads), 2e-6)
+    agree(*both("attention", qkv(queries, keys, heads, size), heads=heads))
 
 
 @pytest.mark.parametrize("size", [40, 80, 200])
 def test_attention_in_pairs_of_bfloats_keeps_16_bits(both, size):
-    agree(both("attention", qkv(33, 77, 2, size), heads=2, bfloat=1), 1e-4)
+    agree(*both("attention", qkv(33, 77, 2, size), heads=2, bfloat=1), 1e-4)
 
 
 @pytest.mark.parametrize("heads, size", [(2, 11), (2, 40), (2, 64), (1, 160), (1, 200)])
@@ -142,27 +132,27 @@ def test_causal_attention_sees_no_later_key(both, heads, size, rows):
     tensors = qkv(rows, rows, heads, size)
     tensors["v"][:, :, -1] = 1e4  # keys that only the last query may see
     ours, theirs = both("attention", tensors, heads=heads, causal=1)
-    agree((ours[:, :, :-1], theirs[:, :, :-1]), 2e-6) if rows > 1 else None
-    agree((ours, theirs), 2e-6)
+    agree(ours[:, :, :-1], theirs[:, :, :-1]) if rows > 1 else None
+    agree(ours, theirs)
 
 
 def test_attention_over_a_whole_picture(both):
-    agree(both("attention", qkv(129, 4096, 1, 40, lanes=1), heads=1), 2e-6)
+    agree(*both("attention", qkv(129, 4096, 1, 40, lanes=1), heads=1))
 
 
 @pytest.mark.parametrize("size", [40, 200])
 def test_attention_of_one_key_far_above_all_others(both, size):
     tensors = qkv(20, 100, 1, size)
     tensors["x"] *= 30
-    agree(both("attention", tensors, heads=1), 1e-4)
+    agree(*both("attention", tensors, heads=1), 1e-4)
 
 
 def test_attention_of_a_head_with_a_block_for_each_part_of_its_channels(both):
-    agree(both("attention", qkv(5, 9, 1, 1100), heads=1), 2e-6)
+    agree(*both("attention", qkv(5, 9, 1, 1100), heads=1))
 
 
 def test_attention_of_queries_that_are_a_slice(both):
-    agree(both("attention", qkv(9, 20, 2, 12), heads=2, slice=1), 2e-6)
+    agree(*both("attention", qkv(9, 20, 2, 12), heads=2, slice=1))
 
 
 # -------------------------------------------------------------------------------- number by number
@@ -171,7 +161,7 @@ def test_attention_of_queries_that_are_a_slice(both):
 @pytest.mark.parametrize("act", [NONE, SILU, GELU, QUICK_GELU])
 @pytest.mark.parametrize("rows, channels", [(1, 1), (3, 5), (77, 33), (4096, 4)])
 def test_act(both, act, rows, channels):
-    agree(both("act", {"x": 3 * torch.randn(3, 1, rows, channels)}, act=act), 1e-6)
+    agree(*both("act", {"x": 3 * torch.randn(3, 1, rows, channels)}, act=act), 1e-6)
 
 
 @pytest.mark.parametrize("rows, channels", [(1, 1), (31, 3), (33, 12), (77, 320)])
@@ -200,7 +190,7 @@ def test_embed_is_exact(both, length, dim):
 @pytest.mark.parametrize("dim", [4, 5, 33, 320])
 def test_timestep(both, flip, shift, dim):
     t = torch.tensor([0, 1, 500, 999], dtype=torch.float32).reshape(4, 1, 1, 1)
-    agree(both("timestep", {"x": t}, flip=flip, shift=shift, channels=dim), 1e-7)
+    agree(*both("timestep", {"x": t}, flip=flip, shift=shift, channels=dim), 1e-7)
 
 
 @pytest.mark.parametrize("height, width, channels", [(1, 1, 1), (3, 11, 5), (33, 31, 3), (64, 64, 4)])
@@ -208,7 +198,7 @@ def test_timestep(both, flip, shift, dim):
 def test_loss(both, height, width, channels, lanes):
     pred, target = torch.randn(4, height, width, channels), torch.randn(4, height, width, channels)
     map = torch.tensor(lanes, dtype=torch.int32).reshape(1, 1, 1, 4)
-    agree(both("loss", {"x": pred, "target": target, "map": map}, height=1, width=1, channels=1), 1e-14)
+    agree(*both("loss", {"x": pred, "target": target, "map": map}, height=1, width=1, channels=1), 1e-14)
 
 
 # -------------------------------------------------------------------------------- contents
@@ -240,74 +230,74 @@ WITHIN = {8: 2e-6, 16: 2e-6, 32: 4e-6, 4: 2e-3}
 @pytest.mark.parametrize("rows, channels, out", [(1, 1, 1), (3, 5, 7), (31, 33, 12), (33, 40, 65), (77, 96, 130), (129, 64, 8)])
 def test_linear(both, bits, rows, channels, out):
     tensors = {"x": torch.randn(3, 1, rows, channels), "weight": torch.randn(out, channels, 1, 1), "bias": torch.randn(out)}
-    agree(both("linear", tensors, bits=bits, channels=out), WITHIN[bits])
+    agree(*both("linear", tensors, bits=bits, channels=out), WITHIN[bits])
 
 
 def test_linear_over_a_whole_picture(both):
     tensors = {"x": torch.randn(1, 1, 4096, 40), "weight": torch.randn(72, 40, 1, 1)}
-    agree(both("linear", tensors, bits=8, channels=72), 2e-6)
+    agree(*both("linear", tensors, bits=8, channels=72))
 
 
 @pytest.mark.parametrize("bits", WITHIN)
 @pytest.mark.parametrize("out", [2, 10, 16, 50, 144])
 def test_linear_times_its_gelu_of_gates(both, bits, out):
     tensors = {"x": torch.randn(2, 1, 33, 40), "weight": torch.randn(out, 40, 1, 1) / 6, "bias": torch.randn(out)}
-    agree(both("linear", tensors, bits=bits, channels=out // 2, act=GEGLU, gated=1), 2 * WITHIN[bits])
+    agree(*both("linear", tensors, bits=bits, channels=out // 2, act=GEGLU, gated=1), 2 * WITHIN[bits])
 
 
 @pytest.mark.parametrize("act", [NONE, SILU, GELU, QUICK_GELU])
 def test_epilogues_of_products(both, act):
     tensors = {"x": torch.randn(3, 4, 9, 36), "weight": torch.randn(21, 36, 1, 1), "bias": torch.randn(21),
                "lane_bias": torch.randn(3, 1, 1, 21), "residual": torch.randn(3, 4, 9, 21)}
-    agree(both("linear", tensors, bits=8, channels=21, act=act), 2e-6)
+    agree(*both("linear", tensors, bits=8, channels=21, act=act))
 
 
 @pytest.mark.parametrize("bits", WITHIN)
 @pytest.mark.parametrize("channels, out, kernel", [(1, 1, 1), (3, 5, 3), (12, 33, 3), (40, 20, 3), (64, 130, 3), (4, 3, 5), (36, 4, 1)])
 def test_conv(both, bits, channels, out, kernel):
     tensors = {"x": torch.randn(2, 7, 9, channels), "weight": torch.randn(out, channels, kernel, kernel), "bias": torch.randn(out)}
-    agree(both("conv", tensors, bits=bits, channels=out, stride=1, pad=kernel // 2), WITHIN[bits])
+    agree(*both("conv", tensors, bits=bits, channels=out, stride=1, pad=kernel // 2), WITHIN[bits])
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
 def test_groups_of_four_bits_that_change_between_neighbouring_channels(both, kernel):
     """Groups run through (channel, ky, kx): with a wide kernel every channel has its own group, or more than one."""
     weight = torch.randn(4, 96, kernel, kernel) * torch.logspace(-2, 1, 96)[None, :, None, None]
-    agree(both("conv", {"x": torch.randn(1, 6, 5, 96), "weight": weight}, bits=4, channels=4, stride=1, pad=kernel // 2), 2e-3)
+    agree(*both("conv", {"x": torch.randn(1, 6, 5, 96), "weight": weight}, bits=4, channels=4, stride=1, pad=kernel // 2), 2e-3)
 
 
 @pytest.mark.parametrize("stride, pad, height, width", [(2, 1, 5, 6), (2, 0, 4, 5), (3, 2, 4, 5)])
 def test_conv_with_strides(both, stride, pad, height, width):
     tensors = {"x": torch.randn(2, 9, 11, 12), "weight": torch.randn(20, 12, 3, 3)}
-    agree(both("conv", tensors, bits=8, channels=20, stride=stride, pad=pad, height=height, width=width), 2e-6)
+    agree(*both("conv", tensors, bits=8, channels=20, stride=stride, pad=pad, height=height, width=width))
 
 
 @pytest.mark.parametrize("height, width", [(18, 22), (9, 11), (17, 21), (13, 30)])
 def test_conv_of_an_enlarged_picture(both, height, width):
     tensors = {"x": torch.randn(2, 9, 11, 12), "weight": torch.randn(20, 12, 3, 3)}
-    agree(both("conv", tensors, bits=8, channels=20, stride=1, pad=1, up=1, height=height, width=width), 2e-6)
+    agree(*both("conv", tensors, bits=8, channels=20, stride=1, pad=1, up=1, height=height, width=width))
 
 
 def test_a_product_reads_a_slice_of_channels(both):
     tensors = {"x": torch.randn(2, 3, 5, 12), "weight": torch.randn(20, 12, 3, 3)}
-    agree(both("conv", tensors, bits=8, channels=20, stride=1, pad=1, slice=1), 2e-6)
+    agree(*both("conv", tensors, bits=8, channels=20, stride=1, pad=1, slice=1))
 
 
 @pytest.mark.parametrize("bits, within", [(8, 1e-4), (16, 1e-4), (32, 1e-4), (4, 2e-2)])
 def test_products_in_pairs_of_bfloats_keep_16_bits(both, bits, within):
     weight = torch.randn(40, 96, 1, 1).half().float()  # 16 bits are halves on the CPU, whatever the GPU's operands are
-    agree(both("linear", {"x": torch.randn(2, 1, 33, 96), "weight": weight}, bits=bits, channels=40, bfloat=1), within)
+    agree(*both("linear", {"x": torch.randn(2, 1, 33, 96), "weight": weight}, bits=bits, channels=40, bfloat=1), within)
 
 
 def test_numbers_too_large_for_halves_fit_into_bfloats(both):
     tensors = {"x": 1e6 * torch.randn(1, 1, 9, 32), "weight": torch.randn(8, 32, 1, 1)}
-    agree(both("linear", tensors, bits=8, channels=8, bfloat=1), 1e-4)
+    agree(*both("linear", tensors, bits=8, channels=8, bfloat=1), 1e-4)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1e4])
 def test_weights_of_any_size_keep_their_bits(both, scale):
     tensors = {"x": torch.randn(1, 1, 9, 32), "weight": scale * torch.randn(8, 32, 1, 1)}
-    agree(both("linear", tensors, bits=32, channels=8), 4e-6)
+    agree(*both("linear", tensors, bits=32, channels=8), 4e-6)
 
 
 def test_draws_are_the_hosts_bit_for_bit(both):

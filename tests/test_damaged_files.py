@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import struct
-import subprocess
 import zlib
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save
 
-from conftest import ROOT, TOYBOX
+from conftest import ROOT, TOYBOX, run
 
 NEEDS = "peers"
 SOURCES = ["base/*.c", "files/*.c", "text/*.c", "zo/checkpoint.c", "zo/state.c", "zo/subspace.c"]
@@ -29,22 +28,19 @@ def driver(tmp_path_factory):
     """The program tests/helpers/damage.c with the readers it calls, built with sanitizers."""
     path = tmp_path_factory.mktemp("damage") / "damage"
     sources = [str(p) for pattern in SOURCES for p in sorted((ROOT / "src").glob(pattern))]
-    command = [os.environ.get("CC", "gcc"), "-std=gnu11", "-D_GNU_SOURCE", "-ffp-contract=off", "-g", "-O1",
-               "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{ROOT / 'src'}",
-               str(ROOT / "tests/helpers/damage.c"), *sources, *LIBRARIES, "-o", str(path)]
-    subprocess.run(command, check=True)
+    run(os.environ.get("CC", "gcc"), "-std=gnu11", "-D_GNU_SOURCE", "-ffp-contract=off", "-g", "-O1",
+        "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{ROOT / 'src'}",
+        ROOT / "tests/helpers/damage.c", *sources, *LIBRARIES, "-o", path)
     return path
 
 
 def read_all(driver, kind, paths, seconds=120):
     """Reads the paths; checks that the driver survives and prints just one clean result for each. Returns the results."""
-    environment = {**os.environ, "ASAN_OPTIONS": "allocator_may_return_null=1:detect_leaks=1"}
-    done = subprocess.run([driver, kind], input="".join(f"{p}\n" for p in paths).encode(), capture_output=True,
-                          timeout=seconds, env=environment)
-    lines = done.stdout.decode(errors="replace").splitlines()
-    said = done.stderr.decode(errors="replace")
-    assert len(lines) == len(paths), f"died on {paths[len(lines)]}\n{said[:4000]}"
-    assert done.returncode == 0 and said == "", said[:4000]
+    done = run(driver, kind, stdin="".join(f"{p}\n" for p in paths), check=False, timeout=seconds,
+               env={"ASAN_OPTIONS": "allocator_may_return_null=1:detect_leaks=1"})
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(paths), f"died on {paths[len(lines)]}\n{done.stderr[:4000]}"
+    assert done.returncode == 0 and done.stderr == "", done.stderr[:4000]
     results = [(int(line.split("\t")[0]), line.split("\t", 1)[1]) for line in lines]
     for path, (code, text) in zip(paths, results):
         assert code in (0, 2), (path, code, text)

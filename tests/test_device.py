@@ -1,10 +1,9 @@
 """Promises of the device and its threads that need no reference package: each is a check of the helper `device`."""
 
-import subprocess
 
 import pytest
 
-from conftest import BUILD
+from conftest import program, run
 
 QUICK = True
 CHECKS = {
@@ -23,5 +22,4 @@ CHECKS = {
 
 @pytest.mark.parametrize("check", CHECKS, ids=CHECKS.get)
 def test_device(check):
-    done = subprocess.run([BUILD / "tests/device", check], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    run(program("tests/device"), check, timeout=60)

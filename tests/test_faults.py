@@ -34,12 +34,12 @@ def quiet(tmp_path_factory):
 def small_disk(folder):
     disk = folder / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "zoodip-test", str(disk)], capture_output=True).returncode:
+    if run("mount", "-t", "tmpfs", "-o", "size=1m", "zoodip-test", disk, check=False).returncode:
         pytest.skip("no right to mount a tmpfs here")
     try:
         yield disk
     finally:
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+        run("umount", "-l", disk)
 
 
 @pytest.fixture(scope="module")
@@ -221,25 +221,17 @@ def stand_in_for_mpirun(folder, text):
     return {"PATH": f"{folder}:{os.environ['PATH']}"}
 
 
+@pytest.mark.parametrize("second, code", [("lambda *_: os._exit(75)", 75), ("signal.SIG_DFL", 1)], ids=["lost at its start", "ending its ranks"])
 @beside_the_others("quiet", "small_disk")
-def test_a_signal_that_mpirun_loses_at_its_start_is_sent_again(tmp_path):
-    env = stand_in_for_mpirun(tmp_path, "signal.signal(10, signal.SIG_IGN)\nopen(os.path.dirname(__file__) + '/up', 'w')\ntime.sleep(0.5)\n"
-                                        "signal.signal(10, lambda *_: os._exit(75))\ntime.sleep(30)\n")
-    process = subprocess.Popen([RUN_SH, "-n", "2", "true"], env={**environment(), **env}, stderr=subprocess.PIPE, text=True)
-    until((tmp_path / "up").exists, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 75, process.communicate()
-
-
-@beside_the_others("quiet", "small_disk")
-def test_an_mpirun_that_ends_its_ranks_is_not_asked_again(tmp_path):
-    """SIGUSR1 would end mpirun, which would look like a start that was stopped."""
-    env = stand_in_for_mpirun(tmp_path, "signal.signal(10, lambda *_: signal.signal(10, signal.SIG_DFL))\n"
+def test_a_signal_is_sent_again_only_while_mpirun_hears_it(tmp_path, second, code):
+    """It does nothing on the first: it is still starting its ranks and obeys the second, or it is ending them and would be killed by
+    the second, which would look like a start that was stopped."""
+    env = stand_in_for_mpirun(tmp_path, f"signal.signal(10, lambda *_: signal.signal(10, {second}))\n"
                                         "open(os.path.dirname(__file__) + '/up', 'w')\ntime.sleep(4)\nos._exit(1)\n")
     process = subprocess.Popen([RUN_SH, "-n", "2", "true"], env={**environment(), **env}, stderr=subprocess.PIPE, text=True)
     until((tmp_path / "up").exists, process)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 1, process.communicate()
+    assert process.wait(timeout=10) == code, process.communicate()
 
 
 @beside_the_others("quiet", "small_disk")

@@ -1,6 +1,5 @@
 """A zeroth-order gradient is a small difference of big numbers: (L_i - L_0) / eps with eps = 1e-3 magnifies any rounding a
 thousandfold. Measured against the same networks in fp64, the error of fp32 losses stays far below the slopes themselves."""
-import pytest
 import torch
 from safetensors.torch import load_file
 

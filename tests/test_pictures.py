@@ -1,27 +1,25 @@
 """Pictures equal Pillow's, byte for byte: decoding, EXIF orientation, resizing and cropping."""
 
 import io
-import os
 import struct
-import subprocess
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from conftest import program, run
+
 QUICK = True
-BUILD = Path(os.environ.get("ZOODIP_BUILD", Path(__file__).resolve().parents[1] / "build"))
 
 
-def run(*arguments):
-    return subprocess.run([BUILD / "tests" / "picture", *map(str, arguments)], capture_output=True, text=True)
+def picture(*arguments):
+    return run(program("tests/picture"), *arguments, check=False)
 
 
 def ours(path, *arguments):
     out = path.parent / "out.png"
-    done = run(path, out, *arguments)
+    done = picture(path, out, *arguments)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     return np.array(Image.open(out))
 
@@ -266,7 +264,7 @@ def test_mistakes_are_one_clear_line(tmp_path, name):
     make, text = MISTAKES[name]
     path = tmp_path / name
     path.write_bytes(make())
-    done = run(path, tmp_path / "out.png")
+    done = picture(path, tmp_path / "out.png")
     assert done.returncode == 2
     assert done.stderr.startswith(f"picture: {path}: ") and text in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "out.png").exists()

@@ -13,7 +13,7 @@ from optimum.quanto.models import QuantizedDiffusersModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from conftest import SHAPES, TOYBOX, learned, make_model, metrics, program, run, write_recipe
+from conftest import SHAPES, TOYBOX, learned, make_model, program, run, write_recipe
 from test_models import error, forward, inputs_for
 
 NEEDS = "peers"

@@ -1,28 +1,26 @@
 """Codes, scales and shifts against optimum-quanto, bit for bit, in 8 and 4 bits, for each type that a model may be saved in."""
 
-import os
-import subprocess
-from pathlib import Path
 
 import pytest
 import torch
 from optimum.quanto import AbsmaxOptimizer, MaxOptimizer, QConv2d, QLinear, qint4, qint8, quantize_weight
 from safetensors.torch import load_file, save_file
 
+from conftest import program, run
+
 NEEDS = "peers"
-BUILD = Path(os.environ.get("ZOODIP_BUILD", Path(__file__).parents[1] / "build"))
 KINDS = [torch.float32, torch.float16, torch.bfloat16]
 
 
 @pytest.fixture
 def quantize(tmp_path):
-    def run(weight):
+    def call(weight):
         save_file({"weight": weight}, tmp_path / "in")
-        subprocess.run([BUILD / "tests/quantize", tmp_path / "in", tmp_path / "out"], check=True)
+        run(program("tests/quantize"), tmp_path / "in", tmp_path / "out")
         out = load_file(tmp_path / "out")
         return out["codes"], out["scales"]
 
-    return run
+    return call
 
 
 def quantos(weight):
@@ -30,7 +28,7 @@ def quantos(weight):
     return quantized._data, quantized._scale
 
 
-def agree(ours, theirs):
+def assert_equal(ours, theirs):
     codes, scales = ours
     assert torch.equal(codes, theirs[0])
     assert torch.equal(scales, theirs[1].flatten())
@@ -42,20 +40,20 @@ def agree(ours, theirs):
 def test_codes_and_scales_are_quantos(quantize, kind, shape, size):
     torch.manual_seed(0)
     weight = (size * torch.randn(shape)).to(kind)
-    agree(quantize(weight), quantos(weight))
+    assert_equal(quantize(weight), quantos(weight))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_halves_round_to_even(quantize, kind):
     weight = torch.stack([torch.arange(-127, 128) / 2, torch.full((255,), 127.0)]).to(kind)
     weight[0, 0] = 127  # the scale is 1, so that codes end in .5
-    agree(quantize(weight), quantos(weight))
+    assert_equal(quantize(weight), quantos(weight))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_output_has_one_scale(quantize, kind):
     weight = torch.linspace(-3, 2, 99).reshape(1, 99).to(kind)
-    agree(quantize(weight), quantos(weight))
+    assert_equal(quantize(weight), quantos(weight))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -64,14 +62,14 @@ def test_a_row_of_zeros_has_scale_and_codes_of_zero(quantize, kind):
     weight[1] = 1
     codes, scales = quantize(weight)
     assert scales[0] == 0 and not codes[0].any() and not codes[2].any()
-    agree((codes, scales), quantos(weight))
+    assert_equal((codes, scales), quantos(weight))
 
 
 def test_a_scale_that_rounds_to_zero_saturates_the_codes(quantize):
     weight = torch.zeros(2, 8, dtype=torch.float16)
     weight[0, :4] = torch.tensor([2e-6, -2e-6, 1e-7, 0])
     weight[1] = 1
-    agree(quantize(weight), quantos(weight))
+    assert_equal(quantize(weight), quantos(weight))
 
 
 # -------------------------------------------------------------------------------- four bits
@@ -79,12 +77,12 @@ def test_a_scale_that_rounds_to_zero_saturates_the_codes(quantize):
 
 @pytest.fixture
 def quantize4(tmp_path):
-    def run(weight):
+    def call(weight):
         save_file({"weight": weight}, tmp_path / "in")
-        subprocess.run([BUILD / "tests/quantize", tmp_path / "in", tmp_path / "out", "4"], check=True)
+        run(program("tests/quantize"), tmp_path / "in", tmp_path / "out", 4)
         return load_file(tmp_path / "out")
 
-    return run
+    return call
 
 
 def quantos4(weight):
@@ -98,7 +96,7 @@ def quantos4(weight):
     return quantize_weight(weight, qint4, 0, scale, shift, group_size=group, optimized=False)
 
 
-def agree4(ours, weight):
+def assert_equal4(ours, weight):
     theirs = quantos4(weight)
     assert torch.equal(ours["codes"].flatten(), theirs._data._data.flatten())
     assert ours["scales"].dtype == theirs._scale.dtype == theirs._shift.dtype
@@ -119,13 +117,13 @@ def test_codes_scales_and_shifts_are_quantos(quantize4, kind, shape):
     """Rows that a group divides, rows that none divides, and single rows, whose scales quanto puts along the last dimension."""
     torch.manual_seed(0)
     weight = (0.05 * torch.randn(shape) + 0.01).to(kind)
-    agree4(quantize4(weight), weight)
+    assert_equal4(quantize4(weight), weight)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_halves_round_to_even_in_four_bits(quantize4, kind):
     weight = (torch.arange(31) / 2).repeat(2, 1).to(kind)  # from 0 to 15: the scale is 1, every other code ends in .5
-    agree4(quantize4(weight), weight)
+    assert_equal4(quantize4(weight), weight)
     assert quantize4(weight)["scales"].tolist() == [1, 1]
 
 
@@ -134,7 +132,7 @@ def test_groups_of_equal_numbers_are_exact(quantize4, kind):
     weight = torch.randn(4, 256).to(kind)
     weight[0], weight[1, 128:], weight[3, :128] = 0, 0.3, -7
     ours = quantize4(weight)
-    agree4(ours, weight)
+    assert_equal4(ours, weight)
     same = ours["scales"] == 0
     assert same.tolist() == [True, True, False, True, False, False, True, False]
     assert torch.equal(ours["values"].reshape(8, 128)[same], weight.float().reshape(8, 128)[same])
@@ -145,4 +143,4 @@ def test_a_scale_that_rounds_to_zero_saturates_the_codes_of_four_bits(quantize4)
     weight[0, :3] = torch.tensor([3e-7, 1e-7, -1e-7])
     weight[1] = torch.linspace(-1, 2, 8)
     assert quantize4(weight)["scales"][0] == 0
-    agree4(quantize4(weight), weight)
+    assert_equal4(quantize4(weight), weight)

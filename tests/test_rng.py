@@ -6,7 +6,7 @@ import subprocess
 import numpy as np
 import pytest
 
-from conftest import ROOT, program
+from conftest import ROOT, program, run
 
 QUICK = True
 STREAM = 9
@@ -34,8 +34,7 @@ def normals():
     ("243f6a88 85a308d3 13198a2e 03707344", "a4093822 299f31d0", "d16cfe09 94fdcceb 5001e420 24126ea1"),
 ])
 def test_philox_gives_the_published_answers(counter, key, answer):
-    out = subprocess.run([program("tests/rng"), "philox", *counter.split(), *key.split()], capture_output=True, text=True)
-    assert out.stdout.split() == answer.split()
+    assert run(program("tests/rng"), "philox", *counter.split(), *key.split()).stdout.split() == answer.split()
 
 
 def box_muller(words):
@@ -112,7 +111,6 @@ def test_every_compiler_draws_the_same_bits(compiler, tmp_path):
     if not shutil.which(command):
         pytest.skip(f"no {command} here")
     sources = [ROOT / "tests/helpers/rng.c", ROOT / "src/base/rng.c", ROOT / "src/base/memory.c"]
-    subprocess.run([command, *options, "-std=gnu11", "-ffp-contract=off", "-D_GNU_SOURCE", "-I", ROOT / "src", *sources,
-                    "-lm", "-o", tmp_path / "rng"], check=True)
+    run(command, *options, "-std=gnu11", "-ffp-contract=off", "-D_GNU_SOURCE", "-I", ROOT / "src", *sources, "-lm", "-o", tmp_path / "rng")
     assert np.array_equal(draw("normals", 50_000, command=tmp_path / "rng").view(np.uint32),
                           draw("normals", 50_000).view(np.uint32))

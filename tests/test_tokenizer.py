@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from conftest import TOYBOX, program
+from conftest import TOYBOX, program, run
 
 NEEDS = "peers"
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -63,9 +63,7 @@ def folder(request, tmp_path_factory):
 
 
 def ours(folder, texts, *options):
-    done = subprocess.run([program("tests/tokenize"), str(folder), *options], text=True, capture_output=True,
-                          input="".join(json.dumps(t) + "\n" for t in texts))
-    assert done.returncode == 0, done.stderr
+    done = run(program("tests/tokenize"), folder, *options, stdin="".join(json.dumps(t) + "\n" for t in texts))
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -142,8 +140,7 @@ def test_merges_as_pairs_or_text(folder, tmp_path):
 
 def test_a_word_that_is_a_token_already_is_refused(folder):
     for word in ("a</w>", "a", START, ""):
-        done = subprocess.run([program("tests/tokenize"), str(folder), "--add", word], text=True, capture_output=True, input="")
-        assert done.returncode == 2
+        assert run(program("tests/tokenize"), folder, "--add", word, stdin="", check=False).returncode == 2
 
 
 def test_a_text_that_is_no_utf8_is_refused():
@@ -273,7 +270,7 @@ BROKEN = {
 def test_a_file_that_makes_no_sense(toybox, case):
     damage, said = BROKEN[case]
     damage(toybox)
-    done = subprocess.run([program("tests/tokenize"), str(toybox)], text=True, capture_output=True, input='"a"\n')
+    done = run(program("tests/tokenize"), toybox, stdin='"a"\n', check=False)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert str(toybox) in done.stderr and said in done.stderr
 

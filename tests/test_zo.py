@@ -1,6 +1,5 @@
 """The arithmetic of zeroth-order training compared with scikit-learn, torch.optim.Adam, get_scheduler and numpy."""
 
-import subprocess
 import warnings
 
 import numpy as np
@@ -11,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from conftest import program
+from conftest import program, run
 
 NEEDS = "peers"
 NUS = (1e-3, 1e-2, 0.1)
@@ -21,9 +20,7 @@ NUS = (1e-3, 1e-2, 0.1)
 def zo(tmp_path):
     def call(operation, tensors, *numbers):
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, tmp_path / "in")
-        command = [program("tests/zo"), operation, tmp_path / "in", tmp_path / "out", *map(str, numbers)]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        run(program("tests/zo"), operation, tmp_path / "in", tmp_path / "out", *numbers)
         return load_file(tmp_path / "out")
     return call
 
@@ -141,7 +138,7 @@ def test_adam_is_torchs(zo, betas, eps):
 @pytest.mark.parametrize("name", ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"])
 def test_schedules_are_diffusers(name, warmup):
     lr, steps = 3e-2, 40
-    done = subprocess.run([program("tests/zo"), "rates", name, str(lr), str(steps), str(warmup)], capture_output=True, text=True)
+    done = run(program("tests/zo"), "rates", name, lr, steps, warmup)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
     schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     theirs = []
