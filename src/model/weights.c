@@ -10,32 +10,6 @@
 
 enum { NAME_ROOM = 256 };
 
-static struct error alloc_alone(void *arg, int64_t bytes, void **memory, bool *fill)
-{
-    (void)arg;
-    *memory = memory_alloc(bytes, 1);
-    *fill = true;
-    return *memory ? ok() : error_memory("the model's weights");
-}
-
-static struct error ready_alone(void *arg, struct error e)
-{
-    (void)arg;
-    return e;
-}
-
-static void free_alone(void *arg, void *memory, int64_t bytes)
-{
-    (void)arg;
-    (void)bytes;
-    memory_free(memory);
-}
-
-struct store store_alone(void)
-{
-    return (struct store){alloc_alone, ready_alone, free_alone, NULL};
-}
-
 static struct error alloc_nothing(void *arg, int64_t bytes, void **memory, bool *fill)
 {
     (void)arg;
@@ -45,9 +19,15 @@ static struct error alloc_nothing(void *arg, int64_t bytes, void **memory, bool 
     return ok();
 }
 
+static struct error ready(void *arg, struct error e)
+{
+    (void)arg;
+    return e;
+}
+
 struct store store_simulated(void)
 {
-    return (struct store){alloc_nothing, ready_alone, free_alone, NULL};
+    return (struct store){.alloc = alloc_nothing, .ready = ready};
 }
 
 struct store store_nowhere(void)
@@ -76,8 +56,8 @@ void weights_free(struct weights *w)
     w->handles = NULL;
     w->handle_room = 0;
     free_memory(w);
-    device_upload_free(w->device, w->settled, w->memory_bytes);
-    w->settled = NULL;
+    device_upload_free(w->device, w->uploaded, w->memory_bytes);
+    w->uploaded = NULL;
     safetensors_close(&w->file);
 }
 
@@ -110,8 +90,8 @@ static struct error fill(struct weights *w, void (*load)(void *arg, struct weigh
         e = w->error;
     }
     TRY(w->store.ready(w->store.arg, e));
-    e = device_upload(w->device, w->handles, w->handle_count, w->memory, w->memory_bytes, &w->settled);
-    if (w->settled)
+    e = device_upload(w->device, w->handles, w->handle_count, w->memory, w->memory_bytes, &w->uploaded);
+    if (w->uploaded)
         free_memory(w);
     return e;
 }

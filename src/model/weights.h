@@ -30,9 +30,6 @@ struct store {
     void *arg;
 };
 
-/* For a process without others: plain memory, always filled. */
-struct store store_alone(void);
-
 /* Nowhere: the load only finds and measures every layer, so that a wrong file is noticed before any work is done. The
  * part can then only be freed; weights.memory_bytes says what it would need. */
 struct store store_nowhere(void);
@@ -53,8 +50,8 @@ struct weights {
     bool filling; /* this pass reads the file's numbers */
     struct error error;
     struct store store;
-    void *memory;  /* packed, on the host: where the device computes, or on its way there */
-    void *settled; /* packed, on a GPU */
+    void *memory;   /* packed, on the host: where the device computes, or on its way there */
+    void *uploaded; /* packed, on a GPU */
 };
 
 /* Call this if a load fails before weights_load: the other ranks of the store wait for this rank's result. */

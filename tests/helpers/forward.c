@@ -32,6 +32,31 @@ struct job {
     int64_t out_count;
 };
 
+/* -------------------------------------------------------------------------------- weights in plain memory */
+
+static struct error alloc_plain(void *arg, int64_t bytes, void **memory, bool *fill)
+{
+    (void)arg;
+    *memory = memory_alloc(bytes, 1);
+    *fill = true;
+    return *memory ? ok() : error_memory("the model's weights");
+}
+
+static struct error ready_plain(void *arg, struct error e)
+{
+    (void)arg;
+    return e;
+}
+
+static void free_plain(void *arg, void *memory, int64_t bytes)
+{
+    (void)arg;
+    (void)bytes;
+    memory_free(memory);
+}
+
+static const struct store plain_store = {alloc_plain, ready_plain, free_plain, NULL};
+
 /* -------------------------------------------------------------------------------- inputs, outputs */
 
 static struct error input(const struct job *job, const char *name, int ranks, const struct entry **entry)
@@ -193,7 +218,7 @@ static struct error forward_text(struct job *job)
     int32_t *ids;
     TRY(integers(job, entry, &ids));
     struct text_encoder t;
-    struct error e = text_encoder_load(&t, job->device, job->folder, job->bits, store_alone());
+    struct error e = text_encoder_load(&t, job->device, job->folder, job->bits, plain_store);
     if (e.code == ERROR_NONE) {
         struct run r = {.device = job->device, .text = &t};
         int64_t lanes = entry->shape[0], length = entry->shape[1];
@@ -269,7 +294,7 @@ static struct error forward_unet(struct job *job)
     TRY(input(job, "timestep", 1, &timestep));
     TRY(input(job, "encoder_hidden_states", 3, &hidden));
     struct unet u;
-    TRY(unet_load(&u, job->device, job->folder, job->bits, store_alone()));
+    TRY(unet_load(&u, job->device, job->folder, job->bits, plain_store));
     struct run r = {.device = job->device, .unet = &u};
     struct error e = fill_unet_input(job, &r, sample, timestep, hidden);
     if (e.code == ERROR_NONE)
@@ -290,7 +315,7 @@ static struct error forward_vae(struct job *job, const char *name, bool encode)
     const struct entry *entry;
     TRY(input(job, name, 4, &entry));
     struct vae v;
-    TRY(vae_load(&v, job->device, job->folder, job->bits, encode, !encode, store_alone()));
+    TRY(vae_load(&v, job->device, job->folder, job->bits, encode, !encode, plain_store));
     struct run r = {.device = job->device, .vae = &v, .encode = encode};
     const int64_t *s = entry->shape, factor = v.config.factor, latent = v.config.latent_channels;
     struct error e = ok();
