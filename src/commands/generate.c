@@ -263,29 +263,17 @@ static struct error write_picture(void *arg, int64_t i, struct picture *picture)
     return e;
 }
 
-static int64_t larger_half(const struct generation *g)
-{
-    return g->latents_bytes > g->pictures_bytes ? g->latents_bytes : g->pictures_bytes;
-}
-
 static struct error generate_all(struct session *s, const struct pipeline_choice *choice)
 {
     struct generation *g = &s->generation;
-    struct device *device = s->pipeline.device;
-    int64_t planned = 0;
-    bool gpu = device_identity(device) != 0;
-    if (gpu) {
-        struct generation plan = *g;
-        TRY(memory_plan_generation(&plan, choice, s->pipeline.all));
-        planned = larger_half(&plan);
-        TRY(memory_plan_fits_alone(planned, device, "--size, or use a model written by zoodip quantize"));
-    }
+    int64_t planned;
+    TRY(memory_plan_generation(g, choice, &planned));
     TRY(pipeline_load(&s->pipeline));
     struct error e = generation_run(g, s->request->count);
     end_progress(s); // of a picture that failed
-    if (e.code == ERROR_NONE && gpu)
+    if (e.code == ERROR_NONE && planned > 0)
         log_line("GPU memory: %lld bytes planned, %lld taken: %lld to draw latents, %lld to decode them",
-                 (long long)planned, (long long)larger_half(g), (long long)g->latents_bytes,
+                 (long long)planned, (long long)generation_bytes(g), (long long)g->latents_bytes,
                  (long long)g->pictures_bytes);
     return e;
 }

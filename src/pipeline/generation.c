@@ -153,6 +153,11 @@ static struct error make_pictures(struct generation *g, float **latents, int64_t
     return e;
 }
 
+int64_t generation_bytes(const struct generation *g)
+{
+    return g->latents_bytes > g->pictures_bytes ? g->latents_bytes : g->pictures_bytes;
+}
+
 struct error generation_run(struct generation *g, int64_t count)
 {
     struct pipeline *p = g->pipeline;

@@ -30,8 +30,8 @@ struct generation {
     struct error (*end)(void *arg, int64_t i, struct picture *picture);        /* the picture is the callee's to free */
     void *arg;
 
-    /* Results: the most device memory that each half had, if asked for. Then the device's own peak starts anew with
-     * the second. */
+    /* measure: each half's peak of device memory becomes a result; the device then counts its own anew from the second
+     * half on. */
     bool measure;
     int64_t latents_bytes, pictures_bytes;
 };
@@ -41,5 +41,8 @@ struct error generation_run(struct generation *g, int64_t count);
 
 /* How often the UNet is called for a picture. */
 int64_t generation_calls(const struct generation *g);
+
+/* The larger of the halves' peaks, which were measured. */
+int64_t generation_bytes(const struct generation *g);
 
 #endif

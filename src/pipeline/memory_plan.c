@@ -78,28 +78,6 @@ struct error memory_plan_job(struct memory_plan *plan, struct config *config, st
     return e;
 }
 
-static struct error drop_picture(void *arg, int64_t i, struct picture *picture)
-{
-    (void)arg;
-    (void)i;
-    picture_free(picture);
-    return ok();
-}
-
-struct error memory_plan_generation(struct generation *plan, const struct pipeline_choice *choice, struct comm *comm)
-{
-    struct pipeline p;
-    TRY(pipeline_open(&p, choice, comm, NULL));
-    plan->pipeline = &p;
-    plan->tick = NULL;
-    plan->end = drop_picture;
-    struct error e = pipeline_load(&p);
-    if (e.code == ERROR_NONE)
-        e = generation_run(plan, 1);
-    pipeline_close(&p);
-    return e;
-}
-
 const char *memory_plan_phase(enum phase phase)
 {
     static const char *const names[PHASES] = {"encode pictures", "train", "draw pictures"};
@@ -154,15 +132,6 @@ static void log_planned(int64_t most)
     log_line("GPU memory: %.1f MB planned", (double)most / 1e6);
 }
 
-struct error memory_plan_fits_alone(int64_t most, struct device *device, const char *lower)
-{
-    int64_t left, used;
-    TRY(device_memory_left(device, &left, &used));
-    TRY(check_room(device, (double)(most - device_memory(device).total), left, 1, lower));
-    log_planned(most);
-    return ok();
-}
-
 struct error memory_plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm)
 {
     int64_t left, used;
@@ -184,4 +153,46 @@ struct error memory_plan_check(struct memory_plan *plan, const char *config, con
         return ok();
     TRY(memory_plan_subject(plan, config, sets, comm, last));
     return memory_plan_fits(plan, device, comm);
+}
+
+/* -------------------------------------------------------------------------------- pictures alone */
+
+static struct error drop_picture(void *arg, int64_t i, struct picture *picture)
+{
+    (void)arg;
+    (void)i;
+    picture_free(picture);
+    return ok();
+}
+
+/* Generates one picture on a simulated GPU. */
+static struct error plan_generation(const struct generation *g, const struct pipeline_choice *choice, int64_t *bytes)
+{
+    struct pipeline p;
+    TRY(pipeline_open(&p, choice, g->pipeline->all, NULL));
+    struct generation plan = *g;
+    plan.pipeline = &p;
+    plan.tick = NULL;
+    plan.end = drop_picture;
+    struct error e = pipeline_load(&p);
+    if (e.code == ERROR_NONE)
+        e = generation_run(&plan, 1);
+    *bytes = generation_bytes(&plan);
+    pipeline_close(&p);
+    return e;
+}
+
+struct error memory_plan_generation(const struct generation *g, const struct pipeline_choice *choice, int64_t *bytes)
+{
+    struct device *device = g->pipeline->device;
+    int64_t left, used;
+    *bytes = 0;
+    if (device_identity(device) == 0)
+        return ok();
+    TRY(plan_generation(g, choice, bytes));
+    TRY(device_memory_left(device, &left, &used));
+    TRY(check_room(device, (double)(*bytes - device_memory(device).total), left, 1,
+                   "--size, or use a model written by zoodip quantize"));
+    log_planned(*bytes);
+    return ok();
 }

@@ -26,7 +26,7 @@ struct error memory_plan_subject(struct memory_plan *plan, const char *config, c
                                  struct comm *comm, enum phase last);
 
 /* The same for a queue's job, whose config it takes over: ranks work in groups of `comm`'s size, and networks stay
- * loaded while pictures are drawn. Each phase of the plan grows to what this job needs. */
+ * loaded while pictures are generated. Each phase of the plan grows to what this job needs. */
 struct error memory_plan_job(struct memory_plan *plan, struct config *config, struct comm *comm);
 
 /* "encode pictures" and so on. */
@@ -43,11 +43,8 @@ struct error memory_plan_fits(const struct memory_plan *plan, struct device *dev
 struct error memory_plan_check(struct memory_plan *plan, const char *config, const struct text_list *sets,
                                struct device *device, struct comm *comm, enum phase last);
 
-/* Of generate, which works alone: generates one picture on a simulated GPU. plan: in, what is to be generated; out, what
- * each half of it needs. */
-struct error memory_plan_generation(struct generation *plan, const struct pipeline_choice *choice, struct comm *comm);
-
-/* memory_plan_fits for a rank that works alone and needs `most` bytes; `lower`: what the user may lower. */
-struct error memory_plan_fits_alone(int64_t most, struct device *device, const char *lower);
+/* The same for pictures that one rank is about to generate in a pipeline that was opened for `choice`. *bytes: what they
+ * need, 0 without a GPU. */
+struct error memory_plan_generation(const struct generation *g, const struct pipeline_choice *choice, int64_t *bytes);
 
 #endif
