@@ -37,7 +37,7 @@ template <int SIZE> struct pairs {
 template <int SIZE> struct attention_shared {
     typedef struct shape<SIZE> S;
     float raw[2][S::KEYS][S::DEPTH];
-    struct pairs<SIZE> pairs[2]; /* of this tile and, by warps that are late, of the one before */
+    struct pairs<SIZE> pairs[2]; /* of this tile, and of the one before for slower warps */
     uint4 queries[S::PARKED ? S::STEPS * 2 * S::THREADS : 1];
 };
 

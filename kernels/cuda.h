@@ -20,7 +20,7 @@ extern "C" {
 struct link; /* nccl.cu */
 
 struct cuda {
-    struct device device; /* the head that device.c knows */
+    struct device device; /* must be first: src/device/ knows only this */
     int index;            /* of the GPU among those visible */
     int capability;       /* 90 for compute capability 9.0 */
     int processors;       /* streaming multiprocessors */
@@ -65,10 +65,10 @@ template <class Args>
 static void launch(struct device *device, const char *name, void (*kernel)(Args), dim3 grid, unsigned threads,
                    size_t shared, const Args &args)
 {
-    enum { WITHOUT_ASKING = 48 << 10 };
+    enum { UNREQUESTED = 48 << 10 };
     void *list[] = {(void *)&args};
     cudaError_t code = cudaSuccess;
-    if (shared > WITHOUT_ASKING)
+    if (shared > UNREQUESTED)
         code = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared);
     if (code == cudaSuccess)
         code = cudaLaunchKernel(kernel, grid, dim3(threads), list, shared, cuda_of(device)->stream);

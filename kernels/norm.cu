@@ -7,10 +7,9 @@
  * (chunk, group) to scratch; the second combines a group's chunks and normalizes. A layer norm's row belongs to one
  * warp.
  *
- * Accuracy. Deviations are taken from the mean of the very numbers they belong to, in a second pass that hits the
- * cache; parts are combined as in Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing
- * sample variances" (1979): M2 = sum M2_i + sum n_i (m_i - m)^2. No result is the difference of two big numbers,
- * whatever the mean.
+ * Accuracy. Deviations are from the mean of the same numbers, in a second pass, which reads from the cache; parts are
+ * combined as in Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
+ * (1979): M2 = sum M2_i + sum n_i (m_i - m)^2. No result is the difference of two big numbers, whatever the mean.
  *
  * Lanes (device/device.h): chunks follow from one lane's positions and groups; lanes are a grid
  * dimension, or a launch of their own where scratch is short. Every sum is a loop of fixed stride and a tree of fixed
@@ -54,7 +53,7 @@ __device__ int rows_in(const struct group_args &a, int chunk)
 /* Sum over `rows` positions of one group of (x - centre), or of its square: V channels a step, strided over the
  * warp. */
 template <int V, bool SQUARED>
-__device__ float walk(const struct group_args &a, const float *from, int rows, float centre)
+__device__ float sum_group(const struct group_args &a, const float *from, int rows, float centre)
 {
     int across = a.size / V, row_step = 32 / across, channel_step = 32 % across;
     int row = (int)threadIdx.x % 32 / across, channel = (int)threadIdx.x % 32 % across;
@@ -85,8 +84,8 @@ template <int V> __global__ void __launch_bounds__(THREADS) group_moments(const 
         return;
     const float *from = row_of(a.x, lane, chunk * a.rows) + group * a.size;
     int rows = rows_in(a, chunk);
-    float guess = from[0], mean = guess + walk<V, false>(a, from, rows, guess) / (float)(rows * a.size);
-    float square = walk<V, true>(a, from, rows, mean);
+    float guess = from[0], mean = guess + sum_group<V, false>(a, from, rows, guess) / (float)(rows * a.size);
+    float square = sum_group<V, true>(a, from, rows, mean);
     if (threadIdx.x % 32 == 0)
         a.moments[((int64_t)lane * a.groups + group) * a.chunks + chunk] = make_float2(mean, square);
 }
@@ -161,7 +160,7 @@ struct layer_args {
     enum act act;
 };
 
-template <int V, bool SQUARED> __device__ float walk_row(const float *from, int channels, float centre)
+template <int V, bool SQUARED> __device__ float sum_row(const float *from, int channels, float centre)
 {
     float sum = 0;
 #pragma unroll 4
@@ -183,8 +182,8 @@ template <int V> __global__ void __launch_bounds__(THREADS) layer_norm(const str
         return;
     const float *from = row_of(a.x, (int)blockIdx.z, position);
     float *to = row_of(a.y, (int)blockIdx.z, position);
-    float guess = from[0], mean = guess + walk_row<V, false>(from, channels, guess) / (float)channels;
-    float variance = walk_row<V, true>(from, channels, mean) / (float)channels, factor = 1 / sqrtf(variance + a.eps);
+    float guess = from[0], mean = guess + sum_row<V, false>(from, channels, guess) / (float)channels;
+    float variance = sum_row<V, true>(from, channels, mean) / (float)channels, factor = 1 / sqrtf(variance + a.eps);
 #pragma unroll 2
     for (int c = (int)threadIdx.x % 32 * V; c < channels; c += 32 * V) {
         channels_of<V> x = *(const channels_of<V> *)(from + c);
@@ -196,7 +195,7 @@ template <int V> __global__ void __launch_bounds__(THREADS) layer_norm(const str
 
 /* -------------------------------------------------------------------------------- launching */
 
-bool even(struct tensor t, int64_t by)
+bool in_pieces_of(struct tensor t, int64_t by)
 {
     return (uintptr_t)tensor_data(t) % (sizeof(float) * (size_t)by) == 0 && t.row_stride % by == 0 &&
            t.lane_stride % by == 0;
@@ -205,14 +204,14 @@ bool even(struct tensor t, int64_t by)
 void norm_layers(struct device *device, struct tensor y, struct tensor x, const struct layer_args &a)
 {
     dim3 grid((unsigned)blocks_for(a.x.positions, WARPS), 1, (unsigned)x.lanes);
-    bool wide = even(x, 4) && even(y, 4) && x.channels % 4 == 0;
+    bool wide = in_pieces_of(x, 4) && in_pieces_of(y, 4) && x.channels % 4 == 0;
     launch(device, "layer_norm", wide ? layer_norm<4> : layer_norm<1>, grid, THREADS, 0, a);
 }
 
 void moments_of_groups(struct device *device, struct tensor x, const struct group_args &a)
 {
     dim3 grid((unsigned)a.chunks, (unsigned)blocks_for(a.groups, WARPS), (unsigned)a.x.lanes);
-    bool fours = even(x, 4) && a.size % 4 == 0, twos = even(x, 2) && a.size % 2 == 0;
+    bool fours = in_pieces_of(x, 4) && a.size % 4 == 0, twos = in_pieces_of(x, 2) && a.size % 2 == 0;
     launch(device, "group_moments",
            fours  ? group_moments<4>
            : twos ? group_moments<2>
@@ -223,7 +222,7 @@ void moments_of_groups(struct device *device, struct tensor x, const struct grou
 void apply_to_groups(struct device *device, struct tensor y, struct tensor x, const struct group_args &a)
 {
     dim3 grid((unsigned)a.chunks, (unsigned)blocks_for(x.channels, SLAB), (unsigned)a.x.lanes);
-    bool fours = even(x, 4) && even(y, 4) && x.channels % 4 == 0;
+    bool fours = in_pieces_of(x, 4) && in_pieces_of(y, 4) && x.channels % 4 == 0;
     launch(device, "group_apply", fours ? group_apply<4> : group_apply<1>, grid, THREADS, sizeof(struct apply_shared),
            a);
 }

@@ -5,7 +5,7 @@
  * Idea. y [M, N] = x [M, K] Wt, M = lanes x positions, K = taps x channels. A convolution is the same product with a
  * left factor that is never stored: the row of output position (oy, ox) under tap (ky, kx) is the input's position
  * (oy * stride - pad + ky, ...), zeros where that lies outside; enlarging by nearest neighbour is one more map of
- * positions. K goes by chunks of 32 channels of one tap, so a chunk of a row is 128 contiguous bytes.
+ * positions. K is processed in chunks of 32 channels of one tap, so a chunk of a row is 128 contiguous bytes.
  *
  *     global memory ── copy_async, STAGES ahead ─► shared: x floats, weights still packed
  *     shared ── float4 and ldmatrix ─► registers: x split into pairs, codes widened ─► mma ─► float accumulators

@@ -2,10 +2,10 @@
  *
  * A training step's own ops: draws, noisy pictures, perturbed rows, and the update.
  *
- * Idea. All this work is small beside the networks, but on the host it would cut the step in two. The arithmetic is
- * that of base/rng_core.h and device/step_core.h, the same lines that the CPU runs; compiled with -fmad=false, so that
- * both round alike. The update is one block: its sums (a projection onto some hundred directions) need barriers more
- * than parallelism.
+ * Idea. This work is small compared with the networks, but on the host it would split the step in two. The arithmetic
+ * is that of base/rng_core.h and device/step_core.h, the same lines that the CPU runs, compiled with -fmad=false so
+ * that both round alike. The update is one block: its sums (a projection onto some hundred directions) need barriers
+ * more than parallelism.
  */
 #include "base/rng_core.h"
 #include "device/step_core.h"
@@ -194,8 +194,8 @@ __device__ static void estimate(const struct update_args &a, struct update_memor
     }
 }
 
-/* A warp sums along one direction: each lane its own numbers, then pairwise over lanes. */
-__device__ static double along(const struct update_args &a, const float *row)
+/* The product of the gradient and one direction, by a warp: each lane sums its numbers, then a tree adds the lanes'. */
+__device__ static double product_with(const struct update_args &a, const float *row)
 {
     double sum = 0;
     for (int64_t k = threadIdx.x % 32; k < a.dim; k += 32)
@@ -212,7 +212,7 @@ __device__ static void project(const struct update_args &a, struct update_memory
         const float *removed = a.removed + first * a.dim;
         __syncthreads(); // the gradient is complete, and the factors may be overwritten
         for (int i = (int)threadIdx.x / 32; i < count; i += WARPS) {
-            double factor = along(a, removed + i * a.dim);
+            double factor = product_with(a, removed + i * a.dim);
             if (threadIdx.x % 32 == 0)
                 s.factors[i] = factor;
         }

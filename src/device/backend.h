@@ -116,7 +116,7 @@ struct program {
     int64_t generation; /* device->generation when it was compiled */
 };
 
-/* The head of every device. The first part is for its own files, the second only for src/device/. */
+/* What every device begins with: first what its own files use, then what only src/device/ may touch. */
 struct device {
     const struct device_ops *ops;
     char name[96];
@@ -158,6 +158,17 @@ void device_memory_free(struct device *device, enum memory_kind kind, void *memo
 static inline int64_t round_up(int64_t x, int64_t to)
 {
     return (x + to - 1) / to * to;
+}
+
+/* Terms of one output's sum. */
+static inline int64_t weight_depth(const struct weight *w)
+{
+    return w->in * w->kh * w->kw;
+}
+
+static inline int64_t tensor_positions(struct tensor t)
+{
+    return t.height * t.width;
 }
 
 /* Address of a tensor's first number. */

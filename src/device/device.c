@@ -1,5 +1,5 @@
 /* The device itself: which kind is opened, its first error, its memory as it is counted, and its link to the devices of
- * other ranks. Weights, programs and ops are in files beside this one. */
+ * other ranks. Weights, programs and ops are in weight.c, program.c and ops.c. */
 #include <stdio.h>
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* device/kinds.h
  *
- * The kinds of device that a program computes on, for its main to hand over to device_open: only here do the CPU's
- * library and the GPU's meet. A new kind is an opener and a row.
+ * The kinds of device that a program was built with, which its main hands down to device_open. No other file refers to
+ * the GPU's library. A new kind is an opener and a row.
  */
 #ifndef ZOODIP_DEVICE_KINDS_H
 #define ZOODIP_DEVICE_KINDS_H

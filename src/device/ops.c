@@ -48,11 +48,6 @@ static struct error wrong(const char *op, struct tensor y, struct tensor x)
     return error_failed("%s: shapes do not fit: %s from %s", op, shape(y).text, shape(x).text);
 }
 
-static int64_t positions(struct tensor t)
-{
-    return t.height * t.width;
-}
-
 static bool usable(struct tensor t, enum dtype type)
 {
     return t.base && t.type == type && t.lanes > 0 && t.height > 0 && t.width > 0 && t.channels > 0 &&
@@ -61,14 +56,14 @@ static bool usable(struct tensor t, enum dtype type)
 
 static bool same_places(struct tensor a, struct tensor b)
 {
-    return a.lanes == b.lanes && positions(a) == positions(b);
+    return a.lanes == b.lanes && tensor_positions(a) == tensor_positions(b);
 }
 
 static bool fits_map(struct tensor map, int64_t lanes, int64_t source_lanes)
 {
     if (!map.base)
         return source_lanes >= lanes;
-    return usable(map, I32) && map.lanes == 1 && positions(map) == 1 && map.channels == lanes;
+    return usable(map, I32) && map.lanes == 1 && tensor_positions(map) == 1 && map.channels == lanes;
 }
 
 static bool fits_epilogue(struct tensor y, const struct weight *w, struct epilogue e)
@@ -76,8 +71,8 @@ static bool fits_epilogue(struct tensor y, const struct weight *w, struct epilog
     int64_t out = e.act == ACT_GEGLU ? w->out / 2 : w->out;
     if ((e.act == ACT_GEGLU) != w->gated || y.channels != out)
         return false;
-    if (e.lane_bias && (!usable(*e.lane_bias, F32) || e.lane_bias->lanes != y.lanes || positions(*e.lane_bias) != 1 ||
-                        e.lane_bias->channels != w->out || w->gated))
+    if (e.lane_bias && (!usable(*e.lane_bias, F32) || e.lane_bias->lanes != y.lanes ||
+                        tensor_positions(*e.lane_bias) != 1 || e.lane_bias->channels != w->out || w->gated))
         return false;
     return !e.residual ||
            (usable(*e.residual, F32) && same_places(*e.residual, y) && e.residual->channels == y.channels);
@@ -148,7 +143,7 @@ static struct error check_attention(struct tensor y, struct tensor q, struct ten
     if (!usable(y, F32) || !usable(q, F32) || !same_places(y, q) || y.channels != q.channels)
         return wrong("op_attention", y, q);
     if (!usable(k, F32) || !usable(v, F32) || !same_places(k, v) || k.lanes != q.lanes || k.channels != q.channels ||
-        v.channels != q.channels || (causal && positions(k) != positions(q)))
+        v.channels != q.channels || (causal && tensor_positions(k) != tensor_positions(q)))
         return wrong("op_attention", k, v);
     if (heads < 1 || q.channels % heads != 0 || q.channels / heads > LARGEST_HEAD)
         return error_failed("op_attention: %s cannot be cut into %lld heads", shape(q).text, (long long)heads);
@@ -177,8 +172,8 @@ void op_act(struct device *d, struct tensor y, struct tensor x, enum act act)
 
 static struct error check_copy(struct tensor y, struct tensor x, struct tensor map)
 {
-    if (!usable(y, y.type) || !usable(x, y.type) || positions(y) != positions(x) || y.channels != x.channels ||
-        !fits_map(map, y.lanes, x.lanes))
+    if (!usable(y, y.type) || !usable(x, y.type) || tensor_positions(y) != tensor_positions(x) ||
+        y.channels != x.channels || !fits_map(map, y.lanes, x.lanes))
         return wrong("op_copy", y, x);
     return ok();
 }
@@ -195,7 +190,7 @@ static struct error check_embed(struct tensor y, struct tensor ids, const struct
     if (!table || !places || !table->table || !places->table || table->in != y.channels || places->in != y.channels)
         return error_failed("op_embed: tables do not fit %s", shape(y).text);
     if (!usable(y, F32) || !usable(ids, I32) || !same_places(y, ids) || ids.channels != 1 ||
-        positions(ids) > places->out)
+        tensor_positions(ids) > places->out)
         return wrong("op_embed", y, ids);
     if (!usable(rows, F32) || rows.lanes != y.lanes || rows.channels != y.channels)
         return wrong("op_embed", y, rows);
@@ -211,8 +206,8 @@ void op_embed(struct device *d, struct tensor y, struct tensor ids, const struct
 
 static struct error check_timestep(struct tensor y, struct tensor t)
 {
-    if (!usable(y, F32) || !usable(t, F32) || y.lanes != t.lanes || positions(y) != 1 || positions(t) != 1 ||
-        t.channels != 1)
+    if (!usable(y, F32) || !usable(t, F32) || y.lanes != t.lanes || tensor_positions(y) != 1 ||
+        tensor_positions(t) != 1 || t.channels != 1)
         return wrong("op_timestep", y, t);
     return ok();
 }
@@ -225,7 +220,7 @@ void op_timestep(struct device *d, struct tensor y, struct tensor t, bool flip_s
 
 static struct error check_loss(struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
 {
-    if (!usable(slots, F64) || slots.lanes != pred.lanes || positions(slots) != 1 || slots.channels != 1)
+    if (!usable(slots, F64) || slots.lanes != pred.lanes || tensor_positions(slots) != 1 || slots.channels != 1)
         return wrong("op_loss", slots, pred);
     if (!usable(pred, F32) || !usable(target, F32) || pred.height != target.height || pred.width != target.width ||
         pred.channels != target.channels || !fits_map(map, pred.lanes, target.lanes))
@@ -243,7 +238,7 @@ void op_loss(struct device *d, struct tensor slots, struct tensor pred, struct t
 
 static bool dense_as(struct tensor t, enum dtype type)
 {
-    return usable(t, type) && t.row_stride == t.channels && t.lane_stride == positions(t) * t.channels;
+    return usable(t, type) && t.row_stride == t.channels && t.lane_stride == tensor_positions(t) * t.channels;
 }
 
 static bool same_shape(struct tensor a, struct tensor b)
@@ -253,7 +248,7 @@ static bool same_shape(struct tensor a, struct tensor b)
 
 static bool is_scalar(struct tensor t, enum dtype type, int64_t count)
 {
-    return dense_as(t, type) && t.lanes == 1 && positions(t) == 1 && t.channels == count;
+    return dense_as(t, type) && t.lanes == 1 && tensor_positions(t) == 1 && t.channels == count;
 }
 
 static struct error check_draw(struct tensor y, struct tensor step)
@@ -272,12 +267,13 @@ static struct error check_add_noise(struct tensor noisy, struct tensor target, s
 {
     if (!dense_as(noisy, F32) || !dense_as(target, F32) || !same_shape(noisy, target))
         return wrong("op_add_noise", noisy, target);
-    if (!dense_as(n->moments, F32) || positions(n->moments) != positions(noisy) ||
+    if (!dense_as(n->moments, F32) || tensor_positions(n->moments) != tensor_positions(noisy) ||
         n->moments.channels != 2 * noisy.channels)
         return wrong("op_add_noise", noisy, n->moments);
     if (n->posterior.base && (!dense_as(n->posterior, F32) || !same_shape(n->noise, n->posterior)))
         return wrong("op_add_noise", n->noise, n->posterior);
-    if (!dense_as(n->noise, F32) || positions(n->noise) != positions(noisy) || n->noise.channels != noisy.channels)
+    if (!dense_as(n->noise, F32) || tensor_positions(n->noise) != tensor_positions(noisy) ||
+        n->noise.channels != noisy.channels)
         return wrong("op_add_noise", noisy, n->noise);
     if (!dense_as(n->choice, I32) || n->choice.lanes != noisy.lanes || n->choice.channels != 3 ||
         !dense_as(timesteps, F32) || timesteps.lanes != noisy.lanes || !dense_as(n->levels, F32) ||
@@ -318,7 +314,7 @@ void op_share(struct device *d, struct tensor t, int root)
 /* Any number of lanes of the embedding's shape. */
 static bool fits_embedding(struct tensor t, enum dtype type, struct tensor embedding)
 {
-    return dense_as(t, type) && positions(t) == positions(embedding) && t.channels == embedding.channels;
+    return dense_as(t, type) && tensor_positions(t) == tensor_positions(embedding) && t.channels == embedding.channels;
 }
 
 static struct error check_perturb(struct tensor rows, struct tensor embedding, struct tensor directions,
@@ -345,7 +341,7 @@ static struct error check_update(const struct update *u)
         !fits_embedding(u->gradient, F64, e) || !fits_embedding(u->removed, F32, e) ||
         !fits_embedding(u->directions, F32, e) || !is_scalar(u->removed_rows, I32, 1) || !is_scalar(u->rates, F64, 3))
         return wrong("op_update", e, u->gradient);
-    if (!dense_as(u->slots, F64) || u->slots.channels != 1 || positions(u->slots) != 1 || u->sides < 1 ||
+    if (!dense_as(u->slots, F64) || u->slots.channels != 1 || tensor_positions(u->slots) != 1 || u->sides < 1 ||
         u->sides > 2 || u->slots.lanes < (u->sides * u->directions.lanes + 1) * u->batch)
         return wrong("op_update", u->slots, u->directions);
     return ok();

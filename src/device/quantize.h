@@ -1,7 +1,7 @@
 /* device/quantize.h
  *
- * Weights of 8 and 4 bits as optimum-quanto makes them (quanto/tensor/optimizers, quanto/library/quantize), everything
- * in the source's own number type. Eight bits, qint8: per output channel, symmetric.
+ * Weights of 8 and 4 bits as optimum-quanto makes them (quanto/tensor/optimizers, quanto/library/quantize), with all
+ * arithmetic in the source's number type. Eight bits, qint8: per output channel, symmetric.
  *
  *     scale = amax / 127;  code = clamp(round_half_even(w / scale), -128, 127);  a row of zeros: scale 0, codes 0
  *

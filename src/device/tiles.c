@@ -11,7 +11,7 @@ static enum tile_kind kind_of(const struct weight *w)
         return TILE_4;
     if (w->type == I8)
         return TILE_8;
-    // bfloat has too few bits for a number of 16 or 32 bits: it takes two
+    // one bfloat has too few bits for a number of 16 or 32 bits
     return w->type == F32 || w->bfloat ? TILE_32 : TILE_16;
 }
 
@@ -22,7 +22,7 @@ struct tile_layout tile_layout_of(const struct weight *w)
     l.rows = w->gated ? round_up(w->out / 2, 8) * 2 : w->out;
     l.chunks = (w->in + TILE_DEPTH - 1) / TILE_DEPTH;
     l.row_bytes = w->kh * w->kw * l.chunks * chunk_bytes[l.kind];
-    l.groups_per_row = w->group ? (w->in * w->kh * w->kw + w->group - 1) / w->group : 0;
+    l.groups_per_row = w->group ? (weight_depth(w) + w->group - 1) / w->group : 0;
     return l;
 }
 
@@ -56,15 +56,10 @@ static int64_t output_of(const struct weight *w, int64_t row)
     return row % 16 < 8 ? value : value + half;
 }
 
-static int64_t depth_of(const struct weight *w)
-{
-    return w->in * w->kh * w->kw;
-}
-
 int64_t tile_scratch(const struct weight *w)
 {
     int64_t groups = tile_layout_of(w).groups_per_row;
-    return (depth_of(w) + 1) * (int64_t)sizeof(float) + 2 * groups * (int64_t)sizeof(float);
+    return (weight_depth(w) + 1) * (int64_t)sizeof(float) + 2 * groups * (int64_t)sizeof(float);
 }
 
 /* The place of number `channel` of a tap in a packed row of 16-bit numbers with `planes` planes. */
@@ -86,7 +81,7 @@ static float widened(const struct weight *w, uint16_t bits)
 }
 
 /* Scales a row to at most 2^14 by a power of two; returns the factor that undoes it. */
-static float level(float *row, int64_t count)
+static float scale_row(float *row, int64_t count)
 {
     float most = 0;
     int exponent;
@@ -135,7 +130,7 @@ static void put_nibbles(const struct weight *w, uint8_t *to, const uint8_t *code
 /* Row `o` as 4-bit codes; scales and shifts go to the groups of packed row `row`. */
 static void read_nibbles(const struct weight *w, const struct weight_source *s, int64_t o, int64_t row, uint8_t *codes)
 {
-    int64_t groups = tile_layout_of(w).groups_per_row, depth = depth_of(w);
+    int64_t groups = tile_layout_of(w).groups_per_row, depth = weight_depth(w);
     float *scales = (float *)(codes + (depth + 3) / 4 * 4), *shifts = scales + groups;
     uint32_t *to = (uint32_t *)w->groups + row * groups;
     weight_row_codes4(s, o, codes, scales, shifts);
@@ -158,7 +153,7 @@ void tile_pack_row(const struct weight *w, const struct weight_source *source, i
         put_nibbles(w, (uint8_t *)to, scratch);
     } else if (o >= 0) {
         weight_row_floats(source, o, scratch);
-        scale = level(scratch, depth_of(w));
+        scale = scale_row(scratch, weight_depth(w));
         put_halves(w, (uint16_t *)to, scratch, l.kind == TILE_32 ? 2 : 1);
     }
     if (w->scale)

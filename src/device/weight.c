@@ -1,5 +1,5 @@
 /* Weights: in which type each is kept, their places in the store, their upload to a GPU, and the rows of a table that a
- * GPU holds. How a device lays out the numbers is its own affair (weight_place, weight_pack). */
+ * GPU holds. Each device lays out the numbers in its own way (weight_place, weight_pack). */
 #include <string.h>
 
 #include "base/memory.h"

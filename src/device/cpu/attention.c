@@ -3,13 +3,13 @@
 
 #include "device/cpu/cpu.h"
 
-/* Attention that never stores the matrix of scores (Dao et al., "FlashAttention", 2022): keys come in blocks, and each
- * query carries the largest score so far, the sum of its weights and its weighted sum of values, which shrink when a
- * larger score turns up.
+/* Attention that never stores the matrix of scores (Dao et al., "FlashAttention", 2022): the keys are processed in
+ * blocks, and each query keeps its largest score so far, the sum of its weights and its weighted sum of values, which
+ * are scaled down when a larger score turns up.
  *
- * Queries are the panels: scores [keys][queries] = k q and sums [channels][queries] = vt scores are the products'
- * tiles, and softmax is a walk down the keys with one query in each vector element. Key blocks follow from the head's
- * size alone, so a query's numbers do not depend on how queries are shared out. */
+ * A panel's columns are queries: scores [keys][queries] = k q and sums [channels][queries] = vt scores are computed by
+ * the tiles of products, and softmax loops over the keys with one query in each vector element. Key blocks follow from
+ * the head's size alone, so a query's numbers do not depend on how queries are divided among tasks. */
 
 enum {
     TERMS = 160,           /* terms of a score that are summed in one go: the rounding of longer sums would matter */
@@ -85,7 +85,7 @@ static void load_keys(const struct attention *a, const struct query_block *b, in
     memset(b->k + count * size, 0, (size_t)((whole - count) * size) * sizeof(float));
 }
 
-/* Lets panel p see keys [first, first + count). */
+/* Adds keys [first, first + count) to the sums of panel p. */
 static void attend(const struct attention *a, const struct query_block *b, int64_t p, int64_t first, int64_t count)
 {
     const struct kernels *k = a->kernels;

@@ -37,11 +37,6 @@ static inline float *tensor_row(struct tensor t, int64_t lane, int64_t position)
     return (float *)tensor_data(t) + lane * t.lane_stride + position * t.row_stride;
 }
 
-static inline int64_t tensor_positions(struct tensor t)
-{
-    return t.height * t.width;
-}
-
 static inline int64_t smaller(int64_t a, int64_t b)
 {
     return a < b ? a : b;

@@ -12,7 +12,7 @@ enum { PANEL = 2 * WIDTH };
 
 /* -------------------------------------------------------------------------------- products */
 
-/* Both orders of a get their own loop, since one of the strides is a constant 1. */
+/* Inlined for each order of a, so that the compiler knows which of the strides is 1. */
 static inline __attribute__((always_inline)) void tile_of(float *c, const float *a, int64_t row_step, int64_t k_step,
                                                           const float *b, int64_t count, bool add)
 {
@@ -215,7 +215,7 @@ static void gather_moments(double *restrict sum, double *restrict square, const 
     }
 }
 
-enum { STRANDS = 8 }; /* sums that run side by side: number i goes to strand i % STRANDS */
+enum { STRANDS = 8 }; /* independent sums: number i is added to strand i % STRANDS */
 
 static double total_of(const double strands[STRANDS])
 {

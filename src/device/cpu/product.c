@@ -7,11 +7,11 @@
  * rows. All lanes' rows form one tall matrix, so that a weight is read once for all of them.
  *
  * The sum over k is cut into blocks of a length that follows from k alone, each block is summed term by term, and the
- * blocks are added in order. Hence a number of y is the same however rows and columns are shared out, and for any row
- * beside it. Tasks are (block of rows, chunk of panels). */
+ * blocks are added in order. So a number of y depends neither on how rows and columns are divided among tasks nor on
+ * other rows. Tasks are (block of rows, chunk of panels). */
 
 enum {
-    DEPTH = 320,     /* most terms in a block: a panel's block stays in the L1 cache, beside a tile of x */
+    DEPTH = 320,     /* most terms in a block: a panel's block stays in the L1 cache, with a tile of x */
     BLOCK_ROWS = 96, /* most rows in a task: their block of x stays in the L2 cache */
     CHUNK = 320,     /* most packed columns in a task */
 };
@@ -221,7 +221,7 @@ static void multiply(struct product *p)
     p->kernels = k;
     p->positions = tensor_positions(p->y);
     p->rows = p->y.lanes * p->positions;
-    p->depth = w->in * w->kh * w->kw;
+    p->depth = weight_depth(w);
     p->term_bytes = w->group ? k->panel / 2 : k->panel * dtype_size(w->type);
     int64_t blocks = (p->depth + DEPTH - 1) / DEPTH;
     p->block_depth = round_up((p->depth + blocks - 1) / blocks, 8);

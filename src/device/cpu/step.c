@@ -3,7 +3,7 @@
 #include "device/cpu/cpu.h"
 #include "device/step_core.h"
 
-/* A training step's own ops. They are small beside the networks: one thread does them. */
+/* A training step's own ops. They are small compared with the networks, so one thread computes them. */
 
 void cpu_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream)
 {

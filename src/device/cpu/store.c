@@ -26,16 +26,11 @@ static int64_t output_of(const struct kernels *k, const struct weight *w, int64_
     return within < k->width ? value : value + w->out / 2;
 }
 
-static int64_t depth_of(const struct weight *w)
-{
-    return w->in * w->kh * w->kw;
-}
-
 int64_t cpu_weight_place(const struct device *device, struct weight *w, char *at)
 {
     enum { ALIGN = 64 };
     const struct kernels *k = cpu_of(device)->kernels;
-    int64_t columns = w->norm ? w->out : packed_columns(k, w), depth = w->norm ? 1 : depth_of(w);
+    int64_t columns = w->norm ? w->out : packed_columns(k, w), depth = w->norm ? 1 : weight_depth(w);
     int64_t panels = round_up(w->group ? columns * depth / 2 : columns * depth * dtype_size(w->type), ALIGN);
     int64_t row = round_up(columns * (int64_t)sizeof(float), ALIGN), bias = w->has_bias ? row : 0;
     int64_t scale = w->type == I8 ? row : w->group ? row * (depth / w->group) : 0, shift = w->group ? scale : 0;
@@ -86,7 +81,7 @@ static void pack_column(void *arg, int64_t column, int thread)
 {
     const struct packing *p = arg;
     const struct weight *w = p->weight;
-    int64_t panel = p->kernels->panel, taps = w->kh * w->kw, depth = depth_of(w), size = dtype_size(w->type);
+    int64_t panel = p->kernels->panel, taps = w->kh * w->kw, depth = weight_depth(w), size = dtype_size(w->type);
     int64_t o = output_of(p->kernels, w, column);
     char *to = (char *)w->data + column / panel * panel * depth * size;
     void *row = p->rows + thread * p->row_bytes;
@@ -109,7 +104,7 @@ static void pack_column(void *arg, int64_t column, int thread)
 static void pack_codes4(const struct packing *p, int64_t column, void *row)
 {
     const struct weight *w = p->weight;
-    int64_t panel = p->kernels->panel, width = p->kernels->width, taps = w->kh * w->kw, depth = depth_of(w);
+    int64_t panel = p->kernels->panel, width = p->kernels->width, taps = w->kh * w->kw, depth = weight_depth(w);
     int64_t groups = depth / w->group, within = column % panel, o = output_of(p->kernels, w, column);
     float *scales = row, *shifts = scales + groups;
     uint8_t *codes = (uint8_t *)(shifts + groups);
@@ -143,7 +138,7 @@ struct error cpu_weight_pack(struct device *device, const struct weight *w, cons
 {
     const struct cpu *cpu = cpu_of(device);
     struct packing p = {.kernels = cpu->kernels, .weight = w, .source = source};
-    p.row_bytes = round_up(depth_of(w) * (int64_t)sizeof(float), 64);
+    p.row_bytes = round_up(weight_depth(w) * (int64_t)sizeof(float), 64);
     p.rows = memory_alloc(pool_threads(cpu->pool), p.row_bytes);
     if (!p.rows)
         return error_memory("packing a weight");
