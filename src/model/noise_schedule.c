@@ -7,8 +7,6 @@
 #include "files/file.h"
 #include "files/json.h"
 
-/* -------------------------------------------------------------------------------- config */
-
 /* torch.linspace in float: steps from both ends, so that both are exact. */
 static float linspace(double start, double end, int64_t steps, int64_t i)
 {
