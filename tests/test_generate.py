@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from conftest import TOYBOX, program, refused, run, write_recipe
 from test_diffusers import assert_same_picture, draw_both, pipeline
@@ -104,6 +104,23 @@ def test_a_word_that_the_prompt_does_not_name_is_worth_a_warning(tmp_path):
     word = make_word(tmp_path, "sks", 1)
     done = generate("--prompt", "a toy", "--embedding", word, "--steps", 1, "--output", tmp_path / "toy.png")
     assert "does not contain" in done.stderr and "sks" in done.stderr
+
+
+def test_a_model_whose_vae_has_no_encoder(tmp_path):
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    path, = (model / "vae").glob("*.safetensors")
+    save_file({k: v for k, v in load_file(path).items() if not k.startswith(("encoder.", "quant_conv."))}, path, metadata={"format": "pt"})
+    for folder, output in ((model, "without.png"), (MODEL, "with.png")):
+        generate("--prompt", "a toy", "--steps", 2, "--output", tmp_path / output, model=folder)
+    assert (tmp_path / "without.png").read_bytes() == (tmp_path / "with.png").read_bytes()
+
+
+def test_parts_that_do_not_fit_together(tmp_path):
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    path = model / "unet" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cross_attention_dim": 64}))
+    output = tmp_path / "toy.png"
+    refused(generate("--prompt", "a toy", "--output", output, check=False, model=model), str(path), "cross_attention_dim", "64", "96")
 
 
 def test_help_shows_every_option_and_examples():
