@@ -114,7 +114,7 @@ static struct error find_captions(struct dataset *s, const struct config *config
     return e;
 }
 
-/* A caption that is cut before the word ends: the file's fault, or of a template that of so many vectors. */
+/* A caption is cut off before the word ends: a fault of the file, or, with templates, of too many vectors. */
 static struct error too_long(const struct config *config, const char *text, int64_t length)
 {
     struct error e = error_input("\"%.200s\": the word is not among its first %lld tokens; %s", text, (long long)length,

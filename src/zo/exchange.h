@@ -8,7 +8,7 @@
  *                     embedding to all. Ranks that are faster take over lanes of slower ones.
  *
  * Losses have slots, in the order of lanes: every rank fills in its own and leaves the others zero, so the sum is exact
- * in any order. Behind them are notes that ride along.
+ * in any order. The slots after the losses are notes, summed along with them.
  */
 #ifndef ZOODIP_ZO_EXCHANGE_H
 #define ZOODIP_ZO_EXCHANGE_H

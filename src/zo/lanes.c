@@ -67,8 +67,8 @@ static int64_t integers_of_batch(const struct lanes *l)
 struct lane_choices lanes_choices(const struct lanes *l, int64_t batch)
 {
     const struct evaluator_shape *e = &l->evaluator.shape;
-    int32_t *picture = l->contents + batch * integers_of_batch(l), *caption = picture + CHOICE * e->pictures;
-    return (struct lane_choices){picture, caption, caption + e->lanes, caption + 2 * e->lanes};
+    int32_t *first = l->contents + batch * integers_of_batch(l), *caption = first + CHOICE * e->pictures;
+    return (struct lane_choices){(int32_t(*)[CHOICE])first, caption, caption + e->lanes, caption + 2 * e->lanes};
 }
 
 void lanes_write(const struct lanes *l)
@@ -105,7 +105,7 @@ void lanes_prepare(const struct lanes *l, int64_t batch, const struct lane_draws
                                     .posterior = draws->posterior,
                                     .noise = draws->noise,
                                     .levels = l->sources->levels,
-                                    .choice = on_device(l, c.picture, e->shape.pictures, CHOICE),
+                                    .choice = on_device(l, *c.picture, e->shape.pictures, CHOICE),
                                     .scaling = l->parts.scaling_factor,
                                     .velocity = l->parts.schedule->prediction == PREDICT_V};
     op_add_noise(d, e->in.sample, e->target, e->in.timestep, &noising);

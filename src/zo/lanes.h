@@ -46,10 +46,10 @@ void lanes_free(struct lanes *l);
 /* The choices for one batch, on the host, to be filled in; lanes_write sends those of all batches to the device. What
  * is written must not be changed before the next device_wait. */
 struct lane_choices {
-    int32_t *picture;    /* [pictures][3]: row of the moments, timestep, place among the normals */
-    int32_t *caption;    /* [lanes]: row of the captions */
-    int32_t *direction;  /* [lanes]: as op_perturb takes it */
-    int32_t *picture_of; /* [lanes]: the picture of the batch that a lane looks at */
+    int32_t (*picture)[3]; /* [pictures]: row of the moments, timestep, place among the normals */
+    int32_t *caption;      /* [lanes]: row of the captions */
+    int32_t *direction;    /* [lanes]: as op_perturb takes it */
+    int32_t *picture_of;   /* [lanes]: the picture of the batch that a lane looks at */
 };
 struct lane_choices lanes_choices(const struct lanes *l, int64_t batch);
 void lanes_write(const struct lanes *l);

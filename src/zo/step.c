@@ -13,7 +13,7 @@ static void choose_pictures(const struct lane_choices *to, const struct draws *d
 {
     for (int64_t p = 0; p < pictures; p++) {
         int64_t b = (first + p) % d->shape.batch;
-        int32_t *choice = to->picture + 3 * p;
+        int32_t *choice = to->picture[p];
         choice[0] = (int32_t)(d->picture[b] + (d->flip[b] ? d->shape.pictures : 0));
         choice[1] = d->timestep[b];
         choice[2] = (int32_t)b;

@@ -63,12 +63,12 @@ static double product(const double *a, const double *b, int64_t length)
 }
 
 /* Makes vectors a and b orthogonal; false if they already were. */
-static int rotate(const struct vectors *v, int64_t a, int64_t b)
+static bool rotate(const struct vectors *v, int64_t a, int64_t b)
 {
     double *x = vector(v, a), *y = vector(v, b);
     double along = product(x, y, v->length);
     if (fabs(along) <= 1e-14 * sqrt(v->squares[a] * v->squares[b]))
-        return 0;
+        return false;
     double zeta = (v->squares[b] - v->squares[a]) / (2 * along);
     double tangent = (zeta < 0 ? -1 : 1) / (fabs(zeta) + sqrt(1 + zeta * zeta));
     double cosine = 1 / sqrt(1 + tangent * tangent), sine = cosine * tangent;
@@ -79,7 +79,7 @@ static int rotate(const struct vectors *v, int64_t a, int64_t b)
     }
     v->squares[a] -= tangent * along;
     v->squares[b] += tangent * along;
-    return 1;
+    return true;
 }
 
 /* Recomputes squared lengths, and sorts by them; equal ones keep their places. */
@@ -94,7 +94,7 @@ static void measure(struct vectors *v)
     }
 }
 
-/* How many vectors are longer than rounding makes vectors that should be zero. */
+/* How many vectors are longer than rounding alone could make a zero vector. */
 static int64_t rank_of(const struct vectors *v)
 {
     double longer = (double)(v->count > v->length ? v->count : v->length), least = longer * DBL_EPSILON;
@@ -107,9 +107,9 @@ static int64_t rank_of(const struct vectors *v)
 static void orthogonalize(struct vectors *v)
 {
     enum { SWEEPS = 40 }; // usually about ten suffice
-    int turned = 1;
+    bool turned = true;
     for (int sweep = 0; sweep < SWEEPS && turned; sweep++) {
-        turned = 0;
+        turned = false;
         measure(v);
         int64_t rank = rank_of(v);
         for (int64_t i = 0; i < rank; i++)
