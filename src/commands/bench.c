@@ -33,7 +33,6 @@ static struct error print_result(const struct subject *s, const struct training 
     cJSON *line = cJSON_CreateObject();
     if (!line)
         return error_memory("the result");
-    int64_t arena = program_bytes(t->step.whole ? t->step.whole : t->step.evaluate);
     cJSON_AddStringToObject(line, "device", device_name(p->device));
     cJSON_AddNumberToObject(line, "ranks", comm_size(p->comm));
     cJSON_AddNumberToObject(line, "bits", p->most_bits);
@@ -50,7 +49,7 @@ static struct error print_result(const struct subject *s, const struct training 
     cJSON_AddNumberToObject(line, "driver_bytes", (double)driver); // 0 on a CPU
     cJSON_AddNumberToObject(line, "weights_bytes",
                             (double)(p->text.weights.memory_bytes + p->unet.weights.memory_bytes));
-    cJSON_AddNumberToObject(line, "arena_bytes", (double)arena);
+    cJSON_AddNumberToObject(line, "arena_bytes", (double)training_arena(t));
     char *text = cJSON_PrintUnformatted(line);
     if (text)
         printf("%s\n", text);

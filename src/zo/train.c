@@ -287,6 +287,11 @@ struct error training_new(struct training *t, const struct training_parts *parts
     return e;
 }
 
+int64_t training_arena(const struct training *t)
+{
+    return program_bytes(t->step.whole ? t->step.whole : t->step.evaluate);
+}
+
 void training_rest(struct training *t)
 {
     step_free(&t->step);

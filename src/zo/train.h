@@ -67,4 +67,7 @@ struct error training_run(struct training *t, const struct training_calls *calls
 /* One step and nothing else: no records, no files. Collective. */
 struct error training_step(struct training *t);
 
+/* Bytes of the device's arena that a step needs. */
+int64_t training_arena(const struct training *t);
+
 #endif
