@@ -10,7 +10,7 @@
 #include "files/config.h"
 #include "text/tokenizer.h"
 #include "zo/dataset.h"
-#include "zo/train.h"
+#include "zo/parts.h"
 
 struct subject {
     struct pipeline *pipeline;
