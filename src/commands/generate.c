@@ -6,14 +6,14 @@
 #include "base/progress.h"
 #include "base/rng.h"
 #include "base/text.h"
+#include "commands/commands.h"
+#include "commands/options.h"
 #include "files/file.h"
 #include "files/safetensors.h"
-#include "text/tokenizer.h"
 #include "pipeline/generation.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/words.h"
-#include "commands/commands.h"
-#include "commands/options.h"
+#include "text/tokenizer.h"
 
 static void print_help(void)
 {

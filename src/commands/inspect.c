@@ -223,7 +223,7 @@ static struct error inspect_model(const char *folder)
     return ok();
 }
 
-/* A run's folder */
+/* -------------------------------------------------------------------------------- a run's folder */
 
 static void print_losses(const struct metric_table *lines)
 {

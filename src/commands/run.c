@@ -3,11 +3,11 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "queue/queue.h"
 #include "commands/commands.h"
 #include "commands/options.h"
-#include "queue/spool.h"
 #include "files/file.h"
+#include "queue/queue.h"
+#include "queue/spool.h"
 
 enum { FILE_LIMIT = 64 << 20 };
 

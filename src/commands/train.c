@@ -3,8 +3,8 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "commands/commands.h"
-#include "pipeline/learning.h"
 #include "commands/options.h"
+#include "pipeline/learning.h"
 #include "pipeline/memory_plan.h"
 
 static void print_help(void)

@@ -1,8 +1,8 @@
 /* pipeline/generation.h
  *
  * Generates several pictures with a loaded pipeline, in two halves: first the latents of all of them, by text encoder
- * and UNet, then the pictures, by the VAE, which need not fit into memory beside the networks. The ranks that work
- * together generate every size-th picture each.
+ * and UNet, then the pictures, by the VAE, which need not fit into memory beside the networks. Of n ranks that work
+ * together, each generates every n-th picture.
  *
  * The ranks meet after every call of a network: if one was asked to stop (cluster/signals.h), all do, with
  * ERROR_PREEMPTED, and no rank waits for another longer than a call takes.
@@ -16,7 +16,7 @@
 struct generation {
     struct pipeline *pipeline;
     const struct sampler_type *sampler;
-    int64_t steps;         /* on a simulated GPU: the fewest that the sampler can take, which need as much memory */
+    int64_t steps;         /* a simulated GPU takes the fewest that it can, which need as much memory */
     double guidance;       /* above 1: with a negative prompt */
     int64_t height, width; /* of the latents */
     const float *rows;     /* [vectors, width of an embedding]: learned words */
@@ -30,10 +30,8 @@ struct generation {
     struct error (*end)(void *arg, int64_t i, struct picture *picture);        /* the picture is the callee's to free */
     void *arg;
 
-    /* measure: each half's peak of device memory becomes a result; the device then counts its own anew from the second
-     * half on. */
-    bool measure;
-    int64_t latents_bytes, pictures_bytes;
+    bool measure; /* device memory: the device's own peak then starts anew with the second half */
+    int64_t latents_bytes, pictures_bytes; /* results: the peaks of both halves */
 };
 
 /* Pictures 0 to count - 1. Collective in the group; an error on one rank is returned on all. */

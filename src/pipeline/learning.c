@@ -4,11 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/clock.h"
-#include "pipeline/pictures.h"
 #include "files/file.h"
+#include "pipeline/pictures.h"
 #include "report/plot.h"
 #include "report/report.h"
 

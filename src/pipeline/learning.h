@@ -6,8 +6,8 @@
 #ifndef ZOODIP_PIPELINE_LEARNING_H
 #define ZOODIP_PIPELINE_LEARNING_H
 
-#include "pipeline/subject.h"
 #include "files/claim.h"
+#include "pipeline/subject.h"
 #include "zo/train.h"
 
 struct learning {

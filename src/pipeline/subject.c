@@ -4,9 +4,9 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "pipeline/fingerprint.h"
 #include "files/file.h"
 #include "model/embedding.h"
+#include "pipeline/fingerprint.h"
 
 /* -------------------------------------------------------------------------------- reading */
 

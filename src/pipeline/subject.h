@@ -6,8 +6,8 @@
 #ifndef ZOODIP_PIPELINE_SUBJECT_H
 #define ZOODIP_PIPELINE_SUBJECT_H
 
-#include "pipeline/pipeline.h"
 #include "files/config.h"
+#include "pipeline/pipeline.h"
 #include "text/tokenizer.h"
 #include "zo/dataset.h"
 #include "zo/parts.h"
@@ -15,11 +15,14 @@
 struct subject {
     struct pipeline *pipeline;
     struct config config;
-    char *recipe; /* see config_recipe */
     struct tokenizer *tokenizer;
-    int32_t first_id, initializer_id;
+    int32_t first_id; /* of the word's tokens; the others follow */
     int64_t resolution;
     struct dataset dataset;
+
+    /* private */
+    char *recipe; /* see config_recipe */
+    int32_t initializer_id;
     float *initializer; /* [width] */
 };
 
@@ -40,7 +43,7 @@ void subject_close(struct subject *s); /* closes the pipeline too */
 /* Encodes the pictures with a VAE that is loaded for it. Collective in the group. */
 struct error subject_encode(struct subject *s);
 
-/* After pipeline_load: takes what else is needed from the model. Collective in the group. */
+/* After pipeline_load: reads what else training needs of the model. Collective in the group. */
 struct error subject_start(struct subject *s);
 
 /* What training needs, from a started subject. */
