@@ -81,7 +81,7 @@ __global__ void add_noise_kernel(const struct add_noise_args a)
 }
 
 void cuda_add_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
-                    const struct noising *n)
+                    const struct add_noise *n)
 {
     struct add_noise_args a = {};
     a.noisy = (float *)tensor_data(noisy);

@@ -55,7 +55,7 @@ typedef void loss_op(struct device *device, struct tensor slots, struct tensor p
                      struct tensor map);
 typedef void draw_op(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);
 typedef void add_noise_op(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
-                          const struct noising *n);
+                          const struct add_noise *n);
 typedef void perturb_op(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
                         struct tensor which, double eps);
 typedef void update_op(struct device *device, const struct update *u);

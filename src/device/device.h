@@ -246,7 +246,7 @@ void op_draw(struct device *device, struct tensor y, struct tensor step, uint64_
 
 /* Latents with noise, the network's targets and its timesteps F32 [pictures, 1, 1, 1], from a posterior sample of each.
  * noisy and target F32 [pictures, height, width, channels], all tensors dense. */
-struct noising {
+struct add_noise {
     struct tensor moments;          /* F32 [rows, height, width, 2 channels]: a position's means, then its deviations */
     struct tensor posterior, noise; /* F32 [batch, height, width, channels]: normals; posterior.base may be NULL: the
                                        sample is the mean */
@@ -256,7 +256,7 @@ struct noising {
     bool velocity; /* target: v, or the noise */
 };
 void op_add_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
-                  const struct noising *n);
+                  const struct add_noise *n);
 
 /* rows F32 [lanes, 1, vectors, width] = embedding [1, 1, vectors, width] + eps z_i where which I32 [1, 1, 1, lanes]
  * holds i = 1..n, - eps z_i where it holds -i, the embedding itself where 0. directions F32 [n, 1, vectors, width]. All

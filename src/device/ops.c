@@ -263,7 +263,7 @@ void op_draw(struct device *d, struct tensor y, struct tensor step, uint64_t see
 }
 
 static struct error check_add_noise(struct tensor noisy, struct tensor target, struct tensor timesteps,
-                                    const struct noising *n)
+                                    const struct add_noise *n)
 {
     if (!dense_as(noisy, F32) || !dense_as(target, F32) || !same_shape(noisy, target))
         return wrong("op_add_noise", noisy, target);
@@ -283,7 +283,7 @@ static struct error check_add_noise(struct tensor noisy, struct tensor target, s
 }
 
 void op_add_noise(struct device *d, struct tensor noisy, struct tensor target, struct tensor timesteps,
-                  const struct noising *n)
+                  const struct add_noise *n)
 {
     if (ready(d, check_add_noise(noisy, target, timesteps, n)))
         d->ops->add_noise(d, noisy, target, timesteps, n);

@@ -101,14 +101,14 @@ void lanes_prepare(const struct lanes *l, int64_t batch, const struct lane_draws
     struct device *d = l->parts.device;
     const struct evaluator *e = &l->evaluator;
     const struct lane_choices c = lanes_choices(l, batch);
-    const struct noising noising = {.moments = l->sources->moments,
-                                    .posterior = draws->posterior,
-                                    .noise = draws->noise,
-                                    .levels = l->sources->levels,
-                                    .choice = on_device(l, *c.picture, e->shape.pictures, CHOICE),
-                                    .scaling = l->parts.scaling_factor,
-                                    .velocity = l->parts.schedule->prediction == PREDICT_V};
-    op_add_noise(d, e->in.sample, e->target, e->in.timestep, &noising);
+    const struct add_noise n = {.moments = l->sources->moments,
+                                .posterior = draws->posterior,
+                                .noise = draws->noise,
+                                .levels = l->sources->levels,
+                                .choice = on_device(l, *c.picture, e->shape.pictures, CHOICE),
+                                .scaling = l->parts.scaling_factor,
+                                .velocity = l->parts.schedule->prediction == PREDICT_V};
+    op_add_noise(d, e->in.sample, e->target, e->in.timestep, &n);
     op_copy(d, e->ids, l->sources->captions, on_device(l, c.caption, 1, e->shape.lanes));
     op_perturb(d, e->rows, draws->embedding, draws->directions, on_device(l, c.direction, 1, e->shape.lanes),
                l->parts.config->zo.eps);

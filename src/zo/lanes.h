@@ -20,8 +20,8 @@
 
 /* What lanes choose from, on the device, the same for every step. */
 struct lane_sources {
-    struct tensor moments;  /* F32: of every picture, then of every mirrored one, as struct noising has them */
-    struct tensor levels;   /* F32: of every timestep, as struct noising has them */
+    struct tensor moments;  /* F32: of every picture, then of every mirrored one, as struct add_noise has them */
+    struct tensor levels;   /* F32: of every timestep, as struct add_noise has them */
     struct tensor captions; /* I32 [captions, 1, length, 1] */
 };
 

@@ -14,7 +14,7 @@ void cpu_draw(struct device *device, struct tensor y, struct tensor step, uint64
 }
 
 void cpu_add_noise(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
-                   const struct noising *n)
+                   const struct add_noise *n)
 {
     int64_t positions = tensor_positions(noisy), c = noisy.channels;
     const int32_t *choice = tensor_data(n->choice);
