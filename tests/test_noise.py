@@ -4,7 +4,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import TOYBOX, metrics, program, run, write_recipe
-from twin import Judge
+from twin import FrozenModel
 
 NEEDS = "peers"
 STEPS, N, EPS = 16, 8, 1e-3
@@ -15,17 +15,17 @@ def test_slopes_are_signal_not_rounding(tmp_path, record_property):
     config, output = write_recipe(tmp_path, optim__steps=STEPS, zo__n=N, zo__eps=EPS, quant__bits=32, output__save_every=1,
                                   output__prompts=[])
     run(program("zoodip"), "train", config, threads=2)
-    judge = Judge(TOYBOX / "model", subject.glob("*.png"), "sks", 1)
-    before = judge.word("toy")[None].double()
-    for part in (judge.text, judge.unet, judge.vae):
+    model = FrozenModel(TOYBOX / "model", subject.glob("*.png"), "sks", 1)
+    before = model.word("toy")[None].double()
+    for part in (model.text, model.unet, model.vae):
         part.double()
-    judge.table = judge.text.get_input_embeddings().weight
-    judge.pictures = [p.astype("float64") for p in judge.pictures]
+    model.table = model.text.get_input_embeddings().weight
+    model.pictures = [p.astype("float64") for p in model.pictures]
     error, signal = [], []
     for step, line in enumerate(metrics(output), 1):
         run(program("tests/draws"), config, step, tmp_path / "draws.safetensors")
         draws = {k: t.double() if t.is_floating_point() else t for k, t in load_file(tmp_path / "draws.safetensors").items()}
-        theirs = judge.losses(before, draws, EPS)[:, 0]
+        theirs = model.losses(before, draws, EPS)[:, 0]
         ours = torch.tensor(line["losses"], dtype=torch.float64)
         exact, slopes = (theirs[1:] - theirs[0]) / EPS, (ours[1:] - ours[0]) / EPS
         error.append(slopes - exact)

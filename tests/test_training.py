@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import TOYBOX, metrics, program, run, write_recipe
-from twin import Judge, Learner
+from twin import FrozenModel, Learner
 
 NEEDS = "peers"
 STEPS, TAU, NU, EPS, LR = 64, 24, 0.01, 1e-3, 3e-2
@@ -44,15 +44,15 @@ def trained(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def judges():
-    return {vectors: Judge(TOYBOX / "model", SUBJECT.glob("*.png"), "sks", vectors) for vectors in (1, 2)}
+def models():
+    return {vectors: FrozenModel(TOYBOX / "model", SUBJECT.glob("*.png"), "sks", vectors) for vectors in (1, 2)}
 
 
-def test_from_the_same_losses_the_same_embeddings(trained, judges):
-    start = judges[trained.vectors].word("toy").repeat(trained.vectors, 1)
+def test_from_the_same_losses_the_same_embeddings(trained, models):
+    start = models[trained.vectors].word("toy").repeat(trained.vectors, 1)
     learner = Learner(start, LR, EPS, TAU, NU)
     for step in range(1, STEPS + 1):
-        assert trained.removed[step - 1] == len(learner.noise)
+        assert trained.removed[step - 1] == len(learner.removed)
         theirs = learner.step(trained.losses[step - 1], trained.draws[step - 1]["directions"])
         learner.remember(trained.embedding(step))
         difference = (trained.embedding(step) - theirs).norm() / theirs.norm()
@@ -60,12 +60,12 @@ def test_from_the_same_losses_the_same_embeddings(trained, judges):
     assert max(trained.removed) > 0, "no direction was ever removed: the case tests too little"
 
 
-def test_from_the_same_embeddings_the_same_losses(trained, judges):
-    judge = judges[trained.vectors]
-    before = judge.word("toy").repeat(trained.vectors, 1)
+def test_from_the_same_embeddings_the_same_losses(trained, models):
+    model = models[trained.vectors]
+    before = model.word("toy").repeat(trained.vectors, 1)
     for step in range(1, STEPS + 1):
         if step % 9 == 1:  # the others would show the same, and cost more
-            theirs = judge.losses(before, trained.draws[step - 1], EPS)
+            theirs = model.losses(before, trained.draws[step - 1], EPS)
             difference = ((trained.losses[step - 1] - theirs).abs() / theirs).max()
             assert difference < 1e-5, f"step {step}: {difference:.1e}"
         before = trained.embedding(step)

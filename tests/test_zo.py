@@ -36,7 +36,7 @@ def walk(tau, dim, seed=0):
 
 
 def peer(history, nu):
-    """scikit-learn's noise directions, how many of them the data determine, and the singular values."""
+    """scikit-learn's directions of least variance, how many of them the data determine, and the singular values."""
     h = StandardScaler().fit_transform(history)
     pca = PCA(min(len(h) - 1, h.shape[1]), svd_solver="full").fit(h)
     k = np.argmax(np.cumsum(pca.explained_variance_ratio_) > 1 - nu)
@@ -44,23 +44,23 @@ def peer(history, nu):
     return pca.components_[k + 1:], max(determined - k - 1, 0), pca.components_[:k + 1]
 
 
-def noise_of(zo, history, nu):
+def removed_of(zo, history, nu):
     gradient = np.random.default_rng(5).normal(size=(1, history.shape[1]))
     out = zo("subspace", {"history": history, "gradient": gradient}, len(history), nu)
-    noise = out["noise"].astype(np.float64)
-    assert np.abs(noise @ noise.T - np.eye(len(noise))).max(initial=0) < 1e-6, "the rows are not orthonormal"
-    expected = gradient - gradient @ noise.T @ noise
+    removed = out["removed"].astype(np.float64)
+    assert np.abs(removed @ removed.T - np.eye(len(removed))).max(initial=0) < 1e-6, "the rows are not orthonormal"
+    expected = gradient - gradient @ removed.T @ removed
     assert np.abs(out["gradient"] - expected).max() < 1e-6
-    return noise
+    return removed
 
 
 @pytest.mark.parametrize("nu", NUS)
 @pytest.mark.parametrize("tau, dim", [(128, 768), (24, 96), (24, 192), (16, 96), (64, 40), (40, 40), (41, 40), (40, 41), (3, 7), (2, 5)])
-def test_noise_directions_are_sklearns(zo, tau, dim, nu):
+def test_removed_directions_are_sklearns(zo, tau, dim, nu):
     history = walk(tau, dim)
-    noise, (theirs, _, _) = noise_of(zo, history, nu), peer(history, nu)
-    assert len(noise) == len(theirs)
-    assert np.abs(noise.T @ noise - theirs.T @ theirs).max(initial=0) < 1e-5
+    removed, (theirs, _, _) = removed_of(zo, history, nu), peer(history, nu)
+    assert len(removed) == len(theirs)
+    assert np.abs(removed.T @ removed - theirs.T @ theirs).max(initial=0) < 1e-5
 
 
 def few_directions(tau, dim, rank):
@@ -84,33 +84,33 @@ def some_constant(tau, dim):
     some_constant(24, 96), some_constant(64, 40), some_constant(24, 30)],
     ids=["3-directions", "5-directions-tall", "1-direction", "repeated", "repeated-tall", "constant", "constant-tall", "constant-near"])
 def test_what_the_data_determine_is_sklearns(zo, history, nu):
-    noise = noise_of(zo, history, nu)
+    removed = removed_of(zo, history, nu)
     theirs, determined, signal = peer(history, nu)
-    assert len(noise) == len(theirs)
+    assert len(removed) == len(theirs)
     # past the data's rank any completion is as good, as long as it does not touch the signal
-    assert np.abs(noise[:determined].T @ noise[:determined] - theirs[:determined].T @ theirs[:determined]).max(initial=0) < 1e-4
-    assert np.abs(noise @ signal.T).max(initial=0) < 1e-4
+    assert np.abs(removed[:determined].T @ removed[:determined] - theirs[:determined].T @ theirs[:determined]).max(initial=0) < 1e-4
+    assert np.abs(removed @ signal.T).max(initial=0) < 1e-4
 
 
 def test_a_history_that_never_moved_removes_nothing(zo):
-    assert len(noise_of(zo, np.repeat(walk(1, 96), 24, 0), 1e-3)) == 0
-    assert len(noise_of(zo, np.zeros((24, 8), np.float32), 1e-3)) == 0
+    assert len(removed_of(zo, np.repeat(walk(1, 96), 24, 0), 1e-3)) == 0
+    assert len(removed_of(zo, np.zeros((24, 8), np.float32), 1e-3)) == 0
 
 
 def test_nu_zero_removes_nothing(zo):
-    assert len(noise_of(zo, walk(24, 96), 0)) == 0
+    assert len(removed_of(zo, walk(24, 96), 0)) == 0
 
 
 def test_nothing_is_removed_before_the_history_is_full_and_each_filling_counts_alone(zo):
     first, second = walk(24, 96, seed=1), walk(24, 96, seed=2)
     gradient = np.ones((1, 96))
 
-    def noise(rows):
-        return zo("subspace", {"history": rows, "gradient": gradient}, 24, 0.01)["noise"]
-    assert len(noise(first[:23])) == 0
+    def removed(rows):
+        return zo("subspace", {"history": rows, "gradient": gradient}, 24, 0.01)["removed"]
+    assert len(removed(first[:23])) == 0
     both = np.concatenate([first, second])
-    assert np.array_equal(noise(both), noise(second))
-    assert np.array_equal(noise(both[:47]), noise(first))
+    assert np.array_equal(removed(both), removed(second))
+    assert np.array_equal(removed(both[:47]), removed(first))
 
 
 # -------------------------------------------------------------------------------- optimizer, estimator

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import CLIPTextModel, CLIPTokenizer
 
 
-def noise_directions(history, nu):
+def removed_directions(history, nu):
     """Principal directions after those that hold a fraction 1 - nu of the variance; the last one of centred data is not a
     direction."""
     h = StandardScaler().fit_transform(history.astype(np.float64))
@@ -29,15 +29,15 @@ class Learner:
         self.shape, self.eps, self.tau, self.nu = start.shape, eps, tau, nu
         self.row = torch.nn.Parameter(torch.as_tensor(start, dtype=torch.float32).flatten().clone())
         self.adam = torch.optim.Adam([self.row], lr=lr, betas=(0.9, 0.999), eps=1e-3)
-        self.history, self.noise = [], torch.zeros(0, self.row.numel(), dtype=torch.float64)
+        self.history, self.removed = [], torch.zeros(0, self.row.numel(), dtype=torch.float64)
 
     def step(self, losses, directions):
         """losses [n + 1, batch], directions [n, vectors, width] -> the new embedding."""
         z = torch.as_tensor(directions).flatten(1).double()
         loss = torch.as_tensor(losses, dtype=torch.float64).mean(1)
-        n, d = len(z), self.row.numel() - len(self.noise)
+        n, d = len(z), self.row.numel() - len(self.removed)
         gradient = ((loss[1:] - loss[0]) / self.eps) @ z / (n * ((d + n - 1) / n) ** 0.5)
-        self.row.grad = (gradient - (gradient @ self.noise.T) @ self.noise).float()
+        self.row.grad = (gradient - (gradient @ self.removed.T) @ self.removed).float()
         self.adam.step()
         return self.row.detach().reshape(self.shape).clone()
 
@@ -47,11 +47,11 @@ class Learner:
         square root is not exactly rounded, sometimes differs in the last bit."""
         self.history.append(embedding.flatten().numpy().copy())
         if len(self.history) == self.tau:
-            self.noise = noise_directions(np.stack(self.history), self.nu)
+            self.removed = removed_directions(np.stack(self.history), self.nu)
             self.history = []
 
 
-class Judge:
+class FrozenModel:
     """The frozen model and the pictures of a subject: losses of given embeddings on given draws."""
 
     def __init__(self, model, pictures, placeholder, vectors):

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from arguments import arguments  # noqa: E402
 from conftest import BUILD, ROOT, SD15, TOYBOX, make_model  # noqa: E402
 
 FOLDER = ROOT / "build" / "bench"
@@ -115,8 +116,7 @@ def print_table(rows):
 
 
 def main():
-    p = argparse.ArgumentParser(description="Measure zoodip beside PyTorch.", epilog=__doc__.split("\n\n", 1)[1],
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = arguments("Measure zoodip beside PyTorch.", __doc__)
     p.add_argument("--lanes", type=int, nargs="*", default=[1, 3])
     p.add_argument("--bits", type=int, nargs="*", default=[8, 32], help="zoodip's weights")
     p.add_argument("--evaluations", type=int, default=6, help="at least so many are measured, each time")

@@ -6,7 +6,6 @@ draws, beside the numbers of the same algorithm and of gradients in PyTorch (dat
     .venv/bin/python tests/bench/learning.py --only star3 car7 --steps 500 1000
     .venv/bin/python tests/bench/learning.py --pictures bear5 duck6 heart4      copies their grids into results/
 """
-import argparse
 import json
 import shutil
 import sys
@@ -14,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from arguments import arguments  # noqa: E402
 from conftest import ROOT, TOYBOX, metrics  # noqa: E402
 from judge import SUBJECTS, Judge, draw_unseen_toy, learn, share_of_gain  # noqa: E402
 
@@ -47,8 +47,7 @@ def print_table(rows, steps):
 
 
 def main():
-    p = argparse.ArgumentParser(description="Measure what zoodip learns.", epilog=__doc__.split("\n\n", 1)[1],
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = arguments("Measure what zoodip learns.", __doc__)
     p.add_argument("--only", nargs="*", help="these subjects")
     p.add_argument("--steps", type=int, nargs="*", default=[750, 1500], help="multiples of the first")
     p.add_argument("--unseen", type=int, nargs="*", default=[], metavar="SEED", help="also toys drawn from these seeds")

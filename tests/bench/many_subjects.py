@@ -7,7 +7,6 @@
 A table of total times, the time of the steps alone (from metrics.jsonl, divided by the groups: no queue can be faster), their
 ratio, and the subjects' mean turnaround. Pictures are not drawn.
 """
-import argparse
 import json
 import shutil
 import sys
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from arguments import arguments  # noqa: E402
 from conftest import ROOT, TOYBOX, mpirun, program, recipe  # noqa: E402
 
 FOLDER = ROOT / "build" / "bench-queue"
@@ -57,7 +57,7 @@ def as_queue(ranks, groups, steps):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments("Measure what a queue saves.", __doc__)
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=100)
     options = parser.parse_args()

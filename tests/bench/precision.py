@@ -11,7 +11,6 @@ ways, against the same in fp64. The number is the rms of the difference over the
 
 Without --learned a word is learned by `zoodip train`, --steps steps of the toybox recipe, in a folder that is deleted afterwards.
 """
-import argparse
 import os
 import sys
 import tempfile
@@ -23,8 +22,9 @@ import transformers
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from arguments import arguments  # noqa: E402
 from conftest import TOYBOX, program, run, write_recipe  # noqa: E402
-from twin import Judge  # noqa: E402
+from twin import FrozenModel  # noqa: E402
 
 SUBJECT = TOYBOX / "subjects" / "bear5"
 EPS = 1e-3
@@ -48,12 +48,12 @@ class Networks:
     convolutions, attention's queries, keys and values) in `parts`; sums stay in the networks' own type."""
 
     def __init__(self, dtype, operand=None, parts=("text", "unet")):
-        self.judge, self.dtype = Judge(TOYBOX / "model", SUBJECT.glob("*.png"), "sks", 1), dtype
-        for part in (self.judge.text, self.judge.unet, self.judge.vae):
+        self.model, self.dtype = FrozenModel(TOYBOX / "model", SUBJECT.glob("*.png"), "sks", 1), dtype
+        for part in (self.model.text, self.model.unet, self.model.vae):
             part.to(dtype)
-        self.words = next(m for n, m in self.judge.text.named_modules() if n.endswith("token_embedding"))
+        self.words = next(m for n, m in self.model.text.named_modules() if n.endswith("token_embedding"))
         for part in parts if operand else ():
-            self.round_operands(getattr(self.judge, part), operand)
+            self.round_operands(getattr(self.model, part), operand)
 
     @staticmethod
     def round_operands(network, operand):
@@ -67,10 +67,10 @@ class Networks:
         """Hidden states of one caption with each row [n, width] inserted."""
         def put_rows(_, inputs, output):
             output = output.clone()
-            output[ids.expand(len(rows), -1) == self.judge.first] = rows.to(self.dtype)
+            output[ids.expand(len(rows), -1) == self.model.first] = rows.to(self.dtype)
             return output
         hook = self.words.register_forward_hook(put_rows)
-        hidden = self.judge.text(ids.expand(len(rows), -1)).last_hidden_state
+        hidden = self.model.text(ids.expand(len(rows), -1)).last_hidden_state
         hook.remove()
         return hidden
 
@@ -79,8 +79,8 @@ class Networks:
         out = []
         for timestep, noisy, noise, directions in draws:
             rows = torch.cat([word, word + EPS * directions])
-            ids = self.judge.tokenizer("a photo of a sks on the beach", padding="max_length", max_length=77, return_tensors="pt").input_ids
-            predicted = self.judge.unet(noisy.to(self.dtype).expand(len(rows), -1, -1, -1), torch.full((len(rows),), timestep),
+            ids = self.model.tokenizer("a photo of a sks on the beach", padding="max_length", max_length=77, return_tensors="pt").input_ids
+            predicted = self.model.unet(noisy.to(self.dtype).expand(len(rows), -1, -1, -1), torch.full((len(rows),), timestep),
                                         self.hidden(rows, ids)).sample
             loss = (predicted.double() - noise.to(self.dtype).double()).square().flatten(1).mean(1)
             out.append((loss[1:] - loss[0]) / EPS)
@@ -99,13 +99,13 @@ WAYS = [
 
 def draw(exact, count):
     """`count` directions, spread over TIMESTEPS."""
-    draws, levels = [], exact.judge.schedule.alphas_cumprod.double()
+    draws, levels = [], exact.model.schedule.alphas_cumprod.double()
     for i, timestep in enumerate(TIMESTEPS):
-        picture = torch.from_numpy(exact.judge.pictures[i % len(exact.judge.pictures)]).double().permute(2, 0, 1)[None]
-        latents = exact.judge.vae.encode(picture).latent_dist.mean * exact.judge.vae.config.scaling_factor
+        picture = torch.from_numpy(exact.model.pictures[i % len(exact.model.pictures)]).double().permute(2, 0, 1)[None]
+        latents = exact.model.vae.encode(picture).latent_dist.mean * exact.model.vae.config.scaling_factor
         noise = torch.randn_like(latents)
         noisy = levels[timestep].sqrt() * latents + (1 - levels[timestep]).sqrt() * noise
-        draws.append((timestep, noisy, noise, torch.randn(count // len(TIMESTEPS), exact.judge.table.shape[1], dtype=torch.float64)))
+        draws.append((timestep, noisy, noise, torch.randn(count // len(TIMESTEPS), exact.model.table.shape[1], dtype=torch.float64)))
     return draws
 
 
@@ -119,8 +119,7 @@ def learn(steps, threads):
 
 
 def main():
-    p = argparse.ArgumentParser(description="Measure what rounding does to slopes.", epilog=__doc__.split("\n\n", 1)[1],
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = arguments("Measure what rounding does to slopes.", __doc__)
     p.add_argument("--directions", type=int, default=256, help=f"in all, a multiple of {len(TIMESTEPS)}")
     p.add_argument("--learned", type=Path, help="a learned_embeds.safetensors of toybox, in place of a run")
     p.add_argument("--steps", type=int, default=750, help="of the run that learns a word")
@@ -134,7 +133,7 @@ def main():
     torch.manual_seed(0)
     exact = Networks(torch.float64)
     draws = draw(exact, a.directions)
-    words = {"at the initializer": exact.judge.word("toy")[None].double(),
+    words = {"at the initializer": exact.model.word("toy")[None].double(),
              "at a learned word": load_file(a.learned)["sks"].double() if a.learned else learn(a.steps, a.threads)}
     truth = {name: exact.slopes(word, draws) for name, word in words.items()}
     print("rms of the slopes: " + ", ".join(f"{t.square().mean().sqrt():.3g} {at}" for at, t in truth.items()) + "\n")

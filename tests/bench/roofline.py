@@ -17,11 +17,12 @@ An op takes the longer of bytes / bandwidth and executed / matrix peak; a family
 contact with the text is computed for one lane, everything else for all (unet.c, attend_to_text). Many lanes run in batches of one
 size, at most --at-once lanes (zo/step.c, LANES_AT_ONCE).
 """
-import argparse
 import json
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+
+from arguments import arguments
 
 SD15_TEXT = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12)
 SD15_UNET = dict(block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, attention_head_dim=8, cross_attention_dim=768,
@@ -204,8 +205,7 @@ def print_table(a, lanes, families):
 
 
 def main():
-    p = argparse.ArgumentParser(description="Work out a roofline.", epilog=__doc__.split("\n\n", 1)[1],
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = arguments("Work out a roofline.", __doc__)
     p.add_argument("--lanes", type=int, nargs="*", default=[3, 17])
     p.add_argument("--bits", type=int, default=8, choices=[4, 8, 16, 32])
     p.add_argument("--size", type=int, default=512, help="pixels")

@@ -11,7 +11,6 @@ The cost besides evaluations: each rank's networks are replaced by a sleep as lo
 each doubling of the ranks. If there are more ranks than cores, they queue for a core in each round: the model has a term for
 that, which vanishes on a machine with a core for every rank.
 """
-import argparse
 import json
 import os
 import re
@@ -29,6 +28,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 import roofline  # noqa: E402
+from arguments import arguments  # noqa: E402
 from conftest import ROOT, metrics, mpirun, program, run, write_recipe  # noqa: E402
 
 CORES = len(os.sched_getaffinity(0))
@@ -235,8 +235,7 @@ PARTS = dict(strong=strong, overhead=overhead, unequal=unequal, predict=predict)
 
 
 def main():
-    p = argparse.ArgumentParser(description="Measure how training scales.", epilog=__doc__.split("\n\n", 1)[1],
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = arguments("Measure how training scales.", __doc__)
     p.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when not given")
     p.add_argument("--repeat", type=int, default=3, help="runs of each measurement")
     p.add_argument("--steps", type=int, default=200, help="of a run besides the evaluations")

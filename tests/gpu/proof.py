@@ -29,6 +29,7 @@ import library  # noqa: E402
 import model  # noqa: E402
 import ncu  # noqa: E402
 import roofline  # noqa: E402
+from arguments import arguments  # noqa: E402
 
 RECIPE, PICTURES = ROOT / "configs" / "toybox.json", ROOT / "dataset" / "toybox" / "subjects" / "bear5"
 PAGE = ROOT / "results" / "gpu.md"
@@ -327,8 +328,7 @@ SMOKE = [MACHINE, AGREEMENT, ("Speed and memory", partial(speed, cases=[(2, 8)])
 
 
 def main():
-    p = argparse.ArgumentParser(description="Measure zoodip on a GPU.", epilog=__doc__.split("\n\n", 1)[1],
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = arguments("Measure zoodip on a GPU.", __doc__)
     p.add_argument("--build", default="build-gpu", help="folder of the build for this GPU")
     p.add_argument("--gpu", default="0", help="as nvidia-smi calls it")
     p.add_argument("--limit", type=float, default=590, help="seconds for everything, the build included")

@@ -1,6 +1,6 @@
 /* zo OPERATION IN.safetensors OUT.safetensors [NUMBER]...
  *
- *     subspace TAU NU      `history` F32 [rows, dim], pushed row by row, `gradient` F64 [1, dim] -> `noise`, `gradient`
+ *     subspace TAU NU      `history` F32 [rows, dim], pushed row by row, `gradient` F64 [1, dim] -> `removed`, `gradient`
  *     adam B1 B2 EPS       `embedding` F32 [1, dim], `gradients` F64 [steps, dim], `rates` F64 [1, steps]
  *                          -> `embeddings`
  *     gradient SIDES EPS REMOVED   `losses` F64 [rows, batch], `directions` F32 [n, dim] -> `gradient` F64
@@ -113,7 +113,7 @@ static struct error run_subspace(const struct safetensors *in, const char *out, 
                     .v = zeros + 2 * dim,
                     .adam_eps = 1};
     struct error e = update_along(&j, gradient, gradient);
-    const struct entry results[] = {helper_entry("noise", F32, s.removed_rows, dim, s.removed),
+    const struct entry results[] = {helper_entry("removed", F32, s.removed_rows, dim, s.removed),
                                     helper_entry("gradient", F64, 1, dim, gradient)};
     if (e.code == ERROR_NONE)
         e = safetensors_write(out, results, 2, NULL, 0);
