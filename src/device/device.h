@@ -131,7 +131,7 @@ struct error device_alloc_state(struct device *device, enum dtype type, int64_t 
                                 int64_t channels, struct tensor *tensor);
 void device_free_state(struct device *device, struct tensor *tensor);
 
-/* Inside a program's body: a dense tensor in the arena, and its end. */
+/* Only inside a program's body: a dense tensor in the arena, which exists until it is freed. */
 struct tensor device_alloc(struct device *device, enum dtype type, int64_t lanes, int64_t height, int64_t width,
                            int64_t channels);
 void device_free(struct device *device, struct tensor *tensor);

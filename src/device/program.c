@@ -76,7 +76,7 @@ struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count)
 
 /* In a dry pass a tensor has no place yet: its offset is its number in the list of spans times this, so that views of
  * its channels cannot reach the next tensor's. */
-static const int64_t NUMBERED = (int64_t)1 << 40;
+static const int64_t DRY_STRIDE = (int64_t)1 << 40;
 
 /* The place of the program's next tensor: recorded in the dry pass, looked up in a run. */
 static int64_t next_offset(struct device *d, int64_t bytes)
@@ -95,7 +95,7 @@ static int64_t next_offset(struct device *d, int64_t bytes)
     }
     p->spans = more;
     p->spans[p->span_count] = (struct span){0, bytes, d->clock++, INT64_MAX};
-    return NUMBERED * p->span_count++;
+    return DRY_STRIDE * p->span_count++;
 }
 
 struct tensor device_alloc(struct device *d, enum dtype type, int64_t lanes, int64_t height, int64_t width,
@@ -116,7 +116,7 @@ struct tensor device_alloc(struct device *d, enum dtype type, int64_t lanes, int
 void device_free(struct device *d, struct tensor *t)
 {
     if (d->dry && t->base == &d->arena)
-        d->program->spans[t->offset / NUMBERED].freed = d->clock++;
+        d->program->spans[t->offset / DRY_STRIDE].freed = d->clock++;
     *t = (struct tensor){0};
 }
 
