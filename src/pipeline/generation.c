@@ -5,31 +5,31 @@
 
 /* -------------------------------------------------------------------------------- ranks side by side */
 
-/* One half of the work, on all ranks. */
-struct half {
-    struct generation *generation;
+/* A run of a generation, on all ranks. */
+struct run {
+    const struct generation *generation;
     int64_t count;
     float **latents; /* [count] of [height, width, channels], of this rank's pictures */
     bool over;       /* the ranks agreed on an error, the same on all */
 };
 
 /* Called after every call of a network, on every rank, also on those with nothing to do: shares how it went. */
-static struct error meet(struct half *h, struct error mine)
+static struct error meet(struct run *r, struct error mine)
 {
-    const struct pipeline *p = h->generation->pipeline;
+    const struct pipeline *p = r->generation->pipeline;
     bool stop = !p->simulated && signals_stop_requested();
     comm_tick(p->comm);
     struct error e = comm_meet(p->comm, mine, &stop);
     if (e.code == ERROR_NONE && stop)
         e = (struct error){ERROR_PREEMPTED, "stopped by a signal while drawing; run again with --resume to continue"};
-    h->over = e.code != ERROR_NONE;
+    r->over = e.code != ERROR_NONE;
     return e;
 }
 
-/* Reports a failure of this rank at the others' next meeting; all return the same error. */
-static struct error end_half(struct half *h, struct error mine)
+/* At the end of a half: reports a failure of this rank at the others' next meeting; all return the same error. */
+static struct error end_half(struct run *r, struct error mine)
 {
-    return mine.code != ERROR_NONE && !h->over ? meet(h, mine) : mine;
+    return mine.code != ERROR_NONE && !r->over ? meet(r, mine) : mine;
 }
 
 /* -------------------------------------------------------------------------------- latents */
@@ -47,35 +47,35 @@ int64_t generation_calls(const struct generation *g)
 
 static struct error tick(void *arg, int64_t call, int64_t calls)
 {
-    struct half *h = arg;
-    const struct generation *g = h->generation;
-    if (g->tick)
+    struct run *r = arg;
+    const struct generation *g = r->generation;
+    if (g->tick && !g->pipeline->simulated)
         TRY(g->tick(g->arg, call, calls));
-    return meet(h, ok());
+    return meet(r, ok());
 }
 
 /* This rank has nothing to do while the others generate one more picture. */
-static struct error look_on(struct half *h)
+static struct error idle(struct run *r)
 {
-    int64_t calls = generation_calls(h->generation);
+    int64_t calls = generation_calls(r->generation);
     for (int64_t call = 0; call < calls; call++)
-        TRY(meet(h, ok()));
+        TRY(meet(r, ok()));
     return ok();
 }
 
-static struct error denoise(struct half *h, struct denoiser *d, int32_t *ids, int64_t i)
+static struct error denoise(struct run *r, struct denoiser *d, int32_t *ids, int64_t i)
 {
-    const struct generation *g = h->generation;
-    float *latents = h->latents[i] = memory_alloc(d->numbers, sizeof *latents);
+    const struct generation *g = r->generation;
+    float *latents = r->latents[i] = memory_alloc(d->numbers, sizeof *latents);
     if (!latents)
         return error_memory("a picture");
     TRY(g->begin(g->arg, i, ids, latents));
-    return denoiser_run(d, ids, g->rows, latents, tick, h);
+    return denoiser_run(d, ids, g->rows, latents, tick, r);
 }
 
-static struct error denoise_share(struct half *h)
+static struct error denoise_share(struct run *r)
 {
-    const struct generation *g = h->generation;
+    const struct generation *g = r->generation;
     const struct pipeline *p = g->pipeline;
     const struct denoiser_setup setup = {
         .device = p->device,
@@ -95,9 +95,9 @@ static struct error denoise_share(struct half *h)
     TRY(denoiser_new(&d, &setup));
     int32_t *ids = memory_alloc(2 * setup.length, sizeof *ids);
     struct error e = ids ? ok() : error_memory("a prompt");
-    for (int64_t first = 0; first < h->count && e.code == ERROR_NONE; first += comm_size(p->comm)) {
+    for (int64_t first = 0; first < r->count && e.code == ERROR_NONE; first += comm_size(p->comm)) {
         int64_t i = first + comm_rank(p->comm);
-        e = i < h->count ? denoise(h, &d, ids, i) : look_on(h);
+        e = i < r->count ? denoise(r, &d, ids, i) : idle(r);
     }
     memory_free(ids);
     denoiser_free(&d);
@@ -106,27 +106,30 @@ static struct error denoise_share(struct half *h)
 
 /* -------------------------------------------------------------------------------- pictures */
 
-static struct error decode(const struct half *h, struct decoder *d, int64_t i)
+static struct error decode(const struct run *r, struct decoder *d, int64_t i)
 {
-    const struct generation *g = h->generation;
+    const struct generation *g = r->generation;
     struct picture picture;
-    TRY(decoder_run(d, h->latents[i], &picture));
-    return g->end(g->arg, i, &picture);
+    TRY(decoder_run(d, r->latents[i], &picture));
+    if (!g->pipeline->simulated)
+        return g->end(g->arg, i, &picture);
+    picture_free(&picture);
+    return ok();
 }
 
-static struct error decode_share(struct half *h, const struct vae *vae)
+static struct error decode_share(struct run *r, const struct vae *vae)
 {
-    const struct generation *g = h->generation;
+    const struct generation *g = r->generation;
     const struct pipeline *p = g->pipeline;
     struct decoder d;
     TRY(decoder_new(&d, p->device, vae, g->height, g->width));
     struct error e = ok();
-    for (int64_t first = 0; first < h->count && e.code == ERROR_NONE; first += comm_size(p->comm)) {
+    for (int64_t first = 0; first < r->count && e.code == ERROR_NONE; first += comm_size(p->comm)) {
         int64_t i = first + comm_rank(p->comm);
-        if (i < h->count)
-            e = decode(h, &d, i);
+        if (i < r->count)
+            e = decode(r, &d, i);
         if (e.code == ERROR_NONE)
-            e = meet(h, ok());
+            e = meet(r, ok());
     }
     decoder_free(&d);
     return e;
@@ -134,21 +137,12 @@ static struct error decode_share(struct half *h, const struct vae *vae)
 
 /* -------------------------------------------------------------------------------- both halves */
 
-static struct error make_latents(struct generation *g, float **latents, int64_t count)
+static struct error make_pictures(struct run *r)
 {
-    struct half h = {g, count, latents, false};
-    struct error e = end_half(&h, denoise_share(&h));
-    if (g->unload)
-        pipeline_unload(g->pipeline);
-    return e;
-}
-
-static struct error make_pictures(struct generation *g, float **latents, int64_t count)
-{
-    struct half h = {g, count, latents, false};
+    struct pipeline *p = r->generation->pipeline;
     struct vae vae;
-    TRY(pipeline_vae(g->pipeline, g->pipeline->comm, false, true, &vae));
-    struct error e = end_half(&h, decode_share(&h, &vae));
+    TRY(pipeline_vae(p, p->comm, false, true, &vae));
+    struct error e = end_half(r, decode_share(r, &vae));
     vae_free(&vae);
     return e;
 }
@@ -161,18 +155,20 @@ int64_t generation_bytes(const struct generation *g)
 struct error generation_run(struct generation *g, int64_t count)
 {
     struct pipeline *p = g->pipeline;
-    float **latents = memory_alloc(count, sizeof *latents);
-    struct error e = comm_agree(p->comm, latents ? ok() : error_memory("the latents"));
+    struct run r = {g, count, memory_alloc(count, sizeof *r.latents), false};
+    struct error e = comm_agree(p->comm, r.latents ? ok() : error_memory("the latents"));
     if (e.code == ERROR_NONE)
-        e = make_latents(g, latents, count);
+        e = end_half(&r, denoise_share(&r));
+    if (g->unload)
+        pipeline_unload(p);
     g->latents_bytes = device_memory(p->device).most;
     if (g->measure)
         device_memory_reset_peak(p->device);
     if (e.code == ERROR_NONE)
-        e = make_pictures(g, latents, count);
+        e = make_pictures(&r);
     g->pictures_bytes = device_memory(p->device).most;
-    for (int64_t i = 0; i < count && latents; i++)
-        memory_free(latents[i]);
-    memory_free(latents);
+    for (int64_t i = 0; i < count && r.latents; i++)
+        memory_free(r.latents[i]);
+    memory_free(r.latents);
     return e;
 }

@@ -24,7 +24,7 @@ struct generation {
     int32_t first_id;      /* the id of row 0; the others follow */
     bool unload;           /* no pictures follow: the networks are unloaded before the VAE is loaded */
 
-    /* Called for picture i by the rank that generates it; an error ends all. */
+    /* Called for picture i by the rank that generates it, on a simulated GPU only the first; an error ends all. */
     struct error (*begin)(void *arg, int64_t i, int32_t *ids, float *latents); /* see denoiser_run */
     denoiser_tick *tick;                                                       /* may be NULL */
     struct error (*end)(void *arg, int64_t i, struct picture *picture);        /* the picture is the callee's to free */

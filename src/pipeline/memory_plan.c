@@ -127,23 +127,23 @@ static struct error check_room(const struct device *device, double all, int64_t 
                        sharers > 1 ? ", or run fewer ranks on this GPU" : "");
 }
 
-static void log_planned(int64_t most)
-{
-    log_line("GPU memory: %.1f MB planned", (double)most / 1e6);
-}
-
-struct error memory_plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm)
+/* memory_plan_fits for `most` bytes; lower: what the user may lower. */
+static struct error check_fits(int64_t most, struct device *device, struct comm *comm, const char *lower)
 {
     int64_t left, used;
     double all;
     int sharers;
     TRY(comm_agree(comm, device_memory_left(device, &left, &used)));
-    TRY(sum_sharers(comm, device, (double)(plan->most - device_memory(device).total), &all, &sharers));
-    TRY(comm_agree(comm, check_room(device, all, left, sharers,
-                                    "data.resolution, zo.n or optim.batch_size, set quant.bits to 4")));
+    TRY(sum_sharers(comm, device, (double)(most - device_memory(device).total), &all, &sharers));
+    TRY(comm_agree(comm, check_room(device, all, left, sharers, lower)));
     if (comm_rank(comm) == 0)
-        log_planned(plan->most);
+        log_line("GPU memory: %.1f MB planned", (double)most / 1e6);
     return ok();
+}
+
+struct error memory_plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm)
+{
+    return check_fits(plan->most, device, comm, "data.resolution, zo.n or optim.batch_size, set quant.bits to 4");
 }
 
 struct error memory_plan_check(struct memory_plan *plan, const char *config, const struct text_list *sets,
@@ -157,14 +157,6 @@ struct error memory_plan_check(struct memory_plan *plan, const char *config, con
 
 /* -------------------------------------------------------------------------------- pictures alone */
 
-static struct error drop_picture(void *arg, int64_t i, struct picture *picture)
-{
-    (void)arg;
-    (void)i;
-    picture_free(picture);
-    return ok();
-}
-
 /* Generates one picture on a simulated GPU. */
 static struct error plan_generation(const struct generation *g, const struct pipeline_choice *choice, int64_t *bytes)
 {
@@ -172,8 +164,6 @@ static struct error plan_generation(const struct generation *g, const struct pip
     TRY(pipeline_open(&p, choice, g->pipeline->all, NULL));
     struct generation plan = *g;
     plan.pipeline = &p;
-    plan.tick = NULL;
-    plan.end = drop_picture;
     struct error e = pipeline_load(&p);
     if (e.code == ERROR_NONE)
         e = generation_run(&plan, 1);
@@ -184,15 +174,10 @@ static struct error plan_generation(const struct generation *g, const struct pip
 
 struct error memory_plan_generation(const struct generation *g, const struct pipeline_choice *choice, int64_t *bytes)
 {
-    struct device *device = g->pipeline->device;
-    int64_t left, used;
     *bytes = 0;
-    if (device_identity(device) == 0)
+    if (device_identity(g->pipeline->device) == 0)
         return ok();
     TRY(plan_generation(g, choice, bytes));
-    TRY(device_memory_left(device, &left, &used));
-    TRY(check_room(device, (double)(*bytes - device_memory(device).total), left, 1,
-                   "--size, or use a model written by zoodip quantize"));
-    log_planned(*bytes);
-    return ok();
+    return check_fits(*bytes, g->pipeline->device, g->pipeline->comm,
+                      "--size, or use a model written by zoodip quantize");
 }

@@ -28,7 +28,7 @@ struct pipeline_choice {
     const struct config *config; /* where the choice comes from, for errors; NULL: from the command line's options */
 };
 
-/* The choice that a config makes, which it must outlive. */
+/* The choice of a config, which must outlive it. */
 struct pipeline_choice pipeline_choice_of(const struct config *config);
 
 struct pipeline {
