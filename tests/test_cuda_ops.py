@@ -201,6 +201,17 @@ def test_loss(both, height, width, channels, lanes):
     agree(*both("loss", {"x": pred, "target": target, "map": map}, height=1, width=1, channels=1), 1e-14)
 
 
+@pytest.mark.parametrize("velocity", [0, 1])
+@pytest.mark.parametrize("posterior", [True, False])
+def test_add_noise(both, posterior, velocity):
+    tensors = {"x": torch.rand(4, 7, 3, 8), "v": torch.randn(3, 7, 3, 4), "target": torch.rand(9, 1, 1, 2),
+               "rows": torch.tensor([[3, 8, 2], [0, 0, 0], [1, 3, 2], [3, 8, 2]], dtype=torch.int32).reshape(4, 1, 1, 3)}
+    if posterior:
+        tensors["k"] = torch.randn(3, 7, 3, 4)
+    ours, theirs = both("add_noise", tensors, velocity=velocity)
+    assert torch.equal(ours, theirs)
+
+
 # -------------------------------------------------------------------------------- contents
 
 

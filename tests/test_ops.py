@@ -261,6 +261,19 @@ def test_loss_is_the_mean_squared_error_in_double(op):
     assert torch.allclose(ours.flatten(), theirs, rtol=1e-14, atol=0)
 
 
+@pytest.mark.parametrize("velocity", [0, 1])
+@pytest.mark.parametrize("sampled", [True, False])
+def test_noise_is_added_to_a_posterior_sample_or_to_its_mean(op, sampled, velocity):
+    moments, posterior, noise, levels = torch.rand(3, 5, 7, 8), torch.randn(2, 5, 7, 4), torch.randn(2, 5, 7, 4), torch.rand(9, 1, 1, 2)
+    choice = torch.tensor([[2, 8, 1], [0, 3, 0], [2, 0, 0]], dtype=torch.int32)
+    row, t, place = choice.long().T
+    mean, deviation = moments[row].split(4, 3)
+    latent, (a, b) = (mean + deviation * (posterior[place] if sampled else 0)) * 0.18215, levels[t].split(1, 3)
+    theirs = torch.cat([a * latent + b * noise[place], a * noise[place] - b * latent if velocity else noise[place]], 3)
+    tensors = {"x": moments, "v": noise, "target": levels, "rows": choice.reshape(3, 1, 1, 3), **({"k": posterior} if sampled else {})}
+    agree(op("add_noise", tensors, velocity=velocity), theirs, within=1e-6)
+
+
 # -------------------------------------------------------------------------------- sets of instructions, errors
 
 

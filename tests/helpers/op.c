@@ -9,7 +9,7 @@
  * dim], `scale`, `shift`, `bias`, `positions`; the result is `y` (height=, width=, channels= give its shape if it is
  * not x's). Numbers: bits, gated, act, threads, device (1: the GPU), bfloat, stride, pad, up, groups, eps (in
  * millionths), heads, causal, first, flip, shift, seed, stream (of `draw`, whose x holds the step in every lane),
- * repeat (prints GFLOP/s), slice (reads x as the middle of wider channels); for 4-bit codes, the shape that they do not
+ * velocity (of `add_noise`), repeat (prints GFLOP/s), slice (reads x as the middle of wider channels); for 4-bit codes, the shape that they do not
  * show: out, in, kernel, cycle.
  */
 #include <stdio.h>
@@ -60,9 +60,9 @@ static struct error keep(struct run *r, const char *name, struct tensor *t)
     int64_t lanes = r->lanes, channels = s[3], size = dtype_size(e->type), lane = s[1] * s[2] * s[3];
     if (strcmp(name, "map") == 0)
         lanes = 1, channels = r->lanes, lane = 1;
-    else if (strcmp(name, "target") == 0 ||
+    else if (strcmp(name, "target") == 0 || (strcmp(r->job->name, "add_noise") == 0 && strcmp(name, "rows") != 0) ||
              (strcmp(name, "x") == 0 && safetensors_find(&r->job->in, "map") && strcmp(r->job->name, "copy") == 0))
-        lanes = s[0], lane = 0; // the map picks from all of them
+        lanes = s[0], lane = 0; // the map or the choice picks from all of them
     TRY(device_alloc_state(r->device, e->type, lanes, s[1], s[2], channels, t));
     device_write(r->device, *t, (const char *)e->data + r->first * lane * size);
     return device_wait(r->device);
@@ -139,6 +139,24 @@ static struct error load_weight(struct run *r)
     return use_all_rows(r->device, r->positions, p.out);
 }
 
+/* y: the noisy latents, then what the network should predict for them. x: moments, k (may be missing): posterior, v:
+ * noise, target: levels, rows: choice. */
+static void add_noise(const struct run *r, struct tensor y)
+{
+    struct device *d = r->device;
+    int64_t channels = y.channels / 2;
+    struct tensor noisy = device_alloc(d, F32, y.lanes, y.height, y.width, channels);
+    struct tensor target = device_alloc(d, F32, y.lanes, y.height, y.width, channels);
+    struct tensor timesteps = device_alloc(d, F32, y.lanes, 1, 1, 1);
+    const struct add_noise n = {r->x, r->k, r->v, r->target, r->rows, 0.18215f, number(r->job, "velocity", 0)};
+    op_add_noise(d, noisy, target, timesteps, &n);
+    op_copy(d, tensor_channels(y, 0, channels), noisy, (struct tensor){0});
+    op_copy(d, tensor_channels(y, channels, channels), target, (struct tensor){0});
+    device_free(d, &timesteps);
+    device_free(d, &target);
+    device_free(d, &noisy);
+}
+
 static struct error body(void *arg)
 {
     struct run *r = arg;
@@ -171,6 +189,8 @@ static struct error body(void *arg)
                 (uint32_t)(number(j, "stream", 0) + r->first));
     else if (strcmp(j->name, "loss") == 0)
         op_loss(d, y, r->x, r->target, r->map);
+    else if (strcmp(j->name, "add_noise") == 0)
+        add_noise(r, y);
     op_copy(d, r->y, y, (struct tensor){0});
     device_free(d, &y);
     return ok();
