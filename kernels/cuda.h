@@ -145,7 +145,6 @@ linear_op cuda_linear;
 conv_op cuda_conv;
 norm_op cuda_norm;
 attention_op cuda_attention;
-act_op cuda_act;
 copy_op cuda_copy;
 embed_op cuda_embed;
 timestep_op cuda_timestep;

@@ -294,7 +294,6 @@ static const struct device_ops *table()
     ops.conv = cuda_conv;
     ops.norm = cuda_norm;
     ops.attention = cuda_attention;
-    ops.act = cuda_act;
     ops.copy = cuda_copy;
     ops.embed = cuda_embed;
     ops.timestep = cuda_timestep;

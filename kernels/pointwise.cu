@@ -1,6 +1,6 @@
 /* kernels/pointwise.cu
  *
- * Work done number by number: activations, copies, embeddings, and a lane's squared error.
+ * Work done number by number: copies, embeddings, and a lane's squared error.
  *
  * Idea. A thread computes one number, or copies one 16-byte piece where the layout allows; lanes are grid.y. Contents
  * that only a kernel can see (ids, maps) are checked where they are used: a bad one is reported (report_content) and not
@@ -24,21 +24,6 @@ __device__ int64_t thread_number()
 dim3 grid_over(int64_t items, int64_t lanes)
 {
     return dim3((unsigned)blocks_for(items, THREADS), (unsigned)lanes);
-}
-
-/* -------------------------------------------------------------------------------- act */
-
-struct act_args {
-    struct view<float> y, x;
-    enum act act;
-};
-
-__global__ void __launch_bounds__(THREADS) activate(const struct act_args a)
-{
-    int64_t i = thread_number();
-    int position = (int)(i / a.y.channels), channel = (int)(i % a.y.channels), lane = (int)blockIdx.y;
-    if (position < a.y.positions)
-        row_of(a.y, lane, position)[channel] = activated(row_of(a.x, lane, position)[channel], a.act);
 }
 
 /* -------------------------------------------------------------------------------- copy */
@@ -201,12 +186,6 @@ __global__ void __launch_bounds__(LOSS_THREADS) mean_squared_error(const struct 
 } // namespace
 
 /* -------------------------------------------------------------------------------- launching */
-
-void cuda_act(struct device *device, struct tensor y, struct tensor x, enum act act)
-{
-    struct act_args a = {view_of<float>(y), view_of<float>(x), act};
-    launch(device, "activate", activate, grid_over((int64_t)a.y.positions * a.y.channels, y.lanes), THREADS, 0, a);
-}
 
 /* The widest piece of which addresses, strides and channels are multiples. */
 void cuda_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map)

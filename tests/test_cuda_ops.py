@@ -161,7 +161,8 @@ def test_attention_of_queries_that_are_a_slice(both):
 @pytest.mark.parametrize("act", [NONE, SILU, GELU, QUICK_GELU])
 @pytest.mark.parametrize("rows, channels", [(1, 1), (3, 5), (77, 33), (4096, 4)])
 def test_act(both, act, rows, channels):
-    agree(*both("act", {"x": 3 * torch.randn(3, 1, rows, channels)}, act=act), 1e-6)
+    tensors = {"x": 3 * torch.randn(3, 1, rows, channels), "weight": torch.eye(channels)}
+    agree(*both("linear", tensors, channels=channels, act=act), 1e-6)
 
 
 @pytest.mark.parametrize("rows, channels", [(1, 1), (31, 3), (33, 12), (77, 320)])

@@ -37,7 +37,7 @@ struct weight {
     int32_t *host_place; /* place, on the host */
 };
 
-/* The signatures of the ops, which device.h describes: a device declares its own as `act_op cpu_act;`. */
+/* The signatures of the ops, which device.h describes: a device declares its own as `copy_op cpu_copy;`. */
 typedef void linear_op(struct device *device, struct tensor y, struct tensor x, const struct weight *w,
                        struct epilogue e);
 typedef void conv_op(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
@@ -46,7 +46,6 @@ typedef void norm_op(struct device *device, struct tensor y, struct tensor x, co
                      float eps, enum act act);
 typedef void attention_op(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
                           int64_t heads, bool causal);
-typedef void act_op(struct device *device, struct tensor y, struct tensor x, enum act act);
 typedef void copy_op(struct device *device, struct tensor y, struct tensor x, struct tensor map);
 typedef void embed_op(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
                       const struct weight *positions, struct tensor rows, int64_t first);
@@ -84,7 +83,6 @@ struct device_ops {
     conv_op *conv;
     norm_op *norm;
     attention_op *attention;
-    act_op *act;
     copy_op *copy;
     embed_op *embed;
     timestep_op *timestep;

@@ -180,9 +180,6 @@ void op_norm(struct device *device, struct tensor y, struct tensor x, const stru
 void op_attention(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
                   int64_t heads, bool causal);
 
-/* y = act(x), elementwise; y may be x. */
-void op_act(struct device *device, struct tensor y, struct tensor x, enum act act);
-
 /* y (lane l) = x (lane map[l]); map is I32 [1, 1, 1, y.lanes] on the device, or base NULL: lane l from lane l. y and x
  * may be channel slices: this is how skips are joined. */
 void op_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map);

@@ -157,19 +157,6 @@ void op_attention(struct device *d, struct tensor y, struct tensor q, struct ten
         d->ops->attention(d, y, q, k, v, heads, causal);
 }
 
-static struct error check_act(struct tensor y, struct tensor x, enum act act)
-{
-    if (!usable(y, F32) || !usable(x, F32) || !same_places(y, x) || y.channels != x.channels || act == ACT_GEGLU)
-        return wrong("op_act", y, x);
-    return ok();
-}
-
-void op_act(struct device *d, struct tensor y, struct tensor x, enum act act)
-{
-    if (ready(d, check_act(y, x, act)))
-        d->ops->act(d, y, x, act);
-}
-
 static struct error check_copy(struct tensor y, struct tensor x, struct tensor map)
 {
     if (!usable(y, y.type) || !usable(x, y.type) || tensor_positions(y) != tensor_positions(x) ||

@@ -85,7 +85,6 @@ static void rest(struct device *device)
 {
     struct tensor x = tensor_of(F32, 1, 64, 320), none = {}, one = tensor_of(F32, 1, 1, 1);
     struct weight table = weight_of(77, 320, F32, 0);
-    cuda_act(device, x, x, ACT_SILU);
     for (int64_t channels : {16, 4, 1})
         cuda_copy(device, tensor_of(U8, 1, 4, channels), tensor_of(U8, 1, 4, channels), none);
     cuda_embed(device, x, tensor_of(I32, 1, 64, 1), &table, &table, one, 77);

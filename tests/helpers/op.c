@@ -176,8 +176,6 @@ static struct error body(void *arg)
         op_norm(d, y, r->x, r->weight, number(j, "groups", 0), (float)number(j, "eps", 10) * 1e-6f, act);
     else if (strcmp(j->name, "attention") == 0)
         op_attention(d, y, r->x, r->k, r->v, number(j, "heads", 1), number(j, "causal", 0));
-    else if (strcmp(j->name, "act") == 0)
-        op_act(d, y, r->x, act);
     else if (strcmp(j->name, "copy") == 0)
         op_copy(d, y, r->x, r->map);
     else if (strcmp(j->name, "embed") == 0)

@@ -104,7 +104,6 @@ static const struct device_ops cpu_ops = {
     .conv = cpu_conv,
     .norm = cpu_norm,
     .attention = cpu_attention,
-    .act = cpu_act,
     .copy = cpu_copy,
     .embed = cpu_embed,
     .timestep = cpu_timestep,

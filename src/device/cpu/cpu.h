@@ -57,7 +57,6 @@ linear_op cpu_linear;
 conv_op cpu_conv;
 attention_op cpu_attention;
 norm_op cpu_norm;
-act_op cpu_act;
 copy_op cpu_copy;
 embed_op cpu_embed;
 timestep_op cpu_timestep;

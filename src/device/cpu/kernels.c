@@ -192,12 +192,6 @@ static void rescale(float *o, const float *factor, int64_t count)
 
 /* -------------------------------------------------------------------------------- rows of numbers */
 
-static void act_row(float *y, const float *x, int64_t count, enum act act)
-{
-    for (int64_t i = 0; i < count; i += WIDTH)
-        store_some(y + i, act_of(load_some(x + i, count - i), act), count - i);
-}
-
 static void scale_shift(float *y, const float *x, const float *scale, const float *shift, int64_t count, enum act act)
 {
     for (int64_t i = 0; i < count; i += WIDTH) {
@@ -282,7 +276,6 @@ const struct kernels KERNELS = {
     .finish = finish,
     .softmax = softmax,
     .rescale = rescale,
-    .act = act_row,
     .scale_shift = scale_shift,
     .gather_moments = gather_moments,
     .row_moments = row_moments,

@@ -55,8 +55,6 @@ struct kernels {
     /* o [count][panel] *= factor [panel]. */
     void (*rescale)(float *o, const float *factor, int64_t count);
 
-    void (*act)(float *y, const float *x, int64_t count, enum act act);
-
     /* y = act(x * scale + shift), act NONE or SILU; y may be x. */
     void (*scale_shift)(float *y, const float *x, const float *scale, const float *shift, int64_t count, enum act act);
 

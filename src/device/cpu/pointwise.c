@@ -3,36 +3,17 @@
 
 #include "device/cpu/cpu.h"
 
-/* -------------------------------------------------------------------------------- act, copy */
+/* -------------------------------------------------------------------------------- copy */
 
 enum { ROWS = 64 }; /* positions in a task */
 
-struct pointwise {
-    const struct kernels *kernels;
+struct copy {
     struct tensor y, x, map;
-    enum act act;
 };
-
-static void act_task(void *arg, int64_t i, int thread)
-{
-    (void)thread;
-    const struct pointwise *p = arg;
-    int64_t positions = tensor_positions(p->y), end = smaller((i + 1) * ROWS, p->y.lanes * positions);
-    for (int64_t r = i * ROWS; r < end; r++)
-        p->kernels->act(tensor_row(p->y, r / positions, r % positions), tensor_row(p->x, r / positions, r % positions),
-                        p->y.channels, p->act);
-}
 
 static int64_t row_tasks(struct tensor y)
 {
     return (y.lanes * tensor_positions(y) + ROWS - 1) / ROWS;
-}
-
-void cpu_act(struct device *device, struct tensor y, struct tensor x, enum act act)
-{
-    const struct cpu *cpu = cpu_of(device);
-    struct pointwise p = {.kernels = cpu->kernels, .y = y, .x = x, .act = act};
-    pool_run(cpu->pool, row_tasks(y), act_task, &p);
 }
 
 static char *row_bytes(struct tensor t, int64_t lane, int64_t position)
@@ -43,7 +24,7 @@ static char *row_bytes(struct tensor t, int64_t lane, int64_t position)
 static void copy_task(void *arg, int64_t i, int thread)
 {
     (void)thread;
-    const struct pointwise *p = arg;
+    const struct copy *p = arg;
     int64_t positions = tensor_positions(p->y), end = smaller((i + 1) * ROWS, p->y.lanes * positions);
     for (int64_t r = i * ROWS; r < end; r++) {
         int64_t lane = r / positions, from = mapped_lane(p->map, lane);
@@ -63,7 +44,7 @@ static bool strays(struct tensor map, int64_t lanes, int64_t source_lanes)
 
 void cpu_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map)
 {
-    struct pointwise p = {.y = y, .x = x, .map = map};
+    struct copy p = {.y = y, .x = x, .map = map};
     if (strays(map, y.lanes, x.lanes))
         device_fail(device, error_failed("op_copy: the map names a lane that does not exist"));
     else
