@@ -16,8 +16,8 @@
  */
 #include "kernels/cuda.h"
 extern "C" {
-#include "base/memory.h"
 #include "base/clock.h"
+#include "base/memory.h"
 }
 
 #ifdef ZOODIP_NCCL

@@ -48,6 +48,14 @@ def test_a_room_uses_only_those_below_it():
     assert not wrong, "\n".join(wrong)
 
 
+def test_rooms_and_files_stay_small():
+    files = rooms.product()
+    lines = rooms.lines_of(files)
+    large = {room: count for room, count in lines.items() if count > rooms.ROOM_SHARE * lines.total()}
+    long = {path: text.count("\n") for path, text in files.items() if text.count("\n") > rooms.FILE_LINES}
+    assert not large and not long, (large, long)
+
+
 def test_what_ships_knows_nothing_of_the_stand_in():
     named = [p for p in tracked("src/*.c", "src/*.h", "kernels/*.cu", "kernels/*.h") if re.search("stand-?in|ZOODIP_STANDIN", text(p), re.I)]
     assert not named

@@ -6,9 +6,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/clock.h"
 #include "cluster/signals.h"
 #include "files/claim.h"
 #include "files/file.h"

@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "text/captions.h"
 #include "helper.h"
+#include "text/captions.h"
 
 static struct error show(const char *template)
 {

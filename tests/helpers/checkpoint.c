@@ -8,8 +8,8 @@
 #include <string.h>
 
 #include "base/rng.h"
-#include "zo/checkpoint.h"
 #include "helper.h"
+#include "zo/checkpoint.h"
 
 enum { DIM = 24, TAU = 7 };
 

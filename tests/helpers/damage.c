@@ -9,9 +9,9 @@
 #include "files/json.h"
 #include "files/picture.h"
 #include "files/safetensors.h"
+#include "helper.h"
 #include "text/tokenizer.h"
 #include "zo/checkpoint.h"
-#include "helper.h"
 
 static struct error read_safetensors(const char *path)
 {

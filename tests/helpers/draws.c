@@ -10,10 +10,10 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "device/kinds.h"
-#include "pipeline/subject.h"
 #include "files/safetensors_write.h"
-#include "zo/draws.h"
 #include "helper.h"
+#include "pipeline/subject.h"
+#include "zo/draws.h"
 
 /* [batch, places, channels] -> [batch, channels, places] */
 static float *channels_first(const float *from, int64_t batch, int64_t places, int64_t channels)

@@ -6,11 +6,11 @@
 #include <stdlib.h>
 
 #include "device/kinds.h"
-#include "pipeline/subject.h"
-#include "pipeline/pipeline.h"
 #include "files/file.h"
-#include "zo/train.h"
 #include "helper.h"
+#include "pipeline/pipeline.h"
+#include "pipeline/subject.h"
+#include "zo/train.h"
 
 struct drift {
     struct training training;

@@ -16,10 +16,10 @@
 #include "device/kinds.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
+#include "helper.h"
 #include "model/text_encoder.h"
 #include "model/unet.h"
 #include "model/vae.h"
-#include "helper.h"
 
 enum { OUTPUTS = 5 };
 

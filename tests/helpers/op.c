@@ -16,8 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/memory.h"
 #include "base/clock.h"
+#include "base/memory.h"
 #include "device/kinds.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"

@@ -7,12 +7,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "base/memory.h"
 #include "base/clock.h"
+#include "base/memory.h"
 #include "device/kinds.h"
+#include "helper.h"
 #include "pipeline/subject.h"
 #include "zo/train.h"
-#include "helper.h"
 
 /* Data for the networks' replacement below; a wrapped function has no other way to get it. */
 static struct {

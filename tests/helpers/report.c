@@ -5,10 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "helper.h"
 #include "report/metrics.h"
 #include "report/plot.h"
 #include "report/report.h"
-#include "helper.h"
 
 static struct error write_steps(const char *folder, int64_t from, int64_t count)
 {

@@ -15,8 +15,8 @@
 #include "device/step_core.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
-#include "model/sampler.h"
 #include "helper.h"
+#include "model/sampler.h"
 
 static struct error add_noise(const struct noise_schedule *schedule, const struct safetensors *in, const char *out)
 {

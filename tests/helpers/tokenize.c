@@ -9,8 +9,8 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "text/tokenizer.h"
 #include "helper.h"
+#include "text/tokenizer.h"
 
 enum { ROOM = 1 << 16, LINE = 1 << 20 };
 

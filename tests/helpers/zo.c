@@ -16,9 +16,9 @@
 #include "device/kinds.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
+#include "helper.h"
 #include "zo/optimizer.h"
 #include "zo/subspace.h"
-#include "helper.h"
 
 /* op_update on plain arrays, on the device that the environment's DEVICE names (cpu without it). */
 struct job {
