@@ -136,6 +136,18 @@ def learned(output):
     return (Path(output) / "learned_embeds.safetensors").read_bytes()
 
 
+def losses_of(output):
+    """The losses of all steps."""
+    return [m["losses"] for m in metrics(output)]
+
+
+def train_alone(folder, **changes):
+    """A whole run on one rank: (the learned word, the losses of all steps)."""
+    config, output = write_recipe(folder, **changes)
+    run(program("zoodip"), "train", config)
+    return learned(output), losses_of(output)
+
+
 # Four Stable Diffusions that differ in every dimension. Each: text encoder, UNet, VAE settings.
 SHAPES = {
     "plain": dict(

@@ -81,6 +81,11 @@ def steps(output):
         return 0
 
 
+def nearly_done(output, wanted, to_go=TO_GO):
+    """Has a run of so many steps, at the time of the call, fewer to go?"""
+    return lambda: steps(output) > wanted - to_go
+
+
 def newest(output):
     """The step of the newest checkpoint."""
     return max((int(p.stem.split("-")[1]) for p in (output / "checkpoints").glob("step-*.safetensors")), default=0)

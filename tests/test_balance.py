@@ -11,7 +11,7 @@ from contextlib import suppress
 
 import pytest
 
-from conftest import learned, metrics, mpirun, program, run, write_recipe
+from conftest import learned, losses_of, mpirun, program, run, write_recipe
 from live import ranks_of, start, steps, until
 
 WINDOW = 8
@@ -102,4 +102,4 @@ def test_a_rank_that_gets_half_a_core_changes_no_bit(tmp_path):
     assert process.returncode == 0, said
     assert "balanced: from step " in said
     assert learned(output) == learned(quiet_output)
-    assert [m["losses"] for m in metrics(output)] == [m["losses"] for m in metrics(quiet_output)]
+    assert losses_of(output) == losses_of(quiet_output)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import (NIGHTLY, ON_GPU, ROOT, SHAPES, TOYBOX, cuda_program, learned, metrics, needs_cuda, program, run, slice_of,
+from conftest import (NIGHTLY, ON_GPU, ROOT, SHAPES, TOYBOX, cuda_program, learned, losses_of, metrics, needs_cuda, program, run, slice_of,
                       write_recipe)
 
 sys.path.insert(0, str(ROOT / "tests" / "gpu"))
@@ -74,8 +74,8 @@ def test_losses_are_those_of_the_cpu(tiny, changes):
     run(cuda_program("zoodip"), "train", config)
     other, theirs = tiny("cpu", **changes, device="cpu")
     run(program("zoodip"), "train", other)
-    ours = torch.tensor([m["losses"] for m in metrics(output)], dtype=torch.float64)
-    cpu = torch.tensor([m["losses"] for m in metrics(theirs)], dtype=torch.float64)
+    ours = torch.tensor(losses_of(output), dtype=torch.float64)
+    cpu = torch.tensor(losses_of(theirs), dtype=torch.float64)
     assert ((ours - cpu).abs() / cpu).max() < 1e-3
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from conftest import cuda_program, learned, metrics, mpirun, needs_cuda, nested, recipe, run
+from conftest import cuda_program, learned, losses_of, mpirun, needs_cuda, nested, recipe, run
 
 NEEDS = "peers standin"
 pytestmark = needs_cuda
@@ -26,7 +26,7 @@ def alone(tiny, tmp_path_factory):
         folder = tmp_path_factory.mktemp("alone")
         (folder / "config.json").write_text(json.dumps(recipe(folder / "out", **{**tiny, **changes})))
         run(ZOODIP, "train", folder / "config.json")
-        made[name] = learned(folder / "out"), [m["losses"] for m in metrics(folder / "out")]
+        made[name] = learned(folder / "out"), losses_of(folder / "out")
     return made
 
 
@@ -39,7 +39,7 @@ def queue(folder, tiny, ranks, gpus, groups, *options, before=(), **more):
 
 def assert_all_as_alone(folder, alone, names=JOBS):
     for name in names:
-        assert (learned(folder / "out" / name), [m["losses"] for m in metrics(folder / "out" / name)]) == alone[name], name
+        assert (learned(folder / "out" / name), losses_of(folder / "out" / name)) == alone[name], name
 
 
 @pytest.mark.parametrize("ranks, gpus, groups", [(2, 1, 2), (3, 3, 2)])

@@ -11,8 +11,8 @@ from contextlib import nullcontext
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import cuda_program, learned, metrics, mpirun, needs_cuda, write_recipe
-from live import TO_GO, afresh, caught, ranks_of, steps, until
+from conftest import cuda_program, learned, losses_of, metrics, mpirun, needs_cuda, write_recipe
+from live import afresh, caught, nearly_done, ranks_of, steps, until
 from live import start as start_by
 
 NEEDS = "peers standin"
@@ -41,7 +41,7 @@ def train(written, ranks, gpus, *options, before=(), env=None):
     """Runs it; returns (learned embedding, losses of all steps, stderr)."""
     config, output = written
     done = mpirun(ranks, *before, ZOODIP, "train", config, *options, env={"ZOODIP_STANDIN_DEVICES": str(gpus), **(env or {})})
-    return learned(output), [m["losses"] for m in metrics(output)], done.stderr
+    return learned(output), losses_of(output), done.stderr
 
 
 def start(written, ranks, gpus, before=(), launcher=()):
@@ -183,7 +183,7 @@ def test_a_signal_to_one_rank_stops_all_and_a_resumed_run_ends_with_the_same_bit
     whole = train(recipe(**changes), 1, 1)
     written = recipe(**changes)
     process = start(written, 2, 2)
-    with caught(process, written[0], when=lambda: steps(written[1]) >= 3, unless=lambda: steps(written[1]) > 14 - TO_GO):
+    with caught(process, written[0], when=lambda: steps(written[1]) >= 3, unless=nearly_done(written[1], 14)):
         os.kill(ranks_of(written[0])[1], signal.SIGUSR1)
     code, _ = end_of(process, 20)
     done = len(metrics(written[1]))

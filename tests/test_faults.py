@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import NIGHTLY, ROOT, environment, learned, metrics, program, run, write_recipe
-from live import TO_GO, TooLate, afresh, caught, has_signal, kill, newest, processes, rank_processes, ranks_of, steps, stop, tell, until
+from conftest import NIGHTLY, ROOT, environment, learned, losses_of, metrics, program, run, train_alone, write_recipe
+from live import (TooLate, afresh, caught, has_signal, kill, nearly_done, newest, processes, rank_processes, ranks_of, steps, stop,
+                  tell, until)
 from live import start as start_by
 
 RUN_SH = str(ROOT / "launch" / "run.sh")
@@ -25,9 +26,7 @@ CHANGES = dict(optim__steps=STEPS, output__checkpoint_every=5, output__prompts=[
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
-    config, output = write_recipe(tmp_path_factory.mktemp("quiet"), **CHANGES)
-    run(program("zoodip"), "train", config)
-    return learned(output), [m["losses"] for m in metrics(output)]
+    return train_alone(tmp_path_factory.mktemp("quiet"), **CHANGES)
 
 
 @contextmanager
@@ -50,11 +49,6 @@ def begun(request, quiet):
 def start(config, *options, ranks=2):
     """A run under launch/run.sh, with options of that."""
     return start_by(ranks, "train", config, launcher=[RUN_SH, "-n", ranks, *options])
-
-
-def over(output, to_go=TO_GO):
-    """Has the run fewer steps to go than that?"""
-    return lambda: steps(output) > STEPS - to_go
 
 
 def end(process, config, timeout=60):
@@ -93,7 +87,7 @@ def test_random_kills_end_with_the_bits_of_the_quiet_run(tmp_path, quiet):
         struck = said.count("restarting with --resume")  # two kills may hit one start, and a quick run may end before any
         assert struck <= more, said
         assert learned(output) == quiet[0]
-        assert [m["losses"] for m in metrics(output)] == quiet[1]
+        assert losses_of(output) == quiet[1]
         kills, run = kills + struck, run + 1
     assert kills >= KILLS
 
@@ -115,7 +109,7 @@ def test_a_killed_rank_ends_the_job_within_ten_seconds(tmp_path):
 def test_a_rank_that_hangs_is_named_and_the_run_starts_again(tmp_path, quiet, hanging):
     config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=3)
     process = start(config, "--restarts", "1", ranks=3)
-    with caught(process, config, when=lambda: newest(output) >= 5, unless=over(output)) as stopped:
+    with caught(process, config, when=lambda: newest(output) >= 5, unless=nearly_done(output, STEPS)) as stopped:
         stopped.remove(ranks_of(config)[hanging])
     code, said = end(process, config)
     assert code == 0, said
@@ -129,7 +123,7 @@ def test_a_rank_that_hangs_is_named_and_the_run_starts_again(tmp_path, quiet, ha
 def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES, cluster__timeout=2)
     process = start(config)
-    with caught(process, config, when=lambda: steps(output) >= 2, unless=over(output)) as stopped:
+    with caught(process, config, when=lambda: steps(output) >= 2, unless=nearly_done(output, STEPS)) as stopped:
         late, waiting = sorted(stopped)
         stopped.remove(late)
     time.sleep(0.5)  # now the other rank waits
@@ -148,7 +142,7 @@ def test_a_job_that_is_suspended_as_a_whole_goes_on(tmp_path, quiet):
 def test_a_signal_to_run_sh_saves_and_does_not_start_again(tmp_path, quiet, which):
     config, output = write_recipe(tmp_path, **CHANGES)
     process = start(config, "--restarts", "3")
-    with caught(process, config, when=lambda: steps(output) >= 2, unless=over(output)) as stopped:
+    with caught(process, config, when=lambda: steps(output) >= 2, unless=nearly_done(output, STEPS)) as stopped:
         tell(process.pid, which, stopped, as_which=signal.SIGUSR1)
     code, said = end(process, config)
     assert code == 75 and "restarting" not in said, said
@@ -163,7 +157,7 @@ def test_usr1_to_mpirun_or_to_one_rank_saves_and_ends_all(tmp_path):
     for whom in ("mpirun", program("zoodip")):
         config, output = write_recipe(tmp_path / Path(whom).name, **CHANGES)
         process = start(config, ranks=3)
-        with caught(process, config, when=lambda: steps(output) >= 2, unless=over(output)) as stopped:
+        with caught(process, config, when=lambda: steps(output) >= 2, unless=nearly_done(output, STEPS)) as stopped:
             told = max(p for p, name in processes(config).items() if name == whom)
             tell(told, signal.SIGUSR1, {told} & stopped or stopped)
         code, said = end(process, config)
@@ -297,7 +291,7 @@ def test_a_full_disk_is_reported_and_tried_again(tmp_path, quiet, small_disk):
     of steps are complete, with no line twice."""
     config, output = write_recipe(small_disk / tmp_path.name, **{**CHANGES, "output__checkpoint_every": 3})
     process = start(config)
-    with caught(process, config, when=lambda: newest(output) >= 3, unless=over(output, STEPS // 2)):
+    with caught(process, config, when=lambda: newest(output) >= 3, unless=nearly_done(output, STEPS, STEPS // 2)):
         fill(small_disk)
     for line in process.stderr:
         if "metrics.jsonl: cannot write: No space left" in line:  # the rest of its last page takes some steps to fill
@@ -310,7 +304,7 @@ def test_a_full_disk_is_reported_and_tried_again(tmp_path, quiet, small_disk):
         raise TooLate
     assert code == 0, said
     assert learned(output) == quiet[0] and newest(output) == STEPS
-    assert [m["losses"] for m in metrics(output)] == quiet[1]
+    assert losses_of(output) == quiet[1]
     assert said.count("metrics.jsonl") <= STEPS // 3, said  # at the saves, not at every step
 
 
@@ -328,7 +322,7 @@ def test_a_disk_that_cannot_be_written_on_is_named_at_the_start(small_disk):
 def test_a_disk_that_stays_full_fails_at_the_end_and_the_checkpoint_before_stays(tmp_path, quiet, small_disk):
     config, output = write_recipe(small_disk / tmp_path.name, **{**CHANGES, "output__checkpoint_every": 3})
     process = start(config)
-    with caught(process, config, when=lambda: newest(output) >= 3, unless=over(output)):
+    with caught(process, config, when=lambda: newest(output) >= 3, unless=nearly_done(output, STEPS)):
         fill(small_disk)
     code, said = end(process, config)
     assert code == 1 and "the last save failed" in said and "No space left" in said, said
@@ -336,7 +330,7 @@ def test_a_disk_that_stays_full_fails_at_the_end_and_the_checkpoint_before_stays
     (small_disk / "filler").unlink()
     run(program("zoodip"), "train", config, "--resume")
     assert learned(output) == quiet[0]
-    assert [m["losses"] for m in metrics(output)] == quiet[1]
+    assert losses_of(output) == quiet[1]
 
 
 @beside_the_others("quiet", "small_disk")
@@ -344,7 +338,7 @@ def test_a_disk_that_stays_full_fails_at_the_end_and_the_checkpoint_before_stays
 def test_a_disk_that_becomes_read_only_fails_at_the_end(tmp_path, quiet, small_disk):
     config, output = write_recipe(small_disk / tmp_path.name, **CHANGES)
     process = start(config)
-    with caught(process, config, when=lambda: newest(output) >= 5, unless=over(output)):
+    with caught(process, config, when=lambda: newest(output) >= 5, unless=nearly_done(output, STEPS)):
         # remounting is refused while a file is open for writing; a read-only bind mount onto itself is not
         run("mount", "--bind", output, output)
         run("mount", "-o", "remount,bind,ro", output)
@@ -362,12 +356,12 @@ def test_a_disk_that_becomes_read_only_fails_at_the_end(tmp_path, quiet, small_d
 def test_a_folder_that_is_removed_comes_back_with_the_next_save(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES)
     process = start(config)
-    with caught(process, config, when=lambda: newest(output) >= 5, unless=over(output, 10)):  # the next save is before the last
+    with caught(process, config, when=lambda: newest(output) >= 5, unless=nearly_done(output, STEPS, 10)):  # the next save is before the last
         shutil.rmtree(output)
     code, said = end(process, config)
     assert code == 0 and "metrics.jsonl: was removed" in said and "tries again" in said, said
     assert learned(output) == quiet[0] and newest(output) == STEPS
-    assert [m["losses"] for m in metrics(output)] == quiet[1][-len(metrics(output)):]
+    assert losses_of(output) == quiet[1][-len(metrics(output)):]
 
 
 @pytest.mark.parametrize("size", [0, 40])

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from conftest import learned, metrics, program, run, write_recipe
+from conftest import learned, losses_of, program, run, train_alone, write_recipe
 
 QUICK = True
 CHANGES = dict(optim__steps=20, output__prompts=[], zo__tau=8)
@@ -45,10 +45,7 @@ def hosts():
 
 
 def test_two_hosts_end_with_the_bits_of_one(hosts, tmp_path):
-    config, output = write_recipe(tmp_path / "one", **CHANGES)
-    run(program("zoodip"), "train", config)
-    quiet = learned(output), [m["losses"] for m in metrics(output)]
-
+    quiet = train_alone(tmp_path / "one", **CHANGES)
     config, output = write_recipe(tmp_path / "two", **CHANGES)
     (tmp_path / "hosts").write_text("".join(f"{a} slots=2\n" for a in ADDRESSES))
     agent = tmp_path / "agent"  # in place of ssh HOST COMMAND, found by name, since mpirun splits a path at spaces
@@ -61,4 +58,4 @@ def test_two_hosts_end_with_the_bits_of_one(hosts, tmp_path):
     done = run("timeout", "60", "ip", "netns", "exec", hosts[0], *named, *mpirun, program("zoodip"), "train", config,
                env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
     assert "3 ranks" in done.stderr
-    assert (learned(output), [m["losses"] for m in metrics(output)]) == quiet
+    assert (learned(output), losses_of(output)) == quiet

@@ -12,8 +12,8 @@ from contextlib import nullcontext
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import ROOT, TOYBOX, learned, metrics, mpirun, nested, program, recipe, refused, run
-from live import TO_GO, afresh, caught, kill, ranks_of, start, steps, tell, until
+from conftest import ROOT, TOYBOX, learned, losses_of, metrics, mpirun, nested, program, recipe, refused, run, train_alone
+from live import afresh, caught, kill, nearly_done, ranks_of, start, steps, tell, until
 
 SUBJECTS = TOYBOX / "subjects"
 COMMON = dict(zo__tau=4, zo__n=1, output__checkpoint_every=5, output__prompts=[])
@@ -23,6 +23,7 @@ JOBS = {  # name -> keys that differ
     "styled": dict(optim__steps=9, token__vectors=2, token__placeholder="<my-toy>", optim__lr=0.01, seed=3),
     "batch of two": dict(optim__steps=8, optim__batch_size=2, data__images=str(SUBJECTS / "ball1")),
 }
+STEPS = {name: changes["optim__steps"] for name, changes in JOBS.items()}
 
 
 def write_jobs(folder, jobs=None, raw=None, **changes):
@@ -43,22 +44,10 @@ def summary(output):
     return {job["name"]: job for job in whole["jobs"]}, whole
 
 
-def nearly_done(output, name, to_go=TO_GO):
-    """Has a job of JOBS fewer steps to go than that?"""
-    return lambda: steps(output / name) > JOBS[name]["optim__steps"] - to_go
-
-
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """name -> (the learned word, its losses), each job trained by itself."""
-    made = {}
-    for name, changes in JOBS.items():
-        folder = tmp_path_factory.mktemp("alone")
-        config = folder / "config.json"
-        config.write_text(json.dumps(recipe(folder / "out", **{**COMMON, **changes})))
-        run(program("zoodip"), "train", config)
-        made[name] = learned(folder / "out"), [m["losses"] for m in metrics(folder / "out")]
-    return made
+    return {name: train_alone(tmp_path_factory.mktemp("alone"), **{**COMMON, **changes}) for name, changes in JOBS.items()}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +58,7 @@ def begun(request, alone):
 def assert_all_as_alone(output, alone):
     for name, (word, losses) in alone.items():
         assert learned(output / name) == word, name
-        assert [m["losses"] for m in metrics(output / name)] == losses, name
+        assert losses_of(output / name) == losses, name
 
 
 @pytest.mark.parametrize("ranks,groups,threads", [(1, "1", 1), (2, "1", 1), (2, "2", 2), (3, "2", 1), (3, "auto", 1), (7, "3", 2)])
@@ -251,7 +240,7 @@ def test_kill_9_and_resume(tmp_path, alone, ranks, groups):
     for attempt, (name, more) in enumerate([("long", 13), ("styled", 6) if groups == "1" else ("long", 4)]):
         made = steps(output / name) + more
         process = start(ranks, "run", path, "--groups", groups, *(["--resume"] if attempt else []))
-        with caught(process, path, when=lambda: steps(output / name) >= made, unless=nearly_done(output, name, 1)):
+        with caught(process, path, when=lambda: steps(output / name) >= made, unless=nearly_done(output / name, STEPS[name], to_go=1)):
             kill(process, path)
     queue(ranks, path, "--groups", groups, "--resume")
     assert_all_as_alone(output, alone)
@@ -285,7 +274,7 @@ def test_a_signal_checkpoints_every_group_and_exits_75(tmp_path, alone, ranks):
     path, output = write_jobs(tmp_path)
     process = start(ranks, "run", path, "--groups", str(ranks))
     with caught(process, path, when=lambda: steps(output / "long") >= 3 and (ranks == 1 or steps(output / "batch of two") >= 1),
-                unless=nearly_done(output, "long")) as stopped:
+                unless=nearly_done(output / "long", STEPS["long"])) as stopped:
         tell(process.pid, signal.SIGUSR1, stopped)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 75, stderr
@@ -331,7 +320,7 @@ def test_a_group_that_hangs_is_named_and_the_queue_restarts(tmp_path, alone):
     path, output = write_jobs(tmp_path, cluster__timeout=1)
     process = start(2, "run", path, "--groups", "2", launcher=[ROOT / "launch/run.sh", "-n", "2", "--restarts", "1"])
     with caught(process, path, when=lambda: steps(output / "long") >= 1 and steps(output / "batch of two") >= 1,
-                unless=nearly_done(output, "long")) as stopped:
+                unless=nearly_done(output / "long", STEPS["long"])) as stopped:
         stopped.remove(ranks_of(path)[1])
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 0 and "restarting" in stderr, stderr
@@ -364,7 +353,7 @@ def test_a_rank_without_work_that_hangs_is_named_at_the_end(tmp_path, wanted, pa
     process = start(4, "run", path, "--groups", "2")
     until(lambda: steps(output / "a") >= 3, process)
     time.sleep(pause)
-    with caught(process, path, when=lambda: True, unless=lambda: steps(output / "a") > wanted - TO_GO) as stopped:
+    with caught(process, path, when=lambda: True, unless=nearly_done(output / "a", wanted)) as stopped:
         stopped.remove(ranks_of(path)[3])
     stderr = process.communicate(timeout=60)[1]
     told = re.findall(r"rank (\d): (.+) gave no sign of life", stderr)
@@ -377,7 +366,7 @@ def test_a_rank_without_work_that_hangs_is_named_at_the_end(tmp_path, wanted, pa
 def test_a_queue_that_is_suspended_as_a_whole_goes_on(tmp_path, alone):
     path, output = write_jobs(tmp_path, cluster__timeout=1)
     process = start(3, "run", path, "--groups", "3")
-    with caught(process, path, when=lambda: steps(output / "long") >= 2, unless=nearly_done(output, "long")):
+    with caught(process, path, when=lambda: steps(output / "long") >= 2, unless=nearly_done(output / "long", STEPS["long"])):
         time.sleep(4.5)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 0 and "sign of life" not in stderr, stderr
@@ -462,7 +451,8 @@ def test_a_drained_spool_continues_where_it_was(tmp_path, alone):
     for name in ("long", "short"):
         drop(spool, name, JOBS[name])
     process = start(1, "run", defaults, "--spool", str(spool))
-    with caught(process, defaults, when=lambda: steps(tmp_path / "out" / "long") >= 3, unless=nearly_done(tmp_path / "out", "long")) as stopped:
+    long = tmp_path / "out" / "long"
+    with caught(process, defaults, when=lambda: steps(long) >= 3, unless=nearly_done(long, STEPS["long"])) as stopped:
         tell(process.pid, signal.SIGUSR1, stopped)
     process.communicate(timeout=60)
     assert process.returncode == 75 and names(spool / "running") == ["long.json", "short.json"]
@@ -509,7 +499,7 @@ def test_a_spool_continues_when_someone_removes_its_files(tmp_path):
     for name, wanted in (("a", 100), ("b", 2)):
         drop(spool, name, dict(optim__steps=wanted))
     process = start(1, "run", defaults, "--spool", str(spool))
-    with caught(process, defaults, when=lambda: steps(tmp_path / "out" / "a") >= 2, unless=lambda: steps(tmp_path / "out" / "a") > 100 - TO_GO):
+    with caught(process, defaults, when=lambda: steps(tmp_path / "out" / "a") >= 2, unless=nearly_done(tmp_path / "out" / "a", 100)):
         (spool / "running" / "a.json").unlink()
         for folder in ("done", "failed"):
             (spool / folder).rmdir()
@@ -574,7 +564,7 @@ def test_runs_whose_processes_have_one_number_share_a_queue_folder(tmp_path):
 def test_a_run_of_one_job_touches_no_other_and_continues_its_own(tmp_path, alone):
     path, output = write_jobs(tmp_path)
     process = start(1, "run", path, "--job", "2")
-    with caught(process, path, when=lambda: steps(output / "long") >= 5, unless=nearly_done(output, "long")) as stopped:
+    with caught(process, path, when=lambda: steps(output / "long") >= 5, unless=nearly_done(output / "long", STEPS["long"])) as stopped:
         tell(process.pid, signal.SIGUSR1, stopped)
     process.communicate(timeout=60)
     assert process.returncode == 75

@@ -6,23 +6,16 @@ import time
 
 import pytest
 
-from conftest import learned, metrics, mpirun, program, run, write_recipe
-from live import TO_GO, afresh, caught, kill, newest, start, steps, tell
+from conftest import learned, losses_of, metrics, mpirun, program, run, train_alone, write_recipe
+from live import afresh, caught, kill, nearly_done, newest, start, steps, tell
 
 STEPS = 60
 CHANGES = dict(optim__steps=STEPS, output__checkpoint_every=7, output__checkpoint_keep=3, output__prompts=[], zo__tau=8)
 
 
-def over(output, to_go=TO_GO):
-    """Has the run fewer steps to go than that?"""
-    return lambda: steps(output) > STEPS - to_go
-
-
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
-    config, output = write_recipe(tmp_path_factory.mktemp("quiet"), **CHANGES)
-    run(program("zoodip"), "train", config)
-    return learned(output), [m["losses"] for m in metrics(output)]
+    return train_alone(tmp_path_factory.mktemp("quiet"), **CHANGES)
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
@@ -33,11 +26,11 @@ def test_kill_9_at_random_moments(tmp_path, quiet, ranks):
     for attempt in range(5):
         process = start(ranks, "train", config, *(["--resume"] if attempt else []))
         enough = steps(output) + chance.randint(1, 8)
-        with caught(process, config, when=lambda: steps(output) >= enough, unless=over(output, 1)):
+        with caught(process, config, when=lambda: steps(output) >= enough, unless=nearly_done(output, STEPS, 1)):
             kill(process, config)
     mpirun(ranks, program("zoodip"), "train", config, "--resume")
     assert learned(output) == quiet[0]
-    assert [m["losses"] for m in metrics(output)] == quiet[1]
+    assert losses_of(output) == quiet[1]
     assert [m["step"] for m in metrics(output)] == list(range(1, STEPS + 1))
 
 
@@ -49,7 +42,7 @@ def test_a_signal_finishes_the_step_and_exits_75(tmp_path, quiet, ranks, which):
         pytest.skip("mpirun kills its ranks soon after a TERM or INT: launch/run.sh turns them into USR1")
     config, output = write_recipe(tmp_path, **CHANGES)
     process = start(ranks, "train", config)
-    with caught(process, config, when=lambda: steps(output) >= 3, unless=over(output)) as stopped:
+    with caught(process, config, when=lambda: steps(output) >= 3, unless=nearly_done(output, STEPS)) as stopped:
         tell(process.pid, which, stopped)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 75, stderr
@@ -79,7 +72,7 @@ def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, quiet, 
     assert newest(output) == len(metrics(output)) == steps_done and len(learned(output)) > 0
     assert not (output / "grid.png").exists() and not (output / "samples").exists()
     mpirun(2, program("zoodip"), "train", config, "--resume", "--set", 'output.prompts=["a {}"]')
-    assert [m["losses"] for m in metrics(output)] == quiet[1][:8]
+    assert losses_of(output) == quiet[1][:8]
     assert (output / "grid.png").exists() and (output / "report.html").exists()
     assert when == "the end" or (output / "samples" / "step-4-1.png").exists()
 

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from conftest import SD15, SHAPES, learned, make_model, metrics, mpirun, program, run, slice_of, write_recipe
+from conftest import SD15, SHAPES, learned, losses_of, make_model, metrics, mpirun, program, run, slice_of, write_recipe
 
 NEEDS = "peers"
 GRID = [(ranks, threads) for ranks in (1, 2, 3, 4, 7) for threads in (1, 2)]
@@ -14,7 +14,7 @@ SHORT = dict(optim__steps=20, zo__tau=6, output__prompts=[])
 def train(folder, ranks, threads, **changes):
     config, output = write_recipe(folder, **changes)
     mpirun(ranks, program("zoodip"), "train", config, threads=threads)
-    return learned(output), [m["losses"] for m in metrics(output)]
+    return learned(output), losses_of(output)
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import ROOT, learned, metrics, program, recipe, run, write_recipe
-from live import TO_GO, afresh, caught, has_signal, is_stopped, rank_processes, steps, until
+from conftest import ROOT, learned, losses_of, program, recipe, run, train_alone, write_recipe
+from live import afresh, caught, has_signal, is_stopped, nearly_done, rank_processes, steps, until
 
 NEEDS = "slurm"
 PROGRAMS = ["munged", "slurmctld", "slurmd", "sbatch"]
@@ -156,9 +156,7 @@ class Slurm:
 
 @pytest.fixture(scope="module")
 def quiet(tmp_path_factory):
-    config, output = write_recipe(tmp_path_factory.mktemp("quiet"), **CHANGES)
-    run(program("zoodip"), "train", config)
-    return learned(output), [m["losses"] for m in metrics(output)]
+    return train_alone(tmp_path_factory.mktemp("quiet"), **CHANGES)
 
 
 @pytest.fixture(scope="module")
@@ -179,11 +177,6 @@ def begun(request, quiet):
         shutil.rmtree(each.folder, ignore_errors=True)
 
 
-def over(output):
-    """Has the run too few steps to go for a signal to reach it?"""
-    return lambda: steps(output) > STEPS - TO_GO
-
-
 def write_jobs(tmp_path, *jobs):
     """A jobs file of the same recipe; returns (its path, the queue's folder)."""
     path, output = tmp_path / "jobs.json", tmp_path / "queue"
@@ -197,7 +190,7 @@ def training(slurm, tmp_path, **options):
     config, output = write_recipe(tmp_path, **CHANGES)
     number = slurm.submit("launch/slurm/train.sbatch", config, log=tmp_path / "log", **options)
     slurm.until(lambda: steps(output) >= 3, log=tmp_path / "log")
-    with caught(None, config, when=lambda: True, unless=over(output)) as stopped:
+    with caught(None, config, when=lambda: True, unless=nearly_done(output, STEPS)) as stopped:
         yield number, output, stopped
 
 
@@ -216,7 +209,7 @@ def finish(slurm, number, output, quiet, tmp_path):
     slurm.wait(number, "COMPLETED")
     log = (tmp_path / "log").read_text()
     assert learned(output) == quiet[0], log
-    assert [m["losses"] for m in metrics(output)] == quiet[1]
+    assert losses_of(output) == quiet[1]
     return log
 
 
@@ -290,7 +283,7 @@ def test_a_job_out_of_time_goes_back_into_the_queue(slurm, tmp_path, quiet):
     log = tmp_path / "log"
     number = slurm.submit("launch/slurm/train.sbatch", config, log=log, time=1, signal="B:USR1@50")
     slurm.until(lambda: log.exists() and (steps(output) or "asking the ranks" in log.read_text()))
-    with caught(None, config, when=lambda: True, unless=over(output)) as stopped:
+    with caught(None, config, when=lambda: True, unless=nearly_done(output, STEPS)) as stopped:
         wait_until_asked(slurm, log, stopped)
     slurm.until(lambda: "everything is saved; requeueing job" in log.read_text())
     slurm.ask("scontrol", "update", f"jobid={number}", "timelimit=10")
@@ -318,10 +311,10 @@ def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet
     number = slurm.submit("launch/slurm/array.sbatch", path, "--set", "output.checkpoint_every=5", log=f"{tmp_path}/log-%a", nodes=1,
                           array="1-4")
     slurm.until(lambda: steps(output / "seed 0") >= 3)
-    with caught(None, path, when=lambda: True, unless=over(output / "seed 0")) as stopped:
+    with caught(None, path, when=lambda: True, unless=nearly_done(output / "seed 0", STEPS)) as stopped:
         os.kill(with_job(1, stopped)[0], signal.SIGKILL)  # a rank of the task that is not told to stop
     slurm.until(lambda: steps(output / "seed 3") >= 3, 120)
-    with caught(None, path, when=lambda: True, unless=over(output / "seed 3")) as stopped:
+    with caught(None, path, when=lambda: True, unless=nearly_done(output / "seed 3", STEPS)) as stopped:
         slurm.ask("scancel", "--batch", "--signal=USR1", f"{number}_4")
         wait_until_asked(slurm, logs[3], with_job(4, stopped))
     slurm.until(lambda: not slurm.ask("squeue", "-h", "-j", number), 240)
@@ -329,7 +322,7 @@ def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet
     assert sum("restarting with --resume" in text for text in said) == 1 and "everything is saved; requeueing job" in said[3], said
     assert len({learned(output / f"seed {seed}") for seed in range(4)}) == 4
     assert learned(output / "seed 0") == quiet[0]
-    assert [m["losses"] for m in metrics(output / "seed 0")] == quiet[1]
+    assert losses_of(output / "seed 0") == quiet[1]
     jobs = json.loads((output / "summary.json").read_text())["jobs"]
     assert [(job["name"], job["state"]) for job in jobs] == [(f"seed {seed}", "done") for seed in range(4)]
 
@@ -350,7 +343,7 @@ def test_a_queue_comes_back_and_leaves_finished_subjects_alone(slurm, tmp_path, 
     log = tmp_path / "log"
     number = slurm.submit("launch/slurm/queue.sbatch", path, "--groups", "1", log=log)
     slurm.until(lambda: steps(output / "short") >= 2, 90, log)
-    with caught(None, path, when=lambda: True, unless=lambda: steps(output / "short") > 30 - TO_GO) as stopped:
+    with caught(None, path, when=lambda: True, unless=nearly_done(output / "short", 30)) as stopped:
         finished = (output / "long" / "learned_embeds.safetensors").stat().st_mtime_ns
         slurm.ask("scancel", "--batch", "--signal=USR1", number)
         wait_until_asked(slurm, log, stopped)
@@ -358,5 +351,5 @@ def test_a_queue_comes_back_and_leaves_finished_subjects_alone(slurm, tmp_path, 
     slurm.wait(number, "COMPLETED")
     assert learned(output / "long") == quiet[0]
     assert (output / "long" / "learned_embeds.safetensors").stat().st_mtime_ns == finished
-    assert [m["losses"] for m in metrics(output / "short")] == quiet[1][:30]
+    assert losses_of(output / "short") == quiet[1][:30]
     assert [job["state"] for job in json.loads((output / "summary.json").read_text())["jobs"]] == ["done", "done"]

@@ -22,7 +22,8 @@ static inline int helper_end(const char *program, struct error e)
     return e.code;
 }
 
-/* The main of a program that runs on MPI ranks: `run` on each of them. What went wrong is said by rank 0. */
+/* The main of a program that runs on MPI ranks: `run` on each of them. What went wrong is said by rank 0, before any
+ * rank can end, since mpirun then ends the others. */
 static inline int helper_on_ranks(const char *program, int argc, char **argv,
                                   struct error (*run)(int argc, char **argv, struct comm *comm))
 {
@@ -31,9 +32,9 @@ static inline int helper_on_ranks(const char *program, int argc, char **argv,
     if (e.code != ERROR_NONE)
         return helper_end(program, e);
     e = run(argc, argv, comm);
-    bool says = comm_rank(comm) == 0;
+    int code = comm_rank(comm) == 0 ? helper_end(program, e) : e.code;
     comm_close(comm);
-    return says ? helper_end(program, e) : e.code;
+    return code;
 }
 
 /* A tensor [rows, columns] of a file, copied so that it is aligned, to be freed with memory_free. Without it the

@@ -1,6 +1,7 @@
 /* zo OPERATION IN.safetensors OUT.safetensors [NUMBER]...
  *
- *     subspace TAU NU      `history` F32 [rows, dim], pushed row by row, `gradient` F64 [1, dim] -> `removed`, `gradient`
+ *     subspace TAU NU      `history` F32 [rows, dim], pushed row by row, `gradient` F64 [1, dim]
+ *                          -> `removed`, `gradient`
  *     adam B1 B2 EPS       `embedding` F32 [1, dim], `gradients` F64 [steps, dim], `rates` F64 [1, steps]
  *                          -> `embeddings`
  *     gradient SIDES EPS REMOVED   `losses` F64 [rows, batch], `directions` F32 [n, dim] -> `gradient` F64
