@@ -58,17 +58,23 @@ def test_processes_that_cannot_hear_each_other_are_refused():
     assert done.returncode == 2 and "4" in done.stderr
 
 
+def start_waiting(ranks=1):
+    """Ranks that wait until they are asked to stop."""
+    launcher = ["mpirun", "--oversubscribe", "-np", str(ranks)] if ranks > 1 else []
+    process = subprocess.Popen([*launcher, RANKS, "stop"], stdout=subprocess.PIPE, text=True, env=environment())
+    assert [process.stdout.readline() for _ in range(ranks)] == ["ready\n"] * ranks
+    return process
+
+
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
 def test_a_signal_asks_to_stop(number):
-    process = subprocess.Popen([RANKS, "stop"], stdout=subprocess.PIPE, text=True, env=environment())
-    assert process.stdout.readline() == "ready\n"
+    process = start_waiting()
     process.send_signal(number)
     assert process.communicate(timeout=30)[0] == "rank 0: 1 asked to stop\n" and process.returncode == 0
 
 
 def test_a_second_interrupt_ends_at_once():
-    process = subprocess.Popen([RANKS, "stop"], stdout=subprocess.PIPE, text=True, env=environment())
-    process.stdout.readline()
+    process = start_waiting()
     process.send_signal(signal.SIGSTOP)  # so that both arrive before it ends by itself
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
@@ -79,10 +85,8 @@ def test_a_second_interrupt_ends_at_once():
 
 
 def test_one_rank_asked_stops_all():
-    command = ["mpirun", "--oversubscribe", "-np", "3", RANKS, "stop"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
-    assert [process.stdout.readline() for _ in range(3)] == ["ready\n"] * 3
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout.split()
+    process = start_waiting(ranks=3)
+    children = run("ps", "-o", "pid=", "--ppid", process.pid).stdout.split()
     os.kill(int(children[1]), signal.SIGUSR1)
     out = process.communicate(timeout=60)[0]
     assert sorted(out.splitlines()) == [f"rank {r}: 1 asked to stop" for r in range(3)] and process.returncode == 0
