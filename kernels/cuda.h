@@ -37,7 +37,7 @@ enum { MOMENTS = GPU_MOMENTS }; /* 64 chunks of 32 groups for 32 lanes: 512 KiB 
 
 /* What is wrong with a tensor's contents, which only kernels can see: an id, a lane or a step's choice that does not
  * exist. */
-enum content_error { CONTENT_GOOD, STRAY_ID, STRAY_LANE, STRAY_CHOICE };
+enum content_error { CONTENT_OK, BAD_ID, BAD_LANE, BAD_CHOICE };
 
 /* The first that a kernel found. */
 struct bad_content {
@@ -47,7 +47,7 @@ struct bad_content {
 
 __device__ static inline void report_content(struct bad_content *c, enum content_error error, int value)
 {
-    if (atomicCAS(&c->error, CONTENT_GOOD, (int)error) == CONTENT_GOOD)
+    if (atomicCAS(&c->error, CONTENT_OK, (int)error) == CONTENT_OK)
         c->value = value;
 }
 

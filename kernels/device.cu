@@ -127,9 +127,9 @@ static void read_tensor(struct device *device, void *to, struct tensor from)
 
 static struct error bad_content_error(struct bad_content c)
 {
-    if (c.error == STRAY_ID)
+    if (c.error == BAD_ID)
         return error_failed("op_embed: token id %d has no row", c.value);
-    if (c.error == STRAY_CHOICE)
+    if (c.error == BAD_CHOICE)
         return error_failed("a step chose picture, timestep or direction %d, which does not exist", c.value);
     return error_failed("a map names lane %d, which does not exist", c.value);
 }
@@ -143,7 +143,7 @@ static struct error wait_for_stream(struct device *device)
     TRY(cuda_error(cudaMemcpyAsync(g->found, g->cuda.bad_content, sizeof *g->found, cudaMemcpyDeviceToHost, stream),
                    "cudaMemcpyAsync"));
     TRY(cuda_error(cudaStreamSynchronize(stream), "cudaStreamSynchronize"));
-    if (g->found->error == CONTENT_GOOD)
+    if (g->found->error == CONTENT_OK)
         return ok();
     TRY(cuda_error(cudaMemsetAsync(g->cuda.bad_content, 0, sizeof *g->found, stream), "cudaMemsetAsync"));
     return bad_content_error(*g->found);

@@ -3,8 +3,8 @@
  * Work done number by number: copies, embeddings, and a lane's squared error.
  *
  * Idea. A thread computes one number, or copies one 16-byte piece where the layout allows; lanes are grid.y. Contents
- * that only a kernel can see (ids, maps) are checked where they are used: a bad one is reported (report_content) and not
- * used.
+ * that only a kernel can see (ids, maps) are checked where they are used: a bad one is reported (report_content) and
+ * not used.
  *
  * Lanes (device/device.h): a number depends on its own inputs alone. A loss is summed by one block, in double: thread t
  * sums numbers t, t + THREADS, ..., then a tree of fixed form adds the threads' sums.
@@ -43,7 +43,7 @@ __device__ int lane_to_read(const struct view<int32_t> &map, int lane, int lanes
     if (from >= 0 && from < lanes)
         return from;
     if (threadIdx.x == 0)
-        report_content(bad_content, STRAY_LANE, from);
+        report_content(bad_content, BAD_LANE, from);
     return -1;
 }
 
@@ -106,7 +106,7 @@ __global__ void __launch_bounds__(THREADS) embed(const struct embed_args a)
         word = row_of(a.rows, lane, (int)(id - a.first));
     if (!word || !place) {
         if (threadIdx.x == 0)
-            report_content(a.bad_content, STRAY_ID, word ? position : id);
+            report_content(a.bad_content, BAD_ID, word ? position : id);
         return;
     }
     for (int c = (int)threadIdx.x; c < dim; c += THREADS)

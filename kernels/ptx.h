@@ -5,8 +5,8 @@
  *
  * Precision. Activations are float in memory. The matrix units take 16-bit operands, and a zeroth-order slope is a
  * small difference of big numbers, so a float goes in as a PAIR: hi = round16(x), lo = round16(x - hi), two products
- * into one float accumulator. A single rounding puts 26 to 59 % of noise into (L_i - L_0) / eps on toybox, the pair 0.06
- * to 0.13 %, as much as float does (results/README.md). Codes of 4 and 8 bits are exact as they are.
+ * into one float accumulator. A single rounding changes (L_i - L_0) / eps by 26 to 59 % on toybox, the pair by 0.06 to
+ * 0.13 %, as much as float does (results/README.md). Codes of 4 and 8 bits are exact as they are.
  *
  * Fragments are those of mma.m16n8k16 (PTX ISA, "Matrix Fragments for mma.m16n8k16"): with g = lane / 4, t = lane % 4,
  *

@@ -66,7 +66,7 @@ __global__ void add_noise_kernel(const struct add_noise_args a)
     const int32_t *choice = a.choice + blockIdx.y * 3;
     int row = choice[0], timestep = choice[1], place = choice[2];
     if (row < 0 || row >= a.rows || timestep < 0 || timestep >= a.levels_count || place < 0 || place >= a.batch) {
-        report_content(a.bad_content, STRAY_CHOICE, row);
+        report_content(a.bad_content, BAD_CHOICE, row);
         return;
     }
     if (i == 0)
@@ -121,7 +121,7 @@ __global__ void perturb_kernel(const struct perturb_args a)
     int64_t k = (int64_t)blockIdx.x * THREADS + threadIdx.x;
     int which = a.which[blockIdx.y];
     if (which < -a.count || which > a.count) {
-        report_content(a.bad_content, STRAY_CHOICE, which);
+        report_content(a.bad_content, BAD_CHOICE, which);
         return;
     }
     int i = which < 0 ? -which : which;

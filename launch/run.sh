@@ -98,7 +98,7 @@ fi
 # starts them are lost, on many nodes for seconds; so SIGUSR1 is repeated a few times, even to ranks that have had it. But not
 # while mpirun is ending: SIGUSR1 would then kill it, and hide how the ranks ended.
 asked= ended= running= previous= helpers=()
-hears() {
+accepts_signal() {
     local field mask
     while read -r field mask; do
         case $field in SigBlk: | SigCgt:) ((0x$mask & 1 << ($(kill -l USR1) - 1))) && return 0 ;; esac
@@ -110,7 +110,7 @@ remind() {
     for pause in 1 1 2 4 8 16 32; do
         sleep "$pause"
         kill -0 "$running" || break
-        hears && kill -USR1 "$running"
+        accepts_signal && kill -USR1 "$running"
     done
 }
 stop() {

@@ -150,13 +150,13 @@ standin_option() {
 
 # Build folder, targets, and options for cmake; a folder configured with other options is configured again.
 build() {
-    local folder=$1 targets=$2 told
+    local folder=$1 targets=$2 options
     shift 2
     mkdir -p "$folder"
-    told="$*"
-    [ -e "$folder/CMakeCache.txt" ] && [ "$(cat "$folder/told.txt" 2>/dev/null)" = "$told" ] || {
+    options="$*"
+    [ -e "$folder/CMakeCache.txt" ] && [ "$(cat "$folder/options.txt" 2>/dev/null)" = "$options" ] || {
         logged "$folder/configure.log" cmake -S . -B "$folder" "$@"
-        echo "$told" >"$folder/told.txt"
+        echo "$options" >"$folder/options.txt"
     }
     [ -e "$folder/zoodip" ] || say "building $folder/ on $(cores) cores"
     # shellcheck disable=SC2086  # one word a target

@@ -120,12 +120,12 @@ static struct error run(int argc, char **argv, const struct command *command)
 {
     struct comm *comm;
     struct error e = comm_open(&comm, &argc, &argv);
-    bool speaks = e.code != ERROR_NONE || comm_rank(comm) == 0;
+    bool prints = e.code != ERROR_NONE || comm_rank(comm) == 0;
     if (e.code == ERROR_NONE)
         e = command ? command->run(argc - 1, argv + 1, &(struct host){comm, device_kinds()}) : wrong_line(argc, argv);
     if (fflush(stdout) != 0 && e.code == ERROR_NONE)
         e = error_failed("cannot write to the standard output");
-    if (e.code != ERROR_NONE && speaks)
+    if (e.code != ERROR_NONE && prints)
         fprintf(stderr, "zoodip: %s\n", e.text);
     comm_close(comm);
     return e;

@@ -31,9 +31,9 @@ void text_show_safely(char *text)
 {
     while (*text) {
         utf8proc_int32_t code;
-        utf8proc_ssize_t taken = utf8proc_iterate((const utf8proc_uint8_t *)text, -1, &code);
-        size_t bytes = taken > 0 ? (size_t)taken : 1;
-        if (taken <= 0 || utf8proc_category(code) == UTF8PROC_CATEGORY_CC)
+        utf8proc_ssize_t length = utf8proc_iterate((const utf8proc_uint8_t *)text, -1, &code);
+        size_t bytes = length > 0 ? (size_t)length : 1;
+        if (length <= 0 || utf8proc_category(code) == UTF8PROC_CATEGORY_CC)
             memset(text, '?', bytes);
         text += bytes;
     }

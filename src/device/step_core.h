@@ -46,8 +46,8 @@ STEP_INLINE double step_row_loss(const double *losses, int64_t row, int64_t batc
 STEP_INLINE double step_slope(const double *losses, int64_t i, int64_t n, int64_t sides, int64_t batch, double eps,
                               double scale)
 {
-    double ahead = step_row_loss(losses, i, batch), behind = step_row_loss(losses, sides == 2 ? n + i : 0, batch);
-    return (ahead - behind) / ((double)sides * eps) / scale;
+    double plus = step_row_loss(losses, i, batch), minus = step_row_loss(losses, sides == 2 ? n + i : 0, batch);
+    return (plus - minus) / ((double)sides * eps) / scale;
 }
 
 /* Adam as torch.optim.Adam computes it in float: m by lerp from the nearer end, then v, then the step. rate =

@@ -15,8 +15,8 @@
  * Of a group of 4-bit codes a word keeps two halves, the scale and the value of code 8: value = scale * (code - 8) +
  * middle. The middle is small even where the shift (the group's least value) is not, so rounding it costs little.
  *
- * 16 and 32-bit rows are scaled by a power of two, which becomes part of the row's scale: halves range only from 6e-8 to
- * 65504. A gated layer's rows are in groups of sixteen: eight values, then their eight gates.
+ * 16 and 32-bit rows are scaled by a power of two, which becomes part of the row's scale: halves range only from 6e-8
+ * to 65504. A gated layer's rows are in groups of sixteen: eight values, then their eight gates.
  */
 #ifndef ZOODIP_DEVICE_TILES_H
 #define ZOODIP_DEVICE_TILES_H

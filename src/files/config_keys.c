@@ -16,15 +16,15 @@ static struct error check_placeholder(const struct config *config)
 {
     const utf8proc_uint8_t *text = (const utf8proc_uint8_t *)config->token.placeholder;
     utf8proc_int32_t code;
-    utf8proc_ssize_t taken;
+    utf8proc_ssize_t length;
     if (strcmp(config->token.placeholder, "__metadata__") == 0)
         return error_input("\"__metadata__\" has a special meaning in safetensors files, expected another word");
-    while ((taken = utf8proc_iterate(text, -1, &code)) > 0 && code != 0) {
+    while ((length = utf8proc_iterate(text, -1, &code)) > 0 && code != 0) {
         utf8proc_category_t category = utf8proc_category(code);
         if (category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
             category == UTF8PROC_CATEGORY_ZP)
             return error_input("\"%.60s\" contains white space, expected one word", config->token.placeholder);
-        text += taken;
+        text += length;
     }
     return ok();
 }

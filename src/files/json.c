@@ -30,12 +30,12 @@ struct error json_check_text(const char *source, const char *text, int64_t size)
     char place[64];
     for (int64_t at = 0; at < size;) {
         utf8proc_int32_t code;
-        utf8proc_ssize_t taken = utf8proc_iterate((const utf8proc_uint8_t *)text + at, size - at, &code);
-        if (taken <= 0 || code == 0) {
+        utf8proc_ssize_t length = utf8proc_iterate((const utf8proc_uint8_t *)text + at, size - at, &code);
+        if (length <= 0 || code == 0) {
             show_place(place, text, text + at);
             return error_input("%s: %s: is not UTF-8 text", source, place);
         }
-        at += taken;
+        at += length;
     }
     return ok();
 }

@@ -91,7 +91,7 @@ static struct error write_rows(struct denoiser *d, const float *rows)
 static struct error encode_prompts(struct denoiser *d, const int32_t *ids, const float *rows)
 {
     struct device *device = d->setup.device;
-    TRY(text_encoder_need(device, d->setup.text, ids, d->lanes * d->setup.length));
+    TRY(text_encoder_add_ids(device, d->setup.text, ids, d->lanes * d->setup.length));
     device_write(device, d->ids, ids);
     if (d->setup.vectors)
         TRY(write_rows(d, rows));

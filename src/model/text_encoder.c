@@ -62,7 +62,7 @@ static void load(void *arg, struct weights *w)
 }
 
 /* Every position may be used. */
-static struct error need_positions(struct device *d, const struct text_encoder *t)
+static struct error add_positions(struct device *d, const struct text_encoder *t)
 {
     int64_t count = t->config.positions;
     int32_t *all = memory_alloc(count, sizeof *all);
@@ -75,7 +75,7 @@ static struct error need_positions(struct device *d, const struct text_encoder *
     return e;
 }
 
-struct error text_encoder_need(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count)
+struct error text_encoder_add_ids(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count)
 {
     return device_upload_rows(d, t->tokens, ids, count);
 }
@@ -91,7 +91,7 @@ struct error text_encoder_load(struct text_encoder *t, struct device *d, const c
         return weights_refuse(store, e);
     e = weights_load(&t->weights, d, folder, "text_encoder", bits, store, load, t);
     if (e.code == ERROR_NONE && store.alloc)
-        e = need_positions(d, t);
+        e = add_positions(d, t);
     if (e.code != ERROR_NONE)
         text_encoder_free(t);
     return e;

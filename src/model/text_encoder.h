@@ -41,7 +41,7 @@ void text_encoder_free(struct text_encoder *t);
 struct error text_encoder_row(const struct text_encoder *t, int32_t id, float *row);
 
 /* Adds to the ids that text_encoder_forward may be given; those of learned words are ignored. */
-struct error text_encoder_need(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count);
+struct error text_encoder_add_ids(struct device *d, const struct text_encoder *t, const int32_t *ids, int64_t count);
 
 /* ids I32 [lanes, 1, length, 1], rows F32 [lanes, 1, vectors, width] -> a new tensor [lanes, 1, length, width]. */
 struct tensor text_encoder_forward(struct device *d, const struct text_encoder *t, struct tensor ids,

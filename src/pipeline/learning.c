@@ -112,7 +112,7 @@ static struct error finish_run(struct learning *l)
     int64_t left;
     if (device_memory_left(p->device, &left, &l->driver_used).code != ERROR_NONE)
         l->driver_used = 0; // it is only for a line of the log
-    training_rest(&l->training);
+    training_free_device(&l->training);
     TRY(pictures_generate(&pictures, l->subject, l->training.state.embedding, l->last));
     struct error e = ok();
     if (comm_rank(p->comm) == 0) {

@@ -40,7 +40,7 @@ static struct error count_phases(struct memory_plan *plan, struct subject *s, en
     struct error e = ok();
     if (until == PHASE_PICTURES && s->config.output.sample_every > 0)
         e = pictures_sample(s, t.state.embedding, 0, false);
-    training_rest(&t);
+    training_free_device(&t);
     end_phase(plan, PHASE_TRAIN, p->device);
     if (e.code == ERROR_NONE && until == PHASE_PICTURES)
         e = count_pictures(plan, s, t.state.embedding, last);

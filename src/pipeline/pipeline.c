@@ -145,7 +145,7 @@ static const char *find_difference(const struct pipeline_choice *a, const struct
     return a->bfloat != b->bfloat ? "quant.activations" : NULL;
 }
 
-const char *pipeline_key(const struct config *a, const struct config *b)
+const char *pipeline_difference(const struct config *a, const struct config *b)
 {
     const struct pipeline_choice first = pipeline_choice_of(a), second = pipeline_choice_of(b);
     return find_difference(&first, &second);

@@ -61,7 +61,7 @@ void pipeline_close(struct pipeline *p);
 struct error pipeline_compare(struct pipeline *p, const struct config *config);
 
 /* The first key in which two configs differ that must be the same for one pipeline to serve both, or NULL. */
-const char *pipeline_key(const struct config *a, const struct config *b);
+const char *pipeline_difference(const struct config *a, const struct config *b);
 
 /* Whether a config may be learned in this pipeline, which was opened for another. */
 struct error pipeline_serves(const struct pipeline *p, const struct config *config);

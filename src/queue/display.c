@@ -45,7 +45,7 @@ struct error display_open(struct display **display, const struct results *result
     d->out = copy >= 0 ? fdopen(copy, "w") : NULL;
     if (!d->out && copy >= 0)
         close(copy);
-    return d->out && d->shown ? ok() : error_failed("cannot open the board");
+    return d->out && d->shown ? ok() : error_failed("cannot open the display");
 }
 
 void display_close(struct display *d)

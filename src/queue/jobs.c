@@ -163,7 +163,7 @@ static struct error check_one_model(struct jobs *jobs, const char *source)
     const struct job *first = jobs_first_pending(jobs);
     for (int64_t i = 0; i < jobs->count; i++) {
         const struct job *job = &jobs->items[i];
-        const char *key = job_is_pending(job) ? pipeline_key(&first->config, &job->config) : NULL;
+        const char *key = job_is_pending(job) ? pipeline_difference(&first->config, &job->config) : NULL;
         if (key)
             return error_input("%s: %s: %s: differs from %s's; all jobs share one loaded model", source, job->name, key,
                                first->name);

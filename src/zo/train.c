@@ -257,7 +257,7 @@ static struct error make_programs(struct training *t)
     const struct training_parts *p = &t->parts;
     const struct dataset *set = p->dataset;
     int rank = comm_rank(p->comm), ranks = comm_size(p->comm);
-    TRY(text_encoder_need(p->device, p->text, set->ids, set->captions.count * set->length));
+    TRY(text_encoder_add_ids(p->device, p->text, set->ids, set->captions.count * set->length));
     TRY(lane_sources_new(&t->sources, p));
     const struct step_shape shape = {t->lanes, NOTES, t->state.subspace.tau};
     TRY(step_new(&t->step, p, &t->sources, &shape, t->balance.shares[rank], exchange_on_devices(t)));
@@ -292,7 +292,7 @@ int64_t training_arena(const struct training *t)
     return program_bytes(t->step.whole ? t->step.whole : t->step.evaluate);
 }
 
-void training_rest(struct training *t)
+void training_free_device(struct training *t)
 {
     step_free(&t->step);
     validation_free(&t->validation);
@@ -301,7 +301,7 @@ void training_rest(struct training *t)
 
 void training_free(struct training *t)
 {
-    training_rest(t);
+    training_free_device(t);
     state_free(&t->state);
     draws_free(&t->draws);
     balance_free(&t->balance);

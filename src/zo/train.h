@@ -45,15 +45,15 @@ struct training {
 struct error training_new(struct training *t, const struct training_parts *parts);
 void training_free(struct training *t);
 
-/* Frees the device's memory after the last step. The state stays. */
-void training_rest(struct training *t);
+/* After the last step: frees what the training holds on the device. The state stays. */
+void training_free_device(struct training *t);
 
 /* Continues from the newest good checkpoint in DIR/checkpoints, if there is one. */
 struct error training_resume(struct training *t);
 
 /* Callbacks of a run, on every rank: `sample` when a picture is due (`missing`: it may exist already, since the run
- * begins at this step), which returns ERROR_PREEMPTED on all ranks if one was asked to stop; and `after_step`, which may
- * be NULL. */
+ * begins at this step), which returns ERROR_PREEMPTED on all ranks if one was asked to stop; and `after_step`, which
+ * may be NULL. */
 struct training_calls {
     struct error (*sample)(void *arg, int64_t step, bool missing);
     void (*after_step)(void *arg, const struct metric *metric);

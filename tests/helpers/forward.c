@@ -229,7 +229,7 @@ static struct error forward_text(struct job *job)
             e = error_input("%s: tensor input_ids: longer than the model's %lld positions", job->in.path,
                             (long long)t.config.positions);
         if (e.code == ERROR_NONE)
-            e = text_encoder_need(job->device, &t, ids, entry->count);
+            e = text_encoder_add_ids(job->device, &t, ids, entry->count);
         if (e.code == ERROR_NONE)
             e = device_alloc_state(job->device, I32, lanes, 1, length, 1, &r.in);
         if (e.code == ERROR_NONE)

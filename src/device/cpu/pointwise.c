@@ -33,8 +33,8 @@ static void copy_task(void *arg, int64_t i, int thread)
     }
 }
 
-/* Is some lane's map outside x? Its contents are known only now. */
-static bool strays(struct tensor map, int64_t lanes, int64_t source_lanes)
+/* Does the map name a lane that x does not have? Its contents are known only now. */
+static bool names_missing_lane(struct tensor map, int64_t lanes, int64_t source_lanes)
 {
     for (int64_t l = 0; l < lanes; l++)
         if (mapped_lane(map, l) < 0 || mapped_lane(map, l) >= source_lanes)
@@ -45,7 +45,7 @@ static bool strays(struct tensor map, int64_t lanes, int64_t source_lanes)
 void cpu_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map)
 {
     struct copy p = {.y = y, .x = x, .map = map};
-    if (strays(map, y.lanes, x.lanes))
+    if (names_missing_lane(map, y.lanes, x.lanes))
         device_fail(device, error_failed("op_copy: the map names a lane that does not exist"));
     else
         pool_run(cpu_of(device)->pool, row_tasks(y), copy_task, &p);
@@ -91,14 +91,14 @@ static void embed_task(void *arg, int64_t i, int thread)
 }
 
 /* Is there an id without a row? Contents are known only when the op runs. */
-static bool find_stray_id(const struct embedding *e, int32_t *stray)
+static bool find_bad_id(const struct embedding *e, int32_t *bad)
 {
     int64_t length = tensor_positions(e->ids), vectors = tensor_positions(e->rows);
     for (int64_t i = 0; i < e->ids.lanes * length; i++) {
         int32_t id = id_at(e->ids, i / length, i % length);
         if (id >= 0 && (id >= e->first ? id - e->first < vectors : id < e->table->out))
             continue;
-        *stray = id;
+        *bad = id;
         return true;
     }
     return false;
@@ -108,9 +108,9 @@ void cpu_embed(struct device *device, struct tensor y, struct tensor ids, const 
                const struct weight *positions, struct tensor rows, int64_t first)
 {
     struct embedding e = {.y = y, .ids = ids, .rows = rows, .table = table, .positions = positions, .first = first};
-    int32_t stray;
-    if (find_stray_id(&e, &stray))
-        device_fail(device, error_failed("op_embed: token id %d has no row", (int)stray));
+    int32_t bad;
+    if (find_bad_id(&e, &bad))
+        device_fail(device, error_failed("op_embed: token id %d has no row", (int)bad));
     else
         pool_run(cpu_of(device)->pool, y.lanes * tensor_positions(y), embed_task, &e);
 }
@@ -162,7 +162,7 @@ void cpu_loss(struct device *device, struct tensor slots, struct tensor pred, st
 {
     const struct cpu *cpu = cpu_of(device);
     struct loss l = {.kernels = cpu->kernels, .slots = slots, .pred = pred, .target = target, .map = map};
-    if (strays(map, pred.lanes, target.lanes))
+    if (names_missing_lane(map, pred.lanes, target.lanes))
         device_fail(device, error_failed("op_loss: the map names a lane that does not exist"));
     else
         pool_run(cpu->pool, pred.lanes, loss_task, &l);
