@@ -1,7 +1,7 @@
 /* base/lr_schedule.h
  *
- * Learning-rate schedules: a row of one table each, in lr_schedule.c. Allowed values of optim.schedule, help, errors and
- * the rate of every step all follow from it. Equal to diffusers' get_scheduler, with its defaults.
+ * Learning-rate schedules: a row of one table each, in lr_schedule.c. Allowed values of optim.schedule, help, errors
+ * and the rate of every step all follow from it. Equal to diffusers' get_scheduler, with its defaults.
  *
  * The table is here, below both of its users, because files/config takes the names from it and zo/ the rates.
  */

@@ -9,9 +9,9 @@
 
 #include "base/memory.h"
 
-/* A call is announced by a new number under the lock. Idle workers poll for it briefly before they sleep, since the next
- * op mostly follows within microseconds; polling longer would cost other ranks on an oversubscribed machine. For the
- * same reason a call does not wait for workers that are still asleep: workers join while it is open, and the caller
+/* A call is announced by a new number under the lock. Idle workers poll for it briefly before they sleep, since the
+ * next op mostly follows within microseconds; polling longer would cost other ranks on an oversubscribed machine. For
+ * the same reason a call does not wait for workers that are still asleep: workers join while it is open, and the caller
  * closes it when no task is left. */
 enum { SPINS = 2000 };
 

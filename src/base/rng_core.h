@@ -22,8 +22,8 @@
 #define RNG_INLINE static inline
 #endif
 
-/* Ten rounds of: multiply two words by constants, swap halves, mix in the key, which grows by a Weyl sequence. Equals the
- * Random123 known-answer vectors. */
+/* Ten rounds of: multiply two words by constants, swap halves, mix in the key, which grows by a Weyl sequence. Equals
+ * the Random123 known-answer vectors. */
 RNG_INLINE void rng_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t out[4])
 {
     uint32_t a = counter[0], b = counter[1], c = counter[2], d = counter[3], k0 = key[0], k1 = key[1];

@@ -1,8 +1,8 @@
 /* files/config_keys.h
  *
  * The table of a config's keys, one line each: name, kind, field, default, range, meaning. Only files/config.c and
- * files/config_value.c use it. To add a key, add a field in files/config.h and a line to the table in config_keys.c, and
- * raise CONFIG_KEYS.
+ * files/config_value.c use it. To add a key, add a field in files/config.h and a line to the table in config_keys.c,
+ * and raise CONFIG_KEYS.
  */
 #ifndef ZOODIP_FILES_CONFIG_KEYS_H
 #define ZOODIP_FILES_CONFIG_KEYS_H

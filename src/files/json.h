@@ -1,7 +1,7 @@
 /* files/json.h
  *
- * Reads JSON files, of at most 16 MB, in two ways. What people write (configs, jobs) is read strictly, so that a slip is
- * found and shown by its line: json_read. What other programs wrote into a model folder (config.json and similar) is
+ * Reads JSON files, of at most 16 MB, in two ways. What people write (configs, jobs) is read strictly, so that a slip
+ * is found and shown by its line: json_read. What other programs wrote into a model folder (config.json and similar) is
  * read as they read it: json_open, and then each key by its type.
  */
 #ifndef ZOODIP_FILES_JSON_H

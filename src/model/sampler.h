@@ -42,13 +42,12 @@ struct sampler {
     /* private */
     const struct noise_schedule *schedule;
     const struct sampler_type *type;
-    int64_t steps;  /* asked for */
-    double *sigmas; /* [calls + 1], the last 0 */
-    int64_t count;  /* numbers of a sample */
-    float
-        *outputs[SAMPLER_OUTPUTS]; /* [count] each: earlier outputs, newest first; the last is also Runge-Kutta's sum */
-    int64_t kept;                  /* outputs in use */
-    float *held;                   /* [count]: the sample that PNDM returns to; and scratch */
+    int64_t steps;                   /* asked for */
+    double *sigmas;                  /* [calls + 1], the last 0 */
+    int64_t count;                   /* numbers of a sample */
+    float *outputs[SAMPLER_OUTPUTS]; /* [count]: the newest first; the last one is also Runge-Kutta's sum */
+    int64_t kept;                    /* outputs in use */
+    float *held;                     /* [count]: the sample that PNDM returns to; and scratch */
 };
 
 /* For samples of `count` numbers in any layout; the schedule is borrowed. Free with sampler_free. More steps than the
@@ -57,7 +56,7 @@ struct error sampler_new(struct sampler *s, const struct noise_schedule *schedul
                          int64_t steps, int64_t count);
 void sampler_free(struct sampler *s);
 
-/* What the network is shown at call i: sample [count] scaled, into input [count]. */
+/* The network's input at call i: sample [count] scaled -> input [count]. */
 void sampler_input(const struct sampler *s, int64_t i, const float *sample, float *input);
 
 /* Advances sample [count] one step, in place, with the network's output [count] of call i. Calls come in order. */

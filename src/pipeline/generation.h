@@ -16,7 +16,7 @@
 struct generation {
     struct pipeline *pipeline;
     const struct sampler_type *sampler;
-    int64_t steps;         /* a simulated GPU takes the fewest that it can, which need as much memory */
+    int64_t steps;         /* a simulated GPU does as few as the sampler allows: they need as much memory */
     double guidance;       /* above 1: with a negative prompt */
     int64_t height, width; /* of the latents */
     const float *rows;     /* [vectors, width of an embedding]: learned words */
@@ -30,8 +30,8 @@ struct generation {
     struct error (*end)(void *arg, int64_t i, struct picture *picture);        /* the picture is the callee's to free */
     void *arg;
 
-    bool measure; /* device memory: the device's own peak then starts anew with the second half */
-    int64_t latents_bytes, pictures_bytes; /* results: the peaks of both halves */
+    bool measure;                          /* resets the device's peak between the halves, so that each has its own */
+    int64_t latents_bytes, pictures_bytes; /* results: the device's peaks at the end of each half */
 };
 
 /* Pictures 0 to count - 1. Collective in the group; an error on one rank is returned on all. */
@@ -40,7 +40,7 @@ struct error generation_run(struct generation *g, int64_t count);
 /* How often the UNet is called for a picture. */
 int64_t generation_calls(const struct generation *g);
 
-/* The larger of the halves' peaks, which were measured. */
+/* The larger of the two peaks. */
 int64_t generation_bytes(const struct generation *g);
 
 #endif

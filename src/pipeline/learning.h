@@ -31,8 +31,8 @@ struct error learning_prepare(struct learning *l, const struct config *config, b
 /* How long to wait for a folder that another run has claimed, in seconds, while the other ranks wait, too. */
 double learning_claim_timeout(const struct config *config);
 
-/* Trains, then generates pictures and writes the report. ERROR_PREEMPTED after a signal. Collective in the group; free with
- * learning_free in any case. */
+/* Trains, then generates pictures and writes the report. ERROR_PREEMPTED after a signal. Collective in the group; free
+ * with learning_free in any case. */
 struct error learning_run(struct learning *l, bool resume);
 void learning_free(struct learning *l);
 

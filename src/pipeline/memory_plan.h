@@ -43,8 +43,8 @@ struct error memory_plan_fits(const struct memory_plan *plan, struct device *dev
 struct error memory_plan_check(struct memory_plan *plan, const char *config, const struct text_list *sets,
                                struct device *device, struct comm *comm, enum phase last);
 
-/* The same for pictures that one rank is about to generate in a pipeline that was opened for `choice`. *bytes: what they
- * need, 0 without a GPU. */
+/* The same for pictures that one rank is about to generate in a pipeline that was opened for `choice`. *bytes: what
+ * they need, 0 without a GPU. */
 struct error memory_plan_generation(const struct generation *g, const struct pipeline_choice *choice, int64_t *bytes);
 
 #endif

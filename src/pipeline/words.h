@@ -28,12 +28,12 @@ struct words {
 struct error words_read(struct words *w, const struct text_list *files, struct tokenizer *tokenizer, int64_t width);
 void words_free(struct words *w);
 
-/* As diffusers' maybe_convert_prompt: words of several vectors that the tokenizer finds in the text are spelled out;
- * ours include words with capitals, which diffusers looks up in lower case and leaves as their first vector. memory_free
- * the prompt, after an error too. */
+/* As diffusers' maybe_convert_prompt: spells out the words of several vectors that the tokenizer finds in the text.
+ * Unlike diffusers, which looks them up in lower case, it also spells out words with capitals. memory_free the prompt,
+ * after an error too. */
 struct error words_convert(struct words *w, const char *text, char **prompt);
 
-/* Logs a warning for each word that no converted text names. */
+/* Logs a warning for each word that no converted text contains. */
 void words_warn_unnamed(const struct words *w);
 
 #endif

@@ -1,7 +1,7 @@
 /* report/report.h
  *
- * Pages for people: report.html of a run (curve as inline SVG, pictures as data URIs, config, timings) and one page of a
- * queue's many subjects. Each is self-contained, and everything that comes from a user is escaped.
+ * Pages for people: report.html of a run (curve as inline SVG, pictures as data URIs, config, timings) and one page of
+ * a queue's many subjects. Each is self-contained, and everything that comes from a user is escaped.
  */
 #ifndef ZOODIP_REPORT_REPORT_H
 #define ZOODIP_REPORT_REPORT_H

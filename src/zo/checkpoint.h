@@ -5,7 +5,7 @@
  * (Adam's, always as many as steps), recipe (with the seed in it) and crc32, zlib's checksum of all the others.
  *
  * A checkpoint appears whole or not at all (file_write_whole); one that is short, damaged or of another recipe is never
- * used: resume takes the newest that checks out.
+ * used: resume continues from the newest that is intact.
  */
 #ifndef ZOODIP_ZO_CHECKPOINT_H
 #define ZOODIP_ZO_CHECKPOINT_H
@@ -25,7 +25,7 @@ struct error checkpoint_write(const struct state *s, const char *folder, const c
  * what is wrong: cut short, checksum, another recipe, another shape. s is unchanged on an error. */
 struct error checkpoint_read(struct state *s, const char *path, const char *recipe);
 
-/* Reads the newest checkpoint of FOLDER that checks out; *found is false if there is none. Every skipped one is
+/* Reads the newest intact checkpoint of FOLDER; *found is false if there is none. Every skipped one is
  * reported through warn(text). If the newest one has another recipe, that is an error (ERROR_BAD_INPUT), not a reason
  * to continue with an older one. */
 struct error checkpoint_resume(struct state *s, const char *folder, const char *recipe, bool *found,

@@ -35,7 +35,9 @@ struct draw_shape draw_shape_of(const struct config *config, int64_t pictures, i
 struct draws {
     struct draw_shape shape;
     int32_t *picture, *flip, *caption, *timestep; /* [batch] */
-    int32_t *order;                               /* private: the epoch's shuffle, [pictures * repeats] */
+
+    /* private */
+    int32_t *order; /* the epoch's shuffle, [pictures * repeats] */
     int64_t epoch;
 };
 

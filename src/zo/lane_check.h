@@ -1,7 +1,8 @@
 /* zo/lane_check.h
  *
- * A check at every start that a lane's bits do not depend on its neighbours, on which equal bits for any number of ranks
- * rest (device/device.h): the first lane of a full batch must give the same loss as the last of the batch, and alone.
+ * A check at every start that a lane's bits do not depend on its neighbours, on which equal bits for any number of
+ * ranks rest (device/device.h): the first lane of a full batch must give the same loss as the last of the batch, and
+ * alone.
  */
 #ifndef ZOODIP_ZO_LANE_CHECK_H
 #define ZOODIP_ZO_LANE_CHECK_H

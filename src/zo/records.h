@@ -1,6 +1,6 @@
 /* zo/records.h
  *
- * What a run leaves behind while it learns, in output.dir: metrics, the word after every save_every steps and at the
+ * What a run writes into output.dir while it learns: metrics, the word after every save_every steps and at the
  * end, checkpoints. All of this is rank 0's alone. A file that cannot be written does not end the training: that is a
  * warning, and the next save tries again.
  */

@@ -1,7 +1,7 @@
 /* zo/subspace.h
  *
  * Subspace gradient (ZOODiP, section 4.2): the last tau updated embeddings span where learning happens; what lies
- * outside is noise of the estimator. Every tau steps subspace_push finds the low-variance principal directions of that
+ * outside is the estimator's error. Every tau steps subspace_push finds the low-variance principal directions of that
  * history, `removed`; until the next refresh op_update removes them from each gradient g: for each row r of them
  * g -= (g . r) r, in `project` of device/cpu/step.c and of kernels/step.cu.
  *
@@ -9,7 +9,7 @@
  * Equals: with h = sklearn StandardScaler().fit_transform(history), r = min(tau - 1, dim):
  *     pca = PCA(r, svd_solver="full").fit(h); k = argmax(cumsum(pca.explained_variance_ratio_) > 1 - nu)
  *     removed = pca.components_[k + 1:r]
- * (The reference keeps one row more; centred data have rank tau - 1, so that row is rounding noise.) Where the
+ * (The reference keeps one row more; centred data have rank tau - 1, so that row is rounding error.) Where the
  * history's rank q is below r, components from q on are just some orthonormal completion, in sklearn and here; a
  * history without any variance removes nothing, and neither does a nu within rounding of 0.
  */

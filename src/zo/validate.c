@@ -5,8 +5,8 @@
 #include "base/memory.h"
 #include "base/rng.h"
 
-/* The noise of all draws is drawn anew for each batch: it takes no time beside the networks, and its memory is theirs
- * afterwards. */
+/* The noise of all draws is drawn anew for each batch: that takes no time compared with the networks, which then use
+ * the same memory. */
 static struct error evaluate_body(void *arg)
 {
     const struct validation *v = arg;
