@@ -245,7 +245,7 @@ void nccl_offer(struct device_ops *ops)
 {
     ops->join = join;
     ops->sum = sum;
-    ops->share = share;
+    ops->broadcast = share;
 }
 
 const char *nccl_version(void)

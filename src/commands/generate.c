@@ -160,7 +160,7 @@ static struct error read_latents(struct session *s)
     struct error e = ok();
     if (!t)
         e = error_input("%s: tensor latents: is missing", path);
-    else if (t->ranks != 4 || t->shape[1] != channels || !dtype_is_weight(t->type))
+    else if (t->dimensions != 4 || t->shape[1] != channels || !dtype_is_weight(t->type))
         e = error_input("%s: tensor latents: expected F32 [1 or count, %lld, h, w]", path, (long long)channels);
     else if (t->shape[0] != 1 && t->shape[0] != s->request->count)
         e = error_input("%s: tensor latents: %lld pictures, expected 1 or --count %lld", path, (long long)t->shape[0],

@@ -48,7 +48,7 @@ static void print_text(const char *text)
 static void show_shape(char out[128], const struct entry *entry)
 {
     size_t used = (size_t)snprintf(out, 128, "[");
-    for (int i = 0; i < entry->ranks && used < 100; i++)
+    for (int i = 0; i < entry->dimensions && used < 100; i++)
         used += (size_t)snprintf(out + used, 128 - used, "%s%lld", i ? ", " : "", (long long)entry->shape[i]);
     snprintf(out + used, 128 - used, "]");
 }
@@ -169,7 +169,7 @@ static int64_t packed_count(const struct safetensors *file, const struct entry *
     char name[512];
     snprintf(name, sizeof name, "%.*s._scale", (int)(strlen(codes->name) - strlen("._data._data")), codes->name);
     const struct entry *scale = safetensors_find(file, name);
-    if (!scale || scale->ranks < 1 || codes->ranks < 1 || codes->count == 0)
+    if (!scale || scale->dimensions < 1 || codes->dimensions < 1 || codes->count == 0)
         return 2 * codes->count;
     return scale->shape[0] * (codes->count / codes->shape[0]);
 }

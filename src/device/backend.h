@@ -59,7 +59,7 @@ typedef void perturb_op(struct device *device, struct tensor rows, struct tensor
                         struct tensor which, double eps);
 typedef void update_op(struct device *device, const struct update *u);
 typedef void sum_op(struct device *device, struct tensor slots);
-typedef void share_op(struct device *device, struct tensor t, int root);
+typedef void broadcast_op(struct device *device, struct tensor t, int root);
 
 struct device_ops {
     void (*close)(struct device *device);
@@ -94,7 +94,7 @@ struct device_ops {
     /* All three NULL: it cannot be joined. sum and share are called only if it is. */
     struct error (*join)(struct device *device, const struct device_link *link);
     sum_op *sum;
-    share_op *share;
+    broadcast_op *broadcast;
 };
 
 /* One tensor of a program's body: its place in the arena, and when it lives, by device->clock. */

@@ -200,7 +200,7 @@ void op_loss(struct device *device, struct tensor slots, struct tensor pred, str
 
 /* ---- several ranks, with a GPU each ----
  *
- * Joined devices exchange data within their streams: op_sum and op_share are part of a program, so that a step needs no
+ * Joined devices exchange data within their streams: op_sum and op_broadcast are part of a program, so that a step needs no
  * host between its evaluations and its update. All ranks run the same ones in the same order. If a device is not joined
  * (the CPU, a GPU that ranks share, a single rank), both do nothing, and the host exchanges the data instead
  * (cluster/comm.h).
@@ -233,7 +233,7 @@ int64_t device_identity(const struct device *device);
 void op_sum(struct device *device, struct tensor slots);
 
 /* Sends a dense tensor's contents from rank `root` to all. */
-void op_share(struct device *device, struct tensor t, int root);
+void op_broadcast(struct device *device, struct tensor t, int root);
 
 /* ---- a training step (arithmetic: device/step_core.h) ---- */
 

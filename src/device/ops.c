@@ -287,15 +287,15 @@ void op_sum(struct device *d, struct tensor slots)
         d->ops->sum(d, slots);
 }
 
-static struct error check_share(struct tensor t)
+static struct error check_broadcast(struct tensor t)
 {
-    return dense_as(t, t.type) ? ok() : wrong("op_share", t, t);
+    return dense_as(t, t.type) ? ok() : wrong("op_broadcast", t, t);
 }
 
-void op_share(struct device *d, struct tensor t, int root)
+void op_broadcast(struct device *d, struct tensor t, int root)
 {
-    if (ready(d, check_share(t)) && d->joined)
-        d->ops->share(d, t, root);
+    if (ready(d, check_broadcast(t)) && d->joined)
+        d->ops->broadcast(d, t, root);
 }
 
 /* Any number of lanes of the embedding's shape. */

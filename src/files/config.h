@@ -1,6 +1,6 @@
 /* files/config.h
  *
- * A run's recipe: one JSON object whose groups ("data", "token", "zo", ...) are the nested structs below, so that the
+ * A run's config: one JSON object whose groups ("data", "token", "zo", ...) are the nested structs below, so that the
  * key zo.eps of the file is the field config.zo.eps. config_keys.c holds ONE table with a line for every key (name,
  * kind, field, default, range, meaning); parsing, --set, defaults, errors and the list in --help all use it.
  *

@@ -115,9 +115,9 @@ static struct error read_shape(struct entry *entry, const char *path, const cJSO
         return tensor_wrong(path, entry->name, "shape is missing or not a list");
     entry->count = 1;
     for (const cJSON *item = value->child; item; item = item->next) {
-        if (entry->ranks == TENSOR_RANKS)
+        if (entry->dimensions == TENSOR_RANKS)
             return tensor_wrong(path, entry->name, "shape has more than 8 dimensions");
-        int64_t *size = &entry->shape[entry->ranks++];
+        int64_t *size = &entry->shape[entry->dimensions++];
         if (!read_size(item, size))
             return tensor_wrong(path, entry->name, "shape holds something that is not a size");
         if (__builtin_mul_overflow(entry->count, *size, &entry->count))

@@ -22,7 +22,7 @@ enum { TENSOR_RANKS = 8 };
 struct entry {
     const char *name;
     enum dtype type;
-    int ranks;
+    int dimensions;
     int64_t shape[TENSOR_RANKS];
     int64_t count;    /* product of the shape; 1 for a scalar */
     const void *data; /* in the mapping when read; the caller's when written */

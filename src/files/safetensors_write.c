@@ -48,7 +48,8 @@ static char *make_header(const struct entry *const *entries, int64_t count, cons
         offsets[1] = offsets[0] + entry->count * dtype_size(entry->type);
         cJSON *object = cJSON_AddObjectToObject(root, entry->name);
         good = object && cJSON_AddStringToObject(object, "dtype", dtype_name(entry->type)) &&
-               add_sizes(object, "shape", entry->shape, entry->ranks) && add_sizes(object, "data_offsets", offsets, 2);
+               add_sizes(object, "shape", entry->shape, entry->dimensions) &&
+               add_sizes(object, "data_offsets", offsets, 2);
         offsets[0] = offsets[1];
     }
     char *text = good ? cJSON_PrintUnformatted(root) : NULL;

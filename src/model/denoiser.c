@@ -21,9 +21,9 @@ static struct error predict_body(void *arg)
     struct denoiser *d = arg;
     struct device *device = d->setup.device;
     const struct unet_input in = {d->sample, d->timestep, d->hidden, d->map};
-    struct tensor noise = unet_forward(device, d->setup.unet, &in);
-    op_copy(device, d->noise, noise, (struct tensor){0});
-    device_free(device, &noise);
+    struct tensor predicted = unet_forward(device, d->setup.unet, &in);
+    op_copy(device, d->predicted, predicted, (struct tensor){0});
+    device_free(device, &predicted);
     return ok();
 }
 
@@ -38,7 +38,7 @@ static struct error keep_tensors(struct denoiser *d)
     TRY(device_alloc_state(s->device, F32, 1, s->height, s->width, channels, &d->sample));
     TRY(device_alloc_state(s->device, F32, 1, 1, 1, 1, &d->timestep));
     TRY(device_alloc_state(s->device, I32, 1, 1, 1, d->lanes, &d->map)); // zeros: all lanes look at the same picture
-    TRY(device_alloc_state(s->device, F32, d->lanes, s->height, s->width, channels, &d->noise));
+    TRY(device_alloc_state(s->device, F32, d->lanes, s->height, s->width, channels, &d->predicted));
     d->numbers = s->height * s->width * channels;
     d->input = memory_alloc(d->numbers, sizeof *d->input);
     d->outputs = memory_alloc(d->lanes * d->numbers, sizeof *d->outputs);
@@ -64,7 +64,7 @@ void denoiser_free(struct denoiser *d)
         return;
     program_free(d->encode);
     program_free(d->predict);
-    struct tensor *const kept[] = {&d->ids, &d->rows, &d->hidden, &d->sample, &d->timestep, &d->map, &d->noise};
+    struct tensor *const kept[] = {&d->ids, &d->rows, &d->hidden, &d->sample, &d->timestep, &d->map, &d->predicted};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_free_state(d->setup.device, kept[i]);
     memory_free(d->input);
@@ -116,7 +116,7 @@ static struct error sample_latents(struct denoiser *d, struct sampler *s, float 
         device_write(device, d->sample, d->input);
         device_write(device, d->timestep, &t);
         TRY(program_run(d->predict));
-        device_read(device, d->outputs, d->noise);
+        device_read(device, d->outputs, d->predicted);
         TRY(device_wait(device));
         if (d->lanes > 1)
             guide(d->outputs, d->numbers, (float)d->setup.guidance);

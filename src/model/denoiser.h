@@ -43,7 +43,7 @@ struct denoiser {
     /* private */
     struct denoiser_setup setup;
     int64_t lanes;
-    struct tensor ids, rows, hidden, sample, timestep, map, noise;
+    struct tensor ids, rows, hidden, sample, timestep, map, predicted;
     struct program *encode, *predict;
     float *input, *outputs; /* host: NHWC */
 };

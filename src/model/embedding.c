@@ -10,8 +10,12 @@ enum { VECTORS_LIMIT = 1 << 12 };
 
 struct error embedding_write(const char *path, const char *placeholder, const float *rows, int64_t vectors, int64_t dim)
 {
-    const struct entry entry = {
-        .name = placeholder, .type = F32, .ranks = 2, .shape = {vectors, dim}, .count = vectors * dim, .data = rows};
+    const struct entry entry = {.name = placeholder,
+                                .type = F32,
+                                .dimensions = 2,
+                                .shape = {vectors, dim},
+                                .count = vectors * dim,
+                                .data = rows};
     static const char *const metadata[] = {"format", "pt"};
     return safetensors_write(path, &entry, 1, metadata, 1);
 }
@@ -26,12 +30,13 @@ struct error embedding_read(struct embedding *e, const char *path)
     if (!t)
         error = error_input("%s: holds %lld tensors; a learned word is one tensor [vectors, dim]", path,
                             (long long)file.entry_count);
-    else if (t->ranks < 1 || t->ranks > 2 || t->count == 0 || (t->ranks == 2 && t->shape[0] > VECTORS_LIMIT))
+    else if (t->dimensions < 1 || t->dimensions > 2 || t->count == 0 ||
+             (t->dimensions == 2 && t->shape[0] > VECTORS_LIMIT))
         error = error_input("%s: tensor %s: expected shape [vectors, dim]", path, t->name);
     else if (!dtype_is_weight(t->type) && t->type != F64)
         error = error_input("%s: tensor %s: %s, expected a float type", path, t->name, dtype_name(t->type));
     else {
-        e->vectors = t->ranks == 2 ? t->shape[0] : 1;
+        e->vectors = t->dimensions == 2 ? t->shape[0] : 1;
         e->dim = t->count / e->vectors;
         e->placeholder = memory_string(t->name);
         e->rows = memory_alloc(t->count, sizeof *e->rows);

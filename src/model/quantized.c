@@ -31,8 +31,8 @@ struct part {
  * tables. */
 static bool is_layer(const struct entry *t)
 {
-    return text_ends_with(t->name, ".weight") && (t->ranks == 2 || t->ranks == 4) && dtype_is_weight(t->type) &&
-           t->count > 0 && !text_ends_with(t->name, "_embedding.weight");
+    return text_ends_with(t->name, ".weight") && (t->dimensions == 2 || t->dimensions == 4) &&
+           dtype_is_weight(t->type) && t->count > 0 && !text_ends_with(t->name, "_embedding.weight");
 }
 
 static void *alloc_owned(struct part *p, int64_t bytes)
@@ -70,7 +70,7 @@ static struct error add_ones(struct part *p, const struct entry *t, const char *
 static void *add_tensor(struct part *p, const struct entry *t, const char *suffix, struct entry shape)
 {
     shape.count = 1;
-    for (int i = 0; i < shape.ranks; i++)
+    for (int i = 0; i < shape.dimensions; i++)
         shape.count *= shape.shape[i];
     void *data = alloc_owned(p, shape.count * dtype_size(shape.type));
     shape.data = data;
@@ -81,9 +81,9 @@ static void *add_tensor(struct part *p, const struct entry *t, const char *suffi
 
 static struct error add_codes8(struct part *p, const struct entry *t)
 {
-    struct entry codes = *t, scale = {.type = t->type, .ranks = t->shape[0] > 1 ? t->ranks : 0};
+    struct entry codes = *t, scale = {.type = t->type, .dimensions = t->shape[0] > 1 ? t->dimensions : 0};
     codes.type = I8;
-    for (int i = 0; i < scale.ranks; i++)
+    for (int i = 0; i < scale.dimensions; i++)
         scale.shape[i] = i ? 1 : t->shape[0];
     void *code_bytes = add_tensor(p, t, "._data", codes), *scales = add_tensor(p, t, "._scale", scale);
     if (!code_bytes || !scales)
@@ -96,17 +96,17 @@ static struct error add_codes8(struct part *p, const struct entry *t)
 static struct error add_codes4(struct part *p, const struct entry *t)
 {
     int64_t out = t->shape[0], depth = t->count / out, group = quantize_group(depth);
-    int64_t groups = out * depth / group, last = t->shape[t->ranks - 1];
-    struct entry codes = *t, scale = {.type = t->type, .ranks = t->ranks, .shape = {1, 1, 1, 1}};
+    int64_t groups = out * depth / group, last = t->shape[t->dimensions - 1];
+    struct entry codes = *t, scale = {.type = t->type, .dimensions = t->dimensions, .shape = {1, 1, 1, 1}};
     codes.type = U8;
     codes.shape[0] = (groups + 1) / 2;
     if (group < depth) {
-        codes.ranks = scale.ranks = 2;
+        codes.dimensions = scale.dimensions = 2;
         codes.shape[1] = group;
     }
     scale.shape[0] = groups;
     if (quantize_cycles(out, depth))
-        scale.shape[scale.ranks - 1] = last;
+        scale.shape[scale.dimensions - 1] = last;
     void *packed = add_tensor(p, t, "._data._data", codes), *scales = add_tensor(p, t, "._scale", scale);
     void *shifts = add_tensor(p, t, "._shift", scale);
     if (!packed || !scales || !shifts)

@@ -139,11 +139,11 @@ static const struct entry *find_suffixed(const struct weights *w, const char *na
     return safetensors_find(&w->file, full);
 }
 
-/* Does an entry have `shape` [ranks], ignoring trailing ones on both sides? */
-static bool has_shape(const struct entry *entry, const int64_t *shape, int ranks)
+/* Does an entry have `shape` [dimensions], ignoring trailing ones on both sides? */
+static bool has_shape(const struct entry *entry, const int64_t *shape, int dimensions)
 {
-    for (int i = 0; i < ranks || i < entry->ranks; i++)
-        if ((i < entry->ranks ? entry->shape[i] : 1) != (i < ranks ? shape[i] : 1))
+    for (int i = 0; i < dimensions || i < entry->dimensions; i++)
+        if ((i < entry->dimensions ? entry->shape[i] : 1) != (i < dimensions ? shape[i] : 1))
             return false;
     return true;
 }
@@ -154,14 +154,14 @@ static void wrong(struct weights *w, const char *name, const char *what)
         w->error = error_input("%s: tensor %s: %s", w->file.path, name, what);
 }
 
-static void wrong_shape(struct weights *w, const struct entry *entry, const int64_t *shape, int ranks)
+static void wrong_shape(struct weights *w, const struct entry *entry, const int64_t *shape, int dimensions)
 {
     char text[200];
     size_t used = (size_t)snprintf(text, sizeof text, "shape [");
-    for (int i = 0; i < entry->ranks && used < 80; i++)
+    for (int i = 0; i < entry->dimensions && used < 80; i++)
         used += (size_t)snprintf(text + used, sizeof text - used, i ? ", %lld" : "%lld", (long long)entry->shape[i]);
     used += (size_t)snprintf(text + used, sizeof text - used, "], but config.json makes it [");
-    for (int i = 0; i < ranks; i++)
+    for (int i = 0; i < dimensions; i++)
         used += (size_t)snprintf(text + used, sizeof text - used, i ? ", %lld" : "%lld", (long long)shape[i]);
     snprintf(text + used, sizeof text - used, "]");
     wrong(w, entry->name, text);
@@ -169,7 +169,7 @@ static void wrong_shape(struct weights *w, const struct entry *entry, const int6
 
 /* The entry `name``suffix` with its shape checked, or NULL with the error set. */
 static const struct entry *need(struct weights *w, const char *name, const char *suffix, const int64_t *shape,
-                                int ranks)
+                                int dimensions)
 {
     const struct entry *entry = find_suffixed(w, name, suffix);
     if (!entry) {
@@ -178,8 +178,8 @@ static const struct entry *need(struct weights *w, const char *name, const char 
         wrong(w, full, "is missing, though config.json asks for it");
         return NULL;
     }
-    if (!has_shape(entry, shape, ranks)) {
-        wrong_shape(w, entry, shape, ranks);
+    if (!has_shape(entry, shape, dimensions)) {
+        wrong_shape(w, entry, shape, dimensions);
         return NULL;
     }
     return entry;
@@ -204,9 +204,9 @@ static struct weight *hand_over(struct weights *w, const char *name, const struc
 }
 
 static const struct entry *need_floats(struct weights *w, const char *name, const char *suffix, const int64_t *shape,
-                                       int ranks)
+                                       int dimensions)
 {
-    const struct entry *entry = need(w, name, suffix, shape, ranks);
+    const struct entry *entry = need(w, name, suffix, shape, dimensions);
     if (!entry || dtype_is_weight(entry->type))
         return entry;
     wrong(w, entry->name, "expected F32, F16 or BF16");
@@ -214,9 +214,9 @@ static const struct entry *need_floats(struct weights *w, const char *name, cons
 }
 
 static const struct entry *need_codes(struct weights *w, const char *name, const char *suffix, enum dtype type,
-                                      const int64_t *shape, int ranks)
+                                      const int64_t *shape, int dimensions)
 {
-    const struct entry *entry = need(w, name, suffix, shape, ranks);
+    const struct entry *entry = need(w, name, suffix, shape, dimensions);
     if (!entry || entry->type == type)
         return entry;
     wrong(w, entry->name, type == I8 ? "expected I8 codes with a float scale" : "expected 4-bit codes in U8");
@@ -246,12 +246,12 @@ static const struct entry *find_codes4(struct weights *w, const char *name, stru
     if (!codes)
         return NULL;
     if (quantize_cycles(s->out, depth))
-        s->cycle = codes->ranks < 4 ? s->in : s->kw;
+        s->cycle = codes->dimensions < 4 ? s->in : s->kw;
     const int64_t flat[] = {1, s->cycle}, deep[] = {1, 1, 1, s->cycle};
-    const int64_t *shape = !s->cycle ? &groups : codes->ranks < 4 ? flat : deep;
-    int ranks = !s->cycle ? 1 : codes->ranks < 4 ? 2 : 4;
-    const struct entry *scale = need_floats(w, name, ".weight._scale", shape, ranks);
-    const struct entry *shift = scale ? need_floats(w, name, ".weight._shift", shape, ranks) : NULL;
+    const int64_t *shape = !s->cycle ? &groups : codes->dimensions < 4 ? flat : deep;
+    int dimensions = !s->cycle ? 1 : codes->dimensions < 4 ? 2 : 4;
+    const struct entry *scale = need_floats(w, name, ".weight._scale", shape, dimensions);
+    const struct entry *shift = scale ? need_floats(w, name, ".weight._shift", shape, dimensions) : NULL;
     if (!shift)
         return NULL;
     if (shift->type != scale->type) {

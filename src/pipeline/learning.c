@@ -77,7 +77,8 @@ static struct error write_report(const struct learning *l, const struct pictures
     snprintf(text[2], sizeof *text, "%lld", (long long)t->state.step);
     snprintf(text[3], sizeof *text, "%.1f s in steps, %.1f s in all (this run)", t->seconds,
              clock_seconds() - l->started);
-    snprintf(text[4], sizeof *text, "%.5f, over %lld fixed draws", t->validation_first, (long long)t->validation_draws);
+    snprintf(text[4], sizeof *text, "%.5f, over %lld fixed draws", t->validation_first,
+             (long long)t->validation_evaluations);
     snprintf(text[5], sizeof *text, "%.5f", t->validation_last);
     snprintf(text[6], sizeof *text, "%.0f MB on rank 0", (double)memory_peak() / (1 << 20));
     const char *const facts[] = {"device",

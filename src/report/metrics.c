@@ -160,7 +160,7 @@ static void put_line(FILE *out, const struct metric *metric)
     fprintf(out, "{\"step\": %lld", (long long)metric->step);
     put_number(out, ", \"loss\": ", metric->loss);
     fputs(", \"losses\": [", out);
-    for (int64_t i = 0; i < metric->slots; i++)
+    for (int64_t i = 0; i < metric->lanes; i++)
         put_number(out, i ? ", " : "", metric->losses[i]);
     fputs("]", out);
     if (!isnan(metric->validation))

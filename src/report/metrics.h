@@ -18,9 +18,9 @@
 
 struct metric {
     int64_t step;         /* from 1 */
-    double loss;          /* mean of the unperturbed slots */
-    const double *losses; /* [slots], row-major [direction 0..n, picture] */
-    int64_t slots;
+    double loss;          /* mean of the unperturbed lanes */
+    const double *losses; /* [lanes], row-major [direction 0..n, picture] */
+    int64_t lanes;
     double validation; /* NAN if it was not due */
     double grad_norm;  /* of the projected gradient */
     int64_t removed;   /* directions taken out of this step's gradient */

@@ -138,7 +138,7 @@ static struct error check_whole(struct reading *r, const char *path)
         return error_failed("%s: format: \"%.40s\", expected \"%s\"", path, r->facts[0], FORMAT);
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *found = safetensors_find(&r->file, r->tensors[i].name);
-        if (!found || found->type != F32 || found->ranks != 2)
+        if (!found || found->type != F32 || found->dimensions != 2)
             return error_failed("%s: not a checkpoint: expected a tensor \"%s\", F32 with two dimensions", path,
                                 r->tensors[i].name);
         r->tensors[i] = *found;

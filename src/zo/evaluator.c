@@ -8,7 +8,7 @@ void evaluator_forward(const struct evaluator *e)
     struct unet_input in = e->in;
     in.hidden = text_encoder_forward(d, e->text, e->ids, e->rows, e->shape.first_id);
     struct tensor predicted = unet_forward(d, e->unet, &in);
-    op_loss(d, e->slots, predicted, e->target, e->in.map);
+    op_loss(d, e->losses, predicted, e->target, e->in.map);
     device_free(d, &predicted);
     device_free(d, &in.hidden);
 }
@@ -23,7 +23,7 @@ static struct error make_inputs(struct evaluator *e)
     TRY(device_alloc_state(d, F32, s->pictures, s->height, s->width, s->channels, &e->target));
     TRY(device_alloc_state(d, F32, s->pictures, 1, 1, 1, &e->in.timestep));
     TRY(device_alloc_state(d, I32, 1, 1, 1, s->lanes, &e->in.map));
-    return device_alloc_state(d, F64, s->lanes, 1, 1, 1, &e->slots);
+    return device_alloc_state(d, F64, s->lanes, 1, 1, 1, &e->losses);
 }
 
 struct error evaluator_new(struct evaluator *e, struct device *device, const struct text_encoder *text,
@@ -41,7 +41,7 @@ void evaluator_free(struct evaluator *e)
     if (!e->device)
         return;
     struct tensor *const kept[] = {&e->ids,         &e->rows,   &e->in.sample, &e->target,
-                                   &e->in.timestep, &e->in.map, &e->slots};
+                                   &e->in.timestep, &e->in.map, &e->losses};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_free_state(e->device, kept[i]);
     *e = (struct evaluator){0};

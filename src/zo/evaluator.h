@@ -33,7 +33,7 @@ struct evaluator {
     const struct text_encoder *text;
     const struct unet *unet;
     struct evaluator_shape shape;
-    struct tensor ids, rows, target, slots;
+    struct tensor ids, rows, target, losses;
     struct unet_input in;
 };
 
@@ -42,7 +42,7 @@ struct error evaluator_new(struct evaluator *e, struct device *device, const str
                            const struct unet *unet, const struct evaluator_shape *shape);
 void evaluator_free(struct evaluator *e);
 
-/* The ops of one batch, from its inputs (ids, rows, in, target) to its slots: for the body of a program. */
+/* The ops of one batch, from its inputs (ids, rows, in, target) to its losses: for the body of a program. */
 void evaluator_forward(const struct evaluator *e);
 
 #endif

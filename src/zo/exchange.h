@@ -3,9 +3,9 @@
  * How ranks exchange a step, in one of two ways:
  *
  *     on the devices: a rank alone, or ranks whose GPUs are joined. One program evaluates, sums the losses (op_sum),
- *                     updates, and sends rank 0's embedding to all (op_share).
+ *                     updates, and sends rank 0's embedding to all (op_broadcast).
  *     by the host:    evaluate ─► comm_sum: all get all losses ─► all make the same update ─► comm_broadcast: rank 0's
- *                     embedding to all. Ranks that are faster take over lanes of slower ones.
+ *                     embedding to all. Between steps, faster ranks take over lanes of slower ones (zo/rebalance.h).
  *
  * Losses have slots, in the order of lanes: every rank fills in its own and leaves the others zero, so the sum is exact
  * in any order. The slots after the losses are notes, summed along with them.
@@ -23,15 +23,11 @@ struct training;
 /* The notes: how many ranks were asked to stop, and how many failed. By the host, each rank's time per lane follows. */
 enum { NOTE_STOP, NOTE_FAILED, NOTES };
 
-/* Which way: on the devices? */
+/* True if one program does a whole step: for a lone rank, or with joined GPUs. */
 bool exchange_on_devices(const struct training *t);
 
 /* Step k from its draws to the new embedding, in the state and on every device; t->slots then hold all losses,
  * t->gradient the gradient. rates as struct update has them. *stop: some rank was asked to stop. */
 struct error exchange_step(struct training *t, int64_t k, const double rates[3], bool *stop);
-
-/* Between two steps: moves lanes from slow ranks to ranks that wait for them. A lane's loss has the same bits whichever
- * rank evaluates it. */
-struct error exchange_lanes(struct training *t);
 
 #endif

@@ -57,12 +57,15 @@ void lanes_write(const struct lanes *l);
 /* For the body of a program. Normals for pictures: one stream runs through all lanes of `y`. */
 void lanes_draw(const struct training_parts *parts, struct tensor y, struct tensor step, uint32_t stream);
 
-/* For the body of a program. From choices to the evaluator's inputs; evaluator_forward continues from there. The
- * posterior's normals may be without a base: then latents are the means. */
+/* What lanes_prepare reads besides the choices. */
 struct lane_draws {
-    struct tensor posterior, noise;      /* F32 [places, height, width, channels]: normals */
+    struct tensor posterior, noise;      /* F32 [places, height, width, channels]: normals. Without a posterior (its
+                                            base NULL), latents are the means */
     struct tensor embedding, directions; /* as op_perturb takes them */
 };
+
+/* For the body of a program. From a batch's choices to the evaluator's inputs; evaluator_forward continues from
+ * there. */
 void lanes_prepare(const struct lanes *l, int64_t batch, const struct lane_draws *draws);
 
 #endif

@@ -9,11 +9,6 @@
 #include "zo/checkpoint.h"
 #include "zo/train.h"
 
-bool records_due(int64_t step, int64_t period)
-{
-    return period > 0 && step % period == 0;
-}
-
 static struct error write_embedding(const struct training *t, const char *name)
 {
     const struct config *c = t->parts.config;
@@ -44,7 +39,7 @@ static bool checkpoint_due(const struct training *t)
 {
     const struct config *c = t->parts.config;
     double minutes = c->output.checkpoint_minutes;
-    return records_due(t->state.step, c->output.checkpoint_every) ||
+    return state_due(&t->state, c->output.checkpoint_every) ||
            (minutes > 0 && clock_seconds() - t->records.last_checkpoint >= 60 * minutes);
 }
 
@@ -70,7 +65,7 @@ static void save(struct training *t, bool checkpoint, bool embedding, struct err
 
 void records_keep(struct training *t, const struct metric *m, bool last)
 {
-    bool embedding = records_due(t->state.step, t->parts.config->output.save_every);
+    bool embedding = state_due(&t->state, t->parts.config->output.save_every);
     save(t, last || checkpoint_due(t), last || embedding, metrics_add(t->records.metrics, m));
 }
 

@@ -21,9 +21,6 @@ struct records {
     bool unsaved;           /* the last attempt to write something failed */
 };
 
-/* Whether what happens every `period` steps is due after step `step`; a period of 0: never. */
-bool records_due(int64_t step, int64_t period);
-
 /* Continues the metrics after the state's step. */
 struct error records_open(struct training *t);
 void records_close(struct training *t);

@@ -26,10 +26,15 @@ void state_free(struct state *s)
     *s = (struct state){0};
 }
 
+bool state_due(const struct state *s, int64_t period)
+{
+    return period > 0 && s->step % period == 0;
+}
+
 static struct entry rows_entry(const char *name, const float *data, int64_t rows, int64_t dim)
 {
     return (struct entry){
-        .name = name, .type = F32, .ranks = 2, .shape = {rows, dim}, .count = rows * dim, .data = data};
+        .name = name, .type = F32, .dimensions = 2, .shape = {rows, dim}, .count = rows * dim, .data = data};
 }
 
 void state_tensors(const struct state *s, struct entry tensors[STATE_TENSORS])

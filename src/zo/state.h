@@ -7,6 +7,7 @@
 #ifndef ZOODIP_ZO_STATE_H
 #define ZOODIP_ZO_STATE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -23,6 +24,9 @@ struct state {
 /* tau and nu as in zo/subspace.h. Free with state_free. */
 struct error state_new(struct state *s, int64_t dim, int64_t tau, double nu);
 void state_free(struct state *s);
+
+/* Whether what happens every `period` steps is due after the state's step; a period of 0: never. */
+bool state_due(const struct state *s, int64_t period);
 
 /* The tensors of a state, as a checkpoint names them: embedding, m, v, history, noise (the removed directions), each
  * F32 [rows, dim]. */

@@ -66,7 +66,7 @@ static void evaluate_batch(const struct step *s, int64_t j)
     evaluator_forward(e);
     int64_t done = j * e->shape.lanes, left = s->share.count - done;
     int64_t count = left < e->shape.lanes ? left : e->shape.lanes;
-    op_copy(s->parts.device, tensor_lanes(s->slots, s->share.first + done, count), tensor_lanes(e->slots, 0, count),
+    op_copy(s->parts.device, tensor_lanes(s->slots, s->share.first + done, count), tensor_lanes(e->losses, 0, count),
             (struct tensor){0});
 }
 
@@ -111,7 +111,7 @@ static struct error whole_body(void *arg)
     TRY(evaluate_body(arg));
     op_sum(s->parts.device, s->slots);
     TRY(update_body(arg));
-    op_share(s->parts.device, s->embedding, 0); // mixed hardware cannot drift apart
+    op_broadcast(s->parts.device, s->embedding, 0); // mixed hardware cannot drift apart
     return ok();
 }
 

@@ -8,7 +8,7 @@
  *     update:   op_update: slots ─► gradient estimate ─► projection ─► Adam ─► embedding
  *
  * Between the two the ranks sum their slots: zo/exchange.c says how. With joined devices, and for a single rank, both
- * are one program, in which op_sum adds up the slots and op_share sends rank 0's embedding to all.
+ * are one program, in which op_sum adds up the slots and op_broadcast sends rank 0's embedding to all.
  *
  * Embedding and Adam's moments live on the device; step_put and step_get move them from and to a struct state.
  */

@@ -15,8 +15,9 @@
 #include "zo/exchange.h"
 #include "zo/lane_check.h"
 #include "zo/optimizer.h"
+#include "zo/rebalance.h"
 
-enum { VALIDATION_DRAWS = 60, VALIDATION_LANES = 4 };
+enum { VALIDATION_EVALUATIONS = 60, VALIDATION_LANES = 4 };
 
 /* -------------------------------------------------------------------------------- one step, as in the paper */
 
@@ -50,7 +51,7 @@ static struct error do_step(struct training *t, struct metric *m, bool *stop)
         step_put_removed(&t->step, s);
     s->step = k;
     comm_set_step(t->parts.comm, k);
-    return exchange_lanes(t);
+    return rebalance_lanes(t);
 }
 
 struct error training_step(struct training *t)
@@ -93,18 +94,18 @@ static double norm(const double *x, int64_t count)
 
 static struct error validate(struct training *t, double *loss)
 {
-    struct share share = balance_share(&t->balance, t->validation_draws, comm_rank(t->parts.comm));
+    struct share share = balance_share(&t->balance, t->validation_evaluations, comm_rank(t->parts.comm));
     return validation_loss(&t->validation, t->state.embedding, share, loss);
 }
 
-/* After these steps something collective is due besides the update. */
+/* Collective work that only some steps are followed by: ranks are compared, the embedding validated. */
 static struct error after_step(struct training *t, struct metric *m, bool last)
 {
     const struct config *c = t->parts.config;
-    if (records_due(t->state.step, t->state.subspace.tau) || last)
+    if (state_due(&t->state, t->state.subspace.tau) || last)
         TRY(compare_ranks(t));
     // not if the run was asked to stop: it must write a checkpoint, and may have little time
-    if (records_due(t->state.step, t->validation_every) || t->state.step == c->optim.steps) {
+    if (state_due(&t->state, t->validation_every) || t->state.step == c->optim.steps) {
         TRY(validate(t, &t->validation_last));
         m->validation = t->validation_last;
     }
@@ -115,7 +116,7 @@ static struct error after_step(struct training *t, struct metric *m, bool last)
  * meanwhile. */
 static struct error make_sample(struct training *t, const struct training_calls *calls, bool missing, bool *stop)
 {
-    if (t->state.step == 0 || !records_due(t->state.step, t->parts.config->output.sample_every))
+    if (t->state.step == 0 || !state_due(&t->state, t->parts.config->output.sample_every))
         return ok();
     struct error e = calls->sample(calls->arg, t->state.step, missing);
     *stop = e.code == ERROR_PREEMPTED;
@@ -140,7 +141,7 @@ static struct error step_and_records(struct training *t, struct progress *progre
 {
     const struct config *c = t->parts.config;
     double began = clock_seconds();
-    struct metric m = {.losses = t->slots, .slots = t->lanes, .validation = NAN};
+    struct metric m = {.losses = t->slots, .lanes = t->lanes, .validation = NAN};
     TRY(do_step(t, &m, stop));
     bool last = *stop || t->state.step == c->optim.steps;
     m.step = t->state.step;
@@ -262,9 +263,9 @@ static struct error make_programs(struct training *t)
     const struct step_shape shape = {t->lanes, NOTES, t->state.subspace.tau};
     TRY(step_new(&t->step, p, &t->sources, &shape, t->balance.shares[rank], exchange_on_devices(t)));
     // no more lanes than a step has, so that validation takes no more memory than learning
-    int64_t share = share_of(t->validation_draws, rank, ranks).count;
+    int64_t share = share_of(t->validation_evaluations, rank, ranks).count;
     int64_t lanes = least(share, least(t->step.lanes.evaluator.shape.lanes, VALIDATION_LANES));
-    TRY(validation_new(&t->validation, p, &t->sources, t->validation_draws, most(lanes, 1)));
+    TRY(validation_new(&t->validation, p, &t->sources, t->validation_evaluations, most(lanes, 1)));
     TRY(lane_check(t));
     step_whole_only(&t->step);
     step_put(&t->step, &t->state);
@@ -276,7 +277,7 @@ struct error training_new(struct training *t, const struct training_parts *parts
     const struct config *c = parts->config;
     *t = (struct training){.parts = *parts, .lanes = (c->zo.sides * c->zo.n + 1) * c->optim.batch_size};
     // four validations are enough, and together cost at most a fiftieth of the training
-    t->validation_draws = least(VALIDATION_DRAWS, c->optim.steps * t->lanes / 200 + 1);
+    t->validation_evaluations = least(VALIDATION_EVALUATIONS, c->optim.steps * t->lanes / 200 + 1);
     t->validation_every = (c->optim.steps + 2) / 3;
     struct error e = make_state(t);
     if (e.code == ERROR_NONE)

@@ -25,7 +25,7 @@ struct training {
     struct training_parts parts;
     struct state state;                       /* its moments are up to date after step_get */
     int64_t lanes;                            /* of a step: (sides n + 1) x batch */
-    int64_t validation_draws;                 /* over how many draws validation_first and _last are means */
+    int64_t validation_evaluations;           /* how many losses validation_first and _last are means */
     double validation_first, validation_last; /* the first (of the initializer or the resumed word), and the newest */
     double seconds;                           /* in steps, this run */
 

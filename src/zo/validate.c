@@ -12,8 +12,8 @@ static struct error evaluate_body(void *arg)
     const struct validation *v = arg;
     const struct evaluator_shape *shape = &v->lanes.evaluator.shape;
     struct device *d = v->lanes.parts.device;
-    struct tensor noise = device_alloc(d, F32, v->draws, shape->height, shape->width, shape->channels);
-    lanes_draw(&v->lanes.parts, noise, v->step, STREAM_NOISE);
+    struct tensor noise = device_alloc(d, F32, v->evaluations, shape->height, shape->width, shape->channels);
+    lanes_draw(&v->lanes.parts, noise, v->step_zero, STREAM_NOISE);
     // direction 0, the embedding itself, is the only one
     const struct lane_draws draws = {.noise = noise, .embedding = v->embedding, .directions = v->embedding};
     lanes_prepare(&v->lanes, 0, &draws);
@@ -47,13 +47,13 @@ static void choose(const struct validation *v, int64_t first, int64_t end)
 static struct error evaluate_share(struct validation *v, struct share share)
 {
     struct device *d = v->lanes.parts.device;
-    int64_t step = v->lanes.evaluator.shape.lanes, end = share.first + share.count;
-    for (int64_t first = share.first; first < end; first += step) {
+    int64_t at_once = v->lanes.evaluator.shape.lanes, end = share.first + share.count;
+    for (int64_t first = share.first; first < end; first += at_once) {
         choose(v, first, end);
         lanes_write(&v->lanes);
         TRY(program_run(v->program));
         device_read(d, v->losses + first,
-                    tensor_lanes(v->lanes.evaluator.slots, 0, end - first < step ? end - first : step));
+                    tensor_lanes(v->lanes.evaluator.losses, 0, end - first < at_once ? end - first : at_once));
         TRY(device_wait(d));
         comm_tick(v->lanes.parts.comm);
     }
@@ -63,14 +63,14 @@ static struct error evaluate_share(struct validation *v, struct share share)
 struct error validation_loss(struct validation *v, const float *embedding, struct share share, double *loss)
 {
     struct comm *comm = v->lanes.parts.comm;
-    memset(v->losses, 0, (size_t)v->draws * sizeof *v->losses);
+    memset(v->losses, 0, (size_t)v->evaluations * sizeof *v->losses);
     device_write(v->lanes.parts.device, v->embedding, embedding);
     TRY(comm_agree(comm, evaluate_share(v, share)));
-    TRY(comm_sum(comm, v->losses, v->draws));
+    TRY(comm_sum(comm, v->losses, v->evaluations));
     double sum = 0;
-    for (int64_t i = 0; i < v->draws; i++)
+    for (int64_t i = 0; i < v->evaluations; i++)
         sum += v->losses[i];
-    *loss = sum / (double)v->draws;
+    *loss = sum / (double)v->evaluations;
     return ok();
 }
 
@@ -79,18 +79,18 @@ static struct error make(struct validation *v, const struct training_parts *part
 {
     struct device *d = parts->device;
     TRY(lanes_new(&v->lanes, parts, sources, 1, lanes, lanes));
-    TRY(device_alloc_state(d, I64, 1, 1, 1, 1, &v->step)); // 0
+    TRY(device_alloc_state(d, I64, 1, 1, 1, 1, &v->step_zero));
     TRY(device_alloc_state(d, F32, 1, 1, parts->config->token.vectors, parts->text->config.width, &v->embedding));
-    v->losses = memory_alloc(v->draws, sizeof *v->losses);
+    v->losses = memory_alloc(v->evaluations, sizeof *v->losses);
     if (!v->losses)
         return error_memory("the validation losses");
     return program_new(d, evaluate_body, v, &v->program);
 }
 
 struct error validation_new(struct validation *v, const struct training_parts *parts,
-                            const struct lane_sources *sources, int64_t draws, int64_t lanes)
+                            const struct lane_sources *sources, int64_t evaluations, int64_t lanes)
 {
-    *v = (struct validation){.draws = draws};
+    *v = (struct validation){.evaluations = evaluations};
     struct error e = make(v, parts, sources, lanes);
     if (e.code != ERROR_NONE)
         validation_free(v);
@@ -103,7 +103,7 @@ void validation_free(struct validation *v)
     if (!d)
         return;
     program_free(v->program);
-    device_free_state(d, &v->step);
+    device_free_state(d, &v->step_zero);
     device_free_state(d, &v->embedding);
     lanes_free(&v->lanes);
     memory_free(v->losses);

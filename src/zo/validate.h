@@ -16,17 +16,17 @@
 #include "zo/parts.h"
 
 struct validation {
-    int64_t draws;
+    int64_t evaluations;
     /* private */
-    struct lanes lanes; /* one batch, a draw for each lane */
-    struct tensor step, embedding;
+    struct lanes lanes;                 /* one batch, an evaluation a lane */
+    struct tensor step_zero, embedding; /* op_draw's step number, 0 */
     struct program *program;
-    double *losses; /* [draws] */
+    double *losses; /* [evaluations] */
 };
 
-/* Evaluates up to `lanes` draws at a time. Free with validation_free. */
+/* Evaluates up to `lanes` at a time. Free with validation_free. */
 struct error validation_new(struct validation *v, const struct training_parts *parts,
-                            const struct lane_sources *sources, int64_t draws, int64_t lanes);
+                            const struct lane_sources *sources, int64_t evaluations, int64_t lanes);
 void validation_free(struct validation *v);
 
 /* The mean loss of embedding [dim]; this rank evaluates its share of the draws. Collective. */

@@ -59,13 +59,13 @@ static const struct store plain_store = {alloc_plain, ready_plain, free_plain, N
 
 /* -------------------------------------------------------------------------------- inputs, outputs */
 
-static struct error input(const struct job *job, const char *name, int ranks, const struct entry **entry)
+static struct error input(const struct job *job, const char *name, int dimensions, const struct entry **entry)
 {
     *entry = safetensors_find(&job->in, name);
     if (!*entry)
         return error_input("%s: tensor %s: is missing", job->in.path, name);
-    if ((*entry)->ranks != ranks || (*entry)->count == 0)
-        return error_input("%s: tensor %s: expected %d dimensions", job->in.path, name, ranks);
+    if ((*entry)->dimensions != dimensions || (*entry)->count == 0)
+        return error_input("%s: tensor %s: expected %d dimensions", job->in.path, name, dimensions);
     return ok();
 }
 
@@ -143,7 +143,8 @@ static struct error give(struct job *job, const char *name, struct tensor t, int
         for (int64_t i = 0; i < t.lanes * places; i++)
             memcpy(picked + i * count, all + i * t.channels + first, (size_t)count * sizeof *picked);
         struct entry *entry = &job->out[job->out_count++];
-        *entry = (struct entry){.name = name, .type = F32, .ranks = tokens ? 3 : 4, .count = t.lanes * places * count};
+        *entry =
+            (struct entry){.name = name, .type = F32, .dimensions = tokens ? 3 : 4, .count = t.lanes * places * count};
         if (tokens) {
             memcpy(out, picked, (size_t)entry->count * sizeof *out);
             memcpy(entry->shape, (int64_t[]){t.lanes, places, count}, 3 * sizeof(int64_t));

@@ -43,7 +43,7 @@ static inline void *helper_rows(const struct safetensors *file, const char *name
                                 int64_t *columns)
 {
     const struct entry *e = safetensors_find(file, name);
-    if (!e || e->ranks != 2 || e->type != type) {
+    if (!e || e->dimensions != 2 || e->type != type) {
         fprintf(stderr, "%s: no %s %s [rows, columns]\n", file->path, name, dtype_name(type));
         exit(ERROR_BAD_INPUT);
     }

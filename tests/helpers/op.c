@@ -88,8 +88,8 @@ static struct weight_source source_of(const struct job *job, const char *name)
     if (!w)
         return s;
     s = (struct weight_source){.data = w->data, .type = w->type, .out = w->shape[0], .kh = 1, .kw = 1};
-    s.in = w->ranks > 1 ? w->shape[1] : 0;
-    if (w->ranks > 2)
+    s.in = w->dimensions > 1 ? w->shape[1] : 0;
+    if (w->dimensions > 2)
         s.kh = w->shape[2], s.kw = w->shape[3];
     if (scale)
         s.scale = scale->data, s.scale_type = scale->type;
@@ -267,7 +267,7 @@ static struct error run_lanes(const struct job *job, int64_t first, int64_t lane
         const struct tensor *y = &r.y;
         *shape = (struct entry){.name = "y",
                                 .type = y->type,
-                                .ranks = 4,
+                                .dimensions = 4,
                                 .shape = {lanes, y->height, y->width, y->channels},
                                 .count = lanes * y->height * y->width * y->channels};
         *result = memory_alloc(shape->count, dtype_size(y->type));

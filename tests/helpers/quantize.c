@@ -15,7 +15,7 @@
 static struct error quantize8(const struct entry *w, const char *path)
 {
     struct entry out[] = {
-        *w, {.name = "scales", .type = w->type, .ranks = 1, .shape = {w->shape[0]}, .count = w->shape[0]}};
+        *w, {.name = "scales", .type = w->type, .dimensions = 1, .shape = {w->shape[0]}, .count = w->shape[0]}};
     out[0].name = "codes";
     out[0].type = I8;
     int8_t *codes = memory_alloc(w->count, 1);
@@ -34,14 +34,15 @@ static struct error quantize8(const struct entry *w, const char *path)
 
 static struct error quantize4(const struct entry *w, const char *path)
 {
-    int64_t out = w->shape[0], depth = w->count / out, group = quantize_group(depth), last = w->shape[w->ranks - 1];
+    int64_t out = w->shape[0], depth = w->count / out, group = quantize_group(depth),
+            last = w->shape[w->dimensions - 1];
     bool cycles = quantize_cycles(out, depth);
     int64_t groups = cycles ? last : out * depth / group, half = (out * depth / group + 1) / 2;
     struct entry all[] = {
-        {.name = "codes", .type = U8, .ranks = 2, .shape = {half, group}, .count = half * group},
-        {.name = "scales", .type = w->type, .ranks = 1, .shape = {groups}, .count = groups},
-        {.name = "shifts", .type = w->type, .ranks = 1, .shape = {groups}, .count = groups},
-        {.name = "values", .type = F32, .ranks = 2, .shape = {out, depth}, .count = w->count},
+        {.name = "codes", .type = U8, .dimensions = 2, .shape = {half, group}, .count = half * group},
+        {.name = "scales", .type = w->type, .dimensions = 1, .shape = {groups}, .count = groups},
+        {.name = "shifts", .type = w->type, .dimensions = 1, .shape = {groups}, .count = groups},
+        {.name = "values", .type = F32, .dimensions = 2, .shape = {out, depth}, .count = w->count},
     };
     void *data[4];
     struct error e = ok();
@@ -75,7 +76,7 @@ int main(int argc, char **argv)
     const struct entry *w = NULL;
     if (e.code == ERROR_NONE) {
         w = safetensors_find(&in, "weight");
-        if (!w || w->ranks < 1 || w->count == 0)
+        if (!w || w->dimensions < 1 || w->count == 0)
             e = error_input("%s: tensor weight: is missing", in.path);
     }
     if (e.code == ERROR_NONE)

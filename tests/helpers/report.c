@@ -22,7 +22,7 @@ static struct error write_steps(const char *folder, int64_t from, int64_t count)
             .step = step,
             .loss = step == 7 ? INFINITY : loss,
             .losses = (const double[]){loss, loss / 3, 0.1 + 1e-17 * (double)step},
-            .slots = 3,
+            .lanes = 3,
             .validation = step % 50 == 1 ? 0.0244 + 0.0062 * fall : NAN,
             .grad_norm = 1.0 / 3,
             .removed = step / 16,
