@@ -89,6 +89,8 @@ static struct error bench(const char *config, const struct text_list *sets, int6
     struct pipeline p;
     struct memory_plan plan;
     struct comm *comm = host->comm;
+    if (!config)
+        return error_input("bench needs a CONFIG.json; see zoodip bench --help");
     TRY(subject_open(&s, &p, config, sets, comm, host->devices));
     if (comm_rank(comm) == 0 && device_note(p.device)[0])
         log_line("%s", device_note(p.device));
@@ -107,8 +109,6 @@ static struct error run(int argc, char **argv, const struct host *host)
     const struct option table[] = {{.name = "set", .many = &sets},
                                    {.name = "evaluations", .integer = &evaluations, .low = 1, .high = 1 << 30}};
     struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &config, 1);
-    if (e.code == ERROR_NONE && !config)
-        e = error_input("bench needs a CONFIG.json; see zoodip bench --help");
     if (e.code == ERROR_NONE)
         e = bench(config, &sets, evaluations, host);
     memory_free(sets.items);

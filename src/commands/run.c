@@ -112,46 +112,55 @@ static struct error read_groups(const char *text, int ranks, int64_t *groups)
     return ok();
 }
 
+struct request {
+    const char *path, *groups, *job, *spool; /* NULL: not given */
+    struct text_list sets;
+    bool resume;
+};
+
 /* --job: all ranks work on it, as one group. */
-static struct error read_job(const char *text, const char *group_text, const char *spool, struct queue_parts *parts)
+static struct error read_job(const struct request *r, struct queue_parts *parts)
 {
     char *end;
-    if (!text)
+    if (!r->job)
         return ok();
-    parts->only = strtoll(text, &end, 10);
-    if (end == text || *end || parts->only < 1)
-        return error_input("--job: %s: expected the number of a job in the file, counted from 1", text);
-    if (group_text || spool)
+    parts->only = strtoll(r->job, &end, 10);
+    if (end == r->job || *end || parts->only < 1)
+        return error_input("--job: %s: expected the number of a job in the file, counted from 1", r->job);
+    if (r->groups || r->spool)
         return error_input("--job: cannot be combined with --groups or --spool");
     parts->groups = 1;
     return ok();
 }
 
+static struct error run_request(const struct request *r, const struct host *host)
+{
+    struct queue *queue;
+    struct queue_parts parts = {.comm = host->comm, .devices = host->devices};
+    if (!r->path && !r->spool)
+        return error_input("run needs a JOBS.json, or --spool DIR; see zoodip run --help");
+    TRY(read_groups(r->groups, comm_size(host->comm), &parts.groups));
+    TRY(read_job(r, &parts));
+    struct error e = queue_new(&queue, &parts);
+    if (e.code == ERROR_NONE)
+        e = r->spool ? spool_run(queue, host->comm, r->spool, r->path, &r->sets)
+                     : run_file(queue, &parts, r->path, &r->sets, r->resume);
+    queue_free(queue);
+    return e;
+}
+
 static struct error run(int argc, char **argv, const struct host *host)
 {
-    const char *path = NULL, *group_text = NULL, *job_text = NULL, *spool = NULL;
-    struct text_list sets = {0};
-    bool resume = false;
-    struct queue *queue = NULL;
-    struct queue_parts parts = {.comm = host->comm, .devices = host->devices};
-    const struct option table[] = {{.name = "set", .many = &sets},
-                                   {.name = "groups", .text = &group_text},
-                                   {.name = "job", .text = &job_text},
-                                   {.name = "spool", .text = &spool},
-                                   {.name = "resume", .flag = &resume}};
-    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &path, 1);
-    if (e.code == ERROR_NONE && !path && !spool)
-        e = error_input("run needs a JOBS.json, or --spool DIR; see zoodip run --help");
+    struct request r = {0};
+    const struct option table[] = {{.name = "set", .many = &r.sets},
+                                   {.name = "groups", .text = &r.groups},
+                                   {.name = "job", .text = &r.job},
+                                   {.name = "spool", .text = &r.spool},
+                                   {.name = "resume", .flag = &r.resume}};
+    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &r.path, 1);
     if (e.code == ERROR_NONE)
-        e = read_groups(group_text, comm_size(host->comm), &parts.groups);
-    if (e.code == ERROR_NONE)
-        e = read_job(job_text, group_text, spool, &parts);
-    if (e.code == ERROR_NONE)
-        e = queue_new(&queue, &parts);
-    if (e.code == ERROR_NONE)
-        e = spool ? spool_run(queue, host->comm, spool, path, &sets) : run_file(queue, &parts, path, &sets, resume);
-    queue_free(queue);
-    memory_free(sets.items);
+        e = run_request(&r, host);
+    memory_free(r.sets.items);
     return e;
 }
 

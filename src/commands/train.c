@@ -82,6 +82,8 @@ static struct error learn(struct run *r, bool resume)
 
 static struct error train(struct run *r, const struct host *host, bool resume)
 {
+    if (!r->config)
+        return error_input("train needs a CONFIG.json; see zoodip train --help");
     TRY(subject_open(&r->subject, &r->pipeline, r->config, &r->sets, host->comm, host->devices));
     struct error e = learn(r, resume);
     learning_free(&r->learning);
@@ -95,8 +97,6 @@ static struct error run(int argc, char **argv, const struct host *host)
     bool resume = false;
     const struct option table[] = {{.name = "set", .many = &r.sets}, {.name = "resume", .flag = &resume}};
     struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &r.config, 1);
-    if (e.code == ERROR_NONE && !r.config)
-        e = error_input("train needs a CONFIG.json; see zoodip train --help");
     if (e.code == ERROR_NONE)
         e = train(&r, host, resume);
     memory_free(r.sets.items);

@@ -151,19 +151,22 @@ static struct error decode_body(void *arg)
     return ok();
 }
 
+static struct error make_decoder(struct decoder *d, int64_t height, int64_t width)
+{
+    int64_t factor = d->vae->config.factor, channels = d->vae->config.latent_channels;
+    d->input = memory_alloc(height * width * channels, sizeof *d->input);
+    d->pixels = memory_alloc(height * width * factor * factor * 3, sizeof *d->pixels);
+    if (!d->input || !d->pixels)
+        return error_memory("a picture");
+    TRY(device_alloc_state(d->device, F32, 1, height, width, channels, &d->latent));
+    TRY(device_alloc_state(d->device, F32, 1, height * factor, width * factor, 3, &d->image));
+    return program_new(d->device, decode_body, d, &d->program);
+}
+
 struct error decoder_new(struct decoder *d, struct device *device, const struct vae *vae, int64_t height, int64_t width)
 {
     *d = (struct decoder){.device = device, .vae = vae};
-    int64_t factor = vae->config.factor, channels = vae->config.latent_channels;
-    d->input = memory_alloc(height * width * channels, sizeof *d->input);
-    d->pixels = memory_alloc(height * width * factor * factor * 3, sizeof *d->pixels);
-    struct error e = d->input && d->pixels ? ok() : error_memory("a picture");
-    if (e.code == ERROR_NONE)
-        e = device_alloc_state(device, F32, 1, height, width, channels, &d->latent);
-    if (e.code == ERROR_NONE)
-        e = device_alloc_state(device, F32, 1, height * factor, width * factor, 3, &d->image);
-    if (e.code == ERROR_NONE)
-        e = program_new(device, decode_body, d, &d->program);
+    struct error e = make_decoder(d, height, width);
     if (e.code != ERROR_NONE)
         decoder_free(d);
     return e;

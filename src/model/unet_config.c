@@ -75,6 +75,26 @@ static void check_divisions(struct json *j, const struct unet_config *c)
     }
 }
 
+/* The shape of the blocks; what the file does not say of them has diffusers' defaults. */
+static void read_blocks(struct json *j, struct unet_config *c)
+{
+    c->blocks = json_integers(j, "block_out_channels", c->channels, UNET_BLOCKS, 0, 1, 1 << 14);
+    if (c->blocks == 0)
+        json_wrong(j, "block_out_channels", "is missing, expected a list of at most %d channels", UNET_BLOCKS);
+    read_block_types(j, "down_block_types", c->blocks, "CrossAttnDownBlock2D", "DownBlock2D", c->down_cross);
+    read_block_types(j, "up_block_types", c->blocks, "CrossAttnUpBlock2D", "UpBlock2D", c->up_cross);
+    for (int64_t i = 0; i < c->blocks; i++) {
+        c->layers[i] = 2;
+        c->depth[i] = 1;
+        c->heads[i] = 8;
+    }
+    read_per_block(j, "layers_per_block", c->blocks, UNET_LAYERS - 1, c->layers);
+    read_per_block(j, "transformer_layers_per_block", c->blocks, UNET_DEPTH, c->depth);
+    // for these models `attention_head_dim` counts heads; `num_attention_heads` does too, and takes precedence
+    read_per_block(j, "attention_head_dim", c->blocks, 1 << 12, c->heads);
+    read_per_block(j, "num_attention_heads", c->blocks, 1 << 12, c->heads);
+}
+
 struct error unet_config_read(struct unet_config *c, const char *folder)
 {
     *c = (struct unet_config){0};
@@ -88,21 +108,7 @@ struct error unet_config_read(struct unet_config *c, const char *folder)
     c->in_channels = json_integer(&j, "in_channels", 4, 1, 64);
     c->out_channels = json_integer(&j, "out_channels", 4, 1, 64);
     c->sample_size = json_integer(&j, "sample_size", 64, 1, 4096);
-    c->blocks = json_integers(&j, "block_out_channels", c->channels, UNET_BLOCKS, 0, 1, 1 << 14);
-    if (c->blocks == 0)
-        json_wrong(&j, "block_out_channels", "is missing, expected a list of at most %d channels", UNET_BLOCKS);
-    read_block_types(&j, "down_block_types", c->blocks, "CrossAttnDownBlock2D", "DownBlock2D", c->down_cross);
-    read_block_types(&j, "up_block_types", c->blocks, "CrossAttnUpBlock2D", "UpBlock2D", c->up_cross);
-    for (int64_t i = 0; i < c->blocks; i++) {
-        c->layers[i] = 2;
-        c->depth[i] = 1;
-        c->heads[i] = 8;
-    }
-    read_per_block(&j, "layers_per_block", c->blocks, UNET_LAYERS - 1, c->layers);
-    read_per_block(&j, "transformer_layers_per_block", c->blocks, UNET_DEPTH, c->depth);
-    // for these models `attention_head_dim` counts heads; `num_attention_heads` does too, and takes precedence
-    read_per_block(&j, "attention_head_dim", c->blocks, 1 << 12, c->heads);
-    read_per_block(&j, "num_attention_heads", c->blocks, 1 << 12, c->heads);
+    read_blocks(&j, c);
     c->cross_dim = json_integer(&j, "cross_attention_dim", 1280, 1, 1 << 16);
     c->groups = json_integer(&j, "norm_num_groups", 32, 1, 1 << 14);
     c->eps = (float)json_number(&j, "norm_eps", 1e-5);

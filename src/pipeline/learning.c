@@ -104,10 +104,18 @@ static struct error write_report(const struct learning *l, const struct pictures
     return e;
 }
 
-/* Pictures, curve and report: what a run leaves for people. Collective: all ranks generate. */
+/* Rank 0: pictures, curve and report. */
+static struct error write_results(const struct learning *l, const struct pictures *pictures)
+{
+    const char *folder = l->subject->config.output.dir;
+    TRY(pictures_save(pictures, folder));
+    TRY(plot_write(folder));
+    return write_report(l, pictures);
+}
+
+/* What a run leaves for people. Collective: all ranks generate. */
 static struct error finish_run(struct learning *l)
 {
-    const struct config *c = &l->subject->config;
     const struct pipeline *p = l->subject->pipeline;
     struct pictures pictures;
     int64_t left;
@@ -115,14 +123,7 @@ static struct error finish_run(struct learning *l)
         l->driver_used = 0; // it is only for a line of the log
     training_free_device(&l->training);
     TRY(pictures_generate(&pictures, l->subject, l->training.state.embedding, l->last));
-    struct error e = ok();
-    if (comm_rank(p->comm) == 0) {
-        e = pictures_save(&pictures, c->output.dir);
-        if (e.code == ERROR_NONE)
-            e = plot_write(c->output.dir);
-        if (e.code == ERROR_NONE)
-            e = write_report(l, &pictures);
-    }
+    struct error e = comm_rank(p->comm) == 0 ? write_results(l, &pictures) : ok();
     pictures_free(&pictures);
     return comm_agree(p->comm, e);
 }

@@ -185,6 +185,17 @@ static struct error place(struct picture *sheet, const struct picture *picture, 
     return ok();
 }
 
+static struct error place_all(struct picture *sheet, const struct pictures *p, int64_t cell, int64_t photos)
+{
+    for (int64_t i = 0; i < photos; i++)
+        TRY(place(sheet, &p->subject->dataset.pictures[i], cell, i, 0));
+    for (int64_t i = 0; i < p->prompts; i++) {
+        TRY(place(sheet, &p->initializer[i], cell, i, 1));
+        TRY(place(sheet, &p->learned[i], cell, i, 2));
+    }
+    return ok();
+}
+
 struct error pictures_save(const struct pictures *p, const char *folder)
 {
     const struct subject *s = p->subject;
@@ -197,14 +208,7 @@ struct error pictures_save(const struct pictures *p, const char *folder)
     TRY(path_join(path, folder, "grid.png"));
     TRY(picture_new(&sheet, GAP + columns * (cell + GAP), GAP + rows * (cell + GAP)));
     memset(sheet.rgb, 255, (size_t)(sheet.width * sheet.height * 3));
-    struct error e = ok();
-    for (int64_t i = 0; i < photos && e.code == ERROR_NONE; i++)
-        e = place(&sheet, &s->dataset.pictures[i], cell, i, 0);
-    for (int64_t i = 0; i < p->prompts && e.code == ERROR_NONE; i++) {
-        e = place(&sheet, &p->initializer[i], cell, i, 1);
-        if (e.code == ERROR_NONE)
-            e = place(&sheet, &p->learned[i], cell, i, 2);
-    }
+    struct error e = place_all(&sheet, p, cell, photos);
     if (e.code == ERROR_NONE)
         e = picture_write(&sheet, path);
     picture_free(&sheet);

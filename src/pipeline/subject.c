@@ -122,6 +122,16 @@ static struct error open_mine(struct subject *s, struct pipeline *p, struct conf
     return *opened ? subject_read(s, p, config) : e;
 }
 
+/* The ranks have all read theirs: whether they read the same, and how they exchange losses. */
+static struct error join_ranks(const struct subject *s, struct pipeline *p)
+{
+    if (!p->simulated) {
+        TRY(pipeline_compare(p, &s->config));
+        TRY(subject_compare(s));
+    }
+    return pipeline_link(p, &s->config);
+}
+
 struct error subject_open(struct subject *s, struct pipeline *p, const char *config_path, const struct text_list *sets,
                           struct comm *comm, const struct device_kind *devices)
 {
@@ -135,12 +145,8 @@ struct error subject_open(struct subject *s, struct pipeline *p, const char *con
         config_free(&config);
     }
     e = comm_agree(comm, e);
-    if (e.code == ERROR_NONE && devices)
-        e = pipeline_compare(p, &s->config);
-    if (e.code == ERROR_NONE && devices)
-        e = subject_compare(s);
     if (e.code == ERROR_NONE)
-        e = pipeline_link(p, &s->config);
+        e = join_ranks(s, p);
     if (e.code != ERROR_NONE) {
         subject_free(s);
         if (opened)

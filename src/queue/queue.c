@@ -171,18 +171,18 @@ static void print_abort(void *arg, const char *text)
         job_log_fatal(&q->log, q->job, comm_rank(q->parts.comm), text);
 }
 
+/* The leader. */
+static struct error open_folder(struct queue *q, struct job *job, struct learning *learning)
+{
+    TRY(folder_within(q->jobs.folder, job->folder));
+    TRY(learning_prepare(learning, &job->subject.config, true));
+    return job_log_open(&q->log, job);
+}
+
 static struct error learn(struct queue *q, struct job *job, struct learning *learning)
 {
-    struct error e = ok();
-    if (is_leader(q)) {
-        e = folder_within(q->jobs.folder, job->folder);
-        if (e.code == ERROR_NONE)
-            e = learning_prepare(learning, &job->subject.config, true);
-        if (e.code == ERROR_NONE)
-            e = job_log_open(&q->log, job);
-    }
-    TRY(comm_agree(q->pipeline.comm, e));
-    e = learning_run(learning, job->resume);
+    TRY(comm_agree(q->pipeline.comm, is_leader(q) ? open_folder(q, job, learning) : ok()));
+    struct error e = learning_run(learning, job->resume);
     q->status.step = learning->training.state.step; // also for a job that had no step left
     q->status.validation = learning->training.validation_last;
     return e;

@@ -62,6 +62,12 @@ static struct error read_defaults(struct spool *s)
     return config_check(&layer, 1, s->sets);
 }
 
+static struct error open_spool(struct spool *s)
+{
+    TRY(open_folders(s));
+    return read_defaults(s);
+}
+
 /* NAME of NAME.json; false if the file is not for us. */
 static bool job_name(char name[PATH_SIZE], const char *file)
 {
@@ -124,8 +130,12 @@ static bool has_file(const char *folder, const char *file)
 }
 
 /* Checks the keys by themselves, so that a bad file cannot make the whole batch's text unreadable. */
-static struct error read_config(cJSON **config, const char *path, const char *source)
+static struct error read_file(cJSON **config, struct stat *status, const char *name, const char *path,
+                              const char *source)
 {
+    TRY(job_name_check(name));
+    if (lstat(path, status) != 0 || !S_ISREG(status->st_mode))
+        return error_input("%s: is not a regular file", path);
     TRY(json_read(config, path, source));
     const struct config_layer layer = {*config, source};
     struct error e = config_check(&layer, 1, &(struct text_list){0});
@@ -145,11 +155,7 @@ static struct error add_job(const struct spool *s, cJSON *list, const char *file
         return ok();
     TRY(path_join(path, s->running, file));
     TRY(path_join(source, s->folder, file));
-    struct error e = job_name_check(name);
-    if (e.code == ERROR_NONE && (lstat(path, &status) != 0 || !S_ISREG(status.st_mode)))
-        e = error_input("%s: is not a regular file", path);
-    if (e.code == ERROR_NONE)
-        e = read_config(&config, path, source);
+    struct error e = read_file(&config, &status, name, path, source);
     if (e.code != ERROR_NONE)
         return reject(s, name, e);
     cJSON *job = cJSON_CreateObject();
@@ -263,13 +269,8 @@ struct error spool_run(struct queue *q, struct comm *comm, const char *folder, c
                        const struct text_list *sets)
 {
     struct spool s = {.queue = q, .comm = comm, .sets = sets, .folder = folder, .defaults_path = defaults};
-    struct error e = ok();
     bool first = comm_rank(comm) == 0, stop = false;
-    if (first)
-        e = open_folders(&s);
-    if (first && e.code == ERROR_NONE)
-        e = read_defaults(&s);
-    e = comm_agree(comm, e);
+    struct error e = comm_agree(comm, first ? open_spool(&s) : ok());
     if (first && e.code == ERROR_NONE)
         log_line("watching %s for NAME.json", folder);
     while (e.code == ERROR_NONE && !stop)

@@ -145,21 +145,24 @@ static struct error encode_captions(struct dataset *s, const struct config *conf
     return ok();
 }
 
+static struct error read_all(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
+                             int32_t first_id, int64_t resolution, int64_t length)
+{
+    TRY(config_blame(config, "data.images", list_pictures(s, &config->data.images)));
+    if (s->count * config->data.repeats > INT32_MAX)
+        return config_blame(config, "data.repeats",
+                            error_input("%lld times %lld pictures is more than one epoch can hold",
+                                        (long long)config->data.repeats, (long long)s->count));
+    TRY(find_captions(s, config));
+    TRY(encode_captions(s, config, tokenizer, first_id, length));
+    return read_pictures(s, config->data.fit, resolution);
+}
+
 struct error dataset_read(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
                           int32_t first_id, int64_t resolution, int64_t length)
 {
     *s = (struct dataset){.flip = config->data.flip};
-    struct error e = config_blame(config, "data.images", list_pictures(s, &config->data.images));
-    if (e.code == ERROR_NONE && s->count * config->data.repeats > INT32_MAX)
-        e = config_blame(config, "data.repeats",
-                         error_input("%lld times %lld pictures is more than one epoch can hold",
-                                     (long long)config->data.repeats, (long long)s->count));
-    if (e.code == ERROR_NONE)
-        e = find_captions(s, config);
-    if (e.code == ERROR_NONE)
-        e = encode_captions(s, config, tokenizer, first_id, length);
-    if (e.code == ERROR_NONE)
-        e = read_pictures(s, config->data.fit, resolution);
+    struct error e = read_all(s, config, tokenizer, first_id, resolution, length);
     if (e.code != ERROR_NONE)
         dataset_free(s);
     return e;
@@ -188,6 +191,8 @@ struct encoding {
     struct device *device;
     const struct vae *vae;
     struct tensor pixels, moments;
+    struct program *program;
+    float *host; /* the pixels, before they are written to the device */
 };
 
 static struct error encode_body(void *arg)
@@ -210,48 +215,48 @@ static void scale_pixels(float *to, const struct picture *from, bool mirrored)
         }
 }
 
-static struct error encode_share(struct dataset *s, struct encoding *e, struct program *program, float *pixels,
-                                 struct comm *comm)
+static struct error encode_share(struct dataset *s, const struct encoding *e, struct comm *comm)
 {
     int64_t numbers = s->height * s->width * 2 * s->channels;
     for (int64_t i = comm_rank(comm); i < s->count; i += comm_size(comm))
         for (int m = 0; m < (s->flip ? 2 : 1); m++) {
-            scale_pixels(pixels, &s->pictures[i], m);
-            device_write(e->device, e->pixels, pixels);
-            TRY(program_run(program));
+            scale_pixels(e->host, &s->pictures[i], m);
+            device_write(e->device, e->pixels, e->host);
+            TRY(program_run(e->program));
             device_read(e->device, s->moments[m] + i * numbers, e->moments);
             TRY(device_wait(e->device));
         }
     return ok();
 }
 
+static struct error make_encoding(struct dataset *s, struct encoding *e)
+{
+    int64_t resolution = s->pictures[0].height, numbers = s->height * s->width * 2 * s->channels;
+    e->host = memory_alloc(resolution * resolution * 3, sizeof *e->host);
+    if (!e->host)
+        return error_memory("a picture");
+    for (int m = 0; m < (s->flip ? 2 : 1); m++) {
+        s->moments[m] = memory_alloc(s->count * numbers, sizeof *s->moments[m]);
+        if (!s->moments[m])
+            return error_memory("the latents");
+    }
+    TRY(device_alloc_state(e->device, F32, 1, resolution, resolution, 3, &e->pixels));
+    TRY(device_alloc_state(e->device, F32, 1, s->height, s->width, 2 * s->channels, &e->moments));
+    return program_new(e->device, encode_body, e, &e->program);
+}
+
 static struct error encode_mine(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm)
 {
     struct encoding e = {.device = device, .vae = vae};
-    int64_t resolution = s->pictures[0].height;
     s->channels = vae->config.latent_channels;
-    s->height = s->width = resolution / vae->config.factor;
-    int64_t numbers = s->height * s->width * 2 * s->channels;
-    float *pixels = memory_alloc(resolution * resolution * 3, sizeof *pixels);
-    struct program *program = NULL;
-    struct error error = pixels ? ok() : error_memory("a picture");
-    for (int m = 0; m < (s->flip ? 2 : 1) && error.code == ERROR_NONE; m++) {
-        s->moments[m] = memory_alloc(s->count * numbers, sizeof *s->moments[m]);
-        if (!s->moments[m])
-            error = error_memory("the latents");
-    }
+    s->height = s->width = s->pictures[0].height / vae->config.factor;
+    struct error error = make_encoding(s, &e);
     if (error.code == ERROR_NONE)
-        error = device_alloc_state(device, F32, 1, resolution, resolution, 3, &e.pixels);
-    if (error.code == ERROR_NONE)
-        error = device_alloc_state(device, F32, 1, s->height, s->width, 2 * s->channels, &e.moments);
-    if (error.code == ERROR_NONE)
-        error = program_new(device, encode_body, &e, &program);
-    if (error.code == ERROR_NONE)
-        error = encode_share(s, &e, program, pixels, comm);
-    program_free(program);
+        error = encode_share(s, &e, comm);
+    program_free(e.program);
     device_free_state(device, &e.pixels);
     device_free_state(device, &e.moments);
-    memory_free(pixels);
+    memory_free(e.host);
     return error;
 }
 

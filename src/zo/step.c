@@ -212,18 +212,21 @@ static struct error make_lanes(struct step *s, const struct lane_sources *source
     return lanes_new(&s->lanes, &s->parts, sources, batches, lanes, lanes < batch ? lanes : batch);
 }
 
+static struct error make(struct step *s, const struct lane_sources *sources, bool whole)
+{
+    struct device *d = s->parts.device;
+    TRY(keep_tensors(s));
+    if (s->share.count > 0)
+        TRY(make_lanes(s, sources));
+    TRY(program_new(d, evaluate_body, s, &s->evaluate));
+    return whole ? program_new(d, whole_body, s, &s->whole) : program_new(d, update_body, s, &s->update);
+}
+
 struct error step_new(struct step *s, const struct training_parts *parts, const struct lane_sources *sources,
                       const struct step_shape *shape, struct share share, bool whole)
 {
     *s = (struct step){.parts = *parts, .shape = *shape, .share = share};
-    struct error e = keep_tensors(s);
-    if (e.code == ERROR_NONE && share.count > 0)
-        e = make_lanes(s, sources);
-    if (e.code == ERROR_NONE)
-        e = program_new(parts->device, evaluate_body, s, &s->evaluate);
-    if (e.code == ERROR_NONE)
-        e = whole ? program_new(parts->device, whole_body, s, &s->whole)
-                  : program_new(parts->device, update_body, s, &s->update);
+    struct error e = make(s, sources, whole);
     if (e.code != ERROR_NONE)
         step_free(s);
     return e;
