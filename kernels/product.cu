@@ -276,6 +276,24 @@ __device__ static void finish(const struct product_args &a, int row, int packed,
     }
 }
 
+/* acc += a chunk of x times a chunk of the weights, for the warp's rows from `row` and its packed columns. */
+template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, int TALL>
+__device__ static void add_chunk(float (&acc)[TALL][4][4], const struct stage<W, ROWS, COLUMNS> &s,
+                                 const uint32_t (&high)[2][4][2], const uint32_t (&low)[2][4][2], int row)
+{
+#pragma unroll
+    for (int step = 0; step < 2; step++)
+#pragma unroll
+        for (int i = 0; i < TALL; i++) {
+            uint32_t x_high[4], x_low[4];
+            load_x<O>(x_high, x_low, s.x, row + i * 16, step);
+            if (W == TILE_32)
+                mma_tile<O>(acc[i], x_high, low[step]);
+            mma_tile<O>(acc[i], x_low, high[step]);
+            mma_tile<O>(acc[i], x_high, high[step]);
+        }
+}
+
 template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, bool ALIGNED>
 struct tile_shape {
     static const int WARP_ROWS = ROWS / 2, WARP_COLUMNS = 32;
@@ -315,17 +333,7 @@ __global__ void __launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THRE
         const struct stage<W, ROWS, COLUMNS> &s = stages[full];
         uint32_t high[2][4][2], low[2][4][2];
         load_w<O, W>(high, low, s.w, warp_column, a, first_column, tap, channel);
-#pragma unroll
-        for (int step = 0; step < 2; step++)
-#pragma unroll
-            for (int i = 0; i < TALL; i++) {
-                uint32_t x_high[4], x_low[4];
-                load_x<O>(x_high, x_low, s.x, warp_row + i * 16, step);
-                if (W == TILE_32)
-                    mma_tile<O>(acc[i], x_high, low[step]);
-                mma_tile<O>(acc[i], x_low, high[step]);
-                mma_tile<O>(acc[i], x_high, high[step]);
-            }
+        add_chunk<O>(acc, s, high, low, warp_row);
         full = full + 1 == STAGES ? 0 : full + 1;
         empty = empty + 1 == STAGES ? 0 : empty + 1;
         channel += DEPTH;

@@ -22,7 +22,7 @@ static socklen_t name_of(struct sockaddr_un *name, const struct stat *folder)
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
 }
 
-struct error claim_folder(struct claim *claim, const char *folder, double patience)
+struct error claim_folder(struct claim *claim, const char *folder, double timeout)
 {
     struct stat status;
     struct sockaddr_un name;
@@ -35,7 +35,7 @@ struct error claim_folder(struct claim *claim, const char *folder, double patien
     }
     claim->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     socklen_t size = name_of(&name, &status);
-    for (double end = clock_seconds() + patience;; clock_sleep(LOOK)) {
+    for (double end = clock_seconds() + timeout;; clock_sleep(LOOK)) {
         if (bind(claim->socket, (const struct sockaddr *)&name, size) == 0 || errno != EADDRINUSE)
             return ok();
         if (clock_seconds() >= end)

@@ -20,9 +20,9 @@ struct claim {
     int folder; /* kept open, so that no other folder gets its identity */
 };
 
-/* Claims an existing folder; waits up to `patience` seconds for a process that is about to end. ERROR_FAILED names the
+/* Claims an existing folder; waits up to `timeout` seconds for a process that is about to end. ERROR_FAILED names the
  * folder if another run has it. On a machine without such sockets, the claim protects nothing. */
-struct error claim_folder(struct claim *claim, const char *folder, double patience);
+struct error claim_folder(struct claim *claim, const char *folder, double timeout);
 
 /* Also allowed for a claim that is all zero, or was released before. */
 void claim_release(struct claim *claim);

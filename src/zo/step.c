@@ -29,7 +29,7 @@ static void repeat_first(const struct lane_choices *to, int64_t lanes)
 
 /* Lanes are ordered by direction, each with all pictures of the batch. A batch of lanes that would reach past the end
  * of the share evaluates the share's last lane again, so that all batches have the same shape. */
-static void choose(const struct step *s, const struct draws *d, bool twin)
+static void choose(const struct step *s, const struct draws *d, bool repeat)
 {
     const struct evaluator_shape *e = &s->lanes.evaluator.shape;
     int64_t pictures = d->shape.batch, end = s->share.first + s->share.count, n = d->shape.n;
@@ -43,7 +43,7 @@ static void choose(const struct step *s, const struct draws *d, bool twin)
             to.direction[k] = (int32_t)(i > n ? n - i : i);
             to.picture_of[k] = (int32_t)((lane - first) % e->pictures);
         }
-        if (twin && j == 0)
+        if (repeat && j == 0)
             repeat_first(&to, e->lanes);
     }
 }
@@ -117,21 +117,21 @@ static struct error whole_body(void *arg)
 
 /* -------------------------------------------------------------------------------- running */
 
-static void write_step(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool twin)
+static void write_step(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool repeat)
 {
     s->number_now = number;
     device_write(s->parts.device, s->number, &s->number_now);
     if (s->share.count > 0) {
-        choose(s, draws, twin);
+        choose(s, draws, repeat);
         lanes_write(&s->lanes);
     }
     memcpy(s->fresh + s->shape.lanes, notes, (size_t)s->shape.notes * sizeof *notes);
     device_write(s->parts.device, s->slots, s->fresh);
 }
 
-struct error step_evaluate(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool twin)
+struct error step_evaluate(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool repeat)
 {
-    write_step(s, number, draws, notes, twin);
+    write_step(s, number, draws, notes, repeat);
     return program_run(s->evaluate);
 }
 

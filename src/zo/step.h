@@ -67,9 +67,9 @@ void step_put_removed(struct step *s, const struct state *state); /* only the di
 struct error step_get(struct step *s, struct state *state);
 
 /* Enqueues the evaluation of this rank's lanes in step number `number` on the draws. Slots of other ranks' lanes become
- * zero, those after the losses notes [shape.notes]. With `twin`, the last lane of the first batch repeats its first
+ * zero, those after the losses notes [shape.notes]. With `repeat`, the last lane of the first batch repeats its first
  * lane. */
-struct error step_evaluate(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool twin);
+struct error step_evaluate(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool repeat);
 
 /* Enqueues the update from the slots; rates as struct update has them. */
 struct error step_update(struct step *s, const double rates[3]);

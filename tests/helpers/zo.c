@@ -31,13 +31,37 @@ struct job {
     double *gradient;         /* out */
 };
 
+/* The tensors of an update, filled in from the job. */
+static struct error make_update(struct update *u, struct device *d, const struct job *j)
+{
+    int64_t lanes = (j->sides * j->n + 1) * j->batch;
+    int32_t rows = (int32_t)j->removed_rows;
+    TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u->embedding));
+    TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u->m));
+    TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u->v));
+    TRY(device_alloc_state(d, F64, 1, 1, 1, j->dim, &u->gradient));
+    TRY(device_alloc_state(d, F64, lanes, 1, 1, 1, &u->slots));
+    TRY(device_alloc_state(d, F32, j->n, 1, 1, j->dim, &u->directions));
+    TRY(device_alloc_state(d, F32, rows ? rows : 1, 1, 1, j->dim, &u->removed));
+    TRY(device_alloc_state(d, I32, 1, 1, 1, 1, &u->removed_rows));
+    TRY(device_alloc_state(d, F64, 1, 1, 1, 3, &u->rates));
+    device_write(d, u->embedding, j->embedding);
+    device_write(d, u->m, j->m);
+    device_write(d, u->v, j->v);
+    device_write(d, u->slots, j->losses);
+    device_write(d, u->directions, j->directions);
+    if (rows)
+        device_write(d, u->removed, j->removed);
+    device_write(d, u->removed_rows, &rows);
+    device_write(d, u->rates, j->rates);
+    return device_wait(d);
+}
+
 static struct error run_update(const struct job *j)
 {
     const char *kind = getenv("DEVICE");
     struct device *d;
     TRY(device_open(&d, device_kinds(), kind ? kind : "cpu", 0, 1));
-    int64_t lanes = (j->sides * j->n + 1) * j->batch;
-    int32_t rows = (int32_t)j->removed_rows;
     struct update u = {.sides = j->sides,
                        .batch = j->batch,
                        .eps = j->eps,
@@ -45,24 +69,7 @@ static struct error run_update(const struct job *j)
                        .weight2 = (float)(1 - j->beta2),
                        .beta2 = (float)j->beta2,
                        .adam_eps = (float)j->adam_eps};
-    TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u.embedding));
-    TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u.m));
-    TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u.v));
-    TRY(device_alloc_state(d, F64, 1, 1, 1, j->dim, &u.gradient));
-    TRY(device_alloc_state(d, F64, lanes, 1, 1, 1, &u.slots));
-    TRY(device_alloc_state(d, F32, j->n, 1, 1, j->dim, &u.directions));
-    TRY(device_alloc_state(d, F32, rows ? rows : 1, 1, 1, j->dim, &u.removed));
-    TRY(device_alloc_state(d, I32, 1, 1, 1, 1, &u.removed_rows));
-    TRY(device_alloc_state(d, F64, 1, 1, 1, 3, &u.rates));
-    device_write(d, u.embedding, j->embedding);
-    device_write(d, u.m, j->m);
-    device_write(d, u.v, j->v);
-    device_write(d, u.slots, j->losses);
-    device_write(d, u.directions, j->directions);
-    if (rows)
-        device_write(d, u.removed, j->removed);
-    device_write(d, u.removed_rows, &rows);
-    device_write(d, u.rates, j->rates);
+    TRY(make_update(&u, d, j));
     op_update(d, &u);
     device_read(d, j->embedding, u.embedding);
     device_read(d, j->m, u.m);
