@@ -194,7 +194,8 @@ __device__ static void estimate(const struct update_args &a, struct update_memor
     }
 }
 
-/* The product of the gradient and one direction, by a warp: each thread sums its numbers, then a tree adds the threads'. */
+/* The product of the gradient and one direction, by a warp: each thread sums its numbers, then a tree adds the
+ * threads'. */
 __device__ static double product_with(const struct update_args &a, const float *row)
 {
     double sum = 0;

@@ -13,7 +13,7 @@ enum {
     ERROR_NONE = 0,
     ERROR_FAILED = 1,     /* the machine's fault: memory, disk, a peer that died */
     ERROR_BAD_INPUT = 2,  /* the user's file, key or argument; found before any work starts */
-    ERROR_PREEMPTED = 75, /* EX_TEMPFAIL: checkpointed after a signal, run me again */
+    ERROR_PREEMPTED = 75, /* EX_TEMPFAIL: checkpointed after a signal, run it again */
 };
 
 struct error {

@@ -1,7 +1,7 @@
 /* base/log.h
  *
- * Lines for people, on stderr, each starting with "zoodip: ". Control characters are shown as '?'. Rank 0 speaks for
- * all: callers on other ranks stay silent.
+ * Lines for people, on stderr, each starting with "zoodip: ". Control characters are shown as '?'. Callers on ranks
+ * other than 0 stay silent.
  *
  * Status lines (log_line) and live lines (base/progress.h) report progress, and --quiet silences them; warnings report
  * what the user must know, such as something lost or skipped, and errors why something ended: both are always shown.

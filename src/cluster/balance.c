@@ -5,7 +5,7 @@
 
 #include "base/memory.h"
 
-enum { WINDOW = 8 }; /* steps between two looks at the shares */
+enum { WINDOW = 8 }; /* steps after which the shares are computed again */
 
 /* New shares must bring a step below this fraction of its time: changing them costs something, too. */
 static const double WORTH = 0.9;

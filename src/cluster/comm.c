@@ -25,7 +25,7 @@ static int64_t number_from_environment(const char *name)
     return text && *text ? strtoll(text, NULL, 10) : 0;
 }
 
-/* The variable by which a process manager told this process its rank: Open MPI's, PMIx's, or PMI's (MPICH, Intel MPI,
+/* The variable in which a process manager gave this process its rank: Open MPI's, PMIx's, or PMI's (MPICH, Intel MPI,
  * srun --mpi=pmi2); NULL if none did. */
 static const char *rank_variable(void)
 {

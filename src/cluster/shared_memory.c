@@ -6,7 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Tells the others where to find the memory of the node's first rank: an unnamed file, open in that process. Containers
+/* Where the other ranks find the memory of the node's first rank: an unnamed file, open in that process. Containers
  * may number processes differently, hence the file's identity beside it. */
 struct address {
     int64_t process, descriptor;

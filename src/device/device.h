@@ -78,7 +78,7 @@ struct error device_open(struct device **device, const struct device_kind *kinds
                          int threads);
 void device_close(struct device *device);
 const char *device_name(const struct device *device); /* such as "cpu (2 threads, avx2)" */
-const char *device_note(const struct device *device); /* something to tell the user, or "" */
+const char *device_note(const struct device *device); /* what the user should know of it, or "" */
 
 /* A simulated GPU: it allocates and counts memory as the CUDA device does but computes nothing; programs run to no
  * effect, and reads leave host memory as it is. A run that is performed on it shows what memory the run would need. */
@@ -200,14 +200,14 @@ void op_loss(struct device *device, struct tensor slots, struct tensor pred, str
 
 /* ---- several ranks, with a GPU each ----
  *
- * Joined devices exchange data within their streams: op_sum and op_broadcast are part of a program, so that a step needs no
- * host between its evaluations and its update. All ranks run the same ones in the same order. If a device is not joined
- * (the CPU, a GPU that ranks share, a single rank), both do nothing, and the host exchanges the data instead
+ * Joined devices exchange data within their streams: op_sum and op_broadcast are part of a program, so that a step
+ * needs no host between its evaluations and its update. All ranks run the same ones in the same order. If a device is
+ * not joined (the CPU, a GPU that ranks share, a single rank), both do nothing, and the host exchanges the data instead
  * (cluster/comm.h).
  *
  * A rank that dies leaves the others waiting in their streams. device_wait returns NCCL's errors, and gives up after
  * `limit` seconds, or when another rank has, with the error of `missing`; after that nothing runs on this device any
- * more, and the other ranks must be told (comm_abort).
+ * more, and the other ranks must be ended (comm_abort).
  */
 struct device_link {
     int rank, size;

@@ -11,7 +11,7 @@
 
 #include "base/clock.h"
 
-static const double LOOK = 0.05; /* seconds between two tries */
+static const double PAUSE = 0.05; /* seconds between two tries */
 
 /* The socket's name begins with a zero byte, so it is not a file's. */
 static socklen_t name_of(struct sockaddr_un *name, const struct stat *folder)
@@ -35,7 +35,7 @@ struct error claim_folder(struct claim *claim, const char *folder, double timeou
     }
     claim->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     socklen_t size = name_of(&name, &status);
-    for (double end = clock_seconds() + timeout;; clock_sleep(LOOK)) {
+    for (double end = clock_seconds() + timeout;; clock_sleep(PAUSE)) {
         if (bind(claim->socket, (const struct sockaddr *)&name, size) == 0 || errno != EADDRINUSE)
             return ok();
         if (clock_seconds() >= end)

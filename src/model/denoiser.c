@@ -37,7 +37,7 @@ static struct error keep_tensors(struct denoiser *d)
     TRY(device_alloc_state(s->device, F32, d->lanes, 1, s->length, width, &d->hidden));
     TRY(device_alloc_state(s->device, F32, 1, s->height, s->width, channels, &d->sample));
     TRY(device_alloc_state(s->device, F32, 1, 1, 1, 1, &d->timestep));
-    TRY(device_alloc_state(s->device, I32, 1, 1, 1, d->lanes, &d->map)); // zeros: all lanes look at the same picture
+    TRY(device_alloc_state(s->device, I32, 1, 1, 1, d->lanes, &d->map)); // zeros: all lanes have the same picture
     TRY(device_alloc_state(s->device, F32, d->lanes, s->height, s->width, channels, &d->predicted));
     d->numbers = s->height * s->width * channels;
     d->input = memory_alloc(d->numbers, sizeof *d->input);

@@ -7,7 +7,7 @@
  *               start latents ─► [UNet ─► guidance ─► sampler step] x calls ─► latents
  *     decoder   latents / scaling_factor ─► VAE decoder ─► 8 bits
  *
- * With guidance the negative prompt is lane 0 and the prompt lane 1 of one batch; both look at the same latents.
+ * With guidance the negative prompt is lane 0 and the prompt lane 1 of one batch; both get the same latents.
  */
 #ifndef ZOODIP_MODEL_DENOISER_H
 #define ZOODIP_MODEL_DENOISER_H

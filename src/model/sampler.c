@@ -88,7 +88,7 @@ static int64_t calls_pndm(const struct noise_schedule *schedule, int64_t steps)
     return steps > RUNGE_KUTTA_STEPS ? steps - RUNGE_KUTTA_STEPS + RUNGE_KUTTA_CALLS : 0;
 }
 
-/* A Runge-Kutta step looks at its start, twice at the middle, and at its end. PLMS visits its second timestep twice
+/* A Runge-Kutta step evaluates its start, twice its middle, and its end. PLMS visits its second timestep twice
  * instead, to begin with a better slope. */
 static double space_pndm(const struct sampler *s, int64_t i)
 {

@@ -19,7 +19,7 @@ struct unet_config {
     int64_t layers[UNET_BLOCKS];                         /* layers_per_block */
     int64_t heads[UNET_BLOCKS];                          /* attention heads of each block's channels */
     int64_t depth[UNET_BLOCKS];                          /* transformer_layers_per_block */
-    bool down_cross[UNET_BLOCKS], up_cross[UNET_BLOCKS]; /* does the block look at the text? */
+    bool down_cross[UNET_BLOCKS], up_cross[UNET_BLOCKS]; /* does the block attend to the text? */
     int64_t cross_dim, groups, time_dim, conv_in_kernel, conv_out_kernel, downsample_padding;
     float eps, freq_shift;
     bool flip_sin_to_cos;

@@ -5,7 +5,7 @@
  * pipeline/subject.h.
  *
  * Invariant: `all` are the ranks that share the model, `comm` those that work on the same subject: all of them, until
- * pipeline_divide. The rank for which comm_rank(comm) is 0 speaks for its group.
+ * pipeline_divide. The rank for which comm_rank(comm) is 0 leads its group.
  */
 #ifndef ZOODIP_PIPELINE_PIPELINE_H
 #define ZOODIP_PIPELINE_PIPELINE_H

@@ -27,8 +27,8 @@ struct answer {
 
 /* What rank 0 knows of a group. */
 struct member {
-    bool finished;  /* was told that no job is left */
-    bool released;  /* was told that all groups have finished */
+    bool finished;  /* has got the answer that no job is left */
+    bool released;  /* has got the answer that all groups have finished */
     double silence; /* seconds since its last request */
     int64_t step;   /* last reported; a leader keeps rank 0's as group 0's */
 };
@@ -142,7 +142,7 @@ static void record(struct handout *h, const struct job_status *status)
         h->parts.report(h->parts.arg, status);
 }
 
-/* Tells the groups still working, once. */
+/* Asks the groups that are still working to stop, once. */
 static void stop_all(struct handout *h)
 {
     const struct answer stop = {.kind = STOP_NOW, .job = -1};

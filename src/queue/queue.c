@@ -414,8 +414,8 @@ static struct error run_batch(struct queue *q)
     return comm_agree(q->parts.comm, is_root(q) ? finish(q) : ok());
 }
 
-/* Tells all ranks when a job was submitted: its leader records that in its folder, for later runs and runs of other
- * jobs. */
+/* All ranks get the time at which each job was submitted: its leader records that in its folder, for later runs and
+ * runs of other jobs. */
 static struct error share_submitted(struct queue *q)
 {
     for (int64_t i = 0; i < q->jobs.count; i++) {

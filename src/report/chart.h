@@ -20,7 +20,7 @@ struct axis {
     double low, high;
     double ticks[CHART_TICKS];
     int tick_count;
-    int decimals; /* needed to tell the ticks apart */
+    int decimals; /* needed to distinguish the ticks */
 };
 
 struct chart {

@@ -10,7 +10,7 @@
 
 /* -------------------------------------------------------------------------------- pictures */
 
-static bool looks_like_picture(const char *name)
+static bool has_picture_ending(const char *name)
 {
     static const char *const endings[] = {".png", ".jpg", ".jpeg"};
     const char *dot = strrchr(name, '.');
@@ -37,7 +37,7 @@ static struct error list_folder(struct dataset *s, const char *folder)
     struct error e = s->paths ? ok() : error_memory("the list of pictures");
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
         char path[PATH_SIZE];
-        if (!looks_like_picture(names[i]))
+        if (!has_picture_ending(names[i]))
             continue;
         e = path_join(path, folder, names[i]);
         if (e.code == ERROR_NONE && !folder_exists(path))

@@ -7,8 +7,8 @@
  *
  * The error is the mean over all numbers of a prediction and its target.
  *
- * A lane looks at one of the batch's pictures (`map`); what depends on the picture alone is computed once for all its
- * lanes.
+ * A lane is evaluated on one of the batch's pictures (`map`); what depends on the picture alone is computed once for
+ * all its lanes.
  */
 #ifndef ZOODIP_ZO_EVALUATOR_H
 #define ZOODIP_ZO_EVALUATOR_H

@@ -49,7 +49,7 @@ struct lane_choices {
     int32_t (*picture)[3]; /* [pictures]: row of the moments, timestep, place among the normals */
     int32_t *caption;      /* [lanes]: row of the captions */
     int32_t *direction;    /* [lanes]: as op_perturb takes it */
-    int32_t *picture_of;   /* [lanes]: the picture of the batch that a lane looks at */
+    int32_t *picture_of;   /* [lanes]: the picture of the batch that a lane is evaluated on */
 };
 struct lane_choices lanes_choices(const struct lanes *l, int64_t batch);
 void lanes_write(const struct lanes *l);

@@ -30,7 +30,7 @@
  * z_1 .. z_n, and with two sides n + i is direction i backwards. */
 struct step_shape {
     int64_t lanes; /* of a step on all ranks together: (sides n + 1) x batch */
-    int64_t notes; /* slots after the losses, for what ranks tell each other */
+    int64_t notes; /* slots after the losses (zo/exchange.h) */
     int64_t tau;
 };
 

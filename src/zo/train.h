@@ -34,7 +34,7 @@ struct training {
     struct lane_sources sources;
     struct step step;
     struct balance balance; /* which rank evaluates which lanes */
-    double *slots;          /* the losses [lanes], and after them what ranks tell each other (zo/exchange.h) */
+    double *slots;          /* the losses [lanes], and after them the notes (zo/exchange.h) */
     double *gradient;       /* [dim] */
     struct validation validation;
     int64_t validation_every;
