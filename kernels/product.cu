@@ -294,6 +294,30 @@ __device__ static void add_chunk(float (&acc)[TALL][4][4], const struct stage<W,
         }
 }
 
+/* Finishes a warp's sums: rows from `first_row`, TALL tiles of 16, and packed columns from `first_column`, four of 8. */
+template <int TALL>
+__device__ static void finish_sums(const struct product_args &a, const float (&acc)[TALL][4][4], int first_row,
+                                   int first_column, int g, int t)
+{
+#pragma unroll
+    for (int i = 0; i < TALL; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int row = first_row + i * 16 + half * 8 + g;
+            if (row >= a.y.lanes * a.y.positions)
+                continue;
+#pragma unroll
+            for (int n = 0; n < 4; n++) {
+                int packed = first_column + n * 8 + t * 2;
+                if (a.act != ACT_GEGLU)
+                    finish(a, row, packed, packed, &acc[i][n][half * 2], NULL);
+                else if (n % 2 == 0)
+                    finish(a, row, packed, packed / 16 * 8 + packed % 8, &acc[i][n][half * 2],
+                           &acc[i][n + 1][half * 2]);
+            }
+        }
+}
+
 template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, bool ALIGNED>
 struct tile_shape {
     static const int WARP_ROWS = ROWS / 2, WARP_COLUMNS = 32;
@@ -342,24 +366,7 @@ __global__ void __launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THRE
             tap++;
         }
     }
-
-#pragma unroll
-    for (int i = 0; i < TALL; i++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int row = first_row + warp_row + i * 16 + half * 8 + g;
-            if (row >= a.y.lanes * a.y.positions)
-                continue;
-#pragma unroll
-            for (int n = 0; n < 4; n++) {
-                int packed = first_column + warp_column + n * 8 + t * 2;
-                if (a.act != ACT_GEGLU)
-                    finish(a, row, packed, packed, &acc[i][n][half * 2], NULL);
-                else if (n % 2 == 0)
-                    finish(a, row, packed, packed / 16 * 8 + packed % 8, &acc[i][n][half * 2],
-                           &acc[i][n + 1][half * 2]);
-            }
-        }
+    finish_sums<TALL>(a, acc, first_row + warp_row, first_column + warp_column, g, t);
 }
 
 /* -------------------------------------------------------------------------------- launcher */
