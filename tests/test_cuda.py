@@ -282,7 +282,7 @@ def test_without_a_usable_gpu_auto_takes_the_cpu_and_says_why(tiny, env, said):
 
 @standin_only
 def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny, tmp_path):
-    """The k-th call fails, for k spread over the run and all k of its beginning: one line, no leak, no broken checkpoint."""
+    """The k-th call fails, for k spread over the run and all k of its beginning and end: one line, no leak, no broken checkpoint."""
     report = tmp_path / "report.json"
     config, output = tiny(output__checkpoint_keep=0, output__prompts=[])
 
@@ -299,14 +299,16 @@ def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny, tmp_path
     assert done.returncode == 0
     whole, good, calls = learned(output), checkpoints(), used["fallible"]
     assert len(good) == 3
-    for k in [*range(1, 26), *range(26, calls, max(1, calls // 40)), calls - 1, calls]:
+    for k in [*range(1, 26), *range(26, calls - 15, max(1, calls // 40)), *range(calls - 15, calls + 1)]:
         done, used = train(ZOODIP_STANDIN_FAIL=str(k))
         lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip: ")]
         if done.returncode == 0:  # memory was freed, and nothing depended on it any more
             assert learned(output) == whole
         else:
             assert done.returncode in (1, 2), (k, done.stderr)
-            assert re.search(r"cuda|op_|group_|layer_norm|attend|copy|embed|loss", lines[-1]), (k, done.stderr)
+            # a save that fails is a warning, and no later one can mend the last
+            said = lines[-2] if lines[-1].endswith(": the last save failed") else lines[-1]
+            assert re.search(r"cuda|op_|group_|layer_norm|attend|copy|embed|loss", said), (k, done.stderr)
         assert checkpoints().items() <= good.items(), k  # each is complete and correct, or missing
         assert used["leaks"] == 0 and used["faults"] == 0, (k, used, done.stderr)
         assert "Sanitizer" not in done.stderr
