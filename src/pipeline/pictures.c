@@ -23,17 +23,17 @@ struct subject_picture {
 };
 
 /* What begin_picture and end_picture need. */
-struct batch {
+struct picture_set {
     const struct subject *subject;
     const struct subject_picture *items;
 };
 
 static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *latents)
 {
-    const struct batch *batch = arg;
-    const struct subject *s = batch->subject;
+    const struct picture_set *set = arg;
+    const struct subject *s = set->subject;
     const struct pipeline *pipeline = s->pipeline;
-    const struct subject_picture *item = &batch->items[i];
+    const struct subject_picture *item = &set->items[i];
     int64_t side = s->resolution / pipeline->vae.factor, length = pipeline->text_config.positions;
     char *text;
     TRY(captions_fill(s->config.output.prompts.items[item->prompt], item->word, item->vectors, &text));
@@ -49,8 +49,8 @@ static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *lat
 
 static struct error end_picture(void *arg, int64_t i, struct picture *picture)
 {
-    const struct batch *batch = arg;
-    *batch->items[i].picture = *picture;
+    const struct picture_set *set = arg;
+    *set->items[i].picture = *picture;
     return ok();
 }
 
@@ -74,7 +74,7 @@ static struct error generate(struct subject *s, const float *embedding, const st
 {
     struct pipeline *pipeline = s->pipeline;
     int64_t side = s->resolution / pipeline->vae.factor;
-    struct batch batch = {s, items};
+    struct picture_set set = {s, items};
     struct generation generation = {
         .pipeline = pipeline,
         .sampler = sampler_default(),
@@ -88,7 +88,7 @@ static struct error generate(struct subject *s, const float *embedding, const st
         .unload = unload,
         .begin = begin_picture,
         .end = end_picture,
-        .arg = &batch,
+        .arg = &set,
     };
     if (comm_rank(pipeline->comm) == 0 && !pipeline->simulated)
         log_line("drawing %lld pictures of %d steps", (long long)count, STEPS);

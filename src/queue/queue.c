@@ -230,7 +230,7 @@ static void run_job(struct queue *q, struct job *job)
     q->job = NULL;
 }
 
-/* -------------------------------------------------------------------------------- the batch */
+/* -------------------------------------------------------------------------------- running jobs */
 
 /* Rank 0: a group reports how far its job is. */
 static void on_report(void *arg, const struct job_status *status)
