@@ -4,6 +4,14 @@
 
 /* -------------------------------------------------------------------------------- what lanes choose from */
 
+static struct error write_and_free(struct device *d, struct tensor to, float *from)
+{
+    device_write(d, to, from);
+    struct error e = device_wait(d); // until then the device may read it
+    memory_free(from);
+    return e;
+}
+
 /* Posterior means and standard deviations of every picture, then of every mirrored one. */
 static struct error put_moments(struct lane_sources *s, const struct training_parts *parts)
 {
@@ -15,10 +23,7 @@ static struct error put_moments(struct lane_sources *s, const struct training_pa
         return error_memory("the pictures' moments");
     for (int64_t i = 0; i < sides * places; i++)
         dataset_moments(set, i / places, i % places, all + i * 2 * c);
-    device_write(parts->device, s->moments, all);
-    struct error e = device_wait(parts->device);
-    memory_free(all);
-    return e;
+    return write_and_free(parts->device, s->moments, all);
 }
 
 static struct error put_levels(struct lane_sources *s, const struct training_parts *parts)
@@ -30,10 +35,7 @@ static struct error put_levels(struct lane_sources *s, const struct training_par
         return error_memory("the noise levels");
     for (int64_t t = 0; t < schedule->steps; t++)
         noise_schedule_levels(schedule, t, all + 2 * t);
-    device_write(parts->device, s->levels, all);
-    struct error e = device_wait(parts->device);
-    memory_free(all);
-    return e;
+    return write_and_free(parts->device, s->levels, all);
 }
 
 struct error lane_sources_new(struct lane_sources *s, const struct training_parts *parts)
