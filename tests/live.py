@@ -33,10 +33,10 @@ def start(ranks, command, path, *options, zoodip=program("zoodip"), launcher=Non
     if launcher is None:
         launcher = ["mpirun", "--oversubscribe", "-np", ranks] if ranks > 1 else []
     return subprocess.Popen([*map(str, launcher), zoodip, command, str(path), *options], cwd=ROOT, env={**environment(), **(env or {})},
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=hear_signals)
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=restore_signals)
 
 
-def hear_signals():
+def restore_signals():
     """In a shell's background SIGINT is ignored, and under nohup SIGHUP; every process started from there would inherit that."""
     for which in (signal.SIGINT, signal.SIGHUP):
         signal.signal(which, signal.SIG_DFL)
