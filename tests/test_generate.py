@@ -199,3 +199,30 @@ def test_a_folder_that_takes_no_files_is_found_before_anything_is_drawn():
 @pytest.mark.parametrize("option", ["--prompt", "--negative"])
 def test_prompts_that_are_no_text(tmp_path, option):
     refused(generate("--prompt", "a toy", option, "a \udcff toy", "--output", tmp_path / "toy.png", check=False), option, "UTF-8")
+
+
+@pytest.mark.parametrize("steps, guidance", [(3, 1), (2, 4)])
+def test_a_runs_pictures_are_those_that_generate_makes_of_its_word(tmp_path, steps, guidance):
+    """output.sample_steps and output.guidance mean what --steps and --guidance do."""
+    config, output = write_recipe(tmp_path, quant__bits=16, optim__steps=2, output__sample_every=1, output__save_every=1,
+                                  output__prompts=["a {} on the beach"], output__sample_steps=steps, output__guidance=guidance)
+    run(program("zoodip"), "train", config)
+    generate("--prompt", "a sks on the beach", "--embedding", output / "learned_embeds-steps-1.safetensors", "--steps", steps,
+             "--guidance", guidance, "--output", tmp_path / "sks.png")
+    assert (tmp_path / "sks.png").read_bytes() == (output / "samples/step-1-1.png").read_bytes()
+
+
+def test_a_runs_pictures_need_not_stay_as_they_were_when_it_resumes(tmp_path):
+    config, output = write_recipe(tmp_path, optim__steps=1, output__prompts=[], data__resolution=16)
+    run(program("zoodip"), "train", config)
+    resumed = run(program("zoodip"), "train", config, "--resume", "--set", "optim.steps=2", "--set", "output.sample_steps=1",
+                  "--set", "output.guidance=0", "--set", 'output.prompts=["a {}"]')
+    assert "resuming after step 1" in resumed.stderr and "drawing 2 pictures of 1 steps" in resumed.stderr
+    assert not (output / "samples").exists()
+
+
+def test_more_steps_than_the_model_has_timesteps_are_refused_before_the_run(tmp_path):
+    config, output = write_recipe(tmp_path)
+    refused(run(program("zoodip"), "train", config, "--set", "output.sample_steps=1000", check=False), "--set: output.sample_steps", "is 1000", "999")
+    assert not output.exists()
+    run(program("zoodip"), "train", config, "--set", "output.sample_steps=1000", "--set", "output.prompts=[]", "--set", "optim.steps=1")

@@ -298,7 +298,7 @@ static struct error prepare(struct session *s)
         .measure = true,
     };
     struct sampler trial; // does the schedule have that many steps?
-    TRY(sampler_new(&trial, &s->pipeline.schedule, g->sampler, r->steps, 1));
+    TRY(error_in(sampler_new(&trial, &s->pipeline.schedule, g->sampler, r->steps, 1), "--steps"));
     sampler_free(&trial);
     TRY(read_words(s));
     g->rows = s->words.rows;

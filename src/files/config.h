@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 38 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 40 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -78,7 +78,9 @@ struct config {
         double checkpoint_minutes; /* 0: by steps alone */
         int64_t checkpoint_keep;   /* 0: all */
         int64_t sample_every;      /* steps; 0: only at the end */
-        struct texts prompts;      /* "{}" stands for the word */
+        int64_t sample_steps;      /* the sampler's, for each of these pictures */
+        double guidance;           /* of these pictures; 1 or less: none */
+        struct texts prompts;      /* "{}" stands for the word; none: no pictures */
     } output;
     struct {
         double timeout; /* seconds */

@@ -296,7 +296,7 @@ static struct error space_timesteps(struct sampler *s)
     for (int64_t i = 0; i < s->calls; i++) {
         double t = s->type->space ? s->type->space(s, i) : spaced(s, i, s->steps);
         if (t < 0 || t > (double)(s->schedule->steps - 1))
-            return error_input("--steps: %lld: with the model's steps_offset %lld this needs timestep %.0f of %lld",
+            return error_input("is %lld, and with the model's steps_offset %lld this needs timestep %.0f of %lld",
                                (long long)s->steps, (long long)s->schedule->steps_offset, t,
                                (long long)s->schedule->steps);
         s->timesteps[i] = t;
@@ -311,7 +311,7 @@ struct error sampler_new(struct sampler *s, const struct noise_schedule *schedul
     *s = (struct sampler){.schedule = schedule, .type = type, .steps = steps, .count = count, .init_sigma = 1};
     int64_t least = sampler_least_steps(schedule, type);
     if (steps < least || steps > schedule->steps - 1)
-        return error_input("--steps: %lld: expected %lld to %lld", (long long)steps, (long long)least,
+        return error_input("is %lld, expected %lld to %lld", (long long)steps, (long long)least,
                            (long long)schedule->steps - 1);
     s->calls = sampler_calls(schedule, type, steps);
     struct error e = alloc_arrays(s);

@@ -10,8 +10,7 @@
 #include "pipeline/generation.h"
 #include "text/captions.h"
 
-enum { STEPS = 50, GAP = 4, SMALLEST_CELL = 128 };
-static const double guidance = 7.5;
+enum { GAP = 4, SMALLEST_CELL = 128 };
 
 /* -------------------------------------------------------------------------------- words on prompts */
 
@@ -37,9 +36,10 @@ static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *lat
     int64_t side = s->resolution / pipeline->vae.factor, length = pipeline->text_config.positions;
     char *text;
     TRY(captions_fill(s->config.output.prompts.items[item->prompt], item->word, item->vectors, &text));
-    struct error e = tokenizer_encode(s->tokenizer, "", ids, length);
+    bool guided = s->config.output.guidance > 1;
+    struct error e = guided ? tokenizer_encode(s->tokenizer, "", ids, length) : ok();
     if (e.code == ERROR_NONE)
-        e = tokenizer_encode(s->tokenizer, text, ids + length, length);
+        e = tokenizer_encode(s->tokenizer, text, guided ? ids + length : ids, length);
     memory_free(text);
     // both words start from the same latents, every prompt from others
     rng_normals((uint64_t)s->config.seed, (uint64_t)item->prompt, STREAM_SAMPLE, 0,
@@ -78,8 +78,8 @@ static struct error generate(struct subject *s, const float *embedding, const st
     struct generation generation = {
         .pipeline = pipeline,
         .sampler = sampler_default(),
-        .steps = STEPS,
-        .guidance = guidance,
+        .steps = s->config.output.sample_steps,
+        .guidance = s->config.output.guidance,
         .height = side,
         .width = side,
         .rows = embedding,
@@ -91,7 +91,7 @@ static struct error generate(struct subject *s, const float *embedding, const st
         .arg = &set,
     };
     if (comm_rank(pipeline->comm) == 0 && !pipeline->simulated)
-        log_line("drawing %lld pictures of %d steps", (long long)count, STEPS);
+        log_line("drawing %lld pictures of %lld steps", (long long)count, (long long)generation.steps);
     TRY(generation_run(&generation, count));
     return share_pictures(s, items, count);
 }

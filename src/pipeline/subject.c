@@ -6,9 +6,23 @@
 #include "base/memory.h"
 #include "files/file.h"
 #include "model/embedding.h"
+#include "model/sampler.h"
 #include "pipeline/fingerprint.h"
 
 /* -------------------------------------------------------------------------------- reading */
+
+/* Does the model's schedule have that many steps? Asked now, since pictures come at the very end. */
+static struct error check_sampler(const struct subject *s)
+{
+    const struct config *c = &s->config;
+    struct sampler trial;
+    if (c->output.prompts.count == 0)
+        return ok();
+    TRY(config_blame(c, "output.sample_steps",
+                     sampler_new(&trial, &s->pipeline->schedule, sampler_default(), c->output.sample_steps, 1)));
+    sampler_free(&trial);
+    return ok();
+}
 
 /* Checks the config's values against the model. */
 static struct error check_model(struct subject *s)
@@ -25,7 +39,7 @@ static struct error check_model(struct subject *s)
         return config_blame(c, "data.resolution",
                             error_input("is %lld, expected a multiple of %lld, the VAE's factor",
                                         (long long)s->resolution, (long long)p->vae.factor));
-    return ok();
+    return check_sampler(s);
 }
 
 /* One token that the model knows. */
