@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import TOYBOX, environment, mpirun, program, recipe, run
+from conftest import TOYBOX, environment, learned, losses_of, mpirun, program, recipe, run, train_alone
 
 pytestmark = pytest.mark.filterwarnings("error")
 RANKS = program("tests/ranks")
@@ -111,18 +111,44 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
+@pytest.fixture
+def two(tmp_path):
+    """A run of `train` or `run` in two places: (both, config, folder of its results)."""
+    def make(command):
+        keys = recipe(tmp_path / "out", model="model", data__images="subjects/bear5", data__captions="subjects/cc.json",
+                      optim__steps=2, output__prompts=[])
+        config = tmp_path / "config.json"
+        config.write_text(json.dumps(keys if command == "train" else {"defaults": keys, "jobs": [{"name": "a"}, {"name": "b"}]}))
+        return two_places(tmp_path, command, str(config)), tmp_path / "out" / ("." if command == "train" else "a")
+    return make
+
+
 @pytest.mark.parametrize("command", ["train", "run"])
-def test_a_rank_that_sees_other_files_is_named(tmp_path, command):
-    keys = recipe(tmp_path / "out", model="model", data__images="subjects/bear5", data__captions="subjects/cc.json",
-                  optim__steps=2, output__prompts=[])
-    config = tmp_path / "config.json"
-    config.write_text(json.dumps(keys if command == "train" else {"defaults": keys, "jobs": [{"name": "a"}]}))
-    both = two_places(tmp_path, command, str(config))
-    good = both()
-    assert good.returncode == 0, good.stderr
-    shutil.copy(tmp_path / "first/subjects/bear5/01.png", tmp_path / "second/subjects/bear5/00.png")
+def test_photos_and_captions_are_read_by_rank_0_for_all(tmp_path, two, command):
+    both, output = two(command)
+    shutil.rmtree(tmp_path / "second/subjects")
     done = both()
-    assert done.returncode != 0 and "rank 1" in done.stderr and "the pictures (subjects/bear5)" in done.stderr
+    assert done.returncode == 0, done.stderr
+    there = {name: str(TOYBOX / f"subjects/{name}") for name in ("bear5", "cc.json")}
+    word = train_alone(tmp_path / "alone", data__images=there["bear5"], data__captions=there["cc.json"], optim__steps=2, output__prompts=[])
+    assert (learned(output), losses_of(output)) == word
+
+
+@pytest.mark.parametrize("command", ["train", "run"])
+@pytest.mark.parametrize("broken", ["bear5/03.png", "cc.json"])
+def test_what_rank_0_cannot_read_is_one_message_of_all(tmp_path, two, command, broken):
+    both, _ = two(command)
+    (tmp_path / "first/subjects" / broken).write_bytes(b"{")
+    done = both()
+    told = [line for line in done.stderr.splitlines() if f"subjects/{broken}" in line]
+    assert done.returncode == (2 if command == "train" else 1) and told, done.stderr
+    if command == "train":
+        assert len(told) == 1 and told[0].startswith("zoodip: "), done.stderr
+
+
+@pytest.mark.parametrize("command", ["train", "run"])
+def test_a_rank_that_sees_another_model_is_named(tmp_path, two, command):
+    both, _ = two(command)
     flip_a_bit(tmp_path / "second/model/unet/diffusion_pytorch_model.safetensors")
     done = both()
     assert done.returncode == 2 and "rank 1" in done.stderr and "the model (model)" in done.stderr

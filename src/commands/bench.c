@@ -94,7 +94,7 @@ static struct error bench(const char *config, const struct text_list *sets, int6
     TRY(subject_open(&s, &p, config, sets, comm, host->devices));
     if (comm_rank(comm) == 0 && device_note(p.device)[0])
         log_line("%s", device_note(p.device));
-    struct error e = memory_plan_check(&plan, config, sets, p.device, comm, PHASE_TRAIN); // it generates no pictures
+    struct error e = memory_plan_check(&plan, &s, PHASE_TRAIN); // it generates no pictures
     if (e.code == ERROR_NONE)
         e = measure(&s, evaluations);
     subject_close(&s);

@@ -66,7 +66,7 @@ static struct error learn(struct run *r, bool resume)
     bool gpu = device_identity(p->device) != 0, first = comm_rank(p->comm) == 0;
     if (first && device_note(p->device)[0])
         log_line("%s", device_note(p->device));
-    TRY(memory_plan_check(&r->plan, r->config, &r->sets, p->device, p->comm, PHASE_PICTURES));
+    TRY(memory_plan_check(&r->plan, &r->subject, PHASE_PICTURES));
     r->learning = (struct learning){.subject = &r->subject, .last = true};
     TRY(comm_agree(p->comm, first ? learning_prepare(&r->learning, &r->subject.config, resume) : ok()));
     TRY(subject_encode(&r->subject));

@@ -3,7 +3,6 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "pipeline/pictures.h"
-#include "pipeline/subject.h"
 #include "zo/train.h"
 
 /* The peak since the last call. */
@@ -60,22 +59,37 @@ struct error memory_plan_subject(struct memory_plan *plan, const char *config, c
     return e;
 }
 
-struct error memory_plan_job(struct memory_plan *plan, struct config *config, struct comm *comm)
+/* A pipeline on a simulated GPU, and in it the subject that another pipeline has read. */
+static struct error open_again(struct pipeline *p, struct subject *s, const struct subject *from)
 {
-    struct pipeline p;
-    struct subject s = {0};
-    const struct pipeline_choice choice = pipeline_choice_of(config);
-    struct error e = pipeline_open(&p, &choice, comm, NULL);
+    struct config config;
+    TRY(config_copy(&config, &from->config));
+    const struct pipeline_choice choice = pipeline_choice_of(&config);
+    struct error e = pipeline_open(p, &choice, from->pipeline->comm, NULL);
     if (e.code == ERROR_NONE)
-        e = subject_read(&s, &p, config);
-    e = comm_agree(comm, e);
+        e = subject_again(s, p, &config, from);
+    config_free(&config);
+    return e;
+}
+
+/* The plan of a subject that has been read: each phase grows to what it needs. */
+static struct error plan_again(struct memory_plan *plan, const struct subject *from, enum phase until, bool last)
+{
+    struct pipeline p = {0};
+    struct subject s = {0};
+    struct error e = comm_agree(from->pipeline->comm, open_again(&p, &s, from));
     if (e.code == ERROR_NONE)
         e = pipeline_link(&p, &s.config);
     if (e.code == ERROR_NONE)
-        e = count_phases(plan, &s, PHASE_PICTURES, false);
+        e = count_phases(plan, &s, until, last);
     subject_free(&s);
     pipeline_close(&p);
     return e;
+}
+
+struct error memory_plan_job(struct memory_plan *plan, const struct subject *s)
+{
+    return plan_again(plan, s, PHASE_PICTURES, false);
 }
 
 const char *memory_plan_phase(enum phase phase)
@@ -146,13 +160,13 @@ struct error memory_plan_fits(const struct memory_plan *plan, struct device *dev
     return check_fits(plan->most, device, comm, "data.resolution, zo.n or optim.batch_size, set quant.bits to 4");
 }
 
-struct error memory_plan_check(struct memory_plan *plan, const char *config, const struct text_list *sets,
-                               struct device *device, struct comm *comm, enum phase last)
+struct error memory_plan_check(struct memory_plan *plan, const struct subject *s, enum phase last)
 {
-    if (device_identity(device) == 0)
+    *plan = (struct memory_plan){0};
+    if (device_identity(s->pipeline->device) == 0)
         return ok();
-    TRY(memory_plan_subject(plan, config, sets, comm, last));
-    return memory_plan_fits(plan, device, comm);
+    TRY(plan_again(plan, s, last, true));
+    return memory_plan_fits(plan, s->pipeline->device, s->pipeline->comm);
 }
 
 /* -------------------------------------------------------------------------------- pictures alone */

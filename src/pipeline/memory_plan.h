@@ -13,6 +13,7 @@
 #include "device/device.h"
 #include "files/config.h"
 #include "pipeline/generation.h"
+#include "pipeline/subject.h"
 
 enum phase { PHASE_ENCODE, PHASE_TRAIN, PHASE_PICTURES, PHASES };
 
@@ -25,9 +26,9 @@ struct memory_plan {
 struct error memory_plan_subject(struct memory_plan *plan, const char *config, const struct text_list *sets,
                                  struct comm *comm, enum phase last);
 
-/* The same for a queue's job, whose config it takes over: ranks work in groups of `comm`'s size, and networks stay
- * loaded while pictures are generated. Each phase of the plan grows to what this job needs. */
-struct error memory_plan_job(struct memory_plan *plan, struct config *config, struct comm *comm);
+/* The same for a queue's job that has been read: networks stay loaded while pictures are generated. Each phase of the
+ * plan grows to what this job needs. Collective in the group. */
+struct error memory_plan_job(struct memory_plan *plan, const struct subject *s);
 
 /* "encode pictures" and so on. */
 const char *memory_plan_phase(enum phase phase);
@@ -39,9 +40,9 @@ void memory_plan_print(const struct memory_plan *plan, FILE *to);
  * else logs the plan. Collective. */
 struct error memory_plan_fits(const struct memory_plan *plan, struct device *device, struct comm *comm);
 
-/* Both of the above, for a run that is about to begin on `device`; does nothing without a GPU. Collective. */
-struct error memory_plan_check(struct memory_plan *plan, const char *config, const struct text_list *sets,
-                               struct device *device, struct comm *comm, enum phase last);
+/* The plan of a run that is about to begin with this subject, and memory_plan_fits; does nothing without a GPU.
+ * Collective. */
+struct error memory_plan_check(struct memory_plan *plan, const struct subject *s, enum phase last);
 
 /* The same for pictures that one rank is about to generate in a pipeline that was opened for `choice`. *bytes: what
  * they need, 0 without a GPU. */

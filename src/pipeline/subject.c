@@ -72,46 +72,54 @@ static struct error read_words(struct subject *s)
                         embedding_add_tokens(s->tokenizer, c->token.placeholder, c->token.vectors, &s->first_id));
 }
 
-static struct error read_all(struct subject *s)
+/* What each rank reads itself. */
+static struct error read_mine(struct subject *s, struct pipeline *p, struct config *config)
 {
-    const struct config *c = &s->config;
-    s->recipe = config_recipe(c);
+    *s = (struct subject){.pipeline = p, .config = *config};
+    *config = (struct config){0};
+    s->recipe = config_recipe(&s->config);
     if (!s->recipe)
         return error_memory("the recipe");
     TRY(check_model(s));
-    TRY(read_words(s));
-    return dataset_read(&s->dataset, c, s->tokenizer, s->first_id, s->resolution, s->pipeline->text_config.positions);
+    return read_words(s);
+}
+
+/* Have all ranks read the same? */
+static struct error compare_ranks(const struct subject *s)
+{
+    struct comm *all = s->pipeline->all;
+    const int64_t word[] = {s->resolution, s->pipeline->text_config.positions, s->first_id, s->initializer_id};
+    // all of it, not only the recipe: steps, prompts and so on decide how often the ranks meet
+    char *config = config_json(&s->config);
+    TRY(comm_agree(all, config ? ok() : error_memory("the config")));
+    const struct fingerprint fingerprints[] = {
+        {"the config", fingerprint_text(0, config)},
+        {"the model's tokenizer or settings", fingerprint_bytes(0, word, sizeof word)}};
+    memory_free(config);
+    return fingerprint_compare(all, fingerprints, sizeof fingerprints / sizeof *fingerprints);
 }
 
 struct error subject_read(struct subject *s, struct pipeline *p, struct config *config)
 {
-    *s = (struct subject){.pipeline = p, .config = *config};
-    *config = (struct config){0};
-    struct error e = read_all(s);
+    struct error e = comm_agree(p->all, read_mine(s, p, config));
+    if (e.code == ERROR_NONE)
+        e = compare_ranks(s);
+    if (e.code == ERROR_NONE)
+        e = dataset_read(&s->dataset, &s->config, s->tokenizer, s->first_id, s->resolution, p->text_config.positions,
+                         p->all);
     if (e.code != ERROR_NONE)
         subject_free(s);
     return e;
 }
 
-struct error subject_compare(const struct subject *s)
+struct error subject_again(struct subject *s, struct pipeline *p, struct config *config, const struct subject *from)
 {
-    const struct dataset *set = &s->dataset;
-    const struct texts *images = &s->config.data.images;
-    uint32_t pictures = 0;
-    for (int64_t i = 0; i < set->count; i++) {
-        const struct picture *picture = &set->pictures[i];
-        pictures = fingerprint_bytes(pictures, picture->rgb, picture->width * picture->height * 3);
-    }
-    uint32_t captions = fingerprint_bytes(0, set->ids, set->captions.count * set->length * (int64_t)sizeof *set->ids);
-    // all of it, not only the recipe: steps, prompts and so on decide how often the ranks meet
-    char *config = config_json(&s->config);
-    TRY(comm_agree(s->pipeline->all, config ? ok() : error_memory("the config")));
-    uint32_t keys = fingerprint_text(0, config);
-    memory_free(config);
-    char named[300];
-    snprintf(named, sizeof named, "the pictures (%.250s)", images->items[0]);
-    const struct fingerprint fingerprints[] = {{"the config", keys}, {named, pictures}, {"the captions", captions}};
-    return fingerprint_compare(s->pipeline->all, fingerprints, sizeof fingerprints / sizeof *fingerprints);
+    struct error e = read_mine(s, p, config);
+    if (e.code != ERROR_NONE)
+        subject_free(s);
+    else
+        s->dataset = dataset_borrow(&from->dataset);
+    return e;
 }
 
 void subject_free(struct subject *s)
@@ -126,23 +134,23 @@ void subject_free(struct subject *s)
 
 /* -------------------------------------------------------------------------------- one subject */
 
-/* This rank's part; *opened: the pipeline is open. */
-static struct error open_mine(struct subject *s, struct pipeline *p, struct config *config, struct comm *comm,
+/* This rank's part: the pipeline that a config asks for. */
+static struct error open_mine(struct pipeline *p, const struct config *config, struct comm *comm,
                               const struct device_kind *devices, bool *opened)
 {
     const struct pipeline_choice choice = pipeline_choice_of(config);
+    comm_set_timeout(comm, config->cluster.timeout);
     struct error e = pipeline_open(p, &choice, comm, devices);
     *opened = e.code == ERROR_NONE;
-    return *opened ? subject_read(s, p, config) : e;
+    return e;
 }
 
-/* The ranks have all read theirs: whether they read the same, and how they exchange losses. */
-static struct error join_ranks(const struct subject *s, struct pipeline *p)
+/* Photos come before the model's weights, which take longer to read. */
+static struct error read_and_join(struct subject *s, struct pipeline *p, struct config *config)
 {
-    if (!p->simulated) {
+    TRY(subject_read(s, p, config));
+    if (!p->simulated)
         TRY(pipeline_compare(p, &s->config));
-        TRY(subject_compare(s));
-    }
     return pipeline_link(p, &s->config);
 }
 
@@ -153,14 +161,12 @@ struct error subject_open(struct subject *s, struct pipeline *p, const char *con
     struct config config;
     bool opened = false;
     struct error e = config_read(&config, config_path, sets);
-    if (e.code == ERROR_NONE) {
-        comm_set_timeout(comm, config.cluster.timeout);
-        e = open_mine(s, p, &config, comm, devices, &opened);
-        config_free(&config);
-    }
+    if (e.code == ERROR_NONE)
+        e = open_mine(p, &config, comm, devices, &opened);
     e = comm_agree(comm, e);
     if (e.code == ERROR_NONE)
-        e = join_ranks(s, p);
+        e = read_and_join(s, p, &config);
+    config_free(&config);
     if (e.code != ERROR_NONE) {
         subject_free(s);
         if (opened)

@@ -26,13 +26,15 @@ struct subject {
     float *initializer; /* [width] */
 };
 
-/* Takes the config over, reads word, captions and pictures, and checks them against the model. Not collective: agree on
- * the outcome. Nothing is owned after an error. Free with subject_free. */
+/* Takes the config over, reads word, captions and pictures, and checks them against the model. Collective over p->all:
+ * each rank has read its config and reads the model's tokenizer, which are compared (pipeline/fingerprint.h); rank 0
+ * reads the rest for all (zo/dataset.h). Nothing is owned after an error. Free with subject_free. */
 struct error subject_read(struct subject *s, struct pipeline *p, struct config *config);
 void subject_free(struct subject *s);
 
-/* Whether all ranks have read the same config, captions and pictures (pipeline/fingerprint.h). Collective over all. */
-struct error subject_compare(const struct subject *s);
+/* The same subject in another pipeline of the same model, with the pictures and captions of `from`, which outlives it.
+ * Not collective. */
+struct error subject_again(struct subject *s, struct pipeline *p, struct config *config, const struct subject *from);
 
 /* For a command with one subject: reads the config, opens the pipeline for it, reads the subject, joins the ranks'
  * GPUs. `devices`: see pipeline_open. All ranks return the same; after an error nothing is owned. */

@@ -276,14 +276,11 @@ struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p)
         struct job *job = &jobs->items[i];
         if (!job_is_pending(job))
             continue;
-        struct error mine = pipeline_serves(p, &job->config);
-        if (mine.code == ERROR_NONE)
-            mine = subject_read(&job->subject, p, &job->config);
-        job->has_subject = mine.code == ERROR_NONE;
-        struct error e = comm_agree(p->all, mine);
+        struct error e = comm_agree(p->all, pipeline_serves(p, &job->config));
         if (e.code == ERROR_NONE)
-            e = subject_compare(&job->subject);
-        if (e.code != ERROR_NONE)
+            e = subject_read(&job->subject, p, &job->config);
+        job->has_subject = e.code == ERROR_NONE;
+        if (!job->has_subject)
             job_fail(job, e);
     }
     return ok();

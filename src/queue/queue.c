@@ -345,11 +345,8 @@ static struct error plan_jobs(struct queue *q)
     if (device_identity(p->device) == 0)
         return ok();
     for (int64_t i = 0; i < q->jobs.count; i++) {
-        struct config copy;
-        if (!job_is_pending(&q->jobs.items[i]))
-            continue;
-        TRY(comm_agree(p->comm, config_copy(&copy, &q->jobs.items[i].subject.config)));
-        TRY(memory_plan_job(&plan, &copy, p->comm));
+        if (job_is_pending(&q->jobs.items[i]))
+            TRY(memory_plan_job(&plan, &q->jobs.items[i].subject));
     }
     return memory_plan_fits(&plan, p->device, q->parts.comm);
 }

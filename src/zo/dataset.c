@@ -67,18 +67,25 @@ static struct error list_pictures(struct dataset *s, const struct texts *images)
     return ok();
 }
 
-static struct error read_pictures(struct dataset *s, enum fit fit, int64_t resolution)
+static struct error read_picture(struct picture *fitted, const char *path, enum fit fit, int64_t resolution)
+{
+    struct picture whole;
+    TRY(picture_read(&whole, path));
+    struct error e = picture_fit(fitted, &whole, resolution, resolution, fit);
+    picture_free(&whole);
+    return error_in(e, "%s", path);
+}
+
+/* Rank 0 decodes; one photo is whole in its memory at a time. */
+static struct error share_pictures(struct dataset *s, enum fit fit, int64_t resolution, struct comm *comm)
 {
     s->pictures = memory_alloc(s->count, sizeof *s->pictures);
-    if (!s->pictures)
-        return error_memory("the pictures");
+    TRY(comm_agree(comm, s->pictures ? ok() : error_memory("the pictures")));
     for (int64_t i = 0; i < s->count; i++) {
-        struct picture whole;
-        TRY(picture_read(&whole, s->paths[i]));
-        struct error e = picture_fit(&s->pictures[i], &whole, resolution, resolution, fit);
-        picture_free(&whole);
-        if (e.code != ERROR_NONE)
-            return error_in(e, "%s", s->paths[i]);
+        struct picture *picture = &s->pictures[i];
+        TRY(comm_agree(comm, comm_rank(comm) == 0 ? read_picture(picture, s->paths[i], fit, resolution)
+                                                  : picture_new(picture, resolution, resolution)));
+        TRY(comm_broadcast(comm, picture->rgb, resolution * resolution * 3, 0));
     }
     return ok();
 }
@@ -99,7 +106,6 @@ static struct error find_captions(struct dataset *s, const struct config *config
 {
     if (!config->use_cc)
         return captions_templates(&s->captions, config->data.property == PROPERTY_STYLE);
-    s->caption_per_picture = true;
     if (!file_exists(config->data.captions))
         return config_blame(config, "data.captions", error_input("\"%.300s\": no such file", config->data.captions));
     const char **names = memory_alloc(s->count, sizeof *names);
@@ -145,8 +151,11 @@ static struct error encode_captions(struct dataset *s, const struct config *conf
     return ok();
 }
 
-static struct error read_all(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
-                             int32_t first_id, int64_t resolution, int64_t length)
+/* -------------------------------------------------------------------------------- rank 0's, for all */
+
+/* Rank 0: which pictures there are, and their captions. */
+static struct error find_all(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
+                             int32_t first_id, int64_t length)
 {
     TRY(config_blame(config, "data.images", list_pictures(s, &config->data.images)));
     if (s->count * config->data.repeats > INT32_MAX)
@@ -154,21 +163,89 @@ static struct error read_all(struct dataset *s, const struct config *config, con
                             error_input("%lld times %lld pictures is more than one epoch can hold",
                                         (long long)config->data.repeats, (long long)s->count));
     TRY(find_captions(s, config));
-    TRY(encode_captions(s, config, tokenizer, first_id, length));
-    return read_pictures(s, config->data.fit, resolution);
+    return encode_captions(s, config, tokenizer, first_id, length);
+}
+
+/* The pictures' paths as one text, each with its zero byte; *size counts all but the last. */
+static char *join_paths(const struct dataset *s, int64_t *size)
+{
+    *size = -1;
+    for (int64_t i = 0; i < s->count; i++)
+        *size += (int64_t)strlen(s->paths[i]) + 1;
+    char *text = memory_alloc(*size + 1, 1), *at = text;
+    for (int64_t i = 0; i < s->count && text; i++)
+        at = stpcpy(at, s->paths[i]) + 1;
+    return text;
+}
+
+/* And back; the list has room for all. */
+static struct error split_paths(struct dataset *s, const char *text, int64_t count)
+{
+    for (int64_t i = 0; i < count; i++, text += strlen(text) + 1)
+        TRY(add_path(s, text));
+    return ok();
+}
+
+static struct error share_paths(struct dataset *s, int64_t count, struct comm *comm)
+{
+    int64_t size = 0;
+    bool first = comm_rank(comm) == 0;
+    char *text = first ? join_paths(s, &size) : NULL;
+    struct error e = comm_agree(comm, first && !text ? error_memory("the list of pictures") : ok());
+    if (e.code == ERROR_NONE)
+        e = comm_share_text(comm, &text, &size);
+    if (e.code == ERROR_NONE)
+        e = comm_agree(comm, first ? ok() : split_paths(s, text, count));
+    memory_free(text);
+    return e;
+}
+
+/* Another rank makes room for what rank 0 has found. */
+static struct error make_room(struct dataset *s, int64_t count, int64_t captions, int64_t length)
+{
+    s->length = length;
+    s->paths = memory_alloc(count, sizeof *s->paths);
+    s->captions.templates = memory_alloc(captions, sizeof *s->captions.templates);
+    s->ids = memory_alloc(captions * length, sizeof *s->ids);
+    if (!s->paths || !s->captions.templates || !s->ids)
+        return error_memory("the list of pictures");
+    s->captions.count = captions;
+    return ok();
+}
+
+static struct error share_found(struct dataset *s, int64_t length, struct comm *comm)
+{
+    int64_t sizes[] = {s->count, s->captions.count};
+    TRY(comm_broadcast(comm, sizes, sizeof sizes, 0));
+    TRY(comm_agree(comm, comm_rank(comm) == 0 ? ok() : make_room(s, sizes[0], sizes[1], length)));
+    TRY(share_paths(s, sizes[0], comm));
+    return comm_broadcast(comm, s->ids, s->captions.count * s->length * (int64_t)sizeof *s->ids, 0);
 }
 
 struct error dataset_read(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
-                          int32_t first_id, int64_t resolution, int64_t length)
+                          int32_t first_id, int64_t resolution, int64_t length, struct comm *comm)
 {
-    *s = (struct dataset){.flip = config->data.flip};
-    struct error e = read_all(s, config, tokenizer, first_id, resolution, length);
+    *s = (struct dataset){.flip = config->data.flip, .caption_per_picture = config->use_cc};
+    struct error mine = comm_rank(comm) == 0 ? find_all(s, config, tokenizer, first_id, length) : ok();
+    struct error e = comm_agree(comm, mine);
+    if (e.code == ERROR_NONE)
+        e = share_found(s, length, comm);
+    if (e.code == ERROR_NONE)
+        e = share_pictures(s, config->data.fit, resolution, comm);
     if (e.code != ERROR_NONE)
         dataset_free(s);
     return e;
 }
 
-void dataset_free(struct dataset *s)
+struct dataset dataset_borrow(const struct dataset *from)
+{
+    struct dataset s = *from;
+    s.borrowed = true;
+    s.moments[0] = s.moments[1] = NULL;
+    return s;
+}
+
+static void free_read(struct dataset *s)
 {
     for (int64_t i = 0; i < s->count; i++) {
         if (s->paths)
@@ -180,6 +257,12 @@ void dataset_free(struct dataset *s)
     memory_free(s->pictures);
     captions_free(&s->captions);
     memory_free(s->ids);
+}
+
+void dataset_free(struct dataset *s)
+{
+    if (!s->borrowed)
+        free_read(s);
     memory_free(s->moments[0]);
     memory_free(s->moments[1]);
     *s = (struct dataset){0};

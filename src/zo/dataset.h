@@ -2,6 +2,8 @@
  *
  * The subject: its pictures, as posteriors of the VAE (mean and log-variance, encoded once, plain and mirrored), and
  * the captions with the word in them, as token ids.
+ *
+ * Rank 0 reads photos and captions and decodes; the others get pixels and ids from it, and need not see the files.
  */
 #ifndef ZOODIP_ZO_DATASET_H
 #define ZOODIP_ZO_DATASET_H
@@ -20,22 +22,27 @@
 
 struct dataset {
     int64_t count;
-    char **paths;             /* [count], in the order of their names */
+    char **paths;             /* [count], in the order of their names; as rank 0 knows them */
     struct picture *pictures; /* [count], fitted to the resolution */
-    struct captions captions; /* templates, or one for each picture */
+    struct captions captions; /* templates, or one for each picture; the texts are NULL on all ranks but 0 */
     bool caption_per_picture;
     int64_t length; /* ids of a caption */
     int32_t *ids;   /* [captions.count, length] */
     bool flip;
     int64_t height, width, channels; /* of a latent; set by dataset_encode */
     float *moments[2];               /* plain, mirrored (NULL without flip): [count, height, width, 2 channels] */
+    bool borrowed;                   /* private: all but the moments belongs to another */
 };
 
 /* Finds and reads the pictures, fits them to resolution x resolution, reads or makes the captions. An error names the
- * key, file or caption at fault. `first_id`.. are the word's tokens: every caption must keep them within `length`. */
+ * key, file or caption at fault. `first_id`.. are the word's tokens: every caption must keep them within `length`.
+ * Collective: config, resolution and length are the same on all ranks, and so is what they get. */
 struct error dataset_read(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
-                          int32_t first_id, int64_t resolution, int64_t length);
+                          int32_t first_id, int64_t resolution, int64_t length, struct comm *comm);
 void dataset_free(struct dataset *s);
+
+/* The same pictures and captions, not yet encoded; `from` outlives them. */
+struct dataset dataset_borrow(const struct dataset *from);
 
 /* Encodes the pictures: each rank encodes a share, then all ranks get all of them. Collective. */
 struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm);
