@@ -67,6 +67,45 @@ uint16_t float_to_bfloat(float value)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
+/* One bit at the lowest place of the exponent, in each of the numbers that fill a word; 0 for integers. */
+static uint64_t exponent_units(enum dtype type)
+{
+    switch (type) {
+    case F64:
+        return 0x0010000000000000;
+    case F32:
+        return 0x0080000000800000;
+    case F16:
+        return 0x0400040004000400;
+    case BF16:
+        return 0x0080008000800080;
+    default:
+        return 0;
+    }
+}
+
+/* A number is infinite or NaN if its exponent is all ones; one more then carries into the place of the sign. Several
+ * numbers are looked at in each addition, and none carries into its neighbour. */
+bool dtype_finite(const void *from, enum dtype type, int64_t count)
+{
+    const unsigned char *at = from;
+    int64_t left = count * dtypes[type].size;
+    uint64_t unit = exponent_units(type), carried = 0, word;
+    uint64_t signs = dtypes[type].size == 8   ? 0x8000000000000000
+                     : dtypes[type].size == 4 ? 0x8000000080000000
+                                              : 0x8000800080008000;
+    if (!unit)
+        return true;
+    for (; left >= 8; left -= 8, at += 8) {
+        memcpy(&word, at, sizeof word);
+        carried |= (word & ~signs) + unit;
+    }
+    word = 0;
+    memcpy(&word, at, (size_t)left);
+    carried |= (word & ~signs) + unit;
+    return !(carried & signs);
+}
+
 void dtype_to_float(float *to, const void *from, enum dtype type, int64_t count)
 {
     const unsigned char *bytes = from;

@@ -344,6 +344,8 @@ static struct error generate(const struct request *r, struct comm *alone, const 
     TRY(check_request(r));
     TRY(pipeline_open(&s.pipeline, &choice, alone, devices));
     struct error e = prepare(&s);
+    if (e.code == ERROR_NONE)
+        e = pipeline_compare(&s.pipeline, NULL);
     if (e.code == ERROR_NONE) {
         if (device_note(s.pipeline.device)[0])
             log_line("%s", device_note(s.pipeline.device));

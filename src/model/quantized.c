@@ -6,11 +6,13 @@
 #include <sys/stat.h>
 
 #include "base/memory.h"
+#include "base/pool.h"
 #include "base/text.h"
 #include "device/quantize.h"
 #include "files/file.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
+#include "model/contents.h"
 #include "model/model_folder.h"
 
 /* A layer becomes at most five entries and eleven blocks of memory: codes, scale, shift, two ones, six names. */
@@ -241,7 +243,9 @@ struct error quantized_write(const char *folder, const char *out, int bits, void
 {
     static const char *const parts[] = {"text_encoder", "unet", "vae"};
     static const char *const copied[] = {".", "text_encoder", "unet", "vae", "tokenizer", "scheduler"};
+    uint32_t contents;
     TRY(error_in(model_folder_check(folder), "--model"));
+    TRY(contents_tensors(folder, pool_default_threads(1), false, &contents));
     TRY(folder_make(out));
     if (same_folder(folder, out))
         return error_input("--output: %s: is the model itself; choose another folder", out);

@@ -1,14 +1,13 @@
 #include "pipeline/fingerprint.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 #include <zlib.h>
 
-#include "files/file.h"
+#include "base/pool.h"
+#include "model/contents.h"
 
-enum { LIMIT = 8, PIECE = 1 << 16 };
+enum { LIMIT = 8 };
 
 struct error fingerprint_compare(struct comm *comm, const struct fingerprint *fingerprints, int64_t count)
 {
@@ -39,44 +38,19 @@ uint32_t fingerprint_text(uint32_t crc, const char *text)
     return fingerprint_bytes(crc, text, (int64_t)strlen(text) + 1);
 }
 
-static uint32_t fingerprint_file(uint32_t crc, const char *path)
+struct error fingerprint_model(struct comm *comm, const char *folder, uint32_t *contents)
 {
-    char piece[PIECE];
-    int file;
-    int64_t size;
-    if (file_open(path, &file, &size).code != ERROR_NONE)
-        return crc;
-    crc = fingerprint_bytes(crc, &size, sizeof size);
-    for (ssize_t got; (got = read(file, piece, sizeof piece)) > 0;)
-        crc = fingerprint_bytes(crc, piece, got);
-    close(file);
-    return crc;
-}
-
-static uint32_t fingerprint_folder(uint32_t crc, const char *folder)
-{
-    char **names;
-    int64_t count;
-    if (folder_list(folder, &names, &count).code != ERROR_NONE)
-        return crc;
-    for (int64_t i = 0; i < count; i++) {
-        char path[PATH_SIZE];
-        if (*names[i] == '.' || path_join(path, folder, names[i]).code != ERROR_NONE)
-            continue;
-        crc = fingerprint_file(fingerprint_text(crc, names[i]), path);
-    }
-    folder_list_free(names, count);
-    return crc;
-}
-
-uint32_t fingerprint_model(const char *folder)
-{
-    static const char *const parts[] = {"text_encoder", "unet", "vae", "tokenizer", "scheduler"};
-    uint32_t crc = 0;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        char path[PATH_SIZE];
-        if (path_join(path, folder, parts[i]).code == ERROR_NONE)
-            crc = fingerprint_folder(fingerprint_text(crc, parts[i]), path);
-    }
-    return crc;
+    const struct contents_place mine = contents_place_of(folder);
+    struct contents_place first = mine;
+    TRY(comm_broadcast_local(comm, &first, sizeof first));
+    bool reads = comm_local_rank(comm) == 0 || memcmp(&first, &mine, sizeof mine) != 0;
+    uint32_t own = 0;
+    struct error e = ok();
+    if (reads) // the node's other ranks wait, so their share of the cores is free
+        e = contents_tensors(folder, pool_default_threads(1), comm_rank(comm) != 0, &own);
+    TRY(comm_agree(comm, e));
+    uint32_t node = own;
+    TRY(comm_broadcast_local(comm, &node, sizeof node));
+    *contents = contents_texts(reads ? own : node, folder);
+    return ok();
 }

@@ -24,8 +24,9 @@ struct error fingerprint_compare(struct comm *comm, const struct fingerprint *fi
 uint32_t fingerprint_bytes(uint32_t crc, const void *data, int64_t bytes);
 uint32_t fingerprint_text(uint32_t crc, const char *text);
 
-/* The model's files: names, sizes and all contents, at a second or two for each gigabyte. Files that cannot be read are
- * left out: the code that needs them reports it. */
-uint32_t fingerprint_model(const char *folder);
+/* The model's contents (model/contents.h). The tensors are read once on each node, by its first rank, and by those that
+ * find others under the model's path (another working folder, a container); an error on one rank is returned on all.
+ * Collective; the numbers still have to be compared. */
+struct error fingerprint_model(struct comm *comm, const char *folder, uint32_t *contents);
 
 #endif

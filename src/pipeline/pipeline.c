@@ -160,13 +160,13 @@ struct error pipeline_serves(const struct pipeline *p, const struct config *conf
 
 struct error pipeline_compare(struct pipeline *p, const struct config *config)
 {
-    if (comm_size(p->all) == 1) // there is no other rank to differ from, and reading a large model takes seconds
+    TRY(fingerprint_model(p->all, p->model, &p->contents));
+    if (comm_size(p->all) == 1)
         return ok();
     char model[300];
     snprintf(model, sizeof model, "the model (%.250s)", p->model);
     const struct fingerprint fingerprints[] = {
-        {"zoodip's version (" ZOODIP_VERSION ")", fingerprint_text(0, ZOODIP_VERSION)},
-        {model, fingerprint_model(p->model)}};
+        {"zoodip's version (" ZOODIP_VERSION ")", fingerprint_text(0, ZOODIP_VERSION)}, {model, p->contents}};
     TRY(fingerprint_compare(p->all, fingerprints, sizeof fingerprints / sizeof *fingerprints));
     return gpu_link_check(p->all, p->device, config);
 }

@@ -41,8 +41,9 @@ struct pipeline {
     struct noise_schedule schedule;
     struct text_encoder text;
     struct unet unet;
-    int most_bits;  /* in which text encoder and UNet are kept; codes of a quantized file stay as they are */
-    bool simulated; /* on a simulated GPU */
+    uint32_t contents; /* what the model is (model/contents.h), on all ranks the same; after pipeline_compare */
+    int most_bits;     /* in which text encoder and UNet are kept; codes of a quantized file stay as they are */
+    bool simulated;    /* on a simulated GPU */
 
     /* private */
     struct pipeline_choice choice;
@@ -56,8 +57,10 @@ struct error pipeline_open(struct pipeline *p, const struct pipeline_choice *cho
                            const struct device_kind *devices);
 void pipeline_close(struct pipeline *p);
 
-/* Whether all ranks have the same program, the same model (pipeline/fingerprint.h) and the same kind of device, as
- * `config` chose them. Collective over all. */
+/* Reads all weights once on each node: sets `contents`, and refuses a weight that is infinite or NaN. Then whether all
+ * ranks have the same program, the same contents (pipeline/fingerprint.h) and the same kind of device, as `config` chose
+ * them; a rank alone needs no config. Every command that works with the weights calls it before it loads them.
+ * Collective over all. */
 struct error pipeline_compare(struct pipeline *p, const struct config *config);
 
 /* The first key in which two configs differ that must be the same for one pipeline to serve both, or NULL. */

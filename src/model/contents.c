@@ -1,0 +1,220 @@
+#include "model/contents.h"
+
+#include <stdatomic.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <zlib.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "base/pool.h"
+#include "base/progress.h"
+#include "files/file.h"
+#include "files/safetensors.h"
+#include "model/model_folder.h"
+
+/* Threads take pieces; a piece is looked at in blocks that stay in a core's cache between the two looks. */
+enum { PARTS = 3, PIECE = 4 << 20, BLOCK = 64 << 10, TEXT_LIMIT = 256 << 20 };
+
+static const double patience = 2; /* seconds before a pass is shown */
+
+static const char *const part_names[PARTS] = {"text_encoder", "unet", "vae"};
+
+struct piece {
+    const struct safetensors *file;
+    const struct entry *tensor;
+    int64_t first, count; /* of the tensor's numbers */
+    uint32_t crc;
+    bool finite;
+};
+
+struct pass {
+    struct safetensors files[PARTS];
+    int opened;
+    struct piece *pieces;
+    int64_t count, bytes;
+    atomic_llong done; /* bytes */
+    double began;
+    bool quiet, shown;
+    struct progress progress;
+};
+
+/* -------------------------------------------------------------------------------- pieces */
+
+static int64_t numbers_of_piece(const struct entry *t)
+{
+    return PIECE / dtype_size(t->type);
+}
+
+static int64_t pieces_of(const struct entry *t)
+{
+    return (t->count + numbers_of_piece(t) - 1) / numbers_of_piece(t);
+}
+
+static void cut_tensor(struct pass *p, const struct safetensors *file, const struct entry *t)
+{
+    int64_t most = numbers_of_piece(t);
+    for (int64_t first = 0; first < t->count; first += most) {
+        int64_t left = t->count - first;
+        p->pieces[p->count++] =
+            (struct piece){.file = file, .tensor = t, .first = first, .count = left < most ? left : most};
+    }
+    p->bytes += t->count * dtype_size(t->type);
+}
+
+static struct error open_parts(struct pass *p, const char *folder)
+{
+    int64_t count = 0;
+    for (int i = 0; i < PARTS; i++) {
+        char path[PATH_SIZE];
+        TRY(model_folder_weights(path, folder, part_names[i]));
+        TRY(safetensors_open(&p->files[i], path));
+        p->opened++;
+        for (int64_t k = 0; k < p->files[i].entry_count; k++)
+            count += pieces_of(&p->files[i].entries[k]);
+    }
+    p->pieces = memory_alloc(count, sizeof *p->pieces);
+    if (!p->pieces)
+        return error_memory("the list of a model's tensors");
+    for (int i = 0; i < PARTS; i++)
+        for (int64_t k = 0; k < p->files[i].entry_count; k++)
+            cut_tensor(p, &p->files[i], &p->files[i].entries[k]);
+    return ok();
+}
+
+/* -------------------------------------------------------------------------------- the pass */
+
+static void show(struct pass *p, int64_t done)
+{
+    enum { MEGABYTE = 1000000 };
+    if (!p->shown && (p->quiet || clock_seconds() - p->began < patience))
+        return;
+    if (!p->shown)
+        progress_begin(&p->progress, "checking the model's weights", 0, p->bytes / MEGABYTE, false);
+    p->shown = true;
+    progress_step(&p->progress, done / MEGABYTE, "MB");
+}
+
+static void look(void *arg, int64_t i, int thread)
+{
+    struct pass *p = arg;
+    struct piece *piece = &p->pieces[i];
+    enum dtype type = piece->tensor->type;
+    int64_t size = dtype_size(type);
+    const unsigned char *data = (const unsigned char *)piece->tensor->data + piece->first * size;
+    const struct entry all = {.type = type, .count = piece->count, .data = data};
+    piece->finite = true;
+    for (int64_t at = 0; at < piece->count; at += BLOCK / size) {
+        int64_t left = piece->count - at, count = left < BLOCK / size ? left : BLOCK / size;
+        piece->crc = (uint32_t)crc32_z(piece->crc, data + at * size, (size_t)(count * size));
+        piece->finite = dtype_finite(data + at * size, type, count) && piece->finite;
+    }
+    safetensors_forget(piece->file, &all);
+    int64_t done = atomic_fetch_add(&p->done, piece->count * size) + piece->count * size;
+    if (thread == 0) // the caller's own, the only one that may write lines
+        show(p, done);
+}
+
+static struct error run(struct pass *p, int threads)
+{
+    struct pool *pool;
+    TRY(pool_open(&pool, threads));
+    p->began = clock_seconds();
+    pool_run(pool, p->count, look, p);
+    pool_close(pool);
+    if (p->shown)
+        progress_end(&p->progress);
+    return ok();
+}
+
+static struct error check_finite(const struct pass *p)
+{
+    for (int64_t i = 0; i < p->count; i++)
+        if (!p->pieces[i].finite)
+            return error_input("%s: tensor %s: holds a value that is not a number (or infinite); expected finite "
+                               "weights: the file is damaged, or was saved so by its training",
+                               p->pieces[i].file->path, p->pieces[i].tensor->name);
+    return ok();
+}
+
+/* -------------------------------------------------------------------------------- the number */
+
+static uint32_t crc_text(uint32_t crc, const char *text)
+{
+    return (uint32_t)crc32_z(crc, (const void *)text, strlen(text) + 1);
+}
+
+/* The CRC-32 of each tensor's name, type, shape and bytes, in the order of names: that of one thread and one piece. */
+static uint32_t combine(const struct pass *p)
+{
+    uint32_t crc = 0;
+    const struct piece *piece = p->pieces;
+    for (int i = 0; i < PARTS; i++) {
+        crc = crc_text(crc, part_names[i]);
+        for (int64_t k = 0; k < p->files[i].entry_count; k++) {
+            const struct entry *t = &p->files[i].entries[k];
+            crc = crc_text(crc_text(crc, t->name), dtype_name(t->type));
+            crc = (uint32_t)crc32_z(crc, (const void *)t->shape, (size_t)t->dimensions * sizeof *t->shape);
+            for (int64_t n = pieces_of(t); n > 0; n--, piece++)
+                crc = (uint32_t)crc32_combine(crc, piece->crc, piece->count * dtype_size(t->type));
+        }
+    }
+    return crc;
+}
+
+struct error contents_tensors(const char *folder, int threads, bool quiet, uint32_t *crc)
+{
+    struct pass p = {.quiet = quiet};
+    struct error e = open_parts(&p, folder);
+    if (e.code == ERROR_NONE)
+        e = run(&p, threads);
+    if (e.code == ERROR_NONE)
+        e = check_finite(&p);
+    if (e.code == ERROR_NONE)
+        *crc = combine(&p);
+    memory_free(p.pieces);
+    for (int i = 0; i < p.opened; i++)
+        safetensors_close(&p.files[i]);
+    return e;
+}
+
+/* -------------------------------------------------------------------------------- beside the tensors */
+
+uint32_t contents_texts(uint32_t crc, const char *folder)
+{
+    static const char *const names[] = {"text_encoder/config.json",
+                                        "unet/config.json",
+                                        "vae/config.json",
+                                        "scheduler/scheduler_config.json",
+                                        "tokenizer/tokenizer.json",
+                                        "tokenizer/vocab.json",
+                                        "tokenizer/merges.txt",
+                                        "tokenizer/tokenizer_config.json",
+                                        "tokenizer/special_tokens_map.json",
+                                        "tokenizer/added_tokens.json"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[PATH_SIZE], *text;
+        int64_t size;
+        if (path_join(path, folder, names[i]).code != ERROR_NONE ||
+            file_read(path, TEXT_LIMIT, &text, &size).code != ERROR_NONE)
+            continue;
+        crc = (uint32_t)crc32_z(crc_text(crc, names[i]), (const void *)&size, sizeof size);
+        crc = (uint32_t)crc32_z(crc, (const void *)text, (size_t)size);
+        memory_free(text);
+    }
+    return crc;
+}
+
+struct contents_place contents_place_of(const char *folder)
+{
+    struct contents_place place = {0};
+    for (int i = 0; i < PARTS; i++) {
+        char path[PATH_SIZE];
+        struct stat found;
+        if (path_join(path, folder, part_names[i]).code != ERROR_NONE || stat(path, &found) != 0)
+            continue;
+        place.device[i] = found.st_dev;
+        place.folder[i] = found.st_ino;
+    }
+    return place;
+}
