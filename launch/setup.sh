@@ -6,9 +6,10 @@
 #                                peers    the Python packages that they compare with, 6 GB in .venv
 #                                slurm    Slurm
 #                                clang    a build by clang in build-clang/
+#                                fuzz     a build with sanitizers for libFuzzer in build-fuzz/
 #                                standin  the CUDA device for a stand-in of a GPU in build/tests/cuda/
 #                                bundle   what --bundle installs
-#                              or some of these five: --tests=peers,slurm; or none: --tests=
+#                              or some of these six: --tests=peers,slurm; or none: --tests=
 #   launch/setup.sh --bundle   also what launch/bundle.sh needs
 #   launch/setup.sh --cuda     with CUDA for all GPUs since Turing, even if there is none here (some minutes)
 #
@@ -41,6 +42,9 @@ g++                 command -v g++'
 clang_packages='
 clang               command -v clang
 clang-format        command -v clang-format'
+fuzz_packages='
+clang               command -v clang
+libclang-rt-dev     test -e "$(clang -print-runtime-dir)/libclang_rt.fuzzer-$(uname -m).a"'
 bundle_packages='
 patchelf            command -v patchelf'
 # Without these the tests of Slurm are skipped.
@@ -112,7 +116,7 @@ cores() {
     nproc 2>/dev/null || echo 1
 }
 
-# Whether the tests need one of the five.
+# Whether the tests need one of the six.
 needed() {
     [[ ",$tests," == *",$1,"* ]]
 }
@@ -158,7 +162,7 @@ build() {
         logged "$folder/configure.log" cmake -S . -B "$folder" "$@"
         echo "$options" >"$folder/options.txt"
     }
-    [ -e "$folder/zoodip" ] || say "building $folder/ on $(cores) cores"
+    [ -e "$folder/build.log" ] || say "building $folder/ on $(cores) cores"
     # shellcheck disable=SC2086  # one word a target
     logged "$folder/build.log" cmake --build "$folder" -j "$(cores)" --target $targets
 }
@@ -179,7 +183,7 @@ python_packages() {
 tests= cuda= for_tests= home=${ZOODIP_BUILD:-build}
 case ${1-} in
     '') ;;
-    --tests) for_tests=1 tests=peers,slurm,clang,standin,bundle ;;
+    --tests) for_tests=1 tests=peers,slurm,clang,fuzz,standin,bundle ;;
     --tests=*) for_tests=1 tests=${1#*=} ;;
     --bundle) tests=bundle ;;
     --cuda) cuda=1 ;;
@@ -188,7 +192,7 @@ case ${1-} in
 esac
 for need in ${tests//,/ }; do
     case $need in
-        peers | slurm | clang | standin | bundle) ;;
+        peers | slurm | clang | fuzz | standin | bundle) ;;
         *) say "--tests=$need: unknown; see launch/setup.sh --help" && exit 2 ;;
     esac
 done
@@ -198,6 +202,7 @@ PATH=$PATH:${CUDA_HOME:-/usr/local/cuda}/bin
 packages=$program_packages${for_tests:+$test_packages}
 needed standin && packages+=$standin_packages
 needed clang && packages+=$clang_packages
+needed fuzz && packages+=$fuzz_packages
 needed bundle && packages+=$bundle_packages
 install_packages "$packages"
 needed slurm && install_slurm
@@ -208,6 +213,7 @@ if [ -n "$cuda" ] && grep -qs 'no CUDA toolkit' "$home/configure.log"; then
     exit 2
 fi
 needed clang && build build-clang "all helpers" -DCMAKE_C_COMPILER=clang -DZOODIP_CUDA=OFF -DZOODIP_WERROR=ON
+needed fuzz && build build-fuzz "fuzz helper_damage" -DCMAKE_C_COMPILER=clang -DZOODIP_FUZZ=ON -DZOODIP_MPI=OFF -DZOODIP_CUDA=OFF -DZOODIP_WERROR=ON
 [ -z "$for_tests" ] || python_packages requirements-quick ""
 needed peers && python_packages requirements " (about 6 GB, a few minutes)"
 exit 0

@@ -91,7 +91,7 @@ def test_nothing_is_left_to_do():
 
 # What a test file names, and what it needs for that (tests/README.md); other packages than LIGHT need "peers".
 MARKS = {"peers": "make_model|random_models", "standin": "needs_cuda|cuda_program|cuda-asan", "slurm": "slurmctld", "clang": "build-clang",
-         "bundle": "patchelf"}
+         "fuzz": "fuzz/run.sh", "bundle": "patchelf"}
 LIGHT = {"numpy", "PIL", "pytest", *sys.stdlib_module_names}
 
 

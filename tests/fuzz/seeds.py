@@ -1,0 +1,143 @@
+#!/usr/bin/env python3
+"""seeds.py BUILD FOLDER: writes the inputs that fuzzing begins with, sound ones of every form, into FOLDER/TARGET/, and for
+those that hold text the words that mutations insert, into FOLDER/TARGET.dict. BUILD is the folder of a build with sanitizers and the helper program `damage`."""
+import io
+import json
+import re
+import struct
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+def text(value, **options):
+    return json.dumps(value, **options).encode()
+
+
+def safetensors(tensors, metadata=None):
+    """{name: (dtype, shape)} with zeros as data."""
+    header, at = {"__metadata__": metadata} if metadata else {}, 0
+    for name, (kind, shape) in tensors.items():
+        size = SIZES[kind] * int(np.prod(shape, dtype=np.int64))
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    written = text(header)
+    return struct.pack("<Q", len(written)) + written + bytes(at)
+
+
+def some_safetensors():
+    every = {f"w{i}": (kind, [2, i + 1]) for i, kind in enumerate(SIZES)}
+    return [safetensors({"a.weight": ("F32", [3, 4]), "b": ("F16", [5]), "scalar": ("F32", []), "empty": ("F32", [0, 3])}, {"format": "pt"}),
+            safetensors(every), safetensors({"deep": ("U8", [1, 2, 1, 2, 1, 2, 1, 2])}), safetensors({}), safetensors({}, {"é": "ü"})]
+
+
+def indexes():
+    sound = {"a.weight": "x-1.safetensors", "b": "x-1.safetensors", "c": "x-2.safetensors", "d.bias": "x-2.safetensors"}
+    return [text({"metadata": {"total_size": 60}, "weight_map": sound}, indent=1), text({"weight_map": {"b": "x-1.safetensors"}})]
+
+
+def configs():
+    own = [path.read_bytes() for path in sorted((ROOT / "configs").glob("*.json"))]
+    dotted = {"model": "m", "data.images": ["a.png", "b.png"], "data.captions": "cc.json", "use_cc": True, "token.vectors": 2, "zo.n": 2,
+              "zo.timesteps": [500, 900], "optim.schedule": "cosine", "output.dir": "out", "output.prompts": ["a {} in the sea"], "seed": 7}
+    return own + [text(dotted)]
+
+
+def jobs():
+    defaults = {"model": "m", "data": {"images": "photos"}, "output": {"dir": "results"}, "token": {"initializer": "toy"}}
+    listed = [{"name": "dog6", "data": {"images": ["a.png"]}, "zo.n": 4}, {"name": "ölé", "optim": {"steps": 5, "lr": 1e-3}}, {"name": "x"}]
+    return [text({"defaults": defaults, "jobs": listed}, indent=1), text({"jobs": [{**defaults, "name": "alone"}]}), text({"jobs": []})]
+
+
+LETTERS = [chr(c) for c in range(ord("!"), ord("~") + 1)]
+MERGES = ["a n", "an d</w>", "t h", "th e</w>", "r e", "re d</w>", "p h", "ph o", "o f</w>"]
+WORDS = [*LETTERS, *(x + "</w>" for x in LETTERS), *(m.replace(" ", "") for m in MERGES), "<|startoftext|>", "<|endoftext|>"]
+VOCABULARY = {word: i for i, word in enumerate(dict.fromkeys(WORDS))}
+SPECIAL = {"bos_token": "<|startoftext|>", "eos_token": {"content": "<|endoftext|>", "lstrip": False, "rstrip": False, "normalized": True},
+           "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
+
+
+def vocabularies():
+    merges = "#version: 0.2\n" + "\n".join(MERGES) + "\n"
+    config = {**SPECIAL, "model_max_length": 77, "tokenizer_class": "CLIPTokenizer",
+              "added_tokens_decoder": {str(len(VOCABULARY)): {"content": "sks", "special": False, "normalized": True}}}
+    few = {word: i for i, word in enumerate(["a", "b</w>", "ab</w>", "<|startoftext|>", "<|endoftext|>"])}
+    return [b"\0".join([text(VOCABULARY), merges.encode(), text(config), text(SPECIAL)]),
+            b"\0".join([text(few), b"#version: 0.2\r\na b</w>\r\n", text(SPECIAL), b"{}"])]
+
+
+def tokenizers():
+    added = [{"id": VOCABULARY["<|startoftext|>"], "content": "<|startoftext|>", "special": True, "normalized": False},
+             {"id": len(VOCABULARY), "content": "sks", "single_word": False, "lstrip": False, "rstrip": False, "normalized": True}]
+    pairs = [m.split() for m in MERGES]
+    return [b"\0".join([text({"version": "1.0", "added_tokens": added, "model": {"type": "BPE", "vocab": VOCABULARY, "merges": merges}}),
+                        text({**SPECIAL, "model_max_length": 77})]) for merges in (MERGES, pairs)]
+
+
+def pictures(kind, modes, options):
+    """Small ones of each mode, plain and with each of the options."""
+    made = np.random.default_rng(1).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x010F], exif[0x0112] = "camera", 6
+    out = []
+    for mode in modes:
+        sixteen = mode.startswith("I;16")
+        image = Image.fromarray(made[:, :, 0].astype(np.uint16) * 257) if sixteen else Image.fromarray(made).convert(mode)
+        for more in ({}, *options):
+            file = io.BytesIO()
+            image.save(file, kind, **more, exif=exif)
+            out.append(file.getvalue())
+    return out
+
+
+def checkpoints(build):
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([build / "tests" / "damage", "make-checkpoint"], input=folder + "\n", text=True, check=True, stdout=subprocess.DEVNULL)
+        return [path.read_bytes() for path in Path(folder).glob("*.safetensors")]
+
+
+def embeddings():
+    return [safetensors({"sks": ("F32", [2, 3])}, {"format": "pt"}), safetensors({"<cat>": ("F16", [4])}), safetensors({"w": ("BF16", [1, 4])}),
+            safetensors({"string_to_param": ("F32", [1, 4])}), safetensors({"emb_params": ("F32", [1, 4])})]
+
+
+def metrics():
+    line = {"loss": 0.25, "losses": [0.25, 0.26, None], "grad_norm": 1e-3, "removed": 2, "lr": 0.03, "seconds": 0.5, "evaluations_per_second": 6}
+    lines = [text({"step": k, **line, **({"validation_loss": 0.2} if k == 2 else {})}) for k in range(1, 6)]
+    return [b"\n".join(lines) + b"\n", b"\n".join(lines)[:-9]]
+
+
+def words_of(seeds):
+    """The quoted words of the seeds that are text, and what breaks numbers and strings."""
+    found = {word for seed in seeds for word in re.findall(rb'"[A-Za-z_.|<>/]{2,40}"', seed)}
+    return sorted(found)[:200] + [b"null", b"true", b"[]", b"{}", b"1e999", b"-1", b"9007199254740993", b"0.5", b'"\\ud800"', b'"\\u0000"']
+
+
+def main(build, folder):
+    seeds = {
+        "safetensors": some_safetensors(), "index": indexes(), "config": configs(), "jobs": jobs(),
+        "settings": [text({"layers": 3, "scale": 0.5, "bias": True, "act": "silu", "channels": [1, 2, 3], "blocks": ["a"], "form": "plain"})],
+        "vocabulary": vocabularies(), "tokenizer": tokenizers(),
+        "png": pictures("PNG", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"], [{"compress_level": 0}]),
+        "jpeg": pictures("JPEG", ["RGB", "L", "CMYK"], [{"progressive": True}, {"subsampling": 0, "restart_marker_blocks": 1}]),
+        "checkpoint": checkpoints(build), "embedding": embeddings(), "metrics": metrics(),
+    }
+    for target, inputs in seeds.items():
+        (folder / target).mkdir(parents=True, exist_ok=True)
+        for i, data in enumerate(inputs):
+            (folder / target / f"seed-{i}").write_bytes(data)
+        if target in ("png", "jpeg"):
+            continue
+        escaped = [re.sub(rb'([\\"])', rb"\\\1", word).decode() for word in words_of(inputs)]
+        (folder / f"{target}.dict").write_text("".join(f'"{word}"\n' for word in escaped))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
