@@ -4,6 +4,7 @@ import html.parser
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import time
@@ -208,6 +209,34 @@ def test_invalid_jobs_files(tmp_path, text, words):
     path = tmp_path / "jobs.json"
     path.write_text(text)
     refused(queue(1, path, check=False), "jobs.json", *words)
+
+
+def many_jobs(count, **changes):
+    """As many jobs, with these changes in one of them: {place: keys}."""
+    jobs = [{"name": f"{i:06d}", "seed": i, "zo": {"n": 1 + i % 3}, "optim": {"steps": 100 + i}} for i in range(count)]
+    for place, keys in changes.items():
+        jobs[int(place[1:])].update(keys)
+    return jobs
+
+
+def test_a_hundred_thousand_jobs_are_checked_in_seconds(tmp_path):
+    """The last job has the name of the first, which is found when all names are read; the one before changes what none may change."""
+    path, output = write_jobs(tmp_path, raw=many_jobs(100000, _99999=dict(name="000000")))
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    refused(queue(1, path, check=False), 'jobs[99999]: name: "000000" is given twice')
+    write_jobs(tmp_path, raw=many_jobs(100000, _99998=dict(device="cpu")))
+    refused(queue(1, path, check=False), "099998", "device: differs from 000000's")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 12 and not output.exists()
+
+
+def test_wrong_jobs_among_many_are_named(tmp_path):
+    path, output = write_jobs(tmp_path, raw=many_jobs(3000, _7=dict(zo=dict(n=0)), _2999=dict(optim=dict(stepz=1))))
+    for number, words in ((8, "000007: zo.n: is 0"), (3000, "002999: optim.stepz: unknown key")):
+        done = queue(1, path, "--job", str(number), check=False)
+        assert done.returncode == 1 and words in done.stderr.splitlines()[-1], done.stderr
+    jobs, _ = summary(output)
+    assert len(jobs) == 3000 and [name for name, job in jobs.items() if job["state"] == "failed"] == ["000007", "002999"]
 
 
 @pytest.mark.parametrize("options,words", [

@@ -46,7 +46,7 @@ int64_t memory_peak(void)
 char *memory_string(const char *text)
 {
     size_t bytes = strlen(text) + 1;
-    char *copy = memory_alloc((int64_t)bytes, 1);
+    char *copy = malloc(bytes); // texts are many and short: no cache line for each
     if (copy)
         memcpy(copy, text, bytes);
     return copy;

@@ -190,7 +190,10 @@ void config_value_clear(struct config *config, const struct key *key)
 static cJSON *number_json(double value)
 {
     char text[32];
-    for (int digits = 15; digits <= 17; digits++) {
+    bool whole = value == floor(value) && fabs(value) < 1e15; // most keys, and this is much quicker
+    if (whole)
+        snprintf(text, sizeof text, "%lld", (long long)value);
+    for (int digits = 15; digits <= 17 && !whole; digits++) {
         snprintf(text, sizeof text, "%.*g", digits, value);
         if (strtod(text, NULL) == value)
             break;

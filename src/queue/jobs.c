@@ -3,6 +3,7 @@
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
@@ -59,10 +60,41 @@ static struct error read_name(struct jobs *jobs, cJSON *object)
     cJSON_Delete(name);
     TRY(e);
     job->status = job_status_unknown(jobs->count++);
-    for (int64_t i = 0; i < jobs->count - 1; i++)
-        if (strcmp(jobs->items[i].name, job->name) == 0)
-            return error_input("name: \"%s\" is given twice", job->name);
     return ok();
+}
+
+/* By name, and jobs of one name by their place in the list. */
+static int compare_names(const void *a, const void *b)
+{
+    const struct job *one = *(struct job *const *)a, *other = *(struct job *const *)b;
+    int order = strcmp(one->name, other->name);
+    return order ? order : (one > other) - (one < other);
+}
+
+/* Two jobs of one name would write into one folder. The first job whose name an earlier one has is named. */
+static struct error check_names(const struct jobs *jobs, const char *source)
+{
+    const struct job *again = NULL;
+    struct job **sorted = memory_alloc(jobs->count, sizeof *sorted);
+    if (!sorted)
+        return error_memory("the jobs");
+    for (int64_t i = 0; i < jobs->count; i++)
+        sorted[i] = &jobs->items[i];
+    qsort(sorted, (size_t)jobs->count, sizeof *sorted, compare_names);
+    for (int64_t i = 1; i < jobs->count; i++)
+        if (strcmp(sorted[i - 1]->name, sorted[i]->name) == 0 && (!again || sorted[i] < again))
+            again = sorted[i];
+    memory_free(sorted);
+    return again ? error_input("%s: jobs[%lld]: name: \"%s\" is given twice", source, (long long)(again - jobs->items),
+                               again->name)
+                 : ok();
+}
+
+static struct error read_names(struct jobs *jobs, cJSON *list, const char *source)
+{
+    for (cJSON *object = list->child; object; object = object->next)
+        TRY(error_in(read_name(jobs, object), "%s: jobs[%lld]", source, (long long)jobs->count));
+    return check_names(jobs, source);
 }
 
 bool job_sets_folder(const cJSON *object)
@@ -119,12 +151,9 @@ static void blame_of(char out[PATH_SIZE], const struct jobs_source *source, cons
     snprintf(out, PATH_SIZE, source->kind == JOBS_SPOOL ? "%s/%s.json" : "%s: %s", source->name, name);
 }
 
-static struct error add_job(struct jobs *jobs, cJSON *object, const struct jobs_source *source,
+static struct error add_job(struct jobs *jobs, struct job *job, const cJSON *object, const struct jobs_source *source,
                             const struct config_layer *defaults, const struct text_list *sets)
 {
-    int64_t index = jobs->count;
-    struct job *job = &jobs->items[index];
-    TRY(error_in(read_name(jobs, object), "%s: jobs[%lld]", source->name, (long long)index));
     char own[PATH_SIZE];
     blame_of(own, source, job->name);
     const cJSON *config = jobs->kind == JOBS_SPOOL ? read_spooled(job, object) : object;
@@ -183,8 +212,11 @@ static struct error read_root(struct jobs *jobs, cJSON *root, const struct jobs_
     cJSON *list = cJSON_GetObjectItemCaseSensitive(root, "jobs");
     jobs->items = memory_alloc(cJSON_GetArraySize(list), sizeof *jobs->items);
     struct error e = none && jobs->items ? config_check(&layer, 1, sets) : error_memory("the jobs");
-    for (cJSON *object = list->child; object && e.code == ERROR_NONE; object = object->next)
-        e = add_job(jobs, object, source, &layer, sets);
+    if (e.code == ERROR_NONE)
+        e = read_names(jobs, list, source->name);
+    struct job *job = jobs->items;
+    for (const cJSON *object = list->child; object && e.code == ERROR_NONE; object = object->next)
+        e = add_job(jobs, job++, object, source, &layer, sets);
     cJSON_Delete(none);
     return e.code == ERROR_NONE && jobs->kind == JOBS_FILE ? check_one_model(jobs, source->name) : e;
 }
@@ -308,17 +340,22 @@ struct error jobs_encode(struct jobs *jobs, struct pipeline *p)
 
 /* -------------------------------------------------------------------------------- order */
 
+static int compare_costs(const void *a, const void *b, void *arg)
+{
+    const struct job *items = arg, *one = &items[*(const int64_t *)a], *other = &items[*(const int64_t *)b];
+    if (one->cost != other->cost)
+        return one->cost > other->cost ? -1 : 1;
+    return (one > other) - (one < other);
+}
+
 int64_t jobs_order(const struct jobs *jobs, int64_t *order)
 {
     int64_t count = 0;
-    for (int64_t i = 0; i < jobs->count; i++) {
-        if (!job_is_pending(&jobs->items[i]))
-            continue;
-        int64_t at = count++;
-        for (; at > 0 && jobs->items[order[at - 1]].cost < jobs->items[i].cost; at--)
-            order[at] = order[at - 1];
-        order[at] = i;
-    }
+    for (int64_t i = 0; i < jobs->count; i++)
+        if (job_is_pending(&jobs->items[i]))
+            order[count++] = i;
+    if (count > 1)
+        qsort_r(order, (size_t)count, sizeof *order, compare_costs, jobs->items);
     return count;
 }
 

@@ -395,7 +395,9 @@ static void show_ended(struct queue *q)
 static struct error finish(struct queue *q)
 {
     display_finish(q->display);
-    struct error e = results_write(&q->results);
+    struct error e = folder_make(q->jobs.folder); // no job may have needed it
+    if (e.code == ERROR_NONE)
+        e = results_write(&q->results);
     display_summary(q->display, e.code == ERROR_NONE);
     return e;
 }
