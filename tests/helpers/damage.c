@@ -1,20 +1,28 @@
 /* damage KIND < PATHS: reads each of the files (or folders) named on stdin as KIND, and prints a line for each: exit
  * code, tab, error text. Built with sanitizers and given damaged files by test_damaged_files.py. damage make-checkpoint
- * < FOLDERS: writes a valid checkpoint into each, to be damaged. */
+ * < FOLDERS: writes two valid checkpoints into each, one that fits what is read and one of a longer tau. */
 #include <stdio.h>
 #include <string.h>
 
 #include "helper.h"
 #include "readers.h"
 
-static struct error make_checkpoint(const char *folder)
+/* Its history is full, so that the one of a longer tau does not fit where it is read. */
+static struct error make_one(const char *folder, int64_t step, int64_t tau)
 {
     struct state s;
-    TRY(new_state(&s));
-    s.step = 7;
+    TRY(state_new(&s, STATE_DIM, tau, 1e-3));
+    s.step = step;
+    s.subspace.filled = tau - 1;
     struct error e = checkpoint_write(&s, folder, "recipe", 0);
     state_free(&s);
     return e;
+}
+
+static struct error make_checkpoint(const char *folder)
+{
+    TRY(make_one(folder, 7, STATE_TAU));
+    return make_one(folder, 8, 8 * STATE_TAU);
 }
 
 static const struct {

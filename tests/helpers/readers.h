@@ -76,16 +76,13 @@ static inline struct error read_tokenizer(const char *folder)
     return e;
 }
 
-/* The shape of state that checkpoints are read into. */
-static inline struct error new_state(struct state *s)
-{
-    return state_new(s, 12, 4, 1e-3);
-}
+/* Checkpoints are read into a state of this width and tau. */
+enum { STATE_DIM = 12, STATE_TAU = 4 };
 
 static inline struct error read_checkpoint(const char *path)
 {
     struct state s;
-    TRY(new_state(&s));
+    TRY(state_new(&s, STATE_DIM, STATE_TAU, 1e-3));
     struct error e = checkpoint_read(&s, path, "recipe");
     state_free(&s);
     return e;
