@@ -1,6 +1,7 @@
 #include "base/progress.h"
 
-#include <math.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,17 +11,18 @@
 #include "base/clock.h"
 #include "base/log.h"
 
-enum { BAR_WIDTH = 20 };
+enum { BAR_WIDTH = 20, LINE = 512 };
 
+static const double quick = 2;                             /* seconds after which a phase is worth a line */
 static const double terminal_pause = 0.1, plain_pause = 5; /* seconds between two lines */
+static const double sign_of_life = 60;                     /* the same if nothing has changed, where lines stay */
 
-void progress_begin(struct progress *p, const char *what, int64_t first, int64_t total, bool quiet)
-{
-    const char *kind = getenv("TERM");
-    *p = (struct progress){.what = what, .first = first, .total = total, .quiet = quiet || log_is_quiet()};
-    p->terminal = isatty(STDERR_FILENO) && kind && strcmp(kind, "dumb") != 0;
-    p->started = p->shown = clock_seconds();
-}
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of all that follows, and of the work that is under way */
+static pthread_cond_t begun = PTHREAD_COND_INITIALIZER;
+static struct progress *innermost;
+static bool muted, drawing; /* drawing: the thread runs */
+
+/* -------------------------------------------------------------------------------- texts */
 
 /* 0:07, 12:30, 1:02:03 */
 static void show_duration(char out[32], double seconds)
@@ -33,10 +35,10 @@ static void show_duration(char out[32], double seconds)
         snprintf(out, 32, "%lld:%02lld", minutes, whole % 60);
 }
 
-/* "[###.....] ", or nothing on a terminal that has no room for it. */
-static void show_bar(char out[BAR_WIDTH + 4], const struct progress *p, int64_t done)
+/* "[###.....] " */
+static void show_bar(char out[BAR_WIDTH + 4], double share)
 {
-    int filled = p->total > 0 ? (int)((double)done / (double)p->total * BAR_WIDTH) : BAR_WIDTH;
+    int filled = (int)(share * BAR_WIDTH);
     out[0] = '[';
     for (int i = 0; i < BAR_WIDTH; i++)
         out[1 + i] = i < filled ? '#' : '.';
@@ -59,48 +61,227 @@ static void cut(char *line, size_t bytes)
     line[bytes] = 0;
 }
 
-static void make_line(struct progress *p, int64_t done, const char *note, double now)
+/* How much of it is done, 0 to 1. */
+static double share_done(const struct progress *p)
 {
-    char bar[BAR_WIDTH + 4], so_far[32], left[32], rest[400];
-    double seconds = now - p->started;
-    int64_t here = done - p->first;
-    show_bar(bar, p, done);
-    show_duration(so_far, seconds);
-    show_duration(left, here > 0 ? seconds / (double)here * (double)(p->total - done) : 0);
-    snprintf(rest, sizeof rest, "%lld/%lld%s%.250s, %s left (%s so far)", (long long)done, (long long)p->total,
-             *note ? ", " : "", note, left, so_far);
-    size_t columns = p->terminal ? terminal_columns() - 1 : sizeof p->line;
+    if (p->work > 0)
+        return p->work / (p->work + p->left);
+    return p->total > 0 ? (double)p->done / (double)p->total : 1;
+}
+
+/* Seconds that are left, negative if not known. They follow from the pieces that are done, so that they do not grow
+ * while one is under way. */
+static double seconds_left(const struct progress *p, double now)
+{
+    bool weighed = p->work > 0;
+    double work = weighed ? p->work : (double)(p->done - p->first);
+    double left = weighed ? p->left + p->after : (double)(p->total - p->done);
+    if (work <= 0 || (p->total <= 0 && !weighed))
+        return -1;
+    double at_count = (p->counted - p->started) / work * left, since = now - p->counted;
+    return at_count > since ? at_count - since : 0;
+}
+
+/* "352/1000, loss 0.0214, 0:12 left (0:07 so far)" */
+static void show_counts(char out[LINE], const struct progress *p, double now)
+{
+    char so_far[32], left[32], counts[64] = "", ending[48] = "";
+    const char *blank = p->unit[0] ? " " : "", *comma = "";
+    double seconds = seconds_left(p, now);
+    show_duration(so_far, now - p->started);
+    show_duration(left, seconds);
+    if (p->total > 0)
+        snprintf(counts, sizeof counts, "%lld/%lld%s%.20s", (long long)p->done, (long long)p->total, blank, p->unit);
+    if (counts[0] && p->note[0])
+        comma = ", ";
+    if (seconds >= 0)
+        snprintf(ending, sizeof ending, ", %s left", left);
+    const char *open = counts[0] || p->note[0] ? " (" : "(";
+    snprintf(out, LINE, "%s%s%s%s%s%s so far)", counts, comma, p->note, ending, open, so_far);
+}
+
+static void make_line(char line[LINE], const struct progress *p, double now)
+{
+    char bar[BAR_WIDTH + 4] = "", rest[LINE];
+    show_counts(rest, p, now);
+    if (p->total > 0)
+        show_bar(bar, share_done(p));
+    size_t columns = p->terminal ? terminal_columns() - 1 : LINE - 1;
     if (strlen(p->what) + 1 + strlen(bar) + strlen(rest) > columns)
         bar[0] = 0;
-    snprintf(p->line, sizeof p->line, "%.80s %s%s", p->what, bar, rest);
-    cut(p->line, columns);
+    snprintf(line, LINE, "%.150s %s%.300s", p->what, bar, rest);
+    cut(line, columns);
 }
+
+/* -------------------------------------------------------------------------------- showing */
 
 static void show(struct progress *p, double now)
 {
-    fprintf(stderr, p->terminal ? "\r\033[K%s" : "%s\n", p->line);
-    fflush(stderr);
+    char line[LINE];
+    make_line(line, p, now);
+    if (p->terminal)
+        log_live(line);
+    else
+        log_plain(line);
     p->shown = now;
+    p->visible = true;
     p->waiting = false;
+}
+
+static bool worth_showing(const struct progress *p, double now)
+{
+    return !p->phase || p->visible || now - p->started >= quick;
+}
+
+/* The innermost work that is worth showing, or NULL. */
+static struct progress *to_show(double now)
+{
+    struct progress *p = innermost;
+    while (p && !worth_showing(p, now))
+        p = p->outer;
+    return p;
+}
+
+static void show_if_due(double now)
+{
+    struct progress *p = to_show(now);
+    if (!p)
+        return;
+    double pause = p->terminal ? terminal_pause : p->waiting ? plain_pause : sign_of_life;
+    if (!p->visible)
+        pause = p->phase ? 0 : p->terminal ? terminal_pause : plain_pause;
+    if (now - p->shown >= pause)
+        show(p, now);
+}
+
+static void *draw(void *arg)
+{
+    (void)arg;
+    while (true) {
+        pthread_mutex_lock(&lock);
+        while (!innermost)
+            pthread_cond_wait(&begun, &lock);
+        show_if_due(clock_seconds());
+        double pause = innermost->terminal ? terminal_pause : quick / 4;
+        pthread_mutex_unlock(&lock);
+        clock_sleep(pause);
+    }
+    return NULL;
+}
+
+/* Once. Signals are for the thread that works, whose waits they end. Without the thread, steps still show lines. */
+static void start_drawing(void)
+{
+    sigset_t all, before;
+    pthread_t thread;
+    if (drawing)
+        return;
+    drawing = true;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    if (pthread_create(&thread, NULL, draw, NULL) == 0)
+        pthread_detach(thread);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+/* -------------------------------------------------------------------------------- work */
+
+static void begin(struct progress *p)
+{
+    const char *kind = getenv("TERM");
+    p->done = p->first;
+    p->terminal = isatty(STDERR_FILENO) && kind && strcmp(kind, "dumb") != 0;
+    p->started = p->counted = p->shown = clock_seconds();
+    pthread_mutex_lock(&lock);
+    p->quiet = muted || log_is_quiet();
+    if (!p->quiet) {
+        p->outer = innermost;
+        innermost = p;
+        start_drawing();
+        pthread_cond_signal(&begun);
+    }
+    pthread_mutex_unlock(&lock);
+}
+
+void progress_begin(struct progress *p, const char *what, int64_t first, int64_t total)
+{
+    *p = (struct progress){.what = what, .unit = "", .first = first, .total = total};
+    begin(p);
+}
+
+void progress_phase(struct progress *p, const char *what, int64_t total, const char *unit)
+{
+    *p = (struct progress){.what = what, .unit = unit, .total = total, .phase = true};
+    begin(p);
 }
 
 void progress_step(struct progress *p, int64_t done, const char *note)
 {
     if (p->quiet)
         return;
-    double now = clock_seconds();
-    make_line(p, done, note, now);
+    pthread_mutex_lock(&lock);
+    p->done = done;
+    p->counted = clock_seconds();
     p->waiting = true;
-    if (now - p->shown >= (p->terminal ? terminal_pause : plain_pause))
+    snprintf(p->note, sizeof p->note, "%s", note);
+    show_if_due(p->counted);
+    pthread_mutex_unlock(&lock);
+}
+
+void progress_weigh(struct progress *p, double done, double left, double after)
+{
+    if (p->quiet)
+        return;
+    pthread_mutex_lock(&lock);
+    p->work = done;
+    p->left = left;
+    p->after = after;
+    pthread_mutex_unlock(&lock);
+}
+
+/* Inside other work a finished phase makes room for it; else its line stays. */
+static void show_end(struct progress *p, double now)
+{
+    bool drawn = p->terminal && p->visible;
+    if (drawn || (p->waiting && worth_showing(p, now)))
         show(p, now);
+    if (p->terminal && p->visible && p->outer)
+        log_live("");
+    else if (p->terminal && p->visible)
+        log_keep_live();
 }
 
 void progress_end(struct progress *p)
 {
     if (p->quiet)
         return;
-    if (p->waiting)
-        show(p, clock_seconds());
-    if (p->terminal && p->line[0])
-        fputc('\n', stderr);
+    pthread_mutex_lock(&lock);
+    show_end(p, clock_seconds());
+    innermost = p->outer;
+    if (p->outer && p->terminal && p->visible)
+        p->outer->shown = 0; // its line is gone
+    pthread_mutex_unlock(&lock);
+}
+
+bool progress_set_muted(bool now)
+{
+    pthread_mutex_lock(&lock);
+    bool before = muted;
+    muted = now;
+    pthread_mutex_unlock(&lock);
+    return before;
+}
+
+void progress_brief(char out[PROGRESS_BRIEF], double *left)
+{
+    double now = clock_seconds();
+    pthread_mutex_lock(&lock);
+    const struct progress *p = to_show(now);
+    *left = p ? seconds_left(p, now) : -1;
+    out[0] = 0;
+    if (p && p->phase && p->total > 0)
+        snprintf(out, PROGRESS_BRIEF, "%.30s %lld/%lld", p->what, (long long)p->done, (long long)p->total);
+    else if (p && p->phase)
+        snprintf(out, PROGRESS_BRIEF, "%.30s", p->what);
+    pthread_mutex_unlock(&lock);
 }

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/progress.h"
 #include "cluster/transport.h"
 
 enum { BYTES_AT_ONCE = 1 << 30, NUMBERS_AT_ONCE = 1 << 26 };
@@ -91,6 +92,7 @@ struct error comm_open(struct comm **comm, int *argc, char ***argv)
         comm_close(c);
         return e;
     }
+    progress_set_muted(c->place.rank != 0);
     *comm = c;
     return ok();
 }

@@ -25,7 +25,8 @@
 struct comm;
 
 /* Joins the other ranks if mpirun or srun started this process, else is alone. Refuses to be one of several processes
- * that cannot communicate (a launcher whose MPI is not ours). argc, argv as main got them. */
+ * that cannot communicate (a launcher whose MPI is not ours). From here on only rank 0 shows progress. argc, argv as main
+ * got them. */
 struct error comm_open(struct comm **comm, int *argc, char ***argv);
 
 /* This process's rank according to its launcher's environment variables, 0 without a launcher: for output before

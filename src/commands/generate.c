@@ -231,7 +231,7 @@ static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *lat
     else
         rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, numbers, latents);
     snprintf(s->progress_name, sizeof s->progress_name, "drawing %lld of %lld", (long long)i + 1, (long long)r->count);
-    progress_begin(&s->progress, s->progress_name, 0, generation_calls(g), false);
+    progress_begin(&s->progress, s->progress_name, 0, generation_calls(g));
     return ok();
 }
 

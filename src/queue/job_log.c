@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "files/file.h"
 
 struct error job_log_open(struct job_log *l, const struct job *job)
@@ -19,7 +20,7 @@ struct error job_log_open(struct job_log *l, const struct job *job)
     struct error e = copy >= 0 && dup2(file, STDERR_FILENO) >= 0 ? ok() : error_errno("write", path);
     close(file);
     if (copy >= 0)
-        *l = (struct job_log){true, log_set_quiet(false), copy};
+        *l = (struct job_log){true, log_set_quiet(false), progress_set_muted(false), copy};
     return e;
 }
 
@@ -28,6 +29,7 @@ void job_log_close(struct job_log *l)
     if (!l->open)
         return;
     log_set_quiet(l->was_quiet);
+    progress_set_muted(l->was_muted);
     dup2(l->original_stderr, STDERR_FILENO);
     close(l->original_stderr);
     *l = (struct job_log){0};

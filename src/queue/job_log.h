@@ -14,6 +14,7 @@
 struct job_log {
     bool open;
     bool was_quiet;      /* what log_is_quiet was before */
+    bool was_muted;      /* the same of progress */
     int original_stderr; /* while it is open */
 };
 

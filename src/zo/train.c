@@ -191,7 +191,7 @@ struct error training_run(struct training *t, const struct training_calls *calls
         char what[128];
         snprintf(what, sizeof what, "learning %.100s", c->token.placeholder);
         struct progress progress;
-        progress_begin(&progress, what, t->state.step, c->optim.steps, !first_rank);
+        progress_begin(&progress, what, t->state.step, c->optim.steps);
         e = run_steps(t, &progress, calls);
         progress_end(&progress);
     }
