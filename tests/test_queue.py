@@ -296,6 +296,19 @@ def test_finished_jobs_stay_finished(tmp_path, alone):
     assert all(job["steps"] == job["steps_wanted"] for job in summary(output)[0].values())
 
 
+def test_a_job_without_its_whole_word_is_not_done(tmp_path, alone):
+    """Removed, cut short, or exchanged for that of another step: the word comes back from the job's checkpoint."""
+    path, output = write_jobs(tmp_path, output__save_every=4)
+    queue(1, path)
+    (output / "short" / "learned_embeds.safetensors").unlink()
+    (output / "long" / "learned_embeds.safetensors").write_bytes(alone["long"][0][:-1])
+    shutil.copy(output / "styled" / "learned_embeds-steps-4.safetensors", output / "styled" / "learned_embeds.safetensors")
+    queue(2, path, "--groups", "2", "--resume")
+    assert_all_as_alone(output, alone)
+    for name in JOBS:
+        assert ("written anew" in (output / name / "log.txt").read_text()) == (name != "batch of two")
+
+
 @pytest.mark.parametrize("ranks", [1, 3])
 @beside_the_others("alone")
 @afresh

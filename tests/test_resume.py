@@ -1,6 +1,7 @@
 """Nothing is lost: kill -9 at random moments, then --resume, ends with the bits of an undisturbed run, on one rank and on three;
 after a signal the run finishes the step, saves a checkpoint and exits with 75."""
 import random
+import shutil
 import signal
 import time
 
@@ -90,6 +91,47 @@ def test_resume_of_a_finished_run_changes_nothing(tmp_path, quiet):
     run(program("zoodip"), "train", config, "--resume")
     assert learned(output) == quiet[0]
     assert len(metrics(output)) == STEPS
+
+
+def harm(output, how, quiet):
+    """The last word, and the last step's, are not as the run left them."""
+    for path in (output / "learned_embeds.safetensors", output / f"learned_embeds-steps-{STEPS}.safetensors"):
+        if how == "missing":
+            path.unlink()
+        elif how == "older":
+            shutil.copy(output / "learned_embeds-steps-40.safetensors", path)
+        else:
+            path.write_bytes(quiet[0][:-4] if how == "cut short" else quiet[0].replace(b"sks", b"skt"))
+
+
+@pytest.mark.parametrize("ranks,how", [(1, "missing"), (2, "missing"), (1, "older"), (1, "cut short"), (1, "another word's")])
+def test_a_word_that_is_not_the_checkpoints_is_written_again(tmp_path, quiet, ranks, how):
+    """All steps are done, but the word failed to be written, or was removed or exchanged since."""
+    config, output = write_recipe(tmp_path, **CHANGES, output__save_every=40)
+    run(program("zoodip"), "train", config)
+    harm(output, how, quiet)
+    for name in ("loss.png", "grid.png", "report.html"):
+        (output / name).unlink()
+    done = mpirun(ranks, program("zoodip"), "train", config, "--resume")
+    assert learned(output) == (output / f"learned_embeds-steps-{STEPS}.safetensors").read_bytes() == quiet[0]
+    assert done.stderr.count(f"not the word of step {STEPS}: written anew") == 2, done.stderr
+    for name in ("learned_embeds.safetensors", "metrics.jsonl", "loss.png", "grid.png", "report.html"):
+        assert (output / name).stat().st_size > 0 and f"wrote {output / name}\n" in done.stderr
+
+
+def test_metrics_that_lack_lines_are_made_whole_from_an_older_checkpoint(tmp_path, quiet):
+    """The newest checkpoint's step has no line; and nothing is said to be written that is not there in full."""
+    config, output = write_recipe(tmp_path, **CHANGES)
+    run(program("zoodip"), "train", config)
+    lines = (output / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (output / "metrics.jsonl").write_text("".join(lines[:-1]))
+    done = run(program("zoodip"), "train", config, "--resume")
+    assert "continuing from step 56's checkpoint" in done.stderr
+    assert learned(output) == quiet[0] and losses_of(output) == quiet[1]
+    (output / "metrics.jsonl").unlink()
+    done = run(program("zoodip"), "train", config, "--resume")
+    assert "metrics.jsonl: lacks lines of some of the 60 steps" in done.stderr and "metrics.jsonl\n" not in done.stderr
+    assert learned(output) == quiet[0]
 
 
 def test_more_ranks_may_continue(tmp_path, quiet):

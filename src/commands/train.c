@@ -6,6 +6,7 @@
 #include "commands/options.h"
 #include "pipeline/learning.h"
 #include "pipeline/memory_plan.h"
+#include "report/metrics.h"
 
 static void print_help(void)
 {
@@ -46,10 +47,15 @@ static void log_done(const struct run *r)
     const struct training *t = &r->learning.training;
     log_line("learned \"%s\": validation loss %.5f -> %.5f in %lld steps, %.1f s", c->token.placeholder,
              t->validation_first, t->validation_last, (long long)t->state.step, t->seconds);
-    static const char *const files[] = {"learned_embeds.safetensors", "metrics.jsonl", "loss.png", "grid.png",
-                                        "report.html"};
+    static const char *const files[] = {"learned_embeds.safetensors", "loss.png", "grid.png", "report.html"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         log_line("wrote %s/%s", c->output.dir, files[i]);
+    int64_t from, to;
+    metrics_range(c->output.dir, &from, &to);
+    if (from == 1 && to == t->state.step)
+        log_line("wrote %s/metrics.jsonl", c->output.dir);
+    else
+        log_warning("%s/metrics.jsonl: lacks lines of some of the %lld steps", c->output.dir, (long long)t->state.step);
 }
 
 static void log_memory(const struct run *r)

@@ -1,6 +1,7 @@
 #include "model/embedding.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "files/safetensors.h"
@@ -57,6 +58,17 @@ void embedding_free(struct embedding *e)
     memory_free(e->rows);
     e->placeholder = NULL;
     e->rows = NULL;
+}
+
+bool embedding_is(const char *path, const char *placeholder, const float *rows, int64_t vectors, int64_t dim)
+{
+    struct embedding found;
+    if (embedding_read(&found, path).code != ERROR_NONE)
+        return false;
+    bool same = strcmp(found.placeholder, placeholder) == 0 && found.vectors == vectors && found.dim == dim &&
+                memcmp(found.rows, rows, (size_t)(vectors * dim) * sizeof *rows) == 0;
+    embedding_free(&found);
+    return same;
 }
 
 struct error embedding_add_tokens(struct tokenizer *tokenizer, const char *placeholder, int64_t vectors, int32_t *first)

@@ -6,6 +6,7 @@
 #ifndef ZOODIP_MODEL_EMBEDDING_H
 #define ZOODIP_MODEL_EMBEDDING_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -24,6 +25,9 @@ struct error embedding_write(const char *path, const char *placeholder, const fl
 /* Reads a file that holds one tensor [vectors, dim] or [dim], of any float type. Free with embedding_free. */
 struct error embedding_read(struct embedding *e, const char *path);
 void embedding_free(struct embedding *e);
+
+/* Whether a file can be read and holds exactly this word. */
+bool embedding_is(const char *path, const char *placeholder, const float *rows, int64_t vectors, int64_t dim);
 
 /* Adds the tokens of a word of `vectors` vectors as diffusers names them: word, word_1, word_2, ...; *first is the id
  * of the first, the others follow. An error if one of them is already a token. */

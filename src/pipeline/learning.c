@@ -104,13 +104,15 @@ static struct error write_report(const struct learning *l, const struct pictures
     return e;
 }
 
-/* Rank 0: pictures, curve and report. */
+/* Rank 0: pictures, curve and report, each even if the one before failed; and the word, in case it was removed while
+ * pictures were generated. */
 static struct error write_results(const struct learning *l, const struct pictures *pictures)
 {
     const char *folder = l->subject->config.output.dir;
-    TRY(pictures_save(pictures, folder));
-    TRY(plot_write(folder));
-    return write_report(l, pictures);
+    struct error e = pictures_save(pictures, folder);
+    e = error_first(e, plot_write(folder));
+    e = error_first(e, write_report(l, pictures));
+    return error_first(e, records_keep_word(&l->training));
 }
 
 /* What a run leaves for people. Collective: all ranks generate. */

@@ -10,7 +10,10 @@
 #include "base/memory.h"
 #include "files/file.h"
 #include "files/json.h"
+#include "pipeline/fingerprint.h"
 #include "report/report.h"
+
+enum { WORD_LIMIT = 1 << 28 };
 
 const char *result_number(char out[32], int decimals, double value)
 {
@@ -62,13 +65,30 @@ static struct error write_json(cJSON *object, const char *folder, const char *na
     return e;
 }
 
+/* The CRC-32 of the job's word, as text. */
+static struct error word_sum(char sum[16], const struct job *job)
+{
+    char path[PATH_SIZE], *data;
+    int64_t size;
+    TRY(path_join(path, job->folder, "learned_embeds.safetensors"));
+    TRY(file_read(path, WORD_LIMIT, &data, &size));
+    snprintf(sum, 16, "%08x", fingerprint_bytes(0, data, size));
+    memory_free(data);
+    return ok();
+}
+
 struct error result_write(const struct job *job)
 {
+    char sum[16] = "";
+    if (job->status.state == JOB_DONE)
+        TRY(word_sum(sum, job));
     cJSON *o = result_json(job);
     if (job->submitted > 0)
         add_number(o, "submitted", job->submitted);
     add_number(o, "finished", job->status.finished);
     cJSON_AddStringToObject(o, "recipe", job->recipe);
+    if (sum[0])
+        cJSON_AddStringToObject(o, "word_crc32", sum);
     return write_json(o, job->folder, "job.json");
 }
 
@@ -77,6 +97,15 @@ void result_remove(const struct job *job)
     char path[PATH_SIZE];
     if (path_join(path, job->folder, "job.json").code == ERROR_NONE)
         unlink(path);
+}
+
+/* Is the word on the disk the one of which job.json says that it was finished? One without a sum is of an earlier
+ * version. */
+static bool has_word(const struct job *job, struct json *json)
+{
+    char sum[16];
+    const char *then = json_string(json, "word_crc32", "");
+    return word_sum(sum, job).code == ERROR_NONE && (!then[0] || strcmp(sum, then) == 0);
 }
 
 /* Reads from a file that may hold anything. */
@@ -94,7 +123,7 @@ static void parse_result(struct job *job, struct json *json)
     found.finished = json_number(json, "finished", 0);
     found.evaluations = json_number(json, "evaluations", 0);
     found.state = job_state_of(json_string(json, "state", ""));
-    if (found.state == JOB_DONE ? found.step != job->steps : !job->external)
+    if (found.state == JOB_DONE ? found.step != job->steps || !has_word(job, json) : !job->external)
         found.state = JOB_WAITING;
     if (found.state == JOB_FAILED)
         found.error = error_failed("%s", json_string(json, "reason", ""));

@@ -9,12 +9,14 @@
 #include "base/error.h"
 #include "queue/jobs.h"
 
-/* FOLDER/job.json: how far the job is. Written by the leader of its group. */
+/* FOLDER/job.json: how far the job is, and the CRC-32 of its word once it is done: an error if the word cannot be read.
+ * Written by the leader of its group. */
 struct error result_write(const struct job *job);
 void result_remove(const struct job *job);
 
 /* Sets the job's status from FOLDER/job.json, if there is one and the job's recipe is the same. A job that finished as
- * many steps as are wanted is done, any other one waits; an external job is shown as it is there. */
+ * many steps as are wanted, and whose word is on the disk as it was then, is done; any other one waits; an external job
+ * that is not done is shown as it is there. */
 void result_read(struct job *job);
 
 /* A number as a table shows it: "-" if it is not known. */

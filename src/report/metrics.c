@@ -397,3 +397,15 @@ struct error metrics_read(struct metric_table *table, const char *folder)
         metric_table_free(table);
     return e;
 }
+
+void metrics_range(const char *folder, int64_t *first, int64_t *last)
+{
+    struct metric_table table;
+    *first = *last = 0;
+    if (metrics_read(&table, folder).code != ERROR_NONE)
+        return;
+    for (int64_t i = 0; i < table.count && (i == 0 || table.steps[i] == *last + 1); i++)
+        *last = table.steps[i];
+    *first = table.count > 0 ? table.steps[0] : 0;
+    metric_table_free(&table);
+}

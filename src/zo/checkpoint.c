@@ -231,11 +231,13 @@ static void copy_state(struct state *s, const struct reading *r)
     s->subspace.removed_rows = r->tensors[4].shape[0];
 }
 
-/* ERROR_FAILED: damaged, so try an older one; ERROR_BAD_INPUT: intact, but not for this run. */
-static struct error read_checkpoint(struct state *s, const char *path, const char *recipe)
+/* ERROR_FAILED: damaged, so try an older one; ERROR_BAD_INPUT: intact, but not for this run. *unread: it may be intact,
+ * but the system could not read it. */
+static struct error read_checkpoint(struct state *s, const char *path, const char *recipe, bool *unread)
 {
     struct reading r;
     struct error e = safetensors_open(&r.file, path);
+    *unread = e.code == ERROR_FAILED;
     if (e.code != ERROR_NONE) {
         e.code = ERROR_FAILED;
         return e;
@@ -251,33 +253,67 @@ static struct error read_checkpoint(struct state *s, const char *path, const cha
 
 struct error checkpoint_read(struct state *s, const char *path, const char *recipe)
 {
-    struct error e = read_checkpoint(s, path, recipe);
+    bool unread;
+    struct error e = read_checkpoint(s, path, recipe, &unread);
     if (e.code != ERROR_NONE)
         e.code = ERROR_BAD_INPUT;
     return e;
 }
 
-struct error checkpoint_resume(struct state *s, const char *folder, const char *recipe, bool *found,
+/* What a search for a checkpoint knows. */
+struct search {
+    const char *folder, *recipe;
+    void (*warn)(const char *text);
+    bool found;
+    struct error unread; /* of the first that the system could not read */
+};
+
+/* Tries the checkpoints of some steps, until one is read. */
+static struct error read_first(struct state *s, struct search *search, const int64_t *steps, int64_t count)
+{
+    for (int64_t i = 0; i < count && !search->found; i++) {
+        char path[PATH_SIZE];
+        bool unread;
+        TRY(step_path(path, search->folder, steps[i]));
+        struct error e = read_checkpoint(s, path, search->recipe, &unread);
+        if (e.code == ERROR_BAD_INPUT)
+            return e;
+        search->found = e.code == ERROR_NONE;
+        if (!search->found)
+            search->warn(e.text);
+        if (unread)
+            search->unread = error_first(search->unread, e);
+    }
+    return ok();
+}
+
+/* The newest ones are passed over: without the lines of all steps up to them, those would be missing for good. */
+static void warn_of_later(const struct search *search, int64_t newest, int64_t taken)
+{
+    char text[PATH_SIZE + 200];
+    snprintf(text, sizeof text,
+             "%s: the metrics lack lines of steps up to %lld: continuing from step %lld's checkpoint", search->folder,
+             (long long)newest, (long long)taken);
+    search->warn(text);
+}
+
+struct error checkpoint_resume(struct state *s, const char *folder, const char *recipe, int64_t recorded, bool *found,
                                void (*warn)(const char *text))
 {
+    struct search search = {folder, recipe, warn, .found = false};
+    int64_t *steps, count, later = 0;
     *found = false;
     if (!folder_exists(folder))
         return ok();
-    int64_t *steps, count;
     TRY(list_steps(folder, &steps, &count));
-    struct error e = ok();
-    for (int64_t i = 0; i < count && !*found; i++) {
-        char path[PATH_SIZE];
-        e = step_path(path, folder, steps[i]);
-        if (e.code == ERROR_NONE)
-            e = read_checkpoint(s, path, recipe);
-        if (e.code == ERROR_BAD_INPUT)
-            break;
-        *found = e.code == ERROR_NONE;
-        if (!*found)
-            warn(e.text);
-        e = ok();
-    }
+    while (later < count && steps[later] > recorded)
+        later++;
+    struct error e = read_first(s, &search, steps + later, count - later);
+    if (e.code == ERROR_NONE && search.found && later > 0)
+        warn_of_later(&search, steps[0], s->step);
+    if (e.code == ERROR_NONE)
+        e = read_first(s, &search, steps, later);
     memory_free(steps);
-    return e;
+    *found = search.found;
+    return e.code == ERROR_NONE && !search.found ? search.unread : e;
 }

@@ -25,10 +25,11 @@ struct error checkpoint_write(const struct state *s, const char *folder, const c
  * what is wrong: cut short, checksum, another recipe, another shape. s is unchanged on an error. */
 struct error checkpoint_read(struct state *s, const char *path, const char *recipe);
 
-/* Reads the newest intact checkpoint of FOLDER; *found is false if there is none. Every skipped one is
- * reported through warn(text). If the newest one has another recipe, that is an error (ERROR_BAD_INPUT), not a reason
- * to continue with an older one. */
-struct error checkpoint_resume(struct state *s, const char *folder, const char *recipe, bool *found,
+/* Reads the newest intact checkpoint of FOLDER; *found is false if there is none. One of a step up to `recorded`, with
+ * which the run's metrics end, goes before those of later steps, so that no step is left without its line. Every skipped
+ * one is reported through warn(text). If the newest one has another recipe, that is an error (ERROR_BAD_INPUT), not a
+ * reason to continue with an older one; nor is it a reason to start anew that none can be read now (ERROR_FAILED). */
+struct error checkpoint_resume(struct state *s, const char *folder, const char *recipe, int64_t recorded, bool *found,
                                void (*warn)(const char *text));
 
 #endif

@@ -1,29 +1,71 @@
 #include "zo/records.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "files/file.h"
 #include "model/embedding.h"
 #include "zo/checkpoint.h"
 #include "zo/train.h"
 
-static struct error write_embedding(const struct training *t, const char *name)
+static const char word_name[] = "learned_embeds.safetensors";
+
+enum { NAME_SIZE = 64 };
+
+/* The name of the word of one step. */
+static void step_name(char name[NAME_SIZE], int64_t step)
+{
+    snprintf(name, NAME_SIZE, "learned_embeds-steps-%lld.safetensors", (long long)step);
+}
+
+static struct error write_word(const struct training *t, const char *name, const float *rows)
 {
     const struct config *c = t->parts.config;
     char path[PATH_SIZE];
     TRY(path_join(path, c->output.dir, name));
     int64_t vectors = c->token.vectors;
-    return embedding_write(path, c->token.placeholder, t->state.embedding, vectors, t->state.dim / vectors);
+    return embedding_write(path, c->token.placeholder, rows, vectors, t->state.dim / vectors);
 }
 
-static struct error save_embedding(const struct training *t)
+/* Adds the present word to those to be written. */
+static struct error add_word(struct training *t)
 {
-    char name[64];
-    snprintf(name, sizeof name, "learned_embeds-steps-%lld.safetensors", (long long)t->state.step);
-    TRY(write_embedding(t, name));
-    return write_embedding(t, "learned_embeds.safetensors");
+    struct records *r = &t->records;
+    if (r->word_count > 0 && r->words[r->word_count - 1].step == t->state.step)
+        return ok(); // the save of this step is tried again
+    struct unwritten_word *more = memory_grow(r->words, r->word_count, &r->word_room, sizeof *more);
+    r->words = more ? more : r->words;
+    float *rows = more ? memory_alloc(t->state.dim, sizeof *rows) : NULL;
+    if (!rows)
+        return error_memory("a learned word");
+    memcpy(rows, t->state.embedding, (size_t)t->state.dim * sizeof *rows);
+    r->words[r->word_count++] = (struct unwritten_word){t->state.step, rows};
+    return ok();
+}
+
+/* Writes the words that are still to be written; those that cannot be stay. */
+static struct error write_words(struct training *t)
+{
+    struct records *r = &t->records;
+    struct error all = ok();
+    int64_t left = 0;
+    for (int64_t i = 0; i < r->word_count; i++) {
+        char name[NAME_SIZE];
+        step_name(name, r->words[i].step);
+        struct error e = write_word(t, name, r->words[i].rows);
+        if (i == r->word_count - 1)
+            e = error_first(e, write_word(t, word_name, r->words[i].rows));
+        if (e.code == ERROR_NONE)
+            memory_free(r->words[i].rows);
+        else
+            r->words[left++] = r->words[i];
+        all = error_first(all, e);
+    }
+    r->word_count = left;
+    return all;
 }
 
 static struct error save_checkpoint(struct training *t)
@@ -43,40 +85,75 @@ static bool checkpoint_due(const struct training *t)
            (minutes > 0 && clock_seconds() - t->records.last_checkpoint >= 60 * minutes);
 }
 
-/* e: an earlier error. */
-static void save(struct training *t, bool checkpoint, bool embedding, struct error e)
+/* e: an earlier error. Returns the first one. */
+static struct error save(struct training *t, bool checkpoint, bool embedding, struct error e)
 {
     // without the device's moments a resume would have nothing to continue from
     struct error got = checkpoint ? step_get(&t->step, &t->state) : ok();
     e = error_first(e, got);
     // each file is tried even if the one before failed: a full disk may still have room for the smallest
-    if (checkpoint || embedding)
-        e = error_first(e, metrics_flush(t->records.metrics));
     if (embedding)
-        e = error_first(e, save_embedding(t));
+        e = error_first(e, add_word(t));
+    if (checkpoint || embedding) {
+        e = error_first(e, metrics_flush(t->records.metrics));
+        e = error_first(e, write_words(t));
+    }
     if (checkpoint && got.code == ERROR_NONE)
         e = error_first(e, save_checkpoint(t));
-    if (!checkpoint && !embedding && e.code == ERROR_NONE)
-        return;
-    t->records.unsaved = e.code != ERROR_NONE;
-    if (t->records.unsaved)
-        log_warning("%s; training continues and tries again at the next save", e.text);
+    if (checkpoint || embedding || e.code != ERROR_NONE)
+        t->records.unsaved = e;
+    return e;
+}
+
+static void warn_of(struct error e, bool last)
+{
+    if (e.code != ERROR_NONE)
+        log_warning("%s; %s", e.text,
+                    last ? "trying once more" : "training continues and tries again at the next save");
 }
 
 void records_keep(struct training *t, const struct metric *m, bool last)
 {
     bool embedding = state_due(&t->state, t->parts.config->output.save_every);
-    save(t, last || checkpoint_due(t), last || embedding, metrics_add(t->records.metrics, m));
+    warn_of(save(t, last || checkpoint_due(t), last || embedding, metrics_add(t->records.metrics, m)), last);
 }
 
 void records_save(struct training *t)
 {
-    save(t, true, true, ok());
+    warn_of(save(t, true, true, ok()), true);
 }
 
-struct error records_saved(const struct training *t)
+/* Writes the word under one name, unless it is there already. */
+static struct error keep_word(const struct training *t, const char *name)
 {
-    return t->records.unsaved ? error_failed("%s: the last save failed", t->parts.config->output.dir) : ok();
+    const struct config *c = t->parts.config;
+    char path[PATH_SIZE];
+    int64_t vectors = c->token.vectors;
+    TRY(path_join(path, c->output.dir, name));
+    if (embedding_is(path, c->token.placeholder, t->state.embedding, vectors, t->state.dim / vectors))
+        return ok();
+    TRY(write_word(t, name, t->state.embedding));
+    log_line("%s: was missing, or was not the word of step %lld: written anew", path, (long long)t->state.step);
+    return ok();
+}
+
+struct error records_keep_word(const struct training *t)
+{
+    char name[NAME_SIZE];
+    step_name(name, t->state.step);
+    struct error e = keep_word(t, name);
+    return error_first(e, keep_word(t, word_name));
+}
+
+struct error records_finish(struct training *t)
+{
+    struct error e = t->records.unsaved;
+    if (e.code != ERROR_NONE)
+        e = save(t, true, true, ok());
+    if (e.code == ERROR_NONE)
+        e = records_keep_word(t);
+    return e.code == ERROR_NONE ? ok()
+                                : error_failed("%s: the last save failed: %s", t->parts.config->output.dir, e.text);
 }
 
 struct error records_open(struct training *t)
@@ -87,6 +164,10 @@ struct error records_open(struct training *t)
 
 void records_close(struct training *t)
 {
-    metrics_close(t->records.metrics);
-    t->records.metrics = NULL;
+    struct records *r = &t->records;
+    metrics_close(r->metrics);
+    for (int64_t i = 0; i < r->word_count; i++)
+        memory_free(r->words[i].rows);
+    memory_free(r->words);
+    *r = (struct records){0};
 }

@@ -2,7 +2,8 @@
  *
  * What a run writes into output.dir while it learns: metrics, the word after every save_every steps and at the
  * end, checkpoints. All of this is rank 0's alone. A file that cannot be written does not end the training: that is a
- * warning, and the next save tries again.
+ * warning, and the next save tries again, with the words of earlier steps too. At the end everything is on the disk, or
+ * records_finish says what is not.
  */
 #ifndef ZOODIP_ZO_RECORDS_H
 #define ZOODIP_ZO_RECORDS_H
@@ -15,10 +16,18 @@
 
 struct training;
 
+/* A word that is still to be written. */
+struct unwritten_word {
+    int64_t step;
+    float *rows; /* [dim], owned */
+};
+
 struct records {
     struct metrics *metrics;
     double last_checkpoint; /* when, by clock_seconds */
-    bool unsaved;           /* the last attempt to write something failed */
+    struct error unsaved;   /* why the last save failed, if it did */
+    struct unwritten_word *words;
+    int64_t word_count, word_room;
 };
 
 /* Continues the metrics after the state's step. */
@@ -31,7 +40,11 @@ void records_keep(struct training *t, const struct metric *m, bool last);
 /* Saves everything now: the run is about to stop. */
 void records_save(struct training *t);
 
-/* An error if the last attempt to save failed. */
-struct error records_saved(const struct training *t);
+/* After the last step, also of a run that had none left: a save that failed is tried once more, and the word is written
+ * if the disk holds none, or another one. */
+struct error records_finish(struct training *t);
+
+/* The word alone: also allowed after records_close. */
+struct error records_keep_word(const struct training *t);
 
 #endif

@@ -171,7 +171,7 @@ static struct error run_steps(struct training *t, struct progress *progress, con
             TRY(step_and_records(t, progress, calls, &stop));
     }
     // agreeing is a barrier too: after it everything that rank 0 saved is on the disk, so any rank may end
-    TRY(comm_agree(t->parts.comm, records_saved(t)));
+    TRY(comm_agree(t->parts.comm, comm_rank(t->parts.comm) == 0 ? records_finish(t) : ok()));
     if (stop && t->state.step < c->optim.steps)
         return (struct error){ERROR_PREEMPTED,
                               "stopped by a signal after a checkpoint; run again with --resume to continue"};
@@ -205,9 +205,13 @@ struct error training_resume(struct training *t)
     const struct config *c = t->parts.config;
     char folder[PATH_SIZE];
     bool found = false;
+    int64_t lines[2] = {0}; // of the metrics: the first and the last
+    if (comm_rank(t->parts.comm) == 0)
+        metrics_range(c->output.dir, &lines[0], &lines[1]);
+    TRY(comm_broadcast(t->parts.comm, lines, sizeof lines, 0));
     struct error e = path_join(folder, c->output.dir, "checkpoints");
     if (e.code == ERROR_NONE)
-        e = checkpoint_resume(&t->state, folder, t->parts.recipe, &found,
+        e = checkpoint_resume(&t->state, folder, t->parts.recipe, lines[1], &found,
                               comm_rank(t->parts.comm) == 0 ? log_warning_text : log_nothing);
     TRY(comm_agree(t->parts.comm, e));
     if (comm_rank(t->parts.comm) == 0)

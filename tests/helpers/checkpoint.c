@@ -56,7 +56,7 @@ static struct error resume(struct state *s, int argc, char **argv)
 {
     (void)argc;
     bool found;
-    TRY(checkpoint_resume(s, argv[0], argv[1], &found, print_warning));
+    TRY(checkpoint_resume(s, argv[0], argv[1], 0, &found, print_warning));
     if (found)
         print_state(s);
     else
