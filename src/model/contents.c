@@ -5,7 +5,6 @@
 #include <sys/stat.h>
 #include <zlib.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
 #include "base/pool.h"
 #include "base/progress.h"
@@ -14,9 +13,7 @@
 #include "model/model_folder.h"
 
 /* Threads take pieces; a piece is looked at in blocks that stay in a core's cache between the two looks. */
-enum { PARTS = 3, PIECE = 4 << 20, BLOCK = 64 << 10, TEXT_LIMIT = 256 << 20 };
-
-static const double patience = 2; /* seconds before a pass is shown */
+enum { PARTS = 3, PIECE = 4 << 20, BLOCK = 64 << 10, TEXT_LIMIT = 256 << 20, MEGABYTE = 1000000 };
 
 static const char *const part_names[PARTS] = {"text_encoder", "unet", "vae"};
 
@@ -34,8 +31,6 @@ struct pass {
     struct piece *pieces;
     int64_t count, bytes;
     atomic_llong done; /* bytes */
-    double began;
-    bool quiet, shown;
     struct progress progress;
 };
 
@@ -84,17 +79,6 @@ static struct error open_parts(struct pass *p, const char *folder)
 
 /* -------------------------------------------------------------------------------- the pass */
 
-static void show(struct pass *p, int64_t done)
-{
-    enum { MEGABYTE = 1000000 };
-    if (!p->shown && (p->quiet || clock_seconds() - p->began < patience))
-        return;
-    if (!p->shown)
-        progress_begin(&p->progress, "checking the model's weights", 0, p->bytes / MEGABYTE, false);
-    p->shown = true;
-    progress_step(&p->progress, done / MEGABYTE, "MB");
-}
-
 static void look(void *arg, int64_t i, int thread)
 {
     struct pass *p = arg;
@@ -111,19 +95,18 @@ static void look(void *arg, int64_t i, int thread)
     }
     safetensors_forget(piece->file, &all);
     int64_t done = atomic_fetch_add(&p->done, piece->count * size) + piece->count * size;
-    if (thread == 0) // the caller's own, the only one that may write lines
-        show(p, done);
+    if (thread == 0) // often enough
+        progress_step(&p->progress, done / MEGABYTE, "");
 }
 
 static struct error run(struct pass *p, int threads)
 {
     struct pool *pool;
     TRY(pool_open(&pool, threads));
-    p->began = clock_seconds();
+    progress_phase(&p->progress, "checking the model's weights", p->bytes / MEGABYTE, "MB");
     pool_run(pool, p->count, look, p);
+    progress_end(&p->progress);
     pool_close(pool);
-    if (p->shown)
-        progress_end(&p->progress);
     return ok();
 }
 
@@ -162,9 +145,9 @@ static uint32_t combine(const struct pass *p)
     return crc;
 }
 
-struct error contents_tensors(const char *folder, int threads, bool quiet, uint32_t *crc)
+struct error contents_tensors(const char *folder, int threads, uint32_t *crc)
 {
-    struct pass p = {.quiet = quiet};
+    struct pass p = {0};
     struct error e = open_parts(&p, folder);
     if (e.code == ERROR_NONE)
         e = run(&p, threads);

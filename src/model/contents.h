@@ -17,8 +17,8 @@
 #include "base/error.h"
 
 /* Reads all tensors once, on so many threads: *crc is their CRC-32. ERROR_BAD_INPUT names the first tensor that holds a
- * number that is not finite. A long pass is shown on a live line, unless `quiet`. */
-struct error contents_tensors(const char *folder, int threads, bool quiet, uint32_t *crc);
+ * number that is not finite. */
+struct error contents_tensors(const char *folder, int threads, uint32_t *crc);
 
 /* Continues a CRC-32 with the texts. Those that cannot be read are left out: the code that needs them reports it. */
 uint32_t contents_texts(uint32_t crc, const char *folder);

@@ -245,7 +245,7 @@ struct error quantized_write(const char *folder, const char *out, int bits, void
     static const char *const copied[] = {".", "text_encoder", "unet", "vae", "tokenizer", "scheduler"};
     uint32_t contents;
     TRY(error_in(model_folder_check(folder), "--model"));
-    TRY(contents_tensors(folder, pool_default_threads(1), false, &contents));
+    TRY(contents_tensors(folder, pool_default_threads(1), &contents));
     TRY(folder_make(out));
     if (same_folder(folder, out))
         return error_input("--output: %s: is the model itself; choose another folder", out);

@@ -47,7 +47,7 @@ struct error fingerprint_model(struct comm *comm, const char *folder, uint32_t *
     uint32_t own = 0;
     struct error e = ok();
     if (reads) // the node's other ranks wait, so their share of the cores is free
-        e = contents_tensors(folder, pool_default_threads(1), comm_rank(comm) != 0, &own);
+        e = contents_tensors(folder, pool_default_threads(1), &own);
     TRY(comm_agree(comm, e));
     uint32_t node = own;
     TRY(comm_broadcast_local(comm, &node, sizeof node));
