@@ -11,7 +11,6 @@
 #ifndef ZOODIP_MODEL_CONTENTS_H
 #define ZOODIP_MODEL_CONTENTS_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"

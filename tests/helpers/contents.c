@@ -7,7 +7,7 @@ int main(int argc, char **argv)
     if (argc != 3)
         return 1;
     uint32_t crc;
-    struct error e = contents_tensors(argv[1], atoi(argv[2]), true, &crc);
+    struct error e = contents_tensors(argv[1], atoi(argv[2]), &crc);
     if (e.code == ERROR_NONE)
         printf("%08x\n", crc);
     return helper_end("contents", e);
