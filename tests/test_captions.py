@@ -18,21 +18,15 @@ a weird painting|a large painting""".replace("\n", "|").split("|")
 
 
 def captions(*arguments):
-    """Captions for one vector, and for three."""
-    lines = [json.loads(line) for line in run(program("tests/captions"), *arguments).stdout.splitlines()]
-    return lines[::2], lines[1::2]
+    return [json.loads(line) for line in run(program("tests/captions"), *arguments).stdout.splitlines()]
 
 
 def test_templates_of_an_object():
-    one, three = captions("object")
-    assert len(OBJECT) == 27 and one == [f"{t} sks" for t in OBJECT]
-    assert three == [f"{t} sks sks_1 sks_2" for t in OBJECT]
+    assert len(OBJECT) == 27 and captions("object") == [f"{t} sks" for t in OBJECT]
 
 
 def test_templates_of_a_style():
-    one, three = captions("style")
-    assert len(STYLE) == 19 and one == [f"{t} in the style of sks" for t in STYLE]
-    assert three[0] == "a painting in the style of sks sks_1 sks_2"
+    assert len(STYLE) == 19 and captions("style") == [f"{t} in the style of sks" for t in STYLE]
 
 
 @pytest.fixture
@@ -47,13 +41,11 @@ def file(tmp_path):
 
 def test_each_picture_has_its_own(file):
     path = file({"cat": {"a.png": "not {}"}, "dog": {"b.jpg": "a {} on grass", "a.jpg": "a {}, {} été {", "c.jpg": "nothing asked"}})
-    one, three = captions(path, "dog", "a.jpg", "b.jpg", "a.jpg")
-    assert one == ["a sks, sks été {", "a sks on grass", "a sks, sks été {"]
-    assert three[1] == "a sks sks_1 sks_2 on grass"
+    assert captions(path, "dog", "a.jpg", "b.jpg", "a.jpg") == ["a sks, sks été {", "a sks on grass", "a sks, sks été {"]
 
 
 def test_subject_may_be_left_out(file):
-    assert captions(file({"a.jpg": "a {}"}), "dog", "a.jpg")[0] == ["a sks"]
+    assert captions(file({"a.jpg": "a {}"}), "dog", "a.jpg") == ["a sks"]
 
 
 @pytest.mark.parametrize("content, said", [

@@ -23,8 +23,8 @@ def make_word(folder, name, vectors, seed=0, width=96):
     return path
 
 
-def generate(*options, check=True, model=MODEL):
-    return run(program("zoodip"), "generate", "--model", model, *options, check=check)
+def generate(*options, model=MODEL, **more):
+    return run(program("zoodip"), "generate", "--model", model, *options, **more)
 
 
 # -------------------------------------------------------------------------------- pictures
@@ -104,6 +104,116 @@ def test_a_word_that_the_prompt_does_not_name_is_worth_a_warning(tmp_path):
     word = make_word(tmp_path, "sks", 1)
     done = generate("--prompt", "a toy", "--embedding", word, "--steps", 1, "--output", tmp_path / "toy.png")
     assert "does not contain" in done.stderr and "sks" in done.stderr
+
+
+def named(name, path):
+    return "--embedding", f"{name}={path}"
+
+
+def picture(tmp_path, prompt, *options, **more):
+    """The bytes of a picture that few steps make."""
+    path = tmp_path / f"{len(list(tmp_path.iterdir()))}.png"
+    generate("--prompt", prompt, "--steps", 2, "--output", path, *options, **more)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("prompt, apart", [
+    ("a mug2 beside a mug", "a zib beside a kap"),     # one word is the beginning of the other
+    ("Mug on the MUG2, mug", "kap on the zib, kap"),
+    ("mug, mugs; mug2mug", "kap, kaps; zibkap"),       # wherever the tokenizer finds it
+    ("a mug mug_1 mug on grass", "a kap kap on grass"),  # spelled out by hand
+    ("mug_1 mug", "kap_1 kap"),
+])
+def test_a_word_is_all_its_vectors_where_the_tokenizer_finds_it(tmp_path, prompt, apart):
+    """The right picture is that of the same vectors under names that have nothing in common."""
+    mug, mug2 = make_word(tmp_path, "mug", 2), make_word(tmp_path, "mug2", 1, seed=1)
+    ours = picture(tmp_path, prompt, "--embedding", mug, "--embedding", mug2, "--negative", prompt)
+    assert ours == picture(tmp_path, apart, *named("kap", mug), *named("zib", mug2), "--negative", apart)
+    assert ours != picture(tmp_path, "a toy")
+
+
+def test_words_of_the_same_name_meet_under_others(tmp_path):
+    """Two words of a queue that were both learned as sks, and two that AUTOMATIC1111 calls emb_params."""
+    pipe, embeddings = pipeline(), []
+    for i, (name, stored, vectors) in enumerate([("bix", "sks", 1), ("quz", "sks", 3), ("<dar>", "emb_params", 2), ("emb_params", "emb_params", 1)]):
+        (tmp_path / str(i)).mkdir()
+        path = make_word(tmp_path / str(i), stored, vectors, seed=i)
+        pipe.load_textual_inversion(str(path), token=name)
+        embeddings.append(path if name == stored else f"{name}={path}")
+    assert_same_picture(*draw_both(tmp_path, pipe, "a bix beside a quz and <dar>, emb_params", embedding=embeddings, steps=5))
+
+
+def test_a_name_with_an_equals_sign_is_a_file_where_there_is_one(tmp_path):
+    word = make_word(tmp_path, "sks", 1)
+    plain = picture(tmp_path, "a sks", "--embedding", word)
+    for name in ("lr=0.1.safetensors", "lr=0.1/sks.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(word, tmp_path / name)
+        assert picture(tmp_path, "a sks", "--embedding", name, cwd=tmp_path) == plain
+        assert picture(tmp_path, "a sks", "--embedding", tmp_path / name) == plain
+        assert picture(tmp_path, "a bix", *named("bix", tmp_path / name)) == plain
+    for option, words in ((f"bix=={word}", [f"={word}"]), (f"a word={word}", ["a word", "white space"]), (f"={word}", [f"={word}"]),
+                          ("lr=0.2/sks.safetensors", ["--embedding lr=0.2/sks.safetensors"]), (f"a={word}", ['"a" is already a token of this model', "WORD=FILE"])):
+        refused(generate("--prompt", "a sks", "--output", tmp_path / "x.png", "--embedding", option, check=False), *words)
+
+
+def saved_with_a_word(folder, path):
+    """toybox, saved by diffusers after it has loaded a word."""
+    pipe = pipeline()
+    pipe.load_textual_inversion(str(path))
+    pipe.save_pretrained(folder)
+    return folder
+
+
+def test_words_that_a_saved_model_brings_along(tmp_path):
+    fox, mug = make_word(tmp_path, "<fox>", 3), make_word(tmp_path, "mug", 2, seed=1)
+    model = saved_with_a_word(tmp_path / "model", fox)
+    pipe = pipeline(model)
+    pipe.load_textual_inversion(str(mug))
+    assert_same_picture(*draw_both(tmp_path, pipe, "a <fox> and a mug, <fox>", embedding=mug, model=model, steps=5))
+    both = picture(tmp_path, "a <fox> and a mug", "--embedding", mug, model=model)
+    assert both == picture(tmp_path, "a <Fox> and a mug", "--embedding", mug, model=model)
+    assert both == picture(tmp_path, "a <fox> <fox>_1 <fox>_2 and a mug", "--embedding", mug, model=model)
+    again = generate("--prompt", "a <fox>", "--embedding", fox, "--output", tmp_path / "x.png", check=False, model=model)
+    refused(again, '"<fox>" is already a token of this model')
+
+
+def test_what_is_cut_off_is_said(tmp_path):
+    words = [make_word(tmp_path, "sks", 1), make_word(tmp_path, "many", 64, seed=1)]
+    options = ["--embedding", words[0], "--embedding", words[1], "--steps", 1, "--output", tmp_path / "x.png", "--quiet"]
+    grass = "a red ball on the green grass "
+
+    def warnings(prompt, *more):
+        return generate("--prompt", prompt, *options, *more).stderr.replace("zoodip: warning: ", "").splitlines()
+    assert warnings("sks and many") == warnings("sks", "--negative", "many") == []
+    assert warnings(f"many, {grass} sks") == []
+    assert warnings(f"many, many {grass} sks") == [
+        f'--prompt: is longer than the 77 tokens that count; left out: "many {grass} sks"',
+        f'the first 77 tokens of the prompt do not contain "sks", the word of {words[0]}']
+    assert warnings("é" * 300, "--negative", "many") == [
+        f'--prompt: is longer than the 77 tokens that count; left out: "{"é" * 100}..."',
+        f'the first 77 tokens of the prompt do not contain "sks", the word of {words[0]}']
+    assert warnings("sks many", "--negative", f"a toy {grass * 20}")[0].startswith("--negative: is longer")
+    assert warnings("sks", "--negative", "many", "--guidance", 1) == [
+        "--negative: is not used, because --guidance is 1 or less", f'the prompt does not contain "many", the word of {words[1]}']
+
+
+@pytest.mark.parametrize("length", [24, None])
+def test_the_tokenizer_may_allow_fewer_tokens_than_the_text_encoder(tmp_path, length):
+    model = shutil.copytree(MODEL, tmp_path / "model")
+    path = model / "tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"model_max_length": length}))
+    prompt = "a photo of a toy on the grass, " * 3
+    if length is None:  # no limit of its own
+        assert picture(tmp_path, prompt, model=model) == picture(tmp_path, prompt)
+        return
+    assert_same_picture(*draw_both(tmp_path, pipeline(model), prompt, model=model, steps=5))
+    said = generate("--prompt", prompt, "--steps", 1, "--output", tmp_path / "x.png", model=model).stderr
+    assert f"the {length} tokens that count; left out" in said
+    config, _ = write_recipe(tmp_path / "learn", model=str(model), optim__steps=2, output__prompts=["a {}"])
+    run(program("zoodip"), "train", config)  # its pictures are drawn with as many
+    done = run(program("zoodip"), "train", config, "--set", "token.vectors=30", "--set", f"output.dir={tmp_path / 'other'}", check=False)
+    refused(done, f"the word is not among its first {length} tokens")
 
 
 def test_a_model_whose_vae_has_no_encoder(tmp_path):

@@ -143,6 +143,13 @@ def test_a_word_that_is_a_token_already_is_refused(folder):
         assert run(program("tests/tokenize"), folder, "--add", word, stdin="", check=False).returncode == 2
 
 
+def test_a_refused_word_is_called_what_it_is(folder):
+    for words, said in ((["a"], '"a" is already a token of this model;'), (["zzq", "zzq"], '"zzq" is already a learned word;'),
+                        (["Zzq", "zZq"], '"zZq" is read like "Zzq", which is there already;')):
+        done = run(program("tests/tokenize"), folder, *[o for word in words for o in ("--add", word)], stdin="", check=False)
+        assert done.returncode == 2 and said in done.stderr
+
+
 def test_a_text_that_is_no_utf8_is_refused():
     done = subprocess.run([program("tests/tokenize"), str(TOYBOX / "model" / "tokenizer")], capture_output=True, input=b'"\xff\xfe"\n')
     assert done.returncode == 2 and b"UTF-8" in done.stderr
@@ -255,6 +262,8 @@ BROKEN = {
     "no list of merges": (model_with(merges={}), "tokenizer.json: model.merges: expected a list"),
     "merge as number": (model_with(merges=[7]), "tokenizer.json: model.merges: merge 1"),
     "added tokens as object": (file_with("tokenizer.json", dict(model=SMALL, added_tokens={})), "tokenizer.json: added_tokens: expected a list"),
+    "no room for an end": (file_with("tokenizer_config.json", dict(model_max_length=1)), "model_max_length: expected an integer from 2 on"),
+    "length as text": (file_with("tokenizer_config.json", dict(model_max_length="77")), "model_max_length: expected an integer from 2 on"),
     "decoder as list": (file_with("tokenizer_config.json", dict(added_tokens_decoder=[])), "tokenizer_config.json: added_tokens_decoder"),
     "decoder without an id": (file_with("tokenizer_config.json", dict(added_tokens_decoder={"x": token("<x>")})),
                               'tokenizer_config.json: added_tokens_decoder: "x": expected an id'),

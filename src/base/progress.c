@@ -10,6 +10,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/text.h"
 
 enum { BAR_WIDTH = 20, LINE = 512 };
 
@@ -49,16 +50,6 @@ static size_t terminal_columns(void)
 {
     struct winsize size;
     return ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 80;
-}
-
-/* Cuts a line to what fits, never inside a UTF-8 character. */
-static void cut(char *line, size_t bytes)
-{
-    if (strlen(line) <= bytes)
-        return;
-    while (bytes > 0 && ((unsigned char)line[bytes] & 0xc0) == 0x80)
-        bytes--;
-    line[bytes] = 0;
 }
 
 /* How much of it is done, 0 to 1. */
@@ -110,7 +101,7 @@ static void make_line(char line[LINE], const struct progress *p, double now)
     if (strlen(p->what) + 1 + strlen(bar) + strlen(rest) > columns)
         bar[0] = 0;
     snprintf(line, LINE, "%.150s %s%.300s", p->what, bar, rest);
-    cut(line, columns);
+    line[text_fitting(line, (int)columns)] = 0;
 }
 
 /* -------------------------------------------------------------------------------- showing */

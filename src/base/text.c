@@ -27,6 +27,28 @@ char *text_replace(const char *text, const char *what, const char *by)
     return all;
 }
 
+bool text_has_blank(const char *text)
+{
+    utf8proc_int32_t code;
+    utf8proc_ssize_t length;
+    for (; (length = utf8proc_iterate((const utf8proc_uint8_t *)text, -1, &code)) > 0 && code != 0; text += length) {
+        utf8proc_category_t category = utf8proc_category(code);
+        if (category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
+            category == UTF8PROC_CATEGORY_ZP)
+            return true;
+    }
+    return false;
+}
+
+int text_fitting(const char *text, int bytes)
+{
+    if (strlen(text) <= (size_t)bytes)
+        return (int)strlen(text);
+    while (bytes > 0 && ((unsigned char)text[bytes] & 0xc0) == 0x80)
+        bytes--;
+    return bytes;
+}
+
 void text_show_safely(char *text)
 {
     while (*text) {

@@ -20,6 +20,12 @@ bool text_ends_with(const char *text, const char *end);
 /* The text with every `what` replaced by `by`, to be freed by memory_free; NULL: out of memory. */
 char *text_replace(const char *text, const char *what, const char *by);
 
+/* Whether a text contains white space or a control character; valid UTF-8 up to where it ends. */
+bool text_has_blank(const char *text);
+
+/* How many of at most `bytes` bytes to show so that no character of UTF-8 is cut. */
+int text_fitting(const char *text, int bytes);
+
 /* Replaces every byte of a control character, and every byte that is not valid UTF-8 (such as a character that was
  * cut), by '?'. */
 void text_show_safely(char *text);

@@ -26,6 +26,7 @@ static void print_help(void)
         "\n"
         "  --model DIR          a diffusers model folder\n"
         "  --embedding FILE     a learned word, for use in the prompt (may be given several times)\n"
+        "  --embedding WORD=FILE  the same under another name: for two words that were both learned as sks\n"
         "  --prompt TEXT        what to draw\n"
         "  --negative TEXT      what not to draw (default: nothing)\n"
         "  --steps N            sampling steps (default 50)\n"
@@ -74,32 +75,21 @@ static bool guided(const struct request *r)
 
 /* -------------------------------------------------------------------------------- prompts */
 
-/* With their words spelled out -> s->ids. */
-static struct error encode_spelled(struct session *s, const char *prompt, const char *negative)
-{
-    int64_t length = s->pipeline.text_config.positions;
-    s->ids = memory_alloc(2 * length, sizeof *s->ids);
-    if (!s->ids)
-        return error_memory("the prompt");
-    if (guided(s->request))
-        TRY(error_in(tokenizer_encode(s->tokenizer, negative, s->ids, length), "--negative"));
-    int32_t *last = s->ids + (guided(s->request) ? length : 0);
-    return error_in(tokenizer_encode(s->tokenizer, prompt, last, length), "--prompt");
-}
-
 static struct error encode_prompts(struct session *s)
 {
-    char *prompt = NULL, *negative = NULL;
-    struct error e = words_convert(&s->words, s->request->prompt, &prompt);
-    if (e.code == ERROR_NONE)
-        e = words_convert(&s->words, s->request->negative, &negative);
-    if (e.code == ERROR_NONE) {
-        words_warn_unnamed(&s->words);
-        e = encode_spelled(s, prompt, negative);
-    }
-    memory_free(prompt);
-    memory_free(negative);
-    return e;
+    const struct request *r = s->request;
+    int64_t length = s->generation.length;
+    int32_t *ids = s->ids = memory_alloc(2 * length, sizeof *s->ids);
+    if (!ids)
+        return error_memory("the prompt");
+    if (guided(r)) {
+        TRY(words_encode(&s->words, "--negative", r->negative, ids, length));
+        ids += length;
+    } else if (*r->negative)
+        log_warning("--negative: is not used, because --guidance is 1 or less");
+    TRY(words_encode(&s->words, "--prompt", r->prompt, ids, length));
+    words_warn_unnamed(&s->words);
+    return ok();
 }
 
 static struct error read_words(struct session *s)
@@ -107,6 +97,7 @@ static struct error read_words(struct session *s)
     char folder[PATH_SIZE];
     TRY(path_join(folder, s->request->model, "tokenizer"));
     TRY(tokenizer_load(&s->tokenizer, folder));
+    s->generation.length = tokenizer_length(s->tokenizer, s->pipeline.text_config.positions);
     if (tokenizer_size(s->tokenizer) > s->pipeline.text_config.vocab)
         return error_input("%s: has more tokens than vocab_size in text_encoder/config.json", folder);
     return words_read(&s->words, &s->request->embeddings, s->tokenizer, s->pipeline.text_config.width);
@@ -225,7 +216,7 @@ static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *lat
     const struct request *r = s->request;
     const struct generation *g = &s->generation;
     int64_t lanes = guided(r) ? 2 : 1, numbers = g->height * g->width * s->pipeline.vae.latent_channels;
-    memcpy(ids, s->ids, (size_t)(lanes * s->pipeline.text_config.positions) * sizeof *ids);
+    memcpy(ids, s->ids, (size_t)(lanes * g->length) * sizeof *ids);
     if (s->given)
         memcpy(latents, s->start + (s->given > 1 ? i : 0) * numbers, (size_t)numbers * sizeof *latents);
     else

@@ -2,10 +2,10 @@
 
 #include <assert.h>
 #include <string.h>
-#include <utf8proc.h>
 
 #include "base/lr_schedule.h"
 #include "base/nearest.h"
+#include "base/text.h"
 
 static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
 static const char *const activation_names[] = {"fp16", "bf16", NULL};
@@ -14,19 +14,10 @@ static const char *const fit_names[] = {[FIT_CROP] = "crop", [FIT_SQUASH] = "squ
 
 static struct error check_placeholder(const struct config *config)
 {
-    const utf8proc_uint8_t *text = (const utf8proc_uint8_t *)config->token.placeholder;
-    utf8proc_int32_t code;
-    utf8proc_ssize_t length;
-    if (strcmp(config->token.placeholder, "__metadata__") == 0)
+    const char *word = config->token.placeholder;
+    if (strcmp(word, "__metadata__") == 0)
         return error_input("\"__metadata__\" has a special meaning in safetensors files, expected another word");
-    while ((length = utf8proc_iterate(text, -1, &code)) > 0 && code != 0) {
-        utf8proc_category_t category = utf8proc_category(code);
-        if (category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
-            category == UTF8PROC_CATEGORY_ZP)
-            return error_input("\"%.60s\" contains white space, expected one word", config->token.placeholder);
-        text += length;
-    }
-    return ok();
+    return text_has_blank(word) ? error_input("\"%.60s\" contains white space, expected one word", word) : ok();
 }
 
 static struct error check_timesteps(const struct config *config)

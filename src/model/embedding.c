@@ -1,6 +1,5 @@
 #include "model/embedding.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -69,17 +68,4 @@ bool embedding_is(const char *path, const char *placeholder, const float *rows, 
                 memcmp(found.rows, rows, (size_t)(vectors * dim) * sizeof *rows) == 0;
     embedding_free(&found);
     return same;
-}
-
-struct error embedding_add_tokens(struct tokenizer *tokenizer, const char *placeholder, int64_t vectors, int32_t *first)
-{
-    TRY(tokenizer_add(tokenizer, placeholder, first));
-    for (int64_t i = 1; i < vectors; i++) {
-        char word[512];
-        int32_t id;
-        if (snprintf(word, sizeof word, "%s_%lld", placeholder, (long long)i) >= (int)sizeof word)
-            return error_input("the word is too long");
-        TRY(tokenizer_add(tokenizer, word, &id));
-    }
-    return ok();
 }

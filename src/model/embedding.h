@@ -10,7 +10,6 @@
 #include <stdint.h>
 
 #include "base/error.h"
-#include "text/tokenizer.h"
 
 struct embedding {
     char *placeholder;
@@ -28,10 +27,5 @@ void embedding_free(struct embedding *e);
 
 /* Whether a file can be read and holds exactly this word. */
 bool embedding_is(const char *path, const char *placeholder, const float *rows, int64_t vectors, int64_t dim);
-
-/* Adds the tokens of a word of `vectors` vectors as diffusers names them: word, word_1, word_2, ...; *first is the id
- * of the first, the others follow. An error if one of them is already a token. */
-struct error embedding_add_tokens(struct tokenizer *tokenizer, const char *placeholder, int64_t vectors,
-                                  int32_t *first);
 
 #endif

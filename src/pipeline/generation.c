@@ -85,7 +85,7 @@ static struct error denoise_share(struct run *r)
         .sampler = g->sampler,
         .steps = steps_of(g),
         .guidance = g->guidance,
-        .length = p->text.config.positions,
+        .length = g->length,
         .height = g->height,
         .width = g->width,
         .vectors = g->vectors,

@@ -18,6 +18,7 @@ struct generation {
     const struct sampler_type *sampler;
     int64_t steps;         /* a simulated GPU does as few as the sampler allows: they need as much memory */
     double guidance;       /* above 1: with a negative prompt */
+    int64_t length;        /* ids of a prompt */
     int64_t height, width; /* of the latents */
     const float *rows;     /* [vectors, width of an embedding]: learned words */
     int64_t vectors;       /* 0: none */

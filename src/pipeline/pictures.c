@@ -17,7 +17,7 @@ enum { GAP = 4, SMALLEST_CELL = 128 };
 /* One word on one prompt, and where its picture goes. */
 struct subject_picture {
     const char *word;
-    int64_t vectors, prompt;
+    int64_t prompt;
     struct picture *picture;
 };
 
@@ -33,9 +33,9 @@ static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *lat
     const struct subject *s = set->subject;
     const struct pipeline *pipeline = s->pipeline;
     const struct subject_picture *item = &set->items[i];
-    int64_t side = s->resolution / pipeline->vae.factor, length = pipeline->text_config.positions;
+    int64_t side = s->resolution / pipeline->vae.factor, length = s->length;
     char *text;
-    TRY(captions_fill(s->config.output.prompts.items[item->prompt], item->word, item->vectors, &text));
+    TRY(captions_fill(s->config.output.prompts.items[item->prompt], item->word, &text));
     bool guided = s->config.output.guidance > 1;
     struct error e = guided ? tokenizer_encode(s->tokenizer, "", ids, length) : ok();
     if (e.code == ERROR_NONE)
@@ -80,6 +80,7 @@ static struct error generate(struct subject *s, const float *embedding, const st
         .sampler = sampler_default(),
         .steps = s->config.output.sample_steps,
         .guidance = s->config.output.guidance,
+        .length = s->length,
         .height = side,
         .width = side,
         .rows = embedding,
@@ -113,7 +114,7 @@ static struct error show_word(struct pictures *p, const struct picture *pictures
     const struct texts *prompts = &p->subject->config.output.prompts;
     for (int64_t i = 0; i < p->prompts; i++) {
         char *caption;
-        TRY(captions_fill(prompts->items[i], word, 1, &caption));
+        TRY(captions_fill(prompts->items[i], word, &caption));
         TRY(show(p, &pictures[i], caption));
     }
     return ok();
@@ -143,8 +144,8 @@ struct error pictures_generate(struct pictures *p, struct subject *s, const floa
     struct subject_picture *items = memory_alloc(2 * p->prompts, sizeof *items);
     struct error e = p->initializer && p->learned && items ? ok() : error_memory("the pictures");
     for (int64_t i = 0; i < p->prompts && e.code == ERROR_NONE; i++) {
-        items[2 * i] = (struct subject_picture){c->token.initializer, 1, i, &p->initializer[i]};
-        items[2 * i + 1] = (struct subject_picture){c->token.placeholder, c->token.vectors, i, &p->learned[i]};
+        items[2 * i] = (struct subject_picture){c->token.initializer, i, &p->initializer[i]};
+        items[2 * i + 1] = (struct subject_picture){c->token.placeholder, i, &p->learned[i]};
     }
     e = comm_agree(s->pipeline->comm, e);
     if (e.code == ERROR_NONE && p->prompts > 0)
@@ -265,7 +266,7 @@ struct error pictures_sample(struct subject *s, const float *embedding, int64_t 
     struct subject_picture *items = memory_alloc(count, sizeof *items);
     struct error e = pictures && items ? ok() : error_memory("the samples");
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
-        items[i] = (struct subject_picture){c->token.placeholder, c->token.vectors, i, &pictures[i]};
+        items[i] = (struct subject_picture){c->token.placeholder, i, &pictures[i]};
     e = comm_agree(s->pipeline->comm, e);
     if (e.code == ERROR_NONE && count > 0)
         e = generate(s, embedding, items, count, false);

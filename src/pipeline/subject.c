@@ -5,7 +5,6 @@
 
 #include "base/memory.h"
 #include "files/file.h"
-#include "model/embedding.h"
 #include "model/sampler.h"
 #include "pipeline/fingerprint.h"
 
@@ -65,11 +64,12 @@ static struct error read_words(struct subject *s)
     TRY(path_join(folder, c->model, "tokenizer"));
     TRY(tokenizer_load(&s->tokenizer, folder));
     TRY(config_blame(c, "token.initializer", read_initializer(s)));
+    s->length = tokenizer_length(s->tokenizer, s->pipeline->text_config.positions);
     int32_t size = tokenizer_size(s->tokenizer);
     if (size > vocab)
         return error_input("%s: %d tokens, but the text encoder's vocab_size is %lld", folder, size, (long long)vocab);
     return config_blame(c, "token.placeholder",
-                        embedding_add_tokens(s->tokenizer, c->token.placeholder, c->token.vectors, &s->first_id));
+                        tokenizer_add(s->tokenizer, c->token.placeholder, c->token.vectors, &s->first_id));
 }
 
 /* What each rank reads itself. */
@@ -88,7 +88,7 @@ static struct error read_mine(struct subject *s, struct pipeline *p, struct conf
 static struct error compare_ranks(const struct subject *s)
 {
     struct comm *all = s->pipeline->all;
-    const int64_t word[] = {s->resolution, s->pipeline->text_config.positions, s->first_id, s->initializer_id};
+    const int64_t word[] = {s->resolution, s->length, s->first_id, s->initializer_id};
     // all of it, not only the recipe: steps, prompts and so on decide how often the ranks meet
     char *config = config_json(&s->config);
     TRY(comm_agree(all, config ? ok() : error_memory("the config")));
@@ -105,8 +105,7 @@ struct error subject_read(struct subject *s, struct pipeline *p, struct config *
     if (e.code == ERROR_NONE)
         e = compare_ranks(s);
     if (e.code == ERROR_NONE)
-        e = dataset_read(&s->dataset, &s->config, s->tokenizer, s->first_id, s->resolution, p->text_config.positions,
-                         p->all);
+        e = dataset_read(&s->dataset, &s->config, s->tokenizer, s->first_id, s->resolution, s->length, p->all);
     if (e.code != ERROR_NONE)
         subject_free(s);
     return e;

@@ -18,6 +18,7 @@ struct subject {
     struct tokenizer *tokenizer;
     int32_t first_id; /* of the word's tokens; the others follow */
     int64_t resolution;
+    int64_t length; /* ids of a caption or prompt */
     struct dataset dataset;
 
     /* private */

@@ -1,12 +1,10 @@
 /* pipeline/words.h
  *
- * Learned words from their files, for use in prompts. Their tokens follow the tokenizer's own, and their vectors are
- * the rows that a denoiser looks up for them.
+ * Learned words from their files, for use in prompts, under the names that the files have or under others. Their tokens
+ * follow the tokenizer's own, and their vectors are the rows that a denoiser looks up for them.
  */
 #ifndef ZOODIP_PIPELINE_WORDS_H
 #define ZOODIP_PIPELINE_WORDS_H
-
-#include <stdbool.h>
 
 #include "base/text.h"
 #include "text/tokenizer.h"
@@ -18,22 +16,22 @@ struct words {
 
     /* private */
     struct tokenizer *tokenizer;
-    const struct text_list *files;
-    struct embedding *items; /* [files->count] */
-    bool *named;             /* [files->count]: by a prompt */
+    struct word *items; /* [count] */
+    int64_t count;
+    int64_t limit; /* ids that count of a prompt that is longer; 0: none is */
 };
 
-/* Reads the words, all `width` wide, and adds their tokens to the tokenizer; both arguments are borrowed. Free with
- * words_free, after an error too. */
-struct error words_read(struct words *w, const struct text_list *files, struct tokenizer *tokenizer, int64_t width);
+/* Reads the words, all `width` wide, and adds their tokens to the tokenizer. A source is a file, or "WORD=FILE", which
+ * calls the file's word WORD: if WORD is not empty and has no slash, and no file of the whole name exists. Both
+ * arguments are borrowed. Free with words_free, after an error too. */
+struct error words_read(struct words *w, const struct text_list *sources, struct tokenizer *tokenizer, int64_t width);
 void words_free(struct words *w);
 
-/* As diffusers' maybe_convert_prompt: spells out the words of several vectors that the tokenizer finds in the text.
- * Unlike diffusers, which looks them up in lower case, it also spells out words with capitals. memory_free the prompt,
- * after an error too. */
-struct error words_convert(struct words *w, const char *text, char **prompt);
+/* A prompt as tokenizer_encode does it. Logs a warning if it is longer; notes the words that are whole among the ids.
+ * `option` gave the prompt, for the warning and for errors. */
+struct error words_encode(struct words *w, const char *option, const char *prompt, int32_t *ids, int64_t length);
 
-/* Logs a warning for each word that no converted text contains. */
+/* Logs a warning for each word that no encoded prompt contains. */
 void words_warn_unnamed(const struct words *w);
 
 #endif

@@ -1,14 +1,13 @@
 #include "text/captions.h"
 
 #include <cjson/cJSON.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "base/text.h"
 #include "files/json.h"
 
-enum { CAPTION_LIMIT = 4096, WORD_ROOM = 64 };
+enum { CAPTION_LIMIT = 4096 };
 
 static const char *const object_templates[] = {
     "a photo of a {}",         "a rendering of a {}",      "a cropped photo of the {}", "the photo of a {}",
@@ -111,20 +110,8 @@ struct error captions_read(struct captions *c, const char *path, const char *sub
     return e;
 }
 
-char *captions_spell(const char *word, int64_t vectors)
+struct error captions_fill(const char *template, const char *word, char **text)
 {
-    size_t room = (strlen(word) + WORD_ROOM) * (size_t)vectors;
-    char *all = memory_alloc((int64_t)room, 1);
-    size_t used = all ? (size_t)snprintf(all, room, "%s", word) : 0;
-    for (int64_t i = 1; i < vectors && all; i++)
-        used += (size_t)snprintf(all + used, room - used, " %s_%lld", word, (long long)i);
-    return all;
-}
-
-struct error captions_fill(const char *template, const char *word, int64_t vectors, char **text)
-{
-    char *words = captions_spell(word, vectors);
-    *text = words ? text_replace(template, "{}", words) : NULL;
-    memory_free(words);
+    *text = text_replace(template, "{}", word);
     return *text ? ok() : error_memory("a caption");
 }

@@ -26,10 +26,7 @@ struct error captions_read(struct captions *c, const char *path, const char *sub
                            int64_t count);
 void captions_free(struct captions *c);
 
-/* A word of several vectors as a text spells it: "sks sks_1 sks_2". NULL: out of memory. memory_free. */
-char *captions_spell(const char *word, int64_t vectors);
-
-/* The template with every "{}" replaced by the word as it is spelled. memory_free. */
-struct error captions_fill(const char *template, const char *word, int64_t vectors, char **text);
+/* The template with every "{}" replaced by the word. memory_free. */
+struct error captions_fill(const char *template, const char *word, char **text);
 
 #endif

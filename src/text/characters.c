@@ -159,3 +159,24 @@ struct error characters_compose(const char *text, char **composed)
     *composed = all;
     return ok();
 }
+
+struct error characters_normalize(const char *text, char **normal)
+{
+    char *composed;
+    TRY(characters_compose(text, &composed));
+    char *to = memory_alloc(2 * (int64_t)strlen(composed) + 1, 1); // lower case adds at most one byte to a character
+    *normal = to;
+    bool blank = false;
+    for (const char *at = composed; to && *at;) {
+        int32_t c;
+        at += character_read(at, &c);
+        bool space = character_kind(c) == CHARACTER_SPACE;
+        if (!space)
+            to += character_write_lower(to, c);
+        else if (!blank)
+            *to++ = ' ';
+        blank = space;
+    }
+    memory_free(composed);
+    return *normal ? ok() : error_memory("a text");
+}

@@ -30,4 +30,7 @@ int64_t character_write_lower(char *to, int32_t c);
 /* NFC of a text, memory_free'd. A text that is not UTF-8 is the user's mistake. */
 struct error characters_compose(const char *text, char **composed);
 
+/* NFC, runs of white space to one blank, lower case; memory_free'd. A text that is not UTF-8 is the user's mistake. */
+struct error characters_normalize(const char *text, char **normal);
+
 #endif

@@ -252,8 +252,24 @@ static struct error open_settings(struct settings *settings, const char *folder)
     return ok();
 }
 
+/* Folders without a limit leave it out, or name a number such as 1e30. */
+static struct error read_max_length(struct special_tokens *s, const struct settings *settings)
+{
+    static const char key[] = "model_max_length";
+    const cJSON *value = cJSON_GetObjectItemCaseSensitive(settings->config.root, key);
+    s->max_length = INT64_MAX;
+    if (!value || cJSON_IsNull(value))
+        return ok();
+    if (!cJSON_IsNumber(value) || value->valuedouble < 2 || value->valuedouble != floor(value->valuedouble))
+        return error_input("%s: %s: expected an integer from 2 on", settings->config_path, key);
+    if (value->valuedouble < ID_LIMIT)
+        s->max_length = (int64_t)value->valuedouble;
+    return ok();
+}
+
 static struct error read_settings(struct special_tokens *s, const struct settings *settings, const char *folder)
 {
+    TRY(read_max_length(s, settings));
     TRY(read_names(s, settings));
     if (settings->decoder) {
         TRY(read_decoder(s, settings));

@@ -1,6 +1,6 @@
 /* text/special.h
  *
- * What a tokenizer's folder says about words besides its vocabulary: the four special tokens, and added words. Two
+ * What a tokenizer's folder says besides its vocabulary: the four special tokens, added words, the longest text. Two
  * generations of folders say it in different places:
  *
  *     with `added_tokens_decoder` in tokenizer_config.json, everything is in that file;
@@ -31,6 +31,7 @@ struct special_tokens {
     struct special_token *items;
     int64_t count, room;
     char *names[SPECIAL_COUNT]; /* texts of the four */
+    int64_t max_length;         /* model_max_length: ids of a text; INT64_MAX if the folder names none */
 };
 
 struct cJSON;

@@ -4,65 +4,41 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "files/file.h"
 #include "files/json.h"
+#include "text/added_words.h"
 #include "text/characters.h"
 #include "text/special.h"
 #include "text/vocabulary.h"
 
-enum { BYTES = 256 };
-
-/* A word that is cut out of the text before anything else. `pattern` is matched in the raw text, or, if `normalized`,
- * the normalized word in the normalized text. */
-struct added {
-    char *text, *pattern;
-    int32_t id;
-    bool normalized;
-};
+enum { BYTES = 256, SHOWN = 200 }; /* SHOWN: bytes of a text in an error */
 
 struct tokenizer {
     struct vocabulary vocabulary;
-    int32_t size; /* ids in use, added words included */
-    struct added *added;
-    int64_t added_count, added_room;
+    int32_t size;       /* ids in use, added words included */
+    int32_t model_size; /* those of the model's folder */
+    int64_t max_length;
+    struct added_words added;
     int32_t special[SPECIAL_COUNT];
     int32_t byte_piece[BYTES], last_byte_piece[BYTES]; /* a byte inside a word, and as its last; -1: not a piece */
 };
 
-/* NFC, runs of white space to one blank, lower case. *out is memory_free'd. */
-static struct error normalize(const char *text, char **out)
-{
-    char *composed;
-    TRY(characters_compose(text, &composed));
-    char *to = memory_alloc(2 * (int64_t)strlen(composed) + 1, 1); // lower case adds at most one byte to a character
-    *out = to;
-    bool blank = false;
-    for (const char *at = composed; to && *at;) {
-        int32_t c;
-        at += character_read(at, &c);
-        bool space = character_kind(c) == CHARACTER_SPACE;
-        if (!space)
-            to += character_write_lower(to, c);
-        else if (!blank)
-            *to++ = ' ';
-        blank = space;
-    }
-    memory_free(composed);
-    return *out ? ok() : error_memory("a text");
-}
-
 /* -------------------------------------------------------------------------------- pieces */
 
 struct ids {
-    int32_t *items; /* room of them */
+    int32_t *items; /* [room] */
     int64_t room, count;
 };
 
-static void append(struct ids *ids, int32_t id)
+static struct error append(struct ids *ids, int32_t id)
 {
-    if (ids->count < ids->room)
-        ids->items[ids->count] = id;
-    ids->count++;
+    int32_t *more = memory_grow(ids->items, ids->count, &ids->room, sizeof *more);
+    if (!more)
+        return error_memory("a text's ids");
+    ids->items = more;
+    ids->items[ids->count++] = id;
+    return ok();
 }
 
 /* One word's bytes: starting from pieces of one byte, joins the pair of lowest rank until none is left. */
@@ -89,10 +65,11 @@ static struct error split_word(const struct tokenizer *t, const char *word, int6
         memmove(pieces + at + 1, pieces + at + 2, (size_t)(length - at - 2) * sizeof *pieces);
         length--;
     }
-    for (int64_t i = 0; i < length; i++)
-        append(out, pieces[i] >= 0 ? pieces[i] : t->special[SPECIAL_UNKNOWN]);
+    struct error e = ok();
+    for (int64_t i = 0; i < length && e.code == ERROR_NONE; i++)
+        e = append(out, pieces[i] >= 0 ? pieces[i] : t->special[SPECIAL_UNKNOWN]);
     memory_free(pieces);
-    return ok();
+    return e;
 }
 
 /* Length of the entry of `all` that a text begins with, or 0. */
@@ -146,23 +123,6 @@ static struct error split_text(const struct tokenizer *t, const char *text, int6
     return ok();
 }
 
-/* The longest added word of one kind at the beginning of a text, or NULL. */
-static const struct added *added_at(const struct tokenizer *t, const char *text, int64_t length, bool normalized)
-{
-    const struct added *best = NULL;
-    int64_t best_size = 0;
-    for (int64_t i = 0; i < t->added_count; i++) {
-        const struct added *a = &t->added[i];
-        int64_t size = (int64_t)strlen(a->pattern);
-        if (a->normalized == normalized && size > best_size && size <= length &&
-            strncmp(text, a->pattern, (size_t)size) == 0) {
-            best = a;
-            best_size = size;
-        }
-    }
-    return best;
-}
-
 /* Cuts out added words of one kind, leftmost and longest first; the text between them goes to rest. */
 static struct error cut_words(const struct tokenizer *t, const char *text, int64_t length, bool normalized,
                               struct error (*rest)(const struct tokenizer *, const char *, int64_t, struct ids *),
@@ -170,14 +130,14 @@ static struct error cut_words(const struct tokenizer *t, const char *text, int64
 {
     int64_t from = 0;
     for (int64_t at = 0; at < length;) {
-        const struct added *a = added_at(t, text + at, length - at, normalized);
+        const struct added_word *a = added_words_at(&t->added, text + at, length - at, normalized);
         if (!a) {
             at++;
             continue;
         }
         if (at > from)
             TRY(rest(t, text + from, at - from, out));
-        append(out, a->id);
+        TRY(append(out, a->id));
         at += (int64_t)strlen(a->pattern);
         from = at;
     }
@@ -190,7 +150,7 @@ static struct error split_raw(const struct tokenizer *t, const char *text, int64
     if (!raw)
         return error_memory("a text");
     memcpy(raw, text, (size_t)length);
-    struct error e = normalize(raw, &normal);
+    struct error e = characters_normalize(raw, &normal);
     memory_free(raw);
     TRY(e);
     e = cut_words(t, normal, (int64_t)strlen(normal), true, split_text, out);
@@ -200,15 +160,22 @@ static struct error split_raw(const struct tokenizer *t, const char *text, int64
 
 struct error tokenizer_pieces(const struct tokenizer *t, const char *text, int32_t *ids, int64_t room, int64_t *count)
 {
-    struct ids out = {ids, room, 0};
-    TRY(cut_words(t, text, (int64_t)strlen(text), false, split_raw, &out));
-    *count = out.count;
-    return ok();
+    struct ids found = {0};
+    struct error e = cut_words(t, text, (int64_t)strlen(text), false, split_raw, &found);
+    if (e.code == ERROR_NONE)
+        *count = added_words_spell_out(&t->added, found.items, found.count, ids, room);
+    memory_free(found.items);
+    return e;
+}
+
+static int64_t room_of(int64_t length)
+{
+    return length > 2 ? length - 2 : 0;
 }
 
 struct error tokenizer_encode(const struct tokenizer *t, const char *text, int32_t *ids, int64_t length)
 {
-    int64_t count, room = length > 2 ? length - 2 : 0;
+    int64_t count, room = room_of(length);
     TRY(tokenizer_pieces(t, text, ids + 1, room, &count));
     count = count < room ? count : room;
     ids[0] = t->special[SPECIAL_START];
@@ -219,6 +186,53 @@ struct error tokenizer_encode(const struct tokenizer *t, const char *text, int32
     return ok();
 }
 
+/* *fits: whether the first `bytes` of a text have no more ids than there is room for. */
+static struct error beginning_fits(const struct tokenizer *t, const char *text, int64_t bytes, int64_t room, bool *fits)
+{
+    int64_t count = 0;
+    char *beginning = memory_alloc(bytes + 1, 1);
+    if (!beginning)
+        return error_memory("a text");
+    memcpy(beginning, text, (size_t)bytes);
+    struct error e = tokenizer_pieces(t, beginning, NULL, 0, &count);
+    memory_free(beginning);
+    *fits = count <= room;
+    return e;
+}
+
+/* The middle one of the words that begin after `from` and before `to`, or -1. */
+static int64_t middle_word(const char *text, int64_t from, int64_t to)
+{
+    int64_t best = -1, middle = from + (to - from) / 2;
+    bool blank = false;
+    for (int64_t at = from; at < to && (best < 0 || at <= middle);) {
+        int32_t c;
+        int64_t size = character_read(text + at, &c);
+        bool space = character_kind(c) == CHARACTER_SPACE;
+        if (blank && !space)
+            best = at;
+        blank = space;
+        at += size;
+    }
+    return best;
+}
+
+struct error tokenizer_check_length(const struct tokenizer *t, const char *text, int64_t length)
+{
+    int64_t from = 0, to = (int64_t)strlen(text), middle; // what ends at `from` fits, what ends at `to` does not
+    bool fits;
+    TRY(beginning_fits(t, text, to, room_of(length), &fits));
+    if (fits)
+        return ok();
+    while ((middle = middle_word(text, from, to)) >= 0) {
+        TRY(beginning_fits(t, text, middle, room_of(length), &fits));
+        *(fits ? &from : &to) = middle;
+    }
+    int shown = text_fitting(text + from, SHOWN);
+    return error_input("is longer than the %lld tokens that count; left out: \"%.*s%s\"", (long long)length, shown,
+                       text + from, text[from + shown] ? "..." : "");
+}
+
 /* -------------------------------------------------------------------------------- added words */
 
 int32_t tokenizer_size(const struct tokenizer *t)
@@ -226,63 +240,57 @@ int32_t tokenizer_size(const struct tokenizer *t)
     return t->size;
 }
 
-static struct added *find_added(const struct tokenizer *t, const char *word)
+int64_t tokenizer_length(const struct tokenizer *t, int64_t positions)
 {
-    for (int64_t i = 0; i < t->added_count; i++)
-        if (strcmp(t->added[i].text, word) == 0)
-            return &t->added[i];
-    return NULL;
+    return t->max_length < positions ? t->max_length : positions;
 }
 
-/* Adds a word to be cut out of texts; one that is there already is from now on matched as `normalized` says. */
 static struct error add_word(struct tokenizer *t, const char *word, int32_t id, bool normalized)
 {
-    struct added *a = find_added(t, word);
-    if (!a) {
-        struct added *more = memory_grow(t->added, t->added_count, &t->added_room, sizeof *more);
-        if (!more)
-            return error_memory("added words");
-        t->added = more;
-        a = &t->added[t->added_count];
-        a->text = memory_string(word);
-        if (!a->text)
-            return error_memory("added words");
-        t->added_count++;
-    }
-    memory_free(a->pattern);
-    a->id = id;
-    a->normalized = normalized;
-    a->pattern = NULL;
-    if (normalized)
-        TRY(normalize(word, &a->pattern));
-    else
-        a->pattern = memory_string(word);
+    TRY(added_words_put(&t->added, word, id, normalized));
     if (id >= t->size)
         t->size = id + 1;
-    return a->pattern ? ok() : error_memory("added words");
+    return ok();
 }
 
 /* An added word's or a piece's id, or -1. */
 static int32_t find_id(const struct tokenizer *t, const char *word)
 {
-    const struct added *a = find_added(t, word);
+    const struct added_word *a = added_words_find(&t->added, word);
     return a ? a->id : vocabulary_find(&t->vocabulary, word);
 }
 
-struct error tokenizer_add(struct tokenizer *t, const char *word, int32_t *id)
+static struct error check_new(const struct tokenizer *t, const char *word)
 {
+    const struct added_word *like;
+    TRY(added_words_like(&t->added, word, &like));
+    if (like && strcmp(like->text, word) != 0)
+        return error_input("\"%.100s\" is read like \"%.100s\", which is there already; choose another word", word,
+                           like->text);
+    if (like && like->id >= t->model_size)
+        return error_input("\"%.100s\" is already a learned word; choose another word", word);
+    if (like || vocabulary_find(&t->vocabulary, word) >= 0)
+        return error_input("\"%.100s\" is already a token of this model; choose another word", word);
+    return ok();
+}
+
+struct error tokenizer_add(struct tokenizer *t, const char *word, int64_t vectors, int32_t *first)
+{
+    char name[ADDED_WORD_SIZE];
     if (!*word)
         return error_input("the word is empty");
-    char *pattern;
-    TRY(normalize(word, &pattern));
-    bool known = find_id(t, word) >= 0;
-    for (int64_t i = 0; i < t->added_count && !known; i++)
-        known = t->added[i].normalized && strcmp(t->added[i].pattern, pattern) == 0;
-    memory_free(pattern);
-    if (known)
-        return error_input("\"%.100s\" is already a token of this model; choose another word", word);
-    *id = t->size;
-    return add_word(t, word, *id, true);
+    for (int64_t i = 0; i < vectors; i++) {
+        TRY(added_words_name(name, word, i));
+        TRY(check_new(t, name));
+    }
+    *first = t->size;
+    for (int64_t i = 0; i < vectors; i++) {
+        TRY(added_words_name(name, word, i));
+        TRY(add_word(t, name, t->size, true));
+        if (i > 0)
+            TRY(added_words_extend(added_words_find(&t->added, word), *first + (int32_t)i));
+    }
+    return ok();
 }
 
 /* -------------------------------------------------------------------------------- loading */
@@ -337,8 +345,12 @@ static struct error load_with(struct tokenizer *t, const char *folder, const str
     find_bytes(t);
     struct special_tokens s;
     TRY(special_tokens_read(&s, folder, json->root));
+    t->max_length = s.max_length;
     struct error e = add_special(t, &s, folder);
     special_tokens_free(&s);
+    if (e.code == ERROR_NONE)
+        e = added_words_join(&t->added);
+    t->model_size = t->size;
     return e;
 }
 
@@ -376,10 +388,6 @@ void tokenizer_free(struct tokenizer *t)
     if (!t)
         return;
     vocabulary_free(&t->vocabulary);
-    for (int64_t i = 0; i < t->added_count; i++) {
-        memory_free(t->added[i].text);
-        memory_free(t->added[i].pattern);
-    }
-    memory_free(t->added);
+    added_words_free(&t->added);
     memory_free(t);
 }

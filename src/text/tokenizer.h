@@ -5,7 +5,10 @@
  * "</w>". Added words (the placeholder) are cut out of the text first, as AddedVocabulary of the tokenizers library
  * does.
  *
- * Ids equal `CLIPTokenizer.from_pretrained(folder)(text, padding="max_length", max_length=n, truncation=True)`.
+ * Ids equal `CLIPTokenizer.from_pretrained(folder)(text, padding="max_length", max_length=n, truncation=True)`, but for
+ * words of several vectors, "sks" with "sks_1", "sks_2": where the tokenizer finds "sks", the ids of all of them follow
+ * one another. (diffusers' maybe_convert_prompt means to do the same, but replaces the letters, so that "mug" is also
+ * found inside "mug2", and not in "Mug".)
  */
 #ifndef ZOODIP_TEXT_TOKENIZER_H
 #define ZOODIP_TEXT_TOKENIZER_H
@@ -25,16 +28,24 @@ void tokenizer_free(struct tokenizer *tokenizer);
 /* Number of ids in use, which is also the id of the next added word. */
 int32_t tokenizer_size(const struct tokenizer *tokenizer);
 
-/* Adds a word as `tokenizer.add_tokens(word)` does and returns its id. A word that is already a token is an error
- * ("sks" is allowed even if the vocabulary has "sks</w>"), as is an empty one. */
-struct error tokenizer_add(struct tokenizer *tokenizer, const char *word, int32_t *id);
+/* How many ids a text can have, start and end included: the tokenizer's model_max_length, or the text encoder's
+ * positions if these are fewer. */
+int64_t tokenizer_length(const struct tokenizer *tokenizer, int64_t positions);
 
-/* The ids of a text without start and end, at most `room` of them; *count is how many there are in all
- * (= tokenizer.encode(text, add_special_tokens=False)). */
+/* Adds a word of several vectors, as diffusers names their tokens: word, word_1, word_2, ...; *first is the id of the
+ * first, the others follow. A name that is a token already, or an added word that texts cannot tell from it, is an error
+ * ("sks" is allowed even if the vocabulary has "sks</w>"), as is an empty word; nothing is added then. */
+struct error tokenizer_add(struct tokenizer *tokenizer, const char *word, int64_t vectors, int32_t *first);
+
+/* The ids of a text without start and end, at most `room` of them; *count is how many there are in all. */
 struct error tokenizer_pieces(const struct tokenizer *tokenizer, const char *text, int32_t *ids, int64_t room,
                               int64_t *count);
 
 /* start, ids, end, padding: exactly `length` ids, cut where the text is longer. */
 struct error tokenizer_encode(const struct tokenizer *tokenizer, const char *text, int32_t *ids, int64_t length);
+
+/* ERROR_BAD_INPUT if a text has more than `length` ids; it says what tokenizer_encode leaves out, from the first word on
+ * that does not fit in whole. */
+struct error tokenizer_check_length(const struct tokenizer *tokenizer, const char *text, int64_t length);
 
 #endif

@@ -137,7 +137,7 @@ static struct error encode_captions(struct dataset *s, const struct config *conf
         return error_memory("the captions");
     for (int64_t i = 0; i < s->captions.count; i++) {
         char *text;
-        TRY(captions_fill(s->captions.templates[i], config->token.placeholder, config->token.vectors, &text));
+        TRY(captions_fill(s->captions.templates[i], config->token.placeholder, &text));
         int32_t *ids = s->ids + i * length;
         struct error e = tokenizer_encode(tokenizer, text, ids, length);
         int64_t seen = 0;

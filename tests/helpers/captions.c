@@ -1,7 +1,7 @@
 /* captions object|style  or  captions FILE SUBJECT PICTURE...
  *
- * The captions of diffusers' templates, or those that FILE has for a subject's pictures, filled with "sks" as one
- * vector and as three: two JSON strings per caption, one a line.
+ * The captions of diffusers' templates, or those that FILE has for a subject's pictures, filled with "sks": JSON
+ * strings, one a line.
  */
 #include <cjson/cJSON.h>
 #include <stdio.h>
@@ -13,18 +13,16 @@
 
 static struct error show(const char *template)
 {
-    for (int64_t vectors = 1; vectors <= 3; vectors += 2) {
-        char *text;
-        struct error e = captions_fill(template, "sks", vectors, &text);
-        if (e.code != ERROR_NONE)
-            return e;
-        cJSON *json = cJSON_CreateString(text);
-        char *line = cJSON_PrintUnformatted(json);
-        printf("%s\n", line ? line : "");
-        cJSON_free(line);
-        cJSON_Delete(json);
-        memory_free(text);
-    }
+    char *text;
+    struct error e = captions_fill(template, "sks", &text);
+    if (e.code != ERROR_NONE)
+        return e;
+    cJSON *json = cJSON_CreateString(text);
+    char *line = cJSON_PrintUnformatted(json);
+    printf("%s\n", line ? line : "");
+    cJSON_free(line);
+    cJSON_Delete(json);
+    memory_free(text);
     return ok();
 }
 

@@ -45,7 +45,7 @@ static struct error work(int argc, char **argv, char *line, int32_t *ids)
     int32_t id;
     for (int i = 2; i + 1 < argc && e.code == ERROR_NONE; i += 2) {
         if (strcmp(argv[i], "--add") == 0)
-            e = tokenizer_add(t, argv[i + 1], &id);
+            e = tokenizer_add(t, argv[i + 1], 1, &id);
         else
             length = atoll(argv[i + 1]);
     }
