@@ -3,7 +3,6 @@
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/progress.h"
 #include "base/rng.h"
 #include "base/text.h"
 #include "commands/commands.h"
@@ -64,8 +63,6 @@ struct session {
     float *start; /* [given, h, w, c] from --latents; NULL: drawn */
     int64_t given;
     struct generation generation;
-    struct progress progress; /* of a picture's steps */
-    char progress_name[64];
 };
 
 static bool guided(const struct request *r)
@@ -221,23 +218,6 @@ static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *lat
         memcpy(latents, s->start + (s->given > 1 ? i : 0) * numbers, (size_t)numbers * sizeof *latents);
     else
         rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, numbers, latents);
-    snprintf(s->progress_name, sizeof s->progress_name, "drawing %lld of %lld", (long long)i + 1, (long long)r->count);
-    progress_begin(&s->progress, s->progress_name, 0, generation_calls(g));
-    return ok();
-}
-
-static void end_progress(struct session *s)
-{
-    progress_end(&s->progress);
-    s->progress = (struct progress){0};
-}
-
-static struct error show_step(void *arg, int64_t call, int64_t calls)
-{
-    struct session *s = arg;
-    progress_step(&s->progress, call, "");
-    if (call == calls)
-        end_progress(s);
     return ok();
 }
 
@@ -261,7 +241,6 @@ static struct error generate_all(struct session *s, const struct pipeline_choice
     TRY(memory_plan_generation(g, choice, &planned));
     TRY(pipeline_load(&s->pipeline));
     struct error e = generation_run(g, s->request->count);
-    end_progress(s); // of a picture that failed
     if (e.code == ERROR_NONE && planned > 0)
         log_line("GPU memory: %lld bytes planned, %lld taken: %lld to draw latents, %lld to decode them",
                  (long long)planned, (long long)generation_bytes(g), (long long)g->latents_bytes,
@@ -283,7 +262,6 @@ static struct error prepare(struct session *s)
         .guidance = r->guidance,
         .unload = true,
         .begin = begin_picture,
-        .tick = show_step,
         .end = write_picture,
         .arg = s,
         .measure = true,

@@ -8,7 +8,7 @@
 #include "device/quantize.h"
 #include "model/model_folder.h"
 
-enum { NAME_ROOM = 256 };
+enum { NAME_ROOM = 256, MEGABYTE = 1000000 };
 
 static struct error alloc_nothing(void *arg, int64_t bytes, void **memory, bool *fill)
 {
@@ -102,8 +102,13 @@ struct error weights_load(struct weights *w, struct device *device, const char *
     *w = (struct weights){.device = device, .bits = bits, .store = store};
     // ranks that share the memory must learn of a failure before they wait for it
     struct error e = weights_refuse(store, measure(w, folder, part, load, arg));
-    if (e.code == ERROR_NONE && store.alloc)
+    if (e.code == ERROR_NONE && store.alloc) {
+        char what[64];
+        snprintf(what, sizeof what, "loading %.40s", part);
+        progress_phase(&w->progress, what, w->memory_bytes / MEGABYTE, "MB");
         e = fill(w, load, arg);
+        progress_end(&w->progress);
+    }
     if (e.code != ERROR_NONE)
         weights_free(w);
     return e;
@@ -312,6 +317,8 @@ static const struct weight *layer(struct weights *w, const char *name, int64_t o
     w->most_bits = bits > w->most_bits ? bits : w->most_bits;
     if (w->filling)
         safetensors_forget(&w->file, numbers);
+    if (w->filling)
+        progress_step(&w->progress, device_store_bytes(w->device) / MEGABYTE, "");
     return weight;
 }
 

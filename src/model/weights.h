@@ -17,6 +17,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/progress.h"
 #include "device/device.h"
 #include "files/safetensors.h"
 
@@ -47,7 +48,8 @@ struct weights {
     int bits;                /* asked for: 32, 16, 8 or 4; 0: as stored */
     struct weight **handles; /* all handles made, freed together */
     int64_t handle_count, handle_room;
-    bool filling; /* this pass reads the file's numbers */
+    bool filling;             /* this pass reads the file's numbers */
+    struct progress progress; /* of it */
     struct error error;
     struct store store;
     void *memory;   /* packed, on the host: where the device computes, or on its way there */

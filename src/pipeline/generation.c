@@ -1,16 +1,26 @@
 #include "pipeline/generation.h"
 
+#include <stdio.h>
+
 #include "base/memory.h"
+#include "base/progress.h"
 #include "cluster/signals.h"
 
 /* -------------------------------------------------------------------------------- ranks side by side */
+
+/* Decoding takes roughly as long as so many evaluations: three at Stable Diffusion 1.5's shapes. */
+enum { DECODING = 3 };
 
 /* A run of a generation, on all ranks. */
 struct run {
     const struct generation *generation;
     int64_t count;
+    int64_t calls;   /* of the UNet for a picture */
     float **latents; /* [count] of [height, width, channels], of this rank's pictures */
     bool over;       /* the ranks agreed on an error, the same on all */
+
+    struct progress progress; /* of a half */
+    int64_t called;           /* the UNet on this rank, in all */
 };
 
 /* Called after every call of a network, on every rank, also on those with nothing to do: shares how it went. */
@@ -40,25 +50,47 @@ static int64_t steps_of(const struct generation *g)
     return p->simulated ? sampler_least_steps(&p->schedule, g->sampler) : g->steps;
 }
 
-int64_t generation_calls(const struct generation *g)
+static int64_t calls_of(const struct generation *g)
 {
     return sampler_calls(&g->pipeline->schedule, g->sampler, steps_of(g));
 }
 
+static int64_t lanes_of(const struct generation *g)
+{
+    return g->guidance > 1 ? 2 : 1;
+}
+
+/* How many pictures a rank makes, if it makes the most. */
+static int64_t rounds_of(const struct generation *g, int64_t count)
+{
+    int size = comm_size(g->pipeline->comm);
+    return (count + size - 1) / size;
+}
+
+double generation_cost(const struct generation *g, int64_t count)
+{
+    return (double)(rounds_of(g, count) * (calls_of(g) * lanes_of(g) + DECODING));
+}
+
+/* The first rank, which makes a picture in every round, shows how far all are. */
 static struct error tick(void *arg, int64_t call, int64_t calls)
 {
     struct run *r = arg;
     const struct generation *g = r->generation;
-    if (g->tick && !g->pipeline->simulated)
-        TRY(g->tick(g->arg, call, calls));
+    int64_t lanes = lanes_of(g), rounds = rounds_of(g, r->count),
+            done = ++r->called / calls * comm_size(g->pipeline->comm);
+    char note[64];
+    snprintf(note, sizeof note, "call %lld of %lld", (long long)call, (long long)calls);
+    progress_weigh(&r->progress, (double)(r->called * lanes), (double)((rounds * calls - r->called) * lanes),
+                   (double)(rounds * DECODING));
+    progress_step(&r->progress, done < r->count ? done : r->count, note);
     return meet(r, ok());
 }
 
 /* This rank has nothing to do while the others generate one more picture. */
 static struct error idle(struct run *r)
 {
-    int64_t calls = generation_calls(r->generation);
-    for (int64_t call = 0; call < calls; call++)
+    for (int64_t call = 0; call < r->calls; call++)
         TRY(meet(r, ok()));
     return ok();
 }
@@ -71,6 +103,21 @@ static struct error denoise(struct run *r, struct denoiser *d, int32_t *ids, int
         return error_memory("a picture");
     TRY(g->begin(g->arg, i, ids, latents));
     return denoiser_run(d, ids, g->rows, latents, tick, r);
+}
+
+static struct error denoise_pictures(struct run *r, struct denoiser *d)
+{
+    const struct pipeline *p = r->generation->pipeline;
+    int32_t *ids = memory_alloc(2 * p->text.config.positions, sizeof *ids);
+    struct error e = ids ? ok() : error_memory("a prompt");
+    progress_phase(&r->progress, "generating pictures", r->count, "");
+    for (int64_t first = 0; first < r->count && e.code == ERROR_NONE; first += comm_size(p->comm)) {
+        int64_t i = first + comm_rank(p->comm);
+        e = i < r->count ? denoise(r, d, ids, i) : idle(r);
+    }
+    progress_end(&r->progress);
+    memory_free(ids);
+    return e;
 }
 
 static struct error denoise_share(struct run *r)
@@ -93,13 +140,7 @@ static struct error denoise_share(struct run *r)
     };
     struct denoiser d;
     TRY(denoiser_new(&d, &setup));
-    int32_t *ids = memory_alloc(2 * setup.length, sizeof *ids);
-    struct error e = ids ? ok() : error_memory("a prompt");
-    for (int64_t first = 0; first < r->count && e.code == ERROR_NONE; first += comm_size(p->comm)) {
-        int64_t i = first + comm_rank(p->comm);
-        e = i < r->count ? denoise(r, &d, ids, i) : idle(r);
-    }
-    memory_free(ids);
+    struct error e = denoise_pictures(r, &d);
     denoiser_free(&d);
     return e;
 }
@@ -117,20 +158,30 @@ static struct error decode(const struct run *r, struct decoder *d, int64_t i)
     return ok();
 }
 
+static struct error decode_pictures(struct run *r, struct decoder *d)
+{
+    const struct comm *comm = r->generation->pipeline->comm;
+    struct error e = ok();
+    progress_phase(&r->progress, "decoding pictures", r->count, "");
+    for (int64_t first = 0; first < r->count && e.code == ERROR_NONE; first += comm_size(comm)) {
+        int64_t i = first + comm_rank(comm), done = first + comm_size(comm);
+        if (i < r->count)
+            e = decode(r, d, i);
+        if (e.code == ERROR_NONE)
+            e = meet(r, ok());
+        progress_step(&r->progress, done < r->count ? done : r->count, "");
+    }
+    progress_end(&r->progress);
+    return e;
+}
+
 static struct error decode_share(struct run *r, const struct vae *vae)
 {
     const struct generation *g = r->generation;
     const struct pipeline *p = g->pipeline;
     struct decoder d;
     TRY(decoder_new(&d, p->device, vae, g->height, g->width));
-    struct error e = ok();
-    for (int64_t first = 0; first < r->count && e.code == ERROR_NONE; first += comm_size(p->comm)) {
-        int64_t i = first + comm_rank(p->comm);
-        if (i < r->count)
-            e = decode(r, &d, i);
-        if (e.code == ERROR_NONE)
-            e = meet(r, ok());
-    }
+    struct error e = decode_pictures(r, &d);
     decoder_free(&d);
     return e;
 }
@@ -155,7 +206,8 @@ int64_t generation_bytes(const struct generation *g)
 struct error generation_run(struct generation *g, int64_t count)
 {
     struct pipeline *p = g->pipeline;
-    struct run r = {g, count, memory_alloc(count, sizeof *r.latents), false};
+    struct run r = {
+        .generation = g, .count = count, .calls = calls_of(g), .latents = memory_alloc(count, sizeof *r.latents)};
     struct error e = comm_agree(p->comm, r.latents ? ok() : error_memory("the latents"));
     if (e.code == ERROR_NONE)
         e = end_half(&r, denoise_share(&r));

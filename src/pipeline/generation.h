@@ -27,7 +27,6 @@ struct generation {
 
     /* Called for picture i by the rank that generates it, on a simulated GPU only the first; an error ends all. */
     struct error (*begin)(void *arg, int64_t i, int32_t *ids, float *latents); /* see denoiser_run */
-    denoiser_tick *tick;                                                       /* may be NULL */
     struct error (*end)(void *arg, int64_t i, struct picture *picture);        /* the picture is the callee's to free */
     void *arg;
 
@@ -38,8 +37,8 @@ struct generation {
 /* Pictures 0 to count - 1. Collective in the group; an error on one rank is returned on all. */
 struct error generation_run(struct generation *g, int64_t count);
 
-/* How often the UNet is called for a picture. */
-int64_t generation_calls(const struct generation *g);
+/* How many evaluations so many pictures take as long as, each rank making its own one after the other. */
+double generation_cost(const struct generation *g, int64_t count);
 
 /* The larger of the two peaks. */
 int64_t generation_bytes(const struct generation *g);

@@ -152,7 +152,11 @@ struct error learning_run(struct learning *l, bool resume)
     TRY(training_new(&l->training, &parts));
     if (resume)
         TRY(training_resume(&l->training));
-    const struct training_calls calls = {generate_sample, report_step, l};
+    const struct training_calls calls = {.sample = generate_sample,
+                                         .after_step = report_step,
+                                         .arg = l,
+                                         .sample_cost = pictures_cost(l->subject, 1),
+                                         .end_cost = pictures_cost(l->subject, 2)};
     TRY(training_run(&l->training, &calls));
     return finish_run(l);
 }

@@ -68,33 +68,44 @@ static struct error share_pictures(const struct subject *s, const struct subject
     return ok();
 }
 
-/* unload: the networks are no longer needed. */
-static struct error generate(struct subject *s, const float *embedding, const struct subject_picture *items,
-                             int64_t count, bool unload)
+static struct generation generation_of(const struct subject *s)
 {
-    struct pipeline *pipeline = s->pipeline;
-    int64_t side = s->resolution / pipeline->vae.factor;
-    struct picture_set set = {s, items};
-    struct generation generation = {
-        .pipeline = pipeline,
+    int64_t side = s->resolution / s->pipeline->vae.factor;
+    return (struct generation){
+        .pipeline = s->pipeline,
         .sampler = sampler_default(),
         .steps = s->config.output.sample_steps,
         .guidance = s->config.output.guidance,
         .length = s->length,
         .height = side,
         .width = side,
-        .rows = embedding,
         .vectors = s->config.token.vectors,
         .first_id = s->first_id,
-        .unload = unload,
         .begin = begin_picture,
         .end = end_picture,
-        .arg = &set,
     };
+}
+
+/* unload: the networks are no longer needed. */
+static struct error generate(struct subject *s, const float *embedding, const struct subject_picture *items,
+                             int64_t count, bool unload)
+{
+    struct pipeline *pipeline = s->pipeline;
+    struct picture_set set = {s, items};
+    struct generation generation = generation_of(s);
+    generation.rows = embedding;
+    generation.unload = unload;
+    generation.arg = &set;
     if (comm_rank(pipeline->comm) == 0 && !pipeline->simulated)
         log_line("drawing %lld pictures of %lld steps", (long long)count, (long long)generation.steps);
     TRY(generation_run(&generation, count));
     return share_pictures(s, items, count);
+}
+
+double pictures_cost(const struct subject *s, int64_t words)
+{
+    const struct generation generation = generation_of(s);
+    return generation_cost(&generation, words * s->config.output.prompts.count);
 }
 
 /* -------------------------------------------------------------------------------- pictures */

@@ -26,6 +26,9 @@ struct pictures {
  * with pictures_free. */
 struct error pictures_generate(struct pictures *p, struct subject *subject, const float *embedding, bool last);
 
+/* How many evaluations pictures of one or two words on every prompt take as long as (generation_cost). */
+double pictures_cost(const struct subject *subject, int64_t words);
+
 /* FOLDER/grid.png: a row of photos, a row of the initializer, a row of the learned word. */
 struct error pictures_save(const struct pictures *p, const char *folder);
 void pictures_free(struct pictures *p);

@@ -189,7 +189,10 @@ struct error subject_encode(struct subject *s)
     pipeline_log_encoding(p, p->comm, s->dataset.count);
     struct vae vae;
     TRY(pipeline_vae(p, p->comm, true, false, &vae));
-    struct error e = dataset_encode(&s->dataset, p->device, &vae, p->comm);
+    struct progress progress;
+    progress_phase(&progress, "encoding pictures", s->dataset.count, "");
+    struct error e = dataset_encode(&s->dataset, p->device, &vae, p->comm, &progress, 0);
+    progress_end(&progress);
     vae_free(&vae);
     return e;
 }

@@ -326,14 +326,19 @@ struct error jobs_encode(struct jobs *jobs, struct pipeline *p)
     for (int64_t i = 0; i < jobs->count; i++)
         pictures += job_is_pending(&jobs->items[i]) ? jobs->items[i].subject.dataset.count : 0;
     pipeline_log_encoding(p, p->all, pictures);
+    struct progress progress;
+    progress_phase(&progress, "encoding pictures", pictures, "");
+    int64_t done = 0;
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
         if (!job_is_pending(job))
             continue;
-        struct error e = dataset_encode(&job->subject.dataset, p->device, &vae, p->all);
+        struct error e = dataset_encode(&job->subject.dataset, p->device, &vae, p->all, &progress, done);
+        done += job->subject.dataset.count;
         if (e.code != ERROR_NONE)
             job_fail(job, e);
     }
+    progress_end(&progress);
     vae_free(&vae);
     return ok();
 }

@@ -276,6 +276,8 @@ struct encoding {
     struct tensor pixels, moments;
     struct program *program;
     float *host; /* the pixels, before they are written to the device */
+    struct progress *progress;
+    int64_t done; /* pictures, before these */
 };
 
 static struct error encode_body(void *arg)
@@ -308,6 +310,9 @@ static struct error encode_share(struct dataset *s, const struct encoding *e, st
             TRY(program_run(e->program));
             device_read(e->device, s->moments[m] + i * numbers, e->moments);
             TRY(device_wait(e->device));
+            int64_t done = i + comm_size(comm); // as far as the other ranks keep pace
+            if (m == s->flip)
+                progress_step(e->progress, e->done + (done < s->count ? done : s->count), "");
         }
     return ok();
 }
@@ -328,9 +333,10 @@ static struct error make_encoding(struct dataset *s, struct encoding *e)
     return program_new(e->device, encode_body, e, &e->program);
 }
 
-static struct error encode_mine(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm)
+static struct error encode_mine(struct dataset *s, struct encoding e, struct comm *comm)
 {
-    struct encoding e = {.device = device, .vae = vae};
+    struct device *device = e.device;
+    const struct vae *vae = e.vae;
     s->channels = vae->config.latent_channels;
     s->height = s->width = s->pictures[0].height / vae->config.factor;
     struct error error = make_encoding(s, &e);
@@ -343,9 +349,11 @@ static struct error encode_mine(struct dataset *s, struct device *device, const 
     return error;
 }
 
-struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm)
+struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm,
+                            struct progress *progress, int64_t done)
 {
-    TRY(comm_agree(comm, encode_mine(s, device, vae, comm)));
+    const struct encoding e = {.device = device, .vae = vae, .progress = progress, .done = done};
+    TRY(comm_agree(comm, encode_mine(s, e, comm)));
     int64_t bytes = s->height * s->width * 2 * s->channels * (int64_t)sizeof(float);
     for (int64_t i = 0; i < s->count; i++)
         for (int m = 0; m < (s->flip ? 2 : 1); m++)

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/progress.h"
 #include "cluster/comm.h"
 #include "device/device.h"
 #include "files/config.h"
@@ -44,8 +45,10 @@ void dataset_free(struct dataset *s);
 /* The same pictures and captions, not yet encoded; `from` outlives them. */
 struct dataset dataset_borrow(const struct dataset *from);
 
-/* Encodes the pictures: each rank encodes a share, then all ranks get all of them. Collective. */
-struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm);
+/* Encodes the pictures: each rank encodes a share, then all ranks get all of them. `progress`: a phase that the caller
+ * has begun, of which `done` pictures are done already. Collective. */
+struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm,
+                            struct progress *progress, int64_t done);
 
 /* Mean and standard deviation of the posterior at a position -> moments [channels of means, channels of deviations].
  * position: of [count, height, width]; log-variance clamped to [-30, 20] (diffusers' DiagonalGaussianDistribution). */

@@ -125,8 +125,22 @@ static struct error make_sample(struct training *t, const struct training_calls 
     return *stop ? ok() : e;
 }
 
-static void show(const struct training *t, struct progress *progress, const struct metric *m)
+/* What a rank does one after the other in the steps up to `step` and between them, in evaluations. */
+static double work_until(const struct training *t, const struct training_calls *calls, int64_t step)
 {
+    const struct config *c = t->parts.config;
+    int64_t ranks = comm_size(t->parts.comm), samples = c->output.sample_every;
+    int64_t validations = step / t->validation_every + (step == c->optim.steps && step % t->validation_every != 0);
+    return (double)(step * share_of(t->lanes, 0, (int)ranks).count) +
+           (double)(validations * share_of(t->validation_evaluations, 0, (int)ranks).count) +
+           (double)(samples > 0 && step > 0 ? (step - 1) / samples : 0) * calls->sample_cost;
+}
+
+static void show(const struct training *t, struct progress *progress, const struct metric *m,
+                 const struct training_calls *calls)
+{
+    double done = work_until(t, calls, t->state.step), all = work_until(t, calls, t->parts.config->optim.steps);
+    progress_weigh(progress, done - work_until(t, calls, t->begun), all - done, calls->end_cost);
     char text[160];
     snprintf(text, sizeof text, "loss %.5f, validation %.5f, %.3g evaluations/s", m->loss, t->validation_last,
              m->evaluations_per_second);
@@ -153,7 +167,7 @@ static struct error step_and_records(struct training *t, struct progress *progre
     TRY(after_step(t, &m, last));
     if (comm_rank(t->parts.comm) == 0) {
         records_keep(t, &m, last);
-        show(t, progress, &m);
+        show(t, progress, &m, calls);
     }
     if (calls->after_step)
         calls->after_step(calls->arg, &m);
@@ -164,9 +178,8 @@ static struct error run_steps(struct training *t, struct progress *progress, con
 {
     const struct config *c = t->parts.config;
     bool stop = false;
-    int64_t begun = t->state.step;
     while (t->state.step < c->optim.steps && !stop) {
-        TRY(make_sample(t, calls, t->state.step == begun, &stop));
+        TRY(make_sample(t, calls, t->state.step == t->begun, &stop));
         if (!stop)
             TRY(step_and_records(t, progress, calls, &stop));
     }
@@ -188,6 +201,7 @@ struct error training_run(struct training *t, const struct training_calls *calls
     if (e.code == ERROR_NONE) {
         t->validation_last = t->validation_first;
         t->records.last_checkpoint = clock_seconds();
+        t->begun = t->state.step;
         char what[128];
         snprintf(what, sizeof what, "learning %.100s", c->token.placeholder);
         struct progress progress;

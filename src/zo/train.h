@@ -38,6 +38,7 @@ struct training {
     double *gradient;       /* [dim] */
     struct validation validation;
     int64_t validation_every;
+    int64_t begun; /* the step at which this run began */
     struct records records;
 };
 
@@ -58,6 +59,8 @@ struct training_calls {
     struct error (*sample)(void *arg, int64_t step, bool missing);
     void (*after_step)(void *arg, const struct metric *metric);
     void *arg;
+    double sample_cost, end_cost; /* of `sample`, and of what follows the run: in evaluations that take as long on each
+                                     rank; for the time that is left */
 };
 
 /* Runs the remaining steps, writing metrics, embeddings and checkpoints into config->output.dir. ERROR_PREEMPTED after

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/progress.h"
 #include "base/rng.h"
 
 /* The noise of all draws is drawn anew for each batch: that takes no time compared with the networks, which then use
@@ -44,7 +45,7 @@ static void choose(const struct validation *v, int64_t first, int64_t end)
     }
 }
 
-static struct error evaluate_share(struct validation *v, struct share share)
+static struct error evaluate_share(struct validation *v, struct share share, struct progress *progress)
 {
     struct device *d = v->lanes.parts.device;
     int64_t at_once = v->lanes.evaluator.shape.lanes, end = share.first + share.count;
@@ -55,6 +56,8 @@ static struct error evaluate_share(struct validation *v, struct share share)
         device_read(d, v->losses + first,
                     tensor_lanes(v->lanes.evaluator.losses, 0, end - first < at_once ? end - first : at_once));
         TRY(device_wait(d));
+        int64_t done = (end - first < at_once ? end : first + at_once) - share.first;
+        progress_step(progress, v->evaluations * done / share.count, ""); // as far as the other ranks keep pace
         comm_tick(v->lanes.parts.comm);
     }
     return ok();
@@ -63,10 +66,15 @@ static struct error evaluate_share(struct validation *v, struct share share)
 struct error validation_loss(struct validation *v, const float *embedding, struct share share, double *loss)
 {
     struct comm *comm = v->lanes.parts.comm;
+    struct progress progress;
     memset(v->losses, 0, (size_t)v->evaluations * sizeof *v->losses);
     device_write(v->lanes.parts.device, v->embedding, embedding);
-    TRY(comm_agree(comm, evaluate_share(v, share)));
-    TRY(comm_sum(comm, v->losses, v->evaluations));
+    progress_phase(&progress, "validating", v->evaluations, "");
+    struct error e = comm_agree(comm, evaluate_share(v, share, &progress));
+    if (e.code == ERROR_NONE)
+        e = comm_sum(comm, v->losses, v->evaluations);
+    progress_end(&progress);
+    TRY(e);
     double sum = 0;
     for (int64_t i = 0; i < v->evaluations; i++)
         sum += v->losses[i];

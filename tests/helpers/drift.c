@@ -48,7 +48,7 @@ static struct error run(struct drift *f, struct subject *s)
     TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
     TRY(training_new(&f->training, &parts));
-    const struct training_calls calls = {no_sample, flip, f};
+    const struct training_calls calls = {.sample = no_sample, .after_step = flip, .arg = f};
     struct error e = training_run(&f->training, &calls);
     training_free(&f->training);
     return e;
