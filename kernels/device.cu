@@ -350,6 +350,7 @@ static struct error open_parts(struct gpu *g, int threads)
     struct cudaDeviceProp about;
     TRY(cuda_error(cudaGetDeviceProperties(&about, c->index), "cudaGetDeviceProperties"));
     snprintf(c->device.name, sizeof c->device.name, "cuda (GPU %d, %.60s)", c->index, about.name);
+    snprintf(c->device.model, sizeof c->device.model, "%.70s", about.name);
     c->device.identity = identity_of(&about);
     TRY(cuda_error(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"));
     TRY(device_memory_alloc(&c->device, MEMORY_SCRATCH, GPU_SCRATCH, (void **)&c->moments));

@@ -17,8 +17,8 @@ def checkpoint(*arguments, **environment):
     return run(program("tests/checkpoint"), *arguments, check=False, env=environment)
 
 
-def write(folder, *steps, keep=0, recipe=RECIPE):
-    done = checkpoint("write", folder, recipe, keep, *steps)
+def write(folder, *steps, keep=0, recipe=RECIPE, **environment):
+    done = checkpoint("write", folder, recipe, keep, *steps, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -46,7 +46,9 @@ def test_it_is_a_safetensors_file_that_says_what_it_is(folder):
         shapes = {name: file.get_tensor(name).shape for name in file.keys()}
         facts = file.metadata()
     assert shapes == {"embedding": (1, 24), "m": (1, 24), "v": (1, 24), "history": (3, 24), "noise": (0, 24)}
-    assert facts["step"] == "52" and facts["recipe"] == RECIPE and re.fullmatch("[0-9a-f]{8}", facts["crc32"])
+    assert re.fullmatch("[0-9a-f]{8}", facts.pop("crc32"))
+    assert facts == {"format": "zoodip checkpoint 2", "step": "52", "updates": "52", "recipe": RECIPE, "model": "m", "pictures": "3, p",
+                     "order": "o", "captions": "c", "device": "d"}
 
 
 def test_no_folder_and_an_empty_one_are_no_checkpoint(folder):
@@ -136,6 +138,51 @@ def test_the_first_key_that_differs_is_named_with_its_group(folder, theirs, ours
     write(folder, 3, recipe=theirs if isinstance(theirs, str) else json.dumps(theirs))
     done = checkpoint("resume", folder, json.dumps(ours))
     assert done.returncode == 2 and said in done.stderr
+
+
+@pytest.mark.parametrize("ours, said", [
+    (dict(MODEL="n"), "another model (weights, settings or tokenizer)"),
+    (dict(PICTURES="3, q", ORDER="q"), "other pictures"),
+    (dict(PICTURES="2, q", ORDER="q", CAPTIONS="q"), "other pictures (3 there and 2 here)"),
+    (dict(ORDER="q", CAPTIONS="q"), "the same pictures in another order, which is that of their names or of data.images"),
+    (dict(CAPTIONS="q"), "other captions"),
+    (dict(CAPTIONS="q", MODEL="n"), "other captions, another model (weights, settings or tokenizer)")])
+def test_other_contents_are_an_error_that_says_which(folder, ours, said):
+    write(folder, 3)
+    done = checkpoint("resume", folder, RECIPE, **ours)
+    assert done.returncode == 2
+    assert done.stderr == f"checkpoint: {folder}/step-3.safetensors: made with {said}; expected the same, or another output.dir\n"
+
+
+def test_all_that_differs_is_said_in_one_line(folder):
+    write(folder, 3)
+    done = checkpoint("resume", folder, RECIPE.replace("2", "7"), PICTURES="5, q", MODEL="n")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "another recipe: zo.n is 2 there and 7 here, other pictures (3 there and 5 here), another model" in done.stderr
+
+
+def test_another_device_is_said_and_not_refused(folder):
+    written = write(folder, 3, DEVICE="cpu, avx2")
+    done = checkpoint("resume", folder, RECIPE, DEVICE="NVIDIA H100")
+    assert done.stdout.splitlines() == written
+    assert done.stderr == (f"warning: {folder}/step-3.safetensors: made on cpu, avx2, and this is NVIDIA H100: bits will differ from those "
+                           "of a run on one\n")
+    assert checkpoint("resume", folder, RECIPE, DEVICE="cpu, avx2").stderr == ""
+
+
+@pytest.mark.parametrize("number, word", [(1, "an earlier format, 1"), (3, "a later format, 3"), (12, "a later format, 12")])
+def test_another_format_is_refused_by_that_word(folder, number, word):
+    """Whatever else it holds: the file of another format need not have this one's metadata."""
+    write(folder, 3, 16)
+    path = folder / "step-16.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:8 + size])
+    header["__metadata__"] = {"format": f"zoodip checkpoint {number}", "step": "16"}
+    header = json.dumps(header).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + data[8 + size:])
+    done = checkpoint("resume", folder, RECIPE)
+    assert done.returncode == 2 and f"step-16.safetensors: a checkpoint of {word}; this zoodip continues from format 2" in done.stderr
 
 
 def test_another_shape_is_an_error(folder):

@@ -1,5 +1,6 @@
 """Nothing is lost: kill -9 at random moments, then --resume, ends with the bits of an undisturbed run, on one rank and on three;
 after a signal the run finishes the step, saves a checkpoint and exits with 75."""
+import json
 import random
 import shutil
 import signal
@@ -7,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import learned, losses_of, metrics, mpirun, program, run, train_alone, write_recipe
+from conftest import TOYBOX, learned, losses_of, metrics, mpirun, program, recipe, run, train_alone, write_recipe
 from live import afresh, caught, kill, nearly_done, newest, start, steps, tell
 
 STEPS = 60
@@ -158,6 +159,122 @@ def test_another_recipe_is_refused(tmp_path):
     run(program("zoodip"), "train", config, "--set", "optim.steps=8")
     done = run(program("zoodip"), "train", config, "--resume", "--set", "optim.lr=0.5", check=False)
     assert done.returncode == 2 and "made with another recipe: optim.lr is 0.03 there and 0.5 here" in done.stderr
+
+
+# A run is known by its contents.
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """A run with a model and photos of its own that stopped after 8 steps: (start(*--set), output, folder)."""
+    shutil.copytree(TOYBOX / "model", tmp_path / "model")
+    shutil.copytree(TOYBOX / "subjects" / "bear5", tmp_path / "bear5")
+    shutil.copy(TOYBOX / "subjects" / "cc.json", tmp_path / "cc.json")
+    config, output = write_recipe(tmp_path, **CHANGES, model=str(tmp_path / "model"), data__images=str(tmp_path / "bear5"),
+                                  data__captions=str(tmp_path / "cc.json"))
+
+    def resume(*sets, ranks=1, **options):
+        changes = [word for set_ in sets for word in ("--set", set_)]
+        return mpirun(ranks, program("zoodip"), "train", config, "--resume", *changes, check=False, **options)
+    run(program("zoodip"), "train", config, "--set", "optim.steps=8")
+    return resume, output, tmp_path
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.write_bytes(data)
+
+
+def swap(folder, a, b):
+    (folder / a).rename(folder / "kept")
+    (folder / b).rename(folder / a)
+    (folder / "kept").rename(folder / b)
+
+
+def edit_captions(folder):
+    path = folder / "cc.json"
+    captions = json.loads(path.read_text())
+    captions["bear5"]["02.png"] += " at noon"
+    path.write_text(json.dumps(captions))
+
+
+def edit_scheduler(folder):
+    path = folder / "model/scheduler/scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "beta_end": 0.013}))
+
+
+@pytest.mark.parametrize("ranks, change, said", [
+    (1, lambda f: shutil.copy(TOYBOX / "subjects/duck6/02.png", f / "bear5/02.png"), "made with other pictures; expected"),
+    (3, lambda f: (f / "bear5/04.png").unlink(), "made with other pictures (5 there and 4 here); expected"),
+    (1, lambda f: swap(f / "bear5", "01.png", "03.png"), "made with the same pictures in another order, which is that of their names"),
+    (1, edit_captions, "made with other captions; expected"),
+    (3, lambda f: flip_a_bit(f / "model/unet/diffusion_pytorch_model.safetensors"), "made with another model (weights"),
+    (1, lambda f: flip_a_bit(f / "model/vae/diffusion_pytorch_model.safetensors"), "made with another model (weights"),
+    (1, edit_scheduler, "made with another model (weights, settings")], ids=["photo", "missing", "order", "caption", "unet", "vae", "scheduler"])
+def test_other_contents_under_the_same_path_are_refused(begun, ranks, change, said):
+    resume, output, folder = begun
+    before = learned(output)
+    change(folder)
+    done = resume(ranks=ranks)
+    told, = [line for line in done.stderr.splitlines() if "made with" in line]
+    assert done.returncode == 2 and told.startswith(f"zoodip: {output}/checkpoints/step-8.safetensors: {said}"), done.stderr
+    assert learned(output) == before and newest(output) == 8
+
+
+def test_the_same_contents_elsewhere_go_on_to_the_same_bits(begun, quiet):
+    """As a requeued job finds them in another folder, under other names, through a link, a slash at the end."""
+    resume, output, folder = begun
+    (folder / "moved").mkdir()
+    (folder / "model").rename(folder / "moved" / "sd")
+    (folder / "link").symlink_to("moved/sd")
+    (folder / "bear5").rename(folder / "moved" / "photos")
+    captions = json.loads((folder / "cc.json").read_text())
+    (folder / "moved" / "texts.json").write_text(json.dumps({"photos": captions["bear5"]}))
+    (folder / "cc.json").unlink()
+    done = resume(f"model={folder}/link", f"data.images={folder}/moved/photos/", f"data.captions={folder}/moved/texts.json", "optim.steps=30")
+    assert done.returncode == 0, done.stderr
+    photos = json.dumps([str(folder / "moved" / "photos" / f"0{i}.png") for i in range(5)])
+    done = resume(f"model={folder}/moved/sd/", f"data.images={photos}", f"data.captions={folder}/moved/texts.json", ranks=3)
+    assert done.returncode == 0, done.stderr
+    assert (learned(output), losses_of(output)) == quiet
+
+
+def test_another_instruction_set_is_said_and_goes_on(begun):
+    resume, output, _ = begun
+    done = resume("optim.steps=9", env={"ZOODIP_ISA": "generic"})
+    assert done.returncode == 0 and newest(output) == 9, done.stderr
+    line, = [line for line in done.stderr.splitlines() if "bits will differ" in line]
+    assert "warning" in line and "and this is cpu, generic" in line
+
+
+def test_inspect_says_what_a_checkpoint_stands_on(begun):
+    _, output, _ = begun
+    shown = run(program("zoodip"), "inspect", output / "checkpoints" / "step-8.safetensors").stdout
+    for line in ["format = zoodip checkpoint 2", "pictures = 5, CRC-32 ", "order = CRC-32 ", "captions = CRC-32 ", "model = CRC-32 ",
+                 "device = cpu, "]:
+        assert f"  {line}" in shown
+    assert str(output.parent) not in shown.split("recipe = ")[1]
+
+
+def test_a_job_with_other_contents_fails_and_the_others_go_on(tmp_path):
+    for name in ("bear5", "duck6"):
+        shutil.copytree(TOYBOX / "subjects" / name, tmp_path / name)
+    keys = recipe(tmp_path / "out", **{**CHANGES, "optim__steps": 8}, data__images="unset")
+    jobs = [{"name": name, "data.images": str(tmp_path / name), "data.captions": str(TOYBOX / "subjects/cc.json")} for name in ("bear5", "duck6")]
+    file = tmp_path / "jobs.json"
+    file.write_text(json.dumps({"defaults": keys, "jobs": jobs}))
+    mpirun(2, program("zoodip"), "run", file, "--groups", "2")
+    shutil.copy(TOYBOX / "subjects/bear5/01.png", tmp_path / "duck6/01.png")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "bear5").rename(tmp_path / "moved/bear5")
+    jobs[0]["data.images"] = str(tmp_path / "moved/bear5")
+    file.write_text(json.dumps({"defaults": {**keys, "optim": {**keys["optim"], "steps": 16}}, "jobs": jobs}))
+    done = mpirun(2, program("zoodip"), "run", file, "--groups", "2", "--resume", check=False)
+    assert done.returncode == 1, done.stderr
+    told = {job["name"]: job for job in json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"]}
+    assert told["bear5"]["state"] == "done" and told["bear5"]["steps"] == 16
+    assert told["duck6"]["state"] == "failed" and "step-8.safetensors: made with other pictures; expected" in told["duck6"]["reason"]
 
 
 def test_a_fresh_start_forgets_older_checkpoints(tmp_path):

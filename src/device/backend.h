@@ -117,7 +117,7 @@ struct program {
 /* What every device begins with: first what its own files use, then what only src/device/ may touch. */
 struct device {
     const struct device_ops *ops;
-    char name[96];
+    char name[96], model[72];
     int64_t identity;   /* see device_identity */
     char joined_by[40]; /* see device_joined_by; set by ops->join */
     struct error error; /* the first since the last device_wait */

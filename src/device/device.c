@@ -36,6 +36,11 @@ const char *device_name(const struct device *d)
     return d->name;
 }
 
+const char *device_model(const struct device *d)
+{
+    return d->model;
+}
+
 const char *device_note(const struct device *d)
 {
     return d->note;

@@ -77,8 +77,9 @@ struct device_kind {
 struct error device_open(struct device **device, const struct device_kind *kinds, const char *name, int index,
                          int threads);
 void device_close(struct device *device);
-const char *device_name(const struct device *device); /* such as "cpu (2 threads, avx2)" */
-const char *device_note(const struct device *device); /* what the user should know of it, or "" */
+const char *device_name(const struct device *device);  /* such as "cpu (2 threads, avx2)" */
+const char *device_model(const struct device *device); /* results' last bits follow it: "cpu, avx2", "NVIDIA H100" */
+const char *device_note(const struct device *device);  /* what the user should know of it, or "" */
 
 /* A simulated GPU: it allocates and counts memory as the CUDA device does but computes nothing; programs run to no
  * effect, and reads leave host memory as it is. A run that is performed on it shows what memory the run would need. */

@@ -47,12 +47,12 @@ static struct error check_bits(const struct config *config)
 #define AT(field) offsetof(struct config, field)
 
 const struct key config_keys[] = {
-    {"model", TEXT, AT(model), true, NULL, .meaning = "a model folder, as diffusers saves it"},
+    {"model", TEXT, AT(model), false, NULL, .meaning = "a model folder, as diffusers saves it"},
     {"device", NAME, AT(device), false, "\"auto\"", .names = device_names,
      .meaning = "what computes; auto takes a GPU if there is a working one"},
-    {"data.images", TEXTS, AT(data.images), true, NULL, 1, 65536,
+    {"data.images", TEXTS, AT(data.images), false, NULL, 1, 65536,
      .meaning = "the subject's pictures: a folder, or a list of PNG and JPEG files"},
-    {"data.captions", TEXT, AT(data.captions), true, "null",
+    {"data.captions", TEXT, AT(data.captions), false, "null",
      .meaning = "comprehensive captions, {subject: {file: \"a photo of a {} on ...\"}}; used with use_cc"},
     {"data.property", POSITION, AT(data.property), true, "\"object\"", .names = property_names,
      .meaning = "what the word names; chooses the templates that serve as captions without use_cc"},

@@ -197,13 +197,45 @@ struct error subject_encode(struct subject *s)
     return e;
 }
 
+/* Of pictures and captions as all ranks have them. */
+static void find_contents(struct subject *s)
+{
+    const struct dataset *set = &s->dataset;
+    uint32_t order = 0, any_order[2] = {0}; // sums in which the order does not count
+    for (int64_t i = 0; i < set->count; i++) {
+        const struct picture *picture = &set->pictures[i];
+        uint32_t own = fingerprint_bytes(0, picture->rgb, picture->width * picture->height * 3);
+        order = fingerprint_bytes(order, &own, sizeof own);
+        any_order[0] += own;
+        any_order[1] ^= own;
+    }
+    origin_pictures(s->contents[ORIGIN_PICTURES], set->count, fingerprint_bytes(0, any_order, sizeof any_order));
+    origin_crc(s->contents[ORIGIN_ORDER], order);
+    origin_crc(s->contents[ORIGIN_CAPTIONS],
+               fingerprint_bytes(0, set->ids, set->captions.count * set->length * (int64_t)sizeof *set->ids));
+    origin_crc(s->contents[ORIGIN_MODEL], s->pipeline->contents);
+}
+
 struct error subject_start(struct subject *s)
 {
+    find_contents(s);
     const struct text_encoder *text = &s->pipeline->text;
     s->initializer = memory_alloc(text->config.width, sizeof *s->initializer);
     struct error e =
         s->initializer ? text_encoder_row(text, s->initializer_id, s->initializer) : error_memory("the initializer");
     return comm_agree(s->pipeline->comm, e);
+}
+
+static struct origin origin_of(const struct subject *s)
+{
+    return (struct origin){{
+        [ORIGIN_RECIPE] = s->recipe,
+        [ORIGIN_MODEL] = s->contents[ORIGIN_MODEL],
+        [ORIGIN_PICTURES] = s->contents[ORIGIN_PICTURES],
+        [ORIGIN_ORDER] = s->contents[ORIGIN_ORDER],
+        [ORIGIN_CAPTIONS] = s->contents[ORIGIN_CAPTIONS],
+        [ORIGIN_DEVICE] = device_model(s->pipeline->device),
+    }};
 }
 
 struct training_parts subject_parts(const struct subject *s)
@@ -220,6 +252,6 @@ struct training_parts subject_parts(const struct subject *s)
         .scaling_factor = p->vae.scaling_factor,
         .first_id = s->first_id,
         .initializer = s->initializer,
-        .recipe = s->recipe,
+        .origin = origin_of(s),
     };
 }

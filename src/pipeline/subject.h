@@ -22,7 +22,8 @@ struct subject {
     struct dataset dataset;
 
     /* private */
-    char *recipe; /* see config_recipe */
+    char *recipe;                             /* see config_recipe */
+    char contents[ORIGIN_FACTS][ORIGIN_TEXT]; /* the origin's facts that are known by a CRC-32 */
     int32_t initializer_id;
     float *initializer; /* [width] */
 };

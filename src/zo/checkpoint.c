@@ -1,6 +1,5 @@
 #include "zo/checkpoint.h"
 
-#include <cjson/cJSON.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,18 +7,32 @@
 #include <unistd.h>
 #include <zlib.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "files/file.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
 
-static const char FORMAT[] = "zoodip checkpoint 1";
+/* 1 knew a run by its paths. */
+enum { FORMAT = 2, NUMBER_TEXT = 24, FORMAT_TEXT = 40 };
 
-enum { FACTS = 4, NUMBER_TEXT = 24 };
+/* The metadata besides the checksum: its own facts, then those of the origin. */
+enum { FORMAT_FACT, STEP_FACT, UPDATES_FACT, OWN_FACTS, FACTS = OWN_FACTS + ORIGIN_FACTS };
 
 /* -------------------------------------------------------------------------------- what a file holds */
 
-/* The checksum of everything meaningful in the file except the sum itself. facts: values in the order of fact_names. */
+static const char *fact_name(int i)
+{
+    static const char *const own[OWN_FACTS] = {"format", "step", "updates"};
+    return i < OWN_FACTS ? own[i] : origin_name((enum origin_fact)(i - OWN_FACTS));
+}
+
+static void format_text(char text[FORMAT_TEXT], int format)
+{
+    snprintf(text, FORMAT_TEXT, "zoodip checkpoint %d", format);
+}
+
+/* The checksum of everything meaningful in the file except the sum itself. facts: values in the order of fact_name. */
 static uint32_t checksum(const struct entry *tensors, const char *const facts[FACTS])
 {
     uint32_t sum = 0;
@@ -27,8 +40,6 @@ static uint32_t checksum(const struct entry *tensors, const char *const facts[FA
         sum = (uint32_t)crc32_z(sum, (const void *)facts[i], strlen(facts[i]) + 1);
     return state_crc(sum, tensors);
 }
-
-static const char *const fact_names[FACTS] = {"format", "step", "updates", "recipe"};
 
 /* -------------------------------------------------------------------------------- files of a folder */
 
@@ -95,19 +106,21 @@ static struct error remove_old(const char *folder, int64_t step, int64_t keep)
     return e;
 }
 
-struct error checkpoint_write(const struct state *s, const char *folder, const char *recipe, int64_t keep)
+struct error checkpoint_write(const struct state *s, const char *folder, const struct origin *origin, int64_t keep)
 {
-    char path[PATH_SIZE], step[NUMBER_TEXT], sum[NUMBER_TEXT];
+    char path[PATH_SIZE], format[FORMAT_TEXT], step[NUMBER_TEXT], sum[NUMBER_TEXT];
     TRY(folder_make(folder));
     TRY(step_path(path, folder, s->step));
     snprintf(step, sizeof step, "%lld", (long long)s->step);
     struct entry tensors[STATE_TENSORS];
     state_tensors(s, tensors);
-    const char *const facts[FACTS] = {FORMAT, step, step, recipe};
+    format_text(format, FORMAT);
+    const char *facts[FACTS] = {format, step, step};
+    memcpy(facts + OWN_FACTS, origin->facts, sizeof origin->facts);
     snprintf(sum, sizeof sum, "%08x", checksum(tensors, facts));
     const char *metadata[2 * (FACTS + 1)];
     for (int i = 0; i < FACTS; i++) {
-        metadata[2 * i] = fact_names[i];
+        metadata[2 * i] = fact_name(i);
         metadata[2 * i + 1] = facts[i];
     }
     metadata[2 * FACTS] = "crc32";
@@ -122,20 +135,39 @@ struct reading {
     struct safetensors file;
     struct entry tensors[STATE_TENSORS];
     const char *facts[FACTS];
+    struct origin origin; /* the last of them */
 };
+
+/* ERROR_FAILED if the file is no checkpoint, ERROR_BAD_INPUT if it is one of another format. */
+static struct error check_format(const struct reading *r, const char *path)
+{
+    const char *found = safetensors_metadata(&r->file, "format");
+    int format = 0;
+    char exact[FORMAT_TEXT];
+    if (found && sscanf(found, "zoodip checkpoint %9d", &format) == 1)
+        format_text(exact, format);
+    if (format < 1 || strcmp(found, exact) != 0)
+        return error_failed("%s: not a checkpoint: the format in its metadata is %.40s", path,
+                            found ? found : "missing");
+    if (format == FORMAT)
+        return ok();
+    return error_input("%s: a checkpoint of %s format, %d; this zoodip continues from format %d only: finish the run "
+                       "with the version that began it, or start anew",
+                       path, format < FORMAT ? "an earlier" : "a later", format, FORMAT);
+}
 
 /* Is the file as it was written? ERROR_FAILED if not. */
 static struct error check_whole(struct reading *r, const char *path)
 {
     struct state empty = {0};
     state_tensors(&empty, r->tensors); // for the names
+    TRY(check_format(r, path));
     for (int i = 0; i < FACTS; i++) {
-        r->facts[i] = safetensors_metadata(&r->file, fact_names[i]);
+        r->facts[i] = safetensors_metadata(&r->file, fact_name(i));
         if (!r->facts[i])
-            return error_failed("%s: not a checkpoint: its metadata has no \"%s\"", path, fact_names[i]);
+            return error_failed("%s: not a checkpoint: its metadata has no \"%s\"", path, fact_name(i));
     }
-    if (strcmp(r->facts[0], FORMAT) != 0)
-        return error_failed("%s: format: \"%.40s\", expected \"%s\"", path, r->facts[0], FORMAT);
+    memcpy(r->origin.facts, r->facts + OWN_FACTS, sizeof r->origin.facts);
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *found = safetensors_find(&r->file, r->tensors[i].name);
         if (!found || found->type != F32 || found->dimensions != 2)
@@ -152,56 +184,11 @@ static struct error check_whole(struct reading *r, const char *path)
     return ok();
 }
 
-struct difference {
-    char key[120], theirs[100], ours[100]; /* values as JSON, cut at their field's size */
-};
-
-/* Are the values of a key different? `ours` is NULL where the key is missing. */
-static bool values_differ(struct difference *d, const char *key, const cJSON *theirs, const cJSON *ours)
-{
-    char *a = cJSON_PrintUnformatted(theirs), *b = ours ? cJSON_PrintUnformatted(ours) : NULL;
-    bool differ = !a || !b || strcmp(a, b) != 0;
-    snprintf(d->key, sizeof d->key, "%s", key);
-    snprintf(d->theirs, sizeof d->theirs, "%s", a ? a : "unknown");
-    snprintf(d->ours, sizeof d->ours, "%s", b ? b : "not given");
-    cJSON_free(a);
-    cJSON_free(b);
-    return differ;
-}
-
-/* The first key of `theirs` that has another value in `ours`; the name of a nested one begins with its group's. */
-static bool find_difference(struct difference *d, const char *group, const cJSON *theirs, const cJSON *ours)
-{
-    for (const cJSON *item = theirs->child; item; item = item->next) {
-        const cJSON *other = cJSON_GetObjectItemCaseSensitive(ours, item->string);
-        char key[sizeof d->key];
-        snprintf(key, sizeof key, "%s%s%s", group, *group ? "." : "", item->string);
-        bool nested = cJSON_IsObject(item) && cJSON_IsObject(other);
-        if (nested ? find_difference(d, key, item, other) : values_differ(d, key, item, other))
-            return true;
-    }
-    return false;
-}
-
-static struct error another_recipe(const char *path, const char *theirs, const char *ours)
-{
-    struct difference d;
-    cJSON *a = cJSON_Parse(theirs), *b = cJSON_Parse(ours);
-    bool found = cJSON_IsObject(a) && cJSON_IsObject(b) && find_difference(&d, "", a, b);
-    cJSON_Delete(a);
-    cJSON_Delete(b);
-    if (!found)
-        return error_input("%s: made with another recipe; expected the same recipe, or another output.dir", path);
-    return error_input("%s: made with another recipe: %s is %s there and %s here; expected the same recipe, or another "
-                       "output.dir",
-                       path, d.key, d.theirs, d.ours);
-}
-
 /* Is it this run's? ERROR_BAD_INPUT if not. */
-static struct error check_ours(const struct reading *r, const struct state *s, const char *path, const char *recipe)
+static struct error check_ours(const struct reading *r, const struct state *s, const char *path,
+                               const struct origin *origin)
 {
-    if (strcmp(r->facts[3], recipe) != 0)
-        return another_recipe(path, r->facts[3], recipe);
+    TRY(error_in(origin_compare(&r->origin, origin), "%s", path));
     const int64_t most[STATE_TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1};
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *t = &r->tensors[i];
@@ -221,7 +208,7 @@ static void copy_rows(float *to, const struct entry *from)
 
 static void copy_state(struct state *s, const struct reading *r)
 {
-    s->step = strtoll(r->facts[1], NULL, 10);
+    s->step = strtoll(r->facts[STEP_FACT], NULL, 10);
     copy_rows(s->embedding, &r->tensors[0]);
     copy_rows(s->m, &r->tensors[1]);
     copy_rows(s->v, &r->tensors[2]);
@@ -231,9 +218,21 @@ static void copy_state(struct state *s, const struct reading *r)
     s->subspace.removed_rows = r->tensors[4].shape[0];
 }
 
+static void warn_of_device(const struct reading *r, const char *path, const struct origin *origin,
+                           void (*warn)(const char *text))
+{
+    char text[PATH_SIZE + 300];
+    const char *there = r->origin.facts[ORIGIN_DEVICE], *here = origin->facts[ORIGIN_DEVICE];
+    snprintf(text, sizeof text, "%s: made on %.100s, and this is %.100s: bits will differ from those of a run on one",
+             path, there, here);
+    if (strcmp(there, here) != 0)
+        warn(text);
+}
+
 /* ERROR_FAILED: damaged, so try an older one; ERROR_BAD_INPUT: intact, but not for this run. *unread: it may be intact,
  * but the system could not read it. */
-static struct error read_checkpoint(struct state *s, const char *path, const char *recipe, bool *unread)
+static struct error read_checkpoint(struct state *s, const char *path, const struct origin *origin,
+                                    void (*warn)(const char *text), bool *unread)
 {
     struct reading r;
     struct error e = safetensors_open(&r.file, path);
@@ -244,17 +243,19 @@ static struct error read_checkpoint(struct state *s, const char *path, const cha
     }
     e = check_whole(&r, path);
     if (e.code == ERROR_NONE)
-        e = check_ours(&r, s, path, recipe);
-    if (e.code == ERROR_NONE)
+        e = check_ours(&r, s, path, origin);
+    if (e.code == ERROR_NONE) {
+        warn_of_device(&r, path, origin, warn);
         copy_state(s, &r);
+    }
     safetensors_close(&r.file);
     return e;
 }
 
-struct error checkpoint_read(struct state *s, const char *path, const char *recipe)
+struct error checkpoint_read(struct state *s, const char *path, const struct origin *origin)
 {
     bool unread;
-    struct error e = read_checkpoint(s, path, recipe, &unread);
+    struct error e = read_checkpoint(s, path, origin, log_nothing, &unread);
     if (e.code != ERROR_NONE)
         e.code = ERROR_BAD_INPUT;
     return e;
@@ -262,7 +263,8 @@ struct error checkpoint_read(struct state *s, const char *path, const char *reci
 
 /* What a search for a checkpoint knows. */
 struct search {
-    const char *folder, *recipe;
+    const char *folder;
+    const struct origin *origin;
     void (*warn)(const char *text);
     bool found;
     struct error unread; /* of the first that the system could not read */
@@ -275,7 +277,7 @@ static struct error read_first(struct state *s, struct search *search, const int
         char path[PATH_SIZE];
         bool unread;
         TRY(step_path(path, search->folder, steps[i]));
-        struct error e = read_checkpoint(s, path, search->recipe, &unread);
+        struct error e = read_checkpoint(s, path, search->origin, search->warn, &unread);
         if (e.code == ERROR_BAD_INPUT)
             return e;
         search->found = e.code == ERROR_NONE;
@@ -297,10 +299,10 @@ static void warn_of_later(const struct search *search, int64_t newest, int64_t t
     search->warn(text);
 }
 
-struct error checkpoint_resume(struct state *s, const char *folder, const char *recipe, int64_t recorded, bool *found,
-                               void (*warn)(const char *text))
+struct error checkpoint_resume(struct state *s, const char *folder, const struct origin *origin, int64_t recorded,
+                               bool *found, void (*warn)(const char *text))
 {
-    struct search search = {folder, recipe, warn, .found = false};
+    struct search search = {folder, origin, warn, .found = false};
     int64_t *steps, count, later = 0;
     *found = false;
     if (!folder_exists(folder))

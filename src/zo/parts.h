@@ -15,6 +15,7 @@
 #include "model/text_encoder.h"
 #include "model/unet.h"
 #include "zo/dataset.h"
+#include "zo/origin.h"
 
 struct training_parts {
     const struct config *config;
@@ -27,7 +28,7 @@ struct training_parts {
     float scaling_factor;
     int32_t first_id;         /* of the word's tokens */
     const float *initializer; /* [dim of one vector] */
-    const char *recipe;       /* see config_recipe */
+    struct origin origin;     /* what the run stands on */
 };
 
 #endif

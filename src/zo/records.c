@@ -74,7 +74,7 @@ static struct error save_checkpoint(struct training *t)
     char folder[PATH_SIZE];
     TRY(path_join(folder, c->output.dir, "checkpoints"));
     t->records.last_checkpoint = clock_seconds();
-    return checkpoint_write(&t->state, folder, t->parts.recipe, c->output.checkpoint_keep);
+    return checkpoint_write(&t->state, folder, &t->parts.origin, c->output.checkpoint_keep);
 }
 
 static bool checkpoint_due(const struct training *t)

@@ -225,7 +225,7 @@ struct error training_resume(struct training *t)
     TRY(comm_broadcast(t->parts.comm, lines, sizeof lines, 0));
     struct error e = path_join(folder, c->output.dir, "checkpoints");
     if (e.code == ERROR_NONE)
-        e = checkpoint_resume(&t->state, folder, t->parts.recipe, lines[1], &found,
+        e = checkpoint_resume(&t->state, folder, &t->parts.origin, lines[1], &found,
                               comm_rank(t->parts.comm) == 0 ? log_warning_text : log_nothing);
     TRY(comm_agree(t->parts.comm, e));
     if (comm_rank(t->parts.comm) == 0)

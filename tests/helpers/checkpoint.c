@@ -2,6 +2,7 @@
  * checkpoint resume FOLDER RECIPE               prints "step N hash H" or "none"; warnings and errors on stderr
  * checkpoint read RECIPE FILE...                for each file "step N hash H", or "refused CODE: why" and whether
  *                                               the state is unchanged
+ * The environment may name the shape, DIM, and what a run stands on besides: MODEL, PICTURES, ORDER, CAPTIONS, DEVICE.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,12 +38,25 @@ static void print_state(const struct state *s)
     printf("step %lld updates %lld hash %08x\n", (long long)s->step, (long long)s->step, state_hash(s));
 }
 
+static const char *named(const char *name, const char *fallback)
+{
+    const char *value = getenv(name);
+    return value ? value : fallback;
+}
+
+static struct origin origin_of(const char *recipe)
+{
+    return (struct origin){{recipe, named("MODEL", "m"), named("PICTURES", "3, p"), named("ORDER", "o"),
+                            named("CAPTIONS", "c"), named("DEVICE", "d")}};
+}
+
 static struct error write_all(struct state *s, int argc, char **argv)
 {
+    const struct origin origin = origin_of(argv[1]);
     for (int i = 3; i < argc; i++) {
         make_up(s, atoll(argv[i]));
         print_state(s);
-        TRY(checkpoint_write(s, argv[0], argv[1], atoll(argv[2])));
+        TRY(checkpoint_write(s, argv[0], &origin, atoll(argv[2])));
     }
     return ok();
 }
@@ -56,7 +70,8 @@ static struct error resume(struct state *s, int argc, char **argv)
 {
     (void)argc;
     bool found;
-    TRY(checkpoint_resume(s, argv[0], argv[1], 0, &found, print_warning));
+    const struct origin origin = origin_of(argv[1]);
+    TRY(checkpoint_resume(s, argv[0], &origin, 0, &found, print_warning));
     if (found)
         print_state(s);
     else
@@ -66,10 +81,11 @@ static struct error resume(struct state *s, int argc, char **argv)
 
 static struct error read_all(struct state *s, int argc, char **argv)
 {
+    const struct origin origin = origin_of(argv[0]);
     make_up(s, 1000);
     for (int i = 1; i < argc; i++) {
         uint32_t before = state_hash(s);
-        struct error e = checkpoint_read(s, argv[i], argv[0]);
+        struct error e = checkpoint_read(s, argv[i], &origin);
         if (e.code != ERROR_NONE)
             printf("refused %d, %s: %s\n", e.code, before == state_hash(s) ? "unchanged" : "CHANGED", e.text);
         else

@@ -14,7 +14,7 @@ static struct error make_one(const char *folder, int64_t step, int64_t tau)
     TRY(state_new(&s, STATE_DIM, tau, 1e-3));
     s.step = step;
     s.subspace.filled = tau - 1;
-    struct error e = checkpoint_write(&s, folder, "recipe", 0);
+    struct error e = checkpoint_write(&s, folder, &checkpoint_origin, 0);
     state_free(&s);
     return e;
 }

@@ -79,11 +79,14 @@ static inline struct error read_tokenizer(const char *folder)
 /* Checkpoints are read into a state of this width and tau. */
 enum { STATE_DIM = 12, STATE_TAU = 4 };
 
+/* And what they stand on. */
+static const struct origin checkpoint_origin = {{"recipe", "model", "3, pictures", "order", "captions", "device"}};
+
 static inline struct error read_checkpoint(const char *path)
 {
     struct state s;
     TRY(state_new(&s, STATE_DIM, STATE_TAU, 1e-3));
-    struct error e = checkpoint_read(&s, path, "recipe");
+    struct error e = checkpoint_read(&s, path, &checkpoint_origin);
     state_free(&s);
     return e;
 }

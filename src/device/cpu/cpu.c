@@ -138,6 +138,7 @@ struct error cpu_open(struct device **device, int index, int threads)
     }
     snprintf(cpu->device.name, sizeof cpu->device.name, "cpu (%d thread%s, %s)", threads, threads == 1 ? "" : "s",
              kernels->name);
+    snprintf(cpu->device.model, sizeof cpu->device.model, "cpu, %s", kernels->name);
     *device = &cpu->device;
     return ok();
 }

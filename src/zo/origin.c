@@ -1,0 +1,120 @@
+#include "zo/origin.h"
+
+#include <cjson/cJSON.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const char *origin_name(enum origin_fact fact)
+{
+    static const char *const names[ORIGIN_FACTS] = {"recipe", "model", "pictures", "order", "captions", "device"};
+    return names[fact];
+}
+
+void origin_crc(char text[ORIGIN_TEXT], uint32_t crc)
+{
+    snprintf(text, ORIGIN_TEXT, "CRC-32 %08x", crc);
+}
+
+void origin_pictures(char text[ORIGIN_TEXT], int64_t count, uint32_t crc)
+{
+    snprintf(text, ORIGIN_TEXT, "%lld, CRC-32 %08x", (long long)count, crc);
+}
+
+/* -------------------------------------------------------------------------------- the recipe's keys */
+
+struct difference {
+    char key[120], theirs[100], ours[100]; /* values as JSON, cut at their field's size */
+};
+
+/* Are the values of a key different? `ours` is NULL where the key is missing. */
+static bool values_differ(struct difference *d, const char *key, const cJSON *theirs, const cJSON *ours)
+{
+    char *a = cJSON_PrintUnformatted(theirs), *b = ours ? cJSON_PrintUnformatted(ours) : NULL;
+    bool differ = !a || !b || strcmp(a, b) != 0;
+    snprintf(d->key, sizeof d->key, "%s", key);
+    snprintf(d->theirs, sizeof d->theirs, "%s", a ? a : "unknown");
+    snprintf(d->ours, sizeof d->ours, "%s", b ? b : "not given");
+    cJSON_free(a);
+    cJSON_free(b);
+    return differ;
+}
+
+/* The first key of `theirs` that has another value in `ours`; the name of a nested one begins with its group's. */
+static bool find_difference(struct difference *d, const char *group, const cJSON *theirs, const cJSON *ours)
+{
+    for (const cJSON *item = theirs->child; item; item = item->next) {
+        const cJSON *other = cJSON_GetObjectItemCaseSensitive(ours, item->string);
+        char key[sizeof d->key];
+        snprintf(key, sizeof key, "%s%s%s", group, *group ? "." : "", item->string);
+        bool nested = cJSON_IsObject(item) && cJSON_IsObject(other);
+        if (nested ? find_difference(d, key, item, other) : values_differ(d, key, item, other))
+            return true;
+    }
+    return false;
+}
+
+static bool recipes_differ(struct difference *d, const char *theirs, const char *ours)
+{
+    cJSON *a = cJSON_Parse(theirs), *b = cJSON_Parse(ours);
+    bool found = cJSON_IsObject(a) && cJSON_IsObject(b) && find_difference(d, "", a, b);
+    cJSON_Delete(a);
+    cJSON_Delete(b);
+    return found;
+}
+
+/* -------------------------------------------------------------------------------- all that differs */
+
+struct list {
+    char text[400];
+};
+
+__attribute__((format(printf, 2, 3))) static void add(struct list *list, const char *format, ...)
+{
+    size_t used = strlen(list->text);
+    if (used > 0)
+        used += (size_t)snprintf(list->text + used, sizeof list->text - used, ", ");
+    va_list arguments;
+    va_start(arguments, format);
+    if (used < sizeof list->text)
+        vsnprintf(list->text + used, sizeof list->text - used, format, arguments);
+    va_end(arguments);
+}
+
+static void add_recipe(struct list *list, const char *theirs, const char *ours)
+{
+    struct difference d;
+    if (recipes_differ(&d, theirs, ours))
+        add(list, "another recipe: %s is %s there and %s here", d.key, d.theirs, d.ours);
+    else
+        add(list, "another recipe");
+}
+
+static void add_pictures(struct list *list, const char *theirs, const char *ours)
+{
+    long long there = strtoll(theirs, NULL, 10), here = strtoll(ours, NULL, 10);
+    if (there != here)
+        add(list, "other pictures (%lld there and %lld here)", there, here);
+    else
+        add(list, "other pictures");
+}
+
+struct error origin_compare(const struct origin *theirs, const struct origin *ours)
+{
+    bool differ[ORIGIN_FACTS];
+    for (int i = 0; i < ORIGIN_FACTS; i++)
+        differ[i] = strcmp(theirs->facts[i], ours->facts[i]) != 0;
+    struct list list = {""};
+    if (differ[ORIGIN_RECIPE])
+        add_recipe(&list, theirs->facts[ORIGIN_RECIPE], ours->facts[ORIGIN_RECIPE]);
+    if (differ[ORIGIN_PICTURES])
+        add_pictures(&list, theirs->facts[ORIGIN_PICTURES], ours->facts[ORIGIN_PICTURES]);
+    else if (differ[ORIGIN_ORDER])
+        add(&list, "the same pictures in another order, which is that of their names or of data.images");
+    else if (differ[ORIGIN_CAPTIONS]) // which differ with the pictures anyway, if each has its own
+        add(&list, "other captions");
+    if (differ[ORIGIN_MODEL])
+        add(&list, "another model (weights, settings or tokenizer)");
+    return list.text[0] ? error_input("made with %s; expected the same, or another output.dir", list.text) : ok();
+}

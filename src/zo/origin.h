@@ -1,0 +1,43 @@
+/* zo/origin.h
+ *
+ * What a run stands on, by contents and never by paths: a checkpoint says it, and a run continues only from a
+ * checkpoint that stands on the same. So a run whose model, photos or captions were moved goes on to the same bits, and
+ * one that finds others under the old path does not.
+ *
+ * Each fact is a text, as the metadata of a checkpoint holds it. Two that are equal mean equal contents.
+ */
+#ifndef ZOODIP_ZO_ORIGIN_H
+#define ZOODIP_ZO_ORIGIN_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/error.h"
+
+enum origin_fact {
+    ORIGIN_RECIPE,   /* the config's keys that shape the training, see config_recipe */
+    ORIGIN_MODEL,    /* the model folder's contents, see model/contents.h */
+    ORIGIN_PICTURES, /* how many, and their pixels after fitting, in any order */
+    ORIGIN_ORDER,    /* their pixels in their order, which draws refer to */
+    ORIGIN_CAPTIONS, /* their token ids */
+    ORIGIN_DEVICE,   /* what computes, see device_model; may change, and the bits with it */
+    ORIGIN_FACTS
+};
+
+struct origin {
+    const char *facts[ORIGIN_FACTS]; /* borrowed */
+};
+
+/* A fact's name in a checkpoint's metadata. */
+const char *origin_name(enum origin_fact fact);
+
+enum { ORIGIN_TEXT = 100 };
+
+/* The texts of contents that are known by their CRC-32, and of pictures: how many there are, and theirs. */
+void origin_crc(char text[ORIGIN_TEXT], uint32_t crc);
+void origin_pictures(char text[ORIGIN_TEXT], int64_t count, uint32_t crc);
+
+/* ERROR_BAD_INPUT says in which ways the two differ, apart from the device. */
+struct error origin_compare(const struct origin *theirs, const struct origin *ours);
+
+#endif
