@@ -1,5 +1,6 @@
 """Captions: the templates of diffusers' textual inversion, or a file with one for each picture; with the word inserted."""
 import json
+import unicodedata
 
 import pytest
 
@@ -19,6 +20,12 @@ a weird painting|a large painting""".replace("\n", "|").split("|")
 
 def captions(*arguments):
     return [json.loads(line) for line in run(program("tests/captions"), *arguments).stdout.splitlines()]
+
+
+def refused_by(path, pictures, said):
+    done = run(program("tests/captions"), path, *pictures, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"captions: {path}: ") and said in done.stderr
 
 
 def test_templates_of_an_object():
@@ -41,11 +48,49 @@ def file(tmp_path):
 
 def test_each_picture_has_its_own(file):
     path = file({"cat": {"a.png": "not {}"}, "dog": {"b.jpg": "a {} on grass", "a.jpg": "a {}, {} été {", "c.jpg": "nothing asked"}})
-    assert captions(path, "dog", "a.jpg", "b.jpg", "a.jpg") == ["a sks, sks été {", "a sks on grass", "a sks, sks été {"]
+    assert captions(path, "dog/a.jpg", "x/dog/b.jpg", "dog/a.jpg") == ["a sks, sks été {", "a sks on grass", "a sks, sks été {"]
+
+
+def test_pictures_of_several_folders(file):
+    path = file({"cat": {"a.jpg": "a {} cat", "b.jpg": "a {} cat too"}, "dog": {"a.jpg": "a {} dog"}})
+    assert captions(path, "cat/a.jpg", "dog/a.jpg", "/photos/cat/b.jpg") == ["a sks cat", "a sks dog", "a sks cat too"]
+    refused_by(path, ["cat/a.jpg", "dog/b.jpg"], "dog: no caption for picture b.jpg")
+    refused_by(path, ["cat/a.jpg", "fox/a.jpg"], "fox: no captions for this subject")
 
 
 def test_subject_may_be_left_out(file):
-    assert captions(file({"a.jpg": "a {}"}), "dog", "a.jpg") == ["a sks"]
+    assert captions(file({"a.jpg": "a {}"}), "dog/a.jpg", "a.jpg") == ["a sks", "a sks"]
+
+
+@pytest.mark.parametrize("where, picture", [
+    ("", "dog/a.jpg"), ("", "./dog/a.jpg"), ("", "dog//a.jpg"), ("", "dog///a.jpg"), ("", ".//dog/./a.jpg"), ("", "dog/../dog/a.jpg"),
+    ("", "cat/../dog/a.jpg"), ("dog", "a.jpg"), ("dog", "./a.jpg"), ("dog", ".//a.jpg"), ("dog", "../dog/a.jpg"), ("dog/in", "../a.jpg"),
+    ("", "link/a.jpg"), ("", "link//a.jpg"), ("link", "a.jpg"), ("", "flat/photo.jpg"), ("flat", "photo.jpg"), ("", "known/a.jpg")])
+def test_the_folder_of_a_picture_however_it_is_named(tmp_path, file, where, picture):
+    """link and known are links to dog, flat/photo.jpg is one to dog/a.jpg; the file also knows a subject `known`."""
+    for folder in ("dog/in", "cat", "flat"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "dog" / "a.jpg").write_text("")
+    (tmp_path / "link").symlink_to("dog")
+    (tmp_path / "known").symlink_to("dog")
+    (tmp_path / "flat" / "photo.jpg").symlink_to("../dog/a.jpg")
+    path = file({"dog": {"a.jpg": "a {} dog"}, "cat": {"a.jpg": "a {} cat"}, "known": {"a.jpg": "a {} known"}})
+    done = run(program("tests/captions"), path, picture, cwd=tmp_path / where)
+    assert json.loads(done.stdout) == ("a sks known" if "known" in picture else "a sks dog")
+
+
+def test_names_are_compared_in_nfc(file):
+    apart, composed = (lambda text: unicodedata.normalize("NFD", text)), (lambda text: unicodedata.normalize("NFC", text))
+    for ours, theirs in ((apart, composed), (composed, apart)):
+        path = file({theirs("bär"): {theirs("größe 1.jpg"): "a {} größe", "b.jpg": "a {}"}, "dog": {"a.jpg": "a {} dog"}})
+        assert captions(path, ours("bär/größe 1.jpg"), ours("bär/b.jpg"), "dog/a.jpg") == ["a sks größe", "a sks", "a sks dog"]
+    refused_by(file({apart("bär"): {"a.jpg": "a {}"}, composed("bär"): {"b.jpg": "a {}"}}), ["dog/a.jpg"], "is given twice")
+    refused_by(file({"dog": {apart("ä.jpg"): "a {}", composed("ä.jpg"): "a {}"}}), ["dog/a.jpg"], "dog: ä.jpg: is given twice")
+    refused_by(file({"dog": {"a.jpg": "a {}"}}), ["d\udcffg/a.jpg"], "d?g: no captions for this subject")
+
+
+def test_a_folder_without_a_name_of_its_own(file):
+    refused_by(file({"dog": {"a.jpg": "a {}"}}), ["/a.jpg"], "no captions for this subject")
 
 
 @pytest.mark.parametrize("content, said", [
@@ -54,12 +99,12 @@ def test_subject_may_be_left_out(file):
     ("{}", "dog: no captions for this subject"),
     ({"cat": {"a.jpg": "a {}"}}, "dog: no captions for this subject"),
     ({"dog": {"b.jpg": "a {}"}}, "dog: no caption for picture a.jpg; add one, or set use_cc to false"),
+    ({"dog": {}}, "dog: no caption for picture a.jpg"),
+    ({"b.jpg": "a {}"}, "dog: no caption for picture a.jpg"),
+    ({"dog": {"b.jpg": "a {}"}, "a.jpg": "a {}"}, "dog: no caption for picture a.jpg"),
     ({"dog": {"a.jpg": "a dog"}}, "dog: a.jpg: expected {} in the caption"),
     ({"dog": {"a.jpg": 3}}, "dog: a.jpg: expected a caption"),
     ({"dog": {"a.jpg": "{}" * 3000}}, "dog: a.jpg: expected a caption of at most"),
 ])
 def test_a_caption_that_cannot_be_used(file, content, said):
-    path = file(content)
-    done = run(program("tests/captions"), path, "dog", "a.jpg", check=False)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert done.stderr.startswith(f"captions: {path}: ") and said in done.stderr
+    refused_by(file(content), ["dog/a.jpg"], said)

@@ -1,11 +1,15 @@
 #include "text/captions.h"
 
 #include <cjson/cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "base/text.h"
+#include "files/file.h"
 #include "files/json.h"
+#include "text/characters.h"
 
 enum { CAPTION_LIMIT = 4096 };
 
@@ -61,49 +65,196 @@ struct error captions_templates(struct captions *c, bool style)
     return ok();
 }
 
-/* The captions of a subject: the object under its name, or the whole file if captions are at the top level. */
-static const cJSON *captions_of(const cJSON *root, const char *subject)
+/* -------------------------------------------------------------------------------- a file's captions */
+
+/* A caption of the file, by its subject and its picture's name, both in NFC. A subject itself has the name "", what
+ * stands at the top level the subject "". */
+struct caption {
+    char *subject, *name;
+    const cJSON *value;
+};
+
+struct caption_table {
+    struct caption *items;
+    int64_t count, room;
+};
+
+static void free_table(struct caption_table *t)
 {
-    const cJSON *own = cJSON_GetObjectItemCaseSensitive(root, subject);
-    if (cJSON_IsObject(own))
-        return own;
-    return root->child && cJSON_IsString(root->child) ? root : NULL;
+    for (int64_t i = 0; i < t->count; i++) {
+        memory_free(t->items[i].subject);
+        memory_free(t->items[i].name);
+    }
+    memory_free(t->items);
 }
 
-static struct error read_subject(struct captions *c, const cJSON *root, const char *path, const char *subject,
-                                 const char *const *names)
+/* NFC; bytes that are not UTF-8, as a file may be called, stay as they are. NULL: out of memory. */
+static char *compose(const char *name)
 {
-    const cJSON *own = captions_of(root, subject);
-    if (!own)
+    char *composed;
+    struct error e = characters_compose(name, &composed);
+    return e.code == ERROR_BAD_INPUT ? memory_string(name) : composed;
+}
+
+static struct error add_caption(struct caption_table *t, const char *subject, const char *name, const cJSON *value)
+{
+    struct caption *more = memory_grow(t->items, t->count, &t->room, sizeof *more);
+    if (!more)
+        return error_memory("the captions");
+    t->items = more;
+    struct caption *c = &t->items[t->count++];
+    *c = (struct caption){compose(subject), compose(name), value};
+    return c->subject && c->name ? ok() : error_memory("the captions");
+}
+
+static int by_name(const void *a, const void *b)
+{
+    const struct caption *x = a, *y = b;
+    int order = strcmp(x->subject, y->subject);
+    return order ? order : strcmp(x->name, y->name);
+}
+
+static struct error sort_table(struct caption_table *t, const char *path)
+{
+    if (t->count)
+        qsort(t->items, (size_t)t->count, sizeof *t->items, by_name);
+    for (int64_t i = 1; i < t->count; i++)
+        if (by_name(&t->items[i - 1], &t->items[i]) == 0)
+            return error_input("%s: %s%s%s: is given twice, with its accents spelled in two ways", path,
+                               t->items[i].subject, *t->items[i].subject && *t->items[i].name ? ": " : "",
+                               t->items[i].name);
+    return ok();
+}
+
+static struct error read_table(struct caption_table *t, const cJSON *root, const char *path)
+{
+    for (const cJSON *item = root->child; item; item = item->next) {
+        TRY(cJSON_IsObject(item) ? add_caption(t, item->string, "", item) : add_caption(t, "", item->string, item));
+        for (const cJSON *own = cJSON_IsObject(item) ? item->child : NULL; own; own = own->next)
+            TRY(add_caption(t, item->string, own->string, own));
+    }
+    return sort_table(t, path);
+}
+
+static struct error find(const struct caption_table *t, const char *subject, const char *name, const cJSON **value)
+{
+    const struct caption wanted = {compose(subject), compose(name), NULL};
+    struct error e = wanted.subject && wanted.name ? ok() : error_memory("the captions");
+    const struct caption *found = NULL;
+    if (e.code == ERROR_NONE && t->count)
+        found = bsearch(&wanted, t->items, (size_t)t->count, sizeof *t->items, by_name);
+    memory_free(wanted.subject);
+    memory_free(wanted.name);
+    *value = found ? found->value : NULL;
+    return e;
+}
+
+/* -------------------------------------------------------------------------------- a picture's caption */
+
+/* Where a picture is: as its path is written, with links in its folder's path resolved, with all links resolved. */
+enum { AS_WRITTEN, REAL_FOLDER, REAL_FILE, WAYS };
+
+struct place {
+    char path[PATH_SIZE];
+    const char *name; /* the file's, in the path */
+    char subject[PATH_SIZE];
+};
+
+static bool resolve(char real[PATH_SIZE], const char *picture, int way)
+{
+    char folder[PATH_SIZE], whole[PATH_SIZE];
+    const char *name = path_name(picture);
+    if (way == AS_WRITTEN)
+        return snprintf(real, PATH_SIZE, "%s", picture) < PATH_SIZE;
+    if (way == REAL_FILE)
+        return realpath(picture, real);
+    snprintf(folder, sizeof folder, "%.*s", (int)(name - picture), picture);
+    return realpath(*folder ? folder : ".", whole) && path_join(real, whole, name).code == ERROR_NONE;
+}
+
+/* Whether the picture's folder has a name there. */
+static bool find_place(struct place *p, const char *picture, int way)
+{
+    if (!resolve(p->path, picture, way))
+        return false;
+    p->name = path_name(p->path);
+    const char *end = p->name;
+    while (end > p->path && end[-1] == '/')
+        end--;
+    const char *start = end;
+    while (start > p->path && start[-1] != '/')
+        start--;
+    snprintf(p->subject, sizeof p->subject, "%.*s", (int)(end - start), start);
+    return *p->subject && strcmp(p->subject, ".") != 0 && strcmp(p->subject, "..") != 0;
+}
+
+/* *subject, for errors: the first name that the picture's folder has; *known: the file has that subject, or another of
+ * its names. */
+static struct error find_caption(const struct caption_table *t, const char *picture, char subject[PATH_SIZE],
+                                 bool *known, const cJSON **caption)
+{
+    struct place place;
+    *subject = 0;
+    *known = false;
+    *caption = NULL;
+    for (int way = AS_WRITTEN; way < WAYS && !*caption; way++) {
+        const cJSON *own;
+        if (!find_place(&place, picture, way))
+            continue;
+        if (!*subject)
+            memcpy(subject, place.subject, sizeof place.subject);
+        TRY(find(t, place.subject, "", &own));
+        *known = *known || own;
+        if (own)
+            TRY(find(t, place.subject, place.name, caption));
+    }
+    return *known ? ok() : find(t, "", path_name(picture), caption);
+}
+
+static bool has_top_level(const struct caption_table *t)
+{
+    return t->count && !*t->items[0].subject;
+}
+
+static struct error read_caption(char **template, const struct caption_table *t, const char *path, const char *picture)
+{
+    char subject[PATH_SIZE];
+    const char *name = path_name(picture);
+    const cJSON *caption;
+    bool known;
+    TRY(find_caption(t, picture, subject, &known, &caption));
+    if (!caption && !known && !has_top_level(t))
         return error_input(
             "%s: %s: no captions for this subject; add {\"%s\": {\"FILE\": \"a photo of a {} ...\"}}, or "
             "set use_cc to false",
             path, subject, subject);
-    for (int64_t i = 0; i < c->count; i++) {
-        const cJSON *caption = cJSON_GetObjectItemCaseSensitive(own, names[i]);
-        if (!caption)
-            return error_input("%s: %s: no caption for picture %s; add one, or set use_cc to false", path, subject,
-                               names[i]);
-        if (!cJSON_IsString(caption) || strlen(caption->valuestring) > CAPTION_LIMIT)
-            return error_input("%s: %s: %s: expected a caption of at most %d bytes", path, subject, names[i],
-                               CAPTION_LIMIT);
-        if (!strstr(caption->valuestring, "{}"))
-            return error_input("%s: %s: %s: expected {} in the caption, where the word goes", path, subject, names[i]);
-        c->templates[i] = memory_string(caption->valuestring);
-        if (!c->templates[i])
-            return error_memory("the captions");
-    }
-    return ok();
+    if (!caption)
+        return error_input("%s: %s: no caption for picture %s; add one, or set use_cc to false", path, subject, name);
+    if (!cJSON_IsString(caption) || strlen(caption->valuestring) > CAPTION_LIMIT)
+        return error_input("%s: %s: %s: expected a caption of at most %d bytes", path, subject, name, CAPTION_LIMIT);
+    if (!strstr(caption->valuestring, "{}"))
+        return error_input("%s: %s: %s: expected {} in the caption, where the word goes", path, subject, name);
+    *template = memory_string(caption->valuestring);
+    return *template ? ok() : error_memory("the captions");
 }
 
-struct error captions_read(struct captions *c, const char *path, const char *subject, const char *const *names,
-                           int64_t count)
+static struct error read_all(struct captions *c, const cJSON *root, const char *path, const char *const *pictures)
+{
+    struct caption_table table = {0};
+    struct error e = read_table(&table, root, path);
+    for (int64_t i = 0; i < c->count && e.code == ERROR_NONE; i++)
+        e = read_caption(&c->templates[i], &table, path, pictures[i]);
+    free_table(&table);
+    return e;
+}
+
+struct error captions_read(struct captions *c, const char *path, const char *const *pictures, int64_t count)
 {
     struct json json;
     TRY(json_open(&json, path));
     struct error e = alloc_templates(c, count);
     if (e.code == ERROR_NONE)
-        e = read_subject(c, json.root, path, subject, names);
+        e = read_all(c, json.root, path, pictures);
     if (e.code != ERROR_NONE)
         captions_free(c);
     json_close(&json);

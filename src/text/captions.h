@@ -20,10 +20,10 @@ struct captions {
 /* The templates for an object, or for a style. */
 struct error captions_templates(struct captions *c, bool style);
 
-/* names [count]: the pictures' files, without folders; caption i is that of picture i. Errors name the file, the
- * picture and the remedy. */
-struct error captions_read(struct captions *c, const char *path, const char *subject, const char *const *names,
-                           int64_t count);
+/* pictures [count]: paths; caption i is that of picture i. A picture's subject is the name of the folder that it is in:
+ * as its path is written, or, if the file knows no such subject, with links resolved. Names are compared in NFC. Errors
+ * name the file, the picture and the remedy. */
+struct error captions_read(struct captions *c, const char *path, const char *const *pictures, int64_t count);
 void captions_free(struct captions *c);
 
 /* The template with every "{}" replaced by the word. memory_free. */

@@ -1,7 +1,6 @@
 #include "zo/dataset.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 
@@ -92,32 +91,13 @@ static struct error share_pictures(struct dataset *s, enum fit fit, int64_t reso
 
 /* -------------------------------------------------------------------------------- captions */
 
-/* The subject's name in cc.json: the folder that the pictures are in. */
-static void subject_name(char out[256], const char *picture_path)
-{
-    const char *end = strrchr(picture_path, '/');
-    const char *start = end;
-    while (start && start > picture_path && start[-1] != '/')
-        start--;
-    snprintf(out, 256, "%.*s", end ? (int)(end - start) : 0, end ? start : "");
-}
-
 static struct error find_captions(struct dataset *s, const struct config *config)
 {
     if (!config->use_cc)
         return captions_templates(&s->captions, config->data.property == PROPERTY_STYLE);
     if (!file_exists(config->data.captions))
         return config_blame(config, "data.captions", error_input("\"%.300s\": no such file", config->data.captions));
-    const char **names = memory_alloc(s->count, sizeof *names);
-    if (!names)
-        return error_memory("the captions");
-    for (int64_t i = 0; i < s->count; i++)
-        names[i] = path_name(s->paths[i]);
-    char subject[256];
-    subject_name(subject, s->paths[0]);
-    struct error e = captions_read(&s->captions, config->data.captions, subject, names, s->count);
-    memory_free(names);
-    return e;
+    return captions_read(&s->captions, config->data.captions, (const char *const *)s->paths, s->count);
 }
 
 /* A caption is cut off before the word ends: a fault of the file, or, with templates, of too many vectors. */
@@ -140,6 +120,7 @@ static struct error encode_captions(struct dataset *s, const struct config *conf
         TRY(captions_fill(s->captions.templates[i], config->token.placeholder, &text));
         int32_t *ids = s->ids + i * length;
         struct error e = tokenizer_encode(tokenizer, text, ids, length);
+        e = config->use_cc ? error_in(e, "%s", config->data.captions) : e;
         int64_t seen = 0;
         for (int64_t k = 0; k < length; k++)
             seen += ids[k] == first_id + config->token.vectors - 1;

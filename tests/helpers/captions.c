@@ -1,6 +1,6 @@
-/* captions object|style  or  captions FILE SUBJECT PICTURE...
+/* captions object|style  or  captions FILE PICTURE...
  *
- * The captions of diffusers' templates, or those that FILE has for a subject's pictures, filled with "sks": JSON
+ * The captions of diffusers' templates, or those that FILE has for pictures, filled with "sks": JSON
  * strings, one a line.
  */
 #include <cjson/cJSON.h>
@@ -29,12 +29,12 @@ static struct error show(const char *template)
 static struct error work(int argc, char **argv)
 {
     if (argc < 2)
-        return error_input("usage: captions object|style, or captions FILE SUBJECT PICTURE...");
+        return error_input("usage: captions object|style, or captions FILE PICTURE...");
     struct captions c;
     if (argc == 2)
         TRY(captions_templates(&c, strcmp(argv[1], "style") == 0));
     else
-        TRY(captions_read(&c, argv[1], argv[2], (const char *const *)argv + 3, argc - 3));
+        TRY(captions_read(&c, argv[1], (const char *const *)argv + 2, argc - 2));
     struct error e = ok();
     for (int64_t i = 0; i < c.count && e.code == ERROR_NONE; i++)
         e = show(c.templates[i]);
