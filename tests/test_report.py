@@ -5,14 +5,19 @@ import io
 import json
 import math
 import re
+import shutil
+import socket
 import struct
+import time
+import zlib
+from datetime import datetime
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import ROOT, TOYBOX, program, run
+from conftest import ROOT, TOYBOX, program, run, write_recipe
 
 QUICK = True
 HOSTILE = "<script>alert(1)</script> & \"quotes\" 'and' \x1b[2J end"
@@ -228,6 +233,28 @@ def test_values_at_the_ends_of_the_numbers_do_no_harm(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(
         f'{{"step": {2 ** (10 * i)}, "loss": {v}, "validation_loss": {v}, "seconds": {v}}}\n' for i, v in enumerate(values)))
     run(program("tests/report"), "page", tmp_path, "t", "c", "f")
+
+
+def test_a_run_s_report_names_model_and_word_by_hash(tmp_path):
+    """With the program's version, date and host; a copy of the model has the same hash, another model another."""
+    def facts(folder, **changes):
+        config, output = write_recipe(folder, optim__steps=1, output__prompts=[], **changes)
+        run(program("zoodip"), "train", config)
+        shown = Reader((output / "report.html").read_text()).text
+        return {name: shown[at + 1] for at, name in enumerate(shown[:-1]) if name in ("word", "model", "zoodip", "date", "host", "device")}, output
+    shutil.copytree(TOYBOX / "model", tmp_path / "copy")
+    shutil.copytree(TOYBOX / "model", tmp_path / "other")
+    weights = tmp_path / "other/unet/diffusion_pytorch_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-100] ^= 1
+    weights.write_bytes(data)
+    first, output = facts(tmp_path / "a")
+    assert first["word"] == f"CRC-32 {zlib.crc32((output / 'learned_embeds.safetensors').read_bytes()):08x} (learned_embeds.safetensors)"
+    assert re.fullmatch("CRC-32 [0-9a-f]{8}", first["model"])
+    assert first["zoodip"] in run(program("zoodip"), "--version").stdout and first["host"] == socket.gethostname()
+    assert abs(datetime.strptime(first["date"], "%Y-%m-%d %H:%M:%S %z").timestamp() - time.time()) < 60
+    assert facts(tmp_path / "b", model=str(tmp_path / "copy"))[0]["model"] == first["model"]
+    assert facts(tmp_path / "c", model=str(tmp_path / "other"))[0]["model"] != first["model"]
 
 
 # inspect

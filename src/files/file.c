@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include <zlib.h>
 
 #include "base/memory.h"
 
@@ -75,6 +76,25 @@ struct error file_read(const char *path, int64_t limit, char **data, int64_t *si
     *data = bytes;
     *size = done;
     return ok();
+}
+
+struct error file_crc(const char *path, uint32_t *crc)
+{
+    unsigned char piece[1 << 16];
+    int fd;
+    int64_t size;
+    *crc = 0;
+    TRY(file_open(path, &fd, &size));
+    struct error e = ok();
+    for (ssize_t got = 1; got != 0 && e.code == ERROR_NONE;) {
+        got = read(fd, piece, sizeof piece);
+        if (got > 0)
+            *crc = (uint32_t)crc32_z(*crc, piece, (size_t)got);
+        else if (got < 0 && errno != EINTR)
+            e = error_errno("read", path);
+    }
+    close(fd);
+    return e;
 }
 
 struct error whole_file_begin(struct whole_file *file, const char *path)

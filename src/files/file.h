@@ -21,6 +21,9 @@ struct error file_open(const char *path, int *descriptor, int64_t *size);
 /* Reads a regular file of at most `limit` bytes; adds a zero byte at the end. Free *data with memory_free. */
 struct error file_read(const char *path, int64_t limit, char **data, int64_t *size);
 
+/* The CRC-32 of a regular file's bytes. */
+struct error file_crc(const char *path, uint32_t *crc);
+
 /* Writes size bytes to PATH: temporary name beside it, fsync, rename, fsync of the folder. On an error the temporary is
  * removed and an older PATH is untouched. */
 struct error file_write_whole(const char *path, const void *data, int64_t size);

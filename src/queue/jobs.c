@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/progress.h"
 #include "files/file.h"
 #include "files/json.h"
 
@@ -304,6 +305,8 @@ void job_fail(struct job *job, struct error e)
 
 struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p)
 {
+    struct progress progress;
+    progress_phase(&progress, "reading the jobs' pictures", jobs->count, "");
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
         if (!job_is_pending(job))
@@ -314,7 +317,9 @@ struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p)
         job->has_subject = e.code == ERROR_NONE;
         if (!job->has_subject)
             job_fail(job, e);
+        progress_step(&progress, i + 1, "");
     }
+    progress_end(&progress);
     return ok();
 }
 

@@ -79,14 +79,19 @@ static struct error read_picture(struct picture *fitted, const char *path, enum 
 static struct error share_pictures(struct dataset *s, enum fit fit, int64_t resolution, struct comm *comm)
 {
     s->pictures = memory_alloc(s->count, sizeof *s->pictures);
-    TRY(comm_agree(comm, s->pictures ? ok() : error_memory("the pictures")));
-    for (int64_t i = 0; i < s->count; i++) {
+    struct error e = comm_agree(comm, s->pictures ? ok() : error_memory("the pictures"));
+    struct progress progress;
+    progress_phase(&progress, "reading pictures", s->count, "");
+    for (int64_t i = 0; i < s->count && e.code == ERROR_NONE; i++) {
         struct picture *picture = &s->pictures[i];
-        TRY(comm_agree(comm, comm_rank(comm) == 0 ? read_picture(picture, s->paths[i], fit, resolution)
-                                                  : picture_new(picture, resolution, resolution)));
-        TRY(comm_broadcast(comm, picture->rgb, resolution * resolution * 3, 0));
+        e = comm_agree(comm, comm_rank(comm) == 0 ? read_picture(picture, s->paths[i], fit, resolution)
+                                                  : picture_new(picture, resolution, resolution));
+        if (e.code == ERROR_NONE)
+            e = comm_broadcast(comm, picture->rgb, resolution * resolution * 3, 0);
+        progress_step(&progress, i + 1, "");
     }
-    return ok();
+    progress_end(&progress);
+    return e;
 }
 
 /* -------------------------------------------------------------------------------- captions */
