@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -55,6 +56,25 @@ struct error error_in(struct error e, const char *format, ...)
 struct error error_errno(const char *what, const char *path)
 {
     return error_failed("%s: cannot %s: %s", path, what, strerror(errno));
+}
+
+/* Everything else is a fault of the machine, a disk or the network, and may be gone at the next try. */
+static bool blames_path(int number)
+{
+    static const int numbers[] = {ENOENT,       ENOTDIR, EISDIR, EACCES, EPERM, ELOOP,
+                                  ENAMETOOLONG, ENXIO,   ENODEV, EINVAL, EILSEQ};
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++)
+        if (number == numbers[i])
+            return true;
+    return false;
+}
+
+struct error error_path(const char *what, const char *path)
+{
+    struct error e = error_errno(what, path);
+    if (blames_path(errno))
+        e.code = ERROR_BAD_INPUT;
+    return e;
 }
 
 struct error error_memory(const char *what)

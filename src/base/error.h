@@ -31,8 +31,11 @@ __attribute__((format(printf, 1, 2))) struct error error_input(const char *forma
 /* "PREFIX: text", same code. A code of 0 passes unchanged. */
 __attribute__((format(printf, 2, 3))) struct error error_in(struct error e, const char *format, ...);
 
-/* "cannot do WHAT PATH: strerror(errno)" with ERROR_FAILED. */
+/* "PATH: cannot WHAT: strerror(errno)". error_errno: ERROR_FAILED whatever the reason, for what the program makes
+ * itself. error_path: for a path that the user named; ERROR_BAD_INPUT if it names nothing, another kind of file, or what
+ * the user may not read; else ERROR_FAILED, such as a network disk that does not answer. */
 struct error error_errno(const char *what, const char *path);
+struct error error_path(const char *what, const char *path);
 
 struct error error_memory(const char *what);
 

@@ -346,18 +346,23 @@ static struct error inspect_config(const char *path, const struct text_list *set
 static struct error inspect_folder(const char *path)
 {
     char inside[PATH_SIZE];
+    enum path_kind kind;
     TRY(path_join(inside, path, "model_index.json"));
-    if (file_exists(inside))
+    TRY(path_look(inside, &kind));
+    if (kind == PATH_FILE)
         return inspect_model(path);
     TRY(path_join(inside, path, "metrics.jsonl"));
-    if (file_exists(inside))
+    TRY(path_look(inside, &kind));
+    if (kind == PATH_FILE)
         return inspect_run(path);
     return error_input("%s: holds neither model_index.json (a model) nor metrics.jsonl (a run)", path);
 }
 
 static struct error inspect_path(const char *path, const struct text_list *sets, struct comm *comm)
 {
-    if (folder_exists(path))
+    enum path_kind kind;
+    TRY(path_look(path, &kind));
+    if (kind == PATH_FOLDER)
         return inspect_folder(path);
     if (text_ends_with(path, ".json") && !text_ends_with(path, ".index.json"))
         return inspect_config(path, sets, comm);

@@ -12,26 +12,18 @@
 #include <zlib.h>
 
 #include "base/memory.h"
+#include "files/attempts.h"
 
-/* The error of open or stat for a path that the user named: the user's mistake, unless the machine ran out of
- * something. */
-static struct error open_error(const char *what, const char *path)
-{
-    if (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == EIO)
-        return error_errno(what, path);
-    return error_input("%s: cannot %s: %s", path, what, strerror(errno));
-}
-
-struct error file_open(const char *path, int *descriptor, int64_t *size)
+static struct error open_once(const char *path, int *descriptor, int64_t *size)
 {
     // nonblocking: a pipe must not block us before we see what it is
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0)
-        return open_error("open", path);
+        return error_path("open", path);
     struct stat status;
     struct error e = ok();
     if (fstat(fd, &status) != 0)
-        e = error_errno("look at", path);
+        e = error_path("look at", path);
     else if (S_ISDIR(status.st_mode))
         e = error_input("%s: is a folder, expected a file", path);
     else if (!S_ISREG(status.st_mode))
@@ -45,36 +37,77 @@ struct error file_open(const char *path, int *descriptor, int64_t *size)
     return ok();
 }
 
-struct error file_read(const char *path, int64_t limit, char **data, int64_t *size)
+struct error file_open(const char *path, int *descriptor, int64_t *size)
+{
+    for (struct attempts a = {0};;) {
+        struct error e = open_once(path, descriptor, size);
+        if (!attempts_again(&a, e))
+            return e;
+    }
+}
+
+/* Reads up to `size` bytes; *done says how many there were. */
+static struct error read_bytes(const char *path, int descriptor, char *bytes, int64_t size, int64_t *done)
+{
+    for (*done = 0; *done < size;) {
+        ssize_t got = read(descriptor, bytes + *done, (size_t)(size - *done));
+        if (got < 0 && errno != EINTR)
+            return error_path("read", path);
+        if (got == 0)
+            break;
+        *done += got > 0 ? got : 0;
+    }
+    return ok();
+}
+
+/* One attempt; free *data even after an error. */
+static struct error read_once(const char *path, int64_t limit, char **data, int64_t *size)
 {
     int fd;
     int64_t expected;
-    TRY(file_open(path, &fd, &expected));
+    TRY(open_once(path, &fd, &expected));
     struct error e = ok();
-    char *bytes = NULL;
-    int64_t done = 0;
     if (expected > limit)
         e = error_input("%s: has %lld bytes, expected at most %lld", path, (long long)expected, (long long)limit);
-    else if (!(bytes = memory_alloc(expected + 1, 1)))
+    else if (!(*data = memory_alloc(expected + 1, 1)))
         e = error_memory(path);
-    while (e.code == ERROR_NONE && done < expected) {
-        ssize_t got = read(fd, bytes + done, (size_t)(expected - done));
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got < 0)
-            e = error_errno("read", path);
-        if (got <= 0)
-            break;
-        done += got;
-    }
+    else
+        e = read_bytes(path, fd, *data, expected, size);
     close(fd);
-    if (e.code != ERROR_NONE) {
+    if (e.code == ERROR_NONE)
+        (*data)[*size] = 0;
+    return e;
+}
+
+struct error file_read(const char *path, int64_t limit, char **data, int64_t *size)
+{
+    char *bytes = NULL;
+    int64_t count = 0;
+    struct error e;
+    for (struct attempts a = {0};;) {
+        e = read_once(path, limit, &bytes, &count);
+        if (e.code == ERROR_NONE)
+            e = file_check_content(path, bytes, count);
+        if (e.code == ERROR_NONE)
+            break;
         memory_free(bytes);
-        return e;
+        bytes = NULL;
+        if (!attempts_again(&a, e))
+            return e;
     }
-    bytes[done] = 0;
     *data = bytes;
-    *size = done;
+    *size = count;
+    return ok();
+}
+
+struct error file_check_content(const char *path, const void *bytes, int64_t size)
+{
+    static const char *const starts[] = {"version https://git-lfs.github.com/spec/",
+                                         "version https://hawser.github.com/spec/"};
+    for (size_t i = 0; i < sizeof starts / sizeof *starts; i++)
+        if (size >= (int64_t)strlen(starts[i]) && memcmp(bytes, starts[i], strlen(starts[i])) == 0)
+            return error_input("%s: is a git-lfs pointer, not the file itself; run `git lfs pull` in its repository",
+                               path);
     return ok();
 }
 
@@ -162,16 +195,36 @@ struct error file_write_whole(const char *path, const void *data, int64_t size)
     return e;
 }
 
-bool file_exists(const char *path)
+static struct error look_once(const char *path, enum path_kind *kind)
 {
     struct stat status;
-    return stat(path, &status) == 0 && !S_ISDIR(status.st_mode);
+    *kind = PATH_NOTHING;
+    if (stat(path, &status) == 0)
+        *kind = S_ISDIR(status.st_mode) ? PATH_FOLDER : PATH_FILE;
+    else if (errno != ENOENT && errno != ENOTDIR)
+        return error_path("look at", path);
+    return ok();
+}
+
+struct error path_look(const char *path, enum path_kind *kind)
+{
+    for (struct attempts a = {0};;) {
+        struct error e = look_once(path, kind);
+        if (!attempts_again(&a, e))
+            return e;
+    }
+}
+
+bool file_exists(const char *path)
+{
+    enum path_kind kind;
+    return path_look(path, &kind).code == ERROR_NONE && kind == PATH_FILE;
 }
 
 bool folder_exists(const char *path)
 {
-    struct stat status;
-    return stat(path, &status) == 0 && S_ISDIR(status.st_mode);
+    enum path_kind kind;
+    return path_look(path, &kind).code == ERROR_NONE && kind == PATH_FOLDER;
 }
 
 static struct error make_one(const char *path)
@@ -221,28 +274,40 @@ static struct error append_name(char ***names, int64_t *count, int64_t *room, co
     return ok();
 }
 
-struct error folder_list(const char *path, char ***names, int64_t *count)
+static struct error list_once(const char *path, char ***names, int64_t *count)
 {
     DIR *folder = opendir(path);
     if (!folder)
-        return open_error("list the folder", path);
-    char **list = NULL;
-    int64_t used = 0, room = 0;
+        return error_path("list the folder", path);
+    int64_t room = 0;
     struct error e = ok();
     while (e.code == ERROR_NONE) {
         errno = 0;
         const struct dirent *item = readdir(folder);
         if (!item && errno)
-            e = error_errno("list the folder", path);
+            e = error_path("list the folder", path);
         if (!item)
             break;
         if (strcmp(item->d_name, ".") != 0 && strcmp(item->d_name, "..") != 0)
-            e = append_name(&list, &used, &room, item->d_name);
+            e = append_name(names, count, &room, item->d_name);
     }
     closedir(folder);
-    if (e.code != ERROR_NONE) {
+    return e;
+}
+
+struct error folder_list(const char *path, char ***names, int64_t *count)
+{
+    char **list = NULL;
+    int64_t used = 0;
+    for (struct attempts a = {0};;) {
+        struct error e = list_once(path, &list, &used);
+        if (e.code == ERROR_NONE)
+            break;
         folder_list_free(list, used);
-        return e;
+        list = NULL;
+        used = 0;
+        if (!attempts_again(&a, e))
+            return e;
     }
     if (used)
         qsort(list, (size_t)used, sizeof *list, compare_names);
@@ -314,7 +379,7 @@ struct error folder_within(const char *root, const char *path)
 {
     char real[PATH_MAX];
     if (!realpath(root, real))
-        return error_errno("look at", root);
+        return error_path("look at", root);
     return links_within(real, path, 1);
 }
 

@@ -1,6 +1,9 @@
 /* files/file.h
  *
  * Whole files: read into memory, written so that they appear complete or not at all, and folders.
+ *
+ * What cannot be opened, read, listed or looked at is ERROR_BAD_INPUT if the path is wrong, and ERROR_FAILED if the disk
+ * or the network is at fault (error_path); the latter is tried again some times first (files/attempts.h).
  */
 #ifndef ZOODIP_FILES_FILE_H
 #define ZOODIP_FILES_FILE_H
@@ -24,6 +27,9 @@ struct error file_read(const char *path, int64_t limit, char **data, int64_t *si
 /* The CRC-32 of a regular file's bytes. */
 struct error file_crc(const char *path, uint32_t *crc);
 
+/* Refuses content that stands in for a file that was not fetched: a git-lfs pointer. file_read has done this. */
+struct error file_check_content(const char *path, const void *bytes, int64_t size);
+
 /* Writes size bytes to PATH: temporary name beside it, fsync, rename, fsync of the folder. On an error the temporary is
  * removed and an older PATH is untouched. */
 struct error file_write_whole(const char *path, const void *data, int64_t size);
@@ -37,6 +43,11 @@ struct whole_file {
 struct error whole_file_begin(struct whole_file *file, const char *path);
 struct error whole_file_end(struct whole_file *file, bool good);
 
+/* What is at a path; links are followed, and whatever is no folder counts as a file. An error where one cannot look. */
+enum path_kind { PATH_NOTHING, PATH_FILE, PATH_FOLDER };
+struct error path_look(const char *path, enum path_kind *kind);
+
+/* The same as a question, for what may be left out: also false where one cannot look. */
 bool file_exists(const char *path);
 bool folder_exists(const char *path);
 

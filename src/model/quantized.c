@@ -206,7 +206,9 @@ static struct error copy_file(const char *from, const char *to, const char *name
     int64_t size;
     TRY(path_join(source, from, name));
     TRY(path_join(target, to, name));
-    if (!file_exists(source))
+    enum path_kind kind;
+    TRY(path_look(source, &kind));
+    if (kind != PATH_FILE)
         return ok();
     TRY(file_read(source, COPY_LIMIT, &data, &size));
     struct error e = file_write_whole(target, data, size);
@@ -221,7 +223,9 @@ static struct error copy_files(const char *folder, const char *out, const char *
     int64_t count;
     TRY(path_join(from, folder, sub));
     TRY(path_join(to, out, sub));
-    if (!folder_exists(from))
+    enum path_kind kind;
+    TRY(path_look(from, &kind));
+    if (kind != PATH_FOLDER)
         return ok();
     TRY(folder_make(to));
     TRY(folder_list(from, &names, &count));

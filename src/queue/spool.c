@@ -35,7 +35,9 @@ static struct error open_folders(struct spool *s)
         char *path;
         const char *name;
     } folders[] = {{s->running, "running"}, {s->done, "done"}, {s->failed, "failed"}};
-    if (!folder_exists(s->folder))
+    enum path_kind kind;
+    TRY(error_in(path_look(s->folder, &kind), "--spool"));
+    if (kind != PATH_FOLDER)
         return error_input("--spool: %s: no such folder", s->folder);
     TRY(claim_folder(&s->claim, s->folder, 1));
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++) {

@@ -120,7 +120,9 @@ static struct error open_files(struct metrics *m, const char *folder, int64_t fr
     TRY(path_join(m->path, folder, "metrics.jsonl"));
     snprintf(m->folder, sizeof m->folder, "%s", folder);
     m->step = from_step;
-    if (from_step > 0 && file_exists(m->path))
+    enum path_kind kind;
+    TRY(path_look(m->path, &kind));
+    if (from_step > 0 && kind == PATH_FILE)
         TRY(cut_lines(m->path, from_step));
     m->file = open(m->path, O_WRONLY | O_CREAT | O_CLOEXEC | (from_step > 0 ? 0 : O_TRUNC), 0666);
     if (m->file < 0)

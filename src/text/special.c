@@ -245,7 +245,9 @@ static struct error open_settings(struct settings *settings, const char *folder)
                  {"added_tokens.json", settings->words_path, &settings->words}};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         TRY(path_join(files[i].path, folder, files[i].name));
-        if (file_exists(files[i].path))
+        enum path_kind kind;
+        TRY(path_look(files[i].path, &kind));
+        if (kind == PATH_FILE)
             TRY(json_open(files[i].json, files[i].path));
     }
     settings->decoder = cJSON_GetObjectItemCaseSensitive(settings->config.root, "added_tokens_decoder");

@@ -361,9 +361,12 @@ static struct error load(struct tokenizer *t, const char *folder)
     struct json json = {0};
     TRY(path_join(path, folder, "tokenizer.json"));
     TRY(path_join(vocab, folder, "vocab.json"));
-    if (file_exists(path))
+    enum path_kind whole, parts;
+    TRY(path_look(path, &whole));
+    TRY(path_look(vocab, &parts));
+    if (whole == PATH_FILE)
         TRY(json_open(&json, path));
-    else if (!file_exists(vocab))
+    else if (parts != PATH_FILE)
         return error_input("%s: has neither vocab.json with merges.txt nor tokenizer.json", folder);
     struct error e = load_with(t, folder, &json);
     json_close(&json);
@@ -375,7 +378,10 @@ struct error tokenizer_load(struct tokenizer **tokenizer, const char *folder)
     struct tokenizer *t = memory_alloc(1, sizeof *t);
     if (!t)
         return error_memory("the tokenizer");
-    struct error e = folder_exists(folder) ? load(t, folder) : error_input("%s: no such folder", folder);
+    enum path_kind kind;
+    struct error e = path_look(folder, &kind);
+    if (e.code == ERROR_NONE)
+        e = kind == PATH_FOLDER ? load(t, folder) : error_input("%s: no such folder", folder);
     if (e.code != ERROR_NONE)
         tokenizer_free(t);
     else

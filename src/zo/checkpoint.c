@@ -256,7 +256,7 @@ struct error checkpoint_read(struct state *s, const char *path, const struct ori
 {
     bool unread;
     struct error e = read_checkpoint(s, path, origin, log_nothing, &unread);
-    if (e.code != ERROR_NONE)
+    if (e.code != ERROR_NONE && !unread)
         e.code = ERROR_BAD_INPUT;
     return e;
 }
@@ -305,7 +305,9 @@ struct error checkpoint_resume(struct state *s, const char *folder, const struct
     struct search search = {folder, origin, warn, .found = false};
     int64_t *steps, count, later = 0;
     *found = false;
-    if (!folder_exists(folder))
+    enum path_kind kind;
+    TRY(path_look(folder, &kind));
+    if (kind != PATH_FOLDER)
         return ok();
     TRY(list_steps(folder, &steps, &count));
     while (later < count && steps[later] > recorded)

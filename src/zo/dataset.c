@@ -38,8 +38,11 @@ static struct error list_folder(struct dataset *s, const char *folder)
         char path[PATH_SIZE];
         if (!has_picture_ending(names[i]))
             continue;
+        enum path_kind kind = PATH_NOTHING;
         e = path_join(path, folder, names[i]);
-        if (e.code == ERROR_NONE && !folder_exists(path))
+        if (e.code == ERROR_NONE)
+            e = path_look(path, &kind);
+        if (e.code == ERROR_NONE && kind != PATH_FOLDER)
             e = add_path(s, path);
     }
     folder_list_free(names, count);
@@ -50,16 +53,19 @@ static struct error list_folder(struct dataset *s, const char *folder)
 
 static struct error list_pictures(struct dataset *s, const struct texts *images)
 {
-    if (images->count == 1 && folder_exists(images->items[0]))
+    enum path_kind kind;
+    TRY(path_look(images->items[0], &kind));
+    if (images->count == 1 && kind == PATH_FOLDER)
         return list_folder(s, images->items[0]);
     s->paths = memory_alloc(images->count, sizeof *s->paths);
     if (!s->paths)
         return error_memory("the list of pictures");
     for (int64_t i = 0; i < images->count; i++) {
-        if (folder_exists(images->items[i]))
+        TRY(path_look(images->items[i], &kind));
+        if (kind == PATH_FOLDER)
             return error_input("\"%.300s\": is a folder; expected a single folder, or a list of files",
                                images->items[i]);
-        if (!file_exists(images->items[i]))
+        if (kind != PATH_FILE)
             return error_input("\"%.300s\": no such file or folder", images->items[i]);
         TRY(add_path(s, images->items[i]));
     }
@@ -100,7 +106,9 @@ static struct error find_captions(struct dataset *s, const struct config *config
 {
     if (!config->use_cc)
         return captions_templates(&s->captions, config->data.property == PROPERTY_STYLE);
-    if (!file_exists(config->data.captions))
+    enum path_kind kind;
+    TRY(config_blame(config, "data.captions", path_look(config->data.captions, &kind)));
+    if (kind != PATH_FILE)
         return config_blame(config, "data.captions", error_input("\"%.300s\": no such file", config->data.captions));
     return captions_read(&s->captions, config->data.captions, (const char *const *)s->paths, s->count);
 }
