@@ -139,6 +139,7 @@ int main(int argc, char **argv)
         answer(question, command);
         return fflush(stdout) == 0 ? ERROR_NONE : ERROR_FAILED;
     }
+    signals_guard_files(); // MPI leaves a handler that it finds
     // before MPI starts, which takes long on many nodes: a rank asked to stop meanwhile does so after one step
     if (command && command->stops)
         signals_watch();

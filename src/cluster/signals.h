@@ -12,6 +12,11 @@
 
 #include <stdbool.h>
 
+/* For faults of disks that come as signals, in every command. A file that may not grow further (ulimit -f) gives a write an
+ * error, as a full disk does. A file in memory that was cut short, or whose disk is gone, ends the process with
+ * ERROR_FAILED and a line that names it. */
+void signals_guard_files(void);
+
 /* From here on the three signals only set the request; before this call they have their usual effect. */
 void signals_watch(void);
 
