@@ -186,7 +186,7 @@ def test_an_error_in_a_photo_names_that_photo_alone(tmp_path):
 def test_an_error_in_the_captions_file_names_that_file_alone(tmp_path):
     captions = tmp_path / "cc.json"
     config, _ = write_recipe(tmp_path, data__captions=str(captions))
-    for text, said in [("{", "is not valid JSON"), ('{"bear5": {}}', "bear5: no caption for picture 00.png"),
+    for text, said in [("{", "line 1, column 2: is not valid JSON"), ('{"bear5": {}}', "bear5: no caption for picture 00.png"),
                        (json.dumps({"bear5": {f"{i:02}.png": "long " * 80 + "{}" for i in range(9)}}), '"long long ')]:
         captions.write_text(text)
         assert last_line("train", config).startswith(f"zoodip: {captions}: {said}")

@@ -225,7 +225,8 @@ def test_an_unknown_group_is_answered_with_the_one_that_was_meant(config):
     ("[" * 100000, "is not valid JSON"),
     ('{"zo": ' * 100000, "is not valid JSON"),
     (b'{"model": "\xff"}', "FILE: line 1, column 12: is not UTF-8 text"),
-    (b'{"model": "m"}\0{', "is not UTF-8 text"),
+    (b'{"model": "m"}\0{', "FILE: line 1, column 15: is a zero byte"),
+    ('{\n"model": "m\\\\\\u0000"}', "FILE: line 2, column 14: is a zero byte"),
     ('{"zo": {"n": 1}, "zo": {"tau": 3}}', "FILE: zo: is given twice"),
     ('{"zo": {"n": 1}, "zo.n": 2}', "FILE: zo.n: is given twice"),
     ('{"seed": 1, "seed": 1}', "FILE: seed: is given twice"),
@@ -233,7 +234,7 @@ def test_an_unknown_group_is_answered_with_the_one_that_was_meant(config):
     ('{"' + "k" * 3000 + '": 1}', "unknown key"),
     ('{"a\\u001b[2Jb": 1}', "a?[2Jb: unknown key"),
     (b" " * (16 << 20) + b"{}", "expected at most 16777216"),
-], ids=range(17))
+], ids=range(18))
 def test_wrong_file_gets_one_line_with_the_place(config, text, line):
     code, _, error = config(text)
     assert code == 2

@@ -244,7 +244,10 @@ def model_with(**changes):
 BROKEN = {
     "no vocabulary": (lambda folder: (folder / "vocab.json").unlink(), "neither vocab.json with merges.txt nor tokenizer.json"),
     "no merges": (lambda folder: (folder / "merges.txt").unlink(), "merges.txt"),
-    "not JSON": (file_with("vocab.json", "{"), "vocab.json: is not valid JSON"),
+    "not JSON": (file_with("vocab.json", "{"), "vocab.json: line 1, column 2: is not valid JSON"),
+    "more than JSON": (file_with("vocab.json", "{}\n{}"), "vocab.json: line 2, column 1: is not valid JSON"),
+    "zero byte in a piece": (file_with("vocab.json", '{"a\\u0000b": 0}'), "vocab.json: line 1, column 4: is a zero byte"),
+    "zero byte in a file": (file_with("tokenizer.json", json.dumps(dict(model=SMALL)) + "\0"), "is a zero byte"),
     "no pieces": (file_with("vocab.json", "{}"), "vocab.json: the file: expected an object of pieces"),
     "id as text": (vocabulary_with(a="1"), 'vocab.json: "a": expected an id'),
     "half an id": (vocabulary_with(a=1.5), 'vocab.json: "a": expected an id'),

@@ -31,9 +31,14 @@ struct error json_check_text(const char *source, const char *text, int64_t size)
     for (int64_t at = 0; at < size;) {
         utf8proc_int32_t code;
         utf8proc_ssize_t length = utf8proc_iterate((const utf8proc_uint8_t *)text + at, size - at, &code);
-        if (length <= 0 || code == 0) {
+        bool zero = length > 0 && code == 0;
+        if (code == '\\' && length > 0) { // of an escape, whose second character may be another backslash
+            zero = size - at >= 6 && memcmp(text + at, "\\u0000", 6) == 0;
+            length = size - at >= 2 && text[at + 1] != 0 ? 2 : 1;
+        }
+        if (length <= 0 || zero) {
             show_place(place, text, text + at);
-            return error_input("%s: %s: is not UTF-8 text", source, place);
+            return error_input("%s: %s: %s", source, place, zero ? "is a zero byte" : "is not UTF-8 text");
         }
         at += length;
     }
@@ -55,6 +60,7 @@ struct error json_parse(cJSON **root, const char *source, const char *text, int6
     if (cJSON_IsObject(*root))
         return ok();
     cJSON_Delete(*root);
+    *root = NULL;
     return error_input("%s: expected a JSON object, {\"key\": value, ...}", source);
 }
 
@@ -99,15 +105,9 @@ struct error json_open(struct json *json, const char *path)
     int64_t size;
     TRY(file_read(path, JSON_LIMIT, &text, &size));
     blank_infinities(text, size);
-    json->root = cJSON_ParseWithLength(text, (size_t)size);
+    struct error e = json_parse(&json->root, path, text, size);
     memory_free(text);
-    if (!json->root)
-        return error_input("%s: is not valid JSON", path);
-    if (!cJSON_IsObject(json->root)) {
-        json_close(json);
-        return error_input("%s: expected a JSON object", path);
-    }
-    return ok();
+    return e;
 }
 
 void json_close(struct json *json)

@@ -20,7 +20,8 @@ struct error json_read(struct cJSON **root, const char *path, const char *source
 /* The same from a text, with a zero byte after its `size`. */
 struct error json_parse(struct cJSON **root, const char *source, const char *text, int64_t size);
 
-/* Refuses text that is not UTF-8, or that holds a zero byte. */
+/* Refuses text that is not UTF-8, or that holds a zero byte, as it is or escaped (\u0000): strings end there, and what
+ * follows would be lost in silence. */
 struct error json_check_text(const char *source, const char *text, int64_t size);
 
 /* A file's settings. The first error sticks to them, so that they are read as a plain list of keys and checked once at

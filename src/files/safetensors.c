@@ -1,6 +1,7 @@
 #include "files/safetensors.h"
 
 #include <cjson/cJSON.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -8,6 +9,7 @@
 
 #include "base/memory.h"
 #include "files/file.h"
+#include "files/json.h"
 
 enum { HEADER_LIMIT = 100 << 20 };
 
@@ -29,45 +31,25 @@ static struct error tensor_wrong(const char *path, const char *name, const char 
     return error_input("%s: tensor %.160s: %s", path, name, text);
 }
 
-/* cJSON strings end at a zero byte; a header that holds one, raw or escaped, could make two names look equal. */
-static bool holds_zero(const char *text, int64_t size)
+/* What torch.save writes, since 1.6 and before. */
+static bool is_pickled(const unsigned char *start)
 {
-    if (memchr(text, 0, (size_t)size))
-        return true;
-    for (const char *at = text; (at = strchr(at, '\\')); at += 2) {
-        if (strncmp(at + 1, "u0000", 5) == 0)
-            return true;
-        if (!at[1])
-            return false;
-    }
-    return false;
-}
-
-/* Parses JSON text that must be one object with only white space after it. `text` has a zero byte at text[size]. */
-static struct error parse_object(cJSON **root, const char *path, const char *what, const char *text, int64_t size)
-{
-    if (holds_zero(text, size))
-        return error_input("%s: %s holds a zero byte", path, what);
-    const char *end = NULL;
-    *root = cJSON_ParseWithLengthOpts(text, (size_t)size, &end, false);
-    if (!*root)
-        return error_input("%s: %s is not valid JSON", path, what);
-    while (end < text + size && strchr(" \t\r\n", *end))
-        end++;
-    if (end == text + size && cJSON_IsObject(*root))
-        return ok();
-    cJSON_Delete(*root);
-    *root = NULL;
-    return error_input("%s: %s is not a single JSON object", path, what);
+    return memcmp(start, "PK\3\4", 4) == 0 || (start[0] == 0x80 && start[1] >= 2 && start[1] <= 5);
 }
 
 static struct error read_header(struct mapping *map, const char *path, int64_t *data_at)
 {
     if (map->size < 8)
         return error_input("%s: has %lld bytes, too few for a safetensors file", path, (long long)map->size);
+    TRY(file_check_content(path, map->start, map->size));
     uint64_t length = 0;
     for (int i = 7; i >= 0; i--)
         length = length << 8 | map->start[i];
+    if (length > HEADER_LIMIT && is_pickled(map->start))
+        return error_input(
+            "%s: is pickled, as PyTorch's .bin, .ckpt and .pt are, which are not read; expected safetensors "
+            "(in Python: safetensors.torch.save_file(torch.load(FILE, weights_only=True), OTHER))",
+            path);
     if (length > HEADER_LIMIT)
         return error_input("%s: is not a safetensors file (a header of %llu bytes, expected at most %d)", path,
                            (unsigned long long)length, HEADER_LIMIT);
@@ -78,7 +60,9 @@ static struct error read_header(struct mapping *map, const char *path, int64_t *
     if (!text)
         return error_memory(path);
     memcpy(text, map->start + 8, length);
-    struct error e = parse_object(&map->header, path, "the header", text, (int64_t)length);
+    char source[PATH_SIZE];
+    snprintf(source, sizeof source, "%s: the header", path);
+    struct error e = json_parse(&map->header, source, text, (int64_t)length);
     memory_free(text);
     *data_at = 8 + (int64_t)length;
     return e;
@@ -266,7 +250,7 @@ static struct error map_file(struct mapping *map, const char *path)
         return error_input("%s: is empty", path);
     }
     void *start = mmap(NULL, (size_t)map->size, PROT_READ, MAP_SHARED, fd, 0);
-    struct error e = start == MAP_FAILED ? error_errno("map", path) : ok();
+    struct error e = start == MAP_FAILED ? error_path("map", path) : ok();
     close(fd);
     map->start = start == MAP_FAILED ? NULL : start;
     return e;
@@ -385,7 +369,7 @@ static struct error open_index(struct safetensors *file)
     int64_t size;
     TRY(file_read(file->path, HEADER_LIMIT, &text, &size));
     cJSON *root = NULL;
-    struct error e = parse_object(&root, file->path, "the index", text, size);
+    struct error e = json_parse(&root, file->path, text, size);
     memory_free(text);
     if (e.code == ERROR_NONE)
         e = open_shards(file, cJSON_GetObjectItemCaseSensitive(root, "weight_map"));
