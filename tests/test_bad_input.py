@@ -126,7 +126,7 @@ def test_a_slip_in_a_command_line_is_answered_with_what_was_meant(arguments, lin
 @pytest.mark.parametrize("command", [["generate", "--prompt", "a toy", "--output", "{}/x.png"], ["quantize", "--output", "{}/q"],
                                      ["bench", "configs/toybox.json"]], ids=lambda c: c[0])
 @pytest.mark.parametrize("make,said", [
-    (lambda path: None, "no such folder"), (lambda path: path.write_text("{}"), "is a file"),
+    (lambda path: None, "no such folder"), (lambda path: path.write_text("{}"), "exists but is a file"),
     (lambda path: path.mkdir(), "has no text_encoder, unet or vae")], ids=["nothing", "a file", "another folder"])
 def test_a_folder_that_holds_no_model_is_called_that_and_nothing_is_written(tmp_path, command, make, said):
     folder = tmp_path / "model"

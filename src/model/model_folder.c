@@ -1,19 +1,103 @@
 #include "model/model_folder.h"
 
+#include <string.h>
+
+#include "base/text.h"
+
+static const char *const parts[] = {"text_encoder", "unet", "vae"};
+
+/* Has the folder one of the parts? */
+static struct error holds_model(const char *folder, bool *found)
+{
+    *found = false;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && !*found; i++) {
+        char path[PATH_SIZE];
+        enum path_kind kind;
+        TRY(path_join(path, folder, parts[i]));
+        TRY(path_look(path, &kind));
+        *found = kind == PATH_FOLDER;
+    }
+    return ok();
+}
+
+/* -------------------------------------------------------------------------------- what is there instead */
+
+/* Looks for a model in the folders of a folder; *found says whether `path` names one. */
+static struct error find_below(char path[PATH_SIZE], const char *folder, bool *found)
+{
+    char **names;
+    int64_t count;
+    *found = false;
+    TRY(folder_list(folder, &names, &count));
+    for (int64_t i = 0; i < count && !*found; i++)
+        *found = path_join(path, folder, names[i]).code == ERROR_NONE && holds_model(path, found).code == ERROR_NONE &&
+                 *found;
+    folder_list_free(names, count);
+    return ok();
+}
+
+/* A folder above a model: for one, that of Hugging Face's cache (models--OWNER--NAME/snapshots/HASH). */
+static struct error not_a_model(const char *folder)
+{
+    char path[PATH_SIZE], snapshots[PATH_SIZE];
+    enum path_kind kind;
+    bool found;
+    TRY(path_join(snapshots, folder, "snapshots"));
+    TRY(path_look(snapshots, &kind));
+    TRY(find_below(path, kind == PATH_FOLDER ? snapshots : folder, &found));
+    if (found)
+        return error_input("\"%.200s\": holds a model one folder further down; expected that one: %.250s", folder,
+                           path);
+    return error_input("\"%.300s\": has no text_encoder, unet or vae; expected a diffusers model folder", folder);
+}
+
+static const char *const checkpoints[] = {".safetensors", ".ckpt", ".pt", ".pth", ".bin"};
+
+static bool is_checkpoint(const char *name, bool pickled)
+{
+    for (size_t i = pickled; i < sizeof checkpoints / sizeof *checkpoints; i++)
+        if (text_ends_with(name, checkpoints[i]))
+            return true;
+    return false;
+}
+
 struct error model_folder_check(const char *folder)
 {
-    static const char *const parts[] = {"text_encoder", "unet", "vae"};
-    char path[PATH_SIZE];
-    if (file_exists(folder))
-        return error_input("\"%.300s\": is a file; expected a diffusers model folder", folder);
-    if (!folder_exists(folder))
+    enum path_kind kind;
+    bool found;
+    TRY(path_look(folder, &kind));
+    if (kind == PATH_FILE)
+        return error_input("\"%.300s\": exists but is a file; expected a diffusers model folder%s", folder,
+                           is_checkpoint(folder, false)
+                               ? ", as diffusers' StableDiffusionPipeline.from_single_file(FILE)"
+                                 ".save_pretrained(FOLDER) makes it"
+                               : "");
+    if (kind == PATH_NOTHING)
         return error_input("\"%.300s\": no such folder; expected a diffusers model folder", folder);
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        TRY(path_join(path, folder, parts[i]));
-        if (folder_exists(path))
-            return ok();
-    }
-    return error_input("\"%.300s\": has no text_encoder, unet or vae; expected a diffusers model folder", folder);
+    TRY(holds_model(folder, &found));
+    return found ? ok() : not_a_model(folder);
+}
+
+/* -------------------------------------------------------------------------------- weights */
+
+/* The error for a part without weights that can be read. */
+static struct error no_weights(const char *directory, const char *part, const char *expected)
+{
+    char **names;
+    int64_t count;
+    enum path_kind kind;
+    TRY(path_look(directory, &kind));
+    if (kind != PATH_FOLDER)
+        return error_input("%s: no such folder; a diffusers model folder has a part `%s`", directory, part);
+    TRY(folder_list(directory, &names, &count));
+    struct error e = error_input("%s: no weights here; expected %s", directory, expected);
+    for (int64_t i = 0; i < count; i++)
+        if (is_checkpoint(names[i], true))
+            e = error_input("%s: only pickled weights here (%.60s), which are not read; save the model with diffusers' "
+                            "save_pretrained(FOLDER, safe_serialization=True)",
+                            directory, names[i]);
+    folder_list_free(names, count);
+    return e;
 }
 
 struct error model_folder_weights(char path[PATH_SIZE], const char *folder, const char *part)
@@ -36,16 +120,11 @@ struct error model_folder_weights(char path[PATH_SIZE], const char *folder, cons
     char directory[PATH_SIZE];
     TRY(path_join(directory, folder, part));
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        enum path_kind kind;
         TRY(path_join(path, directory, names[i]));
-        if (file_exists(path))
+        TRY(path_look(path, &kind));
+        if (kind == PATH_FILE)
             return ok();
     }
-    char pickled[PATH_SIZE];
-    TRY(path_join(pickled, directory, "diffusion_pytorch_model.bin"));
-    if (file_exists(pickled))
-        return error_input("%s: only pickled weights (.bin) here; save the model with safe_serialization=True",
-                           directory);
-    if (!folder_exists(directory))
-        return error_input("%s: no such folder; a diffusers model folder has a part `%s`", directory, part);
-    return error_input("%s: no weights here; expected %s or %s", directory, names[0], names[6]);
+    return no_weights(directory, part, "diffusion_pytorch_model.safetensors or model.safetensors");
 }
