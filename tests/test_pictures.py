@@ -155,6 +155,15 @@ def test_jpeg_of_a_camera_size(tmp_path):
     np.testing.assert_array_equal(ours(path, "512x512", "crop"), expected)
 
 
+@pytest.mark.parametrize("options", [{}, dict(optimize=True), dict(progressive=True), dict(progressive=True, optimize=True)], ids=str)
+@pytest.mark.parametrize("mode, subsampling", [("RGB", 0), ("RGB", 2), ("L", 0), ("CMYK", 0)])
+def test_jpeg_of_one_color_is_read_however_few_bytes_it_takes(tmp_path, mode, subsampling, options):
+    """With optimized codes a block takes two bits, in a progressive one a single bit: what a claimed size is measured by."""
+    path = tmp_path / "in.jpg"
+    Image.new(mode, (2000, 1200), {"L": 128, "RGB": (128, 128, 128)}.get(mode, (9, 9, 9, 9))).save(path, **options, subsampling=subsampling)
+    same_as_pillow(path)
+
+
 # EXIF
 
 
@@ -240,6 +249,12 @@ def encoded(kind, **options):
     return file.getvalue()
 
 
+def resized(jpeg, width, height):
+    """Claims another size in its header of frames."""
+    at = max(jpeg.find(b"\xff\xc0\0\x11\x08"), jpeg.find(b"\xff\xc2\0\x11\x08")) + 5
+    return jpeg[:at] + struct.pack(">HH", height, width) + jpeg[at + 4 :]
+
+
 MISTAKES = {
     "cut.png": (lambda: encoded("PNG")[:-100], "PNG is cut short"),
     "noend.png": (lambda: encoded("PNG")[:-12], "PNG is cut short"),
@@ -248,6 +263,8 @@ MISTAKES = {
                  + chunk(b"IDAT", b""), "too many"),
     "lying.png": (lambda: b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 16000, 16000, 8, 2, 0, 0, 0))
                   + chunk(b"IDAT", zlib.compress(bytes(100))), "PNG is cut short"),
+    "lying.jpg": (lambda: resized(encoded("JPEG"), 16000, 16000), "JPEG is cut short"),
+    "lyingprogressive.jpg": (lambda: resized(encoded("JPEG", progressive=True), 16000, 16000), "JPEG is cut short"),
     "cut.jpg": (lambda: encoded("JPEG")[:-100], "JPEG is cut short"),
     "noend.jpg": (lambda: encoded("JPEG")[:-2], "JPEG is cut short"),
     "cutprogressive.jpg": (lambda: encoded("JPEG", progressive=True)[:-100], "JPEG is cut short"),

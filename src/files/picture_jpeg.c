@@ -1,6 +1,7 @@
 #include "files/picture_decode.h"
 
 #include <setjmp.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -131,6 +132,17 @@ static J_COLOR_SPACE form_of(struct work *w)
     }
 }
 
+/* Whether so few bytes can hold the blocks of 8 x 8 that the header claims: before memory is allocated for them. A block
+ * takes at least one bit for its mean and, unless scans of their own bring them, one for its frequencies. Arithmetic
+ * coding has no such limit. */
+static bool fits(const struct work *w, int64_t size)
+{
+    int64_t blocks = 0;
+    for (int c = 0; c < w->jpeg.num_components; c++)
+        blocks += (int64_t)w->jpeg.comp_info[c].width_in_blocks * w->jpeg.comp_info[c].height_in_blocks;
+    return w->jpeg.arith_code || blocks * (w->jpeg.progressive_mode ? 1 : 2) <= 8 * size;
+}
+
 static void read_rows(struct work *w)
 {
     int64_t width = w->picture->width;
@@ -159,6 +171,8 @@ static void read_all(struct work *w, const uint8_t *bytes, int64_t size)
     if (width * height > PICTURE_PIXELS)
         fail(w, error_input("%lld x %lld pixels are too many", (long long)width, (long long)height));
     w->jpeg.out_color_space = form_of(w);
+    if (!fits(w, size))
+        fail(w, error_input("JPEG is cut short"));
     jpeg_start_decompress(&w->jpeg);
     if (picture_new(w->picture, width, height).code != ERROR_NONE ||
         (w->jpeg.out_color_space == JCS_CMYK && !(w->cmyk = memory_alloc(width, 4))))
