@@ -25,8 +25,7 @@ static bool muted, drawing; /* drawing: the thread runs */
 
 /* -------------------------------------------------------------------------------- texts */
 
-/* 0:07, 12:30, 1:02:03 */
-static void show_duration(char out[32], double seconds)
+void progress_duration(char out[32], double seconds)
 {
     long long whole = seconds < 0 ? 0 : seconds > 3.6e8 ? 360000000 : (long long)(seconds + 0.5);
     long long hours = whole / 3600, minutes = whole / 60 % 60;
@@ -79,8 +78,8 @@ static void show_counts(char out[LINE], const struct progress *p, double now)
     char so_far[32], left[32], counts[64] = "", ending[48] = "";
     const char *blank = p->unit[0] ? " " : "", *comma = "";
     double seconds = seconds_left(p, now);
-    show_duration(so_far, now - p->started);
-    show_duration(left, seconds);
+    progress_duration(so_far, now - p->started);
+    progress_duration(left, seconds);
     if (p->total > 0)
         snprintf(counts, sizeof counts, "%lld/%lld%s%.20s", (long long)p->done, (long long)p->total, blank, p->unit);
     if (counts[0] && p->note[0])

@@ -62,4 +62,7 @@ bool progress_set_muted(bool muted);
 enum { PROGRESS_BRIEF = 48 };
 void progress_brief(char out[PROGRESS_BRIEF], double *left);
 
+/* A time in seconds, as live lines show it: 0:07, 12:30, 1:02:03. */
+void progress_duration(char out[32], double seconds);
+
 #endif

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/progress.h"
 #include "commands/commands.h"
 #include "commands/options.h"
 #include "pipeline/memory_plan.h"
@@ -73,11 +74,17 @@ static struct error measure(struct subject *s, int64_t evaluations)
     int64_t steps = (evaluations + t.lanes - 1) / t.lanes;
     struct error e = training_step(&t);
     TRY(comm_barrier(p->comm));
+    struct progress progress;
+    progress_phase(&progress, "measuring steps", steps, "");
     began = clock_seconds();
-    for (int64_t i = 0; i < steps && e.code == ERROR_NONE; i++)
+    for (int64_t i = 0; i < steps && e.code == ERROR_NONE; i++) {
         e = training_step(&t);
+        progress_step(&progress, i + 1, "");
+    }
+    double seconds = clock_seconds() - began;
+    progress_end(&progress);
     if (e.code == ERROR_NONE && comm_rank(p->comm) == 0)
-        e = print_result(s, &t, steps, clock_seconds() - began, loading);
+        e = print_result(s, &t, steps, seconds, loading);
     training_free(&t);
     return comm_agree(p->comm, e);
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/progress.h"
 
 static const double PAUSE = 0.05; /* seconds between two tries */
 
@@ -20,6 +21,17 @@ static socklen_t name_of(struct sockaddr_un *name, const struct stat *folder)
     int length = snprintf(name->sun_path + 1, sizeof name->sun_path - 1, "zoodip %llx %llx",
                           (unsigned long long)folder->st_dev, (unsigned long long)folder->st_ino);
     return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)length);
+}
+
+/* Tries until it succeeds; false after `timeout` seconds. */
+static bool bind_within(int to, const struct sockaddr_un *name, socklen_t size, double timeout)
+{
+    for (double end = clock_seconds() + timeout;; clock_sleep(PAUSE)) {
+        if (bind(to, (const struct sockaddr *)name, size) == 0 || errno != EADDRINUSE)
+            return true;
+        if (clock_seconds() >= end)
+            return false;
+    }
 }
 
 struct error claim_folder(struct claim *claim, const char *folder, double timeout)
@@ -35,12 +47,12 @@ struct error claim_folder(struct claim *claim, const char *folder, double timeou
     }
     claim->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     socklen_t size = name_of(&name, &status);
-    for (double end = clock_seconds() + timeout;; clock_sleep(PAUSE)) {
-        if (bind(claim->socket, (const struct sockaddr *)&name, size) == 0 || errno != EADDRINUSE)
-            return ok();
-        if (clock_seconds() >= end)
-            break;
-    }
+    struct progress progress;
+    progress_phase(&progress, "waiting for another run, which is writing in the same folder, to end", 0, "");
+    bool claimed = bind_within(claim->socket, &name, size, timeout);
+    progress_end(&progress);
+    if (claimed)
+        return ok();
     claim_release(claim);
     return error_failed("%s: another run is writing here; wait for it to end, or choose another output.dir", folder);
 }

@@ -5,9 +5,10 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/progress.h"
 #include "files/file.h"
 
-enum { DATA_ALIGNMENT = 64 };
+enum { DATA_ALIGNMENT = 64, MEGABYTE = 1000000 };
 
 /* Wide numbers first, so that each lies at a multiple of its size; then by name. */
 static int compare_for_file(const void *a, const void *b)
@@ -15,6 +16,11 @@ static int compare_for_file(const void *a, const void *b)
     const struct entry *x = *(const struct entry *const *)a, *y = *(const struct entry *const *)b;
     int64_t wider = dtype_size(y->type) - dtype_size(x->type);
     return wider != 0 ? (int)wider : strcmp(x->name, y->name);
+}
+
+static int64_t bytes_of(const struct entry *entry)
+{
+    return entry->count * dtype_size(entry->type);
 }
 
 static bool add_sizes(cJSON *object, const char *key, const int64_t *sizes, int count)
@@ -45,7 +51,7 @@ static char *make_header(const struct entry *const *entries, int64_t count, cons
     int64_t offsets[2] = {0, 0};
     for (int64_t i = 0; i < count && good; i++) {
         const struct entry *entry = entries[i];
-        offsets[1] = offsets[0] + entry->count * dtype_size(entry->type);
+        offsets[1] = offsets[0] + bytes_of(entry);
         cJSON *object = cJSON_AddObjectToObject(root, entry->name);
         good = object && cJSON_AddStringToObject(object, "dtype", dtype_name(entry->type)) &&
                add_sizes(object, "shape", entry->shape, entry->dimensions) &&
@@ -57,25 +63,39 @@ static char *make_header(const struct entry *const *entries, int64_t count, cons
     return text;
 }
 
-static void write_parts(FILE *stream, const char *header, const struct entry *const *entries, int64_t count)
+static void write_parts(FILE *stream, const char *header, const struct entry *const *entries, int64_t count,
+                        struct progress *progress)
 {
+    int64_t written = 0;
     uint64_t length = strlen(header), padded = (length + 8 + DATA_ALIGNMENT - 1) / DATA_ALIGNMENT * DATA_ALIGNMENT - 8;
     for (int i = 0; i < 8; i++)
         fputc((int)(padded >> 8 * i & 255), stream);
     fwrite(header, 1, length, stream);
     for (; length < padded; length++)
         fputc(' ', stream);
-    for (int64_t i = 0; i < count; i++)
+    for (int64_t i = 0; i < count; i++) {
         if (entries[i]->count)
             fwrite(entries[i]->data, (size_t)dtype_size(entries[i]->type), (size_t)entries[i]->count, stream);
+        written += bytes_of(entries[i]);
+        progress_step(progress, written / MEGABYTE, "");
+    }
 }
 
 static struct error write_file(const char *path, const char *header, const struct entry *const *entries, int64_t count)
 {
     struct whole_file file;
+    struct progress progress;
+    char what[200];
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < count; i++)
+        bytes += bytes_of(entries[i]);
     TRY(whole_file_begin(&file, path));
-    write_parts(file.stream, header, entries, count);
-    return whole_file_end(&file, true); /* which notices earlier errors of the stream */
+    snprintf(what, sizeof what, "writing %s", path_name(path));
+    progress_phase(&progress, what, bytes / MEGABYTE, "MB");
+    write_parts(file.stream, header, entries, count, &progress);
+    struct error e = whole_file_end(&file, true); /* which notices earlier errors of the stream */
+    progress_end(&progress);
+    return e;
 }
 
 struct error safetensors_write(const char *path, const struct entry *entries, int64_t entry_count,

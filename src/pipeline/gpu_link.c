@@ -4,6 +4,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/progress.h"
 
 /* gpus [ranks]: each rank's GPU, 0 for none. All ranks must have one or none may, because weights are packed for one
  * kind of device and shared by a node's ranks, and a lane's bits depend on its device. */
@@ -51,7 +52,11 @@ static struct error join(struct comm *comm, struct device *device, double limit)
     const struct device_link link = {comm_rank(comm), comm_size(comm), limit, broadcast, gave_up, missing, comm};
     int64_t before, after, used;
     TRY(device_memory_left(device, &before, &used));
-    TRY(device_join(device, &link));
+    struct progress progress;
+    progress_phase(&progress, "joining the ranks' GPUs", 0, "");
+    struct error e = device_join(device, &link);
+    progress_end(&progress);
+    TRY(e);
     TRY(device_memory_left(device, &after, &used));
     if (link.rank == 0)
         log_line("each rank has a GPU: %s carries the losses, using %.0f MB of each", device_joined_by(device),

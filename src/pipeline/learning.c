@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/progress.h"
 #include "files/file.h"
 #include "pipeline/pictures.h"
 #include "report/plot.h"
@@ -167,9 +168,13 @@ static struct error finish_run(struct learning *l)
         l->driver_used = 0; // it is only for a line of the log
     training_free_device(&l->training);
     TRY(pictures_generate(&pictures, l->subject, l->training.state.embedding, l->last));
+    struct progress progress;
+    progress_phase(&progress, "writing the report", 0, "");
     struct error e = comm_rank(p->comm) == 0 ? write_results(l, &pictures) : ok();
     pictures_free(&pictures);
-    return comm_agree(p->comm, e);
+    e = comm_agree(p->comm, e);
+    progress_end(&progress);
+    return e;
 }
 
 /* output.sample_every: generates pictures of the current word in samples/. */

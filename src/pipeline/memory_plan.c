@@ -2,6 +2,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/progress.h"
 #include "pipeline/pictures.h"
 #include "zo/train.h"
 
@@ -47,16 +48,39 @@ static struct error count_phases(struct memory_plan *plan, struct subject *s, en
     return e;
 }
 
+/* A run on a simulated GPU shows itself as one phase, and none of its own. */
+struct trial {
+    struct progress progress;
+    bool was_muted;
+};
+
+static void begin_trial(struct trial *t)
+{
+    progress_phase(&t->progress, "planning GPU memory", 0, "");
+    t->was_muted = progress_set_muted(true);
+}
+
+static struct error end_trial(struct trial *t, struct error e)
+{
+    progress_set_muted(t->was_muted);
+    progress_end(&t->progress);
+    return e;
+}
+
 struct error memory_plan_subject(struct memory_plan *plan, const char *config, const struct text_list *sets,
                                  struct comm *comm, enum phase last)
 {
     *plan = (struct memory_plan){0};
     struct subject s;
     struct pipeline p;
-    TRY(subject_open(&s, &p, config, sets, comm, NULL));
-    struct error e = count_phases(plan, &s, last, true);
-    subject_close(&s);
-    return e;
+    struct trial trial;
+    begin_trial(&trial);
+    struct error e = subject_open(&s, &p, config, sets, comm, NULL);
+    if (e.code == ERROR_NONE) {
+        e = count_phases(plan, &s, last, true);
+        subject_close(&s);
+    }
+    return end_trial(&trial, e);
 }
 
 /* A pipeline on a simulated GPU, and in it the subject that another pipeline has read. */
@@ -77,6 +101,8 @@ static struct error plan_again(struct memory_plan *plan, const struct subject *f
 {
     struct pipeline p = {0};
     struct subject s = {0};
+    struct trial trial;
+    begin_trial(&trial);
     struct error e = comm_agree(from->pipeline->comm, open_again(&p, &s, from));
     if (e.code == ERROR_NONE)
         e = pipeline_link(&p, &s.config);
@@ -84,7 +110,7 @@ static struct error plan_again(struct memory_plan *plan, const struct subject *f
         e = count_phases(plan, &s, until, last);
     subject_free(&s);
     pipeline_close(&p);
-    return e;
+    return end_trial(&trial, e);
 }
 
 struct error memory_plan_job(struct memory_plan *plan, const struct subject *s)
@@ -191,7 +217,9 @@ struct error memory_plan_generation(const struct generation *g, const struct pip
     *bytes = 0;
     if (device_identity(g->pipeline->device) == 0)
         return ok();
-    TRY(plan_generation(g, choice, bytes));
+    struct trial trial;
+    begin_trial(&trial);
+    TRY(end_trial(&trial, plan_generation(g, choice, bytes)));
     return check_fits(*bytes, g->pipeline->device, g->pipeline->comm,
                       "--size, or use a model written by zoodip quantize");
 }

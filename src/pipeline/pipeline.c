@@ -6,6 +6,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/pool.h"
+#include "base/progress.h"
 #include "cluster/shared_memory.h"
 #include "model/model_folder.h"
 #include "pipeline/fingerprint.h"
@@ -104,9 +105,12 @@ static struct error check_weights(struct pipeline *p)
 static struct error open_device(struct pipeline *p, const struct device_kind *devices)
 {
     const struct pipeline_choice *c = &p->choice;
+    struct progress progress;
     int threads = pool_default_threads(comm_local_size(p->all));
+    progress_phase(&progress, "starting the device", 0, "");
     struct error e = p->simulated ? device_simulate(&p->device)
                                   : device_open(&p->device, devices, c->device, comm_local_rank(p->all), threads);
+    progress_end(&progress);
     TRY(blame(c, "device", e));
     return blame(c, "quant.activations", device_set_activations(p->device, c->bfloat));
 }
@@ -118,7 +122,11 @@ static struct error open_all(struct pipeline *p, const struct device_kind *devic
         return error_memory("the model's name");
     TRY(read_settings(p));
     TRY(open_device(p, devices));
-    return check_weights(p);
+    struct progress progress;
+    progress_phase(&progress, "opening the model", 0, "");
+    struct error e = check_weights(p);
+    progress_end(&progress);
+    return e;
 }
 
 struct error pipeline_open(struct pipeline *p, const struct pipeline_choice *choice, struct comm *all,

@@ -76,20 +76,34 @@ static void print_name(char out[NAME_COLUMNS * 4 + 1], const char *name)
     *to = 0;
 }
 
-/* "120/1000, loss 0.02140, validation 0.02210, 110 evaluations/s" */
+/* What a running job does: ", 110 evaluations/s, 0:12 left", or ", generating pictures 3/8, 1:10 left". */
+static void print_pace(char out[100], const struct job_status *s)
+{
+    char what[60] = "", left[32];
+    if (s->phase[0])
+        snprintf(what, sizeof what, ", %s", s->phase);
+    else if (s->evaluations_per_second > 0)
+        snprintf(what, sizeof what, ", %.3g evaluations/s", s->evaluations_per_second);
+    progress_duration(left, s->left);
+    bool known = s->state == JOB_RUNNING && s->left >= 0;
+    snprintf(out, 100, "%s%s%s%s", what, known ? ", " : "", known ? left : "", known ? " left" : "");
+}
+
+/* "120/1000, loss 0.02140, validation 0.02210, 110 evaluations/s, 0:12 left" */
 static void print_progress(char out[200], const struct job *job)
 {
     const struct job_status *s = &job->status;
-    char validation[32], rate[48] = "";
-    if (s->evaluations_per_second > 0)
-        snprintf(rate, sizeof rate, ", %.3g evaluations/s", s->evaluations_per_second);
+    char validation[32], pace[100];
+    print_pace(pace, s);
     if (s->state == JOB_FAILED)
         snprintf(out, 200, "%.190s", s->error.text);
     else if (s->step == 0)
-        snprintf(out, 200, "%lld steps", (long long)job->steps);
+        snprintf(out, 200, "%lld steps%s", (long long)job->steps, pace);
+    else if (s->phase[0])
+        snprintf(out, 200, "%lld/%lld%s", (long long)s->step, (long long)job->steps, pace);
     else
         snprintf(out, 200, "%lld/%lld, loss %.5f, validation %s%s", (long long)s->step, (long long)job->steps, s->loss,
-                 result_number(validation, 5, s->validation), rate);
+                 result_number(validation, 5, s->validation), pace);
 }
 
 /* -------------------------------------------------------------------------------- on a terminal */

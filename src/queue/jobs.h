@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/progress.h"
 #include "files/config.h"
 #include "pipeline/subject.h"
 
@@ -39,8 +40,10 @@ struct job_status {
     int64_t job; /* its place in the list; -1: none */
     int64_t state, group, step;
     double loss, validation_first, validation, evaluations, seconds, evaluations_per_second;
-    double finished;    /* time, in seconds since 1970; 0: not yet */
-    struct error error; /* of a job that failed */
+    char phase[PROGRESS_BRIEF]; /* what it does besides steps, "generating pictures 3/8"; "": nothing */
+    double left;                /* seconds, of the phase or else of the job; negative if not known */
+    double finished;            /* time, in seconds since 1970; 0: not yet */
+    struct error error;         /* of a job that failed */
 };
 
 /* That of a job of which nothing is known: its losses are NAN. */

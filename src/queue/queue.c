@@ -3,6 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/progress.h"
 #include "files/claim.h"
 #include "files/file.h"
 #include "pipeline/learning.h"
@@ -129,6 +130,14 @@ static void read_totals(struct job_status *s, const struct job *job)
     metric_table_free(&lines);
 }
 
+static void tick_group(void *arg)
+{
+    struct queue *q = arg;
+    if (q->job)
+        progress_brief(q->status.phase, &q->status.left);
+    handout_report(q->handout, &q->status);
+}
+
 /* After every step, on every rank of the group. */
 static void on_step(void *arg, const struct metric *metric)
 {
@@ -148,13 +157,7 @@ static void on_step(void *arg, const struct metric *metric)
         if (e.code != ERROR_NONE)
             log_warning("%s", e.text);
     }
-    handout_report(q->handout, s);
-}
-
-static void tick_group(void *arg)
-{
-    struct queue *q = arg;
-    handout_report(q->handout, &q->status);
+    tick_group(q);
 }
 
 static void tick_all(void *arg)
@@ -194,6 +197,8 @@ static void record_outcome(struct queue *q, struct job *job, struct error e)
     struct job_status *s = &q->status;
     s->state = e.code == ERROR_NONE ? JOB_DONE : e.code == ERROR_PREEMPTED ? JOB_STOPPED : JOB_FAILED;
     s->error = e;
+    s->phase[0] = 0;
+    s->left = -1;
     s->evaluations = (double)(s->step * job->lanes);
     s->finished = s->state == JOB_STOPPED ? 0 : clock_date();
     read_totals(s, job);
@@ -344,10 +349,16 @@ static struct error plan_jobs(struct queue *q)
     struct pipeline *p = &q->pipeline;
     if (device_identity(p->device) == 0)
         return ok();
-    for (int64_t i = 0; i < q->jobs.count; i++) {
+    struct progress progress;
+    struct error e = ok();
+    progress_phase(&progress, "planning the jobs' GPU memory", q->jobs.count, "");
+    for (int64_t i = 0; i < q->jobs.count && e.code == ERROR_NONE; i++) {
         if (job_is_pending(&q->jobs.items[i]))
-            TRY(memory_plan_job(&plan, &q->jobs.items[i].subject));
+            e = memory_plan_job(&plan, &q->jobs.items[i].subject);
+        progress_step(&progress, i + 1, "");
     }
+    progress_end(&progress);
+    TRY(e);
     return memory_plan_fits(&plan, p->device, q->parts.comm);
 }
 
@@ -394,10 +405,13 @@ static void show_ended(struct queue *q)
 
 static struct error finish(struct queue *q)
 {
+    struct progress progress;
     display_finish(q->display);
+    progress_phase(&progress, "writing index.html", 0, "");
     struct error e = folder_make(q->jobs.folder); // no job may have needed it
     if (e.code == ERROR_NONE)
         e = results_write(&q->results);
+    progress_end(&progress);
     display_summary(q->display, e.code == ERROR_NONE);
     return e;
 }

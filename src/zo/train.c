@@ -297,9 +297,12 @@ struct error training_new(struct training *t, const struct training_parts *parts
     // four validations are enough, and together cost at most a fiftieth of the training
     t->validation_evaluations = least(VALIDATION_EVALUATIONS, c->optim.steps * t->lanes / 200 + 1);
     t->validation_every = (c->optim.steps + 2) / 3;
+    struct progress progress;
+    progress_phase(&progress, "preparing the steps", 0, ""); // a GPU compiles and captures, and lanes are compared
     struct error e = make_state(t);
     if (e.code == ERROR_NONE)
         e = make_programs(t);
+    progress_end(&progress);
     e = comm_agree(parts->comm, e);
     if (e.code != ERROR_NONE)
         training_free(t);
