@@ -8,7 +8,7 @@ import zlib
 import numpy as np
 import pytest
 
-from conftest import TOYBOX, program, refused, run, write_recipe
+from conftest import TOYBOX, learned, mpirun, program, refused, run, write_recipe
 
 QUICK = True
 MODEL = TOYBOX / "model"
@@ -171,3 +171,210 @@ def test_the_types_that_weights_have(tmp_path):
                 write_tensors(tmp_path / UNET, {"a": [dtype, [11], data], "b": ["I64", [1], b"\xff" * 8]})
                 done = run(program("tests/contents"), tmp_path, 1, check=False)
                 assert done.returncode == 2 and "tensor a: " in done.stderr, (dtype, sign, place)
+
+
+# ---------------------------------------------------------------------------- words, checkpoints, latents
+
+
+def write_word(path, value, dtype="F32"):
+    numbers = np.full(96, 0.01, np.float32 if dtype == "F32" else np.float64)
+    numbers[95] = value
+    write_tensors(path, {"sks": [dtype, [1, 96], numbers.tobytes()]})
+
+
+@pytest.mark.parametrize("value, dtype", [(np.nan, "F32"), (-np.inf, "F32"), (np.nan, "F64"), (1e300, "F64")])
+def test_a_word_is_refused(tmp_path, value, dtype):
+    write_word(tmp_path / "word.safetensors", value, dtype)
+    done = run(program("zoodip"), "generate", "--model", MODEL, "--prompt", "a sks", "--embedding", tmp_path / "word.safetensors", "--steps", 2,
+               "--output", tmp_path / "x.png", check=False)
+    refused(done, f"{tmp_path}/word.safetensors: tensor sks: holds a value that is not a number")
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_starting_latents_are_refused(tmp_path):
+    numbers = np.zeros((1, 4, 8, 8), np.float32)
+    numbers[0, 3, 7, 7] = np.inf
+    write_tensors(tmp_path / "l.safetensors", {"latents": ["F32", [1, 4, 8, 8], numbers.tobytes()]})
+    done = run(program("zoodip"), "generate", "--model", MODEL, "--prompt", "a toy", "--latents", tmp_path / "l.safetensors", "--steps", 2,
+               "--output", tmp_path / "x.png", check=False)
+    refused(done, "tensor latents: holds a value that is not a number")
+
+
+def test_four_bits_that_cannot_hold_a_range_are_refused(tmp_path):
+    """Finite numbers of 16 bits whose difference is not: the scale would be infinite."""
+    model = copy_model(tmp_path)
+    tensors = read_tensors(model / UNET)
+    name = name_like(model / UNET, "attn1.to_q.weight")
+    dtype, shape, content = tensors[name]
+    assert dtype == "F16"
+    tensors[name][2] = struct.pack("<2e", 60000, -60000) + content[4:]
+    write_tensors(model / UNET, tensors)
+    done = run(program("zoodip"), "quantize", "--model", model, "--output", tmp_path / "q", "--bits", 4, "--quiet", check=False)
+    refused(done, f"tensor {name}: its numbers are too far apart")
+    run(program("zoodip"), "quantize", "--model", model, "--output", tmp_path / "q8", "--bits", 8)
+
+
+# ---------------------------------------------------------------------------- training ends before it saves
+
+
+TINY = dict(optim__steps=8, output__prompts=[], output__checkpoint_every=2, output__save_every=2, zo__n=2, zo__tau=4)
+
+
+def spoil_run(config, what, step, rank=0, value="nan", ranks=1, *more):
+    return mpirun(ranks, program("tests/spoil"), config, what, step, rank, value, *more, check=False, timeout=60)
+
+
+def files_of(output):
+    return {p.relative_to(output): p.read_bytes() for p in output.rglob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of 8 steps to its end, and one to its fourth step."""
+    ends = {}
+    for steps in (4, 8):
+        config, output = write_recipe(tmp_path_factory.mktemp("whole"), **{**TINY, "optim__steps": steps})
+        run(program("tests/spoil"), config, "nothing", 0, 0, 0)
+        ends[steps] = learned(output)
+    return ends
+
+
+@pytest.mark.parametrize("what, value, said", [
+    ("loss", "nan", "the loss of picture {} is not a number"), ("loss", "inf", "the loss of picture {} is infinite"),
+    ("loss", "1e39", "the loss of picture {} is infinite"), ("loss", "1e37", "the first moment holds"), ("embedding", "nan", "the embedding holds"), ("first", "-inf", "the first moment holds"),
+    ("second", "inf", "the second moment holds"), ("validation", "nan", "the validation loss of picture {} is not a number")])
+def test_a_run_ends_before_it_saves_and_resumes_to_the_same_bits(tmp_path, whole, what, value, said):
+    """A fault in step 6, after which everything would be saved; the checkpoint and the word of step 4 stay."""
+    config, output = write_recipe(tmp_path, **TINY)
+    done = spoil_run(config, what, 6, value=value)
+    picture = "dataset/toybox/subjects/bear5/0"
+    assert done.returncode == 1 and "step 6: rank 0: " + said.format(picture)[:40] in done.stderr, done.stderr
+    assert "{}" not in said or said.split("{}")[1] in done.stderr and ".png" in done.stderr
+    assert {p.name for p in (output / "checkpoints").iterdir()} == {"step-2.safetensors", "step-4.safetensors"}
+    assert not list(output.glob("learned_embeds-steps-6*"))
+    run(program("tests/spoil"), config, "nothing", 0, 0, 0, "resume")
+    assert learned(output) == whole[8]
+
+
+@pytest.mark.parametrize("step", [1, 5])
+def test_the_rank_whose_loss_it_is_is_named_and_all_end(tmp_path, step):
+    config, output = write_recipe(tmp_path, **TINY)
+    done = spoil_run(config, "loss", step, 1, "nan", 3)
+    assert done.returncode == 1 and f"step {step}: rank 1: the loss of picture dataset/toybox/subjects/bear5/" in done.stderr, done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("spoil:")]) == 1
+    done = spoil_run(config, "second", step, 2, "inf", 3)
+    assert done.returncode == 1 and f"step {step}: rank 2: the second moment holds" in done.stderr
+
+
+def test_a_checkpoint_that_is_not_finite_gives_way_to_an_older_one(tmp_path, whole):
+    """Its CRC-32 is right."""
+    config, output = write_recipe(tmp_path, **TINY)
+    assert spoil_run(config, "loss", 6).returncode == 1
+    path = output / "checkpoints" / "step-4.safetensors"
+    shutil.copytree(output, tmp_path / "as it was")
+    data = path.read_bytes()
+    length = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + length])
+    tensors = read_tensors(path)
+    for name, place in (("m", 3), ("embedding", 0)):
+        shutil.rmtree(output)
+        shutil.copytree(tmp_path / "as it was", output)
+        spoiled = {n: [*t[:2], bytearray(t[2])] for n, t in tensors.items()}
+        spoiled[name][2][4 * place : 4 * place + 4] = struct.pack("<f", np.nan)
+        facts = header["__metadata__"]
+        crc = 0
+        for key in (k for k in facts if k != "crc32"):
+            crc = zlib.crc32(facts[key].encode() + b"\0", crc)
+        for tensor in ("embedding", "m", "v", "history", "noise"):
+            crc = zlib.crc32(struct.pack("<2q", *spoiled[tensor][1]) + bytes(spoiled[tensor][2]), crc)
+        new = {"__metadata__": {**facts, "crc32": f"{crc:08x}"}}
+        blob = b""
+        for n, (dtype, shape, content) in spoiled.items():
+            new[n] = {"dtype": dtype, "shape": shape, "data_offsets": [len(blob), len(blob) + len(content)]}
+            blob += content
+        text = json.dumps(new).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + blob)
+        done = run(program("zoodip"), "train", config, "--resume")
+        assert f"step-4.safetensors: tensor {name}: holds a value that is not a number" in done.stderr
+        assert "resuming after step 2" in done.stderr and learned(output) == whole[8]
+
+
+def test_a_job_that_is_not_a_number_fails_and_the_others_go_on(tmp_path):
+    """Two words of one model: positions and the row of "dog" are finite, their sum is not."""
+    model = copy_model(tmp_path)
+    table, positions = (name_like(model / TEXT, end) for end in ("token_embedding.weight", "position_embedding.weight"))
+    dog = json.loads((model / "tokenizer/vocab.json").read_text())["dog</w>"]
+    tensors = read_tensors(model / TEXT)
+    for name, rows in ((table, [dog]), (positions, slice(None))):
+        dtype, shape, content = tensors[name]
+        numbers = np.frombuffer(content, np.float16).astype(np.float32).reshape(shape)
+        numbers[rows, 0] = 3.4e38
+        tensors[name] = ["F32", shape, numbers.tobytes()]
+    write_tensors(model / TEXT, tensors)
+    config, output = write_recipe(tmp_path, model=str(model), **{**TINY, "output__prompts": ["a {}"], "output__sample_steps": 2})
+    jobs = [{"name": "good"}, {"name": "bad", "token": {"initializer": "dog"}}, {"name": "also"}]
+    config.write_text(json.dumps({"defaults": json.loads(config.read_text()), "jobs": jobs}))
+    done = mpirun(2, program("zoodip"), "run", config, "--groups", 1, check=False, timeout=120)
+    assert done.returncode == 1 and "1 of 3 jobs failed, first bad: step 1: rank 0: the loss of picture " in done.stderr, done.stderr
+    assert learned(output / "good") == learned(output / "also")
+    states = {job["name"]: job["state"] for job in json.loads((output / "summary.json").read_text())["jobs"]}
+    assert states["bad"] == "failed" and states["good"] == states["also"] != "failed"
+    assert not (output / "bad/learned_embeds.safetensors").exists()
+
+
+def test_a_validation_that_rises_is_said_once(tmp_path):
+    config, output = write_recipe(tmp_path, **TINY)
+    done = spoil_run(config, "validation", 6, 0, 1e3)
+    assert done.returncode == 0 and done.stderr.count("more than twice the") == 1 and "step 6: the validation loss" in done.stderr, done.stderr
+    assert "more than twice" not in run(program("zoodip"), "train", config, "--set", f"output.dir={tmp_path / 'good'}").stderr
+
+
+# ---------------------------------------------------------------------------- models that are finite, but too large
+
+
+def enlarge(path, *names):
+    """Tensors that are as they were but for a factor, which makes their largest number as large as fp32 allows."""
+    tensors = read_tensors(path)
+    for name in names:
+        dtype, shape, content = tensors[name]
+        numbers = np.frombuffer(content, np.float16).astype(np.float32)
+        numbers = numbers / abs(numbers).max() * np.float32(3.4e38)
+        assert dtype == "F16" and np.isfinite(numbers).all()
+        tensors[name] = ["F32", shape, numbers.tobytes()]
+    write_tensors(path, tensors)
+
+
+def test_a_unet_that_overflows_ends_training_and_its_pictures_are_not_written(tmp_path):
+    model = copy_model(tmp_path)
+    enlarge(model / UNET, "conv_out.weight")
+    config, output = write_recipe(tmp_path, model=str(model), **TINY)
+    done = run(program("zoodip"), "train", config, "--set", "quant.bits=32", check=False)
+    assert done.returncode == 1 and "step 1: rank 0: the loss of picture dataset/toybox/subjects/bear5/" in done.stderr, done.stderr
+    for scheduler in ("pndm", "ddim", "dpm++"):
+        done = run(program("zoodip"), "generate", "--model", model, "--prompt", "a toy", "--steps", 3, "--count", 2, "--scheduler", scheduler,
+                   "--output", tmp_path / "x.png", check=False)
+        assert done.returncode == 1 and f"{tmp_path}/x-0001.png: is not written: the picture is not a number" in done.stderr, done.stderr
+    assert not list(tmp_path.glob("*.png"))
+
+
+def test_a_vae_that_overflows_is_named(tmp_path):
+    model = copy_model(tmp_path)
+    enlarge(model / VAE, "encoder.conv_in.weight", "decoder.conv_out.weight")
+    config, output = write_recipe(tmp_path, model=str(model), **TINY)
+    done = mpirun(2, program("zoodip"), "train", config, check=False)
+    assert done.returncode == 1 and "subjects/bear5/00.png: its latents hold a value that is not a number" in done.stderr, done.stderr
+    done = run(program("zoodip"), "generate", "--model", model, "--prompt", "a toy", "--steps", 2, "--output", tmp_path / "x.png", check=False)
+    assert done.returncode == 1 and f"{tmp_path}/x.png: is not written: the picture is not a number" in done.stderr, done.stderr
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_a_run_whose_pictures_are_not_numbers_keeps_its_word(tmp_path):
+    model = copy_model(tmp_path)
+    enlarge(model / VAE, "decoder.conv_out.weight")
+    keys = {**TINY, "output__prompts": ["a {}"], "output__sample_steps": 2, "output__sample_every": 4}
+    config, output = write_recipe(tmp_path, model=str(model), **keys)
+    done = mpirun(2, program("zoodip"), "train", config, check=False)
+    assert done.returncode == 1 and '"a {}" with toy: the picture is not a number' in done.stderr, done.stderr
+    assert "training continues without this sample" in done.stderr
+    word = np.frombuffer(next(iter(read_tensors(output / "learned_embeds.safetensors").values()))[2], np.float32)
+    assert np.isfinite(word).all() and not list(output.rglob("*.png"))

@@ -150,6 +150,8 @@ static struct error read_latents(struct session *s)
         e = error_input("%s: tensor latents: is missing", path);
     else if (t->dimensions != 4 || t->shape[1] != channels || !dtype_is_weight(t->type))
         e = error_input("%s: tensor latents: expected F32 [1 or count, %lld, h, w]", path, (long long)channels);
+    else if (!dtype_finite(t->data, t->type, t->count))
+        e = error_input("%s: tensor latents: holds a value that is not a number (or infinite)", path);
     else if (t->shape[0] != 1 && t->shape[0] != s->request->count)
         e = error_input("%s: tensor latents: %lld pictures, expected 1 or --count %lld", path, (long long)t->shape[0],
                         (long long)s->request->count);
@@ -234,6 +236,15 @@ static struct error write_picture(void *arg, int64_t i, struct picture *picture)
     return e;
 }
 
+static struct error spoiled_picture(void *arg, int64_t i)
+{
+    const struct session *s = arg;
+    char path[PATH_SIZE];
+    TRY(output_path(path, s->request, i));
+    return error_failed(
+        "%.300s: is not written: the picture is not a number: its latents or pixels hold NaN or infinity", path);
+}
+
 static struct error generate_all(struct session *s, const struct pipeline_choice *choice)
 {
     struct generation *g = &s->generation;
@@ -263,6 +274,7 @@ static struct error prepare(struct session *s)
         .unload = true,
         .begin = begin_picture,
         .end = write_picture,
+        .spoiled = spoiled_picture,
         .arg = s,
         .measure = true,
     };

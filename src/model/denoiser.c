@@ -106,21 +106,38 @@ static void guide(float *outputs, int64_t numbers, float guidance)
         outputs[k] = outputs[k] + guidance * (outputs[numbers + k] - outputs[k]);
 }
 
+/* Latents become NaN with a network's numbers, also where the sampler would clip them to a range. */
+static void spoil(float *latents, int64_t numbers)
+{
+    for (int64_t k = 0; k < numbers; k++)
+        latents[k] = NAN;
+}
+
+static struct error sample_once(struct denoiser *d, struct sampler *s, int64_t i, float *latents)
+{
+    struct device *device = d->setup.device;
+    float t = (float)s->timesteps[i];
+    sampler_input(s, i, latents, d->input);
+    device_write(device, d->sample, d->input);
+    device_write(device, d->timestep, &t);
+    TRY(program_run(d->predict));
+    device_read(device, d->outputs, d->predicted);
+    TRY(device_wait(device));
+    if (d->lanes > 1)
+        guide(d->outputs, d->numbers, (float)d->setup.guidance);
+    if (dtype_finite(d->outputs, F32, d->numbers))
+        sampler_step(s, i, d->outputs, latents);
+    else
+        spoil(latents, d->numbers);
+    return ok();
+}
+
 static struct error sample_latents(struct denoiser *d, struct sampler *s, float *latents, denoiser_tick *tick,
                                    void *arg)
 {
-    struct device *device = d->setup.device;
     for (int64_t i = 0; i < s->calls; i++) {
-        float t = (float)s->timesteps[i];
-        sampler_input(s, i, latents, d->input);
-        device_write(device, d->sample, d->input);
-        device_write(device, d->timestep, &t);
-        TRY(program_run(d->predict));
-        device_read(device, d->outputs, d->predicted);
-        TRY(device_wait(device));
-        if (d->lanes > 1)
-            guide(d->outputs, d->numbers, (float)d->setup.guidance);
-        sampler_step(s, i, d->outputs, latents);
+        if (dtype_finite(latents, F32, d->numbers)) // else the picture is lost already
+            TRY(sample_once(d, s, i, latents));
         TRY(tick(arg, i + 1, s->calls));
     }
     return ok();
@@ -184,9 +201,10 @@ void decoder_free(struct decoder *d)
     *d = (struct decoder){0};
 }
 
-struct error decoder_run(struct decoder *d, const float *latents, struct picture *picture)
+struct error decoder_run(struct decoder *d, const float *latents, struct picture *picture, bool *good)
 {
     const struct tensor *image = &d->image;
+    int64_t numbers = image->width * image->height * 3;
     float scaling = d->vae->config.scaling_factor;
     for (int64_t k = 0; k < d->latent.lane_stride; k++)
         d->input[k] = latents[k] / scaling;
@@ -194,8 +212,11 @@ struct error decoder_run(struct decoder *d, const float *latents, struct picture
     TRY(program_run(d->program));
     device_read(d->device, d->pixels, *image);
     TRY(device_wait(d->device));
+    *good = dtype_finite(latents, F32, d->latent.lane_stride) && dtype_finite(d->pixels, F32, numbers);
+    if (!*good)
+        return ok();
     TRY(picture_new(picture, image->width, image->height));
-    for (int64_t k = 0; k < image->width * image->height * 3; k++) {
+    for (int64_t k = 0; k < numbers; k++) {
         float unit = fminf(fmaxf(d->pixels[k] / 2 + 0.5f, 0.0f), 1.0f);
         picture->rgb[k] = (uint8_t)rintf(unit * 255.0f);
     }

@@ -12,6 +12,7 @@
 #ifndef ZOODIP_MODEL_DENOISER_H
 #define ZOODIP_MODEL_DENOISER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -55,7 +56,7 @@ void denoiser_free(struct denoiser *d);
 typedef struct error denoiser_tick(void *arg, int64_t call, int64_t calls);
 
 /* ids [lanes, length], the negative prompt's first; rows [vectors, width]. latents [height, width, channels]: standard
- * normal numbers, which become the picture's latents. */
+ * normal numbers, which become the picture's latents; NaN if a network gave a number that is not finite. */
 struct error denoiser_run(struct denoiser *d, const int32_t *ids, const float *rows, float *latents,
                           denoiser_tick *tick, void *arg);
 
@@ -73,7 +74,8 @@ struct error decoder_new(struct decoder *d, struct device *device, const struct 
                          int64_t width);
 void decoder_free(struct decoder *d);
 
-/* latents [height, width, channels] -> picture, which is allocated. */
-struct error decoder_run(struct decoder *d, const float *latents, struct picture *picture);
+/* latents [height, width, channels] -> picture, which is allocated. *good: false, and there is no picture, if latents or
+ * decoded numbers are infinite or NaN. */
+struct error decoder_run(struct decoder *d, const float *latents, struct picture *picture, bool *good);
 
 #endif

@@ -20,6 +20,16 @@ struct error embedding_write(const char *path, const char *placeholder, const fl
     return safetensors_write(path, &entry, 1, metadata, 1);
 }
 
+/* Numbers of 64 bits may be infinite as floats. */
+static struct error read_rows(struct embedding *e, const struct entry *t, const char *path)
+{
+    dtype_to_float(e->rows, t->data, t->type, t->count);
+    if (!dtype_finite(e->rows, F32, t->count))
+        return error_input("%s: tensor %s: holds a value that is not a number (or infinite); expected a learned word",
+                           path, t->name);
+    return ok();
+}
+
 struct error embedding_read(struct embedding *e, const char *path)
 {
     *e = (struct embedding){0};
@@ -41,7 +51,7 @@ struct error embedding_read(struct embedding *e, const char *path)
         e->placeholder = memory_string(t->name);
         e->rows = memory_alloc(t->count, sizeof *e->rows);
         if (e->rows && e->placeholder)
-            dtype_to_float(e->rows, t->data, t->type, t->count);
+            error = read_rows(e, t, path);
         else
             error = error_memory("a learned word");
     }

@@ -114,6 +114,11 @@ static struct error add_codes4(struct part *p, const struct entry *t)
     if (!packed || !scales || !shifts)
         return error_memory("a quantized layer");
     quantize_weight4(packed, scales, shifts, t->data, t->type, out, depth, last);
+    // a group's range may be beyond what its type holds, though its numbers are not
+    const struct entry *made = &p->entries[p->count - 1];
+    if (!dtype_finite(scales, t->type, made->count) || !dtype_finite(shifts, t->type, made->count))
+        return error_input("%s: tensor %s: its numbers are too far apart for a 4-bit scale of type %s", p->in.path,
+                           t->name, dtype_name(t->type));
     return ok();
 }
 

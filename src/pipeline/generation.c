@@ -13,11 +13,12 @@ enum { DECODING = 3 };
 
 /* A run of a generation, on all ranks. */
 struct run {
-    const struct generation *generation;
+    struct generation *generation;
     int64_t count;
-    int64_t calls;   /* of the UNet for a picture */
-    float **latents; /* [count] of [height, width, channels], of this rank's pictures */
-    bool over;       /* the ranks agreed on an error, the same on all */
+    int64_t calls;        /* of the UNet for a picture */
+    float **latents;      /* [count] of [height, width, channels], of this rank's pictures */
+    bool over;            /* the ranks agreed on an error, the same on all */
+    struct error spoiled; /* the first of this rank's pictures that is not a number */
 
     struct progress progress; /* of a half */
     int64_t called;           /* the UNet on this rank, in all */
@@ -147,11 +148,16 @@ static struct error denoise_share(struct run *r)
 
 /* -------------------------------------------------------------------------------- pictures */
 
-static struct error decode(const struct run *r, struct decoder *d, int64_t i)
+static struct error decode(struct run *r, struct decoder *d, int64_t i)
 {
     const struct generation *g = r->generation;
-    struct picture picture;
-    TRY(decoder_run(d, r->latents[i], &picture));
+    struct picture picture = {0};
+    bool good;
+    TRY(decoder_run(d, r->latents[i], &picture, &good));
+    if (!good && !g->pipeline->simulated) { // the others may be
+        r->spoiled = error_first(r->spoiled, g->spoiled(g->arg, i));
+        return ok();
+    }
     if (!g->pipeline->simulated)
         return g->end(g->arg, i, &picture);
     picture_free(&picture);
@@ -195,6 +201,9 @@ static struct error make_pictures(struct run *r)
     TRY(pipeline_vae(p, p->comm, false, true, &vae));
     struct error e = end_half(r, decode_share(r, &vae));
     vae_free(&vae);
+    TRY(e);
+    e = comm_agree(p->comm, r->spoiled);
+    r->generation->only_spoiled = e.code != ERROR_NONE;
     return e;
 }
 

@@ -28,8 +28,12 @@ struct generation {
     /* Called for picture i by the rank that generates it, on a simulated GPU only the first; an error ends all. */
     struct error (*begin)(void *arg, int64_t i, int32_t *ids, float *latents); /* see denoiser_run */
     struct error (*end)(void *arg, int64_t i, struct picture *picture);        /* the picture is the callee's to free */
+    /* In place of `end` for a picture whose numbers are infinite or NaN: the error that says so. It is returned when all
+     * other pictures are made. */
+    struct error (*spoiled)(void *arg, int64_t i);
     void *arg;
 
+    bool only_spoiled;                     /* result, beside an error: that of `spoiled`, and nothing else went wrong */
     bool measure;                          /* resets the device's peak between the halves, so that each has its own */
     int64_t latents_bytes, pictures_bytes; /* results: the device's peaks at the end of each half */
 };

@@ -54,6 +54,16 @@ static struct error end_picture(void *arg, int64_t i, struct picture *picture)
     return ok();
 }
 
+static struct error spoiled_picture(void *arg, int64_t i)
+{
+    const struct picture_set *set = arg;
+    const struct subject *s = set->subject;
+    const struct subject_picture *item = &set->items[i];
+    return error_failed("%.200s: \"%.100s\" with %.60s: the picture is not a number: its latents or pixels hold NaN or "
+                        "infinity",
+                        s->config.output.dir, s->config.output.prompts.items[item->prompt], item->word);
+}
+
 /* All ranks get the pictures that each has generated. */
 static struct error share_pictures(const struct subject *s, const struct subject_picture *items, int64_t count)
 {
@@ -83,12 +93,13 @@ static struct generation generation_of(const struct subject *s)
         .first_id = s->first_id,
         .begin = begin_picture,
         .end = end_picture,
+        .spoiled = spoiled_picture,
     };
 }
 
-/* unload: the networks are no longer needed. */
+/* unload: the networks are no longer needed. *spoiled: the error is that a picture is not a number. */
 static struct error generate(struct subject *s, const float *embedding, const struct subject_picture *items,
-                             int64_t count, bool unload)
+                             int64_t count, bool unload, bool *spoiled)
 {
     struct pipeline *pipeline = s->pipeline;
     struct picture_set set = {s, items};
@@ -98,7 +109,9 @@ static struct error generate(struct subject *s, const float *embedding, const st
     generation.arg = &set;
     if (comm_rank(pipeline->comm) == 0 && !pipeline->simulated)
         log_line("drawing %lld pictures of %lld steps", (long long)count, (long long)generation.steps);
-    TRY(generation_run(&generation, count));
+    struct error e = generation_run(&generation, count);
+    *spoiled = generation.only_spoiled;
+    TRY(e);
     return share_pictures(s, items, count);
 }
 
@@ -153,6 +166,7 @@ struct error pictures_generate(struct pictures *p, struct subject *s, const floa
     p->initializer = memory_alloc(p->prompts, sizeof *p->initializer);
     p->learned = memory_alloc(p->prompts, sizeof *p->learned);
     struct subject_picture *items = memory_alloc(2 * p->prompts, sizeof *items);
+    bool spoiled;
     struct error e = p->initializer && p->learned && items ? ok() : error_memory("the pictures");
     for (int64_t i = 0; i < p->prompts && e.code == ERROR_NONE; i++) {
         items[2 * i] = (struct subject_picture){c->token.initializer, i, &p->initializer[i]};
@@ -160,7 +174,7 @@ struct error pictures_generate(struct pictures *p, struct subject *s, const floa
     }
     e = comm_agree(s->pipeline->comm, e);
     if (e.code == ERROR_NONE && p->prompts > 0)
-        e = generate(s, embedding, items, 2 * p->prompts, last);
+        e = generate(s, embedding, items, 2 * p->prompts, last, &spoiled);
     if (e.code == ERROR_NONE)
         e = comm_agree(s->pipeline->comm, list_shown(p));
     memory_free(items);
@@ -258,7 +272,7 @@ static bool has_samples(const struct subject *s, int64_t count, int64_t step)
     return true;
 }
 
-/* If a picture cannot be written, that is reported, and learning continues. */
+/* If a picture cannot be written or is not a number, that is reported, and learning continues. */
 static void warn_of(struct error e)
 {
     if (e.code != ERROR_NONE)
@@ -273,6 +287,7 @@ struct error pictures_sample(struct subject *s, const float *embedding, int64_t 
     TRY(comm_broadcast(s->pipeline->comm, &there, sizeof there, 0));
     if (there)
         return ok();
+    bool spoiled = false;
     struct picture *pictures = memory_alloc(count, sizeof *pictures);
     struct subject_picture *items = memory_alloc(count, sizeof *items);
     struct error e = pictures && items ? ok() : error_memory("the samples");
@@ -280,9 +295,11 @@ struct error pictures_sample(struct subject *s, const float *embedding, int64_t 
         items[i] = (struct subject_picture){c->token.placeholder, i, &pictures[i]};
     e = comm_agree(s->pipeline->comm, e);
     if (e.code == ERROR_NONE && count > 0)
-        e = generate(s, embedding, items, count, false);
-    if (e.code == ERROR_NONE && comm_rank(s->pipeline->comm) == 0 && !s->pipeline->simulated)
-        warn_of(save_samples(s, pictures, count, step));
+        e = generate(s, embedding, items, count, false, &spoiled);
+    bool saves = comm_rank(s->pipeline->comm) == 0 && !s->pipeline->simulated;
+    if (saves && (e.code == ERROR_NONE || spoiled))
+        warn_of(spoiled ? e : save_samples(s, pictures, count, step));
+    e = spoiled ? ok() : e;
     for (int64_t i = 0; i < count && pictures; i++)
         picture_free(&pictures[i]);
     memory_free(pictures);

@@ -175,6 +175,10 @@ static struct error check_whole(struct reading *r, const char *path)
                                 r->tensors[i].name);
         r->tensors[i] = *found;
     }
+    for (int i = 0; i < STATE_TENSORS; i++)
+        if (!dtype_finite(r->tensors[i].data, F32, r->tensors[i].count))
+            return error_failed("%s: tensor %s: holds a value that is not a number (or infinite)", path,
+                                r->tensors[i].name);
     const char *written = safetensors_metadata(&r->file, "crc32");
     char sum[NUMBER_TEXT];
     snprintf(sum, sizeof sum, "%08x", checksum(r->tensors, r->facts));

@@ -4,8 +4,8 @@
  * (Adam's moments), history, noise (the removed directions), F32 [rows, dim], and in the metadata format, step, updates
  * (Adam's, always as many as steps), the facts of its origin (zo/origin.h) and crc32, zlib's checksum of all the others.
  *
- * A checkpoint appears whole or not at all (file_write_whole); one that is short, damaged, of another format or of
- * another origin is never used: resume continues from the newest that is intact.
+ * A checkpoint appears whole or not at all (file_write_whole); one that is short, damaged, of another format or origin,
+ * or with a number that is infinite or NaN, is never used: resume continues from the newest that is intact.
  */
 #ifndef ZOODIP_ZO_CHECKPOINT_H
 #define ZOODIP_ZO_CHECKPOINT_H

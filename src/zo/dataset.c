@@ -304,6 +304,11 @@ static struct error encode_share(struct dataset *s, const struct encoding *e, st
             TRY(program_run(e->program));
             device_read(e->device, s->moments[m] + i * numbers, e->moments);
             TRY(device_wait(e->device));
+            if (!dtype_finite(s->moments[m] + i * numbers, F32, numbers)) // the clamp below would hide it
+                return error_failed("%.200s: its latents hold a value that is not a number (or infinite): the "
+                                    "weights of the model's vae are too large, or overflow fp16 on a GPU (then set "
+                                    "quant.activations to bf16)",
+                                    s->paths[i]);
             int64_t done = i + comm_size(comm); // as far as the other ranks keep pace
             if (m == s->flip)
                 progress_step(e->progress, e->done + (done < s->count ? done : s->count), "");

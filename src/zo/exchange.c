@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "cluster/signals.h"
+#include "zo/finite.h"
 #include "zo/train.h"
 
 bool exchange_on_devices(const struct training *t)
@@ -16,8 +17,7 @@ static struct error read_update(struct training *t)
 {
     struct device *d = t->parts.device;
     device_read(d, t->gradient, t->step.gradient);
-    device_read(d, t->state.embedding, t->step.embedding);
-    return device_wait(d);
+    return step_get(&t->step, &t->state);
 }
 
 /* -------------------------------------------------------------------------------- on the devices */
@@ -31,7 +31,9 @@ static struct error step_on_devices(struct training *t, int64_t k, const double 
     e = error_first(e, read_update(t));
     // a single rank may still stop; one of several only if all know
     *stop = t->slots[t->lanes + NOTE_STOP] > 0 || (!device_joined(d) && signals_stop_requested());
-    return comm_abort(t->parts.comm, e); // the others may be waiting in their GPUs, where no message reaches them
+    TRY(comm_abort(t->parts.comm, e)); // the others may be waiting in their GPUs, where no message reaches them
+    TRY(finite_losses(t, k));
+    return finite_update(t, k);
 }
 
 /* -------------------------------------------------------------------------------- by the host */
@@ -67,11 +69,12 @@ static struct error sum_slots(struct training *t, struct error mine, double seco
     return ok();
 }
 
-static struct error update(struct training *t, const double rates[3])
+static struct error update(struct training *t, int64_t k, const double rates[3])
 {
     device_write(t->parts.device, t->step.slots, t->slots);
     struct error e = step_update(&t->step, rates);
-    return error_first(e, read_update(t));
+    TRY(error_first(e, read_update(t)));
+    return finite_update(t, k);
 }
 
 static struct error step_by_host(struct training *t, int64_t k, const double rates[3], bool *stop)
@@ -80,7 +83,8 @@ static struct error step_by_host(struct training *t, int64_t k, const double rat
     double seconds;
     struct error e = evaluate_share(t, k, &seconds);
     TRY(sum_slots(t, e, seconds, stop));
-    TRY(comm_agree(comm, update(t, rates)));
+    TRY(finite_losses(t, k));
+    TRY(comm_agree(comm, update(t, k, rates)));
     // rank 0's embedding for all: mixed hardware cannot drift apart
     TRY(comm_broadcast(comm, t->state.embedding, t->state.dim * (int64_t)sizeof *t->state.embedding, 0));
     device_write(t->parts.device, t->step.embedding, t->state.embedding);

@@ -1,9 +1,8 @@
 #include "zo/lane_check.h"
 
-#include <math.h>
-
 #include "base/memory.h"
 #include "zo/exchange.h"
+#include "zo/finite.h"
 #include "zo/train.h"
 
 /* Runs step 1 without its update; the losses go to `losses` [lanes of a step]. */
@@ -35,10 +34,8 @@ struct error lane_check(struct training *t)
     int64_t lanes = t->step.lanes.evaluator.shape.lanes, last = share.first + lanes - 1;
     double mine = one ? one[share.first] : 0;
     memory_free(one);
-    if (e.code == ERROR_NONE && !isfinite(mine))
-        e = error_failed("%s: the model's loss is not a number: its weights are damaged, or its activations "
-                         "overflow fp16 on a GPU (then set quant.activations to bf16)",
-                         t->parts.config->model);
+    if (e.code == ERROR_NONE)
+        e = finite_losses(t, 1);
     if (e.code == ERROR_NONE && (mine != t->slots[share.first] || t->slots[last] != mine))
         e = error_failed(
             "%s: a lane's loss depends on the lanes beside it: %.17g alone, %.17g first, %.17g last of %lld",

@@ -13,6 +13,7 @@
 #include "report/metrics.h"
 #include "zo/checkpoint.h"
 #include "zo/exchange.h"
+#include "zo/finite.h"
 #include "zo/lane_check.h"
 #include "zo/optimizer.h"
 #include "zo/rebalance.h"
@@ -95,7 +96,20 @@ static double norm(const double *x, int64_t count)
 static struct error validate(struct training *t, double *loss)
 {
     struct share share = balance_share(&t->balance, t->validation_evaluations, comm_rank(t->parts.comm));
-    return validation_loss(&t->validation, t->state.embedding, share, loss);
+    TRY(validation_loss(&t->validation, t->state.embedding, share, loss));
+    return finite_validation(t);
+}
+
+/* Once: a word that gets much worse is not what anyone wants to wait for. */
+static void warn_if_worse(struct training *t)
+{
+    enum { MUCH = 2 };
+    if (t->warned || t->validation_last <= MUCH * t->validation_first || comm_rank(t->parts.comm) != 0)
+        return;
+    log_warning("step %lld: the validation loss is %.5f, more than twice the %.5f it began with: the word gets worse; "
+                "try a smaller optim.lr",
+                (long long)t->state.step, t->validation_last, t->validation_first);
+    t->warned = true;
 }
 
 /* Collective work that only some steps are followed by: ranks are compared, the embedding validated. */
@@ -108,6 +122,7 @@ static struct error after_step(struct training *t, struct metric *m, bool last)
     if (state_due(&t->state, t->validation_every) || t->state.step == c->optim.steps) {
         TRY(validate(t, &t->validation_last));
         m->validation = t->validation_last;
+        warn_if_worse(t);
     }
     return ok();
 }

@@ -39,6 +39,7 @@ struct training {
     struct validation validation;
     int64_t validation_every;
     int64_t begun; /* the step at which this run began */
+    bool warned;   /* of a validation that has risen */
     struct records records;
 };
 

@@ -21,7 +21,7 @@ struct validation {
     struct lanes lanes;                 /* one batch, an evaluation a lane */
     struct tensor step_zero, embedding; /* op_draw's step number, 0 */
     struct program *program;
-    double *losses; /* [evaluations] */
+    double *losses; /* [evaluations], of all ranks after validation_loss */
 };
 
 /* Evaluates up to `lanes` at a time. Free with validation_free. */
