@@ -111,23 +111,29 @@ struct error file_check_content(const char *path, const void *bytes, int64_t siz
     return ok();
 }
 
-struct error file_crc(const char *path, uint32_t *crc)
+static struct error crc_once(const char *path, uint32_t *crc)
 {
-    unsigned char piece[1 << 16];
+    char piece[1 << 16];
     int fd;
-    int64_t size;
+    int64_t size, got = sizeof piece;
     *crc = 0;
-    TRY(file_open(path, &fd, &size));
+    TRY(open_once(path, &fd, &size));
     struct error e = ok();
-    for (ssize_t got = 1; got != 0 && e.code == ERROR_NONE;) {
-        got = read(fd, piece, sizeof piece);
-        if (got > 0)
-            *crc = (uint32_t)crc32_z(*crc, piece, (size_t)got);
-        else if (got < 0 && errno != EINTR)
-            e = error_errno("read", path);
+    while (e.code == ERROR_NONE && got == (int64_t)sizeof piece) {
+        e = read_bytes(path, fd, piece, sizeof piece, &got);
+        *crc = (uint32_t)crc32_z(*crc, (const void *)piece, (size_t)got);
     }
     close(fd);
     return e;
+}
+
+struct error file_crc(const char *path, uint32_t *crc)
+{
+    for (struct attempts a = {0};;) {
+        struct error e = crc_once(path, crc);
+        if (!attempts_again(&a, e))
+            return e;
+    }
 }
 
 struct error whole_file_begin(struct whole_file *file, const char *path)
