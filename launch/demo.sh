@@ -4,7 +4,7 @@
 #   launch/demo.sh [SUBJECT]     one of ball1 cube2 star3 heart4 bear5 duck6 car7 mushroom8 (default: bear5)
 #
 # First installs and builds what is missing (launch/setup.sh). Takes about two minutes on two cores once built.
-# Everything it produces is in results/demo/SUBJECT.
+# Everything it produces is in results/demo/SUBJECT, and overwritten by the next time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -26,7 +26,8 @@ fi
 
 output=results/demo/$subject
 echo "demo: learning the word \"sks\" from the five photos in $subjects/$subject, on 2 ranks" >&2
-launch/run.sh -n 2 build/zoodip train configs/toybox.json --set data.images="$subjects/$subject" --set output.dir="$output"
+launch/run.sh -n 2 build/zoodip train configs/toybox.json --set data.images="$subjects/$subject" --set output.dir="$output" \
+    --overwrite
 
 echo "demo: drawing \"a photo of a sks on a checkered blanket\" with the learned word" >&2
 build/zoodip generate --model dataset/toybox/model --embedding "$output/learned_embeds.safetensors" \

@@ -7,6 +7,8 @@
 #   --restarts K   if the command ends with anything but 0, 2 or 75 (a rank was killed, hangs, failed), restarts it with
 #                  --resume, at most K times, so that it continues from its newest good checkpoint
 #
+# A command with --overwrite gets it once: at a restart, and in a Slurm job that was requeued, --resume replaces it.
+#
 #   launch/run.sh -n 2 build/zoodip train configs/toybox.json
 #   launch/run.sh -n 4 build/zoodip train configs/toybox.json --set zo.n=3 --set output.dir=results/four
 #   launch/run.sh -n 2 build/zoodip train configs/toybox.json --resume
@@ -156,6 +158,16 @@ watch_mpirun() {
     done
 }
 
+# The command with --resume instead of --overwrite -> words.
+resume() {
+    local word
+    words=()
+    for word in "$@"; do
+        [ "$word" = --overwrite ] || words+=("$word")
+    done
+    [[ " $* " == *" --resume "* ]] || words+=(--resume)
+}
+
 # Runs the ranks to their end; `code` is then their exit code.
 run_ranks() {
     local name
@@ -178,14 +190,16 @@ run_ranks() {
 
 set -m # each run is its own process group, so that Ctrl-C reaches this script alone
 { # bash has read all of this when it begins: in the days until its end the file may become another one
-    run_ranks "$@"
+    words=("$@")
+    [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || [[ " $* " != *" --overwrite "* ]] || resume "$@"
+    run_ranks "${words[@]}"
     for ((again = 1; again <= restarts; again++)); do
         case $code in 0 | 2 | 75) break ;; esac
         [ -z "$asked" ] || break
         say "ended with $code: restarting with --resume ($again of $restarts)"
-        [[ " $* " == *" --resume "* ]] || set -- "$@" --resume
+        resume "$@"
         sleep 2 # whatever the lost rank left behind (its peers, its sockets) is gone by then
-        run_ranks "$@"
+        run_ranks "${words[@]}"
     done
     exit "$code"
 }

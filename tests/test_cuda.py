@@ -83,7 +83,7 @@ def test_the_same_run_gives_the_same_bits_and_a_resumed_one_too(tiny):
     config, output = tiny(output__prompts=[])
     run(cuda_program("zoodip"), "train", config)
     whole = learned(output)
-    run(cuda_program("zoodip"), "train", config)
+    run(cuda_program("zoodip"), "train", config, "--overwrite")
     assert learned(output) == whole
     (output / "checkpoints" / "step-3.safetensors").unlink()
     run(cuda_program("zoodip"), "train", config, "--resume")
@@ -300,7 +300,7 @@ def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny, tmp_path
     whole, good, calls = learned(output), checkpoints(), used["fallible"]
     assert len(good) == 3
     for k in [*range(1, 26), *range(26, calls - 15, max(1, calls // 40)), *range(calls - 15, calls + 1)]:
-        done, used = train(ZOODIP_STANDIN_FAIL=str(k))
+        done, used = train("--overwrite", ZOODIP_STANDIN_FAIL=str(k))
         lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip: ")]
         if done.returncode == 0:  # memory was freed, and nothing depended on it any more
             assert learned(output) == whole

@@ -217,6 +217,8 @@ def shortened(words):
     command, more = zoodip[1], []
     if command in ("train", "run", "bench"):
         more = SHORT + (["--set", "token.initializer=toy"] if command != "run" else [])
+    if command == "train" and "--resume" not in zoodip:
+        more += ["--overwrite"]  # what another command of the pages left
     if command == "bench":
         more += ["--evaluations", "6"]
     if command == "generate":

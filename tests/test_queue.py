@@ -498,15 +498,17 @@ def test_a_drained_spool_continues_where_it_was(tmp_path, alone):
         tell(process.pid, signal.SIGUSR1, stopped)
     process.communicate(timeout=60)
     assert process.returncode == 75 and names(spool / "running") == ["long.json", "short.json"]
-    drop(spool, "short", {**JOBS["short"], "optim__steps": 2})  # does not replace the first: it waits until that one has ended
+    drop(spool, "short", {**JOBS["short"], "optim__steps": 2})  # waits until the first has ended, and is refused
     process = start(3, "run", defaults, "--spool", str(spool), "--groups", "2")
-    until(lambda: len(names(spool / "done")) == 2, process)
-    until(lambda: '"steps": 2' in (spool / "done" / "short.json").read_text(), process)
+    until(lambda: len(names(spool / "done")) == 2 and len(names(spool / "failed")) == 2, process)
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
-    assert names(spool / "done") == ["long.json", "short.json"] and steps(tmp_path / "out" / "short") == 2
+    assert names(spool / "done") == ["long.json", "short.json"] and names(spool / "failed") == ["short.json", "short.txt"]
+    assert f"{tmp_path}/out/short holds results of an earlier job of that name" in (spool / "failed" / "short.txt").read_text()
     assert "resuming after step" in (tmp_path / "out" / "long" / "log.txt").read_text()
-    assert learned(tmp_path / "out" / "long") == alone["long"][0]
+    for name in ("long", "short"):
+        assert learned(tmp_path / "out" / name) == alone[name][0]
+        assert json.loads((tmp_path / "out" / name / "job.json").read_text())["state"] == "done"
 
 
 def nest(levels):

@@ -280,7 +280,7 @@ def test_a_job_with_other_contents_fails_and_the_others_go_on(tmp_path):
 def test_a_fresh_start_forgets_older_checkpoints(tmp_path):
     config, output = write_recipe(tmp_path, **CHANGES)
     run(program("zoodip"), "train", config, "--set", "optim.steps=14")
-    run(program("zoodip"), "train", config, "--set", "optim.steps=5")
+    run(program("zoodip"), "train", config, "--set", "optim.steps=5", "--overwrite")
     assert newest(output) == 5
 
 

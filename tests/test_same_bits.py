@@ -80,10 +80,10 @@ def test_every_instruction_set_alone_keeps_its_bits(tmp_path):
     changes = dict(SHORT, optim__steps=3)
     config, output = write_recipe(tmp_path, **changes)
     for isa in ("generic", "avx2", "avx512"):
-        if "ZOODIP_ISA" in run(program("zoodip"), "train", config, threads=1, env={"ZOODIP_ISA": isa}, check=False).stderr:
+        if "ZOODIP_ISA" in run(program("zoodip"), "train", config, "--overwrite", threads=1, env={"ZOODIP_ISA": isa}, check=False).stderr:
             continue  # not an instruction set of this machine
         one = learned(output)
-        run(program("zoodip"), "train", config, threads=2, env={"ZOODIP_ISA": isa})
+        run(program("zoodip"), "train", config, "--overwrite", threads=2, env={"ZOODIP_ISA": isa})
         assert learned(output) == one
 
 

@@ -12,7 +12,8 @@ refuse() {
     exit 2
 }
 
-# Runs a command on all tasks of the job, from its checkpoint if the job has started before; requeues the job if it was asked
+# Runs a command on all tasks of the job, from its checkpoint if the job has started before (then launch/run.sh drops an
+# --overwrite, too); requeues the job if it was asked
 # to stop. Ends the script.
 run_job() {
     local ranks code=75 warned='' ending='' resume=()

@@ -158,3 +158,11 @@ struct error options_read(int argc, char **argv, const struct option *table, int
     log_set_quiet(quiet);
     return ok();
 }
+
+struct error options_start(bool resume, bool overwrite, enum start *start)
+{
+    *start = resume ? START_RESUME : overwrite ? START_OVERWRITE : START_NEW;
+    return resume && overwrite ? error_input("--resume and --overwrite: expected one of them; the first continues what "
+                                             "is in output.dir, the second begins anew")
+                               : ok();
+}

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/text.h"
+#include "zo/previous.h"
 
 /* One of text, number, integer, flag or many receives the value; `name` without the dashes. */
 struct option {
@@ -28,6 +29,9 @@ struct option {
  * are. */
 struct error options_read(int argc, char **argv, const struct option *table, int64_t options, const char **plain,
                           int64_t room);
+
+/* --resume and --overwrite as one; an error if both were given. */
+struct error options_start(bool resume, bool overwrite, enum start *start);
 
 /* Whether -h or --help is among argv[1..]: then nothing else counts. */
 bool options_ask_help(int argc, char **argv);

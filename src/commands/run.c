@@ -13,8 +13,8 @@ enum { FILE_LIMIT = 64 << 20 };
 
 static void print_help(void)
 {
-    printf("usage: zoodip run JOBS.json [--set KEY=VALUE]... [--groups G] [--resume] [--quiet]\n"
-           "       zoodip run JOBS.json --job N [--set KEY=VALUE]... [--resume] [--quiet]\n"
+    printf("usage: zoodip run JOBS.json [--set KEY=VALUE]... [--groups G] [--resume | --overwrite] [--quiet]\n"
+           "       zoodip run JOBS.json --job N [--set KEY=VALUE]... [--resume | --overwrite] [--quiet]\n"
            "       zoodip run --spool DIR [DEFAULTS.json] [--set KEY=VALUE]... [--groups G] [--quiet]\n"
            "\n"
            "Learns many words, one for each job of a queue. The model is loaded once. The ranks split into groups; a\n"
@@ -30,6 +30,9 @@ static void print_help(void)
            "  --job N           only the N-th job of the file, counted from 1, on all ranks; other runs may do other\n"
            "                    jobs meanwhile, and the last to end writes summary.json and index.html for all\n"
            "  --resume          keep finished jobs and continue the others from their checkpoints\n"
+           "  --overwrite       learn all jobs anew: a job's old results are moved to previous/ in its folder, and\n"
+           "                    removed after its first checkpoint. Without either option finished jobs stay as they\n"
+           "                    are, and a job that was begun is refused\n"
            "  --quiet           only warnings and errors on stderr, with a line for each job that fails; a job's\n"
            "                    log.txt stays complete\n"
            "  --spool DIR       watch a folder: a config renamed into it as NAME.json is a job; its file moves to\n"
@@ -84,14 +87,14 @@ static struct error outcome(const struct jobs *jobs, bool single)
 }
 
 static struct error run_file(struct queue *q, const struct queue_parts *parts, const char *path,
-                             const struct text_list *sets, bool resume)
+                             const struct text_list *sets, enum start start)
 {
     const struct jobs_source source = {JOBS_FILE, path, NULL};
     char *text;
     int64_t size;
     struct error e = share_file(parts->comm, path, &text, &size);
     if (e.code == ERROR_NONE)
-        e = queue_run(q, &source, text, size, sets, resume);
+        e = queue_run(q, &source, text, size, sets, start);
     memory_free(text);
     TRY(e);
     return comm_agree(parts->comm, comm_rank(parts->comm) == 0 ? outcome(queue_jobs(q), parts->only > 0) : ok());
@@ -115,7 +118,7 @@ static struct error read_groups(const char *text, int ranks, int64_t *groups)
 struct request {
     const char *path, *groups, *job, *spool; /* NULL: not given */
     struct text_list sets;
-    bool resume;
+    bool resume, overwrite;
 };
 
 /* --job: all ranks work on it, as one group. */
@@ -139,12 +142,16 @@ static struct error run_request(const struct request *r, const struct host *host
     struct queue_parts parts = {.comm = host->comm, .devices = host->devices};
     if (!r->path && !r->spool)
         return error_input("run needs a JOBS.json, or --spool DIR; see zoodip run --help");
+    enum start start;
+    TRY(options_start(r->resume, r->overwrite, &start));
+    if (r->spool && r->overwrite)
+        return error_input("--overwrite: cannot be combined with --spool; move a job's old folder away instead");
     TRY(read_groups(r->groups, comm_size(host->comm), &parts.groups));
     TRY(read_job(r, &parts));
     struct error e = queue_new(&queue, &parts);
     if (e.code == ERROR_NONE)
         e = r->spool ? spool_run(queue, host->comm, r->spool, r->path, &r->sets)
-                     : run_file(queue, &parts, r->path, &r->sets, r->resume);
+                     : run_file(queue, &parts, r->path, &r->sets, start);
     queue_free(queue);
     return e;
 }
@@ -152,11 +159,9 @@ static struct error run_request(const struct request *r, const struct host *host
 static struct error run(int argc, char **argv, const struct host *host)
 {
     struct request r = {0};
-    const struct option table[] = {{.name = "set", .many = &r.sets},
-                                   {.name = "groups", .text = &r.groups},
-                                   {.name = "job", .text = &r.job},
-                                   {.name = "spool", .text = &r.spool},
-                                   {.name = "resume", .flag = &r.resume}};
+    const struct option table[] = {{.name = "set", .many = &r.sets},      {.name = "groups", .text = &r.groups},
+                                   {.name = "job", .text = &r.job},       {.name = "spool", .text = &r.spool},
+                                   {.name = "resume", .flag = &r.resume}, {.name = "overwrite", .flag = &r.overwrite}};
     struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &r.path, 1);
     if (e.code == ERROR_NONE)
         e = run_request(&r, host);

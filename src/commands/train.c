@@ -10,13 +10,15 @@
 
 static void print_help(void)
 {
-    printf("usage: zoodip train CONFIG.json [--set KEY=VALUE]... [--resume] [--quiet]\n"
+    printf("usage: zoodip train CONFIG.json [--set KEY=VALUE]... [--resume | --overwrite] [--quiet]\n"
            "\n"
            "Learns one word from a folder of pictures. Under mpirun all ranks share the work; each uses the cores\n"
            "it is bound to, or OMP_NUM_THREADS threads.\n"
            "\n"
            "  --set KEY=VALUE   a config key for this run, such as zo.n=4 (may be given several times)\n"
            "  --resume          continue from the newest good checkpoint in output.dir, or start at step 0\n"
+           "  --overwrite       begin anew where output.dir holds results: they are moved to previous/ there, and\n"
+           "                    removed after the new run's first checkpoint\n"
            "  --quiet           only warnings and errors on stderr\n"
            "\n"
            "Writes into output.dir: learned_embeds.safetensors, metrics.jsonl, loss.png, grid.png, report.html, "
@@ -66,19 +68,20 @@ static void log_memory(const struct run *r)
              (double)r->learning.driver_used / 1e6);
 }
 
-static struct error learn(struct run *r, bool resume)
+static struct error learn(struct run *r, enum start start)
 {
     struct pipeline *p = &r->pipeline;
     bool gpu = device_identity(p->device) != 0, first = comm_rank(p->comm) == 0;
     if (first && device_note(p->device)[0])
         log_line("%s", device_note(p->device));
     TRY(memory_plan_check(&r->plan, &r->subject, PHASE_PICTURES));
-    r->learning = (struct learning){.subject = &r->subject, .last = true};
-    TRY(comm_agree(p->comm, first ? learning_prepare(&r->learning, &r->subject.config, resume) : ok()));
+    r->learning.subject = &r->subject;
+    r->learning.last = true;
+    TRY(comm_agree(p->comm, first ? learning_prepare(&r->learning, &r->subject.config, start) : ok()));
     TRY(subject_encode(&r->subject));
     pipeline_log_loading(p);
     TRY(pipeline_load(p));
-    TRY(learning_run(&r->learning, resume));
+    TRY(learning_run(&r->learning, start == START_RESUME));
     if (first && gpu)
         log_memory(r);
     if (first)
@@ -86,25 +89,46 @@ static struct error learn(struct run *r, bool resume)
     return ok();
 }
 
-static struct error train(struct run *r, const struct host *host, bool resume)
+/* Rank 0: may the run begin in its folder? What is wrong with the config, all ranks say later. */
+static struct error claim(struct run *r, enum start start)
+{
+    struct config config;
+    if (config_read(&config, r->config, &r->sets).code != ERROR_NONE)
+        return ok();
+    struct error e = learning_claim(&r->learning, &config, start);
+    config_free(&config);
+    return e;
+}
+
+static struct error train(struct run *r, const struct host *host, enum start start)
 {
     if (!r->config)
         return error_input("train needs a CONFIG.json; see zoodip train --help");
-    TRY(subject_open(&r->subject, &r->pipeline, r->config, &r->sets, host->comm, host->devices));
-    struct error e = learn(r, resume);
+    struct error e = comm_agree(host->comm, comm_rank(host->comm) == 0 ? claim(r, start) : ok());
+    if (e.code == ERROR_NONE)
+        e = subject_open(&r->subject, &r->pipeline, r->config, &r->sets, host->comm, host->devices);
+    bool opened = e.code == ERROR_NONE;
+    if (opened)
+        e = learn(r, start);
     learning_free(&r->learning);
-    subject_close(&r->subject);
+    if (opened)
+        subject_close(&r->subject);
     return e;
 }
 
 static struct error run(int argc, char **argv, const struct host *host)
 {
     struct run r = {0};
-    bool resume = false;
-    const struct option table[] = {{.name = "set", .many = &r.sets}, {.name = "resume", .flag = &resume}};
+    bool resume = false, overwrite = false;
+    enum start start;
+    const struct option table[] = {{.name = "set", .many = &r.sets},
+                                   {.name = "resume", .flag = &resume},
+                                   {.name = "overwrite", .flag = &overwrite}};
     struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &r.config, 1);
     if (e.code == ERROR_NONE)
-        e = train(&r, host, resume);
+        e = options_start(resume, overwrite, &start);
+    if (e.code == ERROR_NONE)
+        e = train(&r, host, start);
     memory_free(r.sets.items);
     return e;
 }

@@ -280,9 +280,21 @@ static struct error append_name(char ***names, int64_t *count, int64_t *room, co
     return ok();
 }
 
-static struct error list_once(const char *path, char ***names, int64_t *count)
+/* An open folder again, from its first name; the path's, if it is -1. */
+static DIR *open_list(int descriptor, const char *path)
 {
-    DIR *folder = opendir(path);
+    if (descriptor < 0)
+        return opendir(path);
+    int own = openat(descriptor, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *folder = own >= 0 ? fdopendir(own) : NULL;
+    if (own >= 0 && !folder)
+        close(own);
+    return folder;
+}
+
+static struct error list_once(int descriptor, const char *path, char ***names, int64_t *count)
+{
+    DIR *folder = open_list(descriptor, path);
     if (!folder)
         return error_path("list the folder", path);
     int64_t room = 0;
@@ -301,12 +313,12 @@ static struct error list_once(const char *path, char ***names, int64_t *count)
     return e;
 }
 
-struct error folder_list(const char *path, char ***names, int64_t *count)
+struct error folder_list_at(int descriptor, const char *path, char ***names, int64_t *count)
 {
     char **list = NULL;
     int64_t used = 0;
     for (struct attempts a = {0};;) {
-        struct error e = list_once(path, &list, &used);
+        struct error e = list_once(descriptor, path, &list, &used);
         if (e.code == ERROR_NONE)
             break;
         folder_list_free(list, used);
@@ -320,6 +332,11 @@ struct error folder_list(const char *path, char ***names, int64_t *count)
     *names = list;
     *count = used;
     return ok();
+}
+
+struct error folder_list(const char *path, char ***names, int64_t *count)
+{
+    return folder_list_at(-1, path, names, count);
 }
 
 void folder_list_free(char **names, int64_t count)

@@ -60,6 +60,8 @@ struct error folder_within(const char *root, const char *path);
 
 /* The names in a folder, sorted bytewise, "." and ".." left out. Free with folder_list_free. */
 struct error folder_list(const char *path, char ***names, int64_t *count);
+/* The same of an open folder; `path` is for errors. */
+struct error folder_list_at(int descriptor, const char *path, char ***names, int64_t *count);
 void folder_list_free(char **names, int64_t count);
 
 /* Removes the files of a folder whose names are `unwanted`. */

@@ -16,26 +16,6 @@
 #include "report/plot.h"
 #include "report/report.h"
 
-static bool is_checkpoint(const char *name)
-{
-    return strncmp(name, "step-", 5) == 0;
-}
-
-/* A run that does not resume must not find an older run's checkpoints later. */
-static struct error start_anew(const struct config *c)
-{
-    char folder[PATH_SIZE], **names;
-    int64_t count;
-    TRY(path_join(folder, c->output.dir, "checkpoints"));
-    if (!folder_exists(folder))
-        return ok();
-    TRY(folder_list(folder, &names, &count));
-    folder_list_free(names, count);
-    if (count > 0)
-        log_warning("%s: removing the checkpoints of an earlier run; --resume would have continued from them", folder);
-    return folder_clean(folder, is_checkpoint);
-}
-
 /* A file that a rank left behind when it was killed while writing: NAME.NUMBER.tmp. */
 static bool is_unfinished(const char *name)
 {
@@ -61,12 +41,25 @@ double learning_claim_timeout(const struct config *c)
     return fmin(10, c->cluster.timeout / 2);
 }
 
-struct error learning_prepare(struct learning *l, const struct config *c, bool resume)
+static struct error claim(struct learning *l, const struct config *c)
+{
+    return l->claim.held ? ok() : claim_folder(&l->claim, c->output.dir, learning_claim_timeout(c));
+}
+
+struct error learning_claim(struct learning *l, const struct config *c, enum start start)
+{
+    if (!folder_exists(c->output.dir))
+        return ok();
+    TRY(claim(l, c));
+    return config_blame(c, "output.dir", previous_check(c->output.dir, start));
+}
+
+struct error learning_prepare(struct learning *l, const struct config *c, enum start start)
 {
     TRY(config_blame(c, "output.dir", folder_make(c->output.dir)));
-    TRY(claim_folder(&l->claim, c->output.dir, learning_claim_timeout(c)));
+    TRY(claim(l, c));
     remove_unfinished(c);
-    return resume ? ok() : start_anew(c);
+    return config_blame(c, "output.dir", previous_begin(c->output.dir, start));
 }
 
 /* Facts of the report: names, each with its text. */

@@ -8,6 +8,7 @@
 
 #include "files/claim.h"
 #include "pipeline/subject.h"
+#include "zo/previous.h"
 #include "zo/train.h"
 
 struct learning {
@@ -24,9 +25,13 @@ struct learning {
     double started; /* private */
 };
 
-/* Call first, on rank 0 of the group only: makes output.dir and claims it until learning_free (an error if another run
- * has it, files/claim.h); without `resume`, removes an older run's checkpoints. */
-struct error learning_prepare(struct learning *l, const struct config *config, bool resume);
+/* Before anything else is read, on rank 0 of the group only: if output.dir exists, claims it until learning_free (an
+ * error if another run has it, files/claim.h), and checks that the run may begin there (zo/previous.h). */
+struct error learning_claim(struct learning *l, const struct config *config, enum start start);
+
+/* When everything has been checked, on rank 0 of the group only: makes output.dir and claims it, unless that is done,
+ * and begins there. */
+struct error learning_prepare(struct learning *l, const struct config *config, enum start start);
 
 /* How long to wait for a folder that another run has claimed, in seconds, while the other ranks wait, too. */
 double learning_claim_timeout(const struct config *config);

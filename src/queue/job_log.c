@@ -12,7 +12,7 @@ struct error job_log_open(struct job_log *l, const struct job *job)
 {
     char path[PATH_SIZE];
     TRY(path_join(path, job->folder, "log.txt"));
-    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | (job->resume ? 0 : O_TRUNC);
+    int flags = O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW | (job->start == START_RESUME ? 0 : O_TRUNC);
     int file = open(path, flags, 0666);
     if (file < 0)
         return error_errno("write", path);

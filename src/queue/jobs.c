@@ -141,7 +141,8 @@ static struct error read_job(struct jobs *jobs, struct job *job, const struct co
 static const cJSON *read_spooled(struct job *job, const cJSON *object)
 {
     const cJSON *submitted = cJSON_GetObjectItemCaseSensitive(object, "submitted");
-    job->resume = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(object, "resume"));
+    bool resume = cJSON_IsTrue(cJSON_GetObjectItemCaseSensitive(object, "resume"));
+    job->start = resume ? START_RESUME : START_NEW;
     job->submitted = cJSON_IsNumber(submitted) ? submitted->valuedouble : 0;
     return cJSON_GetObjectItemCaseSensitive(object, "config");
 }

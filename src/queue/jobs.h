@@ -18,6 +18,7 @@
 #include "base/progress.h"
 #include "files/config.h"
 #include "pipeline/subject.h"
+#include "zo/previous.h"
 
 /* A file's jobs are checked together, as said above. A spool's arrived one by one: each is {"name", "resume",
  * "submitted", "config": {keys...}}, and anything wrong with one is its own error. */
@@ -57,7 +58,7 @@ struct job {
     struct subject subject;
     bool external;    /* left to other runs; shown as its job.json says */
     bool has_subject; /* jobs_read_subjects has read it */
-    bool resume;      /* from its checkpoints */
+    enum start start; /* what becomes of results in its folder */
     double submitted; /* in seconds since 1970; 0: together with the queue */
     int64_t steps;    /* wanted */
     double cost;      /* evaluations x pixels, to order jobs by length */

@@ -10,6 +10,7 @@
 #include "pipeline/memory_plan.h"
 #include "queue/display.h"
 #include "queue/handout.h"
+#include "queue/job_folders.h"
 #include "queue/job_log.h"
 #include "queue/results.h"
 #include "report/metrics.h"
@@ -47,18 +48,6 @@ static bool is_leader(const struct queue *q)
 
 /* -------------------------------------------------------------------------------- folders */
 
-/* No link in a job's folder may make us write outside the queue's folder. */
-static struct error prepare_job(const struct queue *q, struct job *job)
-{
-    struct learning learning = {0};
-    TRY(folder_within(q->jobs.folder, job->folder));
-    struct error e = learning_prepare(&learning, job->has_subject ? &job->subject.config : &job->config, job->resume);
-    if (e.code == ERROR_NONE && !job->resume)
-        result_remove(job);
-    learning_free(&learning);
-    return e;
-}
-
 /* Sends the status of all jobs, as rank 0 knows it, to all ranks. */
 static struct error share_status(struct queue *q)
 {
@@ -67,17 +56,10 @@ static struct error share_status(struct queue *q)
     return ok();
 }
 
-/* Later runs, and runs of other jobs, know a job from its folder only; one that failed before its folder was prepared
- * has left nothing there yet, so its outcome is written now. */
-static void write_failure(const struct queue *q, const struct job *job)
+/* Unless other runs share it. */
+static struct error claim_queue(struct queue *q, const struct config *c)
 {
-    struct claim claim = {0};
-    if (job->external || job->status.state != JOB_FAILED || !job->folder ||
-        folder_within(q->jobs.folder, job->folder).code != ERROR_NONE)
-        return;
-    if (folder_make(job->folder).code == ERROR_NONE && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
-        result_write(job); // whether or not that works, the run ends with the job's own error
-    claim_release(&claim);
+    return q->parts.only || q->claim.held ? ok() : claim_folder(&q->claim, q->jobs.folder, learning_claim_timeout(c));
 }
 
 static struct error prepare_folders(struct queue *q)
@@ -85,28 +67,25 @@ static struct error prepare_folders(struct queue *q)
     struct error e = ok();
     if (is_root(q))
         e = config_blame(&q->config, "output.dir", folder_make(q->jobs.folder));
-    if (is_root(q) && e.code == ERROR_NONE && !q->parts.only)
-        e = claim_folder(&q->claim, q->jobs.folder, learning_claim_timeout(&q->config));
+    if (is_root(q) && e.code == ERROR_NONE)
+        e = claim_queue(q, &q->config);
     TRY(comm_agree(q->parts.comm, e));
-    for (int64_t i = 0; i < q->jobs.count && is_root(q); i++) {
-        struct job *job = &q->jobs.items[i];
-        if (!job_is_pending(job)) {
-            write_failure(q, job);
-            continue;
-        }
-        e = prepare_job(q, job);
-        if (e.code != ERROR_NONE)
-            job_fail(job, e);
-    }
+    if (is_root(q))
+        job_folders_prepare(&q->jobs);
     return share_status(q);
 }
 
-/* Marks the jobs that an earlier run of this queue finished. */
-static struct error read_results(struct queue *q)
+/* What earlier runs left in the jobs' folders: decided before anything runs. */
+static struct error judge_folders(struct queue *q, const char *source)
 {
-    for (int64_t i = 0; i < q->jobs.count && is_root(q); i++)
-        if (job_is_pending(&q->jobs.items[i]) && q->jobs.items[i].resume)
-            result_read(&q->jobs.items[i]);
+    struct error e = ok();
+    const struct job *first = jobs_first_pending(&q->jobs);
+    if (is_root(q) && first && folder_exists(q->jobs.folder)) {
+        e = claim_queue(q, &first->config);
+        if (e.code == ERROR_NONE)
+            e = job_folders_judge(&q->jobs, source);
+    }
+    TRY(comm_agree(q->parts.comm, e));
     return share_status(q);
 }
 
@@ -178,14 +157,14 @@ static void print_abort(void *arg, const char *text)
 static struct error open_folder(struct queue *q, struct job *job, struct learning *learning)
 {
     TRY(folder_within(q->jobs.folder, job->folder));
-    TRY(learning_prepare(learning, &job->subject.config, true));
+    TRY(learning_prepare(learning, &job->subject.config, START_RESUME)); // job_folders_prepare has begun there
     return job_log_open(&q->log, job);
 }
 
 static struct error learn(struct queue *q, struct job *job, struct learning *learning)
 {
     TRY(comm_agree(q->pipeline.comm, is_leader(q) ? open_folder(q, job, learning) : ok()));
-    struct error e = learning_run(learning, job->resume);
+    struct error e = learning_run(learning, job->start == START_RESUME);
     q->status.step = learning->training.state.step; // also for a job that had no step left
     q->status.validation = learning->training.validation_last;
     return e;
@@ -449,18 +428,18 @@ struct error queue_new(struct queue **queue, const struct queue_parts *parts)
 }
 
 struct error queue_run(struct queue *q, const struct jobs_source *source, const char *text, int64_t size,
-                       const struct text_list *sets, bool resume)
+                       const struct text_list *sets, enum start start)
 {
     TRY(comm_agree(q->parts.comm, jobs_read(&q->jobs, source, text, size, sets)));
     for (int64_t i = 0; i < q->jobs.count && source->kind == JOBS_FILE; i++)
-        q->jobs.items[i].resume = resume;
+        q->jobs.items[i].start = start;
     if (!q->jobs.folder)
         return ok(); // no job of the spool has a valid config
     if (q->parts.only)
         TRY(jobs_select(&q->jobs, q->parts.only, source->name));
-    TRY(read_results(q));
+    TRY(judge_folders(q, source->name));
     if (is_root(q))
-        results_begin(&q->results, &q->jobs, resume);
+        results_begin(&q->results, &q->jobs, start == START_RESUME);
     TRY(comm_agree(q->parts.comm, is_root(q) ? display_open(&q->display, &q->results) : ok()));
     TRY(share_submitted(q));
     return run_batch(q);

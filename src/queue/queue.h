@@ -29,10 +29,10 @@ struct queue_parts {
 struct error queue_new(struct queue **q, const struct queue_parts *parts);
 void queue_free(struct queue *q);
 
-/* Runs the jobs of a text (see jobs_read), the same on all ranks. `resume` is for a file's jobs; a spool's jobs each
- * say it. The jobs stay for the caller to read: call queue_clear before the next batch. */
+/* Runs the jobs of a text (see jobs_read), the same on all ranks. `start` is for a file's jobs; a spool's jobs each
+ * say theirs. The jobs stay for the caller to read: call queue_clear before the next batch. */
 struct error queue_run(struct queue *q, const struct jobs_source *source, const char *text, int64_t size,
-                       const struct text_list *sets, bool resume);
+                       const struct text_list *sets, enum start start);
 const struct jobs *queue_jobs(const struct queue *q);
 void queue_clear(struct queue *q);
 

@@ -104,13 +104,11 @@ static bool has_word(const struct job *job, struct json *json)
     return word_sum(sum, job).code == ERROR_NONE && (!then[0] || strcmp(sum, then) == 0);
 }
 
-/* Reads from a file that may hold anything. */
-static void parse_result(struct job *job, struct json *json)
+/* What a file, which may hold anything, says about a job. */
+static struct job_status parse_status(int64_t job, struct json *json)
 {
     const int64_t most = INT64_C(1) << 53;
-    if (strcmp(json_string(json, "recipe", ""), job->recipe) != 0)
-        return;
-    struct job_status found = job_status_unknown(job->status.job);
+    struct job_status found = job_status_unknown(job);
     found.step = json_integer(json, "steps", 0, 0, most);
     found.loss = json_number(json, "loss", NAN);
     found.validation_first = json_number(json, "validation_first", NAN);
@@ -119,6 +117,14 @@ static void parse_result(struct job *job, struct json *json)
     found.finished = json_number(json, "finished", 0);
     found.evaluations = json_number(json, "evaluations", 0);
     found.state = job_state_of(json_string(json, "state", ""));
+    return found;
+}
+
+static void parse_result(struct job *job, struct json *json)
+{
+    if (strcmp(json_string(json, "recipe", ""), job->recipe) != 0)
+        return;
+    struct job_status found = parse_status(job->status.job, json);
     if (found.state == JOB_DONE ? found.step != job->steps || !has_word(job, json) : !job->external)
         found.state = JOB_WAITING;
     if (found.state == JOB_FAILED)
@@ -144,6 +150,40 @@ void result_read(struct job *job)
         return;
     parse_result(job, &json);
     json_close(&json);
+}
+
+static enum finished parse_finished(struct job *job, struct json *json, char difference[RECIPE_DIFFERENCE])
+{
+    const int64_t most = INT64_C(1) << 53;
+    struct job_status found = parse_status(job->status.job, json);
+    int64_t wanted = json_integer(json, "steps_wanted", 0, 0, most);
+    const char *recipe = json_string(json, "recipe", "");
+    double submitted = json_number(json, "submitted", 0);
+    *difference = 0;
+    if (json->error.code != ERROR_NONE || found.state != JOB_DONE || found.step != wanted || !has_word(job, json))
+        return UNFINISHED;
+    job->status = found;
+    if (job->submitted <= 0)
+        job->submitted = submitted;
+    if (strcmp(recipe, job->recipe) != 0) {
+        recipe_difference(difference, recipe, job->recipe);
+        return FINISHED_OTHERWISE;
+    }
+    if (wanted == job->steps)
+        return FINISHED;
+    snprintf(difference, RECIPE_DIFFERENCE, ": optim.steps is %lld there and %lld here", (long long)wanted,
+             (long long)job->steps);
+    return FINISHED_OTHER_STEPS;
+}
+
+enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE])
+{
+    struct json json;
+    if (!open_json(&json, job->folder, "job.json"))
+        return UNFINISHED;
+    enum finished finished = parse_finished(job, &json, difference);
+    json_close(&json);
+    return finished;
 }
 
 /* -------------------------------------------------------------------------------- summary.json */

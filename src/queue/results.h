@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "queue/jobs.h"
+#include "zo/origin.h"
 
 /* FOLDER/job.json: how far the job is, and the CRC-32 of its word once it is done: an error if the word cannot be read.
  * Written by the leader of its group. */
@@ -18,6 +19,12 @@ void result_remove(const struct job *job);
  * many steps as are wanted, and whose word is on the disk as it was then, is done; any other one waits; an external job
  * that is not done is shown as it is there. */
 void result_read(struct job *job);
+
+/* Whether FOLDER/job.json says that a run finished the job there, and the word is there: not at all; as it is wanted now;
+ * with another number of steps; or with another recipe. Then the job's status is that run's, and `difference` says what
+ * differs (recipe_difference). */
+enum finished { UNFINISHED, FINISHED, FINISHED_OTHER_STEPS, FINISHED_OTHERWISE };
+enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE]);
 
 /* A number as a table shows it: "-" if it is not known. */
 const char *result_number(char out[32], int decimals, double value);

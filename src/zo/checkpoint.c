@@ -325,3 +325,21 @@ struct error checkpoint_resume(struct state *s, const char *folder, const struct
     *found = search.found;
     return e.code == ERROR_NONE && !search.found ? search.unread : e;
 }
+
+bool checkpoint_any(const char *folder)
+{
+    int64_t *steps = NULL, count = 0;
+    bool found = false;
+    if (!folder_exists(folder) || list_steps(folder, &steps, &count).code != ERROR_NONE)
+        return false;
+    for (int64_t i = 0; i < count && !found; i++) {
+        char path[PATH_SIZE];
+        struct reading r;
+        if (step_path(path, folder, steps[i]).code != ERROR_NONE || safetensors_open(&r.file, path).code != ERROR_NONE)
+            continue;
+        found = check_whole(&r, path).code != ERROR_FAILED; // also if it is of another format
+        safetensors_close(&r.file);
+    }
+    memory_free(steps);
+    return found;
+}

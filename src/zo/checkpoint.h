@@ -33,4 +33,7 @@ struct error checkpoint_read(struct state *s, const char *path, const struct ori
 struct error checkpoint_resume(struct state *s, const char *folder, const struct origin *origin, int64_t recorded,
                                bool *found, void (*warn)(const char *text));
 
+/* Whether FOLDER has a checkpoint that is as it was written, of whatever run. */
+bool checkpoint_any(const char *folder);
+
 #endif

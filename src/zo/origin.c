@@ -55,13 +55,15 @@ static bool find_difference(struct difference *d, const char *group, const cJSON
     return false;
 }
 
-static bool recipes_differ(struct difference *d, const char *theirs, const char *ours)
+void recipe_difference(char text[RECIPE_DIFFERENCE], const char *theirs, const char *ours)
 {
+    struct difference d;
     cJSON *a = cJSON_Parse(theirs), *b = cJSON_Parse(ours);
-    bool found = cJSON_IsObject(a) && cJSON_IsObject(b) && find_difference(d, "", a, b);
+    *text = 0;
+    if (cJSON_IsObject(a) && cJSON_IsObject(b) && find_difference(&d, "", a, b))
+        snprintf(text, RECIPE_DIFFERENCE, ": %s is %s there and %s here", d.key, d.theirs, d.ours);
     cJSON_Delete(a);
     cJSON_Delete(b);
-    return found;
 }
 
 /* -------------------------------------------------------------------------------- all that differs */
@@ -84,11 +86,9 @@ __attribute__((format(printf, 2, 3))) static void add(struct list *list, const c
 
 static void add_recipe(struct list *list, const char *theirs, const char *ours)
 {
-    struct difference d;
-    if (recipes_differ(&d, theirs, ours))
-        add(list, "another recipe: %s is %s there and %s here", d.key, d.theirs, d.ours);
-    else
-        add(list, "another recipe");
+    char difference[RECIPE_DIFFERENCE];
+    recipe_difference(difference, theirs, ours);
+    add(list, "another recipe%s", difference);
 }
 
 static void add_pictures(struct list *list, const char *theirs, const char *ours)

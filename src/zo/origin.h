@@ -37,6 +37,10 @@ enum { ORIGIN_TEXT = 100 };
 void origin_crc(char text[ORIGIN_TEXT], uint32_t crc);
 void origin_pictures(char text[ORIGIN_TEXT], int64_t count, uint32_t crc);
 
+/* The first key that differs between two recipes, ": KEY is 2 there and 3 here"; empty if there is none. */
+enum { RECIPE_DIFFERENCE = 400 };
+void recipe_difference(char text[RECIPE_DIFFERENCE], const char *theirs, const char *ours);
+
 /* ERROR_BAD_INPUT says in which ways the two differ, apart from the device. */
 struct error origin_compare(const struct origin *theirs, const struct origin *ours);
 

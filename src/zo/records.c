@@ -9,6 +9,7 @@
 #include "files/file.h"
 #include "model/embedding.h"
 #include "zo/checkpoint.h"
+#include "zo/previous.h"
 #include "zo/train.h"
 
 static const char word_name[] = "learned_embeds.safetensors";
@@ -68,13 +69,23 @@ static struct error write_words(struct training *t)
     return all;
 }
 
+/* The run has a checkpoint. Results that cannot be removed do no harm. */
+static void remove_previous(const struct training *t)
+{
+    struct error e = previous_remove(t->parts.config->output.dir);
+    if (e.code != ERROR_NONE)
+        log_warning("%s", e.text);
+}
+
 static struct error save_checkpoint(struct training *t)
 {
     const struct config *c = t->parts.config;
     char folder[PATH_SIZE];
     TRY(path_join(folder, c->output.dir, "checkpoints"));
     t->records.last_checkpoint = clock_seconds();
-    return checkpoint_write(&t->state, folder, &t->parts.origin, c->output.checkpoint_keep);
+    TRY(checkpoint_write(&t->state, folder, &t->parts.origin, c->output.checkpoint_keep));
+    remove_previous(t);
+    return ok();
 }
 
 static bool checkpoint_due(const struct training *t)
@@ -158,7 +169,12 @@ struct error records_finish(struct training *t)
 
 struct error records_open(struct training *t)
 {
+    const char *folder = t->parts.config->output.dir;
     t->records = (struct records){.last_checkpoint = clock_seconds()};
+    if (t->state.step > 0)
+        remove_previous(t); // that step's checkpoint has been read
+    else if (previous_kept(folder))
+        log_line("%s/previous: holds the results from before --overwrite, until this run has a checkpoint", folder);
     return metrics_open(&t->records.metrics, t->parts.config->output.dir, t->state.step);
 }
 

@@ -2,14 +2,15 @@
  *
  *   ZOODIP_FAULTS="CALLS ERRNO FIRST LAST PART"
  *
- * CALLS is a list such as open,read, or all; ERRNO a number. Of the calls whose path contains PART, those numbered FIRST to LAST,
- * from 1, fail. ZOODIP_FAULTS_COUNT names a file to which each such call appends its name and path as a line, whether it fails or
+ * CALLS is a list such as open,read, or all; ERRNO a number, or KILL. Of the calls whose path contains PART (*: any), those
+ * numbered FIRST to LAST, from 1, fail, or the process is killed before the first of them. ZOODIP_FAULTS_COUNT names a file to which each such call appends its name and path as a line, whether it fails or
  * not: how many there are, and which. A call by descriptor belongs to the path that is open there. What a stream writes inside
  * the C library is seen as fwrite, fflush and fclose. */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -50,11 +51,11 @@ static bool fails(const char *call, const char *path)
 {
     static int number;
     const char *text = getenv("ZOODIP_FAULTS");
-    char calls[200], part[200];
-    int code, first, last;
-    if (!text || !path || sscanf(text, "%199s %d %d %d %199s", calls, &code, &first, &last, part) != 5)
+    char calls[200], code[20], part[200];
+    int first, last;
+    if (!text || !path || sscanf(text, "%199s %19s %d %d %199s", calls, code, &first, &last, part) != 5)
         return false;
-    if (!is_listed(calls, call) || !strstr(path, part))
+    if (!is_listed(calls, call) || (strcmp(part, "*") != 0 && !strstr(path, part)))
         return false;
     int before = errno;
     count_call(call, path);
@@ -62,7 +63,9 @@ static bool fails(const char *call, const char *path)
     int mine = __atomic_add_fetch(&number, 1, __ATOMIC_RELAXED);
     if (mine < first || mine > last)
         return false;
-    errno = code;
+    if (strcmp(code, "KILL") == 0)
+        raise(SIGKILL);
+    errno = atoi(code);
     return true;
 }
 
@@ -187,7 +190,17 @@ int unlink(const char *path)
     return fails("unlink", path) ? -1 : NEXT(unlink)(path);
 }
 
+int unlinkat(int folder, const char *path, int flags)
+{
+    return fails("unlink", path) ? -1 : NEXT(unlinkat)(folder, path, flags);
+}
+
 int mkdir(const char *path, mode_t mode)
 {
     return fails("mkdir", path) ? -1 : NEXT(mkdir)(path, mode);
+}
+
+int mkdirat(int folder, const char *path, mode_t mode)
+{
+    return fails("mkdir", path) ? -1 : NEXT(mkdirat)(folder, path, mode);
 }

@@ -1,0 +1,140 @@
+#include "queue/job_folders.h"
+
+#include <stdio.h>
+
+#include "base/log.h"
+#include "files/claim.h"
+#include "files/file.h"
+#include "pipeline/learning.h"
+#include "queue/results.h"
+
+/* -------------------------------------------------------------------------------- judging */
+
+/* What was found in all folders. */
+struct judgement {
+    int64_t finished, begun;
+    const struct job *first; /* that was begun */
+};
+
+/* Can nothing be said about it now, because another run is writing there, or a link leads out of the queue's folder? */
+static bool is_closed(const struct jobs *jobs, const struct job *job)
+{
+    struct claim claim = {0};
+    if (folder_within(jobs->folder, job->folder).code != ERROR_NONE)
+        return true;
+    bool closed = claim_folder(&claim, job->folder, 0).code != ERROR_NONE;
+    claim_release(&claim);
+    return closed;
+}
+
+static void leave_finished(struct judgement *j, const struct job *job, const char *difference)
+{
+    j->finished++;
+    if (*difference)
+        log_warning("%s: is finished and stays as it is, with another recipe than it has now%s; --overwrite learns it "
+                    "anew",
+                    job->name, difference);
+}
+
+/* A spool's job, new or found in running/. */
+static void judge_spooled(struct job *job, const char *spool)
+{
+    char difference[RECIPE_DIFFERENCE];
+    bool other =
+        job->start == START_NEW ? previous_found(job->folder) : result_finished(job, difference) == FINISHED_OTHERWISE;
+    if (other)
+        job_fail(job, error_input("%s/%s.json: name: %s holds results of an earlier job of that name; move them away, "
+                                  "or choose another name",
+                                  spool, job->name, job->folder));
+    else if (job->start == START_RESUME)
+        result_read(job);
+}
+
+static void judge(struct judgement *j, struct job *job)
+{
+    char difference[RECIPE_DIFFERENCE] = "";
+    enum finished finished = result_finished(job, difference);
+    // more steps than then: a run that resumes prolongs it
+    if (finished == FINISHED || finished == FINISHED_OTHERWISE ||
+        (finished == FINISHED_OTHER_STEPS && job->start == START_NEW))
+        leave_finished(j, job, difference);
+    else if (job->start == START_RESUME)
+        result_read(job);
+    else if (previous_found(job->folder) && j->begun++ == 0)
+        j->first = job;
+}
+
+static struct error tell(const struct judgement *j, const char *source)
+{
+    char more[64] = "";
+    if (j->begun > 1)
+        snprintf(more, sizeof more, " (and %lld more)", (long long)j->begun - 1);
+    if (j->begun > 0)
+        return error_input("%s: %s: %s: was begun and is not finished%s; continue with --resume, or begin anew with "
+                           "--overwrite",
+                           source, j->first->name, j->first->folder, more);
+    if (j->finished > 0)
+        log_line("%lld job%s finished before: left as %s; --overwrite learns %s anew", (long long)j->finished,
+                 j->finished == 1 ? "" : "s", j->finished == 1 ? "it is" : "they are",
+                 j->finished == 1 ? "it" : "them");
+    return ok();
+}
+
+struct error job_folders_judge(struct jobs *jobs, const char *source)
+{
+    struct judgement j = {0};
+    for (int64_t i = 0; i < jobs->count; i++) {
+        struct job *job = &jobs->items[i];
+        if (!job_is_pending(job) || job->start == START_OVERWRITE || !folder_exists(job->folder) ||
+            is_closed(jobs, job))
+            continue;
+        if (jobs->kind == JOBS_SPOOL)
+            judge_spooled(job, source);
+        else
+            judge(&j, job);
+    }
+    return tell(&j, source);
+}
+
+/* -------------------------------------------------------------------------------- preparing */
+
+/* No link in a job's folder may make us write outside the queue's folder. */
+static struct error prepare(const struct jobs *jobs, struct job *job)
+{
+    struct learning learning = {0};
+    TRY(folder_within(jobs->folder, job->folder));
+    struct error e = learning_prepare(&learning, job->has_subject ? &job->subject.config : &job->config, job->start);
+    if (e.code == ERROR_NONE && job->start != START_RESUME)
+        result_remove(job);
+    learning_free(&learning);
+    return e;
+}
+
+/* Later runs, and runs of other jobs, know a job from its folder only; one that failed before its folder was prepared
+ * has left nothing there yet, so its outcome is written now; but not beside results of an earlier run, which it did not
+ * continue. */
+static void write_failure(const struct jobs *jobs, const struct job *job)
+{
+    struct claim claim = {0};
+    if (job->external || job->status.state != JOB_FAILED || !job->folder ||
+        folder_within(jobs->folder, job->folder).code != ERROR_NONE ||
+        (job->start != START_RESUME && previous_found(job->folder)))
+        return;
+    if (folder_make(job->folder).code == ERROR_NONE && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
+        result_write(job); // whether or not that works, the run ends with the job's own error
+    claim_release(&claim);
+}
+
+void job_folders_prepare(struct jobs *jobs)
+{
+    for (int64_t i = 0; i < jobs->count; i++) {
+        struct job *job = &jobs->items[i];
+        if (!job_is_pending(job)) {
+            write_failure(jobs, job);
+            continue;
+        }
+        struct error e = prepare(jobs, job);
+        if (e.code != ERROR_NONE)
+            job_fail(job, e);
+    }
+}

@@ -1,0 +1,373 @@
+#include "zo/previous.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "files/file.h"
+#include "zo/checkpoint.h"
+
+/* -------------------------------------------------------------------------------- names */
+
+/* What a run writes; # stands for digits. */
+struct item {
+    const char *part; /* the folder's subfolder */
+    const char *name;
+    bool counts; /* whether it is a result by itself */
+};
+
+static const struct item items[] = {
+    {"", "learned_embeds.safetensors", true},
+    {"", "learned_embeds-steps-#.safetensors", true},
+    {"", "metrics.jsonl", true},
+    {"", "loss.png", true},
+    {"", "grid.png", true},
+    {"", "report.html", true},
+    {"", "events.out.tfevents.#.zoodip", false},
+    {"", "log.txt", false},
+    {"", "job.json", false},
+    {"checkpoints", "step-#.safetensors", true},
+    {"samples", "step-#-#.png", true},
+};
+
+static const char *const parts[] = {"", "checkpoints", "samples"};
+
+enum { ITEMS = sizeof items / sizeof *items, PARTS = sizeof parts / sizeof *parts };
+
+static bool is_named(const char *name, const char *pattern)
+{
+    for (; *pattern; pattern++) {
+        size_t digits = *pattern == '#' ? strspn(name, "0123456789") : *name == *pattern;
+        if (digits == 0)
+            return false;
+        name += digits;
+    }
+    return *name == 0;
+}
+
+static const struct item *find_item(const char *part, const char *name)
+{
+    for (int i = 0; i < ITEMS; i++)
+        if (strcmp(items[i].part, part) == 0 && is_named(name, items[i].name))
+            return &items[i];
+    return NULL;
+}
+
+static bool has(int folder, const char *name)
+{
+    struct stat status;
+    return folder >= 0 && fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+}
+
+static bool is_part(const char *name)
+{
+    for (int i = 1; i < PARTS; i++)
+        if (strcmp(name, parts[i]) == 0)
+            return true;
+    return false;
+}
+
+/* A file that a run wrote, or a link that somebody put in its place, or in that of a subfolder. A log.txt without
+ * job.json may be anybody's: a queue writes both. */
+static bool is_ours(int folder, const char *part, const char *name)
+{
+    struct stat status;
+    if (fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
+        return false;
+    bool link = S_ISLNK(status.st_mode);
+    if (!find_item(part, name))
+        return link && !*part && is_part(name);
+    return (link || S_ISREG(status.st_mode)) && (strcmp(name, "log.txt") != 0 || has(folder, "job.json"));
+}
+
+/* -------------------------------------------------------------------------------- files */
+
+/* A subfolder, or -1. */
+static int open_part(int folder, const char *part, int flags)
+{
+    return openat(folder, *part ? part : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC | flags);
+}
+
+struct visit {
+    const char *path; /* of the folder, for errors */
+    const char *part;
+    int folder; /* of the part */
+    const char *name;
+    void *arg;
+};
+
+/* Calls one(visit) for each file of a part that a run wrote, log.txt before job.json. */
+static struct error visit_part(struct visit *v, struct error (*one)(const struct visit *visit))
+{
+    char **names;
+    int64_t count;
+    TRY(folder_list_at(v->folder, v->path, &names, &count));
+    struct error e = ok();
+    for (int64_t i = count - 1; i >= 0 && e.code == ERROR_NONE; i--) {
+        v->name = names[i];
+        if (is_ours(v->folder, v->part, names[i]))
+            e = one(v);
+    }
+    folder_list_free(names, count);
+    return e;
+}
+
+/* A part that is a link is itself one of the folder's files: what it leads to is neither moved nor removed. */
+static struct error visit_all(int folder, const char *path, struct error (*one)(const struct visit *visit), void *arg)
+{
+    for (int i = 0; i < PARTS; i++) {
+        struct visit v = {.path = path, .part = parts[i], .arg = arg};
+        v.folder = open_part(folder, parts[i], O_NOFOLLOW);
+        if (v.folder < 0)
+            continue;
+        struct error e = visit_part(&v, one);
+        close(v.folder);
+        TRY(e);
+    }
+    return ok();
+}
+
+/* "cannot WHAT PATH/PART/NAME". */
+static struct error visit_error(const struct visit *v, const char *what)
+{
+    int why = errno;
+    char path[PATH_SIZE];
+    snprintf(path, sizeof path, "%.3000s/%s%s%.300s", v->path, v->part, *v->part ? "/" : "", v->name);
+    errno = why;
+    return error_errno(what, path);
+}
+
+static struct error remove_file(const struct visit *v)
+{
+    return unlinkat(v->folder, v->name, 0) == 0 || errno == ENOENT ? ok() : visit_error(v, "remove");
+}
+
+static bool sync_folder(int folder)
+{
+    return fsync(folder) == 0 || errno == EINVAL; // some file systems cannot do this, and need not
+}
+
+/* arg: the folder that it goes to. */
+static struct error move_file(const struct visit *v)
+{
+    int previous = *(const int *)v->arg;
+    bool made = !*v->part || mkdirat(previous, v->part, 0777) == 0 || errno == EEXIST;
+    int to = made ? open_part(previous, v->part, O_NOFOLLOW) : -1;
+    bool moved = to >= 0 && renameat(v->folder, v->name, to, v->name) == 0;
+    struct error e = moved && sync_folder(to) ? ok() : visit_error(v, "move");
+    if (to >= 0)
+        close(to);
+    return e;
+}
+
+/* Those that are empty. */
+static void remove_parts(int folder)
+{
+    for (int i = 1; i < PARTS; i++)
+        unlinkat(folder, parts[i], AT_REMOVEDIR);
+}
+
+/* Does an open folder hold results, or, with `any`, any file of a run's? Links are followed, as a run that resumes
+ * does. */
+static bool holds(int folder, bool any)
+{
+    bool found = false;
+    for (int i = 0; i < PARTS && !found; i++) {
+        int part = open_part(folder, parts[i], 0);
+        char **names = NULL;
+        int64_t count = 0;
+        struct stat status;
+        if (part < 0 || folder_list_at(part, parts[i], &names, &count).code != ERROR_NONE)
+            count = 0;
+        for (int64_t k = 0; k < count && !found; k++) {
+            const struct item *item = find_item(parts[i], names[k]);
+            found = item && (any || (item->counts && fstatat(part, names[k], &status, 0) == 0 &&
+                                     S_ISREG(status.st_mode) && status.st_size > 0));
+        }
+        folder_list_free(names, count);
+        if (part >= 0)
+            close(part);
+    }
+    return found;
+}
+
+/* -------------------------------------------------------------------------------- previous/ */
+
+enum phase { MOVING, MOVED, REMOVING, ABSENT };
+
+static const char *const phase_files[] = {".moving", ".moved", ".removing"};
+
+struct place {
+    char previous_path[PATH_SIZE];
+    int folder, previous; /* -1: there is none, or it is none of a run's */
+    enum phase phase;
+};
+
+static void close_place(const struct place *p)
+{
+    if (p->previous >= 0)
+        close(p->previous);
+    close(p->folder);
+}
+
+static struct error open_place(struct place *p, const char *folder)
+{
+    TRY(path_join(p->previous_path, folder, "previous"));
+    p->folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (p->folder < 0)
+        return error_errno("open", folder);
+    p->previous = open_part(p->folder, "previous", O_NOFOLLOW);
+    for (p->phase = MOVING; p->phase < ABSENT && !has(p->previous, phase_files[p->phase]);)
+        p->phase++;
+    return ok();
+}
+
+/* The file that says the phase is on the disk before anything else follows. */
+static struct error set_phase(struct place *p, enum phase phase)
+{
+    const char *name = phase_files[phase];
+    bool done;
+    if (phase == MOVING) {
+        int file = openat(p->previous, name, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0666);
+        done = file >= 0 && close(file) == 0;
+    } else {
+        done = renameat(p->previous, phase_files[p->phase], p->previous, name) == 0;
+    }
+    if (!done || !sync_folder(p->previous) || !sync_folder(p->folder))
+        return error_errno("write in", p->previous_path);
+    p->phase = phase;
+    return ok();
+}
+
+static struct error finish_move(struct place *p, const char *path)
+{
+    TRY(visit_all(p->folder, path, move_file, &p->previous));
+    remove_parts(p->folder);
+    return sync_folder(p->folder) ? set_phase(p, MOVED) : error_errno("write in", path);
+}
+
+/* Files that somebody else put there stay, and the folder with them. */
+static struct error finish_removal(struct place *p)
+{
+    TRY(visit_all(p->previous, p->previous_path, remove_file, NULL));
+    remove_parts(p->previous);
+    if (unlinkat(p->previous, phase_files[p->phase], 0) != 0)
+        return error_errno("remove", p->previous_path);
+    p->phase = ABSENT;
+    unlinkat(p->folder, "previous", AT_REMOVEDIR);
+    close(p->previous);
+    p->previous = open_part(p->folder, "previous", O_NOFOLLOW);
+    return ok();
+}
+
+static struct error remove_previous(struct place *p)
+{
+    if (p->phase == MOVED)
+        TRY(set_phase(p, REMOVING));
+    return finish_removal(p);
+}
+
+static struct error begin_move(struct place *p, const char *path)
+{
+    if (p->previous < 0 && mkdirat(p->folder, "previous", 0777) == 0)
+        p->previous = open_part(p->folder, "previous", O_NOFOLLOW);
+    if (p->previous < 0)
+        return error_errno("make the folder", p->previous_path);
+    TRY(set_phase(p, MOVING));
+    return finish_move(p, path);
+}
+
+/* What is in previous/ is given up only for a run that has a checkpoint. */
+static struct error overwrite(struct place *p, const char *path)
+{
+    char checkpoints[PATH_SIZE];
+    TRY(path_join(checkpoints, path, "checkpoints"));
+    if (p->phase == MOVED && !checkpoint_any(checkpoints)) {
+        TRY(visit_all(p->folder, path, remove_file, NULL));
+        remove_parts(p->folder);
+        return ok();
+    }
+    if (p->phase == MOVED)
+        TRY(remove_previous(p));
+    return holds(p->folder, false) ? begin_move(p, path) : ok();
+}
+
+static struct error check(const struct place *p, const char *path, enum start start)
+{
+    bool waits = p->phase == MOVING || p->phase == MOVED, results = holds(p->folder, false);
+    if (start == START_NEW && waits)
+        return error_input("%s: holds results that --overwrite moved to previous/; continue with --resume, or begin "
+                           "anew with --overwrite",
+                           path);
+    if (start == START_NEW && results)
+        return error_input("%s: holds results of an earlier run; continue them with --resume, or replace them with "
+                           "--overwrite",
+                           path);
+    bool theirs = p->phase == ABSENT && (p->previous < 0 ? has(p->folder, "previous") : holds(p->previous, true));
+    if (start == START_OVERWRITE && results && theirs)
+        return error_input("%s: --overwrite puts old results there, and has not made this one: give it another name",
+                           p->previous_path);
+    return ok();
+}
+
+static struct error begin(struct place *p, const char *path, enum start start)
+{
+    TRY(check(p, path, start));
+    if (p->phase == MOVING)
+        TRY(finish_move(p, path));
+    if (p->phase == REMOVING)
+        TRY(finish_removal(p));
+    return start == START_OVERWRITE ? overwrite(p, path) : ok();
+}
+
+/* -------------------------------------------------------------------------------- for runs */
+
+bool previous_found(const char *folder)
+{
+    struct place p;
+    if (open_place(&p, folder).code != ERROR_NONE)
+        return false;
+    bool found = p.phase == MOVING || p.phase == MOVED || holds(p.folder, false);
+    close_place(&p);
+    return found;
+}
+
+struct error previous_check(const char *folder, enum start start)
+{
+    struct place p;
+    TRY(open_place(&p, folder));
+    struct error e = check(&p, folder, start);
+    close_place(&p);
+    return e;
+}
+
+struct error previous_begin(const char *folder, enum start start)
+{
+    struct place p;
+    TRY(open_place(&p, folder));
+    struct error e = begin(&p, folder, start);
+    close_place(&p);
+    return e;
+}
+
+struct error previous_remove(const char *folder)
+{
+    struct place p;
+    TRY(open_place(&p, folder));
+    struct error e = p.phase == MOVED || p.phase == REMOVING ? remove_previous(&p) : ok();
+    close_place(&p);
+    return e;
+}
+
+bool previous_kept(const char *folder)
+{
+    struct place p;
+    if (open_place(&p, folder).code != ERROR_NONE)
+        return false;
+    bool kept = p.phase == MOVED;
+    close_place(&p);
+    return kept;
+}

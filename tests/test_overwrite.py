@@ -1,0 +1,295 @@
+"""Results that a run finds in its folder. Nothing is overwritten unasked, and with --overwrite the folder holds, whenever the run is
+killed, the old word or a checkpoint of the new run."""
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from conftest import BUILD, ROOT, learned, metrics, program, refused, run, slice_of, train_alone, write_recipe
+from live import TooLate, afresh, caught, kill, nearly_done, newest, rank_processes, start, steps
+
+OLD = dict(optim__steps=4, output__checkpoint_every=2, output__save_every=2, output__sample_every=2, output__prompts=["a {}"],
+           output__sample_steps=1, zo__tau=4)
+NEW = dict(optim__steps=4, output__checkpoint_every=2, output__prompts=[], zo__tau=4, seed=5)
+WORD, CHECKPOINT = "learned_embeds.safetensors", "checkpoints/step-4.safetensors"
+
+
+@pytest.fixture(scope="module")
+def old(tmp_path_factory):
+    """The folder of a finished run, with a stranger's files, that tests copy."""
+    config, output = write_recipe(tmp_path_factory.mktemp("old"), **OLD)
+    run(program("zoodip"), "train", config)
+    for name in ("notes.txt", "log.txt", "learned_embeds.png", "checkpoints/step-4.bak", "samples/mine.png"):
+        (output / name).write_text("a stranger's")
+    return output
+
+
+@pytest.fixture(scope="module")
+def new(tmp_path_factory):
+    return train_alone(tmp_path_factory.mktemp("new"), **NEW)
+
+
+def files(folder):
+    """{path: contents} of all files in a folder and below."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()} if folder.exists() else {}
+
+
+def strangers(found):
+    return {name for name, text in found.items() if text == b"a stranger's"}
+
+
+def results(found):
+    """Without strangers' files, and without the one that says how far previous/ is."""
+    return {name: text for name, text in found.items() if text != b"a stranger's" and not name.startswith(".")}
+
+
+@pytest.fixture
+def into(tmp_path, old):
+    """Writes another recipe for a copy of the old run's folder; returns (config path, the folder)."""
+    config, output = write_recipe(tmp_path, **NEW)
+    shutil.copytree(old, output)
+    return config, output
+
+
+# -------------------------------------------------------------------------------- unasked
+
+
+KEPT = {"everything": ["*"], "the word": [WORD], "a word of before": ["learned_embeds-steps-2.safetensors"], "a checkpoint": ["checkpoints/*"],
+        "lines": ["metrics.jsonl"], "a report": ["report.html"], "a sample": ["samples/*"]}
+
+
+@pytest.mark.parametrize("kept", KEPT.values(), ids=KEPT)
+def test_a_folder_with_results_is_refused_before_any_work(into, old, tmp_path, kept):
+    config, output = into
+    for name in files(output):
+        if not any(Path(name).match(pattern) for pattern in kept) and kept != ["*"]:
+            (output / name).unlink()
+    before = files(output)
+    # the folder comes before the photos, which are missing
+    refused(run(program("zoodip"), "train", config, "--set", "data.images=/nowhere", check=False), "output.dir", str(output), "--resume", "--overwrite")
+    assert files(output) == before
+
+
+def test_what_is_no_result_does_not_refuse_a_run(into, new):
+    """Strangers' files, and those of a run that ended before its first step."""
+    config, output = into
+    for name in results(files(output)):
+        (output / name).unlink()
+    (output / "metrics.jsonl").touch()
+    (output / "events.out.tfevents.0000000001.zoodip").write_text("old")
+    run(program("zoodip"), "train", config)
+    assert learned(output) == new[0] and len(strangers(files(output))) == 5 and not (output / "previous").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "run"])
+def test_both_options_together_are_refused(tmp_path, command):
+    refused(run(program("zoodip"), command, tmp_path / "none.json", "--resume", "--overwrite", check=False), "--resume", "--overwrite", "one of them")
+
+
+# -------------------------------------------------------------------------------- asked
+
+
+def test_overwrite_leaves_the_new_run_and_strangers_files(into, old, new):
+    config, output = into
+    done = run(program("zoodip"), "train", config, "--overwrite")
+    assert f"{output}/previous: holds the results from before --overwrite" in done.stderr
+    found = files(output)
+    assert learned(output) == new[0] and len(metrics(output)) == 4
+    assert strangers(found) == strangers(files(old)) and not (output / "previous").exists()
+    assert not any(name.startswith(("samples/step", "learned_embeds-steps-2")) for name in found)
+    assert len(list(output.glob("events.out.tfevents.*"))) == 1
+
+
+def test_overwrite_of_a_run_that_cannot_begin_moves_nothing(into):
+    config, output = into
+    before = files(output)
+    refused(run(program("zoodip"), "train", config, "--overwrite", "--set", "data.images=/nowhere", check=False), "data.images")
+    assert files(output) == before
+
+
+def begun(output, made=2):
+    """Has a run that was started just now made so many steps?"""
+    lines = output / "metrics.jsonl"
+    before = lines.stat().st_mtime_ns
+    return lambda: steps(output) >= made and lines.stat().st_mtime_ns > before
+
+
+@afresh
+def test_old_results_stay_until_the_first_checkpoint(tmp_path, old, new):
+    config, output = write_recipe(tmp_path, **{**NEW, "output__checkpoint_every": 1000})
+    shutil.copytree(old, output)
+    for _ in range(2):  # the second finds lines of the first, and old results that are worth more
+        when = begun(output)
+        process = start(1, "train", config, "--overwrite", "--set", "optim.steps=100000")
+        with caught(process, config, when=when, unless=lambda: newest(output) > 0):
+            kill(process, config)
+        assert results(files(output / "previous")) == results(files(old))
+        assert strangers(files(output)) == strangers(files(old)) and not (output / WORD).exists()
+    refused(run(program("zoodip"), "train", config, check=False), "previous/", "--resume", "--overwrite")
+    done = run(program("zoodip"), "train", config, "--resume")
+    assert f"{output}/previous: holds the results from before --overwrite" in done.stderr
+    assert learned(output) == new[0] and not (output / "previous").exists()
+
+
+@afresh
+def test_run_sh_overwrites_once(tmp_path, old, new):
+    """A rank is killed after a checkpoint: the run goes on, instead of beginning anew."""
+    config, output = write_recipe(tmp_path, **{**NEW, "optim__steps": 60, "output__checkpoint_every": 5})
+    shutil.copytree(old, output)
+    when = begun(output, 6)
+    process = start(2, "train", config, "--overwrite", launcher=[ROOT / "launch/run.sh", "-n", 2, "--restarts", 1])
+    with caught(process, config, when=lambda: when() and newest(output) >= 5, unless=nearly_done(output, 60)):
+        os.kill(rank_processes(config)[0], signal.SIGKILL)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0 and "restarting with --resume (1 of 1)" in said and "resuming after step" in said, said
+    assert len(metrics(output)) == 60 and not (output / "previous").exists()
+
+
+@pytest.mark.parametrize("theirs", ["backup", "a file", "a link"])
+def test_a_previous_that_is_somebody_elses_is_left_alone(into, old, tmp_path, theirs):
+    config, output = into
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    if theirs == "backup":
+        (output / "previous").mkdir()
+        shutil.copy(old / WORD, output / "previous")
+    elif theirs == "a file":
+        (output / "previous").write_text("mine")
+    else:
+        (output / "previous").symlink_to(elsewhere)
+    before = files(output)
+    refused(run(program("zoodip"), "train", config, "--overwrite", check=False), f"{output}/previous", "another name")
+    assert files(output) == before and list(elsewhere.iterdir()) == []
+    run(program("zoodip"), "train", config, "--resume", "--set", "optim.steps=5", *as_before())
+    assert (output / "previous").exists()
+
+
+def as_before():
+    """Options that make the new recipe the old one."""
+    return ["--set", "seed=0"]
+
+
+def test_checkpoints_that_a_link_leads_to_stay_there(into, tmp_path, new):
+    config, output = into
+    shutil.move(output / "checkpoints", tmp_path / "scratch")
+    (output / "checkpoints").symlink_to(tmp_path / "scratch")
+    refused(run(program("zoodip"), "train", config, check=False), "--overwrite")
+    before = files(tmp_path / "scratch")
+    run(program("zoodip"), "train", config, "--overwrite")
+    assert learned(output) == new[0] and files(tmp_path / "scratch") == before and not (output / "checkpoints").is_symlink()
+
+
+# -------------------------------------------------------------------------------- killed at every call
+
+
+def begin(output, way, kill_at=0, calls="rename,unlink,mkdir,fsync"):
+    """What a run does to a folder's old results; killed before the call of that number. Returns whether it was."""
+    env = dict(LD_PRELOAD=str(BUILD / "tests/libfaults.so"), ZOODIP_FAULTS=f"{calls} KILL {kill_at} {kill_at} *") if kill_at else {}
+    done = run(program("tests/previous"), output, way, env=env, check=False)
+    assert done.returncode in ((-signal.SIGKILL, 0) if kill_at else (0,)), done.stderr
+    return done.returncode != 0
+
+
+class Folder:
+    """A copy of the old run's folder, in which a new run begins."""
+
+    def __init__(self, here, old, new_checkpoint):
+        self.old, self.new_checkpoint, self.output = old, new_checkpoint, here / "out"
+        if self.output.exists():
+            shutil.rmtree(self.output)
+        shutil.copytree(old, self.output)
+
+    def check(self):
+        """The old word, or a checkpoint of the new run; the old checkpoint is never taken for one. Strangers' files."""
+        found = files(self.output)
+        has_new = found.get(CHECKPOINT) == self.new_checkpoint
+        for name, text in results(files(self.old)).items():
+            there = found.get(f"previous/{name}", found.get(name))
+            assert has_new or there == text, name
+        assert strangers(found) == strangers(files(self.old))
+
+    def lines(self):
+        """The new run makes a step, which it may do only when nothing old is left in the folder."""
+        assert not results({n: t for n, t in files(self.output).items() if not n.startswith("previous/")})
+        (self.output / "metrics.jsonl").write_text("new")
+
+    def checkpoint(self):
+        (self.output / "checkpoints").mkdir(exist_ok=True)
+        (self.output / CHECKPOINT).write_bytes(self.new_checkpoint)
+
+    def checked(self, way, kill_at=0):
+        killed = begin(self.output, way, kill_at)
+        self.check()
+        return killed
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, old):
+    config, output = write_recipe(tmp_path_factory.mktemp("checkpoint"), **NEW)
+    run(program("zoodip"), "train", config)
+    here, text = tmp_path_factory.mktemp("killed"), (output / CHECKPOINT).read_bytes()
+    assert text != (old / CHECKPOINT).read_bytes()
+    return lambda: Folder(here, old, text)
+
+
+def calls_of(folder, way, prepare=lambda f: None):
+    """How many calls there are to be killed at."""
+    f, k = folder(), 1
+    prepare(f)
+    while begin(f.output, way, k):
+        f, k = folder(), k + 1
+        prepare(f)
+    return k - 1
+
+
+@pytest.mark.parametrize("then", ["overwrite", "resume"])
+def test_overwrite_may_be_killed_at_any_moment(folder, then):
+    count = calls_of(folder, "overwrite")
+    assert count > 12
+    for k in range(1, count + 1):
+        f = folder()
+        assert f.checked("overwrite", k)
+        if then == "resume" and not (f.output / "previous" / ".moving").exists() and not (f.output / "previous" / ".moved").exists():
+            continue  # nothing was moved: the old run goes on
+        f.checked(then)
+        f.lines()
+        f.check()
+        f.checked("overwrite")  # lines are not worth what is in previous/
+        assert results(files(f.output / "previous")) == results(files(f.old))
+        f.checkpoint()
+        f.checked("checkpoint")
+        assert not (f.output / "previous").exists()
+
+
+@pytest.mark.parametrize("then", ["overwrite", "resume"])
+def test_and_so_may_what_follows(folder, then):
+    count = calls_of(folder, "overwrite")
+    for k, j in slice_of([(k, j) for k in range(3, count + 1) for j in range(1, count + 1)], 60):
+        f = folder()
+        f.checked("overwrite", k)
+        f.checked(then, j)
+        f.checked("overwrite")
+        f.lines()
+        f.check()
+
+
+def test_the_removal_may_be_killed_at_any_moment(folder):
+    def prepare(f):
+        begin(f.output, "overwrite")
+        f.checkpoint()
+
+    count = calls_of(folder, "checkpoint", prepare)
+    assert count > 12
+    for k, then in slice_of([(k, then) for k in range(1, count + 1) for then in ("checkpoint", "resume", "overwrite")], 2):
+        f = folder()
+        prepare(f)
+        f.checked("checkpoint", k)
+        begin(f.output, then)
+        if then == "overwrite":  # the new run's checkpoint is the old one now
+            assert (f.output / "previous" / CHECKPOINT).read_bytes() == f.new_checkpoint and not (f.output / CHECKPOINT).exists()
+            assert len(results(files(f.output / "previous"))) == 1
+        else:
+            begin(f.output, "checkpoint")
+            assert files(f.output / "previous") == {} and (f.output / CHECKPOINT).exists()
