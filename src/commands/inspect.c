@@ -92,11 +92,6 @@ static void print_entries(const struct safetensors *file, bool norms)
     }
 }
 
-static int64_t bytes_of(const struct entry *entry)
-{
-    return entry->count * dtype_size(entry->type);
-}
-
 static struct error inspect_safetensors(const char *path)
 {
     struct safetensors file;
@@ -104,7 +99,7 @@ static struct error inspect_safetensors(const char *path)
     int64_t numbers = 0, bytes = 0;
     for (int64_t i = 0; i < file.entry_count; i++) {
         numbers += file.entries[i].count;
-        bytes += bytes_of(&file.entries[i]);
+        bytes += entry_bytes(&file.entries[i]);
     }
     const char *step = safetensors_metadata(&file, "step");
     bool checkpoint = step && safetensors_metadata(&file, "recipe") && safetensors_metadata(&file, "crc32");
@@ -185,7 +180,7 @@ static struct error print_weights(const char *folder, const char *part)
     int64_t parameters = 0, bytes = 0, quantized = 0, packed4 = 0, types[DTYPE_COUNT] = {0};
     for (int64_t i = 0; i < file.entry_count; i++) {
         const struct entry *entry = &file.entries[i];
-        bytes += bytes_of(entry);
+        bytes += entry_bytes(entry);
         if (text_ends_with(entry->name, "_scale") || text_ends_with(entry->name, "_shift"))
             continue;
         bool packed = text_ends_with(entry->name, ".weight._data._data");

@@ -405,6 +405,11 @@ void safetensors_close(struct safetensors *file)
     *file = (struct safetensors){0};
 }
 
+int64_t entry_bytes(const struct entry *entry)
+{
+    return entry->count * dtype_size(entry->type);
+}
+
 const struct entry *safetensors_find(const struct safetensors *file, const char *name)
 {
     if (file->entry_count == 0)

@@ -43,6 +43,9 @@ struct safetensors {
 struct error safetensors_open(struct safetensors *file, const char *path);
 void safetensors_close(struct safetensors *file);
 
+/* The length of its data. */
+int64_t entry_bytes(const struct entry *entry);
+
 /* The entry of that name, or NULL. */
 const struct entry *safetensors_find(const struct safetensors *file, const char *name);
 

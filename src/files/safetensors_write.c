@@ -18,11 +18,6 @@ static int compare_for_file(const void *a, const void *b)
     return wider != 0 ? (int)wider : strcmp(x->name, y->name);
 }
 
-static int64_t bytes_of(const struct entry *entry)
-{
-    return entry->count * dtype_size(entry->type);
-}
-
 static bool add_sizes(cJSON *object, const char *key, const int64_t *sizes, int count)
 {
     cJSON *list = cJSON_AddArrayToObject(object, key);
@@ -51,7 +46,7 @@ static char *make_header(const struct entry *const *entries, int64_t count, cons
     int64_t offsets[2] = {0, 0};
     for (int64_t i = 0; i < count && good; i++) {
         const struct entry *entry = entries[i];
-        offsets[1] = offsets[0] + bytes_of(entry);
+        offsets[1] = offsets[0] + entry_bytes(entry);
         cJSON *object = cJSON_AddObjectToObject(root, entry->name);
         good = object && cJSON_AddStringToObject(object, "dtype", dtype_name(entry->type)) &&
                add_sizes(object, "shape", entry->shape, entry->dimensions) &&
@@ -76,7 +71,7 @@ static void write_parts(FILE *stream, const char *header, const struct entry *co
     for (int64_t i = 0; i < count; i++) {
         if (entries[i]->count)
             fwrite(entries[i]->data, (size_t)dtype_size(entries[i]->type), (size_t)entries[i]->count, stream);
-        written += bytes_of(entries[i]);
+        written += entry_bytes(entries[i]);
         progress_step(progress, written / MEGABYTE, "");
     }
 }
@@ -88,7 +83,7 @@ static struct error write_file(const char *path, const char *header, const struc
     char what[200];
     int64_t bytes = 0;
     for (int64_t i = 0; i < count; i++)
-        bytes += bytes_of(entries[i]);
+        bytes += entry_bytes(entries[i]);
     TRY(whole_file_begin(&file, path));
     snprintf(what, sizeof what, "writing %s", path_name(path));
     progress_phase(&progress, what, bytes / MEGABYTE, "MB");

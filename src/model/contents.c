@@ -54,7 +54,7 @@ static void cut_tensor(struct pass *p, const struct safetensors *file, const str
         p->pieces[p->count++] =
             (struct piece){.file = file, .tensor = t, .first = first, .count = left < most ? left : most};
     }
-    p->bytes += t->count * dtype_size(t->type);
+    p->bytes += entry_bytes(t);
 }
 
 static struct error open_parts(struct pass *p, const char *folder)

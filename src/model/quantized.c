@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "base/pool.h"
+#include "base/progress.h"
 #include "base/text.h"
 #include "device/quantize.h"
 #include "files/file.h"
@@ -16,7 +17,7 @@
 #include "model/model_folder.h"
 
 /* A layer becomes at most five entries and eleven blocks of memory: codes, scale, shift, two ones, six names. */
-enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 5, OWNED_PER_LAYER = 11 };
+enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 5, OWNED_PER_LAYER = 11, MEGABYTE = 1000000 };
 
 /* The tensors of one part being written: its entries, and the memory that we allocated for them. */
 struct part {
@@ -137,14 +138,9 @@ static struct error add_layer(struct part *p, const struct entry *t)
     return add_ones(p, t, ".output_scale");
 }
 
-static struct error fill_part(struct part *p)
+static struct error quantize_layers(struct part *p, struct progress *progress)
 {
-    int64_t room = p->in.entry_count * PER_LAYER;
-    p->entries = memory_alloc(room, sizeof *p->entries);
-    p->owned = memory_alloc(p->in.entry_count * OWNED_PER_LAYER, sizeof *p->owned);
-    p->map = cJSON_CreateObject();
-    if (!p->entries || !p->owned || !p->map)
-        return error_memory("a quantized part");
+    int64_t done = 0;
     for (int64_t i = 0; i < p->in.entry_count; i++) {
         const struct entry *t = &p->in.entries[i];
         if (text_ends_with(t->name, "._data"))
@@ -153,8 +149,30 @@ static struct error fill_part(struct part *p)
             TRY(add_layer(p, t));
         else
             p->entries[p->count++] = *t;
+        done += entry_bytes(t);
+        progress_step(progress, done / MEGABYTE, "");
     }
     return ok();
+}
+
+static struct error fill_part(struct part *p, const char *name)
+{
+    int64_t room = p->in.entry_count * PER_LAYER;
+    p->entries = memory_alloc(room, sizeof *p->entries);
+    p->owned = memory_alloc(p->in.entry_count * OWNED_PER_LAYER, sizeof *p->owned);
+    p->map = cJSON_CreateObject();
+    if (!p->entries || !p->owned || !p->map)
+        return error_memory("a quantized part");
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < p->in.entry_count; i++)
+        bytes += entry_bytes(&p->in.entries[i]);
+    char what[64];
+    struct progress progress;
+    snprintf(what, sizeof what, "quantizing %.40s", name);
+    progress_phase(&progress, what, bytes / MEGABYTE, "MB");
+    struct error e = quantize_layers(p, &progress);
+    progress_end(&progress);
+    return e;
 }
 
 static struct error write_part(struct part *p, const char *folder, const char *file_name)
@@ -190,7 +208,7 @@ static struct error quantize_part(const char *folder, const char *out, const cha
     TRY(folder_make(to));
     struct part p = {.bits = bits};
     TRY(safetensors_open(&p.in, path));
-    struct error e = fill_part(&p);
+    struct error e = fill_part(&p, part);
     if (e.code == ERROR_NONE)
         e = write_part(&p, to,
                        strcmp(part, "text_encoder") == 0 ? "model.safetensors" : "diffusion_pytorch_model.safetensors");
