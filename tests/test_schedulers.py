@@ -59,10 +59,7 @@ def worst(ours, theirs):
 # -------------------------------------------------------------------------------- training
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_noise_and_target_at_every_timestep(tmp_path, name, prediction):
-    config = {**SCHEDULES[name], "prediction_type": prediction}
+def compare_noise(tmp_path, config, prediction="epsilon"):
     theirs = peer(diffusers.DDPMScheduler, config)
     steps = theirs.config.num_train_timesteps
     generator = torch.Generator().manual_seed(1)
@@ -74,6 +71,12 @@ def test_noise_and_target_at_every_timestep(tmp_path, name, prediction):
     assert np.abs(ours["alphas"][:, 0] / alphas - 1).max() < 1e-6
     assert worst(ours["noisy"], theirs.add_noise(latent, noise, t).numpy()) < 1e-6
     assert worst(ours["target"], target.numpy()) < 1e-6
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_noise_and_target_at_every_timestep(tmp_path, name, prediction):
+    compare_noise(tmp_path, {**SCHEDULES[name], "prediction_type": prediction}, prediction)
 
 
 # -------------------------------------------------------------------------------- sampling
@@ -170,16 +173,35 @@ def test_a_model_saved_with_another_scheduler(tmp_path, theirs):
             compare(tmp_path, sampler, config, 12)
 
 
+@pytest.mark.parametrize("theirs, changes", [
+    ("DPMSolverMultistepScheduler", dict(use_karras_sigmas=True)), ("DPMSolverMultistepScheduler", dict(algorithm_type="sde-dpmsolver++")),
+    ("DPMSolverMultistepScheduler", dict(solver_order=3)), ("DPMSolverMultistepScheduler", dict(lambda_min_clipped=-5.1)),
+    ("EulerDiscreteScheduler", dict(use_karras_sigmas=True)), ("HeunDiscreteScheduler", {}), ("KDPM2AncestralDiscreteScheduler", {}),
+    ("LCMScheduler", {}), ("DDIMScheduler", dict(thresholding=True)), ("UniPCMultistepScheduler", dict(solver_order=3)),
+    ("DDPMScheduler", dict(trained_betas=list(np.linspace(0.001, 0.02, 1000)))),
+    ("PNDMScheduler", dict(trained_betas=list(np.linspace(0.00085**0.5, 0.012**0.5, 1000)**2)))], ids=str)
+def test_training_takes_the_noise_of_any_sampler_and_pndm_its_settings(tmp_path, theirs, changes):
+    saved = getattr(diffusers, theirs)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **changes)
+    config = json.loads(saved.to_json_string())
+    compare_noise(tmp_path, config)
+    compare(tmp_path, "pndm", config, 12)
+
+
 # -------------------------------------------------------------------------------- refusals
+
+
+# What a class heeds when it samples; PNDM has none of these, and training does not sample.
+SETTINGS = [
+    dict(thresholding=True), dict(use_karras_sigmas=True), dict(use_exponential_sigmas=True), dict(use_beta_sigmas=True),
+    dict(use_lu_lambdas=True), dict(algorithm_type="sde-dpmsolver++"), dict(solver_type="heun"), dict(solver_order=3),
+    dict(lambda_min_clipped=-5.1), dict(final_sigmas_type="sigma_min"), dict(interpolation_type="log_linear")]
 
 
 @pytest.mark.parametrize("changes", [
     dict(beta_schedule="sigmoid"), dict(beta_start=-1), dict(beta_end=2), dict(num_train_timesteps=0), dict(num_train_timesteps="many"),
-    dict(prediction_type="sample"), dict(timestep_spacing="even"), dict(steps_offset=-1), dict(trained_betas=[0.1] * 1000),
-    dict(thresholding=True), dict(rescale_betas_zero_snr=True), dict(use_karras_sigmas=True), dict(use_exponential_sigmas=True),
-    dict(use_beta_sigmas=True), dict(use_flow_sigmas=True), dict(use_lu_lambdas=True), dict(algorithm_type="sde-dpmsolver++"),
-    dict(solver_type="heun"), dict(solver_order=3), dict(lambda_min_clipped=-5.1), dict(final_sigmas_type="sigma_min"), dict(interpolation_type="log_linear"),
-    dict(_class_name="FlowMatchEulerDiscreteScheduler")], ids=lambda c: next(iter(c)))
+    dict(prediction_type="sample"), dict(timestep_spacing="even"), dict(steps_offset=-1), dict(trained_betas=[0.1] * 999),
+    dict(trained_betas=[0.1] * 999 + [1]), dict(trained_betas="many"), dict(rescale_betas_zero_snr=True), dict(use_flow_sigmas=True),
+    dict(_class_name="FlowMatchEulerDiscreteScheduler"), *SETTINGS], ids=lambda c: next(iter(c)))
 def test_what_is_not_supported_is_refused_by_name(tmp_path, changes):
     rows = np.zeros((1, 1))
     done = helper(folder_of(tmp_path, {**SD15, **changes}), {"outputs": rows, "samples": rows}, "ddim", 1, check=False)
@@ -193,4 +215,4 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path, changes):
 def test_steps_that_the_schedule_does_not_have(tmp_path, config, sampler, steps):
     rows = np.zeros((1, 1))
     done = helper(folder_of(tmp_path, config), {"outputs": rows, "samples": rows}, sampler, steps, check=False)
-    assert done.returncode == 2 and "--steps" in done.stderr
+    assert done.returncode == 2 and f"is {steps}, " in done.stderr

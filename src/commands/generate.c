@@ -278,6 +278,7 @@ static struct error prepare(struct session *s)
         .arg = s,
         .measure = true,
     };
+    TRY(sampler_check(&s->pipeline.schedule, g->sampler));
     struct sampler trial; // does the schedule have that many steps?
     TRY(error_in(sampler_new(&trial, &s->pipeline.schedule, g->sampler, r->steps, 1), "--steps"));
     sampler_free(&trial);

@@ -216,6 +216,21 @@ int64_t json_integers(struct json *json, const char *key, int64_t *out, int64_t 
     return length;
 }
 
+bool json_numbers(struct json *json, const char *key, double *out, int64_t count)
+{
+    const cJSON *value = value_of(json, key);
+    if (!value)
+        return false;
+    bool good = cJSON_IsArray(value) && cJSON_GetArraySize(value) == count;
+    for (const cJSON *item = value->child; good && item; item = item->next) {
+        good = cJSON_IsNumber(item) && isfinite(item->valuedouble);
+        *out++ = item->valuedouble;
+    }
+    if (!good)
+        json_wrong(json, key, "expected a list of %lld numbers", (long long)count);
+    return true;
+}
+
 int64_t json_strings(struct json *json, const char *key, const char **out, int64_t room)
 {
     const cJSON *value = value_of(json, key);

@@ -47,6 +47,9 @@ const char *json_string(struct json *json, const char *key, const char *fallback
 int64_t json_integers(struct json *json, const char *key, int64_t *out, int64_t room, int64_t count, int64_t low,
                       int64_t high);
 
+/* A list of just `count` numbers; false where the key is absent or null. */
+bool json_numbers(struct json *json, const char *key, double *out, int64_t count);
+
 /* A list of at most `room` strings; returns how many. */
 int64_t json_strings(struct json *json, const char *key, const char **out, int64_t room);
 

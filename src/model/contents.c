@@ -163,7 +163,7 @@ struct error contents_tensors(const char *folder, int threads, uint32_t *crc)
 
 /* -------------------------------------------------------------------------------- beside the tensors */
 
-uint32_t contents_texts(uint32_t crc, const char *folder)
+struct error contents_texts(uint32_t *crc, const char *folder)
 {
     static const char *const names[] = {"text_encoder/config.json",
                                         "unet/config.json",
@@ -178,14 +178,16 @@ uint32_t contents_texts(uint32_t crc, const char *folder)
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[PATH_SIZE], *text;
         int64_t size;
-        if (path_join(path, folder, names[i]).code != ERROR_NONE ||
-            file_read(path, TEXT_LIMIT, &text, &size).code != ERROR_NONE)
+        TRY(path_join(path, folder, names[i]));
+        struct error e = file_read(path, TEXT_LIMIT, &text, &size);
+        if (e.code == ERROR_BAD_INPUT)
             continue;
-        crc = (uint32_t)crc32_z(crc_text(crc, names[i]), (const void *)&size, sizeof size);
-        crc = (uint32_t)crc32_z(crc, (const void *)text, (size_t)size);
+        TRY(e);
+        *crc = (uint32_t)crc32_z(crc_text(*crc, names[i]), (const void *)&size, sizeof size);
+        *crc = (uint32_t)crc32_z(*crc, (const void *)text, (size_t)size);
         memory_free(text);
     }
-    return crc;
+    return ok();
 }
 
 struct contents_place contents_place_of(const char *folder)

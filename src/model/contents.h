@@ -19,8 +19,8 @@
  * number that is not finite. */
 struct error contents_tensors(const char *folder, int threads, uint32_t *crc);
 
-/* Continues a CRC-32 with the texts. Those that cannot be read are left out: the code that needs them reports it. */
-uint32_t contents_texts(uint32_t crc, const char *folder);
+/* Continues a CRC-32 with the texts. Those that are not there are left out: the code that needs them reports it. */
+struct error contents_texts(uint32_t *crc, const char *folder);
 
 /* Where a folder's tensors lie: processes of one machine for which it is equal read the same files. */
 struct contents_place {

@@ -47,19 +47,41 @@ static const struct {
 } beta_schedules[] = {
     {"linear", beta_linear}, {"scaled_linear", beta_scaled_linear}, {"squaredcos_cap_v2", beta_cosine}};
 
+/* Betas that the file lists, instead of a rule that makes them. */
+static bool read_listed(struct json *j, struct noise_schedule *s)
+{
+    double *betas = memory_alloc(s->steps, sizeof *betas);
+    if (!betas) {
+        j->error = error_memory("the noise schedule");
+        return false;
+    }
+    bool listed = json_numbers(j, "trained_betas", betas, s->steps);
+    double product = 1;
+    for (int64_t i = 0; i < s->steps && listed && j->error.code == ERROR_NONE; i++) {
+        if (!(betas[i] > 0 && betas[i] < 1))
+            json_wrong(j, "trained_betas", "expected numbers between 0 and 1");
+        product *= (double)(1.0f - (float)betas[i]);
+        s->alphas_cumprod[i] = (float)product;
+    }
+    memory_free(betas);
+    return listed;
+}
+
 static void read_alphas(struct json *j, struct noise_schedule *s)
 {
     double start = json_number(j, "beta_start", 0.0001), end = json_number(j, "beta_end", 0.02);
     const char *name = json_string(j, "beta_schedule", "linear");
-    if (!(start > 0 && start < 1))
-        json_wrong(j, "beta_start", "expected a number between 0 and 1");
-    if (!(end > 0 && end < 1))
-        json_wrong(j, "beta_end", "expected a number between 0 and 1");
     s->alphas_cumprod = memory_alloc(s->steps, sizeof *s->alphas_cumprod);
     if (!s->alphas_cumprod) {
         j->error = error_memory("the noise schedule");
         return;
     }
+    if (read_listed(j, s))
+        return;
+    if (!(start > 0 && start < 1))
+        json_wrong(j, "beta_start", "expected a number between 0 and 1");
+    if (!(end > 0 && end < 1))
+        json_wrong(j, "beta_end", "expected a number between 0 and 1");
     for (size_t k = 0; k < sizeof beta_schedules / sizeof *beta_schedules; k++) {
         if (strcmp(name, beta_schedules[k].name) != 0)
             continue;
@@ -104,44 +126,49 @@ static void only_one_of(struct json *j, const char *key, const char *const *name
         json_wrong(j, key, "\"%.60s\" is not supported, only \"%s\" and similar", value, names[0]);
 }
 
-/* Refuses settings that would change the numbers and are not implemented. Classes that share this schedule find each
- * other's settings in its file, and read another's value as their own default ("logrho" is DEIS's "midpoint"). */
-static void refuse_others(struct json *j)
+/* Refuses what would change the noise and is not implemented. */
+static void refuse_noise(struct json *j)
 {
     static const char *const classes[] = {"PNDMScheduler",
                                           "DDIMScheduler",
+                                          "DDIMParallelScheduler",
+                                          "DDIMInverseScheduler",
                                           "DDPMScheduler",
+                                          "DDPMParallelScheduler",
                                           "EulerDiscreteScheduler",
                                           "EulerAncestralDiscreteScheduler",
+                                          "HeunDiscreteScheduler",
+                                          "KDPM2DiscreteScheduler",
+                                          "KDPM2AncestralDiscreteScheduler",
                                           "DPMSolverMultistepScheduler",
+                                          "DPMSolverMultistepInverseScheduler",
                                           "DPMSolverSinglestepScheduler",
+                                          "DPMSolverSDEScheduler",
                                           "DEISMultistepScheduler",
                                           "UniPCMultistepScheduler",
+                                          "SASolverScheduler",
                                           "LMSDiscreteScheduler",
+                                          "LCMScheduler",
+                                          "TCDScheduler",
                                           NULL};
+    only_one_of(j, "_class_name", classes);
+    json_only(j, "rescale_betas_zero_snr", "false");
+    json_only(j, "use_flow_sigmas", "false");
+}
+
+/* The same for what would change a picture. Classes that share this schedule find each other's settings in its file, and
+ * read another's value as their own default ("logrho" is DEIS's "midpoint"). */
+static void refuse_sampling(struct json *j)
+{
     static const char *const algorithms[] = {"dpmsolver++", "deis", NULL};
     static const char *const solvers[] = {"midpoint", "logrho", "bh1", "bh2", NULL};
-    static const struct {
-        const char *key;
-        const char *const *names;
-    } one_of[] = {{"_class_name", classes}, {"algorithm_type", algorithms}, {"solver_type", solvers}};
-    static const char *const only[][2] = {{"trained_betas", "null"},
-                                          {"thresholding", "false"},
-                                          {"rescale_betas_zero_snr", "false"},
-                                          {"use_karras_sigmas", "false"},
-                                          {"use_exponential_sigmas", "false"},
-                                          {"use_beta_sigmas", "false"},
-                                          {"use_flow_sigmas", "false"},
-                                          {"use_lu_lambdas", "false"},
-                                          {"lambda_min_clipped", "null"},
-                                          {"solver_order", "2"},
-                                          {"final_sigmas_type", "\"zero\""},
-                                          {"timestep_type", "\"discrete\""},
-                                          {"sigma_min", "null"},
-                                          {"interpolation_type", "\"linear\""},
-                                          {"sigma_max", "null"}};
-    for (size_t i = 0; i < sizeof one_of / sizeof *one_of; i++)
-        only_one_of(j, one_of[i].key, one_of[i].names);
+    static const char *const only[][2] = {
+        {"thresholding", "false"},    {"use_karras_sigmas", "false"},       {"use_exponential_sigmas", "false"},
+        {"use_beta_sigmas", "false"}, {"use_lu_lambdas", "false"},          {"lambda_min_clipped", "null"},
+        {"solver_order", "2"},        {"final_sigmas_type", "\"zero\""},    {"timestep_type", "\"discrete\""},
+        {"sigma_min", "null"},        {"interpolation_type", "\"linear\""}, {"sigma_max", "null"}};
+    only_one_of(j, "algorithm_type", algorithms);
+    only_one_of(j, "solver_type", solvers);
     for (size_t i = 0; i < sizeof only / sizeof *only; i++)
         json_only(j, only[i][0], only[i][1]);
 }
@@ -164,11 +191,15 @@ struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
     read_choices(&j, s);
     read_alphas(&j, s);
     s->runge_kutta = !json_bool(&j, "skip_prk_steps", false);
-    refuse_others(&j);
+    refuse_noise(&j);
+    struct error e = j.error;
+    j.error = ok();
+    refuse_sampling(&j);
+    s->not_plain = j.error;
     json_close(&j);
-    if (j.error.code != ERROR_NONE)
+    if (e.code != ERROR_NONE)
         noise_schedule_free(s);
-    return j.error;
+    return e;
 }
 
 void noise_schedule_for_pictures(struct noise_schedule *s)

@@ -25,11 +25,13 @@ struct noise_schedule {
     bool set_alpha_to_one, has_alpha_to_one;
     bool clip_sample, has_clip_sample;
     float clip_range;
-    bool runge_kutta; /* PNDM begins with Runge-Kutta steps: skip_prk_steps is false or absent */
+    bool runge_kutta;       /* PNDM begins with Runge-Kutta steps: skip_prk_steps is false or absent */
+    struct error not_plain; /* the first setting of another sampler than PNDM that is not supported, or ok */
 };
 
 /* Reads FOLDER/scheduler/scheduler_config.json, whichever of the common classes wrote it; missing keys have diffusers'
- * defaults. Refuses, by key, what is not supported. */
+ * defaults. Refuses, by key, what is not supported and changes the noise. Settings of a sampler change nothing in
+ * training: they are left to sampler_check. */
 struct error noise_schedule_read(struct noise_schedule *s, const char *folder);
 void noise_schedule_free(struct noise_schedule *s);
 

@@ -13,6 +13,7 @@ struct sampler_type {
     int64_t spare;            /* timesteps that are spaced at the clean end and not visited */
     bool fractional;          /* a timestep may lie between two of the schedule */
     bool ends_clean;          /* below the first timestep alpha is 1, if the model's config does not say */
+    bool plain;               /* no setting of the other classes changes it */
     bool scaled;              /* a sample is x0 + sigma noise; the network is shown one of variance 1 */
     int64_t (*calls)(const struct noise_schedule *schedule, int64_t steps); /* sampler_calls; NULL: one a step */
     double (*space)(const struct sampler *s, int64_t i); /* the timestep of call i; NULL: that of step i */
@@ -229,7 +230,12 @@ static void step_dpm(struct sampler *s, int64_t i, const float *output, float *s
 /* -------------------------------------------------------------------------------- the table */
 
 static const struct sampler_type types[] = {
-    {.name = "pndm", .own_spacing = SPACING_LEADING, .calls = calls_pndm, .space = space_pndm, .step = step_pndm},
+    {.name = "pndm",
+     .own_spacing = SPACING_LEADING,
+     .plain = true,
+     .calls = calls_pndm,
+     .space = space_pndm,
+     .step = step_pndm},
     {.name = "ddim", .own_spacing = SPACING_LEADING, .ends_clean = true, .step = step_ddim},
     {.name = "euler", .own_spacing = SPACING_LINSPACE, .fractional = true, .scaled = true, .step = step_euler},
     {.name = "dpm++", .own_spacing = SPACING_LINSPACE, .spare = 1, .step = step_dpm},
@@ -261,6 +267,11 @@ void sampler_names(char *text, size_t size)
         const char *joint = i == 0 ? "" : i + 1 < TYPES ? ", " : " or ";
         used += (size_t)snprintf(text + used, size - used, "%s%s", joint, types[i].name);
     }
+}
+
+struct error sampler_check(const struct noise_schedule *schedule, const struct sampler_type *type)
+{
+    return type->plain ? ok() : schedule->not_plain;
 }
 
 int64_t sampler_calls(const struct noise_schedule *schedule, const struct sampler_type *type, int64_t steps)

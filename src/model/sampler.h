@@ -26,6 +26,10 @@ const char *sampler_name(const struct sampler_type *type);
 /* All names, for help and errors: "pndm, ddim, euler or dpm++". */
 void sampler_names(char *text, size_t size);
 
+/* ERROR_BAD_INPUT if the model's config has a setting for this sampler that is not supported. PNDM has none of its own, so
+ * that it generates from any model, as diffusers' class does. */
+struct error sampler_check(const struct noise_schedule *schedule, const struct sampler_type *type);
+
 /* How often a sampler calls the network for a given number of steps; 0 if they are too few for it. */
 int64_t sampler_calls(const struct noise_schedule *schedule, const struct sampler_type *type, int64_t steps);
 

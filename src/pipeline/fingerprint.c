@@ -51,6 +51,6 @@ struct error fingerprint_model(struct comm *comm, const char *folder, uint32_t *
     TRY(comm_agree(comm, e));
     uint32_t node = own;
     TRY(comm_broadcast_local(comm, &node, sizeof node));
-    *contents = contents_texts(reads ? own : node, folder);
-    return ok();
+    *contents = reads ? own : node;
+    return comm_agree(comm, contents_texts(contents, folder));
 }

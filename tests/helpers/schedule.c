@@ -49,7 +49,9 @@ static struct error sample(const struct noise_schedule *schedule, const struct s
     float *outputs = helper_rows(in, "outputs", F32, &rows, &count),
           *from = helper_rows(in, "samples", F32, &starts, &count);
     struct sampler s = {0};
-    struct error e = type ? sampler_new(&s, schedule, type, steps, count) : error_input("unknown sampler");
+    struct error e = type ? sampler_check(schedule, type) : error_input("unknown sampler");
+    if (e.code == ERROR_NONE)
+        e = sampler_new(&s, schedule, type, steps, count);
     if (e.code == ERROR_NONE && (rows < s.calls || (starts != 1 && starts < s.calls)))
         e = error_input("the network is called %lld times", (long long)s.calls);
     float *inputs = memory_alloc(s.calls * count, sizeof *inputs),
