@@ -77,12 +77,14 @@ static void print_name(char out[NAME_COLUMNS * 4 + 1], const char *name)
 }
 
 /* What a running job does: ", 110 evaluations/s, 0:12 left", or ", generating pictures 3/8, 1:10 left". */
-static void print_pace(char out[100], const struct job_status *s)
+static void print_pace(char out[100], const struct job *job)
 {
+    const struct job_status *s = &job->status;
     char what[60] = "", left[32];
+    bool ending = s->state == JOB_RUNNING && s->step == job->steps; // nothing is evaluated any more
     if (s->phase[0])
         snprintf(what, sizeof what, ", %s", s->phase);
-    else if (s->evaluations_per_second > 0)
+    else if (s->evaluations_per_second > 0 && !ending)
         snprintf(what, sizeof what, ", %.3g evaluations/s", s->evaluations_per_second);
     progress_duration(left, s->left);
     bool known = s->state == JOB_RUNNING && s->left >= 0;
@@ -94,7 +96,7 @@ static void print_progress(char out[200], const struct job *job)
 {
     const struct job_status *s = &job->status;
     char validation[32], pace[100];
-    print_pace(pace, s);
+    print_pace(pace, job);
     if (s->state == JOB_FAILED)
         snprintf(out, 200, "%.190s", s->error.text);
     else if (s->step == 0)
@@ -108,11 +110,11 @@ static void print_progress(char out[200], const struct job *job)
 
 /* -------------------------------------------------------------------------------- on a terminal */
 
-/* Returns the rows. */
-static int terminal_size(int *columns)
+/* Returns the rows. The terminal is asked by the original stderr, since the other may be a job's log by now. */
+static int terminal_size(const struct display *d, int *columns)
 {
     struct winsize size;
-    bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 20 && size.ws_row > 3;
+    bool known = ioctl(fileno(d->out), TIOCGWINSZ, &size) == 0 && size.ws_col > 20 && size.ws_row > 3;
     *columns = known ? size.ws_col : 80;
     return known ? size.ws_row : 24;
 }
@@ -142,7 +144,7 @@ static int64_t count_state(const struct jobs *jobs, int64_t state)
 static void put_table(struct display *d)
 {
     const struct jobs *jobs = d->results->jobs;
-    int columns, rows = terminal_size(&columns);
+    int columns, rows = terminal_size(d, &columns);
     bool all = jobs->count < rows - 2;
     if (d->lines > 0)
         fprintf(d->out, "\033[%dA", d->lines);
