@@ -258,6 +258,7 @@ def test_inspect_says_what_a_checkpoint_stands_on(begun):
 
 
 def test_a_job_with_other_contents_fails_and_the_others_go_on(tmp_path):
+    """A finished one is left as it is, which is said; one that has steps to go fails."""
     for name in ("bear5", "duck6"):
         shutil.copytree(TOYBOX / "subjects" / name, tmp_path / name)
     keys = recipe(tmp_path / "out", **{**CHANGES, "optim__steps": 8}, data__images="unset")
@@ -269,6 +270,10 @@ def test_a_job_with_other_contents_fails_and_the_others_go_on(tmp_path):
     (tmp_path / "moved").mkdir()
     (tmp_path / "bear5").rename(tmp_path / "moved/bear5")
     jobs[0]["data.images"] = str(tmp_path / "moved/bear5")
+    file.write_text(json.dumps({"defaults": keys, "jobs": jobs}))
+    done = run(program("zoodip"), "run", file, "--resume")
+    told, = [line for line in done.stderr.splitlines() if "stays as it is" in line]
+    assert "duck6: is finished and stays as it is, with other photos or captions than it has now" in told
     file.write_text(json.dumps({"defaults": {**keys, "optim": {**keys["optim"], "steps": 16}}, "jobs": jobs}))
     done = mpirun(2, program("zoodip"), "run", file, "--groups", "2", "--resume", check=False)
     assert done.returncode == 1, done.stderr

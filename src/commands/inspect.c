@@ -23,7 +23,7 @@ static void print_help(void)
            "Shows what PATH holds:\n"
            "  a model folder       its parts, their shapes, number types, parameters and bytes, and what is quantized\n"
            "  a safetensors file   metadata and tensors (a learned word, weights, latents)\n"
-           "  a checkpoint         its step, recipe, and the norms of its tensors\n"
+           "  a checkpoint         its step, what it was made from and on, and the norms of its tensors\n"
            "  a run's folder       steps, losses, time and files\n"
            "  a config             every key with its effective value, and the GPU memory its run needs\n"
            "\n"

@@ -3,6 +3,7 @@
 #include <stdio.h>
 
 #include "base/log.h"
+#include "base/progress.h"
 #include "files/claim.h"
 #include "files/file.h"
 #include "pipeline/learning.h"
@@ -27,6 +28,20 @@ static bool is_closed(const struct jobs *jobs, const struct job *job)
     return closed;
 }
 
+/* What a finished job was made of may have been exchanged since, under the same paths. */
+static void compare_sources(const struct job *job)
+{
+    uint32_t now;
+    struct error e = job->sources < 0 ? ok() : dataset_sources(&job->config, &now);
+    if (e.code != ERROR_NONE)
+        log_warning("%s: is finished and stays as it is; its photos or captions cannot be read now: %s", job->name,
+                    e.text);
+    else if (job->sources >= 0 && job->sources != now)
+        log_warning("%s: is finished and stays as it is, with other photos or captions than it has now; --overwrite "
+                    "learns it anew",
+                    job->name);
+}
+
 static void leave_finished(struct judgement *j, const struct job *job, const char *difference)
 {
     j->finished++;
@@ -34,6 +49,8 @@ static void leave_finished(struct judgement *j, const struct job *job, const cha
         log_warning("%s: is finished and stays as it is, with another recipe than it has now%s; --overwrite learns it "
                     "anew",
                     job->name, difference);
+    else
+        compare_sources(job);
 }
 
 /* A spool's job, new or found in running/. */
@@ -83,6 +100,8 @@ static struct error tell(const struct judgement *j, const char *source)
 struct error job_folders_judge(struct jobs *jobs, const char *source)
 {
     struct judgement j = {0};
+    struct progress progress;
+    progress_phase(&progress, "looking at what earlier runs left", jobs->count, "");
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
         if (!job_is_pending(job) || job->start == START_OVERWRITE || !folder_exists(job->folder) ||
@@ -92,7 +111,9 @@ struct error job_folders_judge(struct jobs *jobs, const char *source)
             judge_spooled(job, source);
         else
             judge(&j, job);
+        progress_step(&progress, i + 1, "");
     }
+    progress_end(&progress);
     return tell(&j, source);
 }
 

@@ -85,6 +85,8 @@ struct error result_write(const struct job *job)
     cJSON_AddStringToObject(o, "recipe", job->recipe);
     if (sum[0])
         cJSON_AddStringToObject(o, "word_crc32", sum);
+    if (job->has_subject)
+        add_number(o, "sources", job->subject.dataset.sources);
     return write_json(o, job->folder, "job.json");
 }
 
@@ -163,6 +165,7 @@ static enum finished parse_finished(struct job *job, struct json *json, char dif
     if (json->error.code != ERROR_NONE || found.state != JOB_DONE || found.step != wanted || !has_word(job, json))
         return UNFINISHED;
     job->status = found;
+    job->sources = json_integer(json, "sources", -1, 0, UINT32_MAX);
     if (job->submitted <= 0)
         job->submitted = submitted;
     if (strcmp(recipe, job->recipe) != 0) {

@@ -21,8 +21,8 @@ void result_remove(const struct job *job);
 void result_read(struct job *job);
 
 /* Whether FOLDER/job.json says that a run finished the job there, and the word is there: not at all; as it is wanted now;
- * with another number of steps; or with another recipe. Then the job's status is that run's, and `difference` says what
- * differs (recipe_difference). */
+ * with another number of steps; or with another recipe. Then the job's status and sources are that run's, and
+ * `difference` says what differs (recipe_difference). */
 enum finished { UNFINISHED, FINISHED, FINISHED_OTHER_STEPS, FINISHED_OTHERWISE };
 enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE]);
 

@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 #include <strings.h>
+#include <zlib.h>
 
 #include "base/memory.h"
 #include "files/file.h"
@@ -72,11 +73,22 @@ static struct error list_pictures(struct dataset *s, const struct texts *images)
     return ok();
 }
 
-static struct error read_picture(struct picture *fitted, const char *path, enum fit fit, int64_t resolution)
+/* A photo's part of dataset_sources. */
+static struct error add_source(struct dataset *s, const char *path)
 {
+    uint32_t file;
+    TRY(file_crc(path, &file));
+    s->sources = (uint32_t)crc32_z(s->sources, (const void *)&file, sizeof file);
+    return ok();
+}
+
+static struct error read_picture(struct dataset *s, int64_t i, enum fit fit, int64_t resolution)
+{
+    const char *path = s->paths[i];
     struct picture whole;
+    TRY(add_source(s, path));
     TRY(picture_read(&whole, path));
-    struct error e = picture_fit(fitted, &whole, resolution, resolution, fit);
+    struct error e = picture_fit(&s->pictures[i], &whole, resolution, resolution, fit);
     picture_free(&whole);
     return error_in(e, "%s", path);
 }
@@ -90,14 +102,14 @@ static struct error share_pictures(struct dataset *s, enum fit fit, int64_t reso
     progress_phase(&progress, "reading pictures", s->count, "");
     for (int64_t i = 0; i < s->count && e.code == ERROR_NONE; i++) {
         struct picture *picture = &s->pictures[i];
-        e = comm_agree(comm, comm_rank(comm) == 0 ? read_picture(picture, s->paths[i], fit, resolution)
+        e = comm_agree(comm, comm_rank(comm) == 0 ? read_picture(s, i, fit, resolution)
                                                   : picture_new(picture, resolution, resolution));
         if (e.code == ERROR_NONE)
             e = comm_broadcast(comm, picture->rgb, resolution * resolution * 3, 0);
         progress_step(&progress, i + 1, "");
     }
     progress_end(&progress);
-    return e;
+    return e.code == ERROR_NONE ? comm_broadcast(comm, &s->sources, sizeof s->sources, 0) : e;
 }
 
 /* -------------------------------------------------------------------------------- captions */
@@ -111,6 +123,34 @@ static struct error find_captions(struct dataset *s, const struct config *config
     if (kind != PATH_FILE)
         return config_blame(config, "data.captions", error_input("\"%.300s\": no such file", config->data.captions));
     return captions_read(&s->captions, config->data.captions, (const char *const *)s->paths, s->count);
+}
+
+/* The captions' part of dataset_sources. */
+static void add_captions(struct dataset *s)
+{
+    for (int64_t i = 0; i < s->captions.count; i++) {
+        const char *text = s->captions.templates[i];
+        s->sources = (uint32_t)crc32_z(s->sources, (const void *)text, strlen(text) + 1);
+    }
+}
+
+static struct error find_sources(struct dataset *s, const struct config *config)
+{
+    TRY(config_blame(config, "data.images", list_pictures(s, &config->data.images)));
+    TRY(find_captions(s, config));
+    add_captions(s);
+    for (int64_t i = 0; i < s->count; i++)
+        TRY(add_source(s, s->paths[i]));
+    return ok();
+}
+
+struct error dataset_sources(const struct config *config, uint32_t *crc)
+{
+    struct dataset s = {0};
+    struct error e = find_sources(&s, config);
+    *crc = s.sources;
+    dataset_free(&s);
+    return e;
 }
 
 /* A caption is cut off before the word ends: a fault of the file, or, with templates, of too many vectors. */
@@ -157,6 +197,7 @@ static struct error find_all(struct dataset *s, const struct config *config, con
                             error_input("%lld times %lld pictures is more than one epoch can hold",
                                         (long long)config->data.repeats, (long long)s->count));
     TRY(find_captions(s, config));
+    add_captions(s);
     return encode_captions(s, config, tokenizer, first_id, length);
 }
 

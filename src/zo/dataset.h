@@ -27,8 +27,9 @@ struct dataset {
     struct picture *pictures; /* [count], fitted to the resolution */
     struct captions captions; /* templates, or one for each picture; the texts are NULL on all ranks but 0 */
     bool caption_per_picture;
-    int64_t length; /* ids of a caption */
-    int32_t *ids;   /* [captions.count, length] */
+    uint32_t sources; /* see dataset_sources */
+    int64_t length;   /* ids of a caption */
+    int32_t *ids;     /* [captions.count, length] */
     bool flip;
     int64_t height, width, channels; /* of a latent; set by dataset_encode */
     float *moments[2];               /* plain, mirrored (NULL without flip): [count, height, width, 2 channels] */
@@ -41,6 +42,10 @@ struct dataset {
 struct error dataset_read(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
                           int32_t first_id, int64_t resolution, int64_t length, struct comm *comm);
 void dataset_free(struct dataset *s);
+
+/* The CRC-32 of what dataset_read would read: the photos' files, in their order, and the captions. Where it is the same,
+ * so are pixels and captions, and finding out takes less time than decoding. Not collective. */
+struct error dataset_sources(const struct config *config, uint32_t *crc);
 
 /* The same pictures and captions, not yet encoded; `from` outlives them. */
 struct dataset dataset_borrow(const struct dataset *from);
