@@ -50,12 +50,28 @@ struct error error_in(struct error e, const char *format, ...)
     size_t used = strlen(prefix.text);
     snprintf(prefix.text + used, sizeof prefix.text - used, ": %s", e.text);
     text_show_safely(prefix.text); // which may be cut now
+    prefix.cause = e.cause;
     return prefix;
 }
 
 struct error error_errno(const char *what, const char *path)
 {
-    return error_failed("%s: cannot %s: %s", path, what, strerror(errno));
+    int cause = errno;
+    struct error e = error_failed("%s: cannot %s: %s", path, what, strerror(cause));
+    e.cause = cause;
+    return e;
+}
+
+bool error_is_full_disk(struct error e)
+{
+    return e.code == ERROR_FAILED && (e.cause == ENOSPC || e.cause == EDQUOT);
+}
+
+struct error error_preempted(const char *text)
+{
+    struct error e = error_failed("%s", text);
+    e.code = ERROR_PREEMPTED;
+    return e;
 }
 
 /* Everything else is a fault of the machine, a disk or the network, and may be gone at the next try. */

@@ -9,6 +9,8 @@
 #ifndef ZOODIP_BASE_ERROR_H
 #define ZOODIP_BASE_ERROR_H
 
+#include <stdbool.h>
+
 enum {
     ERROR_NONE = 0,
     ERROR_FAILED = 1,     /* the machine's fault: memory, disk, a peer that died */
@@ -18,7 +20,8 @@ enum {
 
 struct error {
     int code;
-    char text[508]; /* one line, no newline, no "zoodip:" before it */
+    char text[504]; /* one line, no newline, no "zoodip:" before it */
+    int cause;      /* the errno that error_errno was called with; else 0 */
 };
 
 struct error ok(void);
@@ -28,7 +31,7 @@ struct error ok(void);
 __attribute__((format(printf, 1, 2))) struct error error_failed(const char *format, ...);
 __attribute__((format(printf, 1, 2))) struct error error_input(const char *format, ...);
 
-/* "PREFIX: text", same code. A code of 0 passes unchanged. */
+/* "PREFIX: text", same code and cause. A code of 0 passes unchanged. */
 __attribute__((format(printf, 2, 3))) struct error error_in(struct error e, const char *format, ...);
 
 /* "PATH: cannot WHAT: strerror(errno)". error_errno: ERROR_FAILED whatever the reason, for what the program makes
@@ -37,7 +40,11 @@ __attribute__((format(printf, 2, 3))) struct error error_in(struct error e, cons
 struct error error_errno(const char *what, const char *path);
 struct error error_path(const char *what, const char *path);
 
+/* Whether a disk had no room left, or the user's share of it: something that may pass. */
+bool error_is_full_disk(struct error e);
+
 struct error error_memory(const char *what);
+struct error error_preempted(const char *text);
 
 /* The first of two that is an error, else ok. */
 struct error error_first(struct error a, struct error b);

@@ -38,7 +38,7 @@ static void print_help(void)
            "  --spool DIR       watch a folder: a config renamed into it as NAME.json is a job; its file moves to\n"
            "                    running/, then to done/, or to failed/ with the reason in NAME.txt. DEFAULTS.json\n"
            "                    holds keys that jobs leave out; results go to output.dir, else to DIR/out. A\n"
-           "                    restart continues unfinished jobs.\n"
+           "                    restart continues unfinished jobs, with --resume or without.\n"
            "\n"
            "Writes into output.dir: summary.json, index.html, and for each job a folder like train's, plus log.txt\n"
            "and job.json. If a job fails, its reason is recorded, the others continue, and the exit code is 1.\n"
@@ -76,8 +76,7 @@ static struct error outcome(const struct jobs *jobs, bool single)
             first = job;
     }
     if (open > 0)
-        return (struct error){ERROR_PREEMPTED,
-                              "stopped by a signal after checkpoints; run again with --resume to continue"};
+        return error_preempted("stopped by a signal after checkpoints; run again with --resume to continue");
     if (failed > 0 && single)
         return error_failed("%s", first->status.error.text);
     if (failed > 0)

@@ -201,13 +201,23 @@ struct error config_layers(struct config *config, const struct config_layer *lay
     return e;
 }
 
+struct error config_partial(struct config *config, const struct config_layer *layers, int64_t layer_count,
+                            const struct text_list *sets)
+{
+    *config = (struct config){0};
+    bool set[CONFIG_KEYS] = {false};
+    struct error e = read_layers(config, set, layers, layer_count, sets);
+    if (e.code != ERROR_NONE)
+        config_free(config);
+    return e;
+}
+
 struct error config_check(const struct config_layer *layers, int64_t layer_count, const struct text_list *sets)
 {
-    struct config config = {0};
-    bool set[CONFIG_KEYS] = {false};
-    struct error e = read_layers(&config, set, layers, layer_count, sets);
+    struct config config;
+    TRY(config_partial(&config, layers, layer_count, sets));
     config_free(&config);
-    return e;
+    return ok();
 }
 
 struct error config_read(struct config *config, const char *path, const struct text_list *sets)

@@ -107,7 +107,12 @@ struct config_layer {
 struct error config_layers(struct config *config, const struct config_layer *layers, int64_t layer_count,
                            const struct text_list *sets);
 
-/* Whether layers and sets are valid, ignoring what is missing. Nothing is owned afterwards. */
+/* What layers and sets say, ignoring what is missing: a text is then NULL, the other fields are 0. Nothing is owned after
+ * an error. */
+struct error config_partial(struct config *config, const struct config_layer *layers, int64_t layer_count,
+                            const struct text_list *sets);
+
+/* Whether that is valid. */
 struct error config_check(const struct config_layer *layers, int64_t layer_count, const struct text_list *sets);
 
 /* An error about a key's value, as "SOURCE: KEY: text". A code of 0 passes unchanged. */

@@ -13,7 +13,6 @@
 #include "queue/job_folders.h"
 #include "queue/job_log.h"
 #include "queue/results.h"
-#include "report/metrics.h"
 
 struct queue {
     struct queue_parts parts;
@@ -75,6 +74,17 @@ static struct error prepare_folders(struct queue *q)
     return share_status(q);
 }
 
+/* A spool goes on whatever its jobs ask for: an error that concerns a whole batch, the same on all ranks, fails its
+ * jobs. Of a file's jobs it is returned. */
+static struct error blame_batch(struct queue *q, struct error e)
+{
+    if (q->jobs.kind == JOBS_FILE || e.code == ERROR_NONE)
+        return e;
+    for (struct job *job; (job = jobs_first_pending(&q->jobs));)
+        job_fail(job, e);
+    return ok();
+}
+
 /* What earlier runs left in the jobs' folders: decided before anything runs. */
 static struct error judge_folders(struct queue *q, const char *source)
 {
@@ -85,29 +95,11 @@ static struct error judge_folders(struct queue *q, const char *source)
         if (e.code == ERROR_NONE)
             e = job_folders_judge(&q->jobs, source);
     }
-    TRY(comm_agree(q->parts.comm, e));
+    TRY(blame_batch(q, comm_agree(q->parts.comm, e)));
     return share_status(q);
 }
 
 /* -------------------------------------------------------------------------------- one job */
-
-/* Steps, losses and seconds, over all runs of this job, from its records. */
-static void read_totals(struct job_status *s, const struct job *job)
-{
-    struct metric_table lines;
-    if (metrics_read(&lines, job->folder).code != ERROR_NONE)
-        return;
-    s->seconds = 0;
-    for (int64_t i = 0; i < lines.count; i++)
-        s->seconds += lines.seconds[i];
-    int64_t tail = lines.count < 100 ? lines.count : 100;
-    double sum = 0;
-    for (int64_t i = lines.count - tail; i < lines.count; i++)
-        sum += lines.losses[i];
-    if (tail > 0)
-        s->loss = sum / (double)tail;
-    metric_table_free(&lines);
-}
 
 static void tick_group(void *arg)
 {
@@ -180,7 +172,7 @@ static void record_outcome(struct queue *q, struct job *job, struct error e)
     s->left = -1;
     s->evaluations = (double)(s->step * job->lanes);
     s->finished = s->state == JOB_STOPPED ? 0 : clock_date();
-    read_totals(s, job);
+    result_totals(s, job->folder);
     job->status = *s;
     struct error written = q->learning->claim.held ? result_write(job) : ok();
     if (written.code != ERROR_NONE && s->state == JOB_DONE) {
@@ -392,13 +384,27 @@ static struct error finish(struct queue *q)
         e = results_write(&q->results);
     progress_end(&progress);
     display_summary(q->display, e.code == ERROR_NONE);
-    return e;
+    if (e.code == ERROR_NONE || q->jobs.kind == JOBS_FILE)
+        return e;
+    log_warning("%s", e.text);
+    return ok();
+}
+
+static struct error prepare_batch(struct queue *q)
+{
+    struct error e = comm_agree(q->parts.comm, prepare(q));
+    if (e.code != ERROR_NONE && q->jobs.kind == JOBS_SPOOL && q->opened && !q->loaded) {
+        close_pipeline(q); // the next batch may ask for another model
+        q->opened = false;
+        q->groups = 0;
+    }
+    return blame_batch(q, e);
 }
 
 static struct error run_batch(struct queue *q)
 {
     if (jobs_first_pending(&q->jobs))
-        TRY(prepare(q));
+        TRY(prepare_batch(q));
     if (is_root(q))
         show_ended(q);
     if (jobs_first_pending(&q->jobs))

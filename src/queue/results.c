@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "files/file.h"
 #include "files/json.h"
+#include "report/metrics.h"
 #include "report/report.h"
 
 const char *result_number(char out[32], int decimals, double value)
@@ -187,6 +188,23 @@ enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE
     enum finished finished = parse_finished(job, &json, difference);
     json_close(&json);
     return finished;
+}
+
+void result_totals(struct job_status *s, const char *folder)
+{
+    struct metric_table lines;
+    if (metrics_read(&lines, folder).code != ERROR_NONE)
+        return;
+    s->seconds = 0;
+    for (int64_t i = 0; i < lines.count; i++)
+        s->seconds += lines.seconds[i];
+    int64_t tail = lines.count < 100 ? lines.count : 100;
+    double sum = 0;
+    for (int64_t i = lines.count - tail; i < lines.count; i++)
+        sum += lines.losses[i];
+    if (tail > 0)
+        s->loss = sum / (double)tail;
+    metric_table_free(&lines);
 }
 
 /* -------------------------------------------------------------------------------- summary.json */

@@ -26,6 +26,9 @@ void result_read(struct job *job);
 enum finished { UNFINISHED, FINISHED, FINISHED_OTHER_STEPS, FINISHED_OTHERWISE };
 enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE]);
 
+/* Loss and seconds of a job, over all its runs, from the metrics in its folder; unchanged without any. */
+void result_totals(struct job_status *s, const char *folder);
+
 /* A number as a table shows it: "-" if it is not known. */
 const char *result_number(char out[32], int decimals, double value);
 

@@ -5,7 +5,9 @@
  * NAME.txt beside it, to failed/. Files found in running/ at the start were interrupted and continue from their
  * checkpoints. Jobs that arrive while others run are the next batch.
  *
- * Only regular files that are not hidden are taken; a job cannot choose its output folder.
+ * Only regular files that are not hidden are taken; a job cannot choose its output folder. Nothing that lies in the folder
+ * ends it (queue/inbox.h), nor does a full disk: a job that cannot write stays in running/, and is tried again once there
+ * is room, after pauses of a second to a minute.
  */
 #ifndef ZOODIP_QUEUE_SPOOL_H
 #define ZOODIP_QUEUE_SPOOL_H

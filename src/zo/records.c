@@ -163,8 +163,7 @@ struct error records_finish(struct training *t)
         e = save(t, true, true, ok());
     if (e.code == ERROR_NONE)
         e = records_keep_word(t);
-    return e.code == ERROR_NONE ? ok()
-                                : error_failed("%s: the last save failed: %s", t->parts.config->output.dir, e.text);
+    return error_in(e, "%s: the last save failed", t->parts.config->output.dir);
 }
 
 struct error records_open(struct training *t)

@@ -201,8 +201,7 @@ static struct error run_steps(struct training *t, struct progress *progress, con
     // agreeing is a barrier too: after it everything that rank 0 saved is on the disk, so any rank may end
     TRY(comm_agree(t->parts.comm, comm_rank(t->parts.comm) == 0 ? records_finish(t) : ok()));
     if (stop && t->state.step < c->optim.steps)
-        return (struct error){ERROR_PREEMPTED,
-                              "stopped by a signal after a checkpoint; run again with --resume to continue"};
+        return error_preempted("stopped by a signal after a checkpoint; run again with --resume to continue");
     return ok();
 }
 
