@@ -18,6 +18,9 @@ SIZES = {"F32": 4, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "I64": 8}
 BITS = {"F32": {"nan": 0x7FC00001, "inf": 0xFF800000}, "F16": {"nan": 0x7C01, "inf": 0xFC00}, "BF16": {"nan": 0xFF81, "inf": 0x7F80}}
 
 
+TINY = dict(optim__steps=8, output__prompts=[], output__checkpoint_every=2, output__save_every=2, zo__n=2, zo__tau=4)
+
+
 def read_tensors(path):
     """{name: [dtype, shape, bytes]} of a safetensors file."""
     data = path.read_bytes()
@@ -214,10 +217,25 @@ def test_four_bits_that_cannot_hold_a_range_are_refused(tmp_path):
     run(program("zoodip"), "quantize", "--model", model, "--output", tmp_path / "q8", "--bits", 8)
 
 
+def test_a_weight_that_half_a_float_cannot_hold_is_refused(tmp_path):
+    model = copy_model(tmp_path)
+    tensors = read_tensors(model / UNET)
+    _, shape, content = tensors["conv_in.weight"]
+    numbers = np.frombuffer(content, np.float16).astype(np.float32)
+    config, output = write_recipe(tmp_path, model=str(model), **TINY)
+    for largest, fits in ((65519, True), (-65520, False)):
+        numbers[-1] = largest
+        write_tensors(model / UNET, {**tensors, "conv_in.weight": ["F32", shape, numbers.tobytes()]})
+        for bits in (16, 8):
+            arguments = ["--set", f"quant.bits={bits}", "--set", f"output.dir={tmp_path}/{bits}{fits}", "--quiet"]
+            done = run(program("zoodip"), "train", config, *arguments, check=False)
+            if fits or bits == 8:
+                assert done.returncode == 0, done.stderr
+            else:
+                refused(done, f"{model / UNET}: tensor conv_in.weight: holds a value that is infinite in 16 bits")
+
+
 # ---------------------------------------------------------------------------- training ends before it saves
-
-
-TINY = dict(optim__steps=8, output__prompts=[], output__checkpoint_every=2, output__save_every=2, zo__n=2, zo__tau=4)
 
 
 def spoil_run(config, what, step, rank=0, value="nan", ranks=1, *more):

@@ -1,5 +1,6 @@
 #include "base/dtype.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/bits.h"
@@ -67,43 +68,44 @@ uint16_t float_to_bfloat(float value)
     return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* One bit at the lowest place of the exponent, in each of the numbers that fill a word; 0 for integers. */
-static uint64_t exponent_units(enum dtype type)
+/* The bits of a limit > 0 in a type, which order as the magnitudes do. */
+static uint64_t bits_of(enum dtype type, float limit)
 {
-    switch (type) {
-    case F64:
-        return 0x0010000000000000;
-    case F32:
-        return 0x0080000000800000;
-    case F16:
-        return 0x0400040004000400;
-    case BF16:
-        return 0x0080008000800080;
-    default:
-        return 0;
-    }
+    double wide = limit;
+    uint64_t bits;
+    if (type == F32)
+        return float_to_bits(limit);
+    if (type == F16)
+        return float_to_half(limit);
+    if (type == BF16)
+        return float_to_bfloat(limit);
+    memcpy(&bits, &wide, sizeof bits);
+    return bits;
 }
 
-/* A number is infinite or NaN if its exponent is all ones; one more then carries into the place of the sign. Several
- * numbers are looked at in each addition, and none carries into its neighbour. */
-bool dtype_finite(const void *from, enum dtype type, int64_t count)
+/* A magnitude's bits carry into the place of the sign if they reach the limit's: with 2^(bits - 1) - limit added. The
+ * numbers that fill a word are looked at in one addition, and none carries into its neighbour. */
+bool dtype_below(const void *from, enum dtype type, int64_t count, float limit)
 {
-    const unsigned char *at = from;
-    int64_t left = count * dtypes[type].size;
-    uint64_t unit = exponent_units(type), carried = 0, word;
-    uint64_t signs = dtypes[type].size == 8   ? 0x8000000000000000
-                     : dtypes[type].size == 4 ? 0x8000000080000000
-                                              : 0x8000800080008000;
-    if (!unit)
+    if (type != F64 && !dtype_is_weight(type))
         return true;
+    const unsigned char *at = from;
+    int64_t size = dtypes[type].size, left = count * size;
+    uint64_t ones = size == 8 ? 1 : size == 4 ? 0x0000000100000001 : 0x0001000100010001, carried = 0, word;
+    uint64_t signs = ones << (8 * size - 1), up = signs - ones * bits_of(type, limit);
     for (; left >= 8; left -= 8, at += 8) {
         memcpy(&word, at, sizeof word);
-        carried |= (word & ~signs) + unit;
+        carried |= (word & ~signs) + up;
     }
     word = 0;
     memcpy(&word, at, (size_t)left);
-    carried |= (word & ~signs) + unit;
+    carried |= (word & ~signs) + up;
     return !(carried & signs);
+}
+
+bool dtype_finite(const void *from, enum dtype type, int64_t count)
+{
+    return dtype_below(from, type, count, INFINITY);
 }
 
 void dtype_to_float(float *to, const void *from, enum dtype type, int64_t count)

@@ -25,7 +25,9 @@ uint16_t float_to_half(float value);
 float bfloat_to_float(uint16_t bits);
 uint16_t float_to_bfloat(float value);
 
-/* Whether count numbers at `from` (any alignment) are neither infinite nor NaN. Integers always are. */
+/* Whether count numbers at `from` (any alignment) are all numbers of a magnitude below `limit` > 0, which the type holds
+ * exactly; whether they are neither infinite nor NaN. Integers always pass. */
+bool dtype_below(const void *from, enum dtype type, int64_t count, float limit);
 bool dtype_finite(const void *from, enum dtype type, int64_t count);
 
 /* count numbers at `from` (any alignment; F64, F32, F16, BF16 or I8) widened or rounded to float. */

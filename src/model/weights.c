@@ -312,6 +312,10 @@ static const struct weight *layer(struct weights *w, const char *name, int64_t o
     // codes stay as they are: more bits would hold the same numbers; fewer are refused by the device
     bool stays = !w->bits || (stored < 16 && w->bits >= stored);
     int bits = stays ? stored : w->bits;
+    if (w->filling && bits == 16 && numbers->type == F32 && !dtype_below(numbers->data, F32, numbers->count, 65520)) {
+        wrong(w, numbers->name, "holds a value that is infinite in 16 bits, beyond 65504; expected quant.bits 32 or 8");
+        return NULL;
+    }
     const struct weight *weight = hand_over(w, name, &source, bits);
     w->least_bits = !w->least_bits || bits < w->least_bits ? bits : w->least_bits;
     w->most_bits = bits > w->most_bits ? bits : w->most_bits;
