@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import BUILD, ROOT, learned, metrics, program, refused, run, slice_of, train_alone, write_recipe
+from conftest import BUILD, ROOT, TOYBOX, learned, metrics, program, refused, run, slice_of, train_alone, write_recipe
 from live import TooLate, afresh, caught, kill, nearly_done, newest, rank_processes, start, steps
 
 OLD = dict(optim__steps=4, output__checkpoint_every=2, output__save_every=2, output__sample_every=2, output__prompts=["a {}"],
@@ -293,3 +293,99 @@ def test_the_removal_may_be_killed_at_any_moment(folder):
         else:
             begin(f.output, "checkpoint")
             assert files(f.output / "previous") == {} and (f.output / CHECKPOINT).exists()
+
+
+# -------------------------------------------------------------------------------- quantize
+
+
+def quantized(model, output, *options, **more):
+    return run(program("zoodip"), "quantize", "--model", model, "--output", output, *options, **more)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """{bits: a quantized toybox}"""
+    here = tmp_path_factory.mktemp("models")
+    for bits in (8, 4):
+        done = quantized(TOYBOX / "model", here / f"{bits}", "--bits", bits)
+        assert done.stderr.splitlines()[-1] == f"zoodip: wrote {here}/{bits}"
+    return {bits: files(here / f"{bits}") for bits in (8, 4)}
+
+
+def write_files(folder, found):
+    for name, text in found.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(text)
+
+
+def everything(folder):
+    """All names in a folder, hidden ones too."""
+    return {p.name for p in folder.iterdir()}
+
+
+def test_a_model_is_not_quantized_into_a_folder_that_holds_something(tmp_path, models):
+    out = tmp_path / "out"
+    write_files(out, models[8])
+    refused(quantized(TOYBOX / "model", out, check=False), "--output", str(out), "--overwrite")
+    assert files(out) == models[8]
+    for stranger in ("unet/notes.md", "more/config.json", "model.ckpt"):
+        write_files(out, {stranger: b"a stranger's"})
+        refused(quantized(TOYBOX / "model", out, "--overwrite", check=False), "--output", f"{out}/{stranger.split('/')[0]}")
+        assert files(out) == {**models[8], stranger: b"a stranger's"} and everything(tmp_path) == {"out"}
+        (out / stranger).unlink()
+        if stranger.startswith("more"):
+            (out / "more").rmdir()
+    quantized(TOYBOX / "model", f"{out}/", "--bits", 4, "--overwrite")
+    assert files(out) == models[4] and everything(tmp_path) == {"out"}
+
+
+@pytest.mark.parametrize("before", [None, "an empty folder", "a link", "a quantized model"])
+def test_a_damaged_file_leaves_no_part_of_a_folder(tmp_path, models, before):
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(TOYBOX / "model", model)
+    weights = model / "vae" / "diffusion_pytorch_model.safetensors"  # the last to be read
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-5])
+    if before == "an empty folder":
+        out.mkdir()
+    elif before == "a link":
+        (tmp_path / "far").mkdir()
+        out.symlink_to(tmp_path / "far")
+    elif before:
+        write_files(out, models[8])
+    names, found = everything(tmp_path), files(out)
+    done = quantized(model, out, "--bits", 4, "--overwrite", check=False)
+    assert done.returncode == 2 and str(weights) in done.stderr and "wrote" not in done.stderr
+    assert everything(tmp_path) == names and files(out) == found
+    weights.write_bytes(whole)
+    quantized(model, out, "--bits", 4, "--overwrite")
+    assert files(out) == models[4] and everything(tmp_path) == names | {"out"}
+    assert out.is_symlink() == (before == "a link")
+
+
+def test_quantize_may_be_killed_at_any_moment(tmp_path, models):
+    faults = dict(LD_PRELOAD=str(BUILD / "tests/libfaults.so"))
+    calls, log, out = "rename,unlink,mkdir,fsync,exchange", tmp_path / "calls", tmp_path / "out"
+    write_files(out, models[8])
+    quantized(TOYBOX / "model", out, "--bits", 4, "--overwrite", env={**faults, "ZOODIP_FAULTS": f"{calls} 0 0 0 *", "ZOODIP_FAULTS_COUNT": str(log)})
+    count = len(log.read_text().splitlines())
+    assert files(out) == models[4] and count > 20
+    for k in slice_of(range(1, count + 1), 12):
+        shutil.rmtree(out, ignore_errors=True)
+        write_files(out, models[8])
+        done = quantized(TOYBOX / "model", out, "--bits", 4, "--overwrite", check=False,
+                         env={**faults, "ZOODIP_FAULTS": f"{calls} KILL {k} {k} *"})
+        assert done.returncode == -signal.SIGKILL and files(out) in (models[8], models[4]), k
+        quantized(TOYBOX / "model", out, "--bits", 4, "--overwrite")
+        assert files(out) == models[4] and everything(tmp_path) == {"out", "calls"}, k
+
+
+def test_a_file_system_that_cannot_exchange_folders(tmp_path, models):
+    out = tmp_path / "out"
+    write_files(out, models[8])
+    env = dict(LD_PRELOAD=str(BUILD / "tests/libfaults.so"), ZOODIP_FAULTS="exchange 22 1 1 *")
+    quantized(TOYBOX / "model", out, "--bits", 4, "--overwrite", env=env)
+    assert files(out) == models[4] and everything(tmp_path) == {"out"}
+    out.rename(tmp_path / ".out.zoodip-old")  # as a process does that is killed between the two renames
+    quantized(TOYBOX / "model", out, "--overwrite")
+    assert files(out) == models[8] and everything(tmp_path) == {"out"}

@@ -141,7 +141,7 @@ def test_other_bits_and_quantizing_twice_are_refused(tmp_path):
     done = run(program("zoodip"), "quantize", "--model", TOYBOX / "model", "--output", tmp_path / "x", "--bits", "5", check=False)
     assert done.returncode == 2 and "--bits" in done.stderr
     for first, second in ((8, 8), (8, 4), (4, 8), (4, 4)):
-        out = tmp_path / f"{first}"
+        out = tmp_path / f"{first} {second}"
         run(program("zoodip"), "quantize", "--model", TOYBOX / "model", "--output", out, "--bits", first)
         done = run(program("zoodip"), "quantize", "--model", out, "--output", tmp_path / "again", "--bits", second, check=False)
         assert done.returncode == 2 and "already" in done.stderr

@@ -7,15 +7,16 @@
 
 static void print_help(void)
 {
-    printf("usage: zoodip quantize --model DIR --output DIR [--bits 8|4] [--quiet]\n"
+    printf("usage: zoodip quantize --model DIR --output DIR [--bits 8|4] [--overwrite] [--quiet]\n"
            "\n"
            "Writes a copy of a model with its linear and convolution weights in 8 bits (a scale for each output\n"
            "channel) or 4 bits (a scale and a shift for each group of at most 128 numbers), like optimum-quanto's\n"
            "qint8 and qint4. It is about a quarter or a seventh of an fp32 model's size; every command reads it.\n"
            "\n"
            "  --model DIR     a diffusers model folder (fp32, fp16 or bf16)\n"
-           "  --output DIR    the new folder\n"
+           "  --output DIR    the new folder, which appears when it is complete\n"
            "  --bits N        8 (the default) or 4\n"
+           "  --overwrite     the folder may exist and hold a quantized model, which is replaced\n"
            "  --quiet         only warnings and errors on stderr\n"
            "\n"
            "examples:\n"
@@ -32,10 +33,12 @@ static struct error run(int argc, char **argv, const struct host *host)
 {
     const char *model = NULL, *output = NULL, *none[1];
     int64_t bits = 8;
+    bool overwrite = false;
     const struct option table[] = {
         {.name = "model", .text = &model},
         {.name = "output", .text = &output},
         {.name = "bits", .integer = &bits, .low = 1, .high = 32},
+        {.name = "overwrite", .flag = &overwrite},
     };
     TRY(options_read(argc, argv, table, sizeof table / sizeof *table, none, 0));
     struct error e = ok();
@@ -45,7 +48,9 @@ static struct error run(int argc, char **argv, const struct host *host)
         else if (bits != 8 && bits != 4)
             e = error_input("--bits: is %lld, expected 8 or 4", (long long)bits);
         else
-            e = quantized_write(model, output, (int)bits, log_part);
+            e = quantized_write(model, output, (int)bits, overwrite, log_part);
+        if (e.code == ERROR_NONE)
+            log_line("wrote %s", output);
     }
     return comm_agree(host->comm, e);
 }

@@ -13,11 +13,17 @@
 #include "files/file.h"
 #include "files/safetensors.h"
 #include "files/safetensors_write.h"
+#include "files/whole_folder.h"
 #include "model/contents.h"
 #include "model/model_folder.h"
 
 /* A layer becomes at most five entries and eleven blocks of memory: codes, scale, shift, two ones, six names. */
 enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 5, OWNED_PER_LAYER = 11, MEGABYTE = 1000000 };
+
+static const char *const parts[] = {"text_encoder", "unet", "vae"};
+static const char *const copied[] = {"", "text_encoder", "unet", "vae", "tokenizer", "scheduler"};
+static const char text_weights[] = "model.safetensors", weights[] = "diffusion_pytorch_model.safetensors";
+static const char map_name[] = "quanto_qmap.json";
 
 /* The tensors of one part being written: its entries, and the memory that we allocated for them. */
 struct part {
@@ -181,7 +187,7 @@ static struct error write_part(struct part *p, const char *folder, const char *f
     char path[PATH_SIZE];
     TRY(path_join(path, folder, file_name));
     TRY(safetensors_write(path, p->entries, p->count, metadata, 1));
-    TRY(path_join(path, folder, "quanto_qmap.json"));
+    TRY(path_join(path, folder, map_name));
     char *text = cJSON_Print(p->map);
     if (!text)
         return error_memory("the quantization map");
@@ -210,8 +216,7 @@ static struct error quantize_part(const char *folder, const char *out, const cha
     TRY(safetensors_open(&p.in, path));
     struct error e = fill_part(&p, part);
     if (e.code == ERROR_NONE)
-        e = write_part(&p, to,
-                       strcmp(part, "text_encoder") == 0 ? "model.safetensors" : "diffusion_pytorch_model.safetensors");
+        e = write_part(&p, to, strcmp(part, "text_encoder") == 0 ? text_weights : weights);
     free_part(&p);
     return e;
 }
@@ -220,7 +225,22 @@ static struct error quantize_part(const char *folder, const char *out, const cha
 static bool is_copied(const char *name)
 {
     return (text_ends_with(name, ".json") || text_ends_with(name, ".txt")) && !strstr(name, ".index.") &&
-           strcmp(name, "quanto_qmap.json") != 0;
+           strcmp(name, map_name) != 0;
+}
+
+/* Whether that may be a file of a quantized model. */
+static bool is_written(const char *name)
+{
+    return is_copied(name) || strcmp(name, map_name) == 0 || strcmp(name, text_weights) == 0 ||
+           strcmp(name, weights) == 0;
+}
+
+static bool is_folder(const char *name)
+{
+    for (size_t i = 1; i < sizeof copied / sizeof *copied; i++)
+        if (strcmp(name, copied[i]) == 0)
+            return true;
+    return false;
 }
 
 static struct error copy_file(const char *from, const char *to, const char *name)
@@ -266,16 +286,55 @@ static bool same_folder(const char *a, const char *b)
     return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-struct error quantized_write(const char *folder, const char *out, int bits, void (*progress)(const char *part))
+/* What of the folder OUT is not of a model that was quantized; "" if it is all. */
+static struct error find_stranger(char name[PATH_SIZE], const char *out, const char *sub)
 {
-    static const char *const parts[] = {"text_encoder", "unet", "vae"};
-    static const char *const copied[] = {".", "text_encoder", "unet", "vae", "tokenizer", "scheduler"};
-    uint32_t contents;
-    TRY(error_in(model_folder_check(folder), "--model"));
-    TRY(contents_tensors(folder, pool_default_threads(1), &contents));
-    TRY(folder_make(out));
+    char folder[PATH_SIZE], path[PATH_SIZE], **names;
+    int64_t count;
+    TRY(path_join(folder, out, sub));
+    TRY(folder_list(folder, &names, &count));
+    struct error e = ok();
+    for (int64_t i = 0; i < count && !*name && e.code == ERROR_NONE; i++) {
+        struct stat status;
+        e = path_join(path, folder, names[i]);
+        bool known = e.code == ERROR_NONE && lstat(path, &status) == 0;
+        bool file = known && S_ISREG(status.st_mode) && is_written(names[i]);
+        if (known && S_ISDIR(status.st_mode) && !*sub && is_folder(names[i]))
+            e = find_stranger(name, out, names[i]);
+        else if (!file)
+            snprintf(name, PATH_SIZE, "%s", path);
+    }
+    folder_list_free(names, count);
+    return e;
+}
+
+/* May OUT be written? */
+static struct error check_output(const char *folder, const char *out, bool overwrite)
+{
+    enum path_kind kind;
+    char stranger[PATH_SIZE] = "", **names;
+    int64_t count;
     if (same_folder(folder, out))
-        return error_input("--output: %s: is the model itself; choose another folder", out);
+        return error_input("%s: is the model itself; choose another folder", out);
+    TRY(path_look(out, &kind));
+    if (kind == PATH_FILE)
+        return error_input("%s: is a file, expected a folder", out);
+    if (kind != PATH_FOLDER)
+        return ok();
+    TRY(folder_list(out, &names, &count));
+    folder_list_free(names, count);
+    if (count > 0 && !overwrite)
+        return error_input("%s: is not empty; choose a new folder, or replace a quantized model with --overwrite", out);
+    TRY(find_stranger(stranger, out, ""));
+    return *stranger
+               ? error_input("%s: is not part of a quantized model, and --overwrite replaces nothing else; choose "
+                             "another folder",
+                             stranger)
+               : ok();
+}
+
+static struct error write_all(const char *folder, const char *out, int bits, void (*progress)(const char *part))
+{
     for (size_t i = 0; i < sizeof copied / sizeof *copied; i++)
         TRY(copy_files(folder, out, copied[i]));
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
@@ -283,4 +342,20 @@ struct error quantized_write(const char *folder, const char *out, int bits, void
         TRY(quantize_part(folder, out, parts[i], bits));
     }
     return ok();
+}
+
+struct error quantized_write(const char *folder, const char *out, int bits, bool overwrite,
+                             void (*progress)(const char *part))
+{
+    uint32_t contents;
+    struct whole_folder whole;
+    TRY(error_in(model_folder_check(folder), "--model"));
+    TRY(error_in(check_output(folder, out, overwrite), "--output"));
+    TRY(contents_tensors(folder, pool_default_threads(1), &contents));
+    TRY(error_in(whole_folder_begin(&whole, out), "--output"));
+    struct error e = write_all(folder, whole.temporary, bits, progress);
+    if (e.code == ERROR_NONE)
+        e = error_in(check_output(folder, out, overwrite), "--output"); // minutes have passed
+    struct error ended = whole_folder_end(&whole, e.code == ERROR_NONE);
+    return error_first(e, ended);
 }

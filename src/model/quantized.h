@@ -15,10 +15,14 @@
 #ifndef ZOODIP_MODEL_QUANTIZED_H
 #define ZOODIP_MODEL_QUANTIZED_H
 
+#include <stdbool.h>
+
 #include "base/error.h"
 
-/* Writes the model of FOLDER in `bits` (8 or 4) to the new folder OUT. progress(part) is called before each
- * part. */
-struct error quantized_write(const char *folder, const char *out, int bits, void (*progress)(const char *part));
+/* Writes the model of FOLDER in `bits` (8 or 4) to the folder OUT, which appears whole or stays as it was
+ * (files/whole_folder.h). OUT must be new or empty; with `overwrite` it may hold another quantized model, and nothing
+ * else. progress(part) is called before each part. */
+struct error quantized_write(const char *folder, const char *out, int bits, bool overwrite,
+                             void (*progress)(const char *part));
 
 #endif

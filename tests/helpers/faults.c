@@ -185,6 +185,11 @@ int renameat(int from_folder, const char *from, int to_folder, const char *to)
     return fails("rename", to) ? -1 : NEXT(renameat)(from_folder, from, to_folder, to);
 }
 
+int renameat2(int from_folder, const char *from, int to_folder, const char *to, unsigned flags)
+{
+    return fails("exchange", to) ? -1 : NEXT(renameat2)(from_folder, from, to_folder, to, flags);
+}
+
 int unlink(const char *path)
 {
     return fails("unlink", path) ? -1 : NEXT(unlink)(path);
