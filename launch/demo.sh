@@ -26,8 +26,7 @@ fi
 
 output=results/demo/$subject
 echo "demo: learning the word \"sks\" from the five photos in $subjects/$subject, on 2 ranks" >&2
-launch/run.sh -n 2 build/zoodip train configs/toybox.json --set data.images="$subjects/$subject" --set output.dir="$output" \
-    --overwrite
+launch/run.sh -n 2 build/zoodip train configs/toybox.json --overwrite --set data.images="$subjects/$subject" --set output.dir="$output"
 
 echo "demo: drawing \"a photo of a sks on a checkered blanket\" with the learned word" >&2
 build/zoodip generate --model dataset/toybox/model --embedding "$output/learned_embeds.safetensors" \
