@@ -158,6 +158,48 @@ watch_mpirun() {
     done
 }
 
+# An mpirun that is killed leaves a folder below TMPDIR, and in /dev/shm a segment for each rank. A note in /dev/shm, which
+# vanishes when the machine starts again, says that it is ours: it is named after this user, the process, and the namespace in
+# which that is its number. What a noted mpirun left is cleared once neither it nor anyone who maps any of it is alive.
+notes=/dev/shm/zoodip-mpirun.$EUID.$(readlink /proc/self/ns/pid)
+note_mpirun() {
+    (umask 077 && set -o noclobber && realpath -m -- "${TMPDIR:-${TEMP:-${TMP:-/tmp}}}" >"$notes.$running") 2>/dev/null
+}
+is_own() {
+    [ -O "$1" ] && [ ! -L "$1" ]
+}
+is_alive() {
+    [ -e "/proc/$1" ] && [[ $(<"/proc/$1/stat") != *") Z "* ]]
+}
+is_mapped() {
+    local maps text part
+    for maps in /proc/[0-9]*/maps; do
+        text=$( (cat "$maps") 2>/dev/null)
+        for part in "$@"; do
+            [[ $text != *"$part"* ]] || return 0
+        done
+    done
+    return 1
+}
+clear_leftovers() {
+    local note mpirun folder name job segments
+    for note in "$notes".*; do
+        mpirun=${note##*.}
+        is_own "$note" && ! is_alive "$mpirun" || continue
+        for folder in "$(<"$note")"/ompi.*."$EUID/pid.$mpirun"; do
+            is_own "$folder" && is_own "$(dirname "$folder")" && IFS=. read -r job _ <"$folder/contact.txt" || continue
+            name=$(basename "$(dirname "$folder")")
+            segments=/dev/shm/vader_segment${name#ompi}.$(printf %x $((job + 1))).
+            ! is_mapped "$folder/" "$segments" || continue 2
+            for name in "$segments"*; do
+                ! is_own "$name" || rm -f -- "$name"
+            done
+            rm -rf -- "$folder"
+        done
+        rm -f -- "$note"
+    done
+} 2>/dev/null
+
 # The command with --resume instead of --overwrite -> words.
 resume() {
     local word
@@ -171,13 +213,15 @@ resume() {
 # Runs the ranks to their end; `code` is then their exit code.
 run_ranks() {
     local name
+    clear_leftovers
     "${launcher[@]}" "$@" </dev/null &
     running=$!
-    [ "${launcher[0]}" != mpirun ] || beside watch_mpirun
+    [ "${launcher[0]}" != mpirun ] || { note_mpirun; beside watch_mpirun; }
     # wait returns early on every caught signal
     while wait "$running"; code=$?; kill -0 "$running" 2>/dev/null; do :; done
     [ ${#helpers[@]} -eq 0 ] || kill -- "${helpers[@]}" 2>/dev/null
     helpers=()
+    clear_leftovers
     running= previous=${!-}
     if [ -n "$asked" ] && [ -z "$ended" ] && [ "$code" -eq $((128 + $(kill -l USR1))) ]; then
         code=75 # asked before the ranks were listening: nothing had begun, so nothing is lost

@@ -249,6 +249,57 @@ def test_ranks_whose_run_sh_was_killed_leave_nothing_behind(tmp_path):
 
 
 @beside_the_others("quiet", "small_disk")
+def test_a_run_whose_run_sh_was_killed_goes_on_to_its_end(tmp_path, quiet):
+    config, output = write_recipe(tmp_path, **CHANGES)
+    process = start(config)
+    until(lambda: steps(output) >= 1, process)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    until(lambda: not processes(config))
+    assert learned(output) == quiet[0] and losses_of(output) == quiet[1]
+
+
+def segments(folder):
+    """What the ranks of an mpirun share in memory, by the folder that it has below TMPDIR."""
+    job = int((folder / "contact.txt").read_text().split(".")[0]) + 1
+    return list(Path("/dev/shm").glob(f"vader_segment.*.{os.getuid()}.{job:x}.*"))
+
+
+@beside_the_others("quiet", "small_disk")
+def test_the_next_start_clears_what_a_killed_mpirun_left_and_nothing_else(tmp_path):
+    env = {"TMPDIR": str(tmp_path)}
+    runs = [write_recipe(tmp_path / name, **{**CHANGES, "optim__steps": 100000}) for name in ("killed", "alive")]
+
+    def begin_run(config, output):
+        process = start_by(2, "train", config, launcher=[RUN_SH, "-n", 2], env=env)
+        until(lambda: steps(output) >= 1, process)
+        mpirun = next(p for p, name in processes(config).items() if name == "mpirun")
+        folder, = tmp_path.glob(f"ompi.*/pid.{mpirun}")
+        assert len(segments(folder)) == 2
+        return process, folder
+
+    process, left = begin_run(*runs[0])
+    kill(process, runs[0][0])
+    others = left.parent / "pid.4194305"  # no process has so great a number, and no note says that it is ours
+    others.mkdir()
+    (others / "contact.txt").write_text("2863267840.0;tcp://127.0.0.1:1\n4194305\n")
+    segment = Path(f"/dev/shm/vader_segment{left.parent.name[4:]}.aaaa0001.0")
+    segment.touch()
+    try:
+        gone = segments(left)
+        assert len(gone) == 2
+        process, folder = begin_run(*runs[1])
+        assert not left.exists() and not any(path.exists() for path in gone)
+        assert run(RUN_SH, "-n", "1", "true", env=env, check=False).returncode == 0
+        assert len(segments(folder)) == 2 and others.exists() and segment.exists()
+    finally:
+        segment.unlink()
+    process.terminate()
+    assert end(process, runs[1][0])[0] == 75
+    assert not folder.exists() and not list(Path("/dev/shm").glob(f"zoodip-mpirun.*.{folder.name[4:]}"))
+
+
+@beside_the_others("quiet", "small_disk")
 @afresh
 def test_a_rank_asked_to_stop_while_mpi_starts_saves_after_its_first_step(tmp_path):
     config, output = write_recipe(tmp_path, **{**CHANGES, "optim__steps": 100000})
