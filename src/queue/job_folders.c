@@ -148,8 +148,11 @@ static void write_failure(const struct jobs *jobs, const struct job *job)
 
 void job_folders_prepare(struct jobs *jobs)
 {
+    struct progress progress;
+    progress_phase(&progress, "preparing the jobs' folders", jobs->count, "");
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
+        progress_step(&progress, i, "");
         if (!job_is_pending(job)) {
             write_failure(jobs, job);
             continue;
@@ -158,4 +161,5 @@ void job_folders_prepare(struct jobs *jobs)
         if (e.code != ERROR_NONE)
             job_fail(job, e);
     }
+    progress_end(&progress);
 }

@@ -217,8 +217,13 @@ static struct error read_root(struct jobs *jobs, cJSON *root, const struct jobs_
     if (e.code == ERROR_NONE)
         e = read_names(jobs, list, source->name);
     struct job *job = jobs->items;
-    for (const cJSON *object = list->child; object && e.code == ERROR_NONE; object = object->next)
+    struct progress progress;
+    progress_phase(&progress, "reading the jobs", cJSON_GetArraySize(list), "");
+    for (const cJSON *object = list->child; object && e.code == ERROR_NONE; object = object->next) {
         e = add_job(jobs, job++, object, source, &layer, sets);
+        progress_step(&progress, job - jobs->items, "");
+    }
+    progress_end(&progress);
     cJSON_Delete(none);
     return e.code == ERROR_NONE && jobs->kind == JOBS_FILE ? check_one_model(jobs, source->name) : e;
 }
