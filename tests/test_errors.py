@@ -149,3 +149,49 @@ def test_a_git_lfs_pointer_is_called_that(tmp_path, file):
     pointer(path)
     config, _ = write_recipe(tmp_path, model=str(model), data__images=str(photos), **TINY)
     refused(train(config), f"{path}: is a git-lfs pointer, not the file itself; run `git lfs pull`")
+
+
+def hub_cache(model, root):
+    """The folder that Hugging Face's libraries keep for a model: files by their hash, and links to them."""
+    snapshot = root / "snapshots" / ("f" * 40)
+    (root / "blobs").mkdir(parents=True)
+    for number, path in enumerate(sorted(p for p in model.rglob("*") if p.is_file())):
+        link = snapshot / path.relative_to(model)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, root / "blobs" / str(number))
+        link.symlink_to(os.path.relpath(root / "blobs" / str(number), link.parent))
+    (root / "refs").mkdir()
+    (root / "refs/main").write_text("f" * 40)
+    return snapshot
+
+
+def test_a_folder_above_the_model_is_answered_with_the_model(tmp_path):
+    snapshot = hub_cache(TOYBOX / "model", tmp_path / "hub/models--x--toy")
+    config, _ = write_recipe(tmp_path, **TINY)
+    for above in (tmp_path / "hub/models--x--toy", tmp_path / "hub/models--x--toy/snapshots"):
+        refused(train(config, "--set", f"model={above}"), f'--set: model: "{above}": holds a model one folder further down; expected that one: {snapshot}')
+    assert train(config, "--set", f"model={snapshot}").returncode == 0
+
+
+@pytest.mark.parametrize("name", ["v1-5-pruned.ckpt", "v1-5-pruned.safetensors"])
+def test_a_checkpoint_in_one_file_is_answered_with_how_to_make_a_folder_of_it(tmp_path, name):
+    (tmp_path / name).write_bytes(b"PK\3\4")
+    config, _ = write_recipe(tmp_path, model=str(tmp_path / name), **TINY)
+    refused(train(config), f'"{tmp_path / name}": exists but is a file; expected a diffusers model folder', "from_single_file(FILE).save_pretrained(FOLDER)")
+
+
+@pytest.mark.parametrize("part, name", [("text_encoder", "pytorch_model.bin"), ("unet", "diffusion_pytorch_model.bin"), ("vae", "vae.pt"),
+                                        ("unet", "diffusion_pytorch_model.fp16.bin"), ("unet", "diffusion_pytorch_model.ckpt")])
+def test_pickled_weights_are_called_that(tmp_path, part, name):
+    model = shutil.copytree(TOYBOX / "model", tmp_path / "model")
+    next((model / part).glob("*.safetensors")).rename(model / part / name)
+    config, _ = write_recipe(tmp_path, model=str(model), **TINY)
+    refused(train(config), f"{model}/{part}: only pickled weights here ({name})", "safe_serialization=True")
+    refused(run(program("zoodip"), "generate", "--model", model, "--prompt", "a toy", "--output", tmp_path / "x.png", check=False), name)
+
+
+def test_a_pickled_word_is_called_that(tmp_path):
+    word = tmp_path / "learned_embeds.bin"
+    word.write_bytes(b"PK\3\4\0\0\x08\x08\0\0\0\0archive/data.pkl")
+    refused(run(program("zoodip"), "generate", "--model", TOYBOX / "model", "--embedding", word, "--prompt", "a toy", "--output", tmp_path / "x.png",
+                check=False), f"{word}: is pickled", "safetensors.torch.save_file")
