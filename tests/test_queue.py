@@ -660,6 +660,128 @@ def test_a_job_that_the_file_does_not_have_is_refused(tmp_path, options, words):
     assert not output.exists()
 
 
+# -------------------------------------------------------------------------------- results from before
+
+TWO = {"a": dict(optim__steps=2), "b": dict(optim__steps=3)}
+
+
+def contents(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def results_of(output):
+    """What the jobs' folders hold, without what the queue writes about all of them."""
+    return {p: text for p, text in contents(output).items() if p.parent != output}
+
+
+def test_finished_jobs_are_left_as_they_are_and_that_is_said(tmp_path):
+    path, output = write_jobs(tmp_path, jobs=TWO)
+    queue(1, path)
+    before = results_of(output)
+    done = queue(1, path)
+    assert results_of(output) == before and "2 jobs finished before: left as they are" in done.stderr and "warning" not in done.stderr, done.stderr
+    done = queue(1, path, "--set", "optim.lr=0.5")
+    assert results_of(output) == before and done.stderr.count("with another recipe than it has now: optim.lr is 0.03 there and 0.5 here") == 2, done.stderr
+    assert "a: is finished and stays as it is" in done.stderr and "--overwrite" in done.stderr
+    done = queue(1, path, "--set", "optim.steps=3")  # more steps for one of them, which --resume would make
+    assert results_of(output) == before and done.stderr.count("optim.steps is 2 there and 3 here") == 1, done.stderr
+    assert [job["state"] for job in summary(output)[0].values()] == ["done", "done"]
+    done = queue(1, path, "--set", "optim.lr=0.5", "--resume")  # finished, and not to be gone on with
+    assert results_of(output) == before and done.stderr.count("with another recipe") == 2, done.stderr
+    write_jobs(tmp_path, jobs={**TWO, "new": dict(optim__steps=1)})
+    done = queue(1, path)
+    assert results_of(output).items() >= before.items() and summary(output)[0]["new"]["state"] == "done"
+
+
+def test_a_job_that_was_begun_is_refused_before_anything_runs(tmp_path, alone):
+    path, output = write_jobs(tmp_path, jobs={name: JOBS[name] for name in ("short", "long", "styled")})
+    queue(1, path, "--set", "optim.steps=3", "--set", "output.checkpoint_every=1")
+    for name in ("long", "styled"):
+        (output / name / "job.json").unlink()  # as if they had been killed just before their end
+    shutil.rmtree(output / "short")
+    before = contents(output)
+    # even before the model is looked for
+    done = queue(1, path, "--set", "model=/nowhere", check=False)
+    refused(done, str(path), "long", str(output / "long"), "(and 1 more)", "--resume", "--overwrite")
+    assert contents(output) == before
+    refused(queue(1, path, "--job", "3", check=False), "styled", "--resume", "--overwrite")
+    assert contents(output) == before
+    queue(1, path, "--job", "1")  # judges its own folder alone
+    assert learned(output / "short") == alone["short"][0]
+    queue(1, path, "--job", "2", "--resume")
+    queue(1, path, "--job", "3", "--overwrite")
+    for name in ("short", "long", "styled"):
+        assert (learned(output / name), losses_of(output / name)) == alone[name], name
+        assert not (output / name / "previous").exists()
+
+
+def test_a_queue_overwrites_every_job_and_keeps_old_results_of_those_that_do_not_begin(tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(SUBJECTS / "bear5", photos)
+    path, output = write_jobs(tmp_path, jobs={**TWO, "c": dict(optim__steps=2, data__images=str(photos), use_cc=False)})
+    queue(1, path)
+    before = contents(output)
+    (output / "a" / "notes.txt").write_text("mine")
+    shutil.rmtree(photos)
+    done = queue(2, path, "--overwrite", "--set", "seed=7", "--groups", "2", check=False)
+    assert done.returncode == 1 and "1 of 3 jobs failed, first c: " in done.stderr, done.stderr
+    for name in TWO:
+        old = before[output / name / "learned_embeds.safetensors"]
+        assert learned(output / name) != old and not (output / name / "previous").exists()
+        assert "resuming" not in (output / name / "log.txt").read_text()
+    assert (output / "a" / "notes.txt").read_text() == "mine"
+    assert {p: t for p, t in contents(output).items() if p.parent.name == "c"} == {p: t for p, t in before.items() if p.parent.name == "c"}
+
+
+@beside_the_others("alone")
+@afresh
+def test_a_queue_that_is_killed_keeps_the_old_results_of_jobs_without_a_checkpoint(tmp_path, alone):
+    path, output = write_jobs(tmp_path, jobs={name: JOBS[name] for name in ("short", "long")})
+    queue(1, path, "--set", "optim.steps=2")
+    old = {name: learned(output / name) for name in ("short", "long")}
+    process = start(1, "run", path, "--overwrite")  # the long one goes first
+    long = output / "long"
+    moved = [output / name / "previous" / ".moved" for name in old]
+    with caught(process, path, when=lambda: all(p.exists() for p in moved) and steps(long) >= 2, unless=lambda: steps(long) >= 5):
+        kill(process, path)
+    for name in old:
+        assert (output / name / "previous" / "learned_embeds.safetensors").read_bytes() == old[name]
+        assert (output / name / "previous" / "job.json").exists() and (output / name / "previous" / "log.txt").exists()
+    refused(queue(1, path, check=False), "--resume", "--overwrite")
+    queue(1, path, "--resume")
+    for name in old:
+        assert (learned(output / name), losses_of(output / name)) == alone[name], name
+        assert not (output / name / "previous").exists()
+        assert f"{output}/{name}/previous: holds the results from before --overwrite" in (output / name / "log.txt").read_text()
+
+
+def test_a_job_that_left_no_results_needs_no_option(tmp_path):
+    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=2, data__images=str(tmp_path / "later"), use_cc=False)})
+    assert queue(1, path, check=False).returncode == 1 and (output / "a" / "job.json").exists()
+    shutil.copytree(SUBJECTS / "bear5", tmp_path / "later")
+    queue(1, path)
+    assert summary(output)[0]["a"]["state"] == "done"
+
+
+def test_a_spool_overwrites_nothing(tmp_path):
+    spool, defaults = make_spool(tmp_path)
+    refused(run(program("zoodip"), "run", defaults, "--spool", spool, "--overwrite", check=False), "--overwrite", "--spool")
+    for folder, name in ((tmp_path / "out" / "word", "learned_embeds.safetensors"), (tmp_path / "out" / "lines", "metrics.jsonl")):
+        folder.mkdir(parents=True)
+        (folder / name).write_text("old")
+    for name in ("word", "lines", "new"):
+        drop(spool, name, dict(optim__steps=1))
+    before = contents(tmp_path / "out")
+    process = start(1, "run", defaults, "--spool", str(spool))
+    until(lambda: names(spool / "done") and len(names(spool / "failed")) == 4, process)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert names(spool / "done") == ["new.json"]
+    for name in ("word", "lines"):
+        assert "holds results of an earlier job of that name" in (spool / "failed" / f"{name}.txt").read_text()
+    assert contents(tmp_path / "out").items() >= before.items()
+
+
 # -------------------------------------------------------------------------------- one folder, one run
 
 
