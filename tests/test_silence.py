@@ -3,6 +3,7 @@ as fast for the program here (tests/helpers/hurry.c), so that each of its phases
 import json
 import os
 import re
+import socket
 
 import pytest
 
@@ -19,7 +20,7 @@ LEARNING = ["loading text_encoder", "loading unet", "preparing the steps", "vali
 PICTURES = ["generating pictures", "loading vae", "decoding pictures"]
 
 
-def hurried(factor=20000):
+def hurried(factor=200000):
     return {"LD_PRELOAD": program("tests/libhurry.so"), "ZOODIP_HURRY": str(factor), "OMPI_MCA_mca_base_env_list": "LD_PRELOAD;ZOODIP_HURRY"}
 
 
@@ -69,15 +70,27 @@ def test_every_phase_of_other_commands_is_named(tmp_path, command, expected):
 
 def test_nothing_is_said_of_quick_phases_or_under_quiet(tmp_path):
     config, _ = write_recipe(tmp_path, **SMALL)
-    said = phases(run(program("zoodip"), "train", config).stderr)
-    assert list(said) == ["learning sks"] and len(said["learning sks"]) == 1
+    for name, lines in phases(run(program("zoodip"), "train", config).stderr).items():  # on a busy machine any may take its two seconds
+        assert name == "learning sks" or not any("(0:00 so far)" in line or "(0:01 so far)" in line for line in lines), lines
     config, _ = write_recipe(tmp_path / "quiet", **SMALL)
     assert run(program("zoodip"), "train", config, "--quiet", env=hurried()).stderr == ""
 
 
+def test_who_waits_for_another_run_to_end_says_so(tmp_path):
+    config, output = write_recipe(tmp_path, **SMALL)
+    output.mkdir()
+    folder = output.stat()
+    with socket.socket(socket.AF_UNIX) as other:  # what another run's claim of the folder is (src/files/claim.h)
+        other.bind(f"\0zoodip {folder.st_dev:x} {folder.st_ino:x}")
+        done = run(program("zoodip"), "train", config, env=hurried(100), check=False)
+    assert done.returncode == 1 and "another run is writing here" in done.stderr
+    waiting = [line for line in done.stderr.splitlines() if line.startswith("waiting for another run")]
+    assert waiting and waiting[0].endswith("to end (0:02 so far)"), done.stderr
+
+
 def test_one_rank_speaks_for_all(tmp_path):
     config, _ = write_recipe(tmp_path, **SMALL)
-    found = phases(mpirun(2, program("zoodip"), "train", config, env=hurried(2000)).stderr)
+    found = phases(mpirun(2, program("zoodip"), "train", config, env=hurried(20000)).stderr)
     assert sum("3/3" in line for line in found["learning sks"]) == 1, found["learning sks"]
     assert "encoding pictures" in found and "generating pictures" in found
 

@@ -122,18 +122,17 @@ static struct error open_all(struct pipeline *p, const struct device_kind *devic
         return error_memory("the model's name");
     TRY(read_settings(p));
     TRY(open_device(p, devices));
-    struct progress progress;
-    progress_phase(&progress, "opening the model", 0, "");
-    struct error e = check_weights(p);
-    progress_end(&progress);
-    return e;
+    return check_weights(p);
 }
 
 struct error pipeline_open(struct pipeline *p, const struct pipeline_choice *choice, struct comm *all,
                            const struct device_kind *devices)
 {
     *p = (struct pipeline){.all = all, .comm = all, .simulated = !devices, .choice = *choice};
+    struct progress progress;
+    progress_phase(&progress, "opening the model", 0, "");
     struct error e = open_all(p, devices);
+    progress_end(&progress);
     p->choice.model = p->model;
     p->choice.config = NULL; // it need not outlive this call
     if (e.code != ERROR_NONE)

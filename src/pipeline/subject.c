@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/progress.h"
 #include "files/file.h"
 #include "model/sampler.h"
 #include "pipeline/fingerprint.h"
@@ -101,9 +102,12 @@ static struct error compare_ranks(const struct subject *s)
 
 struct error subject_read(struct subject *s, struct pipeline *p, struct config *config)
 {
+    struct progress progress;
+    progress_phase(&progress, "reading words and captions", 0, "");
     struct error e = comm_agree(p->all, read_mine(s, p, config));
     if (e.code == ERROR_NONE)
         e = compare_ranks(s);
+    progress_end(&progress);
     if (e.code == ERROR_NONE)
         e = dataset_read(&s->dataset, &s->config, s->tokenizer, s->first_id, s->resolution, s->length, p->all);
     if (e.code != ERROR_NONE)
