@@ -4,11 +4,14 @@ mpirun's."""
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from contextlib import nullcontext
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from beside import begin, beside_the_others
 from conftest import cuda_program, learned, losses_of, metrics, mpirun, needs_cuda, write_recipe
@@ -172,6 +175,24 @@ def test_a_call_that_fails_on_one_rank_ends_all(recipe, joined_run):
                         before=each(f"[ $RANK = 0 ] || export ZOODIP_STANDIN_FAIL={k}"))
         code, said = end_of(process, 10 + LIMIT)
         assert code == 1 and said, f"call {k}"
+
+
+def test_a_loss_or_a_moment_that_is_not_finite_ends_all_ranks_before_it_is_saved(recipe, random_models, tmp_path):
+    """A UNet with a finite layer whose sums are not; and a fault in the third step."""
+    model = shutil.copytree(random_models("plain"), tmp_path / "model")
+    path = model / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["conv_out.weight"] = tensors["conv_out.weight"] / abs(tensors["conv_out.weight"]).max() * np.float32(3e38)
+    save_file(tensors, path)
+    for ranks, gpus in ((3, 3), (2, 1)):
+        config, output = recipe(model=str(model))
+        done = mpirun(ranks, ZOODIP, "train", config, check=False, timeout=60, env={"ZOODIP_STANDIN_DEVICES": str(gpus)})
+        assert done.returncode == 1 and "step 1: rank 0: the loss of picture " in done.stderr, done.stderr
+        assert not list(output.rglob("*.safetensors"))
+    config, output = recipe(output__checkpoint_every=1, output__save_every=1)
+    done = mpirun(1, cuda_program("spoil"), config, "second", 3, 0, "inf", check=False)
+    assert done.returncode == 1 and "step 3: rank 0: the second moment holds" in done.stderr, done.stderr
+    assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["step-1.safetensors", "step-2.safetensors"]
 
 
 # -------------------------------------------------------------------------------- stopping
