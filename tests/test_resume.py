@@ -219,6 +219,7 @@ def test_other_contents_under_the_same_path_are_refused(begun, ranks, change, sa
     done = resume(ranks=ranks)
     told, = [line for line in done.stderr.splitlines() if "made with" in line]
     assert done.returncode == 2 and told.startswith(f"zoodip: {output}/checkpoints/step-8.safetensors: {said}"), done.stderr
+    assert "encoding" not in done.stderr, "before anything is encoded or loaded"
     assert learned(output) == before and newest(output) == 8
 
 

@@ -15,6 +15,7 @@
 #include "pipeline/pictures.h"
 #include "report/plot.h"
 #include "report/report.h"
+#include "zo/checkpoint.h"
 
 /* A file that a rank left behind when it was killed while writing: NAME.NUMBER.tmp. */
 static bool is_unfinished(const char *name)
@@ -54,10 +55,21 @@ struct error learning_claim(struct learning *l, const struct config *c, enum sta
     return config_blame(c, "output.dir", previous_check(c->output.dir, start));
 }
 
+/* May the subject go on from what is there? */
+static struct error check_origin(const struct learning *l, const struct config *c)
+{
+    char folder[PATH_SIZE];
+    const struct origin origin = subject_origin(l->subject);
+    TRY(path_join(folder, c->output.dir, "checkpoints"));
+    return checkpoint_check(folder, &origin);
+}
+
 struct error learning_prepare(struct learning *l, const struct config *c, enum start start)
 {
     TRY(config_blame(c, "output.dir", folder_make(c->output.dir)));
     TRY(claim(l, c));
+    if (l->subject && start == START_RESUME)
+        TRY(check_origin(l, c));
     remove_unfinished(c);
     return config_blame(c, "output.dir", previous_begin(c->output.dir, start));
 }

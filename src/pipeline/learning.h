@@ -30,7 +30,8 @@ struct learning {
 struct error learning_claim(struct learning *l, const struct config *config, enum start start);
 
 /* When everything has been checked, on rank 0 of the group only: makes output.dir and claims it, unless that is done,
- * and begins there. */
+ * and begins there. A run that resumes is refused if a checkpoint of another origin is there (zo/origin.h), provided
+ * that its subject is known by now; else learning_run refuses it. */
 struct error learning_prepare(struct learning *l, const struct config *config, enum start start);
 
 /* How long to wait for a folder that another run has claimed, in seconds, while the other ranks wait, too. */

@@ -220,16 +220,6 @@ static void find_contents(struct subject *s)
     origin_crc(s->contents[ORIGIN_MODEL], s->pipeline->contents);
 }
 
-struct error subject_start(struct subject *s)
-{
-    find_contents(s);
-    const struct text_encoder *text = &s->pipeline->text;
-    s->initializer = memory_alloc(text->config.width, sizeof *s->initializer);
-    struct error e =
-        s->initializer ? text_encoder_row(text, s->initializer_id, s->initializer) : error_memory("the initializer");
-    return comm_agree(s->pipeline->comm, e);
-}
-
 static struct origin origin_of(const struct subject *s)
 {
     return (struct origin){{
@@ -240,6 +230,22 @@ static struct origin origin_of(const struct subject *s)
         [ORIGIN_CAPTIONS] = s->contents[ORIGIN_CAPTIONS],
         [ORIGIN_DEVICE] = device_model(s->pipeline->device),
     }};
+}
+
+struct origin subject_origin(struct subject *s)
+{
+    find_contents(s);
+    return origin_of(s);
+}
+
+struct error subject_start(struct subject *s)
+{
+    find_contents(s);
+    const struct text_encoder *text = &s->pipeline->text;
+    s->initializer = memory_alloc(text->config.width, sizeof *s->initializer);
+    struct error e =
+        s->initializer ? text_encoder_row(text, s->initializer_id, s->initializer) : error_memory("the initializer");
+    return comm_agree(s->pipeline->comm, e);
 }
 
 struct training_parts subject_parts(const struct subject *s)

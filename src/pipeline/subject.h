@@ -50,6 +50,9 @@ struct error subject_encode(struct subject *s);
 /* After pipeline_load: reads what else training needs of the model. Collective in the group. */
 struct error subject_start(struct subject *s);
 
+/* What a run of the subject stands on; after pipeline_compare. The texts stay the subject's. */
+struct origin subject_origin(struct subject *s);
+
 /* What training needs, from a started subject. */
 struct training_parts subject_parts(const struct subject *s);
 

@@ -188,11 +188,9 @@ static struct error check_whole(struct reading *r, const char *path)
     return ok();
 }
 
-/* Is it this run's? ERROR_BAD_INPUT if not. */
-static struct error check_ours(const struct reading *r, const struct state *s, const char *path,
-                               const struct origin *origin)
+/* Does it fit the run's shapes? ERROR_BAD_INPUT if not. */
+static struct error check_shapes(const struct reading *r, const struct state *s, const char *path)
 {
-    TRY(error_in(origin_compare(&r->origin, origin), "%s", path));
     const int64_t most[STATE_TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1};
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *t = &r->tensors[i];
@@ -234,7 +232,7 @@ static void warn_of_device(const struct reading *r, const char *path, const stru
 }
 
 /* ERROR_FAILED: damaged, so try an older one; ERROR_BAD_INPUT: intact, but not for this run. *unread: it may be intact,
- * but the system could not read it. */
+ * but the system could not read it. s may be NULL: is it this run's? */
 static struct error read_checkpoint(struct state *s, const char *path, const struct origin *origin,
                                     void (*warn)(const char *text), bool *unread)
 {
@@ -247,8 +245,10 @@ static struct error read_checkpoint(struct state *s, const char *path, const str
     }
     e = check_whole(&r, path);
     if (e.code == ERROR_NONE)
-        e = check_ours(&r, s, path, origin);
-    if (e.code == ERROR_NONE) {
+        e = error_in(origin_compare(&r.origin, origin), "%s", path);
+    if (e.code == ERROR_NONE && s)
+        e = check_shapes(&r, s, path);
+    if (e.code == ERROR_NONE && s) {
         warn_of_device(&r, path, origin, warn);
         copy_state(s, &r);
     }
@@ -324,6 +324,12 @@ struct error checkpoint_resume(struct state *s, const char *folder, const struct
     memory_free(steps);
     *found = search.found;
     return e.code == ERROR_NONE && !search.found ? search.unread : e;
+}
+
+struct error checkpoint_check(const char *folder, const struct origin *origin)
+{
+    bool found;
+    return checkpoint_resume(NULL, folder, origin, INT64_MAX, &found, log_nothing);
 }
 
 bool checkpoint_any(const char *folder)

@@ -33,6 +33,9 @@ struct error checkpoint_read(struct state *s, const char *path, const struct ori
 struct error checkpoint_resume(struct state *s, const char *folder, const struct origin *origin, int64_t recorded,
                                bool *found, void (*warn)(const char *text));
 
+/* Whether that would be refused, apart from the state's shapes: to know it before other work begins. */
+struct error checkpoint_check(const char *folder, const struct origin *origin);
+
 /* Whether FOLDER has a checkpoint that is as it was written, of whatever run. */
 bool checkpoint_any(const char *folder);
 
