@@ -2,6 +2,7 @@
 import itertools
 import json
 import os
+import pty
 import random
 import re
 import signal
@@ -70,9 +71,26 @@ def test_one_slow_rank_of_three_changes_no_bit(tmp_path):
     """Evaluations replaced by sleeps, three times as long on rank 1."""
     config, _ = write_recipe(tmp_path, zo__n=8, zo__tau=6, output__prompts=[])
     quiet = json.loads(run(program("tests/pace"), config, 30, 0).stdout)
-    slow = json.loads(mpirun(3, program("tests/pace"), config, 30, 0.002, "1=3").stdout)
+    done = mpirun(3, program("tests/pace"), config, 30, 0.002, "1=3")
+    slow = json.loads(done.stdout)
     assert quiet["shares"] == [9] and slow["shares"][1] < 3 and sum(slow["shares"]) == 9
     assert slow["state"] == quiet["state"]
+    assert "balanced: from step " in done.stderr
+
+
+def test_a_terminal_does_not_hear_of_slow_ranks(tmp_path):
+    """It is for who reads a log: on a terminal it would only worry."""
+    config, _ = write_recipe(tmp_path, zo__n=8, zo__tau=6, output__prompts=[])
+    ours, theirs = pty.openpty()
+    on_terminal = ["bash", "-c", f'exec 2>{os.ttyname(theirs)}; exec "$0" "$@"']  # as launch/run.sh gives it to rank 0
+    slow = json.loads(mpirun(3, *on_terminal, program("tests/pace"), config, 30, 0.002, "1=3").stdout)
+    os.write(theirs, b"all that was said")
+    said = b""
+    while not said.endswith(b"all that was said"):
+        said += os.read(ours, 4096)
+    os.close(theirs)
+    os.close(ours)
+    assert slow["shares"][1] < 3 and b"encoding" in said and b"balanced" not in said
 
 
 def stop_half_of_the_time(process, ended):

@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <unistd.h>
 
 #include "base/text.h"
 
@@ -38,6 +39,16 @@ void log_line(const char *format, ...)
 {
     va_list arguments;
     if (quiet)
+        return;
+    va_start(arguments, format);
+    write_line("", format, arguments);
+    va_end(arguments);
+}
+
+void log_detail(const char *format, ...)
+{
+    va_list arguments;
+    if (quiet || isatty(STDERR_FILENO))
         return;
     va_start(arguments, format);
     write_line("", format, arguments);

@@ -5,6 +5,7 @@
  *
  * Status lines (log_line) and live lines (base/progress.h) report progress, and --quiet silences them; warnings report
  * what the user must know, such as something lost or skipped, and errors why something ended: both are always shown.
+ * Details (log_detail) are for those who read a log afterwards, and would only worry who watches a terminal.
  * Whether it is quiet, and the live line that a terminal shows below all others, is what this module keeps, for the
  * whole process: commands/options.c sets the first, and a queue unsets it while a job's log is written. Any thread may
  * write.
@@ -15,6 +16,7 @@
 #include <stdbool.h>
 
 __attribute__((format(printf, 1, 2))) void log_line(const char *format, ...);
+__attribute__((format(printf, 1, 2))) void log_detail(const char *format, ...);  /* a line, but on no terminal */
 __attribute__((format(printf, 1, 2))) void log_warning(const char *format, ...); /* "zoodip: warning: ..." */
 __attribute__((format(printf, 1, 2))) void log_error(const char *format, ...);   /* for errors that end no command */
 

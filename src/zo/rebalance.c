@@ -22,8 +22,9 @@ struct error rebalance_lanes(struct training *t)
     if (exchange_on_devices(t) || !balance_note(b, t->slots + t->lanes + NOTES))
         return ok();
     if (rank == 0 && b->changes == 1) // once is enough: on busy cores they may change every few steps
-        log_line("balanced: from step %lld on slower ranks evaluate fewer lanes (a step should take %.0f %% less time)",
-                 (long long)t->state.step + 1, 100 * b->gain);
+        log_detail(
+            "balanced: from step %lld on slower ranks evaluate fewer lanes (a step should take %.0f %% less time)",
+            (long long)t->state.step + 1, 100 * b->gain);
     struct share mine = b->shares[rank], before = t->step.share;
     bool same = mine.first == before.first && mine.count == before.count;
     return comm_agree(t->parts.comm, same ? ok() : change_share(t, mine));
