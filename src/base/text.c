@@ -1,5 +1,6 @@
 #include "base/text.h"
 
+#include <stdio.h>
 #include <string.h>
 #include <utf8proc.h>
 
@@ -47,6 +48,25 @@ int text_fitting(const char *text, int bytes)
     while (bytes > 0 && ((unsigned char)text[bytes] & 0xc0) == 0x80)
         bytes--;
     return bytes;
+}
+
+enum { FEW = 5, NAME = 50 }; /* names that are shown, and bytes of each */
+
+void text_few_add(struct text_few *few, const char *name)
+{
+    int fitting = text_fitting(name, NAME);
+    size_t used = strlen(few->text);
+    if (few->count < FEW)
+        snprintf(few->text + used, sizeof few->text - used, "%s%.*s%s", few->count ? ", " : "", fitting, name,
+                 name[fitting] ? "..." : "");
+    few->count++;
+}
+
+void text_few_end(struct text_few *few)
+{
+    size_t used = strlen(few->text);
+    if (few->count > FEW)
+        snprintf(few->text + used, sizeof few->text - used, " and %lld more", (long long)few->count - FEW);
 }
 
 void text_show_safely(char *text)

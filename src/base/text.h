@@ -26,6 +26,14 @@ bool text_has_blank(const char *text);
 /* How many of at most `bytes` bytes to show so that no character of UTF-8 is cut. */
 int text_fitting(const char *text, int bytes);
 
+/* The first few of many names: "a.webp, b.tiff and 12 more". Starts zeroed. */
+struct text_few {
+    char text[320];
+    int64_t count; /* of all names */
+};
+void text_few_add(struct text_few *few, const char *name);
+void text_few_end(struct text_few *few);
+
 /* Replaces every byte of a control character, and every byte that is not valid UTF-8 (such as a character that was
  * cut), by '?'. */
 void text_show_safely(char *text);

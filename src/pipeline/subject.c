@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "files/file.h"
@@ -56,6 +57,15 @@ static struct error read_initializer(struct subject *s)
     return ok();
 }
 
+/* Whether a text is one token of the model, a word as prompts have it. */
+static struct error find_word(const struct tokenizer *t, const char *word, bool *found)
+{
+    int64_t count;
+    TRY(tokenizer_pieces(t, word, NULL, 0, &count));
+    *found = count == 1;
+    return ok();
+}
+
 /* The word becomes new tokens. */
 static struct error read_words(struct subject *s)
 {
@@ -69,6 +79,7 @@ static struct error read_words(struct subject *s)
     int32_t size = tokenizer_size(s->tokenizer);
     if (size > vocab)
         return error_input("%s: %d tokens, but the text encoder's vocab_size is %lld", folder, size, (long long)vocab);
+    TRY(config_blame(c, "token.placeholder", find_word(s->tokenizer, c->token.placeholder, &s->plain_word)));
     return config_blame(c, "token.placeholder",
                         tokenizer_add(s->tokenizer, c->token.placeholder, c->token.vectors, &s->first_id));
 }
@@ -100,6 +111,32 @@ static struct error compare_ranks(const struct subject *s)
     return fingerprint_compare(all, fingerprints, sizeof fingerprints / sizeof *fingerprints);
 }
 
+static const char usual_word[] = "sks"; /* chosen because a model's own word of that name is not missed */
+
+/* What prompts lose: rank 0 logs a warning of it. */
+static struct error warn_of_words(const struct subject *s)
+{
+    const struct config *c = &s->config;
+    const char *word = c->token.placeholder;
+    struct error plain =
+        error_input("\"%.60s\" is a word of this model, which prompts lose to the new one; \"<%.60s>\" "
+                    "would be new",
+                    word, word);
+    if (s->plain_word && strcmp(word, usual_word) != 0)
+        log_warning("%s", config_blame(c, "token.placeholder", plain).text);
+    for (int64_t i = 0; i < c->output.prompts.count; i++) {
+        char *text;
+        TRY(captions_fill(c->output.prompts.items[i], word, &text));
+        struct error cut = config_blame(c, "output.prompts", tokenizer_check_length(s->tokenizer, text, s->length));
+        memory_free(text);
+        if (cut.code == ERROR_FAILED)
+            return cut;
+        if (cut.code != ERROR_NONE)
+            log_warning("%s", cut.text);
+    }
+    return ok();
+}
+
 struct error subject_read(struct subject *s, struct pipeline *p, struct config *config)
 {
     struct progress progress;
@@ -110,6 +147,8 @@ struct error subject_read(struct subject *s, struct pipeline *p, struct config *
     progress_end(&progress);
     if (e.code == ERROR_NONE)
         e = dataset_read(&s->dataset, &s->config, s->tokenizer, s->first_id, s->resolution, s->length, p->all);
+    if (e.code == ERROR_NONE)
+        e = comm_agree(p->all, comm_rank(p->all) == 0 ? warn_of_words(s) : ok());
     if (e.code != ERROR_NONE)
         subject_free(s);
     return e;

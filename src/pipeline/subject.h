@@ -25,6 +25,7 @@ struct subject {
     char *recipe;                             /* see config_recipe */
     char contents[ORIGIN_FACTS][ORIGIN_TEXT]; /* the origin's facts that are known by a CRC-32 */
     int32_t initializer_id;
+    bool plain_word;    /* the model has a word that is called like the new one */
     float *initializer; /* [width] */
 };
 

@@ -1,77 +1,17 @@
 #include "zo/dataset.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
-#include <strings.h>
 #include <zlib.h>
 
+#include "base/log.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "files/file.h"
+#include "zo/photos.h"
 
 /* -------------------------------------------------------------------------------- pictures */
-
-static bool has_picture_ending(const char *name)
-{
-    static const char *const endings[] = {".png", ".jpg", ".jpeg"};
-    const char *dot = strrchr(name, '.');
-    if (*name == '.') // hidden files, such as file managers leave beside pictures
-        return false;
-    for (size_t i = 0; dot && i < sizeof endings / sizeof *endings; i++)
-        if (strcasecmp(dot, endings[i]) == 0)
-            return true;
-    return false;
-}
-
-static struct error add_path(struct dataset *s, const char *path)
-{
-    s->paths[s->count] = memory_string(path);
-    return s->paths[s->count++] ? ok() : error_memory("the list of pictures");
-}
-
-static struct error list_folder(struct dataset *s, const char *folder)
-{
-    char **names;
-    int64_t count;
-    TRY(folder_list(folder, &names, &count));
-    s->paths = memory_alloc(count, sizeof *s->paths);
-    struct error e = s->paths ? ok() : error_memory("the list of pictures");
-    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        char path[PATH_SIZE];
-        if (!has_picture_ending(names[i]))
-            continue;
-        enum path_kind kind = PATH_NOTHING;
-        e = path_join(path, folder, names[i]);
-        if (e.code == ERROR_NONE)
-            e = path_look(path, &kind);
-        if (e.code == ERROR_NONE && kind != PATH_FOLDER)
-            e = add_path(s, path);
-    }
-    folder_list_free(names, count);
-    if (e.code == ERROR_NONE && s->count == 0)
-        e = error_input("\"%.300s\": no pictures here (.png, .jpg, .jpeg)", folder);
-    return e;
-}
-
-static struct error list_pictures(struct dataset *s, const struct texts *images)
-{
-    enum path_kind kind;
-    TRY(path_look(images->items[0], &kind));
-    if (images->count == 1 && kind == PATH_FOLDER)
-        return list_folder(s, images->items[0]);
-    s->paths = memory_alloc(images->count, sizeof *s->paths);
-    if (!s->paths)
-        return error_memory("the list of pictures");
-    for (int64_t i = 0; i < images->count; i++) {
-        TRY(path_look(images->items[i], &kind));
-        if (kind == PATH_FOLDER)
-            return error_input("\"%.300s\": is a folder; expected a single folder, or a list of files",
-                               images->items[i]);
-        if (kind != PATH_FILE)
-            return error_input("\"%.300s\": no such file or folder", images->items[i]);
-        TRY(add_path(s, images->items[i]));
-    }
-    return ok();
-}
 
 /* A photo's part of dataset_sources. */
 static struct error add_source(struct dataset *s, const char *path)
@@ -82,33 +22,54 @@ static struct error add_source(struct dataset *s, const char *path)
     return ok();
 }
 
-static struct error read_picture(struct dataset *s, int64_t i, enum fit fit, int64_t resolution)
+/* small: a list of those that are enlarged. */
+static struct error read_picture(struct dataset *s, int64_t i, enum fit fit, int64_t resolution, struct text_few *small)
 {
     const char *path = s->paths[i];
     struct picture whole;
+    char name[PATH_SIZE + 64];
     TRY(add_source(s, path));
     TRY(picture_read(&whole, path));
+    if (whole.width < resolution || whole.height < resolution) {
+        snprintf(name, sizeof name, "%s (%lldx%lld)", path_name(path), (long long)whole.width, (long long)whole.height);
+        text_few_add(small, name);
+    }
     struct error e = picture_fit(&s->pictures[i], &whole, resolution, resolution, fit);
     picture_free(&whole);
     return error_in(e, "%s", path);
 }
 
-/* Rank 0 decodes; one photo is whole in its memory at a time. */
-static struct error share_pictures(struct dataset *s, enum fit fit, int64_t resolution, struct comm *comm)
+static void warn_of_small(struct text_few *small, int64_t count, const struct config *config, int64_t resolution)
 {
+    if (!small->count)
+        return;
+    text_few_end(small);
+    struct error e =
+        error_input("%lld of %lld are smaller than %lldx%lld and are enlarged: %s", (long long)small->count,
+                    (long long)count, (long long)resolution, (long long)resolution, small->text);
+    log_warning("%s", config_blame(config, "data.images", e).text);
+}
+
+/* Rank 0 decodes; one photo is whole in its memory at a time. */
+static struct error share_pictures(struct dataset *s, const struct config *config, int64_t resolution,
+                                   struct comm *comm)
+{
+    struct text_few small = {0};
     s->pictures = memory_alloc(s->count, sizeof *s->pictures);
     struct error e = comm_agree(comm, s->pictures ? ok() : error_memory("the pictures"));
     struct progress progress;
     progress_phase(&progress, "reading pictures", s->count, "");
     for (int64_t i = 0; i < s->count && e.code == ERROR_NONE; i++) {
         struct picture *picture = &s->pictures[i];
-        e = comm_agree(comm, comm_rank(comm) == 0 ? read_picture(s, i, fit, resolution)
+        e = comm_agree(comm, comm_rank(comm) == 0 ? read_picture(s, i, config->data.fit, resolution, &small)
                                                   : picture_new(picture, resolution, resolution));
         if (e.code == ERROR_NONE)
             e = comm_broadcast(comm, picture->rgb, resolution * resolution * 3, 0);
         progress_step(&progress, i + 1, "");
     }
     progress_end(&progress);
+    if (e.code == ERROR_NONE)
+        warn_of_small(&small, s->count, config, resolution);
     return e.code == ERROR_NONE ? comm_broadcast(comm, &s->sources, sizeof s->sources, 0) : e;
 }
 
@@ -136,7 +97,8 @@ static void add_captions(struct dataset *s)
 
 static struct error find_sources(struct dataset *s, const struct config *config)
 {
-    TRY(config_blame(config, "data.images", list_pictures(s, &config->data.images)));
+    struct text_few unused;
+    TRY(photos_list(config, &s->paths, &s->count, &unused));
     TRY(find_captions(s, config));
     add_captions(s);
     for (int64_t i = 0; i < s->count; i++)
@@ -161,9 +123,63 @@ static struct error too_long(const struct config *config, const char *text, int6
     return config->use_cc ? error_in(e, "%s", config->data.captions) : config_blame(config, "token.vectors", e);
 }
 
+/* What is worth a warning, and its first example. */
+struct caption_notes {
+    int64_t cut, twice;     /* captions longer than what counts; those that say the word where {} is not, too */
+    struct error first_cut; /* what is left out of it */
+    int64_t cut_at, twice_at;
+};
+
+static int64_t count_braces(const char *template)
+{
+    int64_t count = 0;
+    for (const char *at = template; (at = strstr(at, "{}")); at += 2)
+        count++;
+    return count;
+}
+
+/* Caption i -> its ids. */
+static struct error encode_text(struct dataset *s, int64_t i, const char *text, const struct config *config,
+                                const struct tokenizer *tokenizer, int32_t first_id, struct caption_notes *notes)
+{
+    int32_t *ids = s->ids + i * s->length;
+    struct error e = tokenizer_encode(tokenizer, text, ids, s->length);
+    TRY(config->use_cc ? error_in(e, "%s", config->data.captions) : e);
+    int64_t seen = 0;
+    for (int64_t k = 0; k < s->length; k++)
+        seen += ids[k] == first_id + config->token.vectors - 1;
+    if (seen == 0)
+        return too_long(config, text, s->length);
+    struct error cut = tokenizer_check_length(tokenizer, text, s->length);
+    if (cut.code == ERROR_BAD_INPUT && notes->cut++ == 0) {
+        notes->first_cut = cut;
+        notes->cut_at = i;
+    }
+    if (seen > count_braces(s->captions.templates[i]) && notes->twice++ == 0)
+        notes->twice_at = i;
+    return cut.code == ERROR_BAD_INPUT ? ok() : cut;
+}
+
+static void warn_of_captions(const struct dataset *s, const struct config *config, const struct caption_notes *notes)
+{
+    char more[64] = "";
+    if (notes->cut > 1)
+        snprintf(more, sizeof more, "; so are %lld more captions", (long long)notes->cut - 1);
+    if (notes->cut && config->use_cc)
+        log_warning("%s: %s: %s%s", config->data.captions, path_name(s->paths[notes->cut_at]), notes->first_cut.text,
+                    more);
+    struct error twice = error_input("\"%.60s\" also stands where {} is not, in %lld of %lld captions such as "
+                                     "\"%.150s\", and is the new word there, too",
+                                     config->token.placeholder, (long long)notes->twice, (long long)s->captions.count,
+                                     s->captions.templates[notes->twice_at]);
+    if (notes->twice)
+        log_warning("%s", config_blame(config, "token.placeholder", twice).text);
+}
+
 static struct error encode_captions(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
                                     int32_t first_id, int64_t length)
 {
+    struct caption_notes notes = {0};
     s->length = length;
     s->ids = memory_alloc(s->captions.count * length, sizeof *s->ids);
     if (!s->ids)
@@ -171,17 +187,11 @@ static struct error encode_captions(struct dataset *s, const struct config *conf
     for (int64_t i = 0; i < s->captions.count; i++) {
         char *text;
         TRY(captions_fill(s->captions.templates[i], config->token.placeholder, &text));
-        int32_t *ids = s->ids + i * length;
-        struct error e = tokenizer_encode(tokenizer, text, ids, length);
-        e = config->use_cc ? error_in(e, "%s", config->data.captions) : e;
-        int64_t seen = 0;
-        for (int64_t k = 0; k < length; k++)
-            seen += ids[k] == first_id + config->token.vectors - 1;
-        if (e.code == ERROR_NONE && seen == 0)
-            e = too_long(config, text, length);
+        struct error e = encode_text(s, i, text, config, tokenizer, first_id, &notes);
         memory_free(text);
         TRY(e);
     }
+    warn_of_captions(s, config, &notes);
     return ok();
 }
 
@@ -191,7 +201,10 @@ static struct error encode_captions(struct dataset *s, const struct config *conf
 static struct error find_all(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
                              int32_t first_id, int64_t length)
 {
-    TRY(config_blame(config, "data.images", list_pictures(s, &config->data.images)));
+    struct text_few unused;
+    TRY(photos_list(config, &s->paths, &s->count, &unused));
+    if (unused.count)
+        photos_warn_unused(config, &unused);
     if (s->count * config->data.repeats > INT32_MAX)
         return config_blame(config, "data.repeats",
                             error_input("%lld times %lld pictures is more than one epoch can hold",
@@ -217,7 +230,8 @@ static char *join_paths(const struct dataset *s, int64_t *size)
 static struct error split_paths(struct dataset *s, const char *text, int64_t count)
 {
     for (int64_t i = 0; i < count; i++, text += strlen(text) + 1)
-        TRY(add_path(s, text));
+        if (!(s->paths[s->count++] = memory_string(text)))
+            return error_memory("the list of pictures");
     return ok();
 }
 
@@ -266,7 +280,7 @@ struct error dataset_read(struct dataset *s, const struct config *config, const 
     if (e.code == ERROR_NONE)
         e = share_found(s, length, comm);
     if (e.code == ERROR_NONE)
-        e = share_pictures(s, config->data.fit, resolution, comm);
+        e = share_pictures(s, config, resolution, comm);
     if (e.code != ERROR_NONE)
         dataset_free(s);
     return e;
