@@ -1,14 +1,18 @@
 """A spool: a folder whose files are the jobs. It ends for a signal and for nothing that lies in it, follows no link, and does each
 job once."""
+import errno
 import json
 import os
+import shutil
 import signal
-from contextlib import nullcontext
+import socket
+from contextlib import contextmanager, nullcontext, suppress
 
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import learned, mpirun, nested, program, recipe, refused, run, train_alone
+from conftest import TOYBOX, learned, mpirun, nested, program, recipe, refused, run, train_alone
+from test_faults import small_disk
 from live import afresh, caught, nearly_done, start, steps, tell, until
 
 COMMON = dict(zo__tau=4, zo__n=1, output__checkpoint_every=5, output__prompts=[])
@@ -28,7 +32,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def begun(request, alone):
-    yield from begin(request, 2, alone=lambda folder: nullcontext(alone))
+    yield from begin(request, 2, alone=lambda folder: nullcontext(alone), small_disk=small_disk)
 
 
 def drop(spool, name, text):
@@ -51,7 +55,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
-@beside_the_others("alone")
+@beside_the_others("alone", "small_disk")
 def test_a_spool_takes_files_and_says_how_they_ended(tmp_path, alone, ranks):
     spool, defaults = make_spool(tmp_path)
     process = start(ranks, "run", defaults, "--spool", str(spool))
@@ -78,7 +82,7 @@ def test_a_spool_takes_files_and_says_how_they_ended(tmp_path, alone, ranks):
         assert learned(tmp_path / "out" / name) == alone[name][0]
 
 
-@beside_the_others("alone")
+@beside_the_others("alone", "small_disk")
 @afresh
 def test_a_drained_spool_continues_where_it_was(tmp_path, alone):
     spool, defaults = make_spool(tmp_path)
@@ -128,7 +132,7 @@ def test_no_file_ends_a_spool(tmp_path, file, text, words):
     assert words in reason.read_text(errors="replace") and len(names(spool / "failed")) == 2
 
 
-@beside_the_others("alone")
+@beside_the_others("alone", "small_disk")
 @afresh
 def test_a_spool_continues_when_someone_removes_its_files(tmp_path):
     spool, defaults = make_spool(tmp_path)
@@ -156,7 +160,7 @@ def test_a_spool_must_be_a_folder_that_no_link_leads_out_of(tmp_path):
     refused(run(program("zoodip"), "run", "--spool", tmp_path / "spool", check=False), "leads out")
 
 
-@beside_the_others("alone")
+@beside_the_others("alone", "small_disk")
 def test_two_runs_do_not_watch_one_spool(tmp_path):
     (tmp_path / "spool").mkdir()
     first = start(1, "run", "--spool", tmp_path / "spool")
@@ -165,3 +169,241 @@ def test_two_runs_do_not_watch_one_spool(tmp_path):
     first.send_signal(signal.SIGUSR1)
     first.communicate(timeout=60)
     assert second.returncode == 1 and "another run" in second.stderr, second.stderr
+
+
+# ---- whatever lies in a spool
+
+
+@contextmanager
+def watching(spool, defaults, ranks=1, said=None, **more):
+    """A spool at work, which a signal ends with 75; its stderr is appended to `said`."""
+    process = start(ranks, "run", defaults, "--spool", str(spool), **more)
+    try:
+        yield process
+        process.send_signal(signal.SIGUSR1)
+        stderr = process.communicate(timeout=60)[1]
+        assert process.returncode == 75, stderr
+        if said is not None:
+            said.append(stderr)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def learns(spool, process, name, out):
+    """A job that arrives now is learned."""
+    drop(spool, name, dict(optim__steps=2))
+    until(lambda: (file := spool / "done" / f"{name}.json").is_file() and not file.is_symlink(), process)
+    assert learned(out / name)
+
+
+def put_odd_things(folder, elsewhere):
+    """{name of a file: a word of the reason for which it is no job}."""
+    (folder / "link.json").symlink_to(elsewhere / "file")
+    (folder / "dangling.json").symlink_to(elsewhere / "nothing")
+    (folder / "into.json").symlink_to(elsewhere)
+    os.mkfifo(folder / "pipe.json")
+    with socket.socket(socket.AF_UNIX) as own:
+        here = os.open(folder, os.O_RDONLY)
+        own.bind(f"/proc/self/fd/{here}/socket.json")  # which has few bytes, as it must
+        os.close(here)
+    with open(folder / "huge.json", "w") as file:
+        file.truncate(1 << 40)
+    return {"link": "link", "dangling": "link", "into": "link", "pipe": "not a regular file", "socket": "not a regular file",
+            "huge": "1099511627776 bytes"}
+
+
+@pytest.mark.parametrize("place", [".", "running"])
+@beside_the_others("alone", "small_disk")
+def test_odd_things_are_set_aside_with_their_reasons(tmp_path, place):
+    """In the spool, or left in running/; and what already lies in done/ and failed/ under the names that are needed is replaced, never
+    followed. A next start is no different."""
+    spool, defaults = make_spool(tmp_path)
+    elsewhere, said = tmp_path / "elsewhere", []
+    elsewhere.mkdir()
+    (elsewhere / "file").write_text("{}")
+    for part in ("running", "done", "failed"):
+        (spool / part).mkdir()
+    odd = put_odd_things(spool / place, elsewhere)
+    for part, name in (("done", "good.json"), ("failed", "link.json"), ("failed", "pipe.txt"), ("failed", "unrelated.json")):
+        (spool / part / name).symlink_to(elsewhere / "file")
+    os.mkfifo(spool / "failed" / "link.txt")
+    os.mkfifo(spool / "done" / "pipe.json")
+    (spool / place / "folder.json").mkdir()
+    (spool / "done" / "folder").mkdir()
+    for attempt in ("good", "better"):
+        with watching(spool, defaults, said=said) as process:
+            learns(spool, process, attempt, tmp_path / "out")
+            until(lambda: len(names(spool / "failed")) == 2 * len(odd) + 1, process)
+    for name, word in odd.items():
+        assert word in (spool / "failed" / f"{name}.txt").read_text(), name
+        (spool / "failed" / f"{name}.json").lstat()
+    assert (spool / "failed" / "link.json").is_symlink() and (spool / place / "folder.json").is_dir()
+    assert all(stderr.count("folder.json: is a folder") == 1 for stderr in said), said
+    assert names(elsewhere) == ["file"] and (elsewhere / "file").read_text() == "{}"
+
+
+@beside_the_others("alone", "small_disk")
+def test_a_job_whose_file_cannot_be_moved_is_not_learned_again(tmp_path):
+    spool, defaults = make_spool(tmp_path)
+    (spool / "done" / "a.json").mkdir(parents=True)
+    (spool / "failed" / "b.json" / "full").mkdir(parents=True)
+    said = []
+    with watching(spool, defaults, said=said) as process:
+        drop(spool, "a", dict(optim__steps=2))
+        drop(spool, "b", "{")
+        learns(spool, process, "c", tmp_path / "out")
+        learns(spool, process, "d", tmp_path / "out")
+        assert names(spool / "running") == ["a.json", "b.json"]
+        (spool / "done" / "a.json").rmdir()
+        until(lambda: names(spool / "running") == ["b.json"], process)
+    assert said[0].count("a: running") == 1 and said[0].count("a.json: cannot move") == said[0].count("b.json: cannot move") == 1, said
+    with watching(spool, defaults) as process:
+        learns(spool, process, "e", tmp_path / "out")
+        shutil.rmtree(spool / "failed" / "b.json")
+        until(lambda: names(spool / "running") == [], process)
+    assert names(spool / "done") == ["a.json", "c.json", "d.json", "e.json"] and names(spool / "failed") == ["b.json", "b.txt"]
+
+
+@pytest.mark.parametrize("part", ["running", "done", "failed"])
+@beside_the_others("alone", "small_disk")
+def test_a_file_in_place_of_a_folder_is_set_aside(tmp_path, part):
+    spool, defaults = make_spool(tmp_path)
+    (spool / part).write_text("a file")
+    said = []
+    with watching(spool, defaults, said=said) as process:
+        learns(spool, process, "a", tmp_path / "out")
+        (spool / part).rename(tmp_path / "before")
+        (spool / part).write_text("another file")
+        learns(spool, process, "b", tmp_path / "out") if part != "done" else until((spool / part).is_dir, process)
+        drop(spool, "c", "{")
+        until(lambda: (spool / "failed" / "c.json").exists(), process)
+    assert (spool / "failed" / part).read_text() == "another file" and "is a file" in (spool / "failed" / f"{part}.txt").read_text()
+    assert said[0].count("it was set aside") == 2, said
+
+
+@beside_the_others("alone", "small_disk")
+@afresh
+def test_folders_that_are_swapped_for_links_are_not_written_through(tmp_path):
+    spool, defaults = make_spool(tmp_path)
+    elsewhere, said = tmp_path / "elsewhere", []
+    elsewhere.mkdir()
+    drop(spool, "a", dict(optim__steps=100))
+    with watching(spool, defaults, said=said) as process:
+        with caught(process, defaults, when=lambda: steps(tmp_path / "out" / "a") >= 2, unless=nearly_done(tmp_path / "out" / "a", 100)):
+            for part in ("done", "failed"):
+                (spool / part).rename(tmp_path / part)
+                (spool / part).symlink_to(elsewhere)
+        until(lambda: names(spool / "done") == ["a.json"] and not (spool / "done").is_symlink(), process)
+        (spool / "running").rmdir()
+        (spool / "running").symlink_to(elsewhere)
+        drop(spool, "b", "{")
+        learns(spool, process, "c", tmp_path / "out")
+        until(lambda: (spool / "failed" / "b.txt").exists(), process)
+    assert names(elsewhere) == [] and names(tmp_path / "done") == names(tmp_path / "failed") == []
+    assert all((spool / "failed" / part).is_symlink() for part in ("running", "done", "failed"))
+
+
+def test_a_spool_may_hold_its_own_results(tmp_path):
+    spool, defaults = make_spool(tmp_path)
+    process = start(1, "run", defaults, "--spool", str(spool), "--set", f"output.dir={spool}")
+    learns(spool, process, "a", spool)
+    learns(spool, process, "b", spool)
+    drop(spool, "done", {})
+    until(lambda: names(spool / "failed") == ["done.json", "done.txt"], process)
+    process.send_signal(signal.SIGUSR1)
+    assert "is that of one of the spool's folders" in process.communicate(timeout=60)[1]
+    assert names(spool) == ["a", "b", "done", "failed", "index.html", "running", "summary.json"] and names(spool / "done") == ["a.json", "b.json"]
+    for part in ("running", "done", "failed"):
+        (spool / "link").unlink(missing_ok=True)
+        (spool / "link").symlink_to(part)
+        refused(run(program("zoodip"), "run", defaults, "--spool", spool, "--set", f"output.dir={spool}/link", check=False),
+                "--set: output.dir", f"own folder {part}/")
+
+
+# ---- a full disk, and calls that fail
+
+
+@contextmanager
+def filled(disk):
+    """A disk without room, until the end."""
+    filler = disk / "filler"
+    with suppress(OSError), open(filler, "wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    yield
+    filler.unlink()
+
+
+@pytest.mark.parametrize("on_disk", ["results", "spool and results"])
+@beside_the_others("alone", "small_disk")
+def test_a_spool_waits_for_room_on_the_disk(tmp_path, alone, small_disk, on_disk):
+    """It says so once, takes no job for failed, and then learns the bits of a run that never waited."""
+    spool, defaults = make_spool(small_disk if on_disk == "spool and results" else tmp_path)
+    said = []
+    for name in ("short", "styled"):
+        drop(spool, name, JOBS[name])
+    with filled(small_disk):
+        process = start(1, "run", defaults, "--spool", str(spool), "--set", f"output.dir={small_disk}/out")
+        told = [process.stderr.readline()]
+        while "waits until there is room" not in told[-1]:
+            assert told[-1], told
+            told.append(process.stderr.readline())
+        until(lambda: names(spool / "running") == ["short.json", "styled.json"], process)
+    until(lambda: names(spool / "done") == ["short.json", "styled.json"], process)
+    process.send_signal(signal.SIGUSR1)
+    said = "".join(told) + process.communicate(timeout=60)[1]
+    assert process.returncode == 75 and said.count("waits until there is room") == 1 and names(spool / "failed") == [], said
+    for name in ("short", "styled"):
+        assert learned(small_disk / "out" / name) == alone[name][0]
+
+
+@pytest.mark.parametrize("calls, code, last, end", [
+    ("rename", errno.ENOSPC, 2, "done"), ("rename", errno.EDQUOT, 1, "done"), ("rename", errno.EACCES, 3, "done"), ("open", errno.EIO, 1, "done"),
+    ("read", errno.ESTALE, 1, "done"), ("open", errno.EACCES, 1, "failed")])
+@beside_the_others("alone", "small_disk")
+def test_a_call_that_fails_on_a_file_is_tried_again_and_said_once(tmp_path, calls, code, last, end):
+    spool, defaults = make_spool(tmp_path)
+    drop(spool, "a", dict(optim__steps=2))
+    said = []
+    env = dict(LD_PRELOAD=program("tests/libfaults.so"), ZOODIP_FAULTS=f"{calls} {code} 1 {last} a.json")
+    with watching(spool, defaults, said=said, env=env) as process:
+        until(lambda: names(spool / end), process)
+    assert said[0].count(os.strerror(code)) == 1 and (end == "done" or os.strerror(code) in (spool / "failed" / "a.txt").read_text()), said
+
+
+def test_files_that_vanish_while_they_are_read_do_no_harm(tmp_path):
+    spool, defaults = make_spool(tmp_path)
+    with watching(spool, defaults) as process:
+        for number in range(60):
+            drop(spool, f"n{number}", "{")
+        until(lambda: names(spool / "running") or names(spool / "failed"), process, pause=0)
+        while any(name.startswith("n") for name in names(spool)):
+            for folder in (spool, spool / "running"):
+                for path in folder.glob("n*.json"):
+                    path.unlink(missing_ok=True)
+        learns(spool, process, "good", tmp_path / "out")
+    assert names(spool / "running") == []
+
+
+def test_a_model_that_cannot_be_loaded_fails_its_jobs_alone(tmp_path):
+    spool, defaults = make_spool(tmp_path)
+    model = tmp_path / "model"
+    shutil.copytree(TOYBOX / "model", model)
+    weights = next((model / "unet").glob("*.safetensors"))
+    os.truncate(weights, weights.stat().st_size - 1000)
+    with watching(spool, defaults) as process:
+        drop(spool, "bad", dict(model=str(model), optim__steps=2))
+        until(lambda: (spool / "failed" / "bad.json").exists(), process)
+        learns(spool, process, "good", tmp_path / "out")
+    assert weights.name in (spool / "failed" / "bad.txt").read_text()
+
+
+def test_a_spool_that_is_removed_ends_and_says_so(tmp_path):
+    spool, defaults = make_spool(tmp_path)
+    process = start(1, "run", defaults, "--spool", str(spool))
+    until(lambda: (spool / "failed").exists(), process)
+    shutil.rmtree(spool)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and f"{spool}: was removed" in stderr, stderr

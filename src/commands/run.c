@@ -88,7 +88,7 @@ static struct error outcome(const struct jobs *jobs, bool single)
 static struct error run_file(struct queue *q, const struct queue_parts *parts, const char *path,
                              const struct text_list *sets, enum start start)
 {
-    const struct jobs_source source = {JOBS_FILE, path, NULL};
+    const struct jobs_source source = {.kind = JOBS_FILE, .name = path};
     char *text;
     int64_t size;
     struct error e = share_file(parts->comm, path, &text, &size);

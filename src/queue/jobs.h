@@ -28,6 +28,7 @@ struct jobs_source {
     enum jobs_kind kind;
     const char *name;     /* of the file, or of the spool's folder, for errors */
     const char *defaults; /* the file with a spool's defaults, or NULL */
+    bool claimed;         /* on rank 0: output.dir is the spool's own folder, which it has claimed */
 };
 
 enum job_state { JOB_WAITING, JOB_RUNNING, JOB_STOPPED, JOB_DONE, JOB_FAILED };

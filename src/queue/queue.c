@@ -26,6 +26,7 @@ struct queue {
     struct results results;  /* rank 0, as the next two */
     struct display *display; /* NULL if there is none */
     struct claim claim;      /* of the queue's folder, unless other runs share it */
+    bool claimed;            /* it is the caller's already */
     struct handout *handout;
 
     /* the job that this rank works on */
@@ -58,7 +59,9 @@ static struct error share_status(struct queue *q)
 /* Unless other runs share it. */
 static struct error claim_queue(struct queue *q, const struct config *c)
 {
-    return q->parts.only || q->claim.held ? ok() : claim_folder(&q->claim, q->jobs.folder, learning_claim_timeout(c));
+    return q->parts.only || q->claimed || q->claim.held
+               ? ok()
+               : claim_folder(&q->claim, q->jobs.folder, learning_claim_timeout(c));
 }
 
 static struct error prepare_folders(struct queue *q)
@@ -439,6 +442,7 @@ struct error queue_run(struct queue *q, const struct jobs_source *source, const 
     TRY(comm_agree(q->parts.comm, jobs_read(&q->jobs, source, text, size, sets)));
     for (int64_t i = 0; i < q->jobs.count && source->kind == JOBS_FILE; i++)
         q->jobs.items[i].start = start;
+    q->claimed = source->claimed;
     if (!q->jobs.folder)
         return ok(); // no job of the spool has a valid config
     if (q->parts.only)
