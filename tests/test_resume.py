@@ -263,7 +263,9 @@ def test_a_job_with_other_contents_fails_and_the_others_go_on(tmp_path):
     for name in ("bear5", "duck6"):
         shutil.copytree(TOYBOX / "subjects" / name, tmp_path / name)
     keys = recipe(tmp_path / "out", **{**CHANGES, "optim__steps": 8}, data__images="unset")
-    jobs = [{"name": name, "data.images": str(tmp_path / name), "data.captions": str(TOYBOX / "subjects/cc.json")} for name in ("bear5", "duck6")]
+    (tmp_path / "link").symlink_to(TOYBOX / "model")
+    jobs = [{"name": name, "model": str(model), "data.images": str(tmp_path / name), "data.captions": str(TOYBOX / "subjects/cc.json")}
+            for name, model in [("bear5", TOYBOX / "model"), ("duck6", tmp_path / "link")]]
     file = tmp_path / "jobs.json"
     file.write_text(json.dumps({"defaults": keys, "jobs": jobs}))
     mpirun(2, program("zoodip"), "run", file, "--groups", "2")

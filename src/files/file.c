@@ -221,6 +221,12 @@ struct error path_look(const char *path, enum path_kind *kind)
     }
 }
 
+bool path_same(const char *a, const char *b)
+{
+    struct stat x, y;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 bool file_exists(const char *path)
 {
     enum path_kind kind;

@@ -47,7 +47,10 @@ struct error whole_file_end(struct whole_file *file, bool good);
 enum path_kind { PATH_NOTHING, PATH_FILE, PATH_FOLDER };
 struct error path_look(const char *path, enum path_kind *kind);
 
-/* The same as a question, for what may be left out: also false where one cannot look. */
+/* Whether both lead to the same file or folder, which is there. */
+bool path_same(const char *a, const char *b);
+
+/* path_look as a question, for what may be left out: also false where one cannot look. */
 bool file_exists(const char *path);
 bool folder_exists(const char *path);
 

@@ -280,12 +280,6 @@ static struct error copy_files(const char *folder, const char *out, const char *
     return e;
 }
 
-static bool same_folder(const char *a, const char *b)
-{
-    struct stat x, y;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 /* What of the folder OUT is not of a model that was quantized; "" if it is all. */
 static struct error find_stranger(char name[PATH_SIZE], const char *out, const char *sub)
 {
@@ -314,7 +308,7 @@ static struct error check_output(const char *folder, const char *out, bool overw
     enum path_kind kind;
     char stranger[PATH_SIZE] = "", **names;
     int64_t count;
-    if (same_folder(folder, out))
+    if (path_same(folder, out))
         return error_input("%s: is the model itself; choose another folder", out);
     TRY(path_look(out, &kind));
     if (kind == PATH_FILE)

@@ -8,6 +8,7 @@
 #include "base/pool.h"
 #include "base/progress.h"
 #include "cluster/shared_memory.h"
+#include "files/file.h"
 #include "model/model_folder.h"
 #include "pipeline/fingerprint.h"
 #include "pipeline/gpu_link.h"
@@ -143,7 +144,7 @@ struct error pipeline_open(struct pipeline *p, const struct pipeline_choice *cho
 /* The first key in which they differ, or NULL. */
 static const char *find_difference(const struct pipeline_choice *a, const struct pipeline_choice *b)
 {
-    if (strcmp(a->model, b->model) != 0)
+    if (strcmp(a->model, b->model) != 0 && !path_same(a->model, b->model))
         return "model";
     if (strcmp(a->device, b->device) != 0)
         return "device";

@@ -63,7 +63,8 @@ void pipeline_close(struct pipeline *p);
  * Collective over all. */
 struct error pipeline_compare(struct pipeline *p, const struct config *config);
 
-/* The first key in which two configs differ that must be the same for one pipeline to serve both, or NULL. */
+/* The first key in which two configs differ that must be the same for one pipeline to serve both, or NULL. The model
+ * may be the same folder under two names. */
 const char *pipeline_difference(const struct config *a, const struct config *b);
 
 /* Whether a config may be learned in this pipeline, which was opened for another. */

@@ -75,9 +75,9 @@ struct jobs {
     int64_t count;
 };
 
-/* Reads the text of a jobs file (a zero byte after its `size`). Reads nothing else from the disk. Wrong jobs get state
- * JOB_FAILED and their error. Returns an error if the file is refused as a whole, or if none of its jobs is right. Free
- * with jobs_free, after an error too. */
+/* Reads the text of a jobs file (a zero byte after its `size`). Looks at nothing else on the disk but the folders of
+ * models that differ in name. Wrong jobs get state JOB_FAILED and their error. Returns an error if the file is refused
+ * as a whole, or if none of its jobs is right. Free with jobs_free, after an error too. */
 struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, const char *text, int64_t size,
                        const struct text_list *sets);
 
