@@ -10,7 +10,6 @@ import pytest
 
 from conftest import TOYBOX, learned, mpirun, program, refused, run, write_recipe
 
-QUICK = True
 MODEL = TOYBOX / "model"
 UNET, VAE = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
