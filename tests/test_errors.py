@@ -88,6 +88,35 @@ def test_a_restart_goes_on_where_the_network_came_back(tmp_path):
     assert done.returncode == 0 and said_again(done) == ALL_TRIES[:1], done.stderr
 
 
+def results_in(folder):
+    for name in ("learned_embeds.safetensors", "metrics.jsonl", "checkpoints/step-3.safetensors", "samples/step-3-0.png"):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    return folder
+
+
+def texts(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
+
+
+@pytest.mark.parametrize("way", ["new", "overwrite"])
+def test_results_on_a_disk_that_fails_for_a_moment_are_not_taken_for_none(tmp_path, way):
+    """Whichever call fails: nothing is lost, and what was not begun can be."""
+    out, calls = tmp_path / "out", "open,stat,readdir,rename,mkdir,unlink,fsync"
+    before = texts(results_in(out))
+    count = tmp_path / "count"
+    run(program("tests/previous"), out, way, env={**faults(calls, "EIO", "/out", 0, 0), "ZOODIP_FAULTS_COUNT": str(count)}, check=False)
+    for k in slice_of(range(1, len(count.read_text().splitlines()) + 1), 3):
+        shutil.rmtree(out)
+        results_in(out)
+        done = run(program("tests/previous"), out, way, env=faults(calls, "EHOSTDOWN", "/out", k, k), check=False)
+        assert done.returncode in ((1, 2) if way == "new" else (0, 1)), (k, done.stderr)
+        if way == "overwrite":
+            run(program("tests/previous"), out, way)
+        assert texts(out / "previous" if way == "overwrite" else out) == before, (k, done.stderr)
+
+
 # ---- limits and quotas
 
 

@@ -49,7 +49,9 @@ static struct error claim(struct learning *l, const struct config *c)
 
 struct error learning_claim(struct learning *l, const struct config *c, enum start start)
 {
-    if (!folder_exists(c->output.dir))
+    enum path_kind kind;
+    TRY(config_blame(c, "output.dir", path_look(c->output.dir, &kind)));
+    if (kind != PATH_FOLDER)
         return ok();
     TRY(claim(l, c));
     return config_blame(c, "output.dir", previous_check(c->output.dir, start));

@@ -56,12 +56,6 @@ static const struct item *find_item(const char *part, const char *name)
     return NULL;
 }
 
-static bool has(int folder, const char *name)
-{
-    struct stat status;
-    return folder >= 0 && fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) == 0;
-}
-
 static bool is_part(const char *name)
 {
     for (int i = 1; i < PARTS; i++)
@@ -70,17 +64,31 @@ static bool is_part(const char *name)
     return false;
 }
 
-/* A file that a run wrote, or a link that somebody put in its place, or in that of a subfolder. A log.txt without
- * job.json may be anybody's: a queue writes both. */
-static bool is_ours(int folder, const char *part, const char *name)
+/* A disk that does not answer may hold results: only what is known to be none counts as none. */
+static struct error disk_error(const char *path)
+{
+    bool absent = errno == ENOENT || errno == ENOTDIR || errno == ELOOP;
+    return absent ? ok() : error_errno("look into the folder", path);
+}
+
+static struct error has(int folder, const char *path, const char *name, bool *found)
 {
     struct stat status;
+    *found = folder >= 0 && fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) == 0;
+    return *found || folder < 0 ? ok() : disk_error(path);
+}
+
+/* A file that a run wrote, or a link that somebody put in its place, or in that of a subfolder. A log.txt without
+ * job.json may be anybody's: a queue writes both. */
+static struct error find_ours(int folder, const char *path, const char *part, const char *name, bool *ours)
+{
+    struct stat status;
+    *ours = false;
     if (fstatat(folder, name, &status, AT_SYMLINK_NOFOLLOW) != 0)
-        return false;
+        return disk_error(path);
     bool link = S_ISLNK(status.st_mode);
-    if (!find_item(part, name))
-        return link && !*part && is_part(name);
-    return (link || S_ISREG(status.st_mode)) && (strcmp(name, "log.txt") != 0 || has(folder, "job.json"));
+    *ours = find_item(part, name) ? link || S_ISREG(status.st_mode) : link && !*part && is_part(name);
+    return *ours && strcmp(name, "log.txt") == 0 ? has(folder, path, "job.json", ours) : ok();
 }
 
 /* -------------------------------------------------------------------------------- files */
@@ -107,8 +115,10 @@ static struct error visit_part(struct visit *v, struct error (*one)(const struct
     TRY(folder_list_at(v->folder, v->path, &names, &count));
     struct error e = ok();
     for (int64_t i = count - 1; i >= 0 && e.code == ERROR_NONE; i--) {
+        bool ours;
         v->name = names[i];
-        if (is_ours(v->folder, v->part, names[i]))
+        e = find_ours(v->folder, v->path, v->part, names[i], &ours);
+        if (e.code == ERROR_NONE && ours)
             e = one(v);
     }
     folder_list_free(names, count);
@@ -121,10 +131,9 @@ static struct error visit_all(int folder, const char *path, struct error (*one)(
     for (int i = 0; i < PARTS; i++) {
         struct visit v = {.path = path, .part = parts[i], .arg = arg};
         v.folder = open_part(folder, parts[i], O_NOFOLLOW);
-        if (v.folder < 0)
-            continue;
-        struct error e = visit_part(&v, one);
-        close(v.folder);
+        struct error e = v.folder < 0 ? disk_error(path) : visit_part(&v, one);
+        if (v.folder >= 0)
+            close(v.folder);
         TRY(e);
     }
     return ok();
@@ -170,28 +179,39 @@ static void remove_parts(int folder)
         unlinkat(folder, parts[i], AT_REMOVEDIR);
 }
 
+static struct error part_holds(int folder, const char *path, const char *part, bool any, bool *found)
+{
+    char **names = NULL;
+    int64_t count = 0;
+    struct error e = folder_list_at(folder, path, &names, &count);
+    for (int64_t k = 0; k < count && !*found && e.code == ERROR_NONE; k++) {
+        const struct item *item = find_item(part, names[k]);
+        struct stat status;
+        *found = item && any;
+        if (!item || any || !item->counts)
+            continue;
+        if (fstatat(folder, names[k], &status, 0) == 0)
+            *found = S_ISREG(status.st_mode) && status.st_size > 0;
+        else
+            e = disk_error(path);
+    }
+    folder_list_free(names, count);
+    return e;
+}
+
 /* Does an open folder hold results, or, with `any`, any file of a run's? Links are followed, as a run that resumes
  * does. */
-static bool holds(int folder, bool any)
+static struct error holds(int folder, const char *path, bool any, bool *found)
 {
-    bool found = false;
-    for (int i = 0; i < PARTS && !found; i++) {
+    *found = false;
+    for (int i = 0; i < PARTS && !*found; i++) {
         int part = open_part(folder, parts[i], 0);
-        char **names = NULL;
-        int64_t count = 0;
-        struct stat status;
-        if (part < 0 || folder_list_at(part, parts[i], &names, &count).code != ERROR_NONE)
-            count = 0;
-        for (int64_t k = 0; k < count && !found; k++) {
-            const struct item *item = find_item(parts[i], names[k]);
-            found = item && (any || (item->counts && fstatat(part, names[k], &status, 0) == 0 &&
-                                     S_ISREG(status.st_mode) && status.st_size > 0));
-        }
-        folder_list_free(names, count);
+        struct error e = part < 0 ? disk_error(path) : part_holds(part, path, parts[i], any, found);
         if (part >= 0)
             close(part);
+        TRY(e);
     }
-    return found;
+    return ok();
 }
 
 /* -------------------------------------------------------------------------------- previous/ */
@@ -213,16 +233,30 @@ static void close_place(const struct place *p)
     close(p->folder);
 }
 
+static struct error find_phase(struct place *p)
+{
+    bool found = false;
+    p->previous = open_part(p->folder, "previous", O_NOFOLLOW);
+    if (p->previous < 0)
+        TRY(disk_error(p->previous_path));
+    for (p->phase = MOVING; p->phase < ABSENT; p->phase++) {
+        TRY(has(p->previous, p->previous_path, phase_files[p->phase], &found));
+        if (found)
+            break;
+    }
+    return ok();
+}
+
 static struct error open_place(struct place *p, const char *folder)
 {
     TRY(path_join(p->previous_path, folder, "previous"));
     p->folder = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (p->folder < 0)
         return error_errno("open", folder);
-    p->previous = open_part(p->folder, "previous", O_NOFOLLOW);
-    for (p->phase = MOVING; p->phase < ABSENT && !has(p->previous, phase_files[p->phase]);)
-        p->phase++;
-    return ok();
+    struct error e = find_phase(p);
+    if (e.code != ERROR_NONE)
+        close_place(p);
+    return e;
 }
 
 /* The file that says the phase is on the disk before anything else follows. */
@@ -292,12 +326,15 @@ static struct error overwrite(struct place *p, const char *path)
     }
     if (p->phase == MOVED)
         TRY(remove_previous(p));
-    return holds(p->folder, false) ? begin_move(p, path) : ok();
+    bool results;
+    TRY(holds(p->folder, path, false, &results));
+    return results ? begin_move(p, path) : ok();
 }
 
 static struct error check(const struct place *p, const char *path, enum start start)
 {
-    bool waits = p->phase == MOVING || p->phase == MOVED, results = holds(p->folder, false);
+    bool waits = p->phase == MOVING || p->phase == MOVED, results, theirs = false;
+    TRY(holds(p->folder, path, false, &results));
     if (start == START_NEW && waits)
         return error_input("%s: holds results that --overwrite moved to previous/; continue with --resume, or begin "
                            "anew with --overwrite",
@@ -306,7 +343,9 @@ static struct error check(const struct place *p, const char *path, enum start st
         return error_input("%s: holds results of an earlier run; continue them with --resume, or replace them with "
                            "--overwrite",
                            path);
-    bool theirs = p->phase == ABSENT && (p->previous < 0 ? has(p->folder, "previous") : holds(p->previous, true));
+    if (p->phase == ABSENT)
+        TRY(p->previous < 0 ? has(p->folder, path, "previous", &theirs)
+                            : holds(p->previous, p->previous_path, true, &theirs));
     if (start == START_OVERWRITE && results && theirs)
         return error_input("%s: --overwrite puts old results there, and has not made this one: give it another name",
                            p->previous_path);
@@ -330,7 +369,8 @@ bool previous_found(const char *folder)
     struct place p;
     if (open_place(&p, folder).code != ERROR_NONE)
         return false;
-    bool found = p.phase == MOVING || p.phase == MOVED || holds(p.folder, false);
+    bool results, found = p.phase == MOVING || p.phase == MOVED;
+    found = found || holds(p.folder, folder, false, &results).code != ERROR_NONE || results;
     close_place(&p);
     return found;
 }

@@ -25,7 +25,8 @@
 /* How a run begins where results may lie. */
 enum start { START_NEW, START_RESUME, START_OVERWRITE };
 
-/* Whether FOLDER or its previous/ holds results. A folder that cannot be read holds none. */
+/* Whether FOLDER or its previous/ holds results. A folder that cannot be opened holds none; one whose disk then fails
+ * does. */
 bool previous_found(const char *folder);
 
 /* May a run begin in FOLDER? ERROR_BAD_INPUT if there are results and START_NEW, or if they cannot be moved because

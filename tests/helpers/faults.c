@@ -3,8 +3,8 @@
  *   ZOODIP_FAULTS="CALLS ERRNO FIRST LAST PART"
  *
  * CALLS is a list such as open,read, or all; ERRNO a number, or KILL. Of the calls whose path contains PART (*: any), those
- * numbered FIRST to LAST, from 1, fail, or the process is killed before the first of them. ZOODIP_FAULTS_COUNT names a file to which each such call appends its name and path as a line, whether it fails or
- * not: how many there are, and which. A call by descriptor belongs to the path that is open there. What a stream writes inside
+ * numbered FIRST to LAST, from 1, fail, or the process is killed before the first of them. ZOODIP_FAULTS_COUNT names a file
+ * to which each such call appends its name and path as a line, whether it fails or not: how many there are, and which. A call by descriptor belongs to the path that is open there. What a stream writes inside
  * the C library is seen as fwrite, fflush and fclose. */
 #include <dirent.h>
 #include <dlfcn.h>
@@ -78,6 +78,18 @@ static bool fails_open(const char *call, int descriptor)
     return length > 0 && fails(call, path);
 }
 
+/* A path relative to an open folder. */
+static bool fails_at(const char *call, int folder, const char *path)
+{
+    char link[64], whole[8192];
+    if (folder == AT_FDCWD || *path == '/')
+        return fails(call, path);
+    snprintf(link, sizeof link, "/proc/self/fd/%d", folder);
+    ssize_t length = readlink(link, whole, 4096);
+    snprintf(whole + (length > 0 ? length : 0), 4096, "/%s", path);
+    return fails(call, whole);
+}
+
 int open(const char *path, int flags, ...)
 {
     va_list arguments;
@@ -93,7 +105,7 @@ int openat(int folder, const char *path, int flags, ...)
     va_start(arguments, flags);
     mode_t mode = flags & (O_CREAT | __O_TMPFILE) ? va_arg(arguments, mode_t) : 0;
     va_end(arguments);
-    return fails("open", path) ? -1 : NEXT(openat)(folder, path, flags, mode);
+    return fails_at("open", folder, path) ? -1 : NEXT(openat)(folder, path, flags, mode);
 }
 
 FILE *fopen(const char *path, const char *mode)
@@ -119,6 +131,11 @@ int stat(const char *path, struct stat *status)
 int lstat(const char *path, struct stat *status)
 {
     return fails("stat", path) ? -1 : NEXT(lstat)(path, status);
+}
+
+int fstatat(int folder, const char *path, struct stat *status, int flags)
+{
+    return fails_at("stat", folder, path) ? -1 : NEXT(fstatat)(folder, path, status, flags);
 }
 
 int fstat(int descriptor, struct stat *status)
@@ -182,7 +199,7 @@ int rename(const char *from, const char *to)
 
 int renameat(int from_folder, const char *from, int to_folder, const char *to)
 {
-    return fails("rename", to) ? -1 : NEXT(renameat)(from_folder, from, to_folder, to);
+    return fails_at("rename", to_folder, to) ? -1 : NEXT(renameat)(from_folder, from, to_folder, to);
 }
 
 int renameat2(int from_folder, const char *from, int to_folder, const char *to, unsigned flags)
@@ -197,7 +214,7 @@ int unlink(const char *path)
 
 int unlinkat(int folder, const char *path, int flags)
 {
-    return fails("unlink", path) ? -1 : NEXT(unlinkat)(folder, path, flags);
+    return fails_at("unlink", folder, path) ? -1 : NEXT(unlinkat)(folder, path, flags);
 }
 
 int mkdir(const char *path, mode_t mode)
@@ -207,5 +224,5 @@ int mkdir(const char *path, mode_t mode)
 
 int mkdirat(int folder, const char *path, mode_t mode)
 {
-    return fails("mkdir", path) ? -1 : NEXT(mkdirat)(folder, path, mode);
+    return fails_at("mkdir", folder, path) ? -1 : NEXT(mkdirat)(folder, path, mode);
 }
