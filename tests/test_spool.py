@@ -351,6 +351,9 @@ def test_a_spool_waits_for_room_on_the_disk(tmp_path, alone, small_disk, on_disk
             assert told[-1], told
             told.append(process.stderr.readline())
         until(lambda: names(spool / "running") == ["short.json", "styled.json"], process)
+        while not told[-1].startswith("waiting for room on the disk (0:0"):
+            assert told[-1], told
+            told.append(process.stderr.readline())
     until(lambda: names(spool / "done") == ["short.json", "styled.json"], process)
     process.send_signal(signal.SIGUSR1)
     said = "".join(told) + process.communicate(timeout=60)[1]

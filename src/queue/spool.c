@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/progress.h"
 #include "cluster/signals.h"
 #include "files/file.h"
 #include "files/held.h"
@@ -33,6 +34,8 @@ struct spool {
     bool results_here; /* that is the spool's folder itself */
     double wait;       /* seconds, after jobs found a full disk; 0: none did */
     double wait_until; /* by clock_seconds */
+    bool waiting;      /* shown by `progress` */
+    struct progress progress;
 };
 
 /* -------------------------------------------------------------------------------- rank 0 */
@@ -199,6 +202,13 @@ static struct error collect_jobs(struct spool *s, char **text)
     return e;
 }
 
+static void end_waiting(struct spool *s)
+{
+    if (s->waiting)
+        progress_end(&s->progress);
+    s->waiting = false;
+}
+
 /* Is it time to try jobs again that found a full disk? */
 static bool has_room(struct spool *s)
 {
@@ -211,8 +221,10 @@ static bool has_room(struct spool *s)
     bool room = held_has_room(opened ? &results : &s->inbox.root, PROBE_BYTES);
     if (opened)
         held_close(&results);
-    if (room)
+    if (room) {
+        end_waiting(s);
         log_line("there is room on the disk again");
+    }
     return room;
 }
 
@@ -223,6 +235,8 @@ static void wait_for_room(struct spool *s, struct error e)
         log_warning("%s; the spool waits until there is room", e.text);
     s->wait = s->wait == 0 ? first_wait : fmin(longest_wait, 2 * s->wait);
     s->wait_until = clock_seconds() + s->wait;
+    progress_phase(&s->progress, "waiting for room on the disk", 0, "");
+    s->waiting = true;
 }
 
 /* Jobs that found a full disk stay in running/, as those that were interrupted do. */
@@ -296,6 +310,7 @@ struct error spool_run(struct queue *q, struct comm *comm, const char *folder, c
         log_line("watching %s for NAME.json", folder);
     while (e.code == ERROR_NONE && !stop)
         e = scan(&s, &stop);
+    end_waiting(&s);
     inbox_close(&s.inbox);
     cJSON_Delete(s.defaults);
     memory_free(s.results);
