@@ -52,6 +52,15 @@ def test_an_array_refuses_what_it_cannot_take(project, task, words, message):
 def test_a_job_that_comes_back_resumes(project, restarts, resumes):
     said = batch(project, "train", "my config.json", SLURM_RESTART_COUNT=restarts).stdout.splitlines()
     assert said == ["train", "my config.json"] + ["--resume"] * resumes
+    said = batch(project, "train", "my config.json", "--overwrite", "--set", "seed=1", SLURM_RESTART_COUNT=restarts).stdout.splitlines()
+    assert said == ["train", "my config.json", *(["--set", "seed=1", "--resume"] if resumes else ["--overwrite", "--set", "seed=1"])]
+
+
+def test_a_script_of_ones_own_that_comes_back_does_not_overwrite_again(project):
+    """launch/run.sh by itself in a requeued job; what has no --overwrite stays as it is."""
+    for words, said in ((["--overwrite", "a b"], "a b --resume"), (["--overwrite", "--resume"], "--resume"), (["a b"], "a b")):
+        done = run(project / "launch/run.sh", "-n", "1", "echo", *words, env={"SLURM_RESTART_COUNT": "1"})
+        assert done.stdout.strip() == said
 
 
 @pytest.mark.parametrize("answer", [0, 1])

@@ -186,9 +186,10 @@ def test_run_sh_refuses_what_it_cannot_read(words, message):
 @pytest.mark.parametrize("code", [0, 2, 75, 1])
 @beside_the_others("quiet", "small_disk")
 def test_only_failures_that_may_pass_are_restarted(tmp_path, code):
-    done = run(RUN_SH, "-n", "1", "--restarts", "1", "bash", "-c", f'echo "$@" >> {tmp_path}/calls; exit {code}', "bash", "word", check=False)
+    done = run(RUN_SH, "-n", "1", "--restarts", "1", "bash", "-c", f'echo "$@" >> {tmp_path}/calls; exit {code}', "bash", "--overwrite", "word",
+               check=False)
     assert done.returncode == code
-    assert (tmp_path / "calls").read_text() == ("word\nword --resume\n" if code == 1 else "word\n")
+    assert (tmp_path / "calls").read_text() == ("--overwrite word\nword --resume\n" if code == 1 else "--overwrite word\n")
 
 
 def test_ranks_are_as_many_as_cores_whatever_openmp_was_told():

@@ -305,11 +305,14 @@ def test_a_node_that_fails_costs_the_steps_since_the_last_checkpoint(slurm, tmp_
 @beside_the_others("slurm", "quiet")
 @afresh
 def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet):
-    """One of them is lost once, and one is told to stop: both continue where they were."""
+    """One of them is lost once, and one is told to stop: both continue where they were, though all were to overwrite old results."""
     path, output = write_jobs(tmp_path, *({"name": f"seed {seed}", "seed": seed} for seed in range(4)))
+    for seed in range(4):
+        (output / f"seed {seed}").mkdir(parents=True)
+        (output / f"seed {seed}" / "learned_embeds.safetensors").write_text("old")
     logs = [tmp_path / f"log-{task}" for task in range(1, 5)]
-    number = slurm.submit("launch/slurm/array.sbatch", path, "--set", "output.checkpoint_every=5", log=f"{tmp_path}/log-%a", nodes=1,
-                          array="1-4")
+    number = slurm.submit("launch/slurm/array.sbatch", path, "--overwrite", "--set", "output.checkpoint_every=5", log=f"{tmp_path}/log-%a",
+                          nodes=1, array="1-4")
     slurm.until(lambda: steps(output / "seed 0") >= 3)
     with caught(None, path, when=lambda: True, unless=nearly_done(output / "seed 0", STEPS)) as stopped:
         os.kill(with_job(1, stopped)[0], signal.SIGKILL)  # a rank of the task that is not told to stop
@@ -323,6 +326,7 @@ def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet
     assert len({learned(output / f"seed {seed}") for seed in range(4)}) == 4
     assert learned(output / "seed 0") == quiet[0]
     assert losses_of(output / "seed 0") == quiet[1]
+    assert "resuming after step" in (output / "seed 3" / "log.txt").read_text() and not list(output.glob("*/previous"))
     jobs = json.loads((output / "summary.json").read_text())["jobs"]
     assert [(job["name"], job["state"]) for job in jobs] == [(f"seed {seed}", "done") for seed in range(4)]
 
