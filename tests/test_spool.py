@@ -410,3 +410,32 @@ def test_a_spool_that_is_removed_ends_and_says_so(tmp_path):
     shutil.rmtree(spool)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and f"{spool}: was removed" in stderr, stderr
+
+
+@beside_the_others()
+def test_a_model_that_is_exchanged_under_a_spool_is_noticed(tmp_path):
+    """Its tokenizer and VAE would be read anew for each batch. A file that is merely touched is read again, and all goes on."""
+    spool, defaults = make_spool(tmp_path)
+    shutil.copytree(TOYBOX / "model", tmp_path / "model")
+    defaults.write_text(json.dumps(recipe(tmp_path / "out", **COMMON, model=str(tmp_path / "model"), optim__steps=1)))
+    weights = tmp_path / "model" / "vae" / "diffusion_pytorch_model.safetensors"
+    good = weights.read_bytes()
+    process = start(2, "run", defaults, "--spool", str(spool))
+
+    def learn(name):
+        drop(spool, name, {})
+        until(lambda: f"{name}.json" in names(spool / "done") + names(spool / "failed"), process)
+        return f"{name}.json" in names(spool / "done")
+
+    def replace(data):
+        (tmp_path / "new").write_bytes(data)
+        (tmp_path / "new").rename(weights)
+    assert learn("first")
+    replace(good[:-100] + bytes([good[-100] ^ 1]) + good[-99:])
+    assert not learn("second")
+    assert "holds another model than the one that was loaded from there" in (spool / "failed" / "second.txt").read_text()
+    replace(good)
+    assert learn("third")
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert process.returncode == 75

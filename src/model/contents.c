@@ -190,6 +190,33 @@ struct error contents_texts(uint32_t *crc, const char *folder)
     return ok();
 }
 
+static uint32_t stamp_file(uint32_t crc, const char *folder, const char *name)
+{
+    char path[PATH_SIZE];
+    struct stat found;
+    if (path_join(path, folder, name).code != ERROR_NONE || stat(path, &found) != 0)
+        return crc;
+    const int64_t facts[] = {(int64_t)found.st_ino, found.st_size, found.st_mtim.tv_sec, found.st_mtim.tv_nsec};
+    return (uint32_t)crc32_z(crc_text(crc, name), (const void *)facts, sizeof facts);
+}
+
+uint32_t contents_stamp(const char *folder)
+{
+    static const char *const names[] = {"text_encoder", "unet", "vae", "tokenizer", "scheduler"};
+    uint32_t crc = 0;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[PATH_SIZE], **files;
+        int64_t count;
+        if (path_join(path, folder, names[i]).code != ERROR_NONE ||
+            folder_list(path, &files, &count).code != ERROR_NONE)
+            continue;
+        for (int64_t k = 0; k < count; k++)
+            crc = stamp_file(crc, path, files[k]);
+        folder_list_free(files, count);
+    }
+    return crc;
+}
+
 struct contents_place contents_place_of(const char *folder)
 {
     struct contents_place place = {0};

@@ -28,4 +28,7 @@ struct contents_place {
 };
 struct contents_place contents_place_of(const char *folder);
 
+/* Names, sizes and times of the folder's files: as long as the number stays, so do they. */
+uint32_t contents_stamp(const char *folder);
+
 #endif

@@ -9,6 +9,7 @@
 #include "base/progress.h"
 #include "cluster/shared_memory.h"
 #include "files/file.h"
+#include "model/contents.h"
 #include "model/model_folder.h"
 #include "pipeline/fingerprint.h"
 #include "pipeline/gpu_link.h"
@@ -166,8 +167,26 @@ struct error pipeline_serves(const struct pipeline *p, const struct config *conf
     return key ? config_blame(config, key, error_input("differs from the loaded model's")) : ok();
 }
 
+struct error pipeline_recheck(struct pipeline *p)
+{
+    uint32_t stamp = contents_stamp(p->model), now;
+    double changed = stamp != p->stamp;
+    TRY(comm_sum(p->all, &changed, 1));
+    if (changed == 0)
+        return ok();
+    TRY(fingerprint_model(p->all, p->model, &now));
+    struct error e = ok();
+    if (now != p->contents)
+        e = error_input("%s: holds another model than the one that was loaded from there; start again to learn with it",
+                        p->model);
+    TRY(comm_agree(p->all, e));
+    p->stamp = stamp;
+    return ok();
+}
+
 struct error pipeline_compare(struct pipeline *p, const struct config *config)
 {
+    p->stamp = contents_stamp(p->model); // first, so that what changes meanwhile is noticed
     TRY(fingerprint_model(p->all, p->model, &p->contents));
     if (comm_size(p->all) == 1)
         return ok();

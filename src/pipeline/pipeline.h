@@ -48,6 +48,7 @@ struct pipeline {
     /* private */
     struct pipeline_choice choice;
     int least_bits;
+    uint32_t stamp; /* of the model's files, when `contents` was found */
 };
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
@@ -62,6 +63,10 @@ void pipeline_close(struct pipeline *p);
  * them; a rank alone needs no config. Every command that works with the weights calls it before it loads them.
  * Collective over all. */
 struct error pipeline_compare(struct pipeline *p, const struct config *config);
+
+/* Whether the model's folder still holds what was loaded, which is read again if a file there has another time or size:
+ * tokenizer and VAE are read for each batch of jobs. Collective over all. */
+struct error pipeline_recheck(struct pipeline *p);
 
 /* The first key in which two configs differ that must be the same for one pipeline to serve both, or NULL. The model
  * may be the same folder under two names. */

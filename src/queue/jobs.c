@@ -311,13 +311,14 @@ void job_fail(struct job *job, struct error e)
 
 struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p)
 {
+    const struct error model = pipeline_recheck(p);
     struct progress progress;
     progress_phase(&progress, "reading the jobs' pictures", jobs->count, "");
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
         if (!job_is_pending(job))
             continue;
-        struct error e = comm_agree(p->all, pipeline_serves(p, &job->config));
+        struct error e = comm_agree(p->all, error_first(model, pipeline_serves(p, &job->config)));
         if (e.code == ERROR_NONE)
             e = subject_read(&job->subject, p, &job->config);
         job->has_subject = e.code == ERROR_NONE;
