@@ -429,3 +429,16 @@ struct error folder_clean(const char *path, bool (*unwanted)(const char *name))
     folder_list_free(names, count);
     return e;
 }
+
+static bool is_unfinished(const char *name)
+{
+    size_t length = strlen(name), end = length > 4 ? length - 4 : 0, at = end;
+    while (at > 0 && name[at - 1] >= '0' && name[at - 1] <= '9')
+        at--;
+    return end > 0 && strcmp(name + end, ".tmp") == 0 && at < end && at > 0 && name[at - 1] == '.';
+}
+
+struct error folder_clean_unfinished(const char *path)
+{
+    return folder_clean(path, is_unfinished);
+}

@@ -70,6 +70,9 @@ void folder_list_free(char **names, int64_t count);
 /* Removes the files of a folder whose names are `unwanted`. */
 struct error folder_clean(const char *path, bool (*unwanted)(const char *name));
 
+/* Removes what a process that was killed left of its files there, NAME.NUMBER.tmp. Nobody else may be writing there. */
+struct error folder_clean_unfinished(const char *path);
+
 /* The part of a path after its last slash. */
 const char *path_name(const char *path);
 

@@ -17,15 +17,6 @@
 #include "report/report.h"
 #include "zo/checkpoint.h"
 
-/* A file that a rank left behind when it was killed while writing: NAME.NUMBER.tmp. */
-static bool is_unfinished(const char *name)
-{
-    size_t length = strlen(name), end = length > 4 ? length - 4 : 0, at = end;
-    while (at > 0 && name[at - 1] >= '0' && name[at - 1] <= '9')
-        at--;
-    return end > 0 && strcmp(name + end, ".tmp") == 0 && at < end && at > 0 && name[at - 1] == '.';
-}
-
 /* Nobody else writes here. A file that cannot be removed does no harm. */
 static void remove_unfinished(const struct config *c)
 {
@@ -33,7 +24,7 @@ static void remove_unfinished(const struct config *c)
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         char folder[PATH_SIZE];
         if (path_join(folder, c->output.dir, parts[i]).code == ERROR_NONE && folder_exists(folder))
-            folder_clean(folder, is_unfinished);
+            folder_clean_unfinished(folder);
     }
 }
 

@@ -59,9 +59,11 @@ static struct error share_status(struct queue *q)
 /* Unless other runs share it. */
 static struct error claim_queue(struct queue *q, const struct config *c)
 {
-    return q->parts.only || q->claimed || q->claim.held
-               ? ok()
-               : claim_folder(&q->claim, q->jobs.folder, learning_claim_timeout(c));
+    if (q->parts.only || q->claimed || q->claim.held)
+        return ok();
+    TRY(claim_folder(&q->claim, q->jobs.folder, learning_claim_timeout(c)));
+    folder_clean_unfinished(q->jobs.folder); // what cannot be removed does no harm
+    return ok();
 }
 
 static struct error prepare_folders(struct queue *q)

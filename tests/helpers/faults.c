@@ -3,9 +3,10 @@
  *   ZOODIP_FAULTS="CALLS ERRNO FIRST LAST PART"
  *
  * CALLS is a list such as open,read, or all; ERRNO a number, or KILL. Of the calls whose path contains PART (*: any), those
- * numbered FIRST to LAST, from 1, fail, or the process is killed before the first of them. ZOODIP_FAULTS_COUNT names a file
- * to which each such call appends its name and path as a line, whether it fails or not: how many there are, and which. A call by descriptor belongs to the path that is open there. What a stream writes inside
- * the C library is seen as fwrite, fflush and fclose. */
+ * numbered FIRST to LAST, from 1, fail, or the process is killed before the first of them. ZOODIP_FAULTS_ONCE names a file that the
+ * first fault makes: once it is there, nothing fails in any process. ZOODIP_FAULTS_COUNT names a file to which each such call appends
+ * its name and path as a line, whether it fails or not: how many there are, and which. A call by descriptor belongs to the path that
+ * is open there. What a stream writes inside the C library is seen as fwrite, fflush and fclose. */
 #include <dirent.h>
 #include <dlfcn.h>
 #include <errno.h>
@@ -46,14 +47,23 @@ static bool is_listed(const char *calls, const char *call)
     return strcmp(calls, "all") == 0;
 }
 
+static bool is_over(void)
+{
+    const char *once = getenv("ZOODIP_FAULTS_ONCE");
+    int file = once ? NEXT(open)(once, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666) : -1;
+    if (file >= 0)
+        NEXT(close)(file);
+    return once && file < 0;
+}
+
 /* Is this one of the calls that fail? Sets errno then. */
 static bool fails(const char *call, const char *path)
 {
     static int number;
     const char *text = getenv("ZOODIP_FAULTS");
-    char calls[200], code[20], part[200];
+    char calls[200], code[20], part[1000];
     int first, last;
-    if (!text || !path || sscanf(text, "%199s %19s %d %d %199s", calls, code, &first, &last, part) != 5)
+    if (!text || !path || sscanf(text, "%199s %19s %d %d %999s", calls, code, &first, &last, part) != 5)
         return false;
     if (!is_listed(calls, call) || (strcmp(part, "*") != 0 && !strstr(path, part)))
         return false;
@@ -61,7 +71,7 @@ static bool fails(const char *call, const char *path)
     count_call(call, path);
     errno = before;
     int mine = __atomic_add_fetch(&number, 1, __ATOMIC_RELAXED);
-    if (mine < first || mine > last)
+    if (mine < first || mine > last || is_over())
         return false;
     if (strcmp(code, "KILL") == 0)
         raise(SIGKILL);
@@ -166,7 +176,10 @@ ssize_t pwrite(int descriptor, const void *data, size_t size, off_t offset)
 
 size_t fwrite(const void *data, size_t size, size_t count, FILE *stream)
 {
-    return fails_open("fwrite", fileno(stream)) ? 0 : NEXT(fwrite)(data, size, count, stream);
+    if (!fails_open("fwrite", fileno(stream)))
+        return NEXT(fwrite)(data, size, count, stream);
+    stream->_flags |= 0x20; // glibc's mark of an error
+    return 0;
 }
 
 int fflush(FILE *stream)
@@ -180,6 +193,14 @@ int fclose(FILE *stream)
     int code = errno, done = NEXT(fclose)(stream);
     errno = failing ? code : errno;
     return failing ? EOF : done;
+}
+
+int close(int descriptor)
+{
+    bool failing = fails_open("close", descriptor);
+    int code = errno, done = NEXT(close)(descriptor);
+    errno = failing ? code : errno;
+    return failing ? -1 : done;
 }
 
 int fsync(int descriptor)
