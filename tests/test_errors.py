@@ -219,6 +219,15 @@ def test_pickled_weights_are_called_that(tmp_path, part, name):
     refused(run(program("zoodip"), "generate", "--model", model, "--prompt", "a toy", "--output", tmp_path / "x.png", check=False), name)
 
 
+def test_a_link_to_weights_that_were_not_fetched_is_called_that(tmp_path):
+    model = shutil.copytree(TOYBOX / "model", tmp_path / "model")
+    path = model / "unet/diffusion_pytorch_model.safetensors"
+    path.unlink()
+    path.symlink_to("../../blobs/nothing")
+    config, _ = write_recipe(tmp_path, model=str(model), **TINY)
+    refused(train(config), f"{path}: is a link that leads nowhere")
+
+
 def test_a_pickled_word_is_called_that(tmp_path):
     word = tmp_path / "learned_embeds.bin"
     word.write_bytes(b"PK\3\4\0\0\x08\x08\0\0\0\0archive/data.pkl")

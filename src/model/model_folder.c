@@ -80,6 +80,14 @@ struct error model_folder_check(const char *folder)
 
 /* -------------------------------------------------------------------------------- weights */
 
+static bool leads_nowhere(const char *directory, const char *name)
+{
+    char path[PATH_SIZE];
+    enum path_kind kind;
+    return path_join(path, directory, name).code == ERROR_NONE && path_look(path, &kind).code == ERROR_NONE &&
+           kind == PATH_NOTHING;
+}
+
 /* The error for a part without weights that can be read. */
 static struct error no_weights(const char *directory, const char *part, const char *expected)
 {
@@ -92,7 +100,9 @@ static struct error no_weights(const char *directory, const char *part, const ch
     TRY(folder_list(directory, &names, &count));
     struct error e = error_input("%s: no weights here; expected %s", directory, expected);
     for (int64_t i = 0; i < count; i++)
-        if (is_checkpoint(names[i], true))
+        if (text_ends_with(names[i], ".safetensors") && leads_nowhere(directory, names[i]))
+            e = error_input("%s/%s: is a link that leads nowhere; was the file fetched?", directory, names[i]);
+        else if (is_checkpoint(names[i], true))
             e = error_input("%s: only pickled weights here (%.60s), which are not read; save the model with diffusers' "
                             "save_pretrained(FOLDER, safe_serialization=True)",
                             directory, names[i]);
