@@ -255,8 +255,10 @@ static struct error run_jobs(struct queue *q)
     struct pipeline *p = &q->pipeline;
     int64_t *order = memory_alloc(q->jobs.count, sizeof *order);
     struct error e = comm_agree(q->parts.comm, order ? ok() : error_memory("the queue"));
+    bool was_muted = progress_set_muted(true); // the display has the terminal; a job's phases are in its log
     if (e.code == ERROR_NONE)
         e = hand_out(q, order, jobs_order(&q->jobs, order));
+    progress_set_muted(was_muted);
     comm_listen(p->comm, (struct comm_listener){0});
     comm_listen(q->parts.comm, (struct comm_listener){0});
     handout_free(q->handout);
