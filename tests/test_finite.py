@@ -214,6 +214,13 @@ def test_four_bits_that_cannot_hold_a_range_are_refused(tmp_path):
     done = run(program("zoodip"), "quantize", "--model", model, "--output", tmp_path / "q", "--bits", 4, "--quiet", check=False)
     refused(done, f"tensor {name}: its numbers are too far apart")
     run(program("zoodip"), "quantize", "--model", model, "--output", tmp_path / "q8", "--bits", 8)
+    config, _ = write_recipe(tmp_path, model=str(model), **TINY)
+    refused(run(program("zoodip"), "train", config, "--set", "quant.bits=4", "--quiet", check=False), f"tensor {name}: its numbers are too far apart")
+    # as far from one another, but not in one group
+    assert len(content) > 2 * 256
+    tensors[name][2] = struct.pack("<e", 60000) + content[2:-2] + struct.pack("<e", -60000)
+    write_tensors(model / UNET, tensors)
+    run(program("zoodip"), "train", config, "--set", "quant.bits=4", "--overwrite")
 
 
 def test_a_weight_that_half_a_float_cannot_hold_is_refused(tmp_path):

@@ -104,6 +104,20 @@ static struct affine fit(const struct group *g)
     return (struct affine){round_to(g->type, round_to(g->type, most - least) / 15.0f), -least};
 }
 
+bool quantize_fits4(const void *weights, enum dtype type, int64_t out, int64_t depth)
+{
+    int64_t length = quantize_group(depth), groups = out * depth / length;
+    if (dtype_below(weights, type, out * depth, type == F16 ? 0x1p15f : 0x1p127f)) // so no two are too far apart
+        return true;
+    for (int64_t i = 0; i < groups; i++) {
+        const unsigned char *data = (const unsigned char *)weights + i * length * dtype_size(type);
+        struct group g = {data, type, length, 1};
+        if (!isfinite(fit(&g).scale))
+            return false;
+    }
+    return true;
+}
+
 /* Codes of numbers [first, first + count), count <= CHUNK. */
 static void encode(uint8_t *codes, const struct group *g, struct affine a, int64_t first, int64_t count)
 {

@@ -37,6 +37,10 @@ int64_t quantize_group(int64_t depth);
 /* Whether rows of `depth` numbers are cut into groups at all, and whether `out` of them are that special case. */
 bool quantize_cycles(int64_t out, int64_t depth);
 
+/* Whether the scales of weights [out, depth] in groups are finite: a group's range may be beyond what its type holds,
+ * though its numbers are not. */
+bool quantize_fits4(const void *weights, enum dtype type, int64_t out, int64_t depth);
+
 /* weights [out, depth] of type F32, F16 or BF16 (any alignment) -> packed codes [(groups + 1) / 2, group], scales and
  * shifts [groups] of the same type, groups = out * depth / group; of a single row without groups: [last], last being
  * the length of the tensor's last dimension. */

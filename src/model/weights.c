@@ -292,6 +292,16 @@ static const struct entry *find_numbers(struct weights *w, const char *name, str
     return numbers;
 }
 
+/* Numbers that are finite in a file may not be so in fewer bits. */
+static bool fits(const struct weight_source *s, int bits)
+{
+    int64_t depth = s->in * s->kh * s->kw;
+    if (bits == 16 && s->type == F32)
+        return dtype_below(s->data, F32, s->out * depth, 65520);
+    return bits != 4 || !dtype_is_weight(s->type) || quantize_cycles(s->out, depth) ||
+           quantize_fits4(s->data, s->type, s->out, depth);
+}
+
 static const struct weight *layer(struct weights *w, const char *name, int64_t out, int64_t in, int64_t kernel,
                                   bool bias, bool gated)
 {
@@ -312,8 +322,10 @@ static const struct weight *layer(struct weights *w, const char *name, int64_t o
     // codes stay as they are: more bits would hold the same numbers; fewer are refused by the device
     bool stays = !w->bits || (stored < 16 && w->bits >= stored);
     int bits = stays ? stored : w->bits;
-    if (w->filling && bits == 16 && numbers->type == F32 && !dtype_below(numbers->data, F32, numbers->count, 65520)) {
-        wrong(w, numbers->name, "holds a value that is infinite in 16 bits, beyond 65504; expected quant.bits 32 or 8");
+    if (w->filling && !stays && !fits(&source, bits)) {
+        wrong(w, numbers->name,
+              bits == 16 ? "holds a value that is infinite in 16 bits; expected quant.bits 8 or 32"
+                         : "its numbers are too far apart for a 4-bit scale; expected more quant.bits");
         return NULL;
     }
     const struct weight *weight = hand_over(w, name, &source, bits);
