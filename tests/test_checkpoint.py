@@ -151,7 +151,7 @@ def test_other_contents_are_an_error_that_says_which(folder, ours, said):
     write(folder, 3)
     done = checkpoint("resume", folder, RECIPE, **ours)
     assert done.returncode == 2
-    assert done.stderr == f"checkpoint: {folder}/step-3.safetensors: made with {said}; expected the same, or another output.dir\n"
+    assert done.stderr == f"checkpoint: {folder}/step-3.safetensors: made with {said}; expected the same, another output.dir, or --overwrite\n"
 
 
 def test_all_that_differs_is_said_in_one_line(folder):

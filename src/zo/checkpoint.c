@@ -152,7 +152,7 @@ static struct error check_format(const struct reading *r, const char *path)
     if (format == FORMAT)
         return ok();
     return error_input("%s: a checkpoint of %s format, %d; this zoodip continues from format %d only: finish the run "
-                       "with the version that began it, or start anew",
+                       "with the version that began it, or begin anew with --overwrite",
                        path, format < FORMAT ? "an earlier" : "a later", format, FORMAT);
 }
 

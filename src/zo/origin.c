@@ -116,5 +116,6 @@ struct error origin_compare(const struct origin *theirs, const struct origin *ou
         add(&list, "other captions");
     if (differ[ORIGIN_MODEL])
         add(&list, "another model (weights, settings or tokenizer)");
-    return list.text[0] ? error_input("made with %s; expected the same, or another output.dir", list.text) : ok();
+    return list.text[0] ? error_input("made with %s; expected the same, another output.dir, or --overwrite", list.text)
+                        : ok();
 }
