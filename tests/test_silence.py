@@ -98,7 +98,7 @@ def test_one_rank_speaks_for_all(tmp_path):
 
 def test_a_terminal_keeps_only_what_is_over(tmp_path, monkeypatch):
     config, _ = write_recipe(tmp_path, **SMALL)
-    for name, value in hurried(2000).items():
+    for name, value in hurried(20000).items():
         monkeypatch.setenv(name, value)
     screen = [line.split("\r\x1b[K")[-1] for line in on_terminal(program("zoodip"), "train", config, columns=200).split("\r\n")]
     kept = list(phases("\n".join(line for line in screen if line)))
