@@ -9,11 +9,11 @@ from functools import partial
 
 import pytest
 
-from conftest import ROOT, losses_of, metrics, mpirun, program, recipe, run, slice_of
+from conftest import ROOT, SLICE, losses_of, metrics, mpirun, program, recipe, run, slice_of
 
 CHANGES = dict(optim__steps=4, optim__batch_size=1, zo__n=1, zo__tau=8, data__resolution=32, output__checkpoint_every=2,
                output__save_every=2, output__prompts=[])
-WAYS = [errno.EIO, errno.ENOSPC, "full", "KILL"]
+WAYS = [errno.EIO, errno.ENOSPC, "full", "KILL"]  # a call has another one every day
 RESULTS = ["learned_embeds.safetensors", "learned_embeds-steps-2.safetensors", "metrics.jsonl", "loss.png", "grid.png", "report.html"]
 
 
@@ -105,8 +105,8 @@ def fail_one(command, write, begin, assert_in_full, tmp_path, case):
 
 
 def fail_each(command, write, begin, assert_in_full, tmp_path, slices):
-    """Each call in each way; of so many slices one a day, in which ways alternate."""
-    cases = [(k + 1, way) for k in range(calls_of(command, write, begin, tmp_path)) for way in WAYS]
+    """Each call; of so many slices one a day, in which ways alternate."""
+    cases = [(k, WAYS[(k + SLICE) % len(WAYS)]) for k in range(1, calls_of(command, write, begin, tmp_path) + 1)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(partial(fail_one, command, write, begin, assert_in_full, tmp_path), slice_of(cases, slices)))
 
@@ -148,11 +148,11 @@ def without_its_word(quiet, folder):
 
 @pytest.mark.parametrize("begin", [anew, halfway, without_its_word], ids=lambda begin: begin.__name__)
 def test_a_run_ends_with_its_word_whatever_call_fails(tmp_path, quiet, begin):
-    fail_each(train, write_train, partial(begin, quiet), lambda folder: assert_run_in_full(folder, quiet), tmp_path, 81)
+    fail_each(train, write_train, partial(begin, quiet), lambda folder: assert_run_in_full(folder, quiet), tmp_path, 21)
 
 
 def test_a_queue_ends_with_its_words_whatever_call_fails(tmp_path, quiet_queue):
-    fail_each(queue, write_queue, lambda folder: None, lambda folder: assert_queue_in_full(folder, quiet_queue), tmp_path, 241)
+    fail_each(queue, write_queue, lambda folder: None, lambda folder: assert_queue_in_full(folder, quiet_queue), tmp_path, 61)
 
 
 @pytest.mark.parametrize("way", ["KILL", errno.EIO])
@@ -167,3 +167,15 @@ def test_a_restart_writes_the_word_that_could_not_be_written(tmp_path, quiet, wa
                    env={**fault(folder, way, k), "ZOODIP_FAULTS_ONCE": str(tmp_path / f"{k}.once")})
         assert done.returncode == 0, (k, done.stderr)
         assert_run_in_full(folder, quiet)
+
+
+def test_other_ranks_need_not_see_the_folder_that_rank_0_resumes_from(tmp_path, quiet):
+    """Not to find the checkpoint, whatever their disk says: all get rank 0's state."""
+    folder = tmp_path / "out"
+    file = write_train(folder)
+    halfway(quiet, folder)
+    blind = " ".join(f"{name}='{value}'" for name, value in fault(folder, errno.ENOENT, 1, 10**6).items())
+    words = f'[ "$OMPI_COMM_WORLD_RANK" = 0 ] || export {blind}; exec {program("zoodip")} train {file} --resume'
+    done = mpirun(2, "bash", "-c", words, check=False)
+    assert done.returncode == 0 and "resuming after step 2" in done.stderr, done.stderr
+    assert_run_in_full(folder, quiet)

@@ -26,6 +26,21 @@ void state_free(struct state *s)
     *s = (struct state){0};
 }
 
+struct error state_broadcast(struct state *s, struct comm *comm)
+{
+    int64_t counts[] = {s->step, s->subspace.filled, s->subspace.removed_rows};
+    TRY(comm_broadcast(comm, counts, sizeof counts, 0));
+    s->step = counts[0];
+    s->subspace.filled = counts[1];
+    s->subspace.removed_rows = counts[2];
+    float *const rows[STATE_TENSORS] = {s->embedding, s->m, s->v, s->subspace.history, s->subspace.removed};
+    struct entry tensors[STATE_TENSORS];
+    state_tensors(s, tensors);
+    for (int i = 0; i < STATE_TENSORS; i++)
+        TRY(comm_broadcast(comm, rows[i], tensors[i].count * (int64_t)sizeof(float), 0));
+    return ok();
+}
+
 bool state_due(const struct state *s, int64_t period)
 {
     return period > 0 && s->step % period == 0;

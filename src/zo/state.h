@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "cluster/comm.h"
 #include "files/safetensors.h"
 #include "zo/subspace.h"
 
@@ -24,6 +25,9 @@ struct state {
 /* tau and nu as in zo/subspace.h. Free with state_free. */
 struct error state_new(struct state *s, int64_t dim, int64_t tau, double nu);
 void state_free(struct state *s);
+
+/* All ranks get rank 0's state; those of the others were made alike. Collective. */
+struct error state_broadcast(struct state *s, struct comm *comm);
 
 /* Whether what happens every `period` steps is due after the state's step; a period of 0: never. */
 bool state_due(const struct state *s, int64_t period);

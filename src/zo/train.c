@@ -228,23 +228,26 @@ struct error training_run(struct training *t, const struct training_calls *calls
     return e;
 }
 
+/* Rank 0. */
+static struct error read_checkpoint(struct training *t)
+{
+    const char *output = t->parts.config->output.dir;
+    char folder[PATH_SIZE];
+    bool found;
+    int64_t first_line, last_line;
+    TRY(path_join(folder, output, "checkpoints"));
+    metrics_range(output, &first_line, &last_line);
+    TRY(checkpoint_resume(&t->state, folder, &t->parts.origin, last_line, &found, log_warning_text));
+    log_line(found ? "resuming after step %lld" : "no checkpoint to resume from: starting at step %lld",
+             (long long)t->state.step);
+    return ok();
+}
+
 struct error training_resume(struct training *t)
 {
-    const struct config *c = t->parts.config;
-    char folder[PATH_SIZE];
-    bool found = false;
-    int64_t lines[2] = {0}; // of the metrics: the first and the last
-    if (comm_rank(t->parts.comm) == 0)
-        metrics_range(c->output.dir, &lines[0], &lines[1]);
-    TRY(comm_broadcast(t->parts.comm, lines, sizeof lines, 0));
-    struct error e = path_join(folder, c->output.dir, "checkpoints");
-    if (e.code == ERROR_NONE)
-        e = checkpoint_resume(&t->state, folder, &t->parts.origin, lines[1], &found,
-                              comm_rank(t->parts.comm) == 0 ? log_warning_text : log_nothing);
-    TRY(comm_agree(t->parts.comm, e));
-    if (comm_rank(t->parts.comm) == 0)
-        log_line(found ? "resuming after step %lld" : "no checkpoint to resume from: starting at step %lld",
-                 (long long)t->state.step);
+    struct comm *comm = t->parts.comm;
+    TRY(comm_agree(comm, comm_rank(comm) == 0 ? read_checkpoint(t) : ok()));
+    TRY(state_broadcast(&t->state, comm)); // the other ranks need not see the folder
     step_put(&t->step, &t->state);
     return compare_ranks(t);
 }
