@@ -147,6 +147,18 @@ def test_run_sh_overwrites_once(tmp_path, old, new):
     assert len(metrics(output)) == 60 and not (output / "previous").exists()
 
 
+def test_a_run_that_was_killed_while_it_moved_goes_on_as_a_new_one(tmp_path, old, new):
+    """Whichever files are still in their places: no old checkpoint is taken for its own, and none stands in its way."""
+    for k in slice_of(range(2, 16), 5):
+        config, output = write_recipe(tmp_path / f"{k}", **NEW)
+        shutil.copytree(old, output)
+        env = dict(LD_PRELOAD=str(BUILD / "tests/libfaults.so"), ZOODIP_FAULTS=f"rename KILL {k} {k} *")
+        assert run(program("zoodip"), "train", config, "--overwrite", env=env, check=False).returncode == -signal.SIGKILL
+        assert (output / "previous" / ".moving").exists() == (k <= 12)  # eight files, two checkpoints, a picture, and then itself
+        run(program("zoodip"), "train", config, "--resume")
+        assert learned(output) == new[0] and not (output / "previous").exists()
+
+
 @pytest.mark.parametrize("theirs", ["backup", "a file", "a link"])
 def test_a_previous_that_is_somebody_elses_is_left_alone(into, old, tmp_path, theirs):
     config, output = into

@@ -61,10 +61,10 @@ struct error learning_prepare(struct learning *l, const struct config *c, enum s
 {
     TRY(config_blame(c, "output.dir", folder_make(c->output.dir)));
     TRY(claim(l, c));
-    if (l->subject && start == START_RESUME)
-        TRY(check_origin(l, c));
     remove_unfinished(c);
-    return config_blame(c, "output.dir", previous_begin(c->output.dir, start));
+    TRY(config_blame(c, "output.dir", previous_begin(c->output.dir, start)));
+    // now no checkpoint is there that an --overwrite was about to move
+    return l->subject && start == START_RESUME ? check_origin(l, c) : ok();
 }
 
 /* Facts of the report: names, each with its text. */
