@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import TOYBOX, learned, mpirun, nested, program, recipe, refused, run, train_alone
+from conftest import learned, mpirun, nested, program, recipe, refused, run, train_alone
 from test_faults import small_disk
 from live import afresh, caught, nearly_done, start, steps, tell, until
 
@@ -390,17 +390,37 @@ def test_files_that_vanish_while_they_are_read_do_no_harm(tmp_path):
     assert names(spool / "running") == []
 
 
-def test_a_model_that_cannot_be_loaded_fails_its_jobs_alone(tmp_path):
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@beside_the_others("alone", "small_disk")
+def test_a_model_that_cannot_be_loaded_fails_its_jobs_alone(tmp_path, number):
+    """Whenever that is found; the next batch opens the model anew."""
     spool, defaults = make_spool(tmp_path)
-    model = tmp_path / "model"
-    shutil.copytree(TOYBOX / "model", model)
-    weights = next((model / "unet").glob("*.safetensors"))
-    os.truncate(weights, weights.stat().st_size - 1000)
-    with watching(spool, defaults) as process:
-        drop(spool, "bad", dict(model=str(model), optim__steps=2))
-        until(lambda: (spool / "failed" / "bad.json").exists(), process)
+    env = dict(LD_PRELOAD=program("tests/libfaults.so"), ZOODIP_FAULTS=f"mmap {errno.ENOMEM} {number} {number} unet")
+    with watching(spool, defaults, env=env) as process:
+        drop(spool, "first", dict(optim__steps=2))
+        until(lambda: names(spool / "failed") or names(spool / "done"), process)
         learns(spool, process, "good", tmp_path / "out")
-    assert weights.name in (spool / "failed" / "bad.txt").read_text()
+    assert names(spool / "failed") == ["first.json", "first.txt"] or number > 2
+    assert all("cannot map" in path.read_text() for path in (spool / "failed").glob("*.txt"))
+
+
+def test_what_lies_among_the_results_concerns_one_job_at_most(tmp_path):
+    spool, defaults = make_spool(tmp_path)
+    for name in ("summary.json", "index.html"):
+        (tmp_path / "out" / name / "full").mkdir(parents=True)
+    os.mkfifo(tmp_path / "out" / "pipe")
+    (tmp_path / "out" / "link").symlink_to(tmp_path)
+    drop(spool, "pipe", dict(optim__steps=2))
+    drop(spool, "link", dict(optim__steps=2))
+    with watching(spool, defaults) as process:
+        learns(spool, process, "good", tmp_path / "out")
+        (tmp_path / "out").rename(tmp_path / "results")
+        (tmp_path / "out").write_text("a file")
+        drop(spool, "late", dict(optim__steps=2))
+        until(lambda: (spool / "failed" / "late.json").exists(), process)
+        (tmp_path / "out").unlink()
+        learns(spool, process, "later", tmp_path / "out")
+    assert names(spool / "failed") == sorted(f"{name}.{end}" for name in ("late", "link", "pipe") for end in ("json", "txt"))
 
 
 def test_a_spool_that_is_removed_ends_and_says_so(tmp_path):

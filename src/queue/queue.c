@@ -350,12 +350,21 @@ static struct error load_once(struct queue *q)
     return ok();
 }
 
+/* A spool's jobs do not depend on whether the summary of a batch can be written. */
+static struct error blame_summary(const struct queue *q, struct error e)
+{
+    if (e.code == ERROR_NONE || q->jobs.kind == JOBS_FILE)
+        return e;
+    log_warning("%s", e.text);
+    return ok();
+}
+
 /* Rank 0: the queue has its folder and groups. */
 static struct error begin_results(struct queue *q)
 {
     q->results.ranks = comm_size(q->parts.comm);
     q->results.groups = q->groups;
-    return results_write_summary(&q->results);
+    return blame_summary(q, results_write_summary(&q->results));
 }
 
 /* Everything that can be checked is checked before the first step. */
@@ -391,10 +400,7 @@ static struct error finish(struct queue *q)
         e = results_write(&q->results);
     progress_end(&progress);
     display_summary(q->display, e.code == ERROR_NONE);
-    if (e.code == ERROR_NONE || q->jobs.kind == JOBS_FILE)
-        return e;
-    log_warning("%s", e.text);
-    return ok();
+    return blame_summary(q, e);
 }
 
 static struct error prepare_batch(struct queue *q)
