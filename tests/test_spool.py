@@ -11,9 +11,9 @@ from contextlib import contextmanager, nullcontext, suppress
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import learned, mpirun, nested, program, recipe, refused, run, train_alone
+from conftest import TOYBOX, learned, mpirun, nested, program, recipe, refused, run, train_alone
 from test_faults import small_disk
-from live import afresh, caught, nearly_done, start, steps, tell, until
+from live import afresh, caught, nearly_done, newest, start, steps, tell, until
 
 COMMON = dict(zo__tau=4, zo__n=1, output__checkpoint_every=5, output__prompts=[])
 JOBS = {  # name -> keys that differ
@@ -303,6 +303,26 @@ def test_folders_that_are_swapped_for_links_are_not_written_through(tmp_path):
         until(lambda: (spool / "failed" / "b.txt").exists(), process)
     assert names(elsewhere) == [] and names(tmp_path / "done") == names(tmp_path / "failed") == []
     assert all((spool / "failed" / part).is_symlink() for part in ("running", "done", "failed"))
+
+
+@pytest.mark.parametrize("swapped", ["out", "out/a", "out/a/checkpoints"])
+@beside_the_others("alone", "small_disk")
+@afresh
+def test_results_are_not_written_through_folders_that_are_swapped_for_links(tmp_path, swapped):
+    spool, defaults = make_spool(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "a" / "checkpoints").mkdir(parents=True)
+    drop(spool, "a", dict(optim__steps=60, output__save_every=10))
+    out = tmp_path / "out" / "a"
+    with watching(spool, defaults) as process:
+        with caught(process, defaults, when=lambda: newest(out) >= 5, unless=nearly_done(out, 60)):
+            (tmp_path / swapped).rename(tmp_path / "before")
+            (tmp_path / swapped).symlink_to(elsewhere / swapped.removeprefix("out").removeprefix("/"))
+        until(lambda: names(spool / "failed"), process)
+        (tmp_path / swapped).unlink()
+        learns(spool, process, "b", tmp_path / "out")
+    assert "no longer the folder" in (reason := (spool / "failed" / "a.txt").read_text()) or "leads out" in reason, reason
+    assert [path.name for path in elsewhere.rglob("*")] == ["a", "checkpoints"]
 
 
 def test_a_spool_may_hold_its_own_results(tmp_path):

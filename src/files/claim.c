@@ -57,6 +57,16 @@ struct error claim_folder(struct claim *claim, const char *folder, double timeou
     return error_failed("%s: another run is writing here; wait for it to end, or choose another output.dir", folder);
 }
 
+struct error claim_check(const struct claim *claim, const char *path)
+{
+    struct stat own, there;
+    if (!claim->held || fstat(claim->folder, &own) != 0)
+        return ok();
+    if (stat(path, &there) == 0 && there.st_dev == own.st_dev && there.st_ino == own.st_ino)
+        return ok();
+    return error_failed("%s: is no longer the folder that this run began to write in", path);
+}
+
 void claim_release(struct claim *claim)
 {
     if (!claim->held)

@@ -24,6 +24,10 @@ struct claim {
  * folder if another run has it. On a machine without such sockets, the claim protects nothing. */
 struct error claim_folder(struct claim *claim, const char *folder, double timeout);
 
+/* Before something is written into the folder by its path: ERROR_FAILED if PATH now leads to another folder, as when a
+ * link has taken its place. A claim that is not held has nothing against it. */
+struct error claim_check(const struct claim *claim, const char *path);
+
 /* Also allowed for a claim that is all zero, or was released before. */
 void claim_release(struct claim *claim);
 

@@ -67,6 +67,13 @@ struct error learning_prepare(struct learning *l, const struct config *c, enum s
     return l->subject && start == START_RESUME ? check_origin(l, c) : ok();
 }
 
+struct error learning_check(const struct learning *l)
+{
+    const char *folder = l->subject->config.output.dir;
+    TRY(claim_check(&l->claim, folder));
+    return l->root ? folder_within(l->root, folder) : ok();
+}
+
 /* Facts of the report: names, each with its text. */
 enum { FACTS = 16, FACT_TEXT = 200 };
 struct facts {
@@ -150,6 +157,7 @@ static struct error write_report(const struct learning *l, const struct pictures
 static struct error write_results(const struct learning *l, const struct pictures *pictures)
 {
     const char *folder = l->subject->config.output.dir;
+    TRY(learning_check(l));
     struct error e = pictures_save(pictures, folder);
     e = error_first(e, plot_write(folder));
     e = error_first(e, records_keep_word(&l->training));
@@ -175,10 +183,25 @@ static struct error finish_run(struct learning *l)
     return e;
 }
 
+static struct error check_folder(void *arg)
+{
+    const struct learning *l = arg;
+    return comm_rank(l->subject->pipeline->comm) == 0 ? learning_check(l) : ok();
+}
+
 /* output.sample_every: generates pictures of the current word in samples/. */
 static struct error generate_sample(void *arg, int64_t step, bool missing)
 {
     struct learning *l = arg;
+    bool closed = false;
+    struct error e = check_folder(l);
+    if (e.code != ERROR_NONE) {
+        log_warning("%s; training continues without this sample", e.text);
+        closed = true;
+    }
+    TRY(comm_broadcast(l->subject->pipeline->comm, &closed, sizeof closed, 0));
+    if (closed)
+        return ok();
     return pictures_sample(l->subject, l->training.state.embedding, step, missing);
 }
 
@@ -197,7 +220,8 @@ struct error learning_run(struct learning *l, bool resume)
     TRY(training_new(&l->training, &parts));
     if (resume)
         TRY(training_resume(&l->training));
-    const struct training_calls calls = {.sample = generate_sample,
+    const struct training_calls calls = {.check = check_folder,
+                                         .sample = generate_sample,
                                          .after_step = report_step,
                                          .arg = l,
                                          .sample_cost = pictures_cost(l->subject, 1),

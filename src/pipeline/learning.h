@@ -13,6 +13,7 @@
 
 struct learning {
     struct subject *subject; /* borrowed */
+    const char *root;        /* no link in output.dir may lead out of this folder; NULL: links there are the user's */
     bool last; /* no other learning follows: the networks make room for the VAE before pictures are generated */
     void (*on_step)(void *arg, const struct metric *metric); /* after every step, on every rank; may be NULL */
     void *arg;
@@ -33,6 +34,10 @@ struct error learning_claim(struct learning *l, const struct config *config, enu
  * and begins there. A run that resumes is refused if a checkpoint of another origin is there (zo/origin.h), provided
  * that its subject is known by now; else learning_run refuses it. */
 struct error learning_prepare(struct learning *l, const struct config *config, enum start start);
+
+/* On rank 0 of the group, before something is written into output.dir: an error if that is another folder than the
+ * claimed one, or if a link leads out of `root`. */
+struct error learning_check(const struct learning *l);
 
 /* How long to wait for a folder that another run has claimed, in seconds, while the other ranks wait, too. */
 double learning_claim_timeout(const struct config *config);

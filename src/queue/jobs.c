@@ -12,6 +12,7 @@
 #include "base/progress.h"
 #include "files/file.h"
 #include "files/json.h"
+#include "pipeline/memory_plan.h"
 
 enum { NAME_LIMIT = 200, JOBS_LIMIT = 100000 };
 
@@ -328,6 +329,24 @@ struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p)
     }
     progress_end(&progress);
     return ok();
+}
+
+struct error jobs_plan(struct jobs *jobs, struct pipeline *p)
+{
+    struct memory_plan plan = {0};
+    if (device_identity(p->device) == 0)
+        return ok();
+    struct progress progress;
+    struct error e = ok();
+    progress_phase(&progress, "planning the jobs' GPU memory", jobs->count, "");
+    for (int64_t i = 0; i < jobs->count && e.code == ERROR_NONE; i++) {
+        if (job_is_pending(&jobs->items[i]))
+            e = memory_plan_job(&plan, &jobs->items[i].subject);
+        progress_step(&progress, i + 1, "");
+    }
+    progress_end(&progress);
+    TRY(e);
+    return memory_plan_fits(&plan, p->device, p->all);
 }
 
 struct error jobs_encode(struct jobs *jobs, struct pipeline *p)

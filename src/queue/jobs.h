@@ -16,6 +16,7 @@
 
 #include "base/error.h"
 #include "base/progress.h"
+#include "files/claim.h"
 #include "files/config.h"
 #include "pipeline/subject.h"
 #include "zo/previous.h"
@@ -28,7 +29,8 @@ struct jobs_source {
     enum jobs_kind kind;
     const char *name;     /* of the file, or of the spool's folder, for errors */
     const char *defaults; /* the file with a spool's defaults, or NULL */
-    bool claimed;         /* on rank 0: output.dir is the spool's own folder, which it has claimed */
+    const struct claim
+        *claim; /* on rank 0: of output.dir, if that is the spool's own folder; NULL: the queue claims it */
 };
 
 enum job_state { JOB_WAITING, JOB_RUNNING, JOB_STOPPED, JOB_DONE, JOB_FAILED };
@@ -103,6 +105,10 @@ void job_fail(struct job *job, struct error e);
 
 /* Reads the words and pictures of all pending jobs. Collective over p->all. */
 struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p);
+
+/* A GPU's memory is planned before any work is done: the most that any pending job needs must fit. Collective over
+ * p->all. */
+struct error jobs_plan(struct jobs *jobs, struct pipeline *p);
 
 /* Encodes the pictures of all pending jobs, with one VAE. Collective over p->all. */
 struct error jobs_encode(struct jobs *jobs, struct pipeline *p);

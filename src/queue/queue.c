@@ -7,7 +7,6 @@
 #include "files/claim.h"
 #include "files/file.h"
 #include "pipeline/learning.h"
-#include "pipeline/memory_plan.h"
 #include "queue/display.h"
 #include "queue/handout.h"
 #include "queue/job_folders.h"
@@ -23,10 +22,10 @@ struct queue {
 
     /* the current batch */
     struct jobs jobs;
-    struct results results;  /* rank 0, as the next two */
-    struct display *display; /* NULL if there is none */
-    struct claim claim;      /* of the queue's folder, unless other runs share it */
-    bool claimed;            /* it is the caller's already */
+    struct results results;   /* rank 0, as the next two */
+    struct display *display;  /* NULL if there is none */
+    struct claim claim;       /* of the queue's folder, unless other runs share it */
+    const struct claim *lent; /* of that folder by the caller, instead; or NULL */
     struct handout *handout;
 
     /* the job that this rank works on */
@@ -59,11 +58,17 @@ static struct error share_status(struct queue *q)
 /* Unless other runs share it. */
 static struct error claim_queue(struct queue *q, const struct config *c)
 {
-    if (q->parts.only || q->claimed || q->claim.held)
+    if (q->parts.only || q->lent || q->claim.held)
         return ok();
     TRY(claim_folder(&q->claim, q->jobs.folder, learning_claim_timeout(c)));
     folder_clean_unfinished(q->jobs.folder); // what cannot be removed does no harm
     return ok();
+}
+
+/* Before the summary is written. */
+static struct error check_folder(const struct queue *q)
+{
+    return claim_check(q->lent ? q->lent : &q->claim, q->jobs.folder);
 }
 
 static struct error prepare_folders(struct queue *q)
@@ -129,7 +134,9 @@ static void on_step(void *arg, const struct metric *metric)
         s->validation_first = q->learning->training.validation_first;
     if (first && is_leader(q)) {
         q->job->status = *s;
-        struct error e = result_write(q->job); // so that a resumed run knows the first validation
+        struct error e = learning_check(q->learning);
+        if (e.code == ERROR_NONE)
+            e = result_write(q->job); // so that a resumed run knows the first validation
         if (e.code != ERROR_NONE)
             log_warning("%s", e.text);
     }
@@ -179,7 +186,9 @@ static void record_outcome(struct queue *q, struct job *job, struct error e)
     s->finished = s->state == JOB_STOPPED ? 0 : clock_date();
     result_totals(s, job->folder);
     job->status = *s;
-    struct error written = q->learning->claim.held ? result_write(job) : ok();
+    struct error written = learning_check(q->learning);
+    if (written.code == ERROR_NONE && q->learning->claim.held)
+        written = result_write(job);
     if (written.code != ERROR_NONE && s->state == JOB_DONE) {
         s->state = JOB_FAILED;
         s->error = written;
@@ -195,7 +204,7 @@ static void run_job(struct queue *q, struct job *job)
     q->status.group = handout_group_of(comm_rank(q->parts.comm), comm_size(q->parts.comm), q->groups);
     q->status.step = 0;
     handout_report(q->handout, &q->status);
-    struct learning learning = {.subject = &job->subject, .on_step = on_step, .arg = q};
+    struct learning learning = {.subject = &job->subject, .root = q->jobs.folder, .on_step = on_step, .arg = q};
     q->learning = &learning;
     struct error e = learn(q, job, &learning);
     if (is_leader(q)) {
@@ -220,7 +229,7 @@ static void on_report(void *arg, const struct job_status *status)
     struct job *job = &q->jobs.items[status->job];
     job->status = *status;
     bool news = display_show(q->display, job);
-    if (news && status->state >= JOB_STOPPED)
+    if (news && status->state >= JOB_STOPPED && check_folder(q).code == ERROR_NONE)
         results_write_summary(&q->results); // a failure is reported at the end, when it is written for the last time
 }
 
@@ -320,26 +329,6 @@ static struct error make_groups(struct queue *q)
     return comm_agree(q->parts.comm, pipeline_link(p, &q->config));
 }
 
-/* A GPU's memory is planned before any work is done: the most that any of the jobs needs. */
-static struct error plan_jobs(struct queue *q)
-{
-    struct memory_plan plan = {0};
-    struct pipeline *p = &q->pipeline;
-    if (device_identity(p->device) == 0)
-        return ok();
-    struct progress progress;
-    struct error e = ok();
-    progress_phase(&progress, "planning the jobs' GPU memory", q->jobs.count, "");
-    for (int64_t i = 0; i < q->jobs.count && e.code == ERROR_NONE; i++) {
-        if (job_is_pending(&q->jobs.items[i]))
-            e = memory_plan_job(&plan, &q->jobs.items[i].subject);
-        progress_step(&progress, i + 1, "");
-    }
-    progress_end(&progress);
-    TRY(e);
-    return memory_plan_fits(&plan, p->device, q->parts.comm);
-}
-
 static struct error load_once(struct queue *q)
 {
     if (q->loaded)
@@ -377,7 +366,7 @@ static struct error prepare(struct queue *q)
         return ok();
     TRY(make_groups(q));
     TRY(comm_agree(q->parts.comm, is_root(q) ? begin_results(q) : ok()));
-    TRY(plan_jobs(q));
+    TRY(jobs_plan(&q->jobs, &q->pipeline));
     TRY(jobs_encode(&q->jobs, &q->pipeline));
     return load_once(q);
 }
@@ -395,7 +384,9 @@ static struct error finish(struct queue *q)
     struct progress progress;
     display_finish(q->display);
     progress_phase(&progress, "writing index.html", 0, "");
-    struct error e = folder_make(q->jobs.folder); // no job may have needed it
+    struct error e = check_folder(q);
+    if (e.code == ERROR_NONE)
+        e = folder_make(q->jobs.folder); // no job may have needed it
     if (e.code == ERROR_NONE)
         e = results_write(&q->results);
     progress_end(&progress);
@@ -452,7 +443,7 @@ struct error queue_run(struct queue *q, const struct jobs_source *source, const 
     TRY(comm_agree(q->parts.comm, jobs_read(&q->jobs, source, text, size, sets)));
     for (int64_t i = 0; i < q->jobs.count && source->kind == JOBS_FILE; i++)
         q->jobs.items[i].start = start;
-    q->claimed = source->claimed;
+    q->lent = source->claim;
     if (!q->jobs.folder)
         return ok(); // no job of the spool has a valid config
     if (q->parts.only)

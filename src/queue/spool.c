@@ -265,7 +265,8 @@ static struct error run_batch(struct spool *s, char **text)
 {
     int64_t size = *text ? (int64_t)strlen(*text) : 0;
     TRY(comm_share_text(s->comm, text, &size));
-    const struct jobs_source source = {JOBS_SPOOL, s->folder, s->defaults_path, s->results_here};
+    const struct jobs_source source = {JOBS_SPOOL, s->folder, s->defaults_path,
+                                       s->results_here ? &s->inbox.claim : NULL};
     TRY(queue_run(s->queue, &source, *text, size, s->sets, START_NEW));
     struct error e = comm_agree(s->comm, comm_rank(s->comm) == 0 ? move_all_ended(s, queue_jobs(s->queue)) : ok());
     queue_clear(s->queue);

@@ -96,21 +96,31 @@ static bool checkpoint_due(const struct training *t)
            (minutes > 0 && clock_seconds() - t->records.last_checkpoint >= 60 * minutes);
 }
 
+static struct error check_folder(const struct training *t)
+{
+    return t->calls && t->calls->check ? t->calls->check(t->calls->arg) : ok();
+}
+
+/* All that is not on the disk yet. Each file is tried even if the one before failed: a full disk may still have room for
+ * the smallest. */
+static struct error write_files(struct training *t, bool checkpoint)
+{
+    TRY(check_folder(t));
+    struct error e = metrics_flush(t->records.metrics);
+    e = error_first(e, write_words(t));
+    return checkpoint ? error_first(e, save_checkpoint(t)) : e;
+}
+
 /* e: an earlier error. Returns the first one. */
 static struct error save(struct training *t, bool checkpoint, bool embedding, struct error e)
 {
     // without the device's moments a resume would have nothing to continue from
     struct error got = checkpoint ? step_get(&t->step, &t->state) : ok();
     e = error_first(e, got);
-    // each file is tried even if the one before failed: a full disk may still have room for the smallest
     if (embedding)
         e = error_first(e, add_word(t));
-    if (checkpoint || embedding) {
-        e = error_first(e, metrics_flush(t->records.metrics));
-        e = error_first(e, write_words(t));
-    }
-    if (checkpoint && got.code == ERROR_NONE)
-        e = error_first(e, save_checkpoint(t));
+    if (checkpoint || embedding)
+        e = error_first(e, write_files(t, checkpoint && got.code == ERROR_NONE));
     if (checkpoint || embedding || e.code != ERROR_NONE)
         t->records.unsaved = e;
     return e;
@@ -151,6 +161,7 @@ static struct error keep_word(const struct training *t, const char *name)
 struct error records_keep_word(const struct training *t)
 {
     char name[NAME_SIZE];
+    TRY(check_folder(t));
     step_name(name, t->state.step);
     struct error e = keep_word(t, name);
     return error_first(e, keep_word(t, word_name));
@@ -170,6 +181,7 @@ struct error records_open(struct training *t)
 {
     const char *folder = t->parts.config->output.dir;
     t->records = (struct records){.last_checkpoint = clock_seconds()};
+    TRY(check_folder(t));
     if (t->state.step > 0)
         remove_previous(t); // that step's checkpoint has been read
     else if (previous_kept(folder))

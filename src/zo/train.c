@@ -209,6 +209,7 @@ struct error training_run(struct training *t, const struct training_calls *calls
 {
     const struct config *c = t->parts.config;
     bool first_rank = comm_rank(t->parts.comm) == 0;
+    t->calls = calls;
     struct error e = comm_agree(t->parts.comm, first_rank ? records_open(t) : ok());
     if (e.code == ERROR_NONE)
         e = validate(t, &t->validation_first);
@@ -225,6 +226,7 @@ struct error training_run(struct training *t, const struct training_calls *calls
     }
     if (first_rank)
         records_close(t);
+    t->calls = NULL;
     return e;
 }
 

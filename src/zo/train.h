@@ -21,6 +21,8 @@
 #include "zo/step.h"
 #include "zo/validate.h"
 
+struct training_calls;
+
 struct training {
     struct training_parts parts;
     struct state state;                       /* its moments are up to date after step_get */
@@ -41,6 +43,7 @@ struct training {
     int64_t begun; /* the step at which this run began */
     bool warned;   /* of a validation that has risen */
     struct records records;
+    const struct training_calls *calls; /* of training_run, while it runs */
 };
 
 /* Collective; an error on one rank is returned on all. Free with training_free. */
@@ -53,10 +56,12 @@ void training_free_device(struct training *t);
 /* Continues from the newest good checkpoint in DIR/checkpoints, if there is one. */
 struct error training_resume(struct training *t);
 
-/* Callbacks of a run, on every rank: `sample` when a picture is due (`missing`: it may exist already, since the run
+/* Callbacks of a run. On rank 0: `check` before files are written, whose error keeps them from being written; may be NULL.
+ * On every rank: `sample` when a picture is due (`missing`: it may exist already, since the run
  * begins at this step), which returns ERROR_PREEMPTED on all ranks if one was asked to stop; and `after_step`, which
  * may be NULL. */
 struct training_calls {
+    struct error (*check)(void *arg);
     struct error (*sample)(void *arg, int64_t step, bool missing);
     void (*after_step)(void *arg, const struct metric *metric);
     void *arg;
