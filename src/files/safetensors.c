@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "files/attempts.h"
 #include "files/file.h"
 #include "files/json.h"
 
@@ -241,19 +242,25 @@ static struct error grow_entries(struct safetensors *file, int64_t more)
     return ok();
 }
 
+static struct error map_open(struct mapping *map, const char *path, int fd)
+{
+    if (map->size == 0)
+        return error_input("%s: is empty", path);
+    void *start = mmap(NULL, (size_t)map->size, PROT_READ, MAP_SHARED, fd, 0);
+    map->start = start == MAP_FAILED ? NULL : start;
+    return map->start ? ok() : error_path("map", path);
+}
+
 static struct error map_file(struct mapping *map, const char *path)
 {
-    int fd;
-    TRY(file_open(path, &fd, &map->size));
-    if (map->size == 0) {
+    for (struct attempts a = {0};;) {
+        int fd;
+        TRY(file_open(path, &fd, &map->size));
+        struct error e = map_open(map, path, fd);
         close(fd);
-        return error_input("%s: is empty", path);
+        if (!attempts_again(&a, e))
+            return e;
     }
-    void *start = mmap(NULL, (size_t)map->size, PROT_READ, MAP_SHARED, fd, 0);
-    struct error e = start == MAP_FAILED ? error_path("map", path) : ok();
-    close(fd);
-    map->start = start == MAP_FAILED ? NULL : start;
-    return e;
 }
 
 /* Adds one file to the set; file->mappings has room for it. safetensors_close releases it. */
