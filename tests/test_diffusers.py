@@ -120,3 +120,12 @@ def test_a_seed_gives_the_same_picture_twice_and_another_seed_another(tmp_path):
         run(program("zoodip"), "generate", "--model", MODEL, "--prompt", "a toy", "--steps", 5, "--seed", seed, "--output", path)
         pictures.append(path.read_bytes())
     assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_a_run_goes_on_with_a_model_that_diffusers_saved_again(tmp_path):
+    """Other files, other texts of the same settings, the same numbers: the same model."""
+    config, output = write_recipe(tmp_path, optim__steps=4, output__prompts=[])
+    run(program("zoodip"), "train", config)
+    pipeline().to(dtype=torch.float16).save_pretrained(tmp_path / "again")  # as toybox's files hold them
+    done = run(program("zoodip"), "train", config, "--resume", "--set", f"model={tmp_path / 'again'}", "--set", "optim.steps=6")
+    assert "resuming after step 4" in done.stderr

@@ -209,9 +209,9 @@ def edit_scheduler(folder):
     (3, lambda f: (f / "bear5/04.png").unlink(), "made with other pictures (5 there and 4 here); expected"),
     (1, lambda f: swap(f / "bear5", "01.png", "03.png"), "made with the same pictures in another order, which is that of their names"),
     (1, edit_captions, "made with other captions; expected"),
-    (3, lambda f: flip_a_bit(f / "model/unet/diffusion_pytorch_model.safetensors"), "made with another model (weights"),
-    (1, lambda f: flip_a_bit(f / "model/vae/diffusion_pytorch_model.safetensors"), "made with another model (weights"),
-    (1, edit_scheduler, "made with another model (weights, settings")], ids=["photo", "missing", "order", "caption", "unet", "vae", "scheduler"])
+    (3, lambda f: flip_a_bit(f / "model/unet/diffusion_pytorch_model.safetensors"), "made with another model (weights or settings"),
+    (1, lambda f: flip_a_bit(f / "model/vae/diffusion_pytorch_model.safetensors"), "made with another model (weights or settings"),
+    (1, edit_scheduler, "made with another model (weights or settings")], ids=["photo", "missing", "order", "caption", "unet", "vae", "scheduler"])
 def test_other_contents_under_the_same_path_are_refused(begun, ranks, change, said):
     resume, output, folder = begun
     before = learned(output)

@@ -163,6 +163,50 @@ struct error contents_tensors(const char *folder, int threads, uint32_t *crc)
 
 /* -------------------------------------------------------------------------------- beside the tensors */
 
+static uint32_t crc_numbers(uint32_t crc, const int64_t *numbers, int64_t count)
+{
+    return (uint32_t)crc32_z(crc, (const void *)numbers, (size_t)count * sizeof *numbers);
+}
+
+static uint32_t crc_floats(uint32_t crc, const float *numbers, int64_t count)
+{
+    return (uint32_t)crc32_z(crc, (const void *)numbers, (size_t)count * sizeof *numbers);
+}
+
+static uint32_t unet_settings(uint32_t crc, const struct unet_config *u)
+{
+    const int64_t numbers[] = {
+        u->in_channels,    u->out_channels, u->sample_size,    u->blocks,          u->cross_dim,
+        u->groups,         u->time_dim,     u->conv_in_kernel, u->conv_out_kernel, u->downsample_padding,
+        u->flip_sin_to_cos};
+    const float floats[] = {u->eps, u->freq_shift};
+    crc = crc_numbers(crc, numbers, sizeof numbers / sizeof *numbers);
+    for (int64_t i = 0; i < u->blocks; i++) {
+        const int64_t block[] = {u->channels[i], u->layers[i],     u->heads[i],
+                                 u->depth[i],    u->down_cross[i], u->up_cross[i]};
+        crc = crc_numbers(crc, block, sizeof block / sizeof *block);
+    }
+    return crc_floats(crc, floats, sizeof floats / sizeof *floats);
+}
+
+static uint32_t vae_settings(uint32_t crc, const struct vae_config *v)
+{
+    const int64_t numbers[] = {v->in_channels, v->out_channels, v->latent_channels, v->blocks,
+                               v->layers,      v->groups,       v->quant_conv,      v->post_quant_conv};
+    crc = crc_numbers(crc, numbers, sizeof numbers / sizeof *numbers);
+    return crc_floats(crc_numbers(crc, v->channels, v->blocks), &v->scaling_factor, 1);
+}
+
+uint32_t contents_settings(uint32_t crc, const struct text_config *text, const struct unet_config *unet,
+                           const struct vae_config *vae, const struct noise_schedule *schedule)
+{
+    const int64_t numbers[] = {text->vocab,     text->width, text->inner,     text->layers,        text->heads,
+                               text->positions, text->act,   schedule->steps, schedule->prediction};
+    crc = crc_floats(crc_numbers(crc, numbers, sizeof numbers / sizeof *numbers), &text->eps, 1);
+    crc = vae_settings(unet_settings(crc, unet), vae);
+    return crc_floats(crc, schedule->alphas_cumprod, schedule->steps);
+}
+
 struct error contents_texts(uint32_t *crc, const char *folder)
 {
     static const char *const names[] = {"text_encoder/config.json",

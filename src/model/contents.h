@@ -1,9 +1,10 @@
 /* model/contents.h
  *
  * What a model folder holds, as one number: a run is known by it, and ranks compare it. The number depends on what
- * changes the result and on nothing else: for each tensor of text encoder, UNet and VAE its name, type, shape and bytes,
- * and the bytes of the small texts beside them (configs, tokenizer, scheduler). Paths, file names, shards, metadata and
- * blanks of a header do not count.
+ * changes what is learned and on nothing else: for each tensor of text encoder, UNet and VAE its name, type, shape and
+ * bytes, and the settings of these parts and of the noise schedule as they were read. Paths, file names, shards, metadata
+ * and blanks of a header do not count, nor does how a setting is written: a model that diffusers loads and saves again
+ * is the same.
  *
  * The pass that reads the tensors also finds numbers that are infinite or NaN, in quantized layers' scales and shifts
  * too, so that no weight is used unseen.
@@ -14,12 +15,21 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "model/noise_schedule.h"
+#include "model/text_encoder.h"
+#include "model/unet_config.h"
+#include "model/vae.h"
 
 /* Reads all tensors once, on so many threads: *crc is their CRC-32. ERROR_BAD_INPUT names the first tensor that holds a
  * number that is not finite. */
 struct error contents_tensors(const char *folder, int threads, uint32_t *crc);
 
-/* Continues a CRC-32 with the texts. Those that are not there are left out: the code that needs them reports it. */
+/* Continues a CRC-32 with what training uses of a model's settings. */
+uint32_t contents_settings(uint32_t crc, const struct text_config *text, const struct unet_config *unet,
+                           const struct vae_config *vae, const struct noise_schedule *schedule);
+
+/* Continues a CRC-32 with the small texts beside the tensors, byte by byte (configs, tokenizer, scheduler): for ranks
+ * that should read the same files. Those that are not there are left out: the code that needs them reports it. */
 struct error contents_texts(uint32_t *crc, const char *folder);
 
 /* Where a folder's tensors lie: processes of one machine for which it is equal read the same files. */

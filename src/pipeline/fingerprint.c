@@ -38,7 +38,7 @@ uint32_t fingerprint_text(uint32_t crc, const char *text)
     return fingerprint_bytes(crc, text, (int64_t)strlen(text) + 1);
 }
 
-struct error fingerprint_model(struct comm *comm, const char *folder, uint32_t *contents)
+struct error fingerprint_model(struct comm *comm, const char *folder, struct model_files *files)
 {
     const struct contents_place mine = contents_place_of(folder);
     struct contents_place first = mine;
@@ -51,6 +51,6 @@ struct error fingerprint_model(struct comm *comm, const char *folder, uint32_t *
     TRY(comm_agree(comm, e));
     uint32_t node = own;
     TRY(comm_broadcast_local(comm, &node, sizeof node));
-    *contents = reads ? own : node;
-    return comm_agree(comm, contents_texts(contents, folder));
+    *files = (struct model_files){.tensors = reads ? own : node};
+    return comm_agree(comm, contents_texts(&files->texts, folder));
 }

@@ -11,7 +11,6 @@
 #include "files/file.h"
 #include "model/contents.h"
 #include "model/model_folder.h"
-#include "pipeline/fingerprint.h"
 #include "pipeline/gpu_link.h"
 
 /* -------------------------------------------------------------------------------- shared weights */
@@ -169,14 +168,15 @@ struct error pipeline_serves(const struct pipeline *p, const struct config *conf
 
 struct error pipeline_recheck(struct pipeline *p)
 {
-    uint32_t stamp = contents_stamp(p->model), now;
+    uint32_t stamp = contents_stamp(p->model);
+    struct model_files now;
     double changed = stamp != p->stamp;
     TRY(comm_sum(p->all, &changed, 1));
     if (changed == 0)
         return ok();
     TRY(fingerprint_model(p->all, p->model, &now));
     struct error e = ok();
-    if (now != p->contents)
+    if (now.tensors != p->files.tensors || now.texts != p->files.texts)
         e = error_input("%s: holds another model than the one that was loaded from there; start again to learn with it",
                         p->model);
     TRY(comm_agree(p->all, e));
@@ -187,13 +187,15 @@ struct error pipeline_recheck(struct pipeline *p)
 struct error pipeline_compare(struct pipeline *p, const struct config *config)
 {
     p->stamp = contents_stamp(p->model); // first, so that what changes meanwhile is noticed
-    TRY(fingerprint_model(p->all, p->model, &p->contents));
+    TRY(fingerprint_model(p->all, p->model, &p->files));
+    p->contents = contents_settings(p->files.tensors, &p->text_config, &p->unet_config, &p->vae, &p->schedule);
     if (comm_size(p->all) == 1)
         return ok();
     char model[300];
     snprintf(model, sizeof model, "the model (%.250s)", p->model);
     const struct fingerprint fingerprints[] = {
-        {"zoodip's version (" ZOODIP_VERSION ")", fingerprint_text(0, ZOODIP_VERSION)}, {model, p->contents}};
+        {"zoodip's version (" ZOODIP_VERSION ")", fingerprint_text(0, ZOODIP_VERSION)},
+        {model, fingerprint_bytes(p->contents, &p->files.texts, sizeof p->files.texts)}};
     TRY(fingerprint_compare(p->all, fingerprints, sizeof fingerprints / sizeof *fingerprints));
     return gpu_link_check(p->all, p->device, config);
 }

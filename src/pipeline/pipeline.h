@@ -17,6 +17,7 @@
 #include "model/text_encoder.h"
 #include "model/unet.h"
 #include "model/vae.h"
+#include "pipeline/fingerprint.h"
 
 /* What a pipeline is opened for. */
 struct pipeline_choice {
@@ -48,7 +49,8 @@ struct pipeline {
     /* private */
     struct pipeline_choice choice;
     int least_bits;
-    uint32_t stamp; /* of the model's files, when `contents` was found */
+    struct model_files files; /* as they were when the weights were checked */
+    uint32_t stamp;           /* of these files */
 };
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.

@@ -115,7 +115,7 @@ struct error origin_compare(const struct origin *theirs, const struct origin *ou
     else if (differ[ORIGIN_CAPTIONS]) // which differ with the pictures anyway, if each has its own
         add(&list, "other captions");
     if (differ[ORIGIN_MODEL])
-        add(&list, "another model (weights, settings or tokenizer)");
+        add(&list, "another model (weights or settings)");
     return list.text[0] ? error_input("made with %s; expected the same, another output.dir, or --overwrite", list.text)
                         : ok();
 }
