@@ -200,8 +200,8 @@ static struct error beginning_fits(const struct tokenizer *t, const char *text, 
     return e;
 }
 
-/* The middle one of the words that begin after `from` and before `to`, or -1. */
-static int64_t middle_word(const char *text, int64_t from, int64_t to)
+/* The middle one of the words, or characters of words, that begin after `from` and before `to`, or -1. */
+static int64_t find_middle(const char *text, int64_t from, int64_t to, bool characters)
 {
     int64_t best = -1, middle = from + (to - from) / 2;
     bool blank = false;
@@ -209,7 +209,7 @@ static int64_t middle_word(const char *text, int64_t from, int64_t to)
         int32_t c;
         int64_t size = character_read(text + at, &c);
         bool space = character_kind(c) == CHARACTER_SPACE;
-        if (blank && !space)
+        if (!space && (blank || (characters && at > from)))
             best = at;
         blank = space;
         at += size;
@@ -217,17 +217,29 @@ static int64_t middle_word(const char *text, int64_t from, int64_t to)
     return best;
 }
 
+/* What ends at `from` fits, what ends at `to` does not: until no word, or no character, begins between them. */
+static struct error find_cut(const struct tokenizer *t, const char *text, int64_t room, bool characters, int64_t *from,
+                             int64_t *to)
+{
+    bool fits;
+    for (int64_t middle; (middle = find_middle(text, *from, *to, characters)) >= 0;) {
+        TRY(beginning_fits(t, text, middle, room, &fits));
+        *(fits ? from : to) = middle;
+    }
+    return ok();
+}
+
 struct error tokenizer_check_length(const struct tokenizer *t, const char *text, int64_t length)
 {
-    int64_t from = 0, to = (int64_t)strlen(text), middle; // what ends at `from` fits, what ends at `to` does not
+    int64_t from = 0, to = (int64_t)strlen(text), room = room_of(length);
     bool fits;
-    TRY(beginning_fits(t, text, to, room_of(length), &fits));
+    TRY(beginning_fits(t, text, to, room, &fits));
     if (fits)
         return ok();
-    while ((middle = middle_word(text, from, to)) >= 0) {
-        TRY(beginning_fits(t, text, middle, room_of(length), &fits));
-        *(fits ? &from : &to) = middle;
-    }
+    TRY(find_cut(t, text, room, false, &from, &to));
+    TRY(beginning_fits(t, text + from, to - from, room, &fits));
+    if (!fits)
+        TRY(find_cut(t, text, room, true, &from, &to));
     int shown = text_fitting(text + from, SHOWN);
     return error_input("is longer than the %lld tokens that count; left out: \"%.*s%s\"", (long long)length, shown,
                        text + from, text[from + shown] ? "..." : "");

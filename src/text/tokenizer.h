@@ -45,7 +45,7 @@ struct error tokenizer_pieces(const struct tokenizer *tokenizer, const char *tex
 struct error tokenizer_encode(const struct tokenizer *tokenizer, const char *text, int32_t *ids, int64_t length);
 
 /* ERROR_BAD_INPUT if a text has more than `length` ids; it says what tokenizer_encode leaves out, from the first word on
- * that does not fit in whole. */
+ * that does not fit in whole; a word that alone has more ids, such as a text without blanks, is cut inside. */
 struct error tokenizer_check_length(const struct tokenizer *tokenizer, const char *text, int64_t length);
 
 #endif
