@@ -415,7 +415,7 @@ def test_files_that_vanish_while_they_are_read_do_no_harm(tmp_path):
 def test_a_model_that_cannot_be_loaded_fails_its_jobs_alone(tmp_path, number):
     """Whenever that is found; the next batch opens the model anew."""
     spool, defaults = make_spool(tmp_path)
-    env = dict(LD_PRELOAD=program("tests/libfaults.so"), ZOODIP_FAULTS=f"mmap {errno.ENOMEM} {number} {number} unet")
+    env = dict(LD_PRELOAD=program("tests/libfaults.so"), ZOODIP_FAULTS=f"mmap {errno.EACCES} {number} {number} unet")
     with watching(spool, defaults, env=env) as process:
         drop(spool, "first", dict(optim__steps=2))
         until(lambda: names(spool / "failed") or names(spool / "done"), process)

@@ -360,7 +360,8 @@ static struct error begin_results(struct queue *q)
 static struct error prepare(struct queue *q)
 {
     TRY(open_pipeline(q));
-    TRY(jobs_read_subjects(&q->jobs, &q->pipeline));
+    if (q->opened) // else no job is left
+        TRY(jobs_read_subjects(&q->jobs, &q->pipeline));
     TRY(prepare_folders(q));
     if (!jobs_first_pending(&q->jobs))
         return ok();
