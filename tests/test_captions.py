@@ -101,6 +101,7 @@ def test_a_folder_without_a_name_of_its_own(file):
     ({"dog": {"b.jpg": "a {}"}}, "dog: no caption for picture a.jpg; add one, or set use_cc to false"),
     ({"dog": {}}, "dog: no caption for picture a.jpg"),
     ({"b.jpg": "a {}"}, "dog: no caption for picture a.jpg"),
+    ('{"dog": {"a.jpg": "a {}", "a.jpg": "my {}"}}', "dog: a.jpg: is given twice"),
     ({"dog": {"b.jpg": "a {}"}, "a.jpg": "a {}"}, "dog: no caption for picture a.jpg"),
     ({"dog": {"a.jpg": "a dog"}}, "dog: a.jpg: expected {} in the caption"),
     ({"dog": {"a.jpg": 3}}, "dog: a.jpg: expected a caption"),

@@ -128,7 +128,8 @@ char *config_json(const struct config *config);
 
 /* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out
  * output.*, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run may be moved or
- * prolonged; and model, data.images and data.captions, which are compared by what they lead to (zo/origin.h). NULL when out of memory; memory_free. */
+ * prolonged; and model, data.images and data.captions, which are compared by what they lead to (zo/origin.h). NULL when
+ * out of memory; memory_free. */
 char *config_recipe(const struct config *config);
 
 /* The key that an unknown name was probably meant to be: one with a similar spelling, in another group, or by another

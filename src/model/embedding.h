@@ -21,7 +21,8 @@ struct embedding {
 struct error embedding_write(const char *path, const char *placeholder, const float *rows, int64_t vectors,
                              int64_t dim);
 
-/* Reads a file that holds one tensor [vectors, dim] or [dim], of any float type and finite numbers. Free with embedding_free. */
+/* Reads a file that holds one tensor [vectors, dim] or [dim], of any float type and finite numbers. Free with
+ * embedding_free. */
 struct error embedding_read(struct embedding *e, const char *path);
 void embedding_free(struct embedding *e);
 

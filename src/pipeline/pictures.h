@@ -21,9 +21,9 @@ struct pictures {
     char **captions;                       /* [shown_count], owned */
 };
 
-/* Generates both words with PNDM, output.sample_steps and output.guidance. `last`: no subject follows, so the pipeline's networks are
- * unloaded and the VAE need not fit beside them in memory. Collective in the group. embedding [vectors, width]. Free
- * with pictures_free. */
+/* Generates both words with PNDM, output.sample_steps and output.guidance. `last`: no subject follows, so the pipeline's
+ * networks are unloaded and the VAE need not fit beside them in memory. Collective in the group. embedding [vectors,
+ * width]. Free with pictures_free. */
 struct error pictures_generate(struct pictures *p, struct subject *subject, const float *embedding, bool last);
 
 /* How many evaluations pictures of one or two words on every prompt take as long as (generation_cost). */

@@ -4,8 +4,8 @@
  *
  * Invariant: whatever lies in these folders, or replaces them, ends nothing. All four are used through descriptors, and
  * links in them are moved as links, never followed (files/held.h). What replaces running/, done/ or failed/ is set aside
- * into failed/; only at the start a link there is refused. What cannot be done now is tried again at each scan, and said once for as long as it lasts;
- * a job that has ended is not begun again because its file cannot be moved.
+ * into failed/; only at the start a link there is refused. What cannot be done now is tried again at each scan, and said
+ * once for as long as it lasts; a job that has ended is not begun again because its file cannot be moved.
  */
 #ifndef ZOODIP_QUEUE_INBOX_H
 #define ZOODIP_QUEUE_INBOX_H

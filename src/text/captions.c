@@ -120,9 +120,8 @@ static struct error sort_table(struct caption_table *t, const char *path)
         qsort(t->items, (size_t)t->count, sizeof *t->items, by_name);
     for (int64_t i = 1; i < t->count; i++)
         if (by_name(&t->items[i - 1], &t->items[i]) == 0)
-            return error_input("%s: %s%s%s: is given twice, with its accents spelled in two ways", path,
-                               t->items[i].subject, *t->items[i].subject && *t->items[i].name ? ": " : "",
-                               t->items[i].name);
+            return error_input("%s: %s%s%s: is given twice, as names are compared in NFC", path, t->items[i].subject,
+                               *t->items[i].subject && *t->items[i].name ? ": " : "", t->items[i].name);
     return ok();
 }
 

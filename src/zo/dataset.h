@@ -38,8 +38,8 @@ struct dataset {
 
 /* Finds and reads the pictures, fits them to resolution x resolution, reads or makes the captions. An error names the
  * key, file or caption at fault; rank 0 logs warnings: files of a folder that are not used, pictures that are enlarged,
- * captions that are cut off or say the word once too often. `first_id`.. are the word's tokens: every caption must keep them within `length`.
- * Collective: config, resolution and length are the same on all ranks, and so is what they get. */
+ * captions that are cut off or say the word once too often. `first_id`.. are the word's tokens: every caption must keep
+ * them within `length`. Collective: config, resolution and length are the same on all ranks, and so is what they get. */
 struct error dataset_read(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
                           int32_t first_id, int64_t resolution, int64_t length, struct comm *comm);
 void dataset_free(struct dataset *s);
