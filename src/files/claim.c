@@ -54,7 +54,7 @@ struct error claim_folder(struct claim *claim, const char *folder, double timeou
     if (claimed)
         return ok();
     claim_release(claim);
-    return error_failed("%s: another run is writing here; wait for it to end, or choose another output.dir", folder);
+    return error_failed("%s: another run is writing here; wait for it to end, or choose another folder", folder);
 }
 
 struct error claim_check(const struct claim *claim, const char *path)
