@@ -80,7 +80,8 @@ def calls_of(command, write, begin, tmp_path):
 
 
 def options_of(folder):
-    return ["--resume"] if folder.exists() else []
+    finished = (folder / "report.html").exists()
+    return ["--overwrite"] if finished else ["--resume"] if folder.exists() else []
 
 
 def fail_one(command, write, begin, assert_in_full, tmp_path, case):
@@ -146,13 +147,18 @@ def without_its_word(quiet, folder):
     shutil.copy(quiet / "checkpoints" / "step-4.safetensors", folder / "checkpoints")
 
 
-@pytest.mark.parametrize("begin", [anew, halfway, without_its_word], ids=lambda begin: begin.__name__)
+def finished(quiet, folder):
+    """It is learned anew; its results may stay until the first checkpoint, or come back from previous/."""
+    shutil.copytree(quiet, folder)
+
+
+@pytest.mark.parametrize("begin", [anew, halfway, without_its_word, finished], ids=lambda begin: begin.__name__)
 def test_a_run_ends_with_its_word_whatever_call_fails(tmp_path, quiet, begin):
-    fail_each(train, write_train, partial(begin, quiet), lambda folder: assert_run_in_full(folder, quiet), tmp_path, 21)
+    fail_each(train, write_train, partial(begin, quiet), lambda folder: assert_run_in_full(folder, quiet), tmp_path, 29)
 
 
 def test_a_queue_ends_with_its_words_whatever_call_fails(tmp_path, quiet_queue):
-    fail_each(queue, write_queue, lambda folder: None, lambda folder: assert_queue_in_full(folder, quiet_queue), tmp_path, 61)
+    fail_each(queue, write_queue, lambda folder: None, lambda folder: assert_queue_in_full(folder, quiet_queue), tmp_path, 73)
 
 
 @pytest.mark.parametrize("way", ["KILL", errno.EIO])
