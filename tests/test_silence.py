@@ -113,15 +113,29 @@ def test_the_time_left_counts_the_pictures_at_the_end(tmp_path):
         assert "20/20" in last and (", 0:00 left" not in last) == more, last
 
 
+def jobs_file(folder, names, **changes):
+    """A queue of small jobs."""
+    config, output = write_recipe(folder, **{**SMALL, **changes})
+    (folder / "jobs.json").write_text(json.dumps({"defaults": json.loads(config.read_text()), "jobs": [{"name": name} for name in names]}))
+    return folder / "jobs.json", output
+
+
+def test_every_phase_of_a_queue_is_named(tmp_path):
+    path, output = jobs_file(tmp_path, ["a", "b"])
+    text = run(program("zoodip"), "run", path, env=hurried()).stderr
+    live = phases("\n".join(line for line in text.splitlines() if line.endswith(" so far)")))
+    in_order(live, ["reading the jobs' pictures", "preparing the jobs' folders", "encoding pictures", "loading unet", "writing index.html"])
+    assert any("4/10" in line or "5/10" in line for line in live["encoding pictures"]), "one bar for the pictures of all jobs"
+    assert "learning sks" not in live and "generating pictures" not in live
+    assert {*LEARNING[2:], *PICTURES} <= set(phases((output / "a" / "log.txt").read_text()))
+
+
 def test_a_queues_display_names_what_a_job_does(tmp_path, monkeypatch):
     """Between a job's last step and its end the table shows its pictures, not the last step's rate again."""
-    _, output = write_recipe(tmp_path, **SMALL)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config["output"] |= {"sample_steps": 20, "prompts": ["a {}"] * 4}
-    (tmp_path / "jobs.json").write_text(json.dumps({"defaults": config, "jobs": [{"name": "a"}]}))
+    path, output = jobs_file(tmp_path, ["a"], output__sample_steps=20, output__prompts=["a {}"] * 4)
     for name, value in hurried(100).items():
         monkeypatch.setenv(name, value)
-    text = on_terminal(program("zoodip"), "run", tmp_path / "jobs.json", columns=150)
+    text = on_terminal(program("zoodip"), "run", path, columns=150)
     assert re.search(r"running +group 0 +3/3, generating pictures \d/8, \d+:\d\d left", text), text
     assert not re.search(r"running .*evaluations/s", text.split("generating pictures")[-1])
     log = (output / "a" / "log.txt").read_text()

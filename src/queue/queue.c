@@ -384,7 +384,7 @@ static struct error finish(struct queue *q)
 {
     struct progress progress;
     display_finish(q->display);
-    progress_phase(&progress, "writing index.html", 0, "");
+    progress_phase(&progress, "writing the results of all jobs", 0, "");
     struct error e = check_folder(q);
     if (e.code == ERROR_NONE)
         e = folder_make(q->jobs.folder); // no job may have needed it

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/progress.h"
 #include "files/file.h"
 #include "report/chart.h"
 
@@ -311,10 +312,18 @@ struct error report_subjects(const char *path, const char *title, const struct r
                              int64_t subject_count)
 {
     struct whole_file file;
+    struct progress progress;
+    char what[64];
     TRY(whole_file_begin(&file, path));
+    snprintf(what, sizeof what, "writing %.50s", path_name(path));
+    progress_phase(&progress, what, subject_count, "");
     put_head(file.stream, title);
-    for (int64_t i = 0; i < subject_count; i++)
+    for (int64_t i = 0; i < subject_count; i++) {
         put_subject(file.stream, &subjects[i]);
+        progress_step(&progress, i + 1, "");
+    }
     fputs("</main>\n</body>\n</html>\n", file.stream);
-    return whole_file_end(&file, true);
+    struct error e = whole_file_end(&file, true);
+    progress_end(&progress);
+    return e;
 }
