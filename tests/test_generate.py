@@ -193,6 +193,7 @@ def test_what_is_cut_off_is_said(tmp_path):
     assert warnings("é" * 300, "--negative", "many") == [
         f'--prompt: is longer than the 77 tokens that count; left out: "{"é" * 100}..."',
         f'the first 77 tokens of the prompt do not contain "sks", the word of {words[0]}']
+    assert warnings("sks many", "--negative", "a big", "--embedding", make_word(tmp_path, "big", 80))[0].endswith('left out: "big"')
     assert warnings("red," * 60, "--negative", "sks many") == [  # no blanks: what its 75 tokens leave
         f'--prompt: is longer than the 77 tokens that count; left out: ",{"red," * 22}"']
     assert warnings("sks many", "--negative", f"a toy {grass * 20}")[0].startswith("--negative: is longer")

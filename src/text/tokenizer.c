@@ -238,7 +238,7 @@ struct error tokenizer_check_length(const struct tokenizer *t, const char *text,
         return ok();
     TRY(find_cut(t, text, room, false, &from, &to));
     TRY(beginning_fits(t, text + from, to - from, room, &fits));
-    if (!fits)
+    if (!fits && to - from > room) // a shorter one is a word of many vectors
         TRY(find_cut(t, text, room, true, &from, &to));
     int shown = text_fitting(text + from, SHOWN);
     return error_input("is longer than the %lld tokens that count; left out: \"%.*s%s\"", (long long)length, shown,
