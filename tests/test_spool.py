@@ -13,7 +13,7 @@ import pytest
 from beside import begin, beside_the_others
 from conftest import TOYBOX, learned, mpirun, nested, program, recipe, refused, run, train_alone
 from test_faults import small_disk
-from live import afresh, caught, nearly_done, newest, start, steps, tell, until
+from live import afresh, caught, nearly_done, newest, rank_processes, start, steps, tell, until
 
 COMMON = dict(zo__tau=4, zo__n=1, output__checkpoint_every=5, output__prompts=[])
 JOBS = {  # name -> keys that differ
@@ -325,6 +325,7 @@ def test_results_are_not_written_through_folders_that_are_swapped_for_links(tmp_
     assert [path.name for path in elsewhere.rglob("*")] == ["a", "checkpoints"]
 
 
+@beside_the_others("alone", "small_disk")
 def test_a_spool_may_hold_its_own_results(tmp_path):
     spool, defaults = make_spool(tmp_path)
     process = start(1, "run", defaults, "--spool", str(spool), "--set", f"output.dir={spool}")
@@ -356,28 +357,27 @@ def filled(disk):
     filler.unlink()
 
 
-@pytest.mark.parametrize("on_disk", ["results", "spool and results"])
+@pytest.mark.parametrize("ranks, on_disk", [(2, "results"), (1, "spool and results")])
 @beside_the_others("alone", "small_disk")
-def test_a_spool_waits_for_room_on_the_disk(tmp_path, alone, small_disk, on_disk):
-    """It says so once, takes no job for failed, and then learns the bits of a run that never waited."""
+def test_a_spool_waits_for_room_on_the_disk(tmp_path, alone, small_disk, ranks, on_disk):
+    """It says so once, takes no job for failed, and then learns the bits of a run that never waited. A file that is no config goes to
+    failed/ once its reason can be written."""
     spool, defaults = make_spool(small_disk if on_disk == "spool and results" else tmp_path)
-    said = []
+    good = ["short.json", "styled.json"]
     for name in ("short", "styled"):
         drop(spool, name, JOBS[name])
+    drop(spool, "bad", "{")
     with filled(small_disk):
-        process = start(1, "run", defaults, "--spool", str(spool), "--set", f"output.dir={small_disk}/out")
+        process = start(ranks, "run", defaults, "--spool", str(spool), "--set", f"output.dir={small_disk}/out")
         told = [process.stderr.readline()]
         while "waits until there is room" not in told[-1]:
             assert told[-1], told
             told.append(process.stderr.readline())
-        until(lambda: names(spool / "running") == ["short.json", "styled.json"], process)
-        while not told[-1].startswith("waiting for room on the disk (0:0"):
-            assert told[-1], told
-            told.append(process.stderr.readline())
-    until(lambda: names(spool / "done") == ["short.json", "styled.json"], process)
-    process.send_signal(signal.SIGUSR1)
+        assert names(spool / "running") == (good if on_disk == "results" else ["bad.json", *good])
+    until(lambda: names(spool / "done") == good and names(spool / "failed") == ["bad.json", "bad.txt"], process)
+    os.kill(rank_processes(defaults)[0], signal.SIGUSR1)
     said = "".join(told) + process.communicate(timeout=60)[1]
-    assert process.returncode == 75 and said.count("waits until there is room") == 1 and names(spool / "failed") == [], said
+    assert process.returncode == 75 and said.count("waits until there is room") == said.count("bad: failed") == 1, said
     for name in ("short", "styled"):
         assert learned(small_disk / "out" / name) == alone[name][0]
 
@@ -396,6 +396,7 @@ def test_a_call_that_fails_on_a_file_is_tried_again_and_said_once(tmp_path, call
     assert said[0].count(os.strerror(code)) == 1 and (end == "done" or os.strerror(code) in (spool / "failed" / "a.txt").read_text()), said
 
 
+@beside_the_others("alone", "small_disk")
 def test_files_that_vanish_while_they_are_read_do_no_harm(tmp_path):
     spool, defaults = make_spool(tmp_path)
     with watching(spool, defaults) as process:
@@ -424,6 +425,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_jobs_alone(tmp_path, number):
     assert all("cannot map" in path.read_text() for path in (spool / "failed").glob("*.txt"))
 
 
+@beside_the_others("alone", "small_disk")
 def test_what_lies_among_the_results_concerns_one_job_at_most(tmp_path):
     spool, defaults = make_spool(tmp_path)
     for name in ("summary.json", "index.html"):
@@ -443,6 +445,7 @@ def test_what_lies_among_the_results_concerns_one_job_at_most(tmp_path):
     assert names(spool / "failed") == sorted(f"{name}.{end}" for name in ("late", "link", "pipe") for end in ("json", "txt"))
 
 
+@beside_the_others("alone", "small_disk")
 def test_a_spool_that_is_removed_ends_and_says_so(tmp_path):
     spool, defaults = make_spool(tmp_path)
     process = start(1, "run", defaults, "--spool", str(spool))
