@@ -62,7 +62,10 @@ struct error claim_check(const struct claim *claim, const char *path)
     struct stat own, there;
     if (!claim->held || fstat(claim->folder, &own) != 0)
         return ok();
-    if (stat(path, &there) == 0 && there.st_dev == own.st_dev && there.st_ino == own.st_ino)
+    bool found = stat(path, &there) == 0;
+    if (!found && errno != ENOENT && errno != ENOTDIR)
+        return error_errno("look at", path);
+    if (found && there.st_dev == own.st_dev && there.st_ino == own.st_ino)
         return ok();
     return error_failed("%s: is no longer the folder that this run began to write in", path);
 }
