@@ -152,7 +152,7 @@ def test_a_name_with_an_equals_sign_is_a_file_where_there_is_one(tmp_path):
         assert picture(tmp_path, "a sks", "--embedding", name, cwd=tmp_path) == plain
         assert picture(tmp_path, "a sks", "--embedding", tmp_path / name) == plain
         assert picture(tmp_path, "a bix", *named("bix", tmp_path / name)) == plain
-    for option, words in ((f"bix=={word}", [f"={word}"]), (f"a word={word}", ["a word", "white space"]), (f"={word}", [f"={word}"]),
+    for option, words in ((f"bix=={word}", [f"={word}"]), ("bix=", ['--embedding: "bix=": expected a file after the =']), (f"a word={word}", ["a word", "white space"]), (f"={word}", [f"={word}"]),
                           ("lr=0.2/sks.safetensors", ["--embedding lr=0.2/sks.safetensors"]), (f"a={word}", ['"a" is already a token of this model', "WORD=FILE"])):
         refused(generate("--prompt", "a sks", "--output", tmp_path / "x.png", "--embedding", option, check=False), *words)
 

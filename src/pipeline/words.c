@@ -30,6 +30,8 @@ static struct error read_name(const char *source, char **name, const char **file
     if (!*name)
         return error_memory("learned words");
     (*name)[equals - source] = 0;
+    if (!**file)
+        return error_input("--embedding: \"%.100s\": expected a file after the =", source);
     return text_has_blank(*name)
                ? error_input("--embedding: \"%.100s\" contains white space, expected one word before the =", *name)
                : ok();
