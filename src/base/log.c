@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/text.h"
@@ -74,7 +75,7 @@ void log_warning(const char *format, ...)
 void log_live(const char *line)
 {
     pthread_mutex_lock(&lock);
-    if (live[0] || line[0])
+    if (strcmp(live, line) != 0)
         fprintf(stderr, "%s%s", clear, line);
     snprintf(live, sizeof live, "%s", line);
     pthread_mutex_unlock(&lock);

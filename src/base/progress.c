@@ -14,7 +14,8 @@
 
 enum { BAR_WIDTH = 20, LINE = 512 };
 
-static const double quick = 2;                             /* seconds after which a phase is worth a line */
+static const double quick = 2;         /* seconds after which a phase is worth a line */
+static const double look_pause = 0.25; /* between two looks of the thread, each of which costs some microseconds */
 static const double terminal_pause = 0.1, plain_pause = 5; /* seconds between two lines */
 static const double sign_of_life = 60;                     /* the same if nothing has changed, where lines stay */
 
@@ -152,9 +153,8 @@ static void *draw(void *arg)
         while (!innermost)
             pthread_cond_wait(&begun, &lock);
         show_if_due(clock_seconds());
-        double pause = innermost->terminal ? terminal_pause : quick / 4;
         pthread_mutex_unlock(&lock);
-        clock_sleep(pause);
+        clock_sleep(look_pause);
     }
     return NULL;
 }
