@@ -1,10 +1,12 @@
 """A queue on GPUs, the stand-in's: groups whose ranks are joined by NCCL, have a GPU each, or share one end with the bits of
 `zoodip train`; a failed call costs one job or, if NCCL joins the group, the run, which can be resumed."""
 import json
+import signal
 
 import pytest
 
 from conftest import cuda_program, learned, losses_of, mpirun, needs_cuda, nested, recipe, run
+from live import start, until
 
 NEEDS = "peers standin"
 pytestmark = needs_cuda
@@ -70,3 +72,17 @@ def test_groups_with_and_without_a_gpu_are_refused(tmp_path, tiny):
     blind = ["sh", "-c", '[ $OMPI_COMM_WORLD_RANK != 1 ] || export CUDA_VISIBLE_DEVICES=; exec "$0" "$@"']
     done = queue(tmp_path, {**tiny, "device": "auto"}, 2, 2, 2, before=blind, check=False, timeout=60)
     assert done.returncode == 2 and "rank 0 computes on a GPU and rank 1 does not" in done.stderr, done.stderr
+
+
+def test_a_job_that_does_not_fit_a_gpu_fails_alone_in_a_spool(tmp_path, tiny, alone):
+    spool, defaults = tmp_path / "spool", tmp_path / "defaults.json"
+    spool.mkdir()
+    defaults.write_text(json.dumps(recipe(tmp_path / "out", **tiny)))
+    for name, changes in {**JOBS, "large": dict(data__resolution=512)}.items():
+        (spool / f"{name}.json").write_text(json.dumps(nested(changes)))
+    process = start(1, "run", defaults, "--spool", str(spool), zoodip=ZOODIP, env={"ZOODIP_STANDIN_MEMORY": str(24 << 20)})
+    until(lambda: len(list((spool / "done").glob("*"))) == len(JOBS), process)
+    process.send_signal(signal.SIGUSR1)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 75 and "lower data.resolution" in (spool / "failed" / "large.txt").read_text(), stderr
+    assert_all_as_alone(tmp_path, alone)

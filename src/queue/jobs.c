@@ -331,22 +331,44 @@ struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p)
     return ok();
 }
 
-struct error jobs_plan(struct jobs *jobs, struct pipeline *p)
+/* What the pending jobs need of a GPU at the most. */
+static struct error plan_all(struct memory_plan *plan, struct jobs *jobs)
 {
-    struct memory_plan plan = {0};
-    if (device_identity(p->device) == 0)
-        return ok();
     struct progress progress;
     struct error e = ok();
+    *plan = (struct memory_plan){0};
     progress_phase(&progress, "planning the jobs' GPU memory", jobs->count, "");
     for (int64_t i = 0; i < jobs->count && e.code == ERROR_NONE; i++) {
         if (job_is_pending(&jobs->items[i]))
-            e = memory_plan_job(&plan, &jobs->items[i].subject);
+            e = memory_plan_job(plan, &jobs->items[i].subject);
         progress_step(&progress, i + 1, "");
     }
     progress_end(&progress);
-    TRY(e);
-    return memory_plan_fits(&plan, p->device, p->all);
+    return e;
+}
+
+static struct error fail_too_large(struct jobs *jobs, struct pipeline *p)
+{
+    for (int64_t i = 0; i < jobs->count; i++) {
+        struct memory_plan plan = {0};
+        if (!job_is_pending(&jobs->items[i]))
+            continue;
+        TRY(memory_plan_job(&plan, &jobs->items[i].subject));
+        struct error e = memory_plan_fits(&plan, p->device, p->all);
+        if (e.code != ERROR_NONE)
+            job_fail(&jobs->items[i], e);
+    }
+    return ok();
+}
+
+struct error jobs_plan(struct jobs *jobs, struct pipeline *p)
+{
+    struct memory_plan plan;
+    if (device_identity(p->device) == 0)
+        return ok();
+    TRY(plan_all(&plan, jobs));
+    struct error e = memory_plan_fits(&plan, p->device, p->all);
+    return e.code != ERROR_NONE && jobs->kind == JOBS_SPOOL ? fail_too_large(jobs, p) : e;
 }
 
 struct error jobs_encode(struct jobs *jobs, struct pipeline *p)

@@ -106,8 +106,8 @@ void job_fail(struct job *job, struct error e);
 /* Reads the words and pictures of all pending jobs. Collective over p->all. */
 struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p);
 
-/* A GPU's memory is planned before any work is done: the most that any pending job needs must fit. Collective over
- * p->all. */
+/* A GPU's memory is planned before any work is done: the most that any pending job needs must fit; a spool's jobs that do
+ * not fit fail by themselves. Collective over p->all. */
 struct error jobs_plan(struct jobs *jobs, struct pipeline *p);
 
 /* Encodes the pictures of all pending jobs, with one VAE. Collective over p->all. */

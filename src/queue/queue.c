@@ -368,6 +368,8 @@ static struct error prepare(struct queue *q)
     TRY(make_groups(q));
     TRY(comm_agree(q->parts.comm, is_root(q) ? begin_results(q) : ok()));
     TRY(jobs_plan(&q->jobs, &q->pipeline));
+    if (!jobs_first_pending(&q->jobs))
+        return ok();
     TRY(jobs_encode(&q->jobs, &q->pipeline));
     return load_once(q);
 }
