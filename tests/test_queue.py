@@ -560,6 +560,9 @@ def test_finished_jobs_are_left_as_they_are_and_that_is_said(tmp_path):
     assert [job["state"] for job in summary(output)[0].values()] == ["done", "done"]
     done = queue(1, path, "--set", "optim.lr=0.5", "--resume")  # finished, and not to be gone on with
     assert results_of(output) == before and done.stderr.count("with another recipe") == 2, done.stderr
+    for options in (["--resume"], []):  # fewer steps than there are
+        done = queue(1, path, "--set", "optim.steps=1", *options)
+        assert results_of(output) == before and "optim.steps is 2 there and 1 here" in done.stderr, done.stderr
     write_jobs(tmp_path, jobs={**TWO, "new": dict(optim__steps=1)})
     done = queue(1, path)
     assert results_of(output).items() >= before.items() and summary(output)[0]["new"]["state"] == "done"

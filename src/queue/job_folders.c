@@ -71,9 +71,8 @@ static void judge(struct judgement *j, struct job *job)
 {
     char difference[RECIPE_DIFFERENCE] = "";
     enum finished finished = result_finished(job, difference);
-    // more steps than then: a run that resumes prolongs it
-    if (finished == FINISHED || finished == FINISHED_OTHERWISE ||
-        (finished == FINISHED_OTHER_STEPS && job->start == START_NEW))
+    bool more = finished == FINISHED_OTHER_STEPS && job->steps > job->status.step; // a run that resumes prolongs it
+    if (finished != UNFINISHED && !(more && job->start == START_RESUME))
         leave_finished(j, job, difference);
     else if (job->start == START_RESUME)
         result_read(job);
