@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import TOYBOX, learned, losses_of, metrics, mpirun, program, recipe, run, train_alone, write_recipe
+from conftest import TOYBOX, learned, losses_of, metrics, mpirun, program, recipe, refused, run, train_alone, write_recipe
 from live import afresh, caught, kill, nearly_done, newest, start, steps, tell
 
 STEPS = 60
@@ -133,6 +133,16 @@ def test_metrics_that_lack_lines_are_made_whole_from_an_older_checkpoint(tmp_pat
     done = run(program("zoodip"), "train", config, "--resume")
     assert "metrics.jsonl: lacks lines of some of the 60 steps" in done.stderr and "metrics.jsonl\n" not in done.stderr
     assert learned(output) == quiet[0]
+
+
+def test_a_finished_word_without_checkpoints_is_not_learned_anew_by_resume(tmp_path):
+    """They were removed to save room; the word may be of another recipe."""
+    config, output = write_recipe(tmp_path, **CHANGES)
+    run(program("zoodip"), "train", config, "--set", "optim.steps=4")
+    shutil.rmtree(output / "checkpoints")
+    word = learned(output)
+    refused(run(program("zoodip"), "train", config, "--quiet", "--resume", "--set", "optim.lr=0.5", check=False), str(output), "--overwrite")
+    assert learned(output) == word
 
 
 def test_more_ranks_may_continue(tmp_path, quiet):

@@ -48,13 +48,33 @@ struct error learning_claim(struct learning *l, const struct config *c, enum sta
     return config_blame(c, "output.dir", previous_check(c->output.dir, start));
 }
 
-/* May the subject go on from what is there? */
+/* Is there the word of a run that came to its end, whose last file is the report? */
+static struct error is_finished(const struct config *c, bool *finished)
+{
+    char word[PATH_SIZE], report[PATH_SIZE];
+    enum path_kind kinds[2];
+    TRY(path_join(word, c->output.dir, "learned_embeds.safetensors"));
+    TRY(path_join(report, c->output.dir, "report.html"));
+    TRY(path_look(word, &kinds[0]));
+    TRY(path_look(report, &kinds[1]));
+    *finished = kinds[0] == PATH_FILE && kinds[1] == PATH_FILE;
+    return ok();
+}
+
+/* May the subject go on from what is there? Not from step 0 over a finished word. */
 static struct error check_origin(const struct learning *l, const struct config *c)
 {
     char folder[PATH_SIZE];
+    bool finished;
     const struct origin origin = subject_origin(l->subject);
     TRY(path_join(folder, c->output.dir, "checkpoints"));
-    return checkpoint_check(folder, &origin);
+    TRY(checkpoint_check(folder, &origin));
+    TRY(is_finished(c, &finished));
+    if (finished && !checkpoint_any(folder))
+        return error_input("%s: holds a finished word, but no checkpoint for --resume to continue from; --overwrite "
+                           "learns it anew",
+                           c->output.dir);
+    return ok();
 }
 
 struct error learning_prepare(struct learning *l, const struct config *c, enum start start)
