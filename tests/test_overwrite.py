@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import BUILD, NIGHTLY, ROOT, TOYBOX, learned, metrics, program, refused, run, slice_of, train_alone, write_recipe
-from live import TooLate, afresh, caught, kill, nearly_done, newest, rank_processes, start, steps
+from live import afresh, caught, kill, nearly_done, newest, rank_processes, start, steps
 
 OLD = dict(optim__steps=4, output__checkpoint_every=2, output__save_every=2, output__sample_every=2, output__prompts=["a {}"],
            output__sample_steps=1, zo__tau=4)
