@@ -638,25 +638,6 @@ def test_a_job_that_left_no_results_needs_no_option(tmp_path):
     assert summary(output)[0]["a"]["state"] == "done"
 
 
-def test_a_spool_overwrites_nothing(tmp_path):
-    spool, defaults = make_spool(tmp_path)
-    refused(run(program("zoodip"), "run", defaults, "--spool", spool, "--overwrite", check=False), "--overwrite", "--spool")
-    for folder, name in ((tmp_path / "out" / "word", "learned_embeds.safetensors"), (tmp_path / "out" / "lines", "metrics.jsonl")):
-        folder.mkdir(parents=True)
-        (folder / name).write_text("old")
-    for name in ("word", "lines", "new"):
-        drop(spool, name, dict(optim__steps=1))
-    before = contents(tmp_path / "out")
-    process = start(1, "run", defaults, "--spool", str(spool))
-    until(lambda: names(spool / "done") and len(names(spool / "failed")) == 4, process)
-    process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=60)
-    assert names(spool / "done") == ["new.json"]
-    for name in ("word", "lines"):
-        assert "holds results of an earlier job of that name" in (spool / "failed" / f"{name}.txt").read_text()
-    assert contents(tmp_path / "out").items() >= before.items()
-
-
 # -------------------------------------------------------------------------------- one folder, one run
 
 

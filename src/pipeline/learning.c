@@ -87,11 +87,18 @@ struct error learning_prepare(struct learning *l, const struct config *c, enum s
     return l->subject && start == START_RESUME ? check_origin(l, c) : ok();
 }
 
-struct error learning_check(const struct learning *l)
+struct error learning_check(struct learning *l)
 {
-    const char *folder = l->subject->config.output.dir;
-    TRY(claim_check(&l->claim, folder));
-    return l->root ? folder_within(l->root, folder) : ok();
+    const struct config *c = &l->subject->config;
+    enum path_kind kind;
+    TRY(path_look(c->output.dir, &kind));
+    if (l->root)
+        TRY(folder_within(l->root, c->output.dir));
+    if (kind != PATH_NOTHING || !l->claim.held)
+        return claim_check(&l->claim, c->output.dir);
+    claim_release(&l->claim); // somebody has removed the folder
+    TRY(folder_make(c->output.dir));
+    return claim(l, c);
 }
 
 /* Facts of the report: names, each with its text. */
@@ -174,7 +181,7 @@ static struct error write_report(const struct learning *l, const struct pictures
 
 /* Rank 0: pictures and curve, each even if the one before failed; the word, in case it was removed while pictures were
  * generated; and the report, which names it. */
-static struct error write_results(const struct learning *l, const struct pictures *pictures)
+static struct error write_results(struct learning *l, const struct pictures *pictures)
 {
     const char *folder = l->subject->config.output.dir;
     TRY(learning_check(l));
@@ -205,7 +212,7 @@ static struct error finish_run(struct learning *l)
 
 static struct error check_folder(void *arg)
 {
-    const struct learning *l = arg;
+    struct learning *l = arg;
     return comm_rank(l->subject->pipeline->comm) == 0 ? learning_check(l) : ok();
 }
 

@@ -36,8 +36,8 @@ struct error learning_claim(struct learning *l, const struct config *config, enu
 struct error learning_prepare(struct learning *l, const struct config *config, enum start start);
 
 /* On rank 0 of the group, before something is written into output.dir: an error if that is another folder than the
- * claimed one, or if a link leads out of `root`. */
-struct error learning_check(const struct learning *l);
+ * claimed one, or if a link leads out of `root`. A folder that was removed is made and claimed again. */
+struct error learning_check(struct learning *l);
 
 /* How long to wait for a folder that another run has claimed, in seconds, while the other ranks wait, too. */
 double learning_claim_timeout(const struct config *config);
