@@ -13,7 +13,7 @@ from optimum.quanto.models import QuantizedDiffusersModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
-from conftest import SHAPES, TOYBOX, learned, make_model, program, run, write_recipe
+from conftest import SHAPES, TOYBOX, learned, make_model, program, refused, run, write_recipe
 from test_models import error, forward, inputs_for
 
 NEEDS = "peers"
@@ -147,6 +147,17 @@ def test_other_bits_and_quantizing_twice_are_refused(tmp_path):
         assert done.returncode == 2 and "already" in done.stderr
     done = run(program("zoodip"), "quantize", "--model", TOYBOX / "model", "--output", TOYBOX / "model", check=False)
     assert done.returncode == 2
+
+
+@pytest.mark.parametrize("dtype, name", [(torch.float64, "F64"), (torch.int8, "I8")])
+def test_weights_of_a_type_that_no_command_reads_are_refused(tmp_path, dtype, name):
+    """They were copied as they are, into a folder that could not be used."""
+    path = shutil.copytree(TOYBOX / "model", tmp_path / "model") / "unet" / FILES["unet"]
+    tensors = load_file(path)
+    save_file({key: t.to(dtype) if key == "mid_block.attentions.0.proj_in.weight" else t for key, t in tensors.items()}, path)
+    done = run(program("zoodip"), "quantize", "--model", tmp_path / "model", "--output", tmp_path / "new", "--quiet", check=False)
+    refused(done, f"{path}: tensor mid_block.attentions.0.proj_in.weight: {name}, expected F32, F16 or BF16")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.fixture(scope="module")

@@ -36,12 +36,11 @@ struct part {
     cJSON *map; /* quanto_qmap.json */
 };
 
-/* Linear and convolution weights are the float tensors of 2 or 4 dimensions called X.weight, except embedding
- * tables. */
+/* Linear and convolution weights are the tensors of 2 or 4 dimensions called X.weight, except embedding tables. */
 static bool is_layer(const struct entry *t)
 {
-    return text_ends_with(t->name, ".weight") && (t->dimensions == 2 || t->dimensions == 4) &&
-           dtype_is_weight(t->type) && t->count > 0 && !text_ends_with(t->name, "_embedding.weight");
+    return text_ends_with(t->name, ".weight") && (t->dimensions == 2 || t->dimensions == 4) && t->count > 0 &&
+           !text_ends_with(t->name, "_embedding.weight");
 }
 
 static void *alloc_owned(struct part *p, int64_t bytes)
@@ -151,6 +150,9 @@ static struct error quantize_layers(struct part *p, struct progress *progress)
         const struct entry *t = &p->in.entries[i];
         if (text_ends_with(t->name, "._data"))
             return error_input("%s: tensor %s: is already quantized", p->in.path, t->name);
+        if (is_layer(t) && !dtype_is_weight(t->type))
+            return error_input("%s: tensor %s: %s, expected F32, F16 or BF16", p->in.path, t->name,
+                               dtype_name(t->type));
         if (is_layer(t))
             TRY(add_layer(p, t));
         else
