@@ -1,5 +1,6 @@
 """Results that a run finds in its folder. Nothing is overwritten unasked, and with --overwrite the folder holds, whenever the run is
 killed, the old word or a checkpoint of the new run."""
+import json
 import os
 import shutil
 import signal
@@ -107,7 +108,36 @@ def test_overwrite_of_a_run_that_cannot_begin_moves_nothing(into):
     config, output = into
     before = files(output)
     refused(run(program("zoodip"), "train", config, "--overwrite", "--set", "data.images=/nowhere", check=False), "data.images")
-    assert files(output) == before
+    assert files(output) == before and not (output / "previous").exists()
+
+
+def test_a_run_that_was_killed_before_it_moved_anything_still_overwrites(into, old, new):
+    """As a restart does, which resumes: the old checkpoint is of another recipe."""
+    config, output = into
+    env = dict(**FAULTS, ZOODIP_FAULTS="open KILL 1 1 text_encoder")
+    assert run(program("zoodip"), "train", config, "--overwrite", env=env, check=False).returncode == -signal.SIGKILL
+    assert results(files(output)) == results(files(old)) | {"previous/.moving": b""}
+    refused(run(program("zoodip"), "train", config, "--overwrite", "--set", "data.images=/nowhere", check=False), "data.images")
+    assert (output / "previous/.moving").exists()  # that is not for a later run to take back
+    run(program("zoodip"), "train", config, "--resume")
+    assert learned(output) == new[0] and not (output / "previous").exists()
+
+
+@pytest.mark.parametrize("fault", slice_of(["open KILL 1 1 text_encoder", "rename KILL 1 1 *", "rename KILL 4 4 *"], 3))
+def test_a_queue_that_was_killed_before_it_moved_everything_still_overwrites(tmp_path, new, fault):
+    (config, output), jobs = write_recipe(tmp_path, **OLD), tmp_path / "jobs.json"
+    jobs.write_text(json.dumps(dict(defaults=json.loads(config.read_text()), jobs=[dict(name="a"), dict(name="b")])))
+    run(program("zoodip"), "run", jobs)
+    before = files(output)
+    refused(run(program("zoodip"), "run", jobs, "--overwrite", "--set", "model=/nowhere", check=False), "/nowhere")
+    run(program("zoodip"), "run", jobs, "--overwrite", "--set", "data.images=/nowhere", check=False)
+    assert {n: t for n, t in files(output).items() if "/" in n} == {n: t for n, t in before.items() if "/" in n} and not list(output.glob("*/previous"))
+    options = ["--set", "seed=5"]
+    assert run(program("zoodip"), "run", jobs, *options, "--overwrite", env=dict(**FAULTS, ZOODIP_FAULTS=fault), check=False).returncode == -signal.SIGKILL
+    refused(run(program("zoodip"), "run", jobs, *options, check=False), "--resume", "--overwrite")
+    run(program("zoodip"), "run", jobs, *options, "--resume")
+    for name in ("a", "b"):
+        assert learned(output / name) == new[0] and not (output / name / "previous").exists()
 
 
 def begun(output, made=2):

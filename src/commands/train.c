@@ -110,6 +110,8 @@ static struct error train(struct run *r, const struct host *host, enum start sta
     bool opened = e.code == ERROR_NONE;
     if (opened)
         e = learn(r, start);
+    if (e.code == ERROR_BAD_INPUT) // after any other error a restart, with --resume, still overwrites
+        learning_withdraw(&r->learning);
     learning_free(&r->learning);
     if (opened)
         subject_close(&r->subject);

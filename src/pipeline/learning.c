@@ -45,7 +45,18 @@ struct error learning_claim(struct learning *l, const struct config *c, enum sta
     if (kind != PATH_FOLDER)
         return ok();
     TRY(claim(l, c));
-    return config_blame(c, "output.dir", previous_check(c->output.dir, start));
+    if (start != START_OVERWRITE)
+        return config_blame(c, "output.dir", previous_check(c->output.dir, start));
+    bool announced;
+    TRY(config_blame(c, "output.dir", previous_announce(c->output.dir, &announced)));
+    l->announced = announced ? memory_string(c->output.dir) : NULL;
+    return ok();
+}
+
+void learning_withdraw(struct learning *l)
+{
+    if (l->announced)
+        previous_withdraw(l->announced);
 }
 
 /* Is there the word of a run that came to its end, whose last file is the report? */
@@ -82,6 +93,8 @@ struct error learning_prepare(struct learning *l, const struct config *c, enum s
     TRY(config_blame(c, "output.dir", folder_make(c->output.dir)));
     TRY(claim(l, c));
     remove_unfinished(c);
+    memory_free(l->announced);
+    l->announced = NULL;
     TRY(config_blame(c, "output.dir", previous_begin(c->output.dir, start)));
     // now no checkpoint is there that an --overwrite was about to move
     return l->subject && start == START_RESUME ? check_origin(l, c) : ok();
@@ -260,5 +273,6 @@ struct error learning_run(struct learning *l, bool resume)
 void learning_free(struct learning *l)
 {
     training_free(&l->training);
+    memory_free(l->announced);
     claim_release(&l->claim);
 }

@@ -23,12 +23,17 @@ struct learning {
     struct claim claim;  /* rank 0 of the group: of output.dir */
     int64_t driver_used; /* GPU bytes in use when training ended, by the driver's count */
 
-    double started; /* private */
+    double started;  /* private, as is the next */
+    char *announced; /* the folder in which previous_announce noted something, until it has begun; or NULL */
 };
 
 /* Before anything else is read, on rank 0 of the group only: if output.dir exists, claims it until learning_free (an
- * error if another run has it, files/claim.h), and checks that the run may begin there (zo/previous.h). */
+ * error if another run has it, files/claim.h), and checks that the run may begin there, or announces that it overwrites
+ * (zo/previous.h). */
 struct error learning_claim(struct learning *l, const struct config *config, enum start start);
+
+/* On rank 0: the run was refused. If it has not begun, it overwrites nothing. */
+void learning_withdraw(struct learning *l);
 
 /* When everything has been checked, on rank 0 of the group only: makes output.dir and claims it, unless that is done,
  * and begins there. A run that resumes is refused if a checkpoint of another origin is there (zo/origin.h), provided

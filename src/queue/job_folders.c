@@ -80,6 +80,24 @@ static void judge(struct judgement *j, struct job *job)
         j->first = job;
 }
 
+/* What is wrong with the folder, job_folders_prepare says. */
+static void announce(struct job *job)
+{
+    struct claim claim = {0};
+    if (claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
+        previous_announce(job->folder, &job->announced);
+    claim_release(&claim);
+}
+
+static void withdraw(struct job *job)
+{
+    struct claim claim = {0};
+    if (job->announced && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
+        previous_withdraw(job->folder);
+    claim_release(&claim);
+    job->announced = false;
+}
+
 static struct error tell(const struct judgement *j, const char *source)
 {
     char more[64] = "";
@@ -103,10 +121,11 @@ struct error job_folders_judge(struct jobs *jobs, const char *source)
     progress_phase(&progress, "looking at what earlier runs left", jobs->count, "");
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
-        if (!job_is_pending(job) || job->start == START_OVERWRITE || !folder_exists(job->folder) ||
-            is_closed(jobs, job))
+        if (!job_is_pending(job) || !folder_exists(job->folder) || is_closed(jobs, job))
             continue;
-        if (jobs->kind == JOBS_SPOOL)
+        if (job->start == START_OVERWRITE)
+            announce(job);
+        else if (jobs->kind == JOBS_SPOOL)
             judge_spooled(job, source);
         else
             judge(&j, job);
@@ -153,12 +172,21 @@ void job_folders_prepare(struct jobs *jobs)
         struct job *job = &jobs->items[i];
         progress_step(&progress, i, "");
         if (!job_is_pending(job)) {
+            if (job->status.error.code == ERROR_BAD_INPUT)
+                withdraw(job);
             write_failure(jobs, job);
             continue;
         }
+        job->announced = false;
         struct error e = prepare(jobs, job);
         if (e.code != ERROR_NONE)
             job_fail(job, e);
     }
     progress_end(&progress);
+}
+
+void job_folders_withdraw(struct jobs *jobs)
+{
+    for (int64_t i = 0; i < jobs->count; i++)
+        withdraw(&jobs->items[i]);
 }

@@ -62,6 +62,7 @@ struct job {
     bool external;    /* left to other runs; shown as its job.json says */
     bool has_subject; /* jobs_read_subjects has read it */
     enum start start; /* what becomes of results in its folder */
+    bool announced;   /* by previous_announce, and it has not begun yet */
     int64_t sources;  /* of an earlier run that finished it, see dataset_sources; -1: not known */
     double submitted; /* in seconds since 1970; 0: together with the queue */
     int64_t steps;    /* wanted */

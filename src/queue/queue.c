@@ -432,6 +432,16 @@ static struct error share_submitted(struct queue *q)
     return ok();
 }
 
+static struct error judge_and_run(struct queue *q, const char *source, enum start start)
+{
+    TRY(judge_folders(q, source));
+    if (is_root(q))
+        results_begin(&q->results, &q->jobs, start == START_RESUME);
+    TRY(comm_agree(q->parts.comm, is_root(q) ? display_open(&q->display, &q->results) : ok()));
+    TRY(share_submitted(q));
+    return run_batch(q);
+}
+
 struct error queue_new(struct queue **queue, const struct queue_parts *parts)
 {
     struct queue *q = *queue = memory_alloc(1, sizeof *q);
@@ -451,12 +461,10 @@ struct error queue_run(struct queue *q, const struct jobs_source *source, const 
         return ok(); // no job of the spool has a valid config
     if (q->parts.only)
         TRY(jobs_select(&q->jobs, q->parts.only, source->name));
-    TRY(judge_folders(q, source->name));
-    if (is_root(q))
-        results_begin(&q->results, &q->jobs, start == START_RESUME);
-    TRY(comm_agree(q->parts.comm, is_root(q) ? display_open(&q->display, &q->results) : ok()));
-    TRY(share_submitted(q));
-    return run_batch(q);
+    struct error e = judge_and_run(q, source->name, start);
+    if (is_root(q) && e.code == ERROR_BAD_INPUT)
+        job_folders_withdraw(&q->jobs);
+    return e;
 }
 
 void queue_clear(struct queue *q)

@@ -12,6 +12,7 @@
 #include "files/json.h"
 #include "report/metrics.h"
 #include "report/report.h"
+#include "zo/previous.h"
 
 const char *result_number(char out[32], int decimals, double value)
 {
@@ -146,10 +147,16 @@ static bool open_json(struct json *json, const char *folder, const char *name)
     return path_join(path, folder, name).code == ERROR_NONE && json_open(json, path).code == ERROR_NONE;
 }
 
+/* What an --overwrite gave up counts no more, wherever it is by now. */
+static bool open_result(struct json *json, const struct job *job)
+{
+    return !previous_given_up(job->folder) && open_json(json, job->folder, "job.json");
+}
+
 void result_read(struct job *job)
 {
     struct json json;
-    if (!open_json(&json, job->folder, "job.json"))
+    if (!open_result(&json, job))
         return;
     parse_result(job, &json);
     json_close(&json);
@@ -183,7 +190,7 @@ static enum finished parse_finished(struct job *job, struct json *json, char dif
 enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE])
 {
     struct json json;
-    if (!open_json(&json, job->folder, "job.json"))
+    if (!open_result(&json, job))
         return UNFINISHED;
     enum finished finished = parse_finished(job, &json, difference);
     json_close(&json);

@@ -304,13 +304,18 @@ static struct error remove_previous(struct place *p)
     return finish_removal(p);
 }
 
-static struct error begin_move(struct place *p, const char *path)
+static struct error announce(struct place *p)
 {
     if (p->previous < 0 && mkdirat(p->folder, "previous", 0777) == 0)
         p->previous = open_part(p->folder, "previous", O_NOFOLLOW);
     if (p->previous < 0)
         return error_errno("make the folder", p->previous_path);
-    TRY(set_phase(p, MOVING));
+    return set_phase(p, MOVING);
+}
+
+static struct error begin_move(struct place *p, const char *path)
+{
+    TRY(announce(p));
     return finish_move(p, path);
 }
 
@@ -336,7 +341,7 @@ static struct error check(const struct place *p, const char *path, enum start st
     bool waits = p->phase == MOVING || p->phase == MOVED, results, theirs = false;
     TRY(holds(p->folder, path, false, &results));
     if (start == START_NEW && waits)
-        return error_input("%s: holds results that --overwrite moved to previous/; continue with --resume, or begin "
+        return error_input("%s: holds results that --overwrite moves to previous/; continue with --resume, or begin "
                            "anew with --overwrite",
                            path);
     if (start == START_NEW && results)
@@ -384,6 +389,33 @@ struct error previous_check(const char *folder, enum start start)
     return e;
 }
 
+struct error previous_announce(const char *folder, bool *announced)
+{
+    struct place p;
+    bool results;
+    *announced = false;
+    TRY(open_place(&p, folder));
+    struct error e = check(&p, folder, START_OVERWRITE);
+    if (e.code == ERROR_NONE)
+        e = holds(p.folder, folder, false, &results);
+    if (e.code == ERROR_NONE && results && p.phase == ABSENT) {
+        e = announce(&p);
+        *announced = e.code == ERROR_NONE;
+    }
+    close_place(&p);
+    return e;
+}
+
+void previous_withdraw(const char *folder)
+{
+    struct place p;
+    if (open_place(&p, folder).code != ERROR_NONE)
+        return;
+    if (p.phase == MOVING && unlinkat(p.previous, phase_files[MOVING], 0) == 0)
+        unlinkat(p.folder, "previous", AT_REMOVEDIR);
+    close_place(&p);
+}
+
 struct error previous_begin(const char *folder, enum start start)
 {
     struct place p;
@@ -402,12 +434,21 @@ struct error previous_remove(const char *folder)
     return e;
 }
 
-bool previous_kept(const char *folder)
+static bool is_in_phase(const char *folder, enum phase phase)
 {
     struct place p;
     if (open_place(&p, folder).code != ERROR_NONE)
         return false;
-    bool kept = p.phase == MOVED;
     close_place(&p);
-    return kept;
+    return p.phase == phase;
+}
+
+bool previous_given_up(const char *folder)
+{
+    return is_in_phase(folder, MOVING);
+}
+
+bool previous_kept(const char *folder)
+{
+    return is_in_phase(folder, MOVED);
 }

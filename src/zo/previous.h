@@ -7,7 +7,7 @@
  * Results are known by their names; whatever else lies in the folder stays where it is. An empty file is no result. In
  * previous/ a hidden file says how far it is:
  *
- *     .moving      not all files have been moved: those still in the folder are old, too
+ *     .moving      the old results are to be moved: those that are still in the folder are given up, too
  *     .moved       the new run has no checkpoint yet
  *     .removing    it has one: previous/ is not needed any more
  *
@@ -32,6 +32,16 @@ bool previous_found(const char *folder);
 /* May a run begin in FOLDER? ERROR_BAD_INPUT if there are results and START_NEW, or if they cannot be moved because
  * previous/ is somebody else's. Changes nothing. */
 struct error previous_check(const char *folder, enum start start);
+
+/* Checks it for START_OVERWRITE, and notes that results are to be moved: if the run is killed before it begins, the next
+ * one moves them, whether it overwrites or resumes. *announced: whether there are any, and nobody had noted it. */
+struct error previous_announce(const char *folder, bool *announced);
+
+/* The run does not begin after all: takes back what it announced. */
+void previous_withdraw(const char *folder);
+
+/* Whether results outside previous/ are to be moved there, and count no more. */
+bool previous_given_up(const char *folder);
 
 /* Checks it and begins: what an earlier run was about to move or remove is moved or removed; START_OVERWRITE leaves no
  * result outside previous/. Files of a run that has no checkpoint never replace those in previous/. */
