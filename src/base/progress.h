@@ -40,6 +40,8 @@ struct progress {
 /* Begins main work. progress_end must follow, whatever happens; until then `p` and `what` stay where they are. */
 void progress_begin(struct progress *p, const char *what, int64_t first, int64_t total);
 
+enum { PROGRESS_MEGABYTE = 1000000 }; /* the unit in which bytes are counted, "MB" */
+
 /* Begins a phase of `total` steps, 0 if that cannot be known; unit: what is counted, "" for plain numbers. */
 void progress_phase(struct progress *p, const char *what, int64_t total, const char *unit);
 

@@ -46,8 +46,7 @@ struct error file_open(const char *path, int *descriptor, int64_t *size)
     }
 }
 
-/* Reads up to `size` bytes; *done says how many there were. */
-static struct error read_bytes(const char *path, int descriptor, char *bytes, int64_t size, int64_t *done)
+struct error file_read_bytes(const char *path, int descriptor, char *bytes, int64_t size, int64_t *done)
 {
     for (*done = 0; *done < size;) {
         ssize_t got = read(descriptor, bytes + *done, (size_t)(size - *done));
@@ -72,7 +71,7 @@ static struct error read_once(const char *path, int64_t limit, char **data, int6
     else if (!(*data = memory_alloc(expected + 1, 1)))
         e = error_memory(path);
     else
-        e = read_bytes(path, fd, *data, expected, size);
+        e = file_read_bytes(path, fd, *data, expected, size);
     close(fd);
     if (e.code == ERROR_NONE)
         (*data)[*size] = 0;
@@ -120,7 +119,7 @@ static struct error crc_once(const char *path, uint32_t *crc)
     TRY(open_once(path, &fd, &size));
     struct error e = ok();
     while (e.code == ERROR_NONE && got == (int64_t)sizeof piece) {
-        e = read_bytes(path, fd, piece, sizeof piece, &got);
+        e = file_read_bytes(path, fd, piece, sizeof piece, &got);
         *crc = (uint32_t)crc32_z(*crc, (const void *)piece, (size_t)got);
     }
     close(fd);
@@ -154,8 +153,7 @@ struct error whole_file_begin(struct whole_file *file, const char *path)
     return ok();
 }
 
-/* Makes a rename in the folder of `path` survive a power failure. */
-static struct error sync_folder_of(const char *path)
+struct error folder_sync_of(const char *path)
 {
     char folder[PATH_SIZE];
     snprintf(folder, sizeof folder, "%s", path);
@@ -187,7 +185,7 @@ struct error whole_file_end(struct whole_file *file, bool good)
         unlink(file->temporary);
         return e;
     }
-    return sync_folder_of(file->path);
+    return folder_sync_of(file->path);
 }
 
 struct error file_write_whole(const char *path, const void *data, int64_t size)

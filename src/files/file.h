@@ -24,6 +24,9 @@ struct error file_open(const char *path, int *descriptor, int64_t *size);
 /* Reads a regular file of at most `limit` bytes; adds a zero byte at the end. Free *data with memory_free. */
 struct error file_read(const char *path, int64_t limit, char **data, int64_t *size);
 
+/* Reads from an open file up to `size` bytes; *done: how many there were. `path` is for errors. */
+struct error file_read_bytes(const char *path, int descriptor, char *bytes, int64_t size, int64_t *done);
+
 /* The CRC-32 of a regular file's bytes. */
 struct error file_crc(const char *path, uint32_t *crc);
 
@@ -56,6 +59,9 @@ bool folder_exists(const char *path);
 
 /* mkdir -p. */
 struct error folder_make(const char *path);
+
+/* Makes a rename in the folder that PATH is in survive a power failure. */
+struct error folder_sync_of(const char *path);
 
 /* ERROR_BAD_INPUT if PATH, or a link in it or in a folder directly below it, leads out of ROOT (an existing folder).
  * PATH need not exist. */

@@ -1,10 +1,8 @@
 #include "files/held.h"
 
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -94,11 +92,10 @@ bool held_has_room(const struct held *held, int64_t bytes)
 /* -------------------------------------------------------------------------------- its files */
 
 /* Looks before it opens, since opening a pipe or a device has effects. */
-static struct error open_file(const struct held *held, const char *name, int *descriptor, int64_t *size)
+static struct error open_file(const struct held *held, const char *name, const char *path, int *descriptor,
+                              int64_t *size)
 {
     struct stat status;
-    char path[PATH_SIZE];
-    TRY(path_join(path, held->path, name));
     if (fstatat(held->descriptor, name, &status, AT_SYMLINK_NOFOLLOW) == 0 && !S_ISREG(status.st_mode))
         return error_input("%s: is not a regular file", path);
     *descriptor = openat(held->descriptor, name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
@@ -109,33 +106,18 @@ static struct error open_file(const struct held *held, const char *name, int *de
     return error_path("open", path);
 }
 
-static struct error read_open(const struct held *held, const char *name, int file, char *bytes, int64_t *size)
-{
-    int64_t done = 0;
-    while (done < *size) {
-        ssize_t got = read(file, bytes + done, (size_t)(*size - done));
-        if (got < 0 && errno != EINTR)
-            return error_of("read", held, name);
-        if (got == 0)
-            break;
-        done += got > 0 ? got : 0;
-    }
-    *size = done;
-    return ok();
-}
-
 struct error held_read(const struct held *held, const char *name, int64_t limit, char **data, int64_t *size)
 {
     int file = -1;
-    char *bytes = NULL;
-    struct error e = open_file(held, name, &file, size);
+    char *bytes = NULL, path[PATH_SIZE];
+    TRY(path_join(path, held->path, name));
+    struct error e = open_file(held, name, path, &file, size);
     if (e.code == ERROR_NONE && *size > limit)
-        e = error_input("%s/%s: has %lld bytes, expected at most %lld", held->path, name, (long long)*size,
-                        (long long)limit);
+        e = error_input("%s: has %lld bytes, expected at most %lld", path, (long long)*size, (long long)limit);
     if (e.code == ERROR_NONE && !(bytes = memory_alloc(*size + 1, 1)))
         e = error_memory(name);
     if (e.code == ERROR_NONE)
-        e = read_open(held, name, file, bytes, size);
+        e = file_read_bytes(path, file, bytes, *size, size);
     if (file >= 0)
         close(file);
     if (e.code != ERROR_NONE)

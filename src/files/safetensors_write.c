@@ -8,7 +8,7 @@
 #include "base/progress.h"
 #include "files/file.h"
 
-enum { DATA_ALIGNMENT = 64, MEGABYTE = 1000000 };
+enum { DATA_ALIGNMENT = 64 };
 
 /* Wide numbers first, so that each lies at a multiple of its size; then by name. */
 static int compare_for_file(const void *a, const void *b)
@@ -72,7 +72,7 @@ static void write_parts(FILE *stream, const char *header, const struct entry *co
         if (entries[i]->count)
             fwrite(entries[i]->data, (size_t)dtype_size(entries[i]->type), (size_t)entries[i]->count, stream);
         written += entry_bytes(entries[i]);
-        progress_step(progress, written / MEGABYTE, "");
+        progress_step(progress, written / PROGRESS_MEGABYTE, "");
     }
 }
 
@@ -86,7 +86,7 @@ static struct error write_file(const char *path, const char *header, const struc
         bytes += entry_bytes(entries[i]);
     TRY(whole_file_begin(&file, path));
     snprintf(what, sizeof what, "writing %s", path_name(path));
-    progress_phase(&progress, what, bytes / MEGABYTE, "MB");
+    progress_phase(&progress, what, bytes / PROGRESS_MEGABYTE, "MB");
     write_parts(file.stream, header, entries, count, &progress);
     struct error e = whole_file_end(&file, true); /* which notices earlier errors of the stream */
     progress_end(&progress);

@@ -51,7 +51,7 @@ static struct error remove_tree(const char *path)
 /* The folder's path without links, or, if there is none yet, its folder's, which is made, with its name. */
 static struct error find_path(char out[PATH_SIZE], const char *path)
 {
-    char real[PATH_MAX], parent[PATH_SIZE];
+    char real[PATH_MAX], whole[PATH_SIZE], parent[PATH_SIZE];
     enum path_kind kind;
     TRY(path_look(path, &kind));
     if (kind == PATH_FILE)
@@ -59,24 +59,18 @@ static struct error find_path(char out[PATH_SIZE], const char *path)
     size_t length = strlen(path);
     while (length > 1 && path[length - 1] == '/')
         length--;
-    if (length == 0 || length >= sizeof parent)
+    if (length == 0 || length >= sizeof whole)
         return error_input("%s: is %s", path, length == 0 ? "an empty path" : "too long a path");
     if (kind == PATH_FOLDER) {
         if (!realpath(path, real))
             return error_errno("look at", path);
         return snprintf(out, PATH_SIZE, "%s", real) < PATH_SIZE ? ok() : error_input("%s: is too long a path", path);
     }
-    snprintf(parent, sizeof parent, "%.*s", (int)length, path);
-    char *slash = strrchr(parent, '/');
-    const char *name = slash ? slash + 1 : parent;
-    char stem[PATH_SIZE];
-    snprintf(stem, sizeof stem, "%s", name);
-    if (slash)
-        slash[slash == parent] = 0;
-    else
-        strcpy(parent, ".");
+    snprintf(whole, sizeof whole, "%.*s", (int)length, path);
+    const char *name = path_name(whole);
+    snprintf(parent, sizeof parent, "%.*s", name > whole ? (int)(name - whole) : 1, name > whole ? whole : ".");
     TRY(folder_make(parent));
-    return path_join(out, parent, stem);
+    return path_join(out, parent, name);
 }
 
 /* A folder that something is mounted on cannot be renamed. */
@@ -162,24 +156,11 @@ static struct error replace(const struct whole_folder *f)
                                                                      : error_errno("write", f->path);
 }
 
-/* Makes the renames survive a power failure. */
-static struct error sync_parent(const char *path)
-{
-    char above[PATH_SIZE];
-    TRY(path_join(above, path, ".."));
-    int folder = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    bool synced = folder >= 0 && (fsync(folder) == 0 || errno == EINVAL);
-    struct error e = synced ? ok() : error_errno("sync", path);
-    if (folder >= 0)
-        close(folder);
-    return e;
-}
-
 struct error whole_folder_end(struct whole_folder *f, bool good)
 {
     struct error e = good ? replace(f) : ok();
     if (good && e.code == ERROR_NONE)
-        e = sync_parent(f->path);
+        e = folder_sync_of(f->path);
     struct error removed = remove_tree(f->temporary);
     if (good && e.code == ERROR_NONE)
         removed = error_first(removed, remove_tree(f->old));

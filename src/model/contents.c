@@ -10,12 +10,9 @@
 #include "base/progress.h"
 #include "files/file.h"
 #include "files/safetensors.h"
-#include "model/model_folder.h"
 
 /* Threads take pieces; a piece is looked at in blocks that stay in a core's cache between the two looks. */
-enum { PARTS = 3, PIECE = 4 << 20, BLOCK = 64 << 10, TEXT_LIMIT = 256 << 20, MEGABYTE = 1000000 };
-
-static const char *const part_names[PARTS] = {"text_encoder", "unet", "vae"};
+enum { PIECE = 4 << 20, BLOCK = 64 << 10, TEXT_LIMIT = 256 << 20 };
 
 struct piece {
     const struct safetensors *file;
@@ -26,7 +23,7 @@ struct piece {
 };
 
 struct pass {
-    struct safetensors files[PARTS];
+    struct safetensors files[MODEL_PARTS];
     int opened;
     struct piece *pieces;
     int64_t count, bytes;
@@ -60,9 +57,9 @@ static void cut_tensor(struct pass *p, const struct safetensors *file, const str
 static struct error open_parts(struct pass *p, const char *folder)
 {
     int64_t count = 0;
-    for (int i = 0; i < PARTS; i++) {
+    for (int i = 0; i < MODEL_PARTS; i++) {
         char path[PATH_SIZE];
-        TRY(model_folder_weights(path, folder, part_names[i]));
+        TRY(model_folder_weights(path, folder, model_parts[i]));
         TRY(safetensors_open(&p->files[i], path));
         p->opened++;
         for (int64_t k = 0; k < p->files[i].entry_count; k++)
@@ -71,7 +68,7 @@ static struct error open_parts(struct pass *p, const char *folder)
     p->pieces = memory_alloc(count, sizeof *p->pieces);
     if (!p->pieces)
         return error_memory("the list of a model's tensors");
-    for (int i = 0; i < PARTS; i++)
+    for (int i = 0; i < MODEL_PARTS; i++)
         for (int64_t k = 0; k < p->files[i].entry_count; k++)
             cut_tensor(p, &p->files[i], &p->files[i].entries[k]);
     return ok();
@@ -96,14 +93,14 @@ static void look(void *arg, int64_t i, int thread)
     safetensors_forget(piece->file, &all);
     int64_t done = atomic_fetch_add(&p->done, piece->count * size) + piece->count * size;
     if (thread == 0) // often enough
-        progress_step(&p->progress, done / MEGABYTE, "");
+        progress_step(&p->progress, done / PROGRESS_MEGABYTE, "");
 }
 
 static struct error run(struct pass *p, int threads)
 {
     struct pool *pool;
     TRY(pool_open(&pool, threads));
-    progress_phase(&p->progress, "checking the model's weights", p->bytes / MEGABYTE, "MB");
+    progress_phase(&p->progress, "checking the model's weights", p->bytes / PROGRESS_MEGABYTE, "MB");
     pool_run(pool, p->count, look, p);
     progress_end(&p->progress);
     pool_close(pool);
@@ -132,8 +129,8 @@ static uint32_t combine(const struct pass *p)
 {
     uint32_t crc = 0;
     const struct piece *piece = p->pieces;
-    for (int i = 0; i < PARTS; i++) {
-        crc = crc_text(crc, part_names[i]);
+    for (int i = 0; i < MODEL_PARTS; i++) {
+        crc = crc_text(crc, model_parts[i]);
         for (int64_t k = 0; k < p->files[i].entry_count; k++) {
             const struct entry *t = &p->files[i].entries[k];
             crc = crc_text(crc_text(crc, t->name), dtype_name(t->type));
@@ -264,10 +261,10 @@ uint32_t contents_stamp(const char *folder)
 struct contents_place contents_place_of(const char *folder)
 {
     struct contents_place place = {0};
-    for (int i = 0; i < PARTS; i++) {
+    for (int i = 0; i < MODEL_PARTS; i++) {
         char path[PATH_SIZE];
         struct stat found;
-        if (path_join(path, folder, part_names[i]).code != ERROR_NONE || stat(path, &found) != 0)
+        if (path_join(path, folder, model_parts[i]).code != ERROR_NONE || stat(path, &found) != 0)
             continue;
         place.device[i] = found.st_dev;
         place.folder[i] = found.st_ino;

@@ -15,6 +15,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "model/model_folder.h"
 #include "model/noise_schedule.h"
 #include "model/text_encoder.h"
 #include "model/unet_config.h"
@@ -34,7 +35,7 @@ struct error contents_texts(uint32_t *crc, const char *folder);
 
 /* Where a folder's tensors lie: processes of one machine for which it is equal read the same files. */
 struct contents_place {
-    uint64_t device[3], folder[3];
+    uint64_t device[MODEL_PARTS], folder[MODEL_PARTS];
 };
 struct contents_place contents_place_of(const char *folder);
 

@@ -4,16 +4,16 @@
 
 #include "base/text.h"
 
-static const char *const parts[] = {"text_encoder", "unet", "vae"};
+const char *const model_parts[MODEL_PARTS] = {"text_encoder", "unet", "vae"};
 
 /* Has the folder one of the parts? */
 static struct error holds_model(const char *folder, bool *found)
 {
     *found = false;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts && !*found; i++) {
+    for (int i = 0; i < MODEL_PARTS && !*found; i++) {
         char path[PATH_SIZE];
         enum path_kind kind;
-        TRY(path_join(path, folder, parts[i]));
+        TRY(path_join(path, folder, model_parts[i]));
         TRY(path_look(path, &kind));
         *found = kind == PATH_FOLDER;
     }

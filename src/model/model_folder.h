@@ -9,6 +9,10 @@
 #include "base/error.h"
 #include "files/file.h"
 
+/* The folders of the networks: text_encoder, unet, vae. */
+enum { MODEL_PARTS = 3 };
+extern const char *const model_parts[MODEL_PARTS];
+
 /* ERROR_BAD_INPUT if FOLDER does not exist or holds none of the parts. */
 struct error model_folder_check(const char *folder);
 

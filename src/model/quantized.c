@@ -18,9 +18,8 @@
 #include "model/model_folder.h"
 
 /* A layer becomes at most five entries and eleven blocks of memory: codes, scale, shift, two ones, six names. */
-enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 5, OWNED_PER_LAYER = 11, MEGABYTE = 1000000 };
+enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 5, OWNED_PER_LAYER = 11 };
 
-static const char *const parts[] = {"text_encoder", "unet", "vae"};
 static const char *const copied[] = {"", "text_encoder", "unet", "vae", "tokenizer", "scheduler"};
 static const char text_weights[] = "model.safetensors", weights[] = "diffusion_pytorch_model.safetensors";
 static const char map_name[] = "quanto_qmap.json";
@@ -158,7 +157,7 @@ static struct error quantize_layers(struct part *p, struct progress *progress)
         else
             p->entries[p->count++] = *t;
         done += entry_bytes(t);
-        progress_step(progress, done / MEGABYTE, "");
+        progress_step(progress, done / PROGRESS_MEGABYTE, "");
     }
     return ok();
 }
@@ -177,7 +176,7 @@ static struct error fill_part(struct part *p, const char *name)
     char what[64];
     struct progress progress;
     snprintf(what, sizeof what, "quantizing %.40s", name);
-    progress_phase(&progress, what, bytes / MEGABYTE, "MB");
+    progress_phase(&progress, what, bytes / PROGRESS_MEGABYTE, "MB");
     struct error e = quantize_layers(p, &progress);
     progress_end(&progress);
     return e;
@@ -333,9 +332,9 @@ static struct error write_all(const char *folder, const char *out, int bits, voi
 {
     for (size_t i = 0; i < sizeof copied / sizeof *copied; i++)
         TRY(copy_files(folder, out, copied[i]));
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        progress(parts[i]);
-        TRY(quantize_part(folder, out, parts[i], bits));
+    for (int i = 0; i < MODEL_PARTS; i++) {
+        progress(model_parts[i]);
+        TRY(quantize_part(folder, out, model_parts[i], bits));
     }
     return ok();
 }

@@ -8,7 +8,7 @@
 #include "device/quantize.h"
 #include "model/model_folder.h"
 
-enum { NAME_ROOM = 256, MEGABYTE = 1000000 };
+enum { NAME_ROOM = 256 };
 
 static struct error alloc_nothing(void *arg, int64_t bytes, void **memory, bool *fill)
 {
@@ -105,7 +105,7 @@ struct error weights_load(struct weights *w, struct device *device, const char *
     if (e.code == ERROR_NONE && store.alloc) {
         char what[64];
         snprintf(what, sizeof what, "loading %.40s", part);
-        progress_phase(&w->progress, what, w->memory_bytes / MEGABYTE, "MB");
+        progress_phase(&w->progress, what, w->memory_bytes / PROGRESS_MEGABYTE, "MB");
         e = fill(w, load, arg);
         progress_end(&w->progress);
     }
@@ -334,7 +334,7 @@ static const struct weight *layer(struct weights *w, const char *name, int64_t o
     if (w->filling)
         safetensors_forget(&w->file, numbers);
     if (w->filling)
-        progress_step(&w->progress, device_store_bytes(w->device) / MEGABYTE, "");
+        progress_step(&w->progress, device_store_bytes(w->device) / PROGRESS_MEGABYTE, "");
     return weight;
 }
 

@@ -41,7 +41,8 @@ static bool is_among(const uint64_t *sorted, int64_t count, uint64_t value)
     return at < count && sorted[at] == value;
 }
 
-void inbox_warn(struct inbox *b, struct error e)
+/* A warning that is repeated only after it was not given during a whole scan. */
+static void warn(struct inbox *b, struct error e)
 {
     uint64_t hash = hash_of(e.text);
     if (is_among(b->said, b->said_count, hash))
@@ -114,7 +115,7 @@ static void open_parts(struct inbox *b)
         struct held held;
         struct error e = enter(b, part_names[i], &held);
         if (e.code != ERROR_NONE)
-            inbox_warn(b, e);
+            warn(b, e);
         held_close(&held);
     }
 }
@@ -235,7 +236,7 @@ static void settle_all(struct inbox *b)
             free_ended(&b->ended[i]);
             continue;
         }
-        inbox_warn(b, e);
+        warn(b, e);
         b->ended[left++] = b->ended[i];
     }
     b->ended_count = left;
@@ -258,7 +259,7 @@ struct error inbox_end(struct inbox *b, const char *name, const char *reason)
         free_ended(j);
         return ok();
     }
-    inbox_warn(b, e);
+    warn(b, e);
     b->ended_count++;
     return ok();
 }
@@ -303,7 +304,7 @@ static bool is_job(struct inbox *b, const struct held *held, const struct held *
         return false;
     enum held_kind kind = held_look(held, file, NULL);
     if (kind == HELD_FOLDER)
-        inbox_warn(b, error_input("%s/%s: is a folder, expected a file; it stays there", held->path, file));
+        warn(b, error_input("%s/%s: is a folder, expected a file; it stays there", held->path, file));
     if (kind == HELD_FOLDER || kind == HELD_NOTHING)
         return false;
     return running ? held_look(running, file, NULL) == HELD_NOTHING : !has_ended(b, name);
@@ -316,7 +317,7 @@ static void list_jobs(struct inbox *b, const struct held *held, const struct hel
     int64_t all = 0;
     struct error e = held_list(held, names, &all);
     if (e.code != ERROR_NONE)
-        inbox_warn(b, e);
+        warn(b, e);
     for (int64_t i = 0; i < all; i++) {
         char *file = (*names)[i];
         if (is_job(b, held, running, file) && cut_name(file))
@@ -333,7 +334,7 @@ void inbox_list(struct inbox *b, bool waiting, char ***names, int64_t *count)
     *count = 0;
     struct error e = enter(b, "running", &running);
     if (e.code != ERROR_NONE)
-        inbox_warn(b, e);
+        warn(b, e);
     else if (waiting)
         list_jobs(b, &b->root, &running, names, count);
     else
@@ -355,7 +356,7 @@ bool inbox_take(struct inbox *b, const char *name)
     if (held_look(&b->root, file, NULL) == HELD_NOTHING)
         say_removed(&b->root, file);
     else
-        inbox_warn(b, e);
+        warn(b, e);
     return false;
 }
 
@@ -376,7 +377,7 @@ struct error inbox_read(struct inbox *b, const char *name, char **text, int64_t 
     if (kind == HELD_NOTHING)
         say_removed(&running, file);
     else if (e.code == ERROR_FAILED)
-        inbox_warn(b, e);
+        warn(b, e);
     held_close(&running);
     return e.code == ERROR_BAD_INPUT && kind != HELD_NOTHING ? e : ok();
 }

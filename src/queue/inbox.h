@@ -46,9 +46,6 @@ bool inbox_has_part(const char *name);
  * was removed. */
 struct error inbox_begin_scan(struct inbox *b);
 
-/* A warning that is repeated only after it was not given during a whole scan. */
-void inbox_warn(struct inbox *b, struct error e);
-
 /* The names of the jobs that are in running/ and have not ended, or, if `waiting`, of those that are not there yet.
  * Folders and hidden files are no jobs. Free with folder_list_free. */
 void inbox_list(struct inbox *b, bool waiting, char ***names, int64_t *count);

@@ -96,7 +96,8 @@ int64_t character_write(char *to, int32_t c)
     return (int64_t)utf8proc_encode_char(c, (utf8proc_uint8_t *)to);
 }
 
-int64_t character_write_lower(char *to, int32_t c)
+/* In lower case, which has at most one byte more than the character; returns how many. */
+static int64_t write_lower(char *to, int32_t c)
 {
     if (c == 0x130) { // the one character whose lower case is two characters: i and a dot above
         int64_t size = character_write(to, 'i');
@@ -172,7 +173,7 @@ struct error characters_normalize(const char *text, char **normal)
         at += character_read(at, &c);
         bool space = character_kind(c) == CHARACTER_SPACE;
         if (!space)
-            to += character_write_lower(to, c);
+            to += write_lower(to, c);
         else if (!blank)
             *to++ = ' ';
         blank = space;

@@ -24,9 +24,6 @@ int64_t character_read(const char *text, int32_t *c);
 /* Writes a character as UTF-8, at most 4 bytes; returns how many. */
 int64_t character_write(char *to, int32_t c);
 
-/* The same in lower case, at most one byte more than the character has; returns how many. */
-int64_t character_write_lower(char *to, int32_t c);
-
 /* NFC of a text, memory_free'd. A text that is not UTF-8 is the user's mistake. */
 struct error characters_compose(const char *text, char **composed);
 

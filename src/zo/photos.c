@@ -3,7 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
 
 #include "base/log.h"
 #include "base/memory.h"
@@ -25,12 +24,6 @@ static bool has_picture_ending(const char *name)
 static bool is_left_behind(const char *name)
 {
     return *name == '.' || strcasecmp(name, "Thumbs.db") == 0 || strcasecmp(name, "desktop.ini") == 0;
-}
-
-static bool is_same_file(const char *path, const char *other)
-{
-    struct stat a, b;
-    return other && stat(path, &a) == 0 && stat(other, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino;
 }
 
 static struct error add_path(char **paths, int64_t *count, const char *path)
@@ -59,7 +52,7 @@ static struct error sort_out(const struct config *config, const char *folder, ch
         TRY(path_look(path, &kind));
         if (kind != PATH_FOLDER && has_picture_ending(names[i]))
             TRY(add_path(paths, count, path));
-        else if (!is_same_file(path, config->data.captions))
+        else if (!config->data.captions || !path_same(path, config->data.captions))
             note_unused(unused, names[i], kind == PATH_FOLDER);
     }
     return ok();
