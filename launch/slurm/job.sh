@@ -13,8 +13,7 @@ refuse() {
 }
 
 # Runs a command on all tasks of the job, from its checkpoint if the job has started before (then launch/run.sh drops an
-# --overwrite, too); requeues the job if it was asked
-# to stop. Ends the script.
+# --overwrite, too); requeues the job if it was asked to stop. Ends the script.
 run_job() {
     local ranks code=75 warned='' ending='' resume=()
     [ "${SLURM_RESTART_COUNT:-0}" = 0 ] || resume=(--resume)

@@ -29,9 +29,9 @@ struct model_files {
     uint32_t tensors, texts;
 };
 
-/* Reads them. The tensors are read once on each node, by its first rank, and by those that
- * find others under the model's path (another working folder, a container); an error on one rank is returned on all.
- * Collective; the numbers still have to be compared. */
+/* Reads them. The tensors are read once on each node, by its first rank, and by those that find others under the model's
+ * path (another working folder, a container); an error on one rank is returned on all. Collective; the numbers still
+ * have to be compared. */
 struct error fingerprint_model(struct comm *comm, const char *folder, struct model_files *files);
 
 #endif

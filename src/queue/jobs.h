@@ -29,8 +29,8 @@ struct jobs_source {
     enum jobs_kind kind;
     const char *name;     /* of the file, or of the spool's folder, for errors */
     const char *defaults; /* the file with a spool's defaults, or NULL */
-    const struct claim
-        *claim; /* on rank 0: of output.dir, if that is the spool's own folder; NULL: the queue claims it */
+    /* On rank 0: of output.dir, if that is the spool's own folder; NULL: the queue claims it. */
+    const struct claim *claim;
 };
 
 enum job_state { JOB_WAITING, JOB_RUNNING, JOB_STOPPED, JOB_DONE, JOB_FAILED };

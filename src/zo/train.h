@@ -56,17 +56,18 @@ void training_free_device(struct training *t);
 /* Continues from the newest good checkpoint in DIR/checkpoints, if there is one. */
 struct error training_resume(struct training *t);
 
-/* Callbacks of a run. On rank 0: `check` before files are written, whose error keeps them from being written; may be NULL.
- * On every rank: `sample` when a picture is due (`missing`: it may exist already, since the run
- * begins at this step), which returns ERROR_PREEMPTED on all ranks if one was asked to stop; and `after_step`, which
- * may be NULL. */
+/* Callbacks of a run. On rank 0: `check` before files are written, whose error keeps them from being written; may be
+ * NULL. On every rank: `sample` when a picture is due (`missing`: it may exist already, since the run begins at this
+ * step), which returns ERROR_PREEMPTED on all ranks if one was asked to stop; and `after_step`, which may be NULL.
+ *
+ * Costs, for the time that is left: of `sample`, and of what follows the run; in evaluations that take as long on each
+ * rank. */
 struct training_calls {
     struct error (*check)(void *arg);
     struct error (*sample)(void *arg, int64_t step, bool missing);
     void (*after_step)(void *arg, const struct metric *metric);
     void *arg;
-    double sample_cost, end_cost; /* of `sample`, and of what follows the run: in evaluations that take as long on each
-                                     rank; for the time that is left */
+    double sample_cost, end_cost;
 };
 
 /* Runs the remaining steps, writing metrics, embeddings and checkpoints into config->output.dir. ERROR_PREEMPTED after
