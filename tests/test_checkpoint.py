@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import struct
+import zlib
 
 import pytest
 
@@ -49,6 +51,27 @@ def test_it_is_a_safetensors_file_that_says_what_it_is(folder):
     assert re.fullmatch("[0-9a-f]{8}", facts.pop("crc32"))
     assert facts == {"format": "zoodip checkpoint 2", "step": "52", "updates": "52", "recipe": RECIPE, "model": "m", "pictures": "3, p",
                      "order": "o", "captions": "c", "device": "d"}
+
+
+@pytest.mark.parametrize("step, updates", [("-2", "-2"), ("x2", "x2"), ("02", "02"), ("53", "52")])
+def test_a_step_that_is_no_number_is_refused(folder, step, updates):
+    """Its CRC-32 is right."""
+    write(folder, 52)
+    path = folder / "step-52.safetensors"
+    data = path.read_bytes()
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:size])
+    facts = header["__metadata__"]
+    facts.update(step=step, updates=updates)
+    crc = zlib.crc32("".join(facts[key] + "\0" for key in facts if key != "crc32").encode())
+    for tensor in ("embedding", "m", "v", "history", "noise"):
+        first, end = header[tensor]["data_offsets"]
+        crc = zlib.crc32(struct.pack("<2q", *header[tensor]["shape"]) + data[size + first : size + end], crc)
+    facts["crc32"] = f"{crc:08x}"
+    text = json.dumps(header, separators=(",", ":")).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data[size:])
+    done = checkpoint("resume", folder, RECIPE)
+    assert done.stdout == "none\n" and f"its step is {step} and its updates are {updates}" in done.stderr
 
 
 def test_no_folder_and_an_empty_one_are_no_checkpoint(folder):

@@ -156,6 +156,15 @@ static struct error check_format(const struct reading *r, const char *path)
                        path, format < FORMAT ? "an earlier" : "a later", format, FORMAT);
 }
 
+/* A number of steps as we write it, and Adam's updates are as many. */
+static bool are_steps(const char *step, const char *updates)
+{
+    char exact[NUMBER_TEXT];
+    long long number = strtoll(step, NULL, 10);
+    snprintf(exact, sizeof exact, "%lld", number);
+    return number >= 0 && strcmp(step, exact) == 0 && strcmp(updates, exact) == 0;
+}
+
 /* Is the file as it was written? ERROR_FAILED if not. */
 static struct error check_whole(struct reading *r, const char *path)
 {
@@ -167,6 +176,9 @@ static struct error check_whole(struct reading *r, const char *path)
         if (!r->facts[i])
             return error_failed("%s: not a checkpoint: its metadata has no \"%s\"", path, fact_name(i));
     }
+    if (!are_steps(r->facts[STEP_FACT], r->facts[UPDATES_FACT]))
+        return error_failed("%s: not a checkpoint: its step is %.20s and its updates are %.20s, expected one number",
+                            path, r->facts[STEP_FACT], r->facts[UPDATES_FACT]);
     memcpy(r->origin.facts, r->facts + OWN_FACTS, sizeof r->origin.facts);
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *found = safetensors_find(&r->file, r->tensors[i].name);
