@@ -1,11 +1,6 @@
 #include "pipeline/learning.h"
 
 #include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
@@ -13,8 +8,8 @@
 #include "base/progress.h"
 #include "files/file.h"
 #include "pipeline/pictures.h"
+#include "pipeline/run_report.h"
 #include "report/plot.h"
-#include "report/report.h"
 #include "zo/checkpoint.h"
 
 /* Nobody else writes here. A file that cannot be removed does no harm. */
@@ -114,84 +109,6 @@ struct error learning_check(struct learning *l)
     return claim(l, c);
 }
 
-/* Facts of the report: names, each with its text. */
-enum { FACTS = 16, FACT_TEXT = 200 };
-struct facts {
-    const char *pairs[2 * FACTS];
-    char texts[FACTS][FACT_TEXT];
-    int64_t count;
-};
-
-__attribute__((format(printf, 3, 4))) static void add_fact(struct facts *f, const char *name, const char *format, ...)
-{
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(f->texts[f->count], FACT_TEXT, format, arguments);
-    va_end(arguments);
-    f->pairs[2 * f->count] = name;
-    f->pairs[2 * f->count + 1] = f->texts[f->count];
-    f->count++;
-}
-
-/* What was learned with what, by hash: files may be moved and renamed. */
-static struct error add_hashes(struct facts *f, const struct learning *l)
-{
-    const struct config *c = &l->subject->config;
-    char path[PATH_SIZE];
-    uint32_t word;
-    TRY(path_join(path, c->output.dir, "learned_embeds.safetensors"));
-    TRY(file_crc(path, &word));
-    add_fact(f, "word", "CRC-32 %08x (%s)", word, path_name(path));
-    add_fact(f, "model", "CRC-32 %08x", l->subject->pipeline->contents);
-    return ok();
-}
-
-/* When, where and by which program. */
-static void add_origin(struct facts *f)
-{
-    char date[64] = "", host[128] = "unknown";
-    time_t now = (time_t)clock_date();
-    struct tm parts;
-    if (localtime_r(&now, &parts))
-        strftime(date, sizeof date, "%Y-%m-%d %H:%M:%S %z", &parts);
-    gethostname(host, sizeof host - 1);
-    add_fact(f, "zoodip", "%s", ZOODIP_VERSION);
-    add_fact(f, "date", "%s", date);
-    add_fact(f, "host", "%s", host);
-}
-
-static void add_run(struct facts *f, const struct learning *l)
-{
-    const struct pipeline *p = l->subject->pipeline;
-    const struct training *t = &l->training;
-    add_fact(f, "device", "%s", device_name(p->device));
-    add_fact(f, "ranks", "%d", comm_size(p->comm));
-    add_fact(f, "steps", "%lld", (long long)t->state.step);
-    add_fact(f, "time", "%.1f s in steps, %.1f s in all (this run)", t->seconds, clock_seconds() - l->started);
-    add_fact(f, "validation loss at the start", "%.5f, over %lld fixed draws", t->validation_first,
-             (long long)t->validation_evaluations);
-    add_fact(f, "validation loss at the end", "%.5f", t->validation_last);
-    add_fact(f, "peak memory", "%.0f MB on rank 0", (double)memory_peak() / (1 << 20));
-}
-
-static struct error write_report(const struct learning *l, const struct pictures *pictures)
-{
-    const struct config *c = &l->subject->config;
-    struct facts facts = {.count = 0};
-    char title[300];
-    snprintf(title, sizeof title, "%s: a word learned by zoodip", c->token.placeholder);
-    TRY(add_hashes(&facts, l));
-    add_run(&facts, l);
-    add_origin(&facts);
-    char *json = config_json(c);
-    if (!json)
-        return error_memory("the report");
-    struct error e =
-        report_write(c->output.dir, title, json, facts.pairs, facts.count, pictures->shown, pictures->shown_count);
-    memory_free(json);
-    return e;
-}
-
 /* Rank 0: pictures and curve, each even if the one before failed; the word, in case it was removed while pictures were
  * generated; and the report, which names it. */
 static struct error write_results(struct learning *l, const struct pictures *pictures)
@@ -201,7 +118,7 @@ static struct error write_results(struct learning *l, const struct pictures *pic
     struct error e = pictures_save(pictures, folder);
     e = error_first(e, plot_write(folder));
     e = error_first(e, records_keep_word(&l->training));
-    return error_first(e, write_report(l, pictures));
+    return error_first(e, run_report_write(l, pictures));
 }
 
 /* What a run leaves for people. Collective: all ranks generate. */

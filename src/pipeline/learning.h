@@ -23,7 +23,9 @@ struct learning {
     struct claim claim;  /* rank 0 of the group: of output.dir */
     int64_t driver_used; /* GPU bytes in use when training ended, by the driver's count */
 
-    double started;  /* private, as is the next */
+    double started; /* when learning_run began, by clock_seconds */
+
+    /* private */
     char *announced; /* the folder in which previous_announce noted something, until it has begun; or NULL */
 };
 

@@ -104,16 +104,6 @@ struct job *jobs_first_pending(struct jobs *jobs);
 /* Marks the job as failed with an error. */
 void job_fail(struct job *job, struct error e);
 
-/* Reads the words and pictures of all pending jobs. Collective over p->all. */
-struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p);
-
-/* A GPU's memory is planned before any work is done: the most that any pending job needs must fit; a spool's jobs that do
- * not fit fail by themselves. Collective over p->all. */
-struct error jobs_plan(struct jobs *jobs, struct pipeline *p);
-
-/* Encodes the pictures of all pending jobs, with one VAE. Collective over p->all. */
-struct error jobs_encode(struct jobs *jobs, struct pipeline *p);
-
 /* The pending jobs, longest first -> order [count of jobs]; returns how many. */
 int64_t jobs_order(const struct jobs *jobs, int64_t *order);
 

@@ -11,6 +11,7 @@
 #include "queue/handout.h"
 #include "queue/job_folders.h"
 #include "queue/job_log.h"
+#include "queue/jobs_prepare.h"
 #include "queue/results.h"
 
 struct queue {
