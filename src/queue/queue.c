@@ -12,14 +12,12 @@
 #include "queue/job_folders.h"
 #include "queue/job_log.h"
 #include "queue/jobs_prepare.h"
+#include "queue/queue_pipeline.h"
 #include "queue/results.h"
 
 struct queue {
     struct queue_parts parts;
-    struct pipeline pipeline;
-    struct config config; /* a copy of the one that opened it, whose timeout and output.dir count for all jobs */
-    bool opened, loaded;  /* the pipeline; text encoder and UNet */
-    int groups;           /* 0: the ranks have not been split yet */
+    struct queue_pipeline serving; /* all batches */
 
     /* the current batch */
     struct jobs jobs;
@@ -43,7 +41,7 @@ static bool is_root(const struct queue *q)
 
 static bool is_leader(const struct queue *q)
 {
-    return comm_rank(q->pipeline.comm) == 0;
+    return comm_rank(q->serving.pipeline.comm) == 0;
 }
 
 /* -------------------------------------------------------------------------------- folders */
@@ -76,9 +74,9 @@ static struct error prepare_folders(struct queue *q)
 {
     struct error e = ok();
     if (is_root(q))
-        e = config_blame(&q->config, "output.dir", folder_make(q->jobs.folder));
+        e = config_blame(&q->serving.config, "output.dir", folder_make(q->jobs.folder));
     if (is_root(q) && e.code == ERROR_NONE)
-        e = claim_queue(q, &q->config);
+        e = claim_queue(q, &q->serving.config);
     TRY(comm_agree(q->parts.comm, e));
     if (is_root(q))
         job_folders_prepare(&q->jobs);
@@ -168,7 +166,7 @@ static struct error open_folder(struct queue *q, struct job *job, struct learnin
 
 static struct error learn(struct queue *q, struct job *job, struct learning *learning)
 {
-    TRY(comm_agree(q->pipeline.comm, is_leader(q) ? open_folder(q, job, learning) : ok()));
+    TRY(comm_agree(q->serving.pipeline.comm, is_leader(q) ? open_folder(q, job, learning) : ok()));
     struct error e = learning_run(learning, job->start == START_RESUME);
     q->status.step = learning->training.state.step; // also for a job that had no step left
     q->status.validation = learning->training.validation_last;
@@ -202,7 +200,7 @@ static void run_job(struct queue *q, struct job *job)
     q->job = job;
     q->status = job->status;
     q->status.state = JOB_RUNNING;
-    q->status.group = handout_group_of(comm_rank(q->parts.comm), comm_size(q->parts.comm), q->groups);
+    q->status.group = handout_group_of(comm_rank(q->parts.comm), comm_size(q->parts.comm), q->serving.groups);
     q->status.step = 0;
     handout_report(q->handout, &q->status);
     struct learning learning = {.subject = &job->subject, .root = q->jobs.folder, .on_step = on_step, .arg = q};
@@ -216,7 +214,7 @@ static void run_job(struct queue *q, struct job *job)
     job_log_close(&q->log);
     learning_free(&learning);
     if (e.code != ERROR_NONE)
-        device_wait(q->pipeline.device); // an error that sticks to the device belongs to this job, not to the next
+        device_wait(q->serving.pipeline.device); // an error that sticks to the device is this job's, not the next one's
     q->learning = NULL;
     q->job = NULL;
 }
@@ -238,16 +236,16 @@ static struct error hand_out(struct queue *q, const int64_t *order, int64_t coun
 {
     const struct handout_parts parts = {
         .all = q->parts.comm,
-        .group = q->pipeline.comm,
-        .groups = q->groups,
-        .timeout = q->config.cluster.timeout,
+        .group = q->serving.pipeline.comm,
+        .groups = q->serving.groups,
+        .timeout = q->serving.config.cluster.timeout,
         .order = order,
         .count = count,
         .report = on_report,
         .arg = q,
     };
     TRY(comm_agree(q->parts.comm, handout_new(&q->handout, &parts)));
-    comm_listen(q->pipeline.comm, (struct comm_listener){tick_group, print_abort, q});
+    comm_listen(q->serving.pipeline.comm, (struct comm_listener){tick_group, print_abort, q});
     comm_listen(q->parts.comm, (struct comm_listener){tick_all, print_abort, q});
     q->status = (struct job_status){.job = -1};
     while (true) {
@@ -262,7 +260,7 @@ static struct error hand_out(struct queue *q, const int64_t *order, int64_t coun
 
 static struct error run_jobs(struct queue *q)
 {
-    struct pipeline *p = &q->pipeline;
+    struct pipeline *p = &q->serving.pipeline;
     int64_t *order = memory_alloc(q->jobs.count, sizeof *order);
     struct error e = comm_agree(q->parts.comm, order ? ok() : error_memory("the queue"));
     bool was_muted = progress_set_muted(true); // the display has the terminal; a job's phases are in its log
@@ -275,69 +273,6 @@ static struct error run_jobs(struct queue *q)
     q->handout = NULL;
     memory_free(order);
     return e;
-}
-
-/* This rank's part: the pipeline that a job's config asks for. */
-static struct error open_mine(struct queue *q, const struct job *job)
-{
-    const struct pipeline_choice choice = pipeline_choice_of(&job->config);
-    TRY(config_copy(&q->config, &job->config));
-    struct error e = pipeline_open(&q->pipeline, &choice, q->parts.comm, q->parts.devices);
-    if (e.code != ERROR_NONE)
-        config_free(&q->config);
-    return e;
-}
-
-static void close_pipeline(struct queue *q)
-{
-    pipeline_close(&q->pipeline);
-    config_free(&q->config);
-}
-
-/* The first job that can be learned opens the pipeline. In a file, all jobs need the same model. */
-static struct error open_pipeline(struct queue *q)
-{
-    for (struct job *job = jobs_first_pending(&q->jobs); job && !q->opened; job = jobs_first_pending(&q->jobs)) {
-        comm_set_timeout(q->parts.comm, job->config.cluster.timeout);
-        struct error mine = open_mine(q, job);
-        struct error e = comm_agree(q->parts.comm, mine);
-        if (e.code == ERROR_NONE)
-            e = pipeline_compare(&q->pipeline, &q->config);
-        q->opened = e.code == ERROR_NONE;
-        if (!q->opened && mine.code == ERROR_NONE)
-            close_pipeline(q);
-        if (!q->opened && q->jobs.kind == JOBS_FILE)
-            return e;
-        if (!q->opened)
-            job_fail(job, e);
-        else if (is_root(q) && device_note(q->pipeline.device)[0])
-            log_line("%s", device_note(q->pipeline.device));
-    }
-    return ok();
-}
-
-/* Once: the ranks split into groups. */
-static struct error make_groups(struct queue *q)
-{
-    struct pipeline *p = &q->pipeline;
-    int size = comm_size(q->parts.comm);
-    if (q->groups > 0)
-        return ok();
-    q->groups = q->parts.groups > 0 ? (int)q->parts.groups : jobs_best_groups(&q->jobs, size);
-    TRY(pipeline_divide(p, handout_group_of(comm_rank(q->parts.comm), size, q->groups)));
-    if (is_root(q))
-        log_line("%d rank%s in %d group%s", size, size == 1 ? "" : "s", q->groups, q->groups == 1 ? "" : "s");
-    return comm_agree(q->parts.comm, pipeline_link(p, &q->config));
-}
-
-static struct error load_once(struct queue *q)
-{
-    if (q->loaded)
-        return ok();
-    pipeline_log_loading(&q->pipeline);
-    TRY(pipeline_load(&q->pipeline));
-    q->loaded = true;
-    return ok();
 }
 
 /* A spool's jobs do not depend on whether the summary of a batch can be written. */
@@ -353,26 +288,26 @@ static struct error blame_summary(const struct queue *q, struct error e)
 static struct error begin_results(struct queue *q)
 {
     q->results.ranks = comm_size(q->parts.comm);
-    q->results.groups = q->groups;
+    q->results.groups = q->serving.groups;
     return blame_summary(q, results_write_summary(&q->results));
 }
 
 /* Everything that can be checked is checked before the first step. */
 static struct error prepare(struct queue *q)
 {
-    TRY(open_pipeline(q));
-    if (q->opened) // else no job is left
-        TRY(jobs_read_subjects(&q->jobs, &q->pipeline));
+    TRY(queue_pipeline_open(&q->serving, &q->jobs, q->parts.comm, q->parts.devices));
+    if (q->serving.opened) // else no job is left
+        TRY(jobs_read_subjects(&q->jobs, &q->serving.pipeline));
     TRY(prepare_folders(q));
     if (!jobs_first_pending(&q->jobs))
         return ok();
-    TRY(make_groups(q));
+    TRY(queue_pipeline_divide(&q->serving, &q->jobs, q->parts.groups));
     TRY(comm_agree(q->parts.comm, is_root(q) ? begin_results(q) : ok()));
-    TRY(jobs_plan(&q->jobs, &q->pipeline));
+    TRY(jobs_plan(&q->jobs, &q->serving.pipeline));
     if (!jobs_first_pending(&q->jobs))
         return ok();
-    TRY(jobs_encode(&q->jobs, &q->pipeline));
-    return load_once(q);
+    TRY(jobs_encode(&q->jobs, &q->serving.pipeline));
+    return queue_pipeline_load(&q->serving);
 }
 
 /* Jobs that ended before any was handed out: some were wrong, others an earlier run finished. */
@@ -401,11 +336,8 @@ static struct error finish(struct queue *q)
 static struct error prepare_batch(struct queue *q)
 {
     struct error e = comm_agree(q->parts.comm, prepare(q));
-    if (e.code != ERROR_NONE && q->jobs.kind == JOBS_SPOOL && q->opened && !q->loaded) {
-        close_pipeline(q); // the next batch may ask for another model
-        q->opened = false;
-        q->groups = 0;
-    }
+    if (e.code != ERROR_NONE && q->jobs.kind == JOBS_SPOOL && !q->serving.loaded)
+        queue_pipeline_close(&q->serving); // the next batch may ask for another model
     return blame_batch(q, e);
 }
 
@@ -486,7 +418,6 @@ void queue_free(struct queue *q)
     if (!q)
         return;
     queue_clear(q);
-    if (q->opened)
-        close_pipeline(q);
+    queue_pipeline_close(&q->serving);
     memory_free(q);
 }
