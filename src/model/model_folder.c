@@ -1,7 +1,5 @@
 #include "model/model_folder.h"
 
-#include <string.h>
-
 #include "base/text.h"
 
 const char *const model_parts[MODEL_PARTS] = {"text_encoder", "unet", "vae"};

@@ -1,6 +1,5 @@
 #include "pipeline/subject.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"

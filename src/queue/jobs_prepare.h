@@ -1,7 +1,7 @@
 /* queue/jobs_prepare.h
  *
  * What the pending jobs of a queue need before the first of them begins, in this order, in the pipeline that serves them
- * all. What is wrong with one job fails that job alone. All of it is collective over p->all.
+ * all. Words and pictures that are wrong fail their job alone. All of it is collective over p->all.
  */
 #ifndef ZOODIP_QUEUE_JOBS_PREPARE_H
 #define ZOODIP_QUEUE_JOBS_PREPARE_H

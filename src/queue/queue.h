@@ -8,7 +8,6 @@
 #ifndef ZOODIP_QUEUE_QUEUE_H
 #define ZOODIP_QUEUE_QUEUE_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"

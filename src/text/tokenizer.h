@@ -13,7 +13,6 @@
 #ifndef ZOODIP_TEXT_TOKENIZER_H
 #define ZOODIP_TEXT_TOKENIZER_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"

@@ -9,7 +9,6 @@
 #ifndef ZOODIP_ZO_ORIGIN_H
 #define ZOODIP_ZO_ORIGIN_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
