@@ -61,7 +61,8 @@ def bare_root(root):
     for place in ("usr/bin", "proc", "dev", "sys", "tmp"):
         (root / place).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
-    programs = [shutil.which(name, path="/usr/bin:/bin") for name in ("bash", "basename", "cat", "dirname", "env", "nproc", "readlink", "realpath", "rm", "sleep")]
+    programs = [shutil.which(name, path="/usr/bin:/bin") for name in
+                ("bash", "basename", "cat", "dirname", "env", "nproc", "readlink", "realpath", "rm", "sleep")]
     for path in programs:
         shutil.copy(path, root / "usr/bin")
     needed = {**libraries(*programs), **{k: v for k, v in libraries(program("zoodip")).items() if C_LIBRARY.fullmatch(k)}}
