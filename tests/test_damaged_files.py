@@ -19,7 +19,7 @@ from safetensors.torch import save
 from conftest import ROOT, TOYBOX, run
 
 NEEDS = "peers"
-SOURCES = ["base/*.c", "files/*.c", "text/*.c", "zo/checkpoint.c", "zo/origin.c", "zo/state.c", "zo/subspace.c"]
+SOURCES = ["base/*.c", "cluster/*.c", "files/*.c", "text/*.c", "zo/checkpoint.c", "zo/origin.c", "zo/state.c", "zo/subspace.c"]
 LIBRARIES = ["-lcjson", "-lutf8proc", "-lpng", "-ljpeg", "-lz", "-lpthread", "-lm"]
 
 
