@@ -108,7 +108,7 @@ def fail_one(command, write, begin, assert_in_full, tmp_path, case):
 def fail_each(command, write, begin, assert_in_full, tmp_path, slices):
     """Each call; of so many slices one a day, in which ways alternate."""
     cases = [(k, WAYS[(k + SLICE) % len(WAYS)]) for k in range(1, calls_of(command, write, begin, tmp_path) + 1)]
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(6) as pool:  # a call that is tried again mostly waits
         list(pool.map(partial(fail_one, command, write, begin, assert_in_full, tmp_path), slice_of(cases, slices)))
 
 

@@ -8,7 +8,8 @@ static const double FIRST_PAUSE = 0.1; /* seconds; each is twice the one before 
 
 bool attempts_again(struct attempts *a, struct error e)
 {
-    if (e.code != ERROR_FAILED || a->failed == MOST_AGAIN)
+    // a full disk has no more room some seconds later
+    if (e.code != ERROR_FAILED || error_is_full_disk(e) || a->failed == MOST_AGAIN)
         return false;
     double pause = FIRST_PAUSE * (1 << a->failed++);
     log_warning("%s; trying again in %.1f s (%d of %d)", e.text, pause, a->failed, MOST_AGAIN);
