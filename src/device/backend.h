@@ -62,6 +62,7 @@ typedef void sum_op(struct device *device, struct tensor slots);
 typedef void broadcast_op(struct device *device, struct tensor t, int root);
 
 struct device_ops {
+    bool tangents; /* linear, conv, norm, attention, copy, embed and loss know tangent lanes (device->tangents) */
     void (*close)(struct device *device);
     struct error (*wait)(struct device *device);
     struct error (*alloc)(struct device *device, int64_t bytes, void **memory); /* zeroed */
@@ -130,10 +131,12 @@ struct device {
     int64_t store_bytes, store_used;
     bool fill;
     struct buffer arena;
-    int64_t programs;        /* in existence; the arena is freed with the last */
-    struct program *program; /* the one being made or run */
-    int64_t cursor;          /* its tensors so far */
-    int64_t clock;           /* a dry pass's allocations and frees so far */
+    int64_t programs;         /* in existence; the arena is freed with the last */
+    struct tangents tangents; /* of.base is NULL where there are none */
+    struct tensor factors;    /* of the op that is being run, see op_linear in ops.c */
+    struct program *program;  /* the one being made or run */
+    int64_t cursor;           /* its tensors so far */
+    int64_t clock;            /* a dry pass's allocations and frees so far */
     bool dry;
 };
 
@@ -162,6 +165,12 @@ static inline int64_t round_up(int64_t x, int64_t to)
 static inline int64_t weight_depth(const struct weight *w)
 {
     return w->in * w->kh * w->kw;
+}
+
+/* Of a tensor's lanes, those that are evaluations. */
+static inline int64_t primal_lanes(const struct device *device, struct tensor t)
+{
+    return device->tangents.of.base && device->tangents.primal < t.lanes ? device->tangents.primal : t.lanes;
 }
 
 static inline int64_t tensor_positions(struct tensor t)

@@ -2,7 +2,7 @@
  *
  * The one interface to compute. A model is written in these ops and never asks which device runs them.
  *
- * Lane = one evaluation (a direction under a picture). Invariant, on which equal bits for any number of ranks rest:
+ * Lane = one evaluation (a direction under a picture), or the derivative of one (see tangents, below). Invariant, on which equal bits for any number of ranks rest:
  * what an op writes for a lane depends neither on how many lanes there are, nor on the lane's place among them, nor on
  * threads. An op's blocking and the order of its sums follow from ONE lane's shape.
  *
@@ -140,6 +140,9 @@ void device_free(struct device *device, struct tensor *tensor);
 /* A view: channels [first, first + count) of every position. */
 struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count);
 
+/* A view: positions [first, first + count) of every lane, in one row. */
+struct tensor tensor_positions_of(struct tensor x, int64_t first, int64_t count);
+
 /* A view: lanes [first, first + count). */
 struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count);
 
@@ -149,6 +152,33 @@ struct error program_new(struct device *device, struct error (*body)(void *arg),
 struct error program_run(struct program *program);
 void program_free(struct program *program);           /* freeing the last one frees the arena */
 int64_t program_bytes(const struct program *program); /* of arena that it needs */
+
+/* ---- tangents: forward mode ----
+ *
+ * Between tangents_begin and tangents_end, both in a program's body, lanes [0, primal) of a tensor are evaluations, as
+ * they are everywhere else, and each lane after them is a tangent: the derivative of its primal, lane of[lane], along a
+ * direction of its own. A tensor that has the primal lanes only does not depend on the word: its tangents are zero, and
+ * nothing is computed or stored for them. The networks do not know; each op does, x. being the tangent of x:
+ *
+ *     op_embed          scale z at the word's places, z being the tangent lane's own `rows`; elsewhere 0
+ *     op_linear, _conv  W x. + residual. (no bias, no lane_bias); then a'(u) u., u being what the primal's act is given
+ *     op_norm           gain r (x. - mean x. - x^ mean(x^ x.)), r = 1 / sqrt(var + eps), x^ = (x - mean x) r; then a'
+ *     op_attention      s. = (q. kt + q k.t) / sqrt(head size), y. = p (s. - mean s.) v + p v., means weighted by p
+ *     op_copy           x., zero where x has primal lanes only
+ *     op_loss           2 mean((pred - target) pred.) / scale: the slope of its primal's loss along the direction
+ *
+ * A tangent reads its primal and no other tangent, so the invariant above holds for both. Where an op has more to keep
+ * of the primal than its tensors hold, it takes a tensor of its own in both passes.
+ */
+struct tangents {
+    int64_t primal;   /* lanes; there may be no others */
+    struct tensor of; /* I32 [1, 1, 1, lanes]: each lane's primal, a primal lane's own number */
+    double scale;     /* a power of two about as large as the token table's numbers: halves hold only 6e-8 to 65504 */
+};
+void tangents_begin(struct device *device, const struct tangents *tangents);
+void tangents_end(struct device *device);
+bool tangents_on(const struct device *device);         /* are we between the two? */
+bool device_has_tangents(const struct device *device); /* if not, tangents_begin is an error */
 
 /* Waits for the stream and returns the first error, which is then cleared. */
 struct error device_wait(struct device *device);

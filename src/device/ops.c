@@ -28,6 +28,49 @@ void device_read(struct device *d, void *to, struct tensor from)
         d->ops->read(d, to, from);
 }
 
+/* -------------------------------------------------------------------------------- tangents */
+
+bool device_has_tangents(const struct device *d)
+{
+    return d->ops->tangents;
+}
+
+static struct error check_tangents(const struct device *d, const struct tangents *t)
+{
+    if (!d->ops->tangents)
+        return error_failed("%s: has no tangents", d->name);
+    bool map = t->of.base && t->of.type == I32 && t->of.lanes == 1 && tensor_positions(t->of) == 1;
+    if (!map || t->primal < 1 || t->primal > t->of.channels || !(t->scale > 0))
+        return error_failed("tangents_begin: %lld primal of %lld lanes", (long long)t->primal,
+                            (long long)t->of.channels);
+    return d->tangents.of.base ? error_failed("tangents_begin: twice") : ok();
+}
+
+void tangents_begin(struct device *d, const struct tangents *t)
+{
+    struct error e = check_tangents(d, t);
+    if (e.code != ERROR_NONE)
+        device_fail(d, e);
+    else
+        d->tangents = *t;
+}
+
+void tangents_end(struct device *d)
+{
+    d->tangents = (struct tangents){0};
+}
+
+bool tangents_on(const struct device *d)
+{
+    return d->tangents.of.base;
+}
+
+/* Has t, of y's lanes, the primal ones only, so that its tangents are zero? */
+static bool only_primal(const struct device *d, struct tensor t, struct tensor y)
+{
+    return t.lanes < y.lanes && t.lanes == primal_lanes(d, y);
+}
+
 /* -------------------------------------------------------------------------------- shapes */
 
 /* Text by value, so that one message can hold two shapes. */
@@ -66,13 +109,14 @@ static bool fits_map(struct tensor map, int64_t lanes, int64_t source_lanes)
     return usable(map, I32) && map.lanes == 1 && tensor_positions(map) == 1 && map.channels == lanes;
 }
 
-static bool fits_epilogue(struct tensor y, const struct weight *w, struct epilogue e)
+static bool fits_epilogue(const struct device *d, struct tensor y, const struct weight *w, struct epilogue e)
 {
     int64_t out = e.act == ACT_GEGLU ? w->out / 2 : w->out;
     if ((e.act == ACT_GEGLU) != w->gated || y.channels != out)
         return false;
-    if (e.lane_bias && (!usable(*e.lane_bias, F32) || e.lane_bias->lanes != y.lanes ||
-                        tensor_positions(*e.lane_bias) != 1 || e.lane_bias->channels != w->out || w->gated))
+    if (e.lane_bias &&
+        (!usable(*e.lane_bias, F32) || (e.lane_bias->lanes != y.lanes && !only_primal(d, *e.lane_bias, y)) ||
+         tensor_positions(*e.lane_bias) != 1 || e.lane_bias->channels != w->out || w->gated))
         return false;
     return !e.residual ||
            (usable(*e.residual, F32) && same_places(*e.residual, y) && e.residual->channels == y.channels);
@@ -85,27 +129,45 @@ static bool is_product(const struct weight *w)
     return w && !w->table && !w->norm;
 }
 
-static struct error check_linear(struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
+static struct error check_linear(const struct device *d, struct tensor y, struct tensor x, const struct weight *w,
+                                 struct epilogue e)
 {
     if (!is_product(w) || w->kh != 1 || w->kw != 1)
         return error_failed("op_linear: not a linear layer's weight");
-    if (!usable(y, F32) || !usable(x, F32) || !same_places(y, x) || x.channels != w->in || !fits_epilogue(y, w, e))
+    if (!usable(y, F32) || !usable(x, F32) || !same_places(y, x) || x.channels != w->in || !fits_epilogue(d, y, w, e))
         return wrong("op_linear", y, x);
     return ok();
 }
 
-void op_linear(struct device *d, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
+/* By what the tangents of a product with an act are multiplied: act'(u) [primal lanes, .., out], of ACT_GEGLU
+ * gelu(gate), then value gelu'(gate). */
+static void take_factors(struct device *d, struct tensor y, enum act act)
 {
-    if (ready(d, check_linear(y, x, w, e)))
-        d->ops->linear(d, y, x, w, e);
+    int64_t primal = primal_lanes(d, y), count = act == ACT_NONE ? 0 : act == ACT_GEGLU ? 2 : 1;
+    if (primal < y.lanes && count > 0)
+        d->factors = device_alloc(d, F32, primal, y.height, y.width, count * y.channels);
 }
 
-static struct error check_conv(struct tensor y, struct tensor x, const struct weight *w, struct conv c,
-                               struct epilogue e)
+static void free_factors(struct device *d)
+{
+    if (d->factors.base)
+        device_free(d, &d->factors);
+}
+
+void op_linear(struct device *d, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
+{
+    take_factors(d, y, e.act);
+    if (ready(d, check_linear(d, y, x, w, e)))
+        d->ops->linear(d, y, x, w, e);
+    free_factors(d);
+}
+
+static struct error check_conv(const struct device *d, struct tensor y, struct tensor x, const struct weight *w,
+                               struct conv c, struct epilogue e)
 {
     if (!is_product(w))
         return error_failed("op_conv: not a convolution's weight");
-    if (!usable(y, F32) || !usable(x, F32) || y.lanes != x.lanes || x.channels != w->in || !fits_epilogue(y, w, e) ||
+    if (!usable(y, F32) || !usable(x, F32) || y.lanes != x.lanes || x.channels != w->in || !fits_epilogue(d, y, w, e) ||
         c.stride < 1 || c.pad < 0 || (c.up && c.stride != 1))
         return wrong("op_conv", y, x);
     return ok();
@@ -114,8 +176,10 @@ static struct error check_conv(struct tensor y, struct tensor x, const struct we
 void op_conv(struct device *d, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
              struct epilogue e)
 {
-    if (ready(d, check_conv(y, x, w, c, e)))
+    take_factors(d, y, e.act);
+    if (ready(d, check_conv(d, y, x, w, c, e)))
         d->ops->conv(d, y, x, w, c, e);
+    free_factors(d);
 }
 
 static struct error check_norm(struct tensor y, struct tensor x, const struct weight *w, int64_t groups, enum act act)
@@ -136,13 +200,14 @@ void op_norm(struct device *d, struct tensor y, struct tensor x, const struct we
         d->ops->norm(d, y, x, w, groups, eps, act);
 }
 
-static struct error check_attention(struct tensor y, struct tensor q, struct tensor k, struct tensor v, int64_t heads,
-                                    bool causal)
+static struct error check_attention(const struct device *d, struct tensor y, struct tensor q, struct tensor k,
+                                    struct tensor v, int64_t heads, bool causal)
 {
     enum { LARGEST_HEAD = 2048 };
-    if (!usable(y, F32) || !usable(q, F32) || !same_places(y, q) || y.channels != q.channels)
+    if (!usable(y, F32) || !usable(q, F32) || (q.lanes != y.lanes && !only_primal(d, q, y)) ||
+        tensor_positions(y) != tensor_positions(q) || y.channels != q.channels)
         return wrong("op_attention", y, q);
-    if (!usable(k, F32) || !usable(v, F32) || !same_places(k, v) || k.lanes != q.lanes || k.channels != q.channels ||
+    if (!usable(k, F32) || !usable(v, F32) || !same_places(k, v) || k.lanes != y.lanes || k.channels != q.channels ||
         v.channels != q.channels || (causal && tensor_positions(k) != tensor_positions(q)))
         return wrong("op_attention", k, v);
     if (heads < 1 || q.channels % heads != 0 || q.channels / heads > LARGEST_HEAD)
@@ -153,21 +218,21 @@ static struct error check_attention(struct tensor y, struct tensor q, struct ten
 void op_attention(struct device *d, struct tensor y, struct tensor q, struct tensor k, struct tensor v, int64_t heads,
                   bool causal)
 {
-    if (ready(d, check_attention(y, q, k, v, heads, causal)))
+    if (ready(d, check_attention(d, y, q, k, v, heads, causal)))
         d->ops->attention(d, y, q, k, v, heads, causal);
 }
 
-static struct error check_copy(struct tensor y, struct tensor x, struct tensor map)
+static struct error check_copy(const struct device *d, struct tensor y, struct tensor x, struct tensor map)
 {
     if (!usable(y, y.type) || !usable(x, y.type) || tensor_positions(y) != tensor_positions(x) ||
-        y.channels != x.channels || !fits_map(map, y.lanes, x.lanes))
+        y.channels != x.channels || !(fits_map(map, y.lanes, x.lanes) || only_primal(d, x, y)))
         return wrong("op_copy", y, x);
     return ok();
 }
 
 void op_copy(struct device *d, struct tensor y, struct tensor x, struct tensor map)
 {
-    if (ready(d, check_copy(y, x, map)))
+    if (ready(d, check_copy(d, y, x, map)))
         d->ops->copy(d, y, x, map);
 }
 

@@ -65,6 +65,14 @@ struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count)
     return x;
 }
 
+struct tensor tensor_positions_of(struct tensor x, int64_t first, int64_t count)
+{
+    x.offset += first * x.row_stride * dtype_size(x.type);
+    x.height = 1;
+    x.width = count;
+    return x;
+}
+
 struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count)
 {
     x.offset += first * x.lane_stride * dtype_size(x.type);
@@ -132,6 +140,7 @@ static struct error run_body(struct program *p, bool dry)
     struct error e = p->body(p->arg);
     d->program = NULL;
     d->dry = false;
+    d->tangents = (struct tangents){0};
     return e;
 }
 

@@ -29,9 +29,15 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 40 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 42 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
+
+/* How a loss's derivative along a direction is found: from the loss a step of eps away (the paper's), or by tangent
+ * lanes, which carry the derivative itself (device/device.h). */
+enum derivative { DERIVATIVE_AUTO, DERIVATIVE_DIFFERENCE, DERIVATIVE_TANGENT };
+
+enum directions_per { DIRECTIONS_PER_STEP, DIRECTIONS_PER_PICTURE };
 
 /* Texts are owned and end in zero; device and activations point at static names. */
 struct config {
@@ -53,6 +59,8 @@ struct config {
     } token;
     struct {
         int64_t n;
+        enum derivative derivative;
+        enum directions_per directions_per; /* n for a whole step, or n for each picture of its batch */
         double eps;
         int64_t sides; /* 1 or 2 */
         int64_t tau;   /* 0: min(128, width of the embedding / 6), once the model is known */

@@ -10,6 +10,9 @@
 static const char *const device_names[] = {"auto", "cpu", "cuda", NULL};
 static const char *const activation_names[] = {"fp16", "bf16", NULL};
 static const char *const property_names[] = {[PROPERTY_OBJECT] = "object", [PROPERTY_STYLE] = "style", NULL};
+static const char *const derivative_names[] = {
+    [DERIVATIVE_AUTO] = "auto", [DERIVATIVE_DIFFERENCE] = "difference", [DERIVATIVE_TANGENT] = "tangent", NULL};
+static const char *const per_names[] = {[DIRECTIONS_PER_STEP] = "step", [DIRECTIONS_PER_PICTURE] = "picture", NULL};
 static const char *const fit_names[] = {[FIT_CROP] = "crop", [FIT_SQUASH] = "squash", NULL};
 
 static struct error check_placeholder(const struct config *config)
@@ -69,6 +72,10 @@ const struct key config_keys[] = {
     {"token.vectors", INTEGER, AT(token.vectors), true, "1", 1, 64,
      .meaning = "embedding rows that the word stands for"},
     {"zo.n", INTEGER, AT(zo.n), true, "2", 1, 1024, .meaning = "random directions tried per step"},
+    {"zo.derivative", POSITION, AT(zo.derivative), true, "\"auto\"", .names = derivative_names,
+     .meaning = "slopes along directions: difference of two losses, or tangent, the exact derivative"},
+    {"zo.directions_per", POSITION, AT(zo.directions_per), true, "\"step\"", .names = per_names,
+     .meaning = "step: a batch's pictures share the n directions; picture: each has n of its own"},
     {"zo.eps", NUMBER, AT(zo.eps), true, "0.001", 1e-9, 10,
      .meaning = "length of a trial step: eps times a standard normal draw"},
     {"zo.sides", INTEGER, AT(zo.sides), true, "1", 1, 2,
