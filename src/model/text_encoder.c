@@ -1,5 +1,6 @@
 #include "model/text_encoder.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -80,6 +81,26 @@ struct error text_encoder_add_ids(struct device *d, const struct text_encoder *t
     return device_upload_rows(d, t->tokens, ids, count);
 }
 
+/* Of rows that lie evenly over the table, the same on every rank. A table of zeros has 1. */
+static struct error find_tangent_scale(struct text_encoder *t)
+{
+    enum { ROWS = 1024 };
+    int64_t width = t->config.width, apart = (t->config.vocab + ROWS - 1) / ROWS, count = 0;
+    float *row = memory_alloc(width, sizeof *row);
+    struct error e = row ? ok() : error_memory("a row of the token embedding");
+    double sum = 0;
+    for (int64_t id = 0; id < t->config.vocab && e.code == ERROR_NONE; id += apart) {
+        e = text_encoder_row(t, (int32_t)id, row);
+        for (int64_t i = 0; i < width; i++)
+            sum += (double)row[i] * row[i];
+        count += width;
+    }
+    memory_free(row);
+    double rms = sqrt(sum / (double)count);
+    t->tangent_scale = rms > 0 && isfinite(rms) ? exp2(round(log2(rms))) : 1;
+    return e;
+}
+
 struct error text_encoder_load(struct text_encoder *t, struct device *d, const char *folder, int bits,
                                struct store store)
 {
@@ -92,6 +113,8 @@ struct error text_encoder_load(struct text_encoder *t, struct device *d, const c
     e = weights_load(&t->weights, d, folder, "text_encoder", bits, store, load, t);
     if (e.code == ERROR_NONE && store.alloc)
         e = add_positions(d, t);
+    if (e.code == ERROR_NONE && store.alloc)
+        e = find_tangent_scale(t);
     if (e.code != ERROR_NONE)
         text_encoder_free(t);
     return e;

@@ -22,6 +22,7 @@ struct text_config {
 struct text_encoder {
     struct text_config config;
     struct weights weights;
+    double tangent_scale; /* of struct tangents: the power of two nearest the rms of the token table's rows */
 
     /* private */
     struct weight *tokens, *positions;

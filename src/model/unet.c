@@ -172,7 +172,7 @@ struct flow {
     struct device *d;
     struct tensor h;
     bool per_lane;      /* h has a lane for each evaluation, not for each picture */
-    struct tensor time; /* silu(timestep embedding), for h's lanes */
+    struct tensor time; /* silu(timestep embedding), for h's lanes; with tangents always for the pictures' */
     struct tensor map, hidden;
     struct skip {
         struct tensor h;
@@ -189,10 +189,17 @@ static struct tensor copy_per_lane(struct flow *f, struct tensor x)
     return y;
 }
 
-static void split_lanes(struct flow *f)
+/* From here on h and x have a lane for each evaluation. So have the query and the time, but with tangents: these do not
+ * depend on the text, so their derivatives are zero, and ops take that from their having the pictures' lanes only. */
+static void split_lanes(struct flow *f, struct tensor *q, struct tensor *x)
 {
+    bool tangents = tangents_on(f->d);
+    if (!tangents)
+        block_replace(f->d, q, copy_per_lane(f, *q));
+    block_replace(f->d, x, copy_per_lane(f, *x));
     block_replace(f->d, &f->h, copy_per_lane(f, f->h));
-    block_replace(f->d, &f->time, copy_per_lane(f, f->time));
+    if (!tangents)
+        block_replace(f->d, &f->time, copy_per_lane(f, f->time));
     f->per_lane = true;
 }
 
@@ -221,11 +228,8 @@ static void cross_attention(struct flow *f, const struct transformer *t, const s
     op_norm(d, h, *x, b->norm2, 0, layer_norm_eps, ACT_NONE);
     struct tensor q = block_linear(d, b->q2, h, t->channels);
     device_free(d, &h);
-    if (!f->per_lane) {
-        block_replace(d, &q, copy_per_lane(f, q));
-        block_replace(d, x, copy_per_lane(f, *x));
-        split_lanes(f);
-    }
+    if (!f->per_lane)
+        split_lanes(f, &q, x);
     struct tensor k = block_linear(d, b->k2, f->hidden, t->channels);
     struct tensor v = block_linear(d, b->v2, f->hidden, t->channels);
     h = block_alloc(d, *x, t->channels);
@@ -237,8 +241,9 @@ static void cross_attention(struct flow *f, const struct transformer *t, const s
     device_free(d, &h);
 }
 
-static void feed_forward(struct device *d, const struct transformer *t, const struct transformer_block *b,
-                         struct tensor x)
+/* x may be a piece of the positions. */
+static void feed_positions(struct device *d, const struct transformer *t, const struct transformer_block *b,
+                           struct tensor x)
 {
     struct tensor h = block_alloc(d, x, t->channels);
     op_norm(d, h, x, b->norm3, 0, layer_norm_eps, ACT_NONE);
@@ -247,6 +252,17 @@ static void feed_forward(struct device *d, const struct transformer *t, const st
     device_free(d, &h);
     op_linear(d, x, inner, b->down, (struct epilogue){.residual = &x});
     device_free(d, &inner);
+}
+
+/* With tangents the inner numbers, and the two for each of the primals' that op_linear keeps, would be the largest
+ * tensors by far, so they are made for a piece of the positions at a time. */
+static void feed_forward(struct device *d, const struct transformer *t, const struct transformer_block *b,
+                         struct tensor x)
+{
+    enum { MOST_INNER = 1310720 }; /* numbers of a lane in a piece: 64 x 64 positions of 320 channels are four pieces */
+    int64_t positions = x.height * x.width, most = tangents_on(d) ? MOST_INNER / (4 * t->channels) : positions;
+    for (int64_t first = 0; first < positions; first += most)
+        feed_positions(d, t, b, tensor_positions_of(x, first, most < positions - first ? most : positions - first));
 }
 
 static void apply_transformer(struct flow *f, const struct transformer *t)

@@ -6,11 +6,15 @@ void evaluator_forward(const struct evaluator *e)
 {
     struct device *d = e->device;
     struct unet_input in = e->in;
+    const struct tangents tangents = {.primal = e->shape.pictures, .of = in.map, .scale = e->text->tangent_scale};
+    if (e->shape.tangents)
+        tangents_begin(d, &tangents);
     in.hidden = text_encoder_forward(d, e->text, e->ids, e->rows, e->shape.first_id);
     struct tensor predicted = unet_forward(d, e->unet, &in);
     op_loss(d, e->losses, predicted, e->target, e->in.map);
     device_free(d, &predicted);
     device_free(d, &in.hidden);
+    tangents_end(d);
 }
 
 static struct error make_inputs(struct evaluator *e)

@@ -9,10 +9,14 @@
  *
  * A lane is evaluated on one of the batch's pictures (`map`); what depends on the picture alone is computed once for
  * all its lanes.
+ *
+ * With tangents the batch's first lanes are its pictures' losses, lane l that of picture l, and each lane after them is
+ * a slope: the derivative of its picture's loss (`map`) along the direction that its rows hold (device.h).
  */
 #ifndef ZOODIP_ZO_EVALUATOR_H
 #define ZOODIP_ZO_EVALUATOR_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -26,6 +30,7 @@ struct evaluator_shape {
     int64_t length;                  /* ids of a caption */
     int64_t vectors, dim;            /* of the word: vectors, and the width of one */
     int32_t first_id;                /* of the word's tokens */
+    bool tangents;                   /* lanes from `pictures` on are tangents */
 };
 
 struct evaluator {
