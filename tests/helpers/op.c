@@ -2,16 +2,20 @@
  *
  * Runs one op of the device on tensors from a file, so that it can be compared with PyTorch, and checks that no lane's
  * bits depend on the lanes beside it, on its place or on threads: the op runs again for each of the first, middle and
- * last lanes alone with 1, 2 and 3 threads, and a differing byte is an error.
+ * last lanes alone with 1, 2 and 3 threads, and a differing byte is an error. A tangent runs with its primal alone.
  *
  * Tensors: `x` [lanes, height, width, channels] and whichever the op needs of `k`, `v`, `map`, `target`, `rows`,
  * `lane_bias`, `residual` of the same form; `weight` [out, in, kh, kw], 4-bit codes as in a file or a table [rows,
  * dim], `scale`, `shift`, `bias`, `positions`; the result is `y` (height=, width=, channels= give its shape if it is
  * not x's). Numbers: bits, gated, act, threads, device (1: the GPU), bfloat, stride, pad, up, groups, eps (in
  * millionths), heads, causal, first, flip, shift, seed, stream (of `draw`, whose x holds the step in every lane),
- * velocity (of `add_noise`), repeat (prints GFLOP/s), slice (reads x as the middle of wider channels); for 4-bit codes, the shape that they do not
- * show: out, in, kernel, cycle.
+ * velocity (of `add_noise`), repeat (prints GFLOP/s), slice (reads x as the middle of wider channels), in_place (y is
+ * the residual, or a norm's x); for 4-bit codes, the shape that they do not show: out, in, kernel, cycle.
+ *
+ * Tangents: with `of` I32 [1, 1, 1, lanes] among the tensors, lanes [0, primal=) are primal, the others tangents of
+ * scale 2^log2=. Tensors of fewer lanes have the primal ones.
  */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,11 +34,14 @@ struct job {
     struct safetensors in;
 };
 
-/* The job for some lanes, on its own device. */
+/* The job for all lanes, or for lane `first` alone (a tangent comes after its primal), on its own device. */
 struct run {
     const struct job *job;
     struct device *device;
+    bool alone;
     int64_t first, lanes;
+    int64_t primal; /* of these lanes; 0: there are no tangents */
+    struct tensor of;
     struct tensor x, wide, k, v, map, target, rows, lane_bias, residual, y;
     struct weight *weight, *positions;
     void *store, *settled;
@@ -50,21 +57,74 @@ static int64_t number(const struct job *job, const char *key, int64_t otherwise)
     return otherwise;
 }
 
-/* Lanes [first, first + lanes) of a tensor of the file, kept on the device; empty if the file has none. */
+/* Lanes of the job, which may be more than x has. */
+static int64_t all_lanes(const struct job *job)
+{
+    const struct entry *x = safetensors_find(&job->in, "x"), *map = safetensors_find(&job->in, "map");
+    const struct entry *of = safetensors_find(&job->in, "of");
+    return of ? of->count : map ? map->count : x ? x->shape[0] : 1;
+}
+
+static const int32_t *numbers_of(const struct job *job, const char *name)
+{
+    const struct entry *e = safetensors_find(&job->in, name);
+    return e ? e->data : NULL;
+}
+
+/* The job's lane that is lane `i` of the run. */
+static int64_t lane_of(const struct run *r, int64_t i)
+{
+    const int32_t *of = numbers_of(r->job, "of");
+    return !r->alone ? i : of && i == 0 ? of[r->first] : r->first;
+}
+
+/* Does the op pick from all lanes of the tensor, by a map or a choice? A lane alone is copied without a map. */
+static bool picked_from(const struct run *r, const char *name)
+{
+    const char *op = r->job->name;
+    return strcmp(name, "target") == 0 || (strcmp(op, "add_noise") == 0 && strcmp(name, "rows") != 0) ||
+           (strcmp(op, "copy") == 0 && strcmp(name, "x") == 0 && r->map.base);
+}
+
+/* The run's `map`, kept on the device. */
+static struct error keep_map(struct run *r)
+{
+    const int32_t *map = numbers_of(r->job, "map");
+    if (!map || (r->alone && strcmp(r->job->name, "copy") == 0))
+        return ok();
+    TRY(device_alloc_state(r->device, I32, 1, 1, 1, r->lanes, &r->map));
+    for (int64_t i = 0; i < r->lanes; i++)
+        device_write(r->device, tensor_channels(r->map, i, 1), map + lane_of(r, i));
+    return device_wait(r->device);
+}
+
+/* Each lane's primal. A lane alone is its own, or the tangent of the lane before. */
+static struct error keep_of(struct run *r)
+{
+    static const int32_t alone[2] = {0, 0};
+    const int32_t *of = numbers_of(r->job, "of");
+    if (!of)
+        return ok();
+    TRY(device_alloc_state(r->device, I32, 1, 1, 1, r->lanes, &r->of));
+    device_write(r->device, r->of, r->alone ? alone : of);
+    return device_wait(r->device);
+}
+
+/* The run's lanes of a tensor of the file, kept on the device; empty if the file has none. */
 static struct error keep(struct run *r, const char *name, struct tensor *t)
 {
     const struct entry *e = safetensors_find(&r->job->in, name);
     if (!e)
         return ok();
-    const int64_t *s = e->shape;
-    int64_t lanes = r->lanes, channels = s[3], size = dtype_size(e->type), lane = s[1] * s[2] * s[3];
-    if (strcmp(name, "map") == 0)
-        lanes = 1, channels = r->lanes, lane = 1;
-    else if (strcmp(name, "target") == 0 || (strcmp(r->job->name, "add_noise") == 0 && strcmp(name, "rows") != 0) ||
-             (strcmp(name, "x") == 0 && safetensors_find(&r->job->in, "map") && strcmp(r->job->name, "copy") == 0))
-        lanes = s[0], lane = 0; // the map or the choice picks from all of them
-    TRY(device_alloc_state(r->device, e->type, lanes, s[1], s[2], channels, t));
-    device_write(r->device, *t, (const char *)e->data + r->first * lane * size);
+    const int64_t *s = e->shape, bytes = s[1] * s[2] * s[3] * dtype_size(e->type);
+    const int32_t *map = strcmp(r->job->name, "copy") == 0 ? numbers_of(r->job, "map") : NULL;
+    bool all = picked_from(r, name), only_primal = r->primal && s[0] == number(r->job, "primal", 1);
+    int64_t count = all ? s[0] : only_primal ? r->primal : r->lanes;
+    TRY(device_alloc_state(r->device, e->type, count, s[1], s[2], s[3], t));
+    for (int64_t i = 0; i < count; i++) {
+        int64_t lane = all ? i : map ? map[lane_of(r, i)] : lane_of(r, i);
+        device_write(r->device, tensor_lanes(*t, i, 1), (const char *)e->data + lane * bytes);
+    }
     return device_wait(r->device);
 }
 
@@ -157,9 +217,9 @@ static void add_noise(const struct run *r, struct tensor y)
     device_free(d, &noisy);
 }
 
-static struct error body(void *arg)
+/* Computes y; in place, y holds the residual or a norm's x already. */
+static void run_op(struct run *r, struct tensor y)
 {
-    struct run *r = arg;
     struct device *d = r->device;
     const struct job *j = r->job;
     enum act act = (enum act)number(j, "act", ACT_NONE);
@@ -167,7 +227,6 @@ static struct error body(void *arg)
                          .lane_bias = r->lane_bias.base ? &r->lane_bias : NULL,
                          .residual = r->residual.base ? &r->residual : NULL};
     struct conv c = {.stride = number(j, "stride", 1), .pad = number(j, "pad", 0), .up = number(j, "up", 0)};
-    struct tensor y = device_alloc(d, r->y.type, r->y.lanes, r->y.height, r->y.width, r->y.channels);
     if (strcmp(j->name, "linear") == 0)
         op_linear(d, y, r->x, r->weight, e);
     else if (strcmp(j->name, "conv") == 0)
@@ -189,13 +248,32 @@ static struct error body(void *arg)
         op_loss(d, y, r->x, r->target, r->map);
     else if (strcmp(j->name, "add_noise") == 0)
         add_noise(r, y);
+}
+
+static struct error body(void *arg)
+{
+    struct run *r = arg;
+    struct device *d = r->device;
+    const struct job *j = r->job;
+    const struct tangents tangents = {r->primal, r->of, ldexp(1, (int)number(j, "log2", 0))};
+    bool in_place = number(j, "in_place", 0);
+    struct tensor y = !in_place ? device_alloc(d, r->y.type, r->y.lanes, r->y.height, r->y.width, r->y.channels)
+                      : r->residual.base ? r->residual
+                                         : r->x;
+    if (r->primal)
+        tangents_begin(d, &tangents);
+    run_op(r, y);
+    tangents_end(d);
     op_copy(d, r->y, y, (struct tensor){0});
-    device_free(d, &y);
+    if (!in_place)
+        device_free(d, &y);
     return ok();
 }
 
 static struct error prepare(struct run *r)
 {
+    TRY(keep_map(r));
+    TRY(keep_of(r));
     TRY(keep(r, "x", &r->x));
     if (!r->x.base)
         return error_input("%s: tensor x: is missing", r->job->in.path);
@@ -206,7 +284,6 @@ static struct error prepare(struct run *r)
         struct tensor *to;
     } all[] = {{"k", &r->k},
                {"v", &r->v},
-               {"map", &r->map},
                {"target", &r->target},
                {"rows", &r->rows},
                {"lane_bias", &r->lane_bias},
@@ -221,9 +298,9 @@ static struct error prepare(struct run *r)
 
 static void clean(struct run *r)
 {
-    struct tensor *all[] = {&r->k,        &r->v,    &r->map,
-                            &r->target,   &r->rows, &r->lane_bias,
-                            &r->residual, &r->y,    r->wide.base ? &r->wide : &r->x};
+    struct tensor *all[] = {&r->k,         &r->v,       &r->map, &r->of,
+                            &r->target,    &r->rows,    &r->y,   r->wide.base ? &r->wide : &r->x,
+                            &r->lane_bias, &r->residual};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         device_free_state(r->device, all[i]);
     weight_free(r->weight);
@@ -249,11 +326,16 @@ static void time_it(struct run *r, struct program *program, int64_t repeat)
     printf("%.3f ms %.1f GFLOP/s\n", best * 1e3, work / best * 1e-9);
 }
 
-/* Runs lanes [first, first + lanes); *result is the caller's to free. */
-static struct error run_lanes(const struct job *job, int64_t first, int64_t lanes, int threads, void **result,
-                              struct entry *shape)
+/* Runs all lanes, or if `lane` >= 0 that one alone; *result is the caller's to free. */
+static struct error run_lanes(const struct job *job, int64_t lane, int threads, void **result, struct entry *shape)
 {
-    struct run r = {.job = job, .first = first, .lanes = lanes};
+    int64_t all = all_lanes(job), primal = numbers_of(job, "of") ? number(job, "primal", 1) : 0;
+    struct run r = {.job = job, .lanes = all, .primal = primal};
+    if (lane >= 0) {
+        r.alone = true, r.first = lane;
+        r.lanes = primal && lane >= primal ? 2 : 1;
+        r.primal = primal ? 1 : 0;
+    }
     struct program *program = NULL;
     TRY(device_open(&r.device, device_kinds(), number(job, "device", 0) ? "cuda" : "cpu", 0, threads));
     struct error e = device_set_activations(r.device, number(job, "bfloat", 0));
@@ -268,8 +350,8 @@ static struct error run_lanes(const struct job *job, int64_t first, int64_t lane
         *shape = (struct entry){.name = "y",
                                 .type = y->type,
                                 .dimensions = 4,
-                                .shape = {lanes, y->height, y->width, y->channels},
-                                .count = lanes * y->height * y->width * y->channels};
+                                .shape = {y->lanes, y->height, y->width, y->channels},
+                                .count = y->lanes * y->height * y->width * y->channels};
         *result = memory_alloc(shape->count, dtype_size(y->type));
         device_read(r.device, *result, *y);
         e = device_wait(r.device);
@@ -287,9 +369,10 @@ static struct error check_lane(const struct job *job, const struct entry *all, i
 {
     void *alone = NULL;
     struct entry one;
-    struct error e = run_lanes(job, lane, 1, threads, &alone, &one);
-    int64_t bytes = e.code == ERROR_NONE ? one.count * dtype_size(one.type) : 0;
-    if (e.code == ERROR_NONE && memcmp(alone, (const char *)all->data + lane * bytes, (size_t)bytes) != 0)
+    struct error e = run_lanes(job, lane, threads, &alone, &one);
+    int64_t bytes = e.code == ERROR_NONE ? one.count / one.shape[0] * dtype_size(one.type) : 0;
+    const char *last = (const char *)alone + (e.code == ERROR_NONE ? one.shape[0] - 1 : 0) * bytes;
+    if (e.code == ERROR_NONE && memcmp(last, (const char *)all->data + lane * bytes, (size_t)bytes) != 0)
         e = error_failed("%s: lane %d alone with %d threads has other bits", job->name, (int)lane, threads);
     memory_free(alone);
     return e;
@@ -297,11 +380,11 @@ static struct error check_lane(const struct job *job, const struct entry *all, i
 
 static struct error check_lanes(const struct job *job, const struct entry *all)
 {
-    int64_t lanes = all->shape[0];
-    const int64_t places[] = {0, lanes / 2, lanes - 1};
+    int64_t lanes = all->shape[0], tangent = numbers_of(job, "of") ? number(job, "primal", 1) % lanes : 0;
+    const int64_t places[] = {0, lanes / 2, lanes - 1, tangent};
     int most = number(job, "device", 0) ? 1 : 3; // does not apply to a GPU's threads
     for (int threads = 1; threads <= most; threads++)
-        for (int i = 0; i < 3; i++)
+        for (int i = 0; i < (tangent ? 4 : 3); i++)
             TRY(check_lane(job, all, places[i], threads));
     return ok();
 }
@@ -313,10 +396,9 @@ int main(int argc, char **argv)
     struct job job = {.argc = argc, .argv = argv, .name = argv[1]};
     struct error e = safetensors_open(&job.in, argv[2]);
     if (e.code == ERROR_NONE) {
-        const struct entry *x = safetensors_find(&job.in, "x"), *map = safetensors_find(&job.in, "map");
         void *result = NULL;
         struct entry all = {0};
-        e = run_lanes(&job, 0, map ? map->count : x ? x->shape[0] : 1, (int)number(&job, "threads", 2), &result, &all);
+        e = run_lanes(&job, -1, (int)number(&job, "threads", 2), &result, &all);
         all.data = result;
         if (e.code == ERROR_NONE && !number(&job, "repeat", 0))
             e = check_lanes(&job, &all);
