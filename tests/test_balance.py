@@ -1,6 +1,7 @@
 """Shares of the lanes that follow the ranks' speed: as good as any, stable under noise, and without effect on any bit."""
 import itertools
 import json
+import math
 import os
 import pty
 import random
@@ -18,10 +19,10 @@ from live import ranks_of, start, steps, until
 WINDOW = 8
 
 
-def follow(count, paces):
-    """[(moved, counts)] after each step; a step's pace is [seconds per piece, for each rank]."""
+def follow(count, paces, *groups):
+    """[(moved, counts)] after each step; a step's pace is [seconds per unit of cost, for each rank]."""
     text = "\n".join(" ".join(map(str, pace)) for pace in paces)
-    done = run(program("tests/balance"), count, len(paces[0]), stdin=text)
+    done = run(program("tests/balance"), count, len(paces[0]), *groups, stdin=text)
     found = []
     for line in done.stdout.splitlines():
         shares = [tuple(map(int, s.split("+"))) for s in re.findall(r"\d+\+\d+", line)]
@@ -47,6 +48,62 @@ def test_no_other_distribution_is_faster(count, ranks):
         moved, counts = follow(count, [pace] * WINDOW)[-1]
         assert moved == (best < 0.9 * before)
         assert max(c * p for c, p in zip(counts, pace)) == pytest.approx(best if moved else before)
+
+
+def shared(cases):
+    """[(seconds of the slowest share, [(first, count)])] for cases (pieces, group, gamma, pace of each rank)."""
+    lines = (" ".join(map(repr, (*work, len(pace), *pace))) for *work, pace in cases)
+    done = run(program("tests/share"), stdin="\n".join(lines))
+    return [(float(line.split()[0]), [tuple(map(int, s.split("+"))) for s in line.split()[1:]])
+            for line in done.stdout.splitlines()]
+
+
+def seconds_of(group, gamma, pace, first, end):
+    return pace * (gamma * len({i // group for i in range(first, end)}) + end - first)
+
+
+def shortest_in_groups(pieces, group, gamma, pace):
+    """The same with groups, rank after rank: best[i] is the least time in which ranks so far do the first i pieces."""
+    best = [0] + [math.inf] * pieces
+    for p in pace:
+        best = [min((max(best[i], seconds_of(group, gamma, p, i, j)) for i in range(j)), default=math.inf)
+                for j in range(pieces + 1)]
+    return best[pieces]
+
+
+def test_no_other_distribution_of_groups_is_faster():
+    rng = random.Random(1)
+    cases = []
+    for _ in range(300):
+        group, ranks = rng.randint(1, 7), rng.randint(1, 6)
+        pieces = group * rng.randint(-(-ranks // group), -(-ranks // group) + 4)
+        pace = rng.choice([[1] * ranks, [rng.uniform(0.1, 5) for _ in range(ranks)],
+                           [rng.choice([1, 2, 50]) for _ in range(ranks)]])
+        cases.append((pieces, group, rng.choice([0, 0.3, 0.5, 1, 3, rng.uniform(0.3, 3)]), pace))
+    for (pieces, group, gamma, pace), (slowest, shares) in zip(cases, shared(cases), strict=True):
+        assert [first for first, _ in shares] == [sum(c for _, c in shares[:r]) for r in range(len(shares))]
+        assert sum(c for _, c in shares) == pieces and all(c >= 1 for _, c in shares)
+        took = [seconds_of(group, gamma, p, a, a + c) for p, (a, c) in zip(pace, shares, strict=True)]
+        assert slowest == pytest.approx(max(took), rel=1e-12)
+        assert slowest == pytest.approx(shortest_in_groups(pieces, group, gamma, pace), rel=1e-12)
+
+
+def test_a_million_tangents_are_shared_at_once_and_few_by_the_first_ranks():
+    rng = random.Random(2)
+    began = time.monotonic()
+    many, few = shared([(1024 * 1024, 1024, 0.88, [rng.uniform(1, 3) for _ in range(512)]), (4, 2, 0.88, [9, 1, 1, 1, 1])])
+    assert time.monotonic() - began < 5
+    assert sum(c for _, c in many[1]) == 1024 * 1024
+    assert few == (9 * 1.88, [(0, 1), (1, 1), (2, 1), (3, 1), (4, 0)])
+
+
+def test_pictures_are_not_cut_where_that_costs_more():
+    """Two ranks and two pictures: a picture each, unless a rank is much slower; and a slow rank gives tangents away."""
+    (_, equal), (_, slow) = shared([(6, 3, 1, [1, 1]), (16, 8, 1, [1, 2])])
+    assert equal == [(0, 3), (3, 3)]
+    assert slow == [(0, 11), (11, 5)]
+    found = follow(16, [[1, 2]] * WINDOW, 8, 1)
+    assert found[-2] == (False, [8, 8]) and found[-1] == (True, [11, 5])
 
 
 def test_shares_move_at_the_end_of_a_window_and_back_when_all_is_well_again():

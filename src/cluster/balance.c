@@ -10,19 +10,18 @@ enum { WINDOW = 8 }; /* steps after which the shares are computed again */
 /* New shares must bring a step below this fraction of its time: changing them costs something, too. */
 static const double WORTH = 0.9;
 
-struct error balance_new(struct balance *b, int64_t count, int size)
+struct error balance_new(struct balance *b, const struct share_work *work, int size)
 {
-    *b = (struct balance){.count = count, .size = size};
+    *b = (struct balance){.work = *work, .size = size};
     b->times = memory_alloc((int64_t)WINDOW * size, sizeof *b->times);
     b->pace = memory_alloc(size, sizeof *b->pace);
     b->shares = memory_alloc(size, sizeof *b->shares);
     b->spare = memory_alloc(size, sizeof *b->spare);
     if (!b->times || !b->pace || !b->shares || !b->spare)
         return error_memory("the ranks' shares");
-    for (int r = 0; r < size; r++) {
+    for (int r = 0; r < size; r++)
         b->pace[r] = 1;
-        b->shares[r] = share_of(count, r, size);
-    }
+    shares_by_pace(work, b->pace, size, b->shares);
     return ok();
 }
 
@@ -65,7 +64,7 @@ static double longest(const struct balance *b, const struct share *shares)
 {
     double most = 0;
     for (int r = 0; r < b->size; r++) {
-        double seconds = (double)shares[r].count * b->pace[r];
+        double seconds = b->pace[r] * share_cost(&b->work, shares[r]);
         most = seconds > most ? seconds : most;
     }
     return most;
@@ -79,7 +78,7 @@ bool balance_note(struct balance *b, const double *seconds)
     b->noted = 0;
     if (!find_pace(b))
         return false;
-    shares_by_pace(b->count, b->pace, b->size, b->spare);
+    shares_by_pace(&b->work, b->pace, b->size, b->spare);
     double now = longest(b, b->shares), then = longest(b, b->spare);
     if (then >= WORTH * now)
         return false;
@@ -93,6 +92,6 @@ bool balance_note(struct balance *b, const double *seconds)
 
 struct share balance_share(struct balance *b, int64_t count, int rank)
 {
-    shares_by_pace(count, b->pace, b->size, b->spare);
+    shares_by_pace(&(struct share_work){.pieces = count}, b->pace, b->size, b->spare);
     return b->spare[rank];
 }

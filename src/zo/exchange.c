@@ -39,7 +39,7 @@ static struct error step_on_devices(struct training *t, int64_t k, const double 
 
 /* -------------------------------------------------------------------------------- by the host */
 
-/* Evaluates this rank's lanes into its slots. *seconds: per lane; 0 if shares must stay. */
+/* Evaluates this rank's lanes into its slots. *seconds: per unit of cost (share_cost); 0 if shares must stay. */
 static struct error evaluate_share(struct training *t, int64_t k, double *seconds)
 {
     const double notes[NOTES] = {0};
@@ -50,12 +50,12 @@ static struct error evaluate_share(struct training *t, int64_t k, double *second
     e = error_first(e, device_wait(d));
     // a GPU's memory is planned for its share, so the share must stay the same
     bool measured = t->step.share.count > 0 && device_identity(d) == 0;
-    *seconds = measured ? (clock_seconds() - began) / (double)t->step.share.count : 0;
+    *seconds = measured ? (clock_seconds() - began) / share_cost(&t->balance.work, t->step.share) : 0;
     return e;
 }
 
-/* Sums the losses of all ranks' lanes, *stop, and, after the notes, each rank's time per lane (`seconds` is this
- * one's). A rank that failed says so beside its losses, so that all end together. */
+/* Sums the losses of all ranks' lanes, *stop, and, after the notes, each rank's time per unit of cost (`seconds`
+ * is this one's). A rank that failed says so beside its losses, so that all end together. */
 static struct error sum_slots(struct training *t, struct error mine, double seconds, bool *stop)
 {
     double *paces = t->slots + t->lanes + NOTES;

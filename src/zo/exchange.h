@@ -20,7 +20,8 @@
 
 struct training;
 
-/* The notes: how many ranks were asked to stop, and how many failed. By the host, each rank's time per lane follows. */
+/* The notes: how many ranks were asked to stop, and how many failed. By the host, each rank's time per unit of
+ * cost (share_cost) follows. */
 enum { NOTE_STOP, NOTE_FAILED, NOTES };
 
 /* True if one program does a whole step: for a lone rank, or with joined GPUs. */

@@ -10,8 +10,8 @@
 
 struct training;
 
-/* After a step, by the times per lane that ranks exchanged with their losses. Does nothing where a step is one program
- * (exchange_on_devices). Collective. */
+/* After a step, by the times per unit of cost that ranks exchanged with their losses. Does nothing where a step is one
+ * program (exchange_on_devices). Collective. */
 struct error rebalance_lanes(struct training *t);
 
 #endif

@@ -1,7 +1,8 @@
-/* balance COUNT RANKS
+/* balance COUNT RANKS [GROUP GAMMA]
  *
- * Reads steps from stdin, each with RANKS numbers of seconds per piece, and prints after each step "moved" or "as
- * before", then every rank's first piece and count.
+ * Reads steps from stdin, each with RANKS numbers of seconds per unit of cost, and prints after each step "moved" or
+ * "as before", then every rank's first piece and count. COUNT pieces, in groups of GROUP that cost GAMMA each where a
+ * rank touches them.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,11 +26,13 @@ static int follow(struct balance *b, double *seconds)
 
 int main(int argc, char **argv)
 {
-    if (argc != 3 || atoll(argv[1]) < 0 || atoi(argv[2]) < 1)
-        return helper_end("balance", error_input("usage: balance COUNT RANKS"));
+    if ((argc != 3 && argc != 5) || atoll(argv[1]) < 0 || atoi(argv[2]) < 1)
+        return helper_end("balance", error_input("usage: balance COUNT RANKS [GROUP GAMMA]"));
+    const struct share_work work = {
+        .pieces = atoll(argv[1]), .group = argc > 4 ? atoll(argv[3]) : 0, .gamma = argc > 4 ? atof(argv[4]) : 0};
     struct balance b;
     double *seconds = memory_alloc(atoi(argv[2]), sizeof *seconds);
-    struct error e = balance_new(&b, atoll(argv[1]), atoi(argv[2]));
+    struct error e = balance_new(&b, &work, atoi(argv[2]));
     int code = seconds && e.code == ERROR_NONE ? follow(&b, seconds) : ERROR_FAILED;
     balance_free(&b);
     memory_free(seconds);
