@@ -1,4 +1,5 @@
 /* forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8|4] [--device cpu|cuda]
+ *         [--derivative tangent|difference] [--eps E]
  *
  * Runs the parts of a model whose inputs are present, so that anyone can compare them with diffusers. F32 and NCHW in
  * the files:
@@ -7,159 +8,29 @@
  *     `sample` [B, 4, h, w], `timestep` (I32 [B]), `encoder_hidden_states` -> `noise_pred`
  *     `pixels` [B, 3, H, W]                                                -> `latent_mean`, `latent_logvar`
  *     `latent`                                                             -> `image`
+ *
+ * With --derivative, each of B rows is a picture with one direction. Inputs: `input_ids` I32 [B, n], of which R, R + 1,
+ * ... are the word's vectors, R being the rows of the text encoder's token table; `embedding`, the word, and
+ * `directions` [B, vectors, dim]; `sample`, `timestep` and `target` like `sample`. Outputs: `loss` F64 [B], the mean
+ * squared error of the prediction, and `slope` F64 [B], its derivative along the row's direction; `hidden` and
+ * `noise_pred` with their derivatives `hidden_tangent` and `noise_pred_tangent`. Exact (tangent), or by the difference
+ * between the word and the word moved by E, 1e-3 if not given, along the direction.
  */
+#include "forward.h"
+
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "base/pool.h"
+#include "derivative.h"
 #include "device/kinds.h"
-#include "files/safetensors.h"
 #include "files/safetensors_write.h"
 #include "helper.h"
 #include "model/text_encoder.h"
 #include "model/unet.h"
 #include "model/vae.h"
-
-enum { OUTPUTS = 5 };
-
-struct job {
-    const char *folder;
-    int bits;
-    struct device *device;
-    struct safetensors in;
-    struct entry out[OUTPUTS];
-    int64_t out_count;
-};
-
-/* -------------------------------------------------------------------------------- weights in plain memory */
-
-static struct error alloc_plain(void *arg, int64_t bytes, void **memory, bool *fill)
-{
-    (void)arg;
-    *memory = memory_alloc(bytes, 1);
-    *fill = true;
-    return *memory ? ok() : error_memory("the model's weights");
-}
-
-static struct error ready_plain(void *arg, struct error e)
-{
-    (void)arg;
-    return e;
-}
-
-static void free_plain(void *arg, void *memory, int64_t bytes)
-{
-    (void)arg;
-    (void)bytes;
-    memory_free(memory);
-}
-
-static const struct store plain_store = {alloc_plain, ready_plain, free_plain, NULL};
-
-/* -------------------------------------------------------------------------------- inputs, outputs */
-
-static struct error input(const struct job *job, const char *name, int dimensions, const struct entry **entry)
-{
-    *entry = safetensors_find(&job->in, name);
-    if (!*entry)
-        return error_input("%s: tensor %s: is missing", job->in.path, name);
-    if ((*entry)->dimensions != dimensions || (*entry)->count == 0)
-        return error_input("%s: tensor %s: expected %d dimensions", job->in.path, name, dimensions);
-    return ok();
-}
-
-static struct error floats(const struct job *job, const struct entry *entry, float **out)
-{
-    if (entry->type == I64 || entry->type == I32 || entry->type == U8 || entry->type == BOOL || entry->type == I16)
-        return error_input("%s: tensor %s: expected floats", job->in.path, entry->name);
-    *out = memory_alloc(entry->count, sizeof **out);
-    if (!*out)
-        return error_memory(entry->name);
-    dtype_to_float(*out, entry->data, entry->type, entry->count);
-    return ok();
-}
-
-static struct error integers(const struct job *job, const struct entry *entry, int32_t **out)
-{
-    if (entry->type != I32 && entry->type != I64)
-        return error_input("%s: tensor %s: expected I32", job->in.path, entry->name);
-    *out = memory_alloc(entry->count, sizeof **out);
-    if (!*out)
-        return error_memory(entry->name);
-    for (int64_t i = 0; i < entry->count; i++) {
-        int64_t wide;
-        if (entry->type == I32)
-            memcpy(*out + i, (const char *)entry->data + 4 * i, 4);
-        else {
-            memcpy(&wide, (const char *)entry->data + 8 * i, 8);
-            (*out)[i] = (int32_t)wide;
-        }
-    }
-    return ok();
-}
-
-/* [lanes, a, b] -> [lanes, b, a] */
-static void transpose(float *to, const float *from, int64_t lanes, int64_t a, int64_t b)
-{
-    for (int64_t l = 0; l < lanes; l++)
-        for (int64_t i = 0; i < a; i++)
-            for (int64_t j = 0; j < b; j++)
-                to[(l * b + j) * a + i] = from[(l * a + i) * b + j];
-}
-
-/* An NCHW picture from the file onto the device, NHWC. */
-static struct error keep_picture(struct job *job, const struct entry *entry, struct tensor *t)
-{
-    float *nchw, *nhwc = memory_alloc(entry->count, sizeof *nhwc);
-    const int64_t *s = entry->shape;
-    struct error e = nhwc ? floats(job, entry, &nchw) : error_memory(entry->name);
-    if (e.code == ERROR_NONE) {
-        transpose(nhwc, nchw, s[0], s[1], s[2] * s[3]);
-        e = device_alloc_state(job->device, F32, s[0], s[2], s[3], s[1], t);
-        if (e.code == ERROR_NONE) {
-            device_write(job->device, *t, nhwc);
-            e = device_wait(job->device);
-        }
-        memory_free(nchw);
-    }
-    memory_free(nhwc);
-    return e;
-}
-
-/* Adds channels [first, first + count) of a device tensor to the outputs, NCHW; as tokens [lanes, width, channels]
- * where `tokens`. */
-static struct error give(struct job *job, const char *name, struct tensor t, int64_t first, int64_t count, bool tokens)
-{
-    int64_t places = t.height * t.width, total = t.lanes * places * t.channels;
-    float *all = memory_alloc(total, sizeof *all), *picked = memory_alloc(t.lanes * places * count, sizeof *picked);
-    float *out = memory_alloc(t.lanes * places * count, sizeof *out);
-    struct error e = all && picked && out ? ok() : error_memory(name);
-    if (e.code == ERROR_NONE) {
-        device_read(job->device, all, t);
-        e = device_wait(job->device);
-    }
-    if (e.code == ERROR_NONE) {
-        for (int64_t i = 0; i < t.lanes * places; i++)
-            memcpy(picked + i * count, all + i * t.channels + first, (size_t)count * sizeof *picked);
-        struct entry *entry = &job->out[job->out_count++];
-        *entry =
-            (struct entry){.name = name, .type = F32, .dimensions = tokens ? 3 : 4, .count = t.lanes * places * count};
-        if (tokens) {
-            memcpy(out, picked, (size_t)entry->count * sizeof *out);
-            memcpy(entry->shape, (int64_t[]){t.lanes, places, count}, 3 * sizeof(int64_t));
-        } else {
-            transpose(out, picked, t.lanes, places, count);
-            memcpy(entry->shape, (int64_t[]){t.lanes, count, t.height, t.width}, 4 * sizeof(int64_t));
-        }
-        entry->data = out;
-        out = NULL;
-    }
-    memory_free(all);
-    memory_free(picked);
-    memory_free(out);
-    return e;
-}
 
 /* -------------------------------------------------------------------------------- the parts */
 
@@ -201,17 +72,6 @@ static struct error vae_body(void *arg)
     return ok();
 }
 
-static struct error run_once(struct run *r, struct error (*body)(void *))
-{
-    struct program *program;
-    TRY(program_new(r->device, body, r, &program));
-    struct error e = program_run(program);
-    if (e.code == ERROR_NONE)
-        e = device_wait(r->device);
-    program_free(program);
-    return e;
-}
-
 static struct error forward_text(struct job *job)
 {
     const struct entry *entry;
@@ -239,7 +99,7 @@ static struct error forward_text(struct job *job)
             e = device_alloc_state(job->device, F32, lanes, 1, length, t.config.width, &r.out);
         if (e.code == ERROR_NONE) {
             device_write(job->device, r.in, ids);
-            e = run_once(&r, text_body);
+            e = run_once(r.device, text_body, &r);
         }
         if (e.code == ERROR_NONE)
             e = give(job, "hidden", r.out, 0, t.config.width, true);
@@ -299,7 +159,7 @@ static struct error forward_unet(struct job *job)
     struct run r = {.device = job->device, .unet = &u};
     struct error e = fill_unet_input(job, &r, sample, timestep, hidden);
     if (e.code == ERROR_NONE)
-        e = run_once(&r, unet_body);
+        e = run_once(r.device, unet_body, &r);
     if (e.code == ERROR_NONE)
         e = give(job, "noise_pred", r.out, 0, u.config.out_channels, false);
     device_free_state(job->device, &r.unet_in.sample);
@@ -331,7 +191,7 @@ static struct error forward_vae(struct job *job, const char *name, bool encode)
     else if (e.code == ERROR_NONE)
         e = device_alloc_state(job->device, F32, s[0], s[2] * factor, s[3] * factor, v.config.out_channels, &r.out);
     if (e.code == ERROR_NONE)
-        e = run_once(&r, vae_body);
+        e = run_once(r.device, vae_body, &r);
     if (e.code == ERROR_NONE && encode) {
         e = give(job, "latent_mean", r.out, 0, latent, false);
         if (e.code == ERROR_NONE)
@@ -362,31 +222,69 @@ static struct error forward_all(struct job *job)
     return ok();
 }
 
+struct options {
+    int bits;
+    const char *device, *derivative, *eps, *files[3];
+    int file_count;
+};
+
+/* Where the value of an option belongs, or NULL. */
+static const char **option(struct options *o, const char *name)
+{
+    if (strcmp(name, "--device") == 0)
+        return &o->device;
+    if (strcmp(name, "--derivative") == 0)
+        return &o->derivative;
+    return strcmp(name, "--eps") == 0 ? &o->eps : NULL;
+}
+
+static struct error read_options(struct options *o, int argc, char **argv)
+{
+    *o = (struct options){.bits = 32, .device = "cpu"};
+    for (int i = 1; i < argc; i++) {
+        const char **value = option(o, argv[i]);
+        if (strcmp(argv[i], "--bits") == 0 && i + 1 < argc)
+            o->bits = atoi(argv[++i]);
+        else if (value && i + 1 < argc)
+            *value = argv[++i];
+        else if (o->file_count < 3)
+            o->files[o->file_count++] = argv[i];
+    }
+    if (o->file_count < 3 || (o->bits != 32 && o->bits != 16 && o->bits != 8 && o->bits != 4))
+        return error_input("usage: forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8|4] [--device "
+                           "cpu|cuda] [--derivative tangent|difference] [--eps E]");
+    return ok();
+}
+
+static struct error forward_options(struct job *job, const struct options *o)
+{
+    if (!o->derivative)
+        return o->eps ? error_input("--eps: is for --derivative difference") : forward_all(job);
+    bool tangents = strcmp(o->derivative, "tangent") == 0;
+    if (!tangents && strcmp(o->derivative, "difference") != 0)
+        return error_input("--derivative: %s: expected tangent or difference", o->derivative);
+    if (tangents && o->eps)
+        return error_input("--eps: is for --derivative difference");
+    char *end = NULL;
+    double eps = o->eps ? strtod(o->eps, &end) : 1e-3;
+    if ((end && *end) || !(eps > 0 && eps < INFINITY))
+        return error_input("--eps: %s: expected a number above 0", o->eps);
+    return forward_derivative(job, tangents, eps);
+}
+
 static struct error work(int argc, char **argv)
 {
-    struct job job = {.bits = 32};
-    const char *kind = "cpu", *files[3] = {0};
-    int file_count = 0;
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--bits") == 0 && i + 1 < argc)
-            job.bits = atoi(argv[++i]);
-        else if (strcmp(argv[i], "--device") == 0 && i + 1 < argc)
-            kind = argv[++i];
-        else if (file_count < 3)
-            files[file_count++] = argv[i];
-    }
-    if (file_count < 3 || (job.bits != 32 && job.bits != 16 && job.bits != 8 && job.bits != 4))
-        return error_input(
-            "usage: forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8|4] [--device cpu|cuda]");
-    job.folder = files[0];
-    TRY(safetensors_open(&job.in, files[1]));
-    struct error e = device_open(&job.device, device_kinds(), kind, 0, pool_default_threads(1));
+    struct options o;
+    TRY(read_options(&o, argc, argv));
+    struct job job = {.folder = o.files[0], .bits = o.bits};
+    TRY(safetensors_open(&job.in, o.files[1]));
+    struct error e = device_open(&job.device, device_kinds(), o.device, 0, pool_default_threads(1));
     if (e.code == ERROR_NONE) {
-        e = forward_all(&job);
+        e = forward_options(&job, &o);
         device_close(job.device);
     }
     if (e.code == ERROR_NONE)
-        e = safetensors_write(files[2], job.out, job.out_count, NULL, 0);
+        e = safetensors_write(o.files[2], job.out, job.out_count, NULL, 0);
     for (int64_t i = 0; i < job.out_count; i++)
         memory_free((void *)job.out[i].data);
     safetensors_close(&job.in);
