@@ -216,17 +216,22 @@ def make_model(folder, shape, dtype="float32", seed=0, parts=("text_encoder", "u
     return folder
 
 
+def unpack_without_a_compiler():
+    """quanto splits bytes into codes in C++ that it compiles on first use, which needs minutes, ninja and Python's headers; this
+    does the same in two lines of PyTorch."""
+    import torch
+    from optimum.quanto.library.extensions import get_extension
+
+    def unpack(packed, bits):
+        return torch.cat([(packed >> (bits * i)) & (2**bits - 1) for i in range(8 // bits)]).to(torch.uint8)
+    get_extension("quanto_cpp")._lib = SimpleNamespace(unpack=unpack)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quanto_without_a_compiler():
-    """quanto splits bytes into codes in C++ that it compiles on first use, which needs minutes, ninja and Python's headers; this
-    does the same in two lines of PyTorch. Files that use quanto import it at the top, so it is loaded by now."""
+    """Files that use quanto import it at the top, so it is loaded by now."""
     if "optimum.quanto" in sys.modules:
-        import torch
-        from optimum.quanto.library.extensions import get_extension
-
-        def unpack(packed, bits):
-            return torch.cat([(packed >> (bits * i)) & (2**bits - 1) for i in range(8 // bits)]).to(torch.uint8)
-        get_extension("quanto_cpp")._lib = SimpleNamespace(unpack=unpack)
+        unpack_without_a_compiler()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,17 +5,36 @@ draws, beside the numbers of the same algorithm and of gradients in PyTorch (dat
     .venv/bin/python tests/bench/learning.py
     .venv/bin/python tests/bench/learning.py --only star3 car7 --steps 500 1000
     .venv/bin/python tests/bench/learning.py --pictures bear5 duck6 heart4      copies their grids into results/
+    .venv/bin/python tests/bench/learning.py --lanes 2000                       differences beside tangents
+
+With --lanes each toy is learned once for every derivative, n and seed, in LANES lanes: LANES / (n + 1) steps. A derivative and
+an n make a queue on one rank and one thread; a queue for each core runs at a time. What is learned stays in build/bench-learning,
+so that a second start goes on where the first was stopped.
 """
 import json
+import os
 import shutil
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
+
+import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from arguments import arguments  # noqa: E402
-from conftest import ROOT, TOYBOX, metrics  # noqa: E402
+from conftest import ROOT, TOYBOX, metrics, program, recipe, run  # noqa: E402
 from judge import SUBJECTS, Judge, draw_unseen_toy, learn, share_of_gain  # noqa: E402
+
+FOLDER = ROOT / "build" / "bench-learning"
+
+
+def toys(only):
+    return only or sorted(p.name for p in SUBJECTS.iterdir() if p.is_dir())
+
+
+# -------------------------------------------------------------------------------- zoodip train
 
 
 def measure_subject(name, folder, steps, output):
@@ -46,17 +65,11 @@ def print_table(rows, steps):
     print("| mean |" + " |" * (3 + len(steps)) + " " + " | ".join(f"{m:.0%}" for m in mean) + " | |")
 
 
-def main():
-    p = arguments("Measure what zoodip learns.", __doc__)
-    p.add_argument("--only", nargs="*", help="these subjects")
-    p.add_argument("--steps", type=int, nargs="*", default=[750, 1500], help="multiples of the first")
-    p.add_argument("--unseen", type=int, nargs="*", default=[], metavar="SEED", help="also toys drawn from these seeds")
-    p.add_argument("--pictures", nargs="*", default=[], metavar="SUBJECT", help="copy these subjects' grids into results/")
-    a = p.parse_args()
+def measure_train(a):
     rows = []
     with tempfile.TemporaryDirectory(dir=ROOT / "results") as made:
         made = Path(made)
-        subjects = {n: SUBJECTS / n for n in a.only or sorted(p.name for p in SUBJECTS.iterdir() if p.is_dir())}
+        subjects = {n: SUBJECTS / n for n in toys(a.only)}
         subjects |= {f"seed {s}": draw_unseen_toy(made / f"new{s}", s) for s in a.unseen}
         for name, folder in subjects.items():
             rows.append(measure_subject(name, folder, a.steps, made / name.replace(" ", "")))
@@ -64,6 +77,62 @@ def main():
             if name in a.pictures:
                 shutil.copy(rows[-1]["run"] / "grid.png", ROOT / "results" / f"learned-{name}.png")
     print_table(rows, a.steps)
+
+
+# -------------------------------------------------------------------------------- differences beside tangents
+
+
+def learn_queue(a, derivative, n):
+    """Every toy and seed with one derivative and n: the folder of the queue's results."""
+    output, steps = FOLDER / f"{derivative}-{n}-{a.lanes}", a.lanes // (n + 1)
+    defaults = recipe(output, zo__derivative=derivative, zo__n=n, optim__steps=steps, output__save_every=steps // 4, output__prompts=[])
+    jobs = [{"name": f"{toy}-{seed}", "seed": seed, "data": {"images": str(SUBJECTS / toy)}} for toy, seed in product(toys(a.only), a.seeds)]
+    path = FOLDER / f"{output.name}.json"
+    path.write_text(json.dumps({"defaults": defaults, "jobs": jobs}))
+    run(program("zoodip"), "run", path, *["--resume"] * output.exists(), timeout=None)
+    print(f"{derivative}, n = {n}: learned", file=sys.stderr, flush=True)
+    return output
+
+
+def shares(a, folder, n, judges):
+    """Shares of the gradients' gain [toys, seeds, a quarter, half and all of the lanes]."""
+    known, quarter = json.loads((TOYBOX / "losses.json").read_text()), a.lanes // (n + 1) // 4
+    files = [f"learned_embeds-steps-{quarter}.safetensors", f"learned_embeds-steps-{2 * quarter}.safetensors", "learned_embeds.safetensors"]
+    return np.array([[[share_of_gain(judges[toy].start, judges[toy].of(folder / f"{toy}-{seed}" / file), known[toy]["backprop"]) for file in files]
+                      for seed in a.seeds] for toy in judges])
+
+
+def compare_derivatives(a):
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    judges = {toy: Judge(SUBJECTS / toy) for toy in toys(a.only)}
+    settings = list(product(a.n, a.derivatives))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        folders = list(pool.map(lambda s: learn_queue(a, s[1], s[0]), settings))
+    print("| derivative | n | steps | after a quarter | after half | after all | seed by seed | worst toy |\n|" + " --- |" * 8)
+    for (n, derivative), folder in zip(settings, folders):
+        found = shares(a, folder, n, judges)
+        worst = found[:, :, 2].mean(1)
+        cells = [f"{share:.1%}" for share in found.mean((0, 1))]
+        seeds = ", ".join(f"{share:.1%}" for share in found[:, :, 2].mean(0))
+        print(f"| {derivative} | {n} | {a.lanes // (n + 1):,} | " + " | ".join(cells) + f" | {seeds} | {worst.min():.1%} ({list(judges)[worst.argmin()]}), "
+              f"{found[:, :, 2].min():.1%} of one seed |", flush=True)
+
+
+def main():
+    p = arguments("Measure what zoodip learns.", __doc__)
+    p.add_argument("--only", nargs="*", help="these subjects")
+    p.add_argument("--steps", type=int, nargs="*", default=[750, 1500], help="multiples of the first")
+    p.add_argument("--unseen", type=int, nargs="*", default=[], metavar="SEED", help="also toys drawn from these seeds")
+    p.add_argument("--pictures", nargs="*", default=[], metavar="SUBJECT", help="copy these subjects' grids into results/")
+    p.add_argument("--lanes", type=int, help="compare derivatives at so many lanes instead")
+    p.add_argument("--derivatives", nargs="*", default=["difference", "tangent"], help="of those")
+    p.add_argument("--n", type=int, nargs="*", default=[1, 2, 8], help="directions a step")
+    p.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    a = p.parse_args()
+    if a.lanes:
+        compare_derivatives(a)
+    else:
+        measure_train(a)
 
 
 if __name__ == "__main__":

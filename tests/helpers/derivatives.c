@@ -1,0 +1,109 @@
+/* derivatives CONFIG.json ROUNDS N...
+ *
+ * Training steps with differences and with tangents, beside one another in one process: for each number N of directions
+ * a training of each kind on the same loaded model, which take ROUNDS steps in turn after one that is not counted. So
+ * both meet the machine in the same moments. ROUNDS 0: none, for the arena alone. Prints a line of JSON for each N and
+ * kind: lanes and slopes of a step, bytes of the arena, seconds of the steps.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "device/kinds.h"
+#include "helper.h"
+#include "pipeline/subject.h"
+#include "zo/train.h"
+
+enum { KINDS = 2 };
+
+static const enum derivative kinds[KINDS] = {DERIVATIVE_DIFFERENCE, DERIVATIVE_TANGENT};
+static const char *const kind_names[KINDS] = {"difference", "tangent"};
+
+struct pair {
+    struct config configs[KINDS]; /* the subject's, with another kind and n: what they point to is the subject's */
+    struct training trainings[KINDS];
+    double *seconds[KINDS]; /* [rounds] */
+};
+
+static struct error time_steps(struct pair *p, int64_t rounds)
+{
+    for (int64_t round = rounds ? -1 : 0; round < rounds; round++)
+        for (int k = 0; k < KINDS; k++) {
+            double began = clock_seconds();
+            TRY(training_step(&p->trainings[k]));
+            if (round >= 0)
+                p->seconds[k][round] = clock_seconds() - began;
+        }
+    return ok();
+}
+
+static void print_pair(const struct pair *p, int64_t rounds)
+{
+    for (int k = 0; k < KINDS; k++) {
+        const struct config *c = &p->configs[k];
+        const struct training *t = &p->trainings[k];
+        printf("{\"derivative\": \"%s\", \"n\": %lld, \"lanes\": %lld, \"slopes\": %lld, \"arena_bytes\": %lld, "
+               "\"seconds\": [",
+               kind_names[k], (long long)c->zo.n, (long long)t->lanes, (long long)(c->zo.n * c->optim.batch_size),
+               (long long)training_arena(t));
+        for (int64_t i = 0; i < rounds; i++)
+            printf("%s%.6f", i ? ", " : "", p->seconds[k][i]);
+        printf("]}\n");
+    }
+    fflush(stdout);
+}
+
+static struct error measure(const struct subject *s, int64_t rounds, int64_t n)
+{
+    struct training_parts parts = subject_parts(s);
+    struct pair p = {0};
+    struct error e = ok();
+    int made = 0;
+    while (made < KINDS && e.code == ERROR_NONE) {
+        struct config *c = &p.configs[made];
+        *c = s->config;
+        c->zo.n = n;
+        c->zo.derivative = kinds[made];
+        parts.config = c;
+        p.seconds[made] = memory_alloc(rounds + 1, sizeof(double));
+        e = p.seconds[made] ? training_new(&p.trainings[made], &parts) : error_memory("the times");
+        made += e.code == ERROR_NONE;
+    }
+    if (e.code == ERROR_NONE)
+        e = time_steps(&p, rounds);
+    if (e.code == ERROR_NONE && comm_rank(parts.comm) == 0)
+        print_pair(&p, rounds);
+    for (int k = 0; k < KINDS; k++) {
+        if (k < made)
+            training_free(&p.trainings[k]);
+        memory_free(p.seconds[k]);
+    }
+    return e;
+}
+
+static struct error load(struct subject *s)
+{
+    TRY(subject_encode(s));
+    TRY(pipeline_load(s->pipeline));
+    return subject_start(s);
+}
+
+static struct error work(int argc, char **argv, struct comm *comm)
+{
+    if (argc < 4)
+        return error_input("usage: derivatives CONFIG.json ROUNDS N...");
+    struct subject s;
+    struct pipeline p;
+    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds()));
+    struct error e = load(&s);
+    for (int i = 3; i < argc && e.code == ERROR_NONE; i++)
+        e = measure(&s, atoll(argv[2]), atoll(argv[i]));
+    subject_close(&s);
+    return e;
+}
+
+int main(int argc, char **argv)
+{
+    return helper_on_ranks("derivatives", argc, argv, work);
+}
