@@ -34,6 +34,12 @@ void balance_free(struct balance *b)
     *b = (struct balance){0};
 }
 
+void balance_set_gamma(struct balance *b, double gamma)
+{
+    b->work.gamma = gamma;
+    shares_by_pace(&b->work, b->pace, b->size, b->shares);
+}
+
 static int ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;

@@ -33,6 +33,9 @@ struct balance {
 struct error balance_new(struct balance *b, const struct share_work *work, int size);
 void balance_free(struct balance *b);
 
+/* Groups cost gamma from now on (struct share_work): shares for ranks as fast as they were last known to be. */
+void balance_set_gamma(struct balance *b, double gamma);
+
 /* seconds [size]: how long a unit of cost took each rank in this step; 0 from a rank that measured nothing, and then
  * the shares stay. Returns true if the shares have changed. */
 bool balance_note(struct balance *b, const double *seconds);

@@ -1,44 +1,103 @@
 #include "zo/lane_check.h"
 
+#include <math.h>
+
+#include "base/clock.h"
 #include "base/memory.h"
 #include "zo/exchange.h"
 #include "zo/finite.h"
+#include "zo/rebalance.h"
 #include "zo/train.h"
 
-/* Runs step 1 without its update; the losses go to `losses` [lanes of a step]. */
-static struct error try_lanes(struct training *t, struct step *step, double *losses)
+static const double LONG_ENOUGH = 0.2; /* seconds: below that, times are taken again, and the shortest counts */
+
+/* What running a step once has told. */
+struct trial {
+    double *slots;  /* [slots of a step] */
+    double seconds; /* the shortest time so far */
+};
+
+/* Runs step 1 without its update. */
+static struct error try_lanes(struct training *t, struct step *step, struct trial *to)
 {
     const double notes[NOTES] = {0};
     struct device *d = t->parts.device;
+    double began = clock_seconds();
     step_put(step, &t->state);
     draws_make(&t->draws, 1);
     TRY(step_evaluate(step, 1, &t->draws, notes, true));
-    device_read(d, losses, tensor_lanes(step->slots, 0, t->lanes));
-    return device_wait(d);
+    device_read(d, to->slots, tensor_lanes(step->slots, 0, t->lanes));
+    TRY(device_wait(d));
+    to->seconds = fmin(to->seconds, clock_seconds() - began);
+    return ok();
 }
 
-struct error lane_check(struct training *t)
+/* From what a picture's primal takes with one tangent, and all batches of a share: what a primal costs in tangents. 0
+ * if that does not tell. */
+static double primal_cost(const struct lanes *lanes, double alone, double all)
+{
+    const double least = 0.3, most = 3;
+    const struct evaluator_shape *shape = &lanes->evaluator.shape;
+    double primals = (double)(lanes->batches * shape->pictures);
+    double tangents = (double)(lanes->batches * shape->lanes) - primals;
+    double tangent = (all - primals * alone) / (tangents - primals);
+    return tangents > primals && tangent > 0 ? fmin(fmax(alone / tangent - 1, least), most) : 0;
+}
+
+/* Several times where that takes but a moment. */
+static struct error measure(struct training *t, struct step *step, struct trial *all, struct step *alone,
+                            struct trial *one, double *cost)
+{
+    for (double began = clock_seconds(); clock_seconds() - began < LONG_ENOUGH - all->seconds - one->seconds;) {
+        TRY(try_lanes(t, step, all));
+        TRY(try_lanes(t, alone, one));
+    }
+    *cost = primal_cost(&step->lanes, one->seconds, all->seconds);
+    return ok();
+}
+
+/* The first lane of the share (of tangents, its first tangent and that one's picture) has the same bits alone, first in
+ * its batch and last. */
+static struct error compare(const struct training *t, const double *all, const double *one)
+{
+    const struct evaluator_shape *shape = &t->step.lanes.evaluator.shape;
+    bool tangents = shape->tangents;
+    int64_t batch = t->draws.shape.batch, first = t->step.share.first, picture = first / t->draws.shape.n;
+    int64_t at_once = shape->lanes - (tangents ? shape->pictures : 0);
+    int64_t slot = (tangents ? batch : 0) + first, last = slot + at_once - 1;
+    if (one[slot] != all[slot] || all[last] != all[slot])
+        return error_failed(
+            "%s: a lane's %s depends on the lanes beside it: %.17g alone, %.17g first, %.17g last of %lld",
+            device_name(t->parts.device), tangents ? "slope" : "loss", one[slot], all[slot], all[last],
+            (long long)at_once);
+    if (tangents && one[picture] != all[picture])
+        return error_failed("%s: a picture's loss depends on its tangents: %.17g with one, %.17g with %lld",
+                            device_name(t->parts.device), one[picture], all[picture], (long long)at_once);
+    return ok();
+}
+
+static struct error check(struct training *t, struct step *alone, double *room, double *cost)
+{
+    struct trial all = {t->slots, INFINITY}, one = {room, INFINITY};
+    TRY(try_lanes(t, &t->step, &all));
+    TRY(try_lanes(t, alone, &one));
+    if (comm_rank(t->parts.comm) == 0 && rebalance_needs_cost(t))
+        TRY(measure(t, &t->step, &all, alone, &one, cost));
+    TRY(finite_losses(t, 1));
+    return compare(t, all.slots, one.slots);
+}
+
+struct error lane_check(struct training *t, double *cost)
 {
     struct share share = t->step.share;
+    *cost = 0;
     if (share.count == 0)
         return ok();
     struct step alone;
-    double *one = memory_alloc(t->lanes, sizeof *one);
-    struct error e = one ? try_lanes(t, &t->step, t->slots) : error_memory("the losses");
-    if (e.code == ERROR_NONE)
-        e = step_new(&alone, &t->parts, &t->sources, &t->step.shape, (struct share){share.first, 1}, false);
-    if (e.code == ERROR_NONE) {
-        e = try_lanes(t, &alone, one);
-        step_free(&alone);
-    }
-    int64_t lanes = t->step.lanes.evaluator.shape.lanes, last = share.first + lanes - 1;
-    double mine = one ? one[share.first] : 0;
-    memory_free(one);
-    if (e.code == ERROR_NONE)
-        e = finite_losses(t, 1);
-    if (e.code == ERROR_NONE && (mine != t->slots[share.first] || t->slots[last] != mine))
-        e = error_failed(
-            "%s: a lane's loss depends on the lanes beside it: %.17g alone, %.17g first, %.17g last of %lld",
-            device_name(t->parts.device), mine, t->slots[share.first], t->slots[last], (long long)lanes);
+    TRY(step_new(&alone, &t->parts, &t->sources, &t->step.shape, (struct share){share.first, 1}, false));
+    double *room = memory_alloc(t->lanes, sizeof *room);
+    struct error e = room ? check(t, &alone, room, cost) : error_memory("the losses");
+    step_free(&alone);
+    memory_free(room);
     return e;
 }

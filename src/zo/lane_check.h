@@ -2,7 +2,10 @@
  *
  * A check at every start that a lane's bits do not depend on its neighbours, on which equal bits for any number of
  * ranks rest (device/device.h): the first lane of a full batch must give the same loss as the last of the batch, and
- * alone.
+ * alone. With tangents, the first tangent the same slope, and its picture the same loss.
+ *
+ * The times of both also tell what a primal lane costs in tangents (gamma of struct share_work): alone = primal +
+ * tangent, all batches = primals and tangents as many as there are in them.
  */
 #ifndef ZOODIP_ZO_LANE_CHECK_H
 #define ZOODIP_ZO_LANE_CHECK_H
@@ -11,7 +14,8 @@
 
 struct training;
 
-/* Not collective: agree on the outcome. Uses t->draws and t->slots. */
-struct error lane_check(struct training *t);
+/* *cost: that of a primal, between 0.3 and 3; 0 from a rank other than 0, if nothing depends on it, or if the share is
+ * too small to tell. Not collective: agree on the outcome. Uses t->draws and t->slots. */
+struct error lane_check(struct training *t, double *cost);
 
 #endif

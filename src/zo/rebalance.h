@@ -6,6 +6,8 @@
 #ifndef ZOODIP_ZO_REBALANCE_H
 #define ZOODIP_ZO_REBALANCE_H
 
+#include <stdbool.h>
+
 #include "base/error.h"
 
 struct training;
@@ -13,5 +15,15 @@ struct training;
 /* After a step, by the times per unit of cost that ranks exchanged with their losses. Does nothing where a step is one
  * program (exchange_on_devices). Collective. */
 struct error rebalance_lanes(struct training *t);
+
+/* Before the first step, by what a primal lane costs in tangents, as rank 0 has measured it (gamma of struct share_work;
+ * 0: it could not). Collective. */
+struct error rebalance_by_cost(struct training *t, double gamma);
+
+/* A line where a step has fewer tangents than there are ranks. */
+void rebalance_advise(const struct training *t);
+
+/* Whether shares on this rank depend on that cost and may follow it. */
+bool rebalance_needs_cost(const struct training *t);
 
 #endif

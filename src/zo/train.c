@@ -302,8 +302,8 @@ static struct error make_state(struct training *t)
     return t->slots && t->gradient ? ok() : error_memory("the training state");
 }
 
-/* What the device needs for steps and for validation. */
-static struct error make_programs(struct training *t)
+/* What the device needs for steps and for validation. *cost: see lane_check. */
+static struct error make_programs(struct training *t, double *cost)
 {
     const struct training_parts *p = &t->parts;
     const struct dataset *set = p->dataset;
@@ -316,7 +316,7 @@ static struct error make_programs(struct training *t)
     int64_t share = share_of(t->validation_evaluations, rank, ranks).count;
     int64_t lanes = least(share, least(t->step.lanes.evaluator.shape.lanes, VALIDATION_LANES));
     TRY(validation_new(&t->validation, p, &t->sources, t->validation_evaluations, most(lanes, 1)));
-    TRY(lane_check(t));
+    TRY(lane_check(t, cost));
     step_whole_only(&t->step);
     step_put(&t->step, &t->state);
     return ok();
@@ -329,14 +329,19 @@ struct error training_new(struct training *t, const struct training_parts *parts
     // four validations are enough, and together cost at most a fiftieth of the training
     t->validation_evaluations = least(VALIDATION_EVALUATIONS, c->optim.steps * t->lanes / 200 + 1);
     t->validation_every = (c->optim.steps + 2) / 3;
+    double cost = 0;
     struct progress progress;
     progress_phase(&progress, "preparing the steps", 0, ""); // a GPU compiles and captures, and lanes are compared
     struct error e = make_state(t);
     if (e.code == ERROR_NONE)
-        e = make_programs(t);
-    progress_end(&progress);
+        e = make_programs(t, &cost);
     e = comm_agree(parts->comm, e);
-    if (e.code != ERROR_NONE)
+    if (e.code == ERROR_NONE)
+        e = rebalance_by_cost(t, cost);
+    progress_end(&progress);
+    if (e.code == ERROR_NONE)
+        rebalance_advise(t);
+    else
         training_free(t);
     return e;
 }
