@@ -80,7 +80,7 @@ class Networks:
                 if kind == qint4:
                     w._shift = w._shift.float()
                 values = w.dequantize() if kind == qint4 else w._data.float() * w._scale
-                plain[name].weight = torch.nn.Parameter(values, requires_grad=False)
+                plain[name].weight, plain[name].bias = torch.nn.Parameter(values, requires_grad=False), module.bias
                 network.set_submodule(name, plain[name])
 
     @staticmethod

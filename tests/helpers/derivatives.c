@@ -3,10 +3,12 @@
  * Training steps with differences and with tangents, beside one another in one process: for each number N of directions
  * a training of each kind on the same loaded model, which take ROUNDS steps in turn after one that is not counted. So
  * both meet the machine in the same moments. ROUNDS 0: none, for the arena alone. Prints a line of JSON for each N and
- * kind: lanes and slopes of a step, bytes of the arena, seconds of the steps.
+ * kind: lanes and slopes of a step, bytes of the arena, seconds of the steps, and the processor's seconds in all
+ * threads, which other work on the machine changes less.
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -23,19 +25,29 @@ static const char *const kind_names[KINDS] = {"difference", "tangent"};
 struct pair {
     struct config configs[KINDS]; /* the subject's, with another kind and n: what they point to is the subject's */
     struct training trainings[KINDS];
-    double *seconds[KINDS]; /* [rounds] */
+    double *seconds[KINDS]; /* [2 rounds]: by the clock, then of the processor */
 };
 
 static struct error time_steps(struct pair *p, int64_t rounds)
 {
     for (int64_t round = rounds ? -1 : 0; round < rounds; round++)
         for (int k = 0; k < KINDS; k++) {
-            double began = clock_seconds();
+            double began = clock_seconds(), used = (double)clock();
             TRY(training_step(&p->trainings[k]));
-            if (round >= 0)
-                p->seconds[k][round] = clock_seconds() - began;
+            if (round < 0)
+                continue;
+            p->seconds[k][round] = clock_seconds() - began;
+            p->seconds[k][rounds + round] = ((double)clock() - used) / CLOCKS_PER_SEC;
         }
     return ok();
+}
+
+static void print_list(const double *numbers, int64_t count)
+{
+    printf("[");
+    for (int64_t i = 0; i < count; i++)
+        printf("%s%.6f", i ? ", " : "", numbers[i]);
+    printf("]");
 }
 
 static void print_pair(const struct pair *p, int64_t rounds)
@@ -44,12 +56,13 @@ static void print_pair(const struct pair *p, int64_t rounds)
         const struct config *c = &p->configs[k];
         const struct training *t = &p->trainings[k];
         printf("{\"derivative\": \"%s\", \"n\": %lld, \"lanes\": %lld, \"slopes\": %lld, \"arena_bytes\": %lld, "
-               "\"seconds\": [",
+               "\"seconds\": ",
                kind_names[k], (long long)c->zo.n, (long long)t->lanes, (long long)(c->zo.n * c->optim.batch_size),
                (long long)training_arena(t));
-        for (int64_t i = 0; i < rounds; i++)
-            printf("%s%.6f", i ? ", " : "", p->seconds[k][i]);
-        printf("]}\n");
+        print_list(p->seconds[k], rounds);
+        printf(", \"processor_seconds\": ");
+        print_list(p->seconds[k] + rounds, rounds);
+        printf("}\n");
     }
     fflush(stdout);
 }
@@ -66,7 +79,7 @@ static struct error measure(const struct subject *s, int64_t rounds, int64_t n)
         c->zo.n = n;
         c->zo.derivative = kinds[made];
         parts.config = c;
-        p.seconds[made] = memory_alloc(rounds + 1, sizeof(double));
+        p.seconds[made] = memory_alloc(2 * rounds + 1, sizeof(double));
         e = p.seconds[made] ? training_new(&p.trainings[made], &parts) : error_memory("the times");
         made += e.code == ERROR_NONE;
     }

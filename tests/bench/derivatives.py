@@ -1,0 +1,81 @@
+#!/usr/bin/env python3
+"""Differences beside tangents on one rank: lanes and slopes a second, and the arena, on toybox and at Stable Diffusion 1.5's true
+size (random weights, int8, 512 px). The steps of both are taken in turn by one process (build/tests/derivatives).
+
+    .venv/bin/python tests/bench/derivatives.py                     all of it (about ten minutes on 2 cores)
+    .venv/bin/python tests/bench/derivatives.py --only toybox
+    .venv/bin/python tests/bench/derivatives.py --only sd15 --n 2 --rounds 5
+
+An evaluation, or the derivative of one, is a lane: n + 1 of them make n slopes. Seconds are the best of so many steps. *Processor*:
+the same ratio by the processor's time in all threads, which other work on the machine changes less. The random model's files
+are those of bench.py.
+"""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
+import bench  # noqa: E402
+from arguments import arguments  # noqa: E402
+from conftest import TOYBOX, environment, program, write_recipe  # noqa: E402
+
+
+def toybox_config(folder):
+    return write_recipe(folder, output__prompts=[])[0]
+
+
+def sd15_config(folder):
+    """One picture, since only steps are measured."""
+    path = bench.write_config(folder, bench.write_model(bench.FOLDER / "model"), 3, 8, 512)
+    config = json.loads(path.read_text())
+    config["data"]["images"] = [str(TOYBOX / "subjects" / "bear5" / "00.png")]
+    path = folder / "derivatives.json"
+    path.write_text(json.dumps(config))
+    return path
+
+
+# What is measured: its config, and rounds and n of the timed steps.
+MODELS = {"toybox": (toybox_config, 30, [1, 2, 8]), "sd15": (sd15_config, 3, [2])}
+ARENAS = [1, 2, 8, 16]
+
+
+def measure(config, rounds, n, threads):
+    """[(difference, tangent)] for each n."""
+    done = subprocess.run([program("tests/derivatives"), config, str(rounds), *map(str, n)], stdout=subprocess.PIPE, text=True, check=True,
+                          env=environment(threads))
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    print(done.stdout, file=sys.stderr, flush=True)
+    return list(zip(rows[::2], rows[1::2]))
+
+
+def rate(row, what):
+    return row[what] / min(row["seconds"])
+
+
+def main():
+    p = arguments("Measure differences beside tangents.", __doc__)
+    p.add_argument("--only", choices=MODELS, nargs="*", default=list(MODELS))
+    p.add_argument("--n", type=int, nargs="*", help="of the steps that are timed")
+    p.add_argument("--rounds", type=int, help="steps of each kind")
+    p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    a = p.parse_args()
+    bench.FOLDER.mkdir(parents=True, exist_ok=True)
+    configs = {model: MODELS[model][0](bench.FOLDER) for model in a.only}
+    print("| model | n | differences: lanes/s | tangents: lanes/s | ratio | processor | differences: slopes/s | tangents: slopes/s |\n|" + " --- |" * 8)
+    for model, config in configs.items():
+        for rows in measure(config, a.rounds or MODELS[model][1], a.n or MODELS[model][2], a.threads):
+            lanes, slopes = ([rate(row, what) for row in rows] for what in ("lanes", "slopes"))
+            busy = [min(row["processor_seconds"]) for row in rows]
+            print(f"| {model} | {rows[0]['n']} | {lanes[0]:.4g} | {lanes[1]:.4g} | {lanes[1] / lanes[0]:.2f} | {busy[0] / busy[1]:.2f} | "
+                  f"{slopes[0]:.4g} | {slopes[1]:.4g} |", flush=True)
+    print("\n| model | n | n + 1 lanes | n tangents | of these |\n|" + " --- |" * 5)
+    for model, config in configs.items():
+        for rows in measure(config, 0, ARENAS, a.threads):
+            lanes, tangents = (row["arena_bytes"] / 1e6 for row in rows)
+            print(f"| {model} | {rows[0]['n']} | {lanes:,.1f} MB | {tangents:,.1f} MB | {100 * tangents / lanes:.0f} % |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
