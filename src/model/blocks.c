@@ -25,6 +25,18 @@ void block_replace(struct device *d, struct tensor *x, struct tensor next)
     *x = next;
 }
 
+struct tensor block_piece(const struct device *d, struct tensor x, int64_t done, int64_t inner)
+{
+    enum { MOST_INNER = 1310720 }; /* 64 x 64 positions of Stable Diffusion's 320 channels are four pieces */
+    int64_t positions = x.height * x.width, left = positions - done, piece = positions;
+    if (tangents_on(d)) {
+        int64_t room = MOST_INNER / inner;
+        piece = (positions + 1) / 2;
+        piece = room > 0 && room < piece ? room : piece;
+    }
+    return tensor_positions_of(x, done, piece < left ? piece : left);
+}
+
 struct tensor block_conv(struct device *d, const struct weight *w, struct tensor x, int64_t height, int64_t width,
                          int64_t out, struct conv c)
 {

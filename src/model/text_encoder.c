@@ -163,10 +163,13 @@ struct tensor text_encoder_forward(struct device *d, const struct text_encoder *
 
         // feed forward
         op_norm(d, h, x, l->norm2, 0, c->eps, ACT_NONE);
-        struct tensor inner = block_alloc(d, x, c->inner);
-        op_linear(d, inner, h, l->fc1, (struct epilogue){.act = c->act});
-        op_linear(d, x, inner, l->fc2, (struct epilogue){.residual = &x});
-        device_free(d, &inner);
+        for (int64_t done = 0; done < x.width;) {
+            struct tensor piece = block_piece(d, x, done, c->inner), inner = block_alloc(d, piece, c->inner);
+            op_linear(d, inner, tensor_positions_of(h, done, piece.width), l->fc1, (struct epilogue){.act = c->act});
+            op_linear(d, piece, inner, l->fc2, (struct epilogue){.residual = &piece});
+            device_free(d, &inner);
+            done += piece.width;
+        }
     }
     op_norm(d, h, x, t->final_norm, 0, c->eps, ACT_NONE);
     device_free(d, &x);

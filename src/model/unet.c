@@ -241,28 +241,21 @@ static void cross_attention(struct flow *f, const struct transformer *t, const s
     device_free(d, &h);
 }
 
-/* x may be a piece of the positions. */
-static void feed_positions(struct device *d, const struct transformer *t, const struct transformer_block *b,
-                           struct tensor x)
-{
-    struct tensor h = block_alloc(d, x, t->channels);
-    op_norm(d, h, x, b->norm3, 0, layer_norm_eps, ACT_NONE);
-    struct tensor inner = block_alloc(d, x, 4 * t->channels);
-    op_linear(d, inner, h, b->gated, (struct epilogue){.act = ACT_GEGLU});
-    device_free(d, &h);
-    op_linear(d, x, inner, b->down, (struct epilogue){.residual = &x});
-    device_free(d, &inner);
-}
-
-/* With tangents the inner numbers, and the two for each of the primals' that op_linear keeps, would be the largest
- * tensors by far, so they are made for a piece of the positions at a time. */
 static void feed_forward(struct device *d, const struct transformer *t, const struct transformer_block *b,
                          struct tensor x)
 {
-    enum { MOST_INNER = 1310720 }; /* numbers of a lane in a piece: 64 x 64 positions of 320 channels are four pieces */
-    int64_t positions = x.height * x.width, most = tangents_on(d) ? MOST_INNER / (4 * t->channels) : positions;
-    for (int64_t first = 0; first < positions; first += most)
-        feed_positions(d, t, b, tensor_positions_of(x, first, most < positions - first ? most : positions - first));
+    int64_t inner_channels = 4 * t->channels;
+    for (int64_t done = 0; done < x.height * x.width;) {
+        struct tensor piece = block_piece(d, x, done, inner_channels);
+        struct tensor h = block_alloc(d, piece, t->channels);
+        op_norm(d, h, piece, b->norm3, 0, layer_norm_eps, ACT_NONE);
+        struct tensor inner = block_alloc(d, piece, inner_channels);
+        op_linear(d, inner, h, b->gated, (struct epilogue){.act = ACT_GEGLU});
+        device_free(d, &h);
+        op_linear(d, piece, inner, b->down, (struct epilogue){.residual = &piece});
+        device_free(d, &inner);
+        done += piece.width;
+    }
 }
 
 static void apply_transformer(struct flow *f, const struct transformer *t)
