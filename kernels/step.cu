@@ -158,8 +158,8 @@ struct update_args {
     const float *directions, *removed;
     const int32_t *removed_rows;
     int64_t dim;
-    int n, sides, batch, most_rows;
-    double eps;
+    int rows, most_rows; /* of directions, of removed ones */
+    struct step_slots layout;
     struct step_betas adam;
 };
 
@@ -184,11 +184,11 @@ __device__ static void estimate(const struct update_args &a, struct update_memor
 {
     for (int64_t k = threadIdx.x; k < a.dim; k += UPDATE_THREADS)
         a.gradient[k] = 0;
-    for (int first = 0; first < a.n; first += AT_ONCE) {
-        int count = min(AT_ONCE, a.n - first), i = (int)threadIdx.x;
+    for (int first = 0; first < a.rows; first += AT_ONCE) {
+        int count = min(AT_ONCE, a.rows - first), i = (int)threadIdx.x;
         __syncthreads();
         if (i < count)
-            s.factors[i] = step_slope(a.slots, first + i + 1, a.n, a.sides, a.batch, a.eps, a.rates[0]);
+            s.factors[i] = step_factor(&a.layout, a.slots, first + i, a.rows, a.rates[0]);
         __syncthreads();
         add_rows(a, s, a.directions + first * a.dim, count, 1);
     }
@@ -244,11 +244,9 @@ void cuda_update(struct device *device, const struct update *u)
     a.removed = (const float *)tensor_data(u->removed);
     a.removed_rows = (const int32_t *)tensor_data(u->removed_rows);
     a.dim = u->embedding.lane_stride;
-    a.n = (int)u->directions.lanes;
-    a.sides = (int)u->sides;
-    a.batch = (int)u->batch;
+    a.rows = (int)u->directions.lanes;
     a.most_rows = (int)u->removed.lanes;
-    a.eps = u->eps;
+    a.layout = {u->n, u->batch, u->sides, u->eps, u->tangents};
     a.adam = {u->weight1, u->weight2, u->beta2, u->adam_eps};
     launch(device, "op_update", update_kernel, dim3(1), UPDATE_THREADS, sizeof(struct update_memory), a);
 }

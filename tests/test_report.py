@@ -38,10 +38,11 @@ def test_lines_read_back_to_the_same_doubles(tmp_path):
     read = lines(tmp_path)
     assert [line["step"] for line in read] == list(range(1, 61))
     third = read[2]
-    assert list(third) == ["step", "loss", "losses", "grad_norm", "removed", "lr", "seconds", "evaluations_per_second"]
+    assert list(third) == ["step", "loss", "losses", "slopes", "grad_norm", "removed", "lr", "seconds", "evaluations_per_second"]
     loss = (0.02 + 0.01 * math.exp(-3 / 200)) * (0.4 + 1.2 * math.fmod(3 * 0.6180339887498949, 1))
     assert third["loss"] == pytest.approx(loss, rel=1e-15)
     assert third["losses"] == [third["loss"], third["loss"] / 3, 0.1 + 1e-17 * 3]
+    assert third["slopes"] == [third["loss"] / 7, -1 / third["loss"]]
     assert third["grad_norm"] == 1 / 3 and third["lr"] == 0.03
     assert [line["step"] for line in read if "validation_loss" in line] == [1, 51]
     assert read[6]["loss"] is None, "infinity is no JSON number"

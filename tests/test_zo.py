@@ -157,7 +157,7 @@ def test_gradient_is_the_papers_formula(zo, n, batch, removed, sides):
     random = np.random.default_rng(n)
     dim, eps = 96, 1e-3
     losses, z = random.uniform(0.01, 0.2, size=(sides * n + 1, batch)), random.normal(size=(n, dim)).astype(np.float32)
-    ours = zo("gradient", {"losses": losses, "directions": z}, sides, eps, removed)["gradient"][0]
+    ours = zo("gradient", {"slots": losses, "directions": z}, sides, eps, removed)["gradient"][0]
     mean = losses.mean(1)
     slopes = (mean[1:] - mean[0]) / eps if sides == 1 else (mean[1:n + 1] - mean[n + 1:]) / (2 * eps)
     theirs = slopes @ z.astype(np.float64) / (n * np.sqrt((dim - removed + n - 1) / n))

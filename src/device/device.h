@@ -292,17 +292,18 @@ void op_add_noise(struct device *device, struct tensor noisy, struct tensor targ
 void op_perturb(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
                 struct tensor which, double eps);
 
-/* One update from the losses of all lanes: estimate the gradient, remove its part along the removed directions, do
- * Adam's step. All dense, F32 unless said otherwise. */
+/* One update from what all lanes found: estimate the gradient, remove its part along the removed directions, do Adam's
+ * step. All dense, F32 unless said otherwise. */
 struct update {
     struct tensor embedding, m, v; /* [1, 1, vectors, width], in place */
     struct tensor gradient;        /* out: F64 [1, 1, vectors, width] */
-    struct tensor slots;           /* F64 [(sides n + 1) batch or more, 1, 1, 1]: losses, e's first, then directions' */
-    struct tensor directions;      /* [n, 1, vectors, width] */
+    struct tensor slots;           /* F64 [(sides n + 1) batch or more, 1, 1, 1], as struct step_slots has them */
+    struct tensor directions;      /* [n, 1, vectors, width], or n of its own for each picture: [batch n, ..] */
     struct tensor removed;         /* [rows, 1, vectors, width], orthonormal: directions that the gradient loses */
     struct tensor removed_rows;    /* I32 [1, 1, 1, 1]: how many of these rows are in use */
     struct tensor rates;           /* F64 [1, 1, 1, 3]: the estimate's scale, -lr / (1 - beta1^t), sqrt(1 - beta2^t) */
-    int64_t sides, batch;
+    int64_t n, batch, sides;       /* sides is 1 with tangents */
+    bool tangents;                 /* slots hold slopes, not losses at a distance of eps */
     double eps;
     float weight1, weight2, beta2, adam_eps; /* 1 - beta1, 1 - beta2 */
 };

@@ -393,8 +393,10 @@ static struct error check_update(const struct update *u)
         !fits_embedding(u->gradient, F64, e) || !fits_embedding(u->removed, F32, e) ||
         !fits_embedding(u->directions, F32, e) || !is_scalar(u->removed_rows, I32, 1) || !is_scalar(u->rates, F64, 3))
         return wrong("op_update", e, u->gradient);
+    int64_t rows = u->directions.lanes;
     if (!dense_as(u->slots, F64) || u->slots.channels != 1 || tensor_positions(u->slots) != 1 || u->sides < 1 ||
-        u->sides > 2 || u->slots.lanes < (u->sides * u->directions.lanes + 1) * u->batch)
+        u->sides > (u->tangents ? 1 : 2) || (rows != u->n && rows != u->n * u->batch) ||
+        u->slots.lanes < (u->sides * u->n + 1) * u->batch)
         return wrong("op_update", u->slots, u->directions);
     return ok();
 }

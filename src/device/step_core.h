@@ -32,22 +32,44 @@ STEP_INLINE float step_perturb(float e, double by, float z)
     return (float)((double)e + by * (double)z);
 }
 
-/* The mean loss of direction row `row` over its batch. */
-STEP_INLINE double step_row_loss(const double *losses, int64_t row, int64_t batch)
+/* What the slots of a step hold, for a batch of `batch` pictures with n directions each.
+ *
+ * Differences: losses, slot i batch + b that of picture b at e (i = 0), at e + eps z_i (i = 1..n) and, with two sides,
+ * at e - eps z_i (n + i). Tangents: losses at e in slots 0 .. batch - 1, then slopes: slot batch + b n + i - 1 is the
+ * derivative of picture b's loss along z_i. */
+struct step_slots {
+    int64_t n, batch, sides;
+    double eps;
+    bool tangents;
+};
+
+/* The mean of `count` slots that are `apart` from one another. */
+STEP_INLINE double step_mean(const double *slots, int64_t apart, int64_t count)
 {
     double sum = 0;
-    for (int64_t b = 0; b < batch; b++)
-        sum += losses[row * batch + b];
-    return sum / (double)batch;
+    for (int64_t b = 0; b < count; b++)
+        sum += slots[b * apart];
+    return sum / (double)count;
 }
 
-/* What direction i = 1..n contributes to the gradient per unit of z_i (ZOODiP, section 4.1): (L_i - L_0) / eps / scale,
- * or with two sides (L_i - L_(n+i)) / (2 eps) / scale. */
-STEP_INLINE double step_slope(const double *losses, int64_t i, int64_t n, int64_t sides, int64_t batch, double eps,
-                              double scale)
+/* The slope along direction i = 1..n of the mean loss L of `count` pictures from `first` on (ZOODiP, section 4.1):
+ * (L_i - L_0) / eps, with two sides (L_i - L_(n+i)) / (2 eps), and with tangents the mean of their slopes. */
+STEP_INLINE double step_slope(const struct step_slots *s, const double *slots, int64_t i, int64_t first, int64_t count)
 {
-    double plus = step_row_loss(losses, i, batch), minus = step_row_loss(losses, sides == 2 ? n + i : 0, batch);
-    return (plus - minus) / ((double)sides * eps) / scale;
+    if (s->tangents)
+        return step_mean(slots + s->batch + first * s->n + i - 1, s->n, count);
+    double plus = step_mean(slots + i * s->batch + first, 1, count);
+    double minus = step_mean(slots + (s->sides == 2 ? s->n + i : 0) * s->batch + first, 1, count);
+    return (plus - minus) / ((double)s->sides * s->eps);
+}
+
+/* What the gradient holds of direction `row` of `rows`: the slope along it of all pictures, which share their n
+ * directions, or of its own picture, each of which has n (row = b n + i - 1); divided by the estimate's scale. */
+STEP_INLINE double step_factor(const struct step_slots *s, const double *slots, int64_t row, int64_t rows, double scale)
+{
+    bool shared = rows == s->n;
+    int64_t first = shared ? 0 : row / s->n, count = shared ? s->batch : 1;
+    return step_slope(s, slots, row % s->n + 1, first, count) / scale;
 }
 
 /* Adam as torch.optim.Adam computes it in float: m by lerp from the nearer end, then v, then the step. rate =

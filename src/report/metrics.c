@@ -157,14 +157,20 @@ static void put_number(FILE *stream, const char *before, double value)
         fputs("null", stream);
 }
 
+static void put_numbers(FILE *stream, const char *name, const double *values, int64_t count)
+{
+    fprintf(stream, ", \"%s\": [", name);
+    for (int64_t i = 0; i < count; i++)
+        put_number(stream, i ? ", " : "", values[i]);
+    fputs("]", stream);
+}
+
 static void put_line(FILE *out, const struct metric *metric)
 {
     fprintf(out, "{\"step\": %lld", (long long)metric->step);
     put_number(out, ", \"loss\": ", metric->loss);
-    fputs(", \"losses\": [", out);
-    for (int64_t i = 0; i < metric->lanes; i++)
-        put_number(out, i ? ", " : "", metric->losses[i]);
-    fputs("]", out);
+    put_numbers(out, "losses", metric->losses, metric->loss_count);
+    put_numbers(out, "slopes", metric->slopes, metric->slope_count);
     if (!isnan(metric->validation))
         put_number(out, ", \"validation_loss\": ", metric->validation);
     put_number(out, ", \"grad_norm\": ", metric->grad_norm);

@@ -4,7 +4,7 @@
  * is said about it afterwards. The same numbers go to TensorBoard (report/events.h).
  *
  * A line is a JSON object, numbers with 17 significant digits (they read back as the same double); keys: step, loss,
- * losses, validation_loss (absent if NAN), grad_norm, removed, lr, seconds, evaluations_per_second. NaN and infinity
+ * losses, slopes, validation_loss (absent if NAN), grad_norm, removed, lr, seconds, evaluations_per_second. NaN and infinity
  * are written as null.
  *
  * Invariant: the file never holds part of a line, unless the process died while it wrote the last one.
@@ -19,8 +19,10 @@
 struct metric {
     int64_t step;         /* from 1 */
     double loss;          /* mean of the unperturbed lanes */
-    const double *losses; /* [lanes], row-major [direction 0..n, picture] */
-    int64_t lanes;
+    const double *losses; /* [loss_count]: of all lanes, row-major [direction 0..n, picture]; with tangents those of
+                             direction 0 alone */
+    const double *slopes; /* [slope_count], row-major [picture, direction 1..n]: derivatives of a picture's loss */
+    int64_t loss_count, slope_count;
     double validation; /* NAN if it was not due */
     double grad_norm;  /* of the projected gradient */
     int64_t removed;   /* directions taken out of this step's gradient */

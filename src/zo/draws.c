@@ -6,6 +6,7 @@
 struct draw_shape draw_shape_of(const struct config *config, int64_t pictures, int64_t captions, int64_t height,
                                 int64_t width, int64_t channels, int64_t dim)
 {
+    int64_t pictures_with_own = config->zo.directions_per == DIRECTIONS_PER_PICTURE ? config->optim.batch_size : 1;
     return (struct draw_shape){
         .seed = (uint64_t)config->seed,
         .pictures = pictures,
@@ -17,6 +18,7 @@ struct draw_shape draw_shape_of(const struct config *config, int64_t pictures, i
         .width = width,
         .channels = channels,
         .n = config->zo.n,
+        .directions = config->zo.n * pictures_with_own,
         .dim = dim,
         .timesteps = {(int32_t)config->zo.timesteps[0], (int32_t)config->zo.timesteps[1]},
     };
@@ -44,6 +46,11 @@ void draws_free(struct draws *d)
     memory_free(d->timestep);
     memory_free(d->order);
     *d = (struct draws){0};
+}
+
+int64_t draws_direction(const struct draws *d, int64_t b, int64_t i)
+{
+    return (d->shape.directions > d->shape.n ? b * d->shape.n : 0) + i - 1;
 }
 
 static void shuffle(struct draws *d, int64_t epoch)

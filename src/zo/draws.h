@@ -2,8 +2,9 @@
  *
  * The random integers of a step: pictures, flips, captions, timesteps. They follow from (seed, step), see base/rng.h,
  * as do the normals, which the device draws where it needs them (op_draw): the posterior's and the noise's run through
- * a step's pictures [batch, height, width, channels] in STREAM_POSTERIOR and STREAM_NOISE, direction i = 1..n [dim] is
- * STREAM_DIRECTION + i.
+ * a step's pictures [batch, height, width, channels] in STREAM_POSTERIOR and STREAM_NOISE, row j = 0, 1, .. of the
+ * directions [dim] is STREAM_DIRECTION + 1 + j. A step has n of them, for all its pictures, or n for each picture:
+ * direction i = 1..n of picture b of the batch is row b n + i - 1, so the first picture's are those that all would share.
  *
  * Pictures come in the order of diffusers' textual inversion: the set `repeats` times over, reshuffled every epoch
  * (Fisher-Yates over words of the epoch), batch after batch; an epoch's end does not cut a batch short.
@@ -24,7 +25,8 @@ struct draw_shape {
     bool flip;
     int64_t batch;
     int64_t height, width, channels; /* of a latent */
-    int64_t n, dim;                  /* directions and their length: vectors x width */
+    int64_t n;                       /* directions of a picture */
+    int64_t directions, dim;         /* of a step: n or n batch; and their length: vectors x width */
     int32_t timesteps[2];            /* [first, end) */
 };
 
@@ -43,6 +45,9 @@ struct draws {
 
 struct error draws_new(struct draws *d, const struct draw_shape *shape);
 void draws_free(struct draws *d);
+
+/* The row of direction i = 1..n of picture b of the batch. */
+int64_t draws_direction(const struct draws *d, int64_t b, int64_t i);
 
 /* Fills in the integers of step `step` (from 1). */
 void draws_make(struct draws *d, int64_t step);

@@ -7,8 +7,8 @@
  *     by the host:    evaluate ─► comm_sum: all get all losses ─► all make the same update ─► comm_broadcast: rank 0's
  *                     embedding to all. Between steps, faster ranks take over lanes of slower ones (zo/rebalance.h).
  *
- * Losses have slots, in the order of lanes: every rank fills in its own and leaves the others zero, so the sum is exact
- * in any order. The slots after the losses are notes, summed along with them.
+ * Losses (with tangents, losses and slopes) have slots: every rank fills in its own and leaves the others zero, so the
+ * sum is exact in any order. The slots after them are notes, summed along with them.
  */
 #ifndef ZOODIP_ZO_EXCHANGE_H
 #define ZOODIP_ZO_EXCHANGE_H
@@ -27,8 +27,8 @@ enum { NOTE_STOP, NOTE_FAILED, NOTES };
 /* True if one program does a whole step: for a lone rank, or with joined GPUs. */
 bool exchange_on_devices(const struct training *t);
 
-/* Step k from its draws to the new embedding, in the state and on every device; t->slots then hold all losses,
- * t->gradient the gradient. A loss, or a number made of them, that is not finite is an error (zo/finite.h), the same on
+/* Step k from its draws to the new embedding, in the state and on every device; t->slots then hold all ranks' losses
+ * and slopes, t->gradient the gradient. A loss or slope, or a number made of them, that is not finite is an error (zo/finite.h), the same on
  * all ranks. rates as struct update has them. *stop: some rank was asked to stop. */
 struct error exchange_step(struct training *t, int64_t k, const double rates[3], bool *stop);
 

@@ -1,11 +1,12 @@
 #include "zo/finite.h"
 
 #include <math.h>
+#include <stdio.h>
 
 #include "base/dtype.h"
 #include "zo/train.h"
 
-/* The first of count losses that is NaN or beyond what a float holds, or -1. Sums of squares are doubles, in which
+/* The first of count losses or slopes that is NaN or beyond what a float holds, or -1. Sums of squares are doubles, in which
  * floats that have overflowed nearly would still pass. */
 static int64_t find_bad(const double *losses, int64_t count)
 {
@@ -15,16 +16,27 @@ static int64_t find_bad(const double *losses, int64_t count)
     return -1;
 }
 
-static struct error bad_loss(const struct training *t, int64_t k, int rank, const char *what, int64_t picture,
-                             double loss)
+/* Where a loss or a slope was found that is not finite. */
+struct bad {
+    int64_t step;
+    int rank;
+    const char *loss; /* what kind of loss */
+    int64_t picture;
+    int64_t direction; /* of its slope; 0: the loss itself */
+};
+
+static struct error bad_number(const struct training *t, const struct bad *bad, double number)
 {
+    char along[48] = "";
+    if (bad->direction > 0)
+        snprintf(along, sizeof along, " along direction %lld", (long long)bad->direction);
     // the first step and the first validation know only the initializer, not what has been learned
-    return error_failed("step %lld: rank %d: the %s of picture %.200s is %s, so nothing of this step is saved; %s",
-                        (long long)k, rank, what, t->parts.dataset->paths[picture],
-                        isnan(loss) ? "not a number" : "infinite",
-                        k > 1 ? "expected finite losses: try a smaller optim.lr"
-                              : "the model's weights are too large, or its activations overflow fp16 on a GPU (then "
-                                "set quant.activations to bf16)");
+    return error_failed("step %lld: rank %d: the %s of picture %.200s%s is %s, so nothing of this step is saved; %s",
+                        (long long)bad->step, bad->rank, bad->direction > 0 ? "slope" : bad->loss,
+                        t->parts.dataset->paths[bad->picture], along, isnan(number) ? "not a number" : "infinite",
+                        bad->step > 1 ? "expected finite losses: try a smaller optim.lr"
+                                      : "the model's weights are too large, or its activations overflow fp16 on a GPU "
+                                        "(then set quant.activations to bf16)");
 }
 
 static bool holds(struct share share, int64_t i)
@@ -34,13 +46,17 @@ static bool holds(struct share share, int64_t i)
 
 struct error finite_losses(const struct training *t, int64_t k)
 {
-    int64_t lane = find_bad(t->slots, t->lanes);
-    if (lane < 0)
+    int64_t slot = find_bad(t->slots, t->lanes), batch = t->draws.shape.batch, n = t->draws.shape.n;
+    if (slot < 0)
         return ok();
+    bool tangents = t->parts.config->zo.derivative == DERIVATIVE_TANGENT, slope = tangents && slot >= batch;
+    // with tangents ranks share these out, and a picture's loss comes from its first
+    int64_t piece = slope ? slot - batch : tangents ? slot * n : slot;
     int rank = 0;
-    while (rank < t->balance.size - 1 && !holds(t->balance.shares[rank], lane))
+    while (rank < t->balance.size - 1 && !holds(t->balance.shares[rank], piece))
         rank++;
-    return bad_loss(t, k, rank, "loss", t->draws.picture[lane % t->draws.shape.batch], t->slots[lane]);
+    struct bad bad = {k, rank, "loss", t->draws.picture[slope ? piece / n : slot % batch], slope ? piece % n + 1 : 0};
+    return bad_number(t, &bad, t->slots[slot]);
 }
 
 struct error finite_update(const struct training *t, int64_t k)
@@ -71,5 +87,6 @@ struct error finite_validation(struct training *t)
     int rank = 0;
     while (rank < t->balance.size - 1 && !holds(balance_share(&t->balance, v->evaluations, rank), draw))
         rank++;
-    return bad_loss(t, t->state.step, rank, "validation loss", draw % t->parts.dataset->count, v->losses[draw]);
+    struct bad bad = {t->state.step, rank, "validation loss", draw % t->parts.dataset->count, 0};
+    return bad_number(t, &bad, v->losses[draw]);
 }

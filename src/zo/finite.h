@@ -2,7 +2,7 @@
  *
  * A number that is infinite or NaN ends a run with ERROR_FAILED, at the step in which it first appears and before
  * anything of that step is saved: checkpoints and word stay those of the newest good save. The line names the step, the
- * rank, and of a loss the picture.
+ * rank, and of a loss the picture, of a slope its direction too.
  */
 #ifndef ZOODIP_ZO_FINITE_H
 #define ZOODIP_ZO_FINITE_H
@@ -13,7 +13,7 @@
 
 struct training;
 
-/* The losses in t->slots, of step k. Ranks whose slots are equal return the same. */
+/* The losses and slopes in t->slots, of step k. Ranks whose slots are equal return the same. */
 struct error finite_losses(const struct training *t, int64_t k);
 
 /* What step k made of them: gradient, embedding, moments, in t and its state. */

@@ -98,6 +98,25 @@ void lanes_draw(const struct training_parts *parts, struct tensor y, struct tens
     op_draw(parts->device, y, step, (uint64_t)parts->config->seed, stream);
 }
 
+/* What a lane's word is: the embedding, moved along a direction; or, of a tangent lane, the direction. */
+static void prepare_rows(const struct lanes *l, const struct lane_choices *c, const struct lane_draws *draws)
+{
+    struct device *d = l->parts.device;
+    const struct evaluator *e = &l->evaluator;
+    int64_t primal = e->shape.pictures, tangents = e->shape.lanes - primal;
+    if (!e->shape.tangents) {
+        op_perturb(d, e->rows, draws->embedding, draws->directions, on_device(l, c->direction, 1, e->shape.lanes),
+                   l->parts.config->zo.eps);
+        return;
+    }
+    struct tensor word = draws->embedding;
+    word.lanes = primal;
+    word.lane_stride = 0;
+    op_copy(d, tensor_lanes(e->rows, 0, primal), word, (struct tensor){0});
+    op_copy(d, tensor_lanes(e->rows, primal, tangents), draws->directions,
+            on_device(l, c->direction + primal, 1, tangents));
+}
+
 void lanes_prepare(const struct lanes *l, int64_t batch, const struct lane_draws *draws)
 {
     struct device *d = l->parts.device;
@@ -112,20 +131,20 @@ void lanes_prepare(const struct lanes *l, int64_t batch, const struct lane_draws
                                 .velocity = l->parts.schedule->prediction == PREDICT_V};
     op_add_noise(d, e->in.sample, e->target, e->in.timestep, &n);
     op_copy(d, e->ids, l->sources->captions, on_device(l, c.caption, 1, e->shape.lanes));
-    op_perturb(d, e->rows, draws->embedding, draws->directions, on_device(l, c.direction, 1, e->shape.lanes),
-               l->parts.config->zo.eps);
+    prepare_rows(l, &c, draws);
     op_copy(d, e->in.map, on_device(l, c.picture_of, 1, e->shape.lanes), (struct tensor){0});
 }
 
 /* -------------------------------------------------------------------------------- making, freeing */
 
 struct error lanes_new(struct lanes *l, const struct training_parts *parts, const struct lane_sources *sources,
-                       int64_t batches, int64_t lanes, int64_t pictures)
+                       const struct lanes_shape *s)
 {
-    *l = (struct lanes){.parts = *parts, .sources = sources, .batches = batches};
+    *l = (struct lanes){.parts = *parts, .sources = sources, .batches = s->batches};
     const struct dataset *set = parts->dataset;
-    const struct evaluator_shape shape = {.lanes = lanes,
-                                          .pictures = pictures,
+    const struct evaluator_shape shape = {.lanes = s->lanes,
+                                          .pictures = s->pictures,
+                                          .tangents = s->tangents,
                                           .height = set->height,
                                           .width = set->width,
                                           .channels = set->channels,
@@ -134,7 +153,7 @@ struct error lanes_new(struct lanes *l, const struct training_parts *parts, cons
                                           .dim = parts->text->config.width,
                                           .first_id = parts->first_id};
     struct error e = evaluator_new(&l->evaluator, parts->device, parts->text, parts->unet, &shape);
-    int64_t count = batches * integers_of_batch(l);
+    int64_t count = s->batches * integers_of_batch(l);
     if (e.code == ERROR_NONE)
         e = device_alloc_state(parts->device, I32, 1, 1, 1, count, &l->integers);
     if (e.code == ERROR_NONE && !(l->contents = memory_alloc(count, sizeof *l->contents)))

@@ -7,10 +7,14 @@
  *     captions; embedding, directions ─► op_perturb ─► rows ────────────────────────────────┴─► evaluator ─► losses
  *
  * The host only chooses, by integers: which picture at which timestep, which caption, which direction.
+ *
+ * With tangents (zo/evaluator.h) a batch's first lanes are its pictures', whose rows are the embedding; the rows of the
+ * others are the directions themselves, so that these lanes end in slopes instead of losses.
  */
 #ifndef ZOODIP_ZO_LANES_H
 #define ZOODIP_ZO_LANES_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -38,9 +42,14 @@ struct lanes {
     int32_t *contents;          /* private: the same on the host */
 };
 
-/* `batches` batches of `lanes` lanes under `pictures` pictures. `sources` is borrowed. Free with lanes_free. */
+struct lanes_shape {
+    int64_t batches, lanes, pictures; /* lanes and pictures: of a batch */
+    bool tangents;                    /* a batch's lanes from `pictures` on are tangents */
+};
+
+/* `sources` is borrowed. Free with lanes_free. */
 struct error lanes_new(struct lanes *l, const struct training_parts *parts, const struct lane_sources *sources,
-                       int64_t batches, int64_t lanes, int64_t pictures);
+                       const struct lanes_shape *shape);
 void lanes_free(struct lanes *l);
 
 /* The choices for one batch, on the host, to be filled in; lanes_write sends those of all batches to the device. What
@@ -48,8 +57,9 @@ void lanes_free(struct lanes *l);
 struct lane_choices {
     int32_t (*picture)[3]; /* [pictures]: row of the moments, timestep, place among the normals */
     int32_t *caption;      /* [lanes]: row of the captions */
-    int32_t *direction;    /* [lanes]: as op_perturb takes it */
-    int32_t *picture_of;   /* [lanes]: the picture of the batch that a lane is evaluated on */
+    int32_t *direction;    /* [lanes]: as op_perturb takes it; of a tangent lane the row of the directions, from 0 */
+    int32_t *picture_of;   /* [lanes]: the picture of the batch that a lane is evaluated on; of the first lanes of a
+                              batch with tangents their own */
 };
 struct lane_choices lanes_choices(const struct lanes *l, int64_t batch);
 void lanes_write(const struct lanes *l);

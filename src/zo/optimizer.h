@@ -1,11 +1,15 @@
 /* zo/optimizer.h
  *
  * The numbers that an update needs besides the losses. The update itself, from losses to embedding, is op_update, on
- * the device: its lines are step_slope and step_adam of device/step_core.h, called by device/cpu/step.c and
+ * the device: its lines are step_factor and step_adam of device/step_core.h, called by device/cpu/step.c and
  * kernels/step.cu.
  *
- * Gradient (ZOODiP, section 4.1): g = sum_i (L_i - L_0) / eps * z_i / scale, scale = n * sqrt((d + n - 1) / n) with
- * d = dim - removed directions.
+ * Gradient (ZOODiP, section 4.1): g = sum_i slope_i z_i / scale, scale = n sqrt((d + n - 1) / n) with d = dim - removed
+ * directions. slope_i is the derivative of the batch's mean loss along z_i: (L_i - L_0) / eps, or exact (tangents).
+ *
+ * Where each picture of a batch of B has n directions of its own, the sum runs over all N = n B of them, each with its
+ * own picture's slope, and N stands for n in the scale. A direction's slope then has one picture's part of the mean
+ * loss, 1/B of what it would be; N in the scale instead of n is the same 1/B, so there is no further one.
  *
  * Adam equals torch.optim.Adam([e], lr, betas=(beta1, beta2), eps=eps), no decay, bias-corrected, in fp32:
  *     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  e -= lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
@@ -17,7 +21,8 @@
 
 #include <stdint.h>
 
-/* The gradient's scale for n directions of an embedding of length dim, of which `removed` directions are removed. */
+/* The gradient's scale for n directions (of a step, all of them) of an embedding of length dim, of which `removed`
+ * directions are removed. */
 double optimizer_scale(int64_t n, int64_t dim, int64_t removed);
 
 /* What update number `step` (from 1) needs of Adam's bias correction: -lr / (1 - beta1^step), sqrt(1 - beta2^step). */

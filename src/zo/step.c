@@ -4,10 +4,25 @@
 
 #include "base/memory.h"
 #include "base/rng.h"
+#include "zo/tangent_batches.h"
 
 enum { LANES_AT_ONCE = 32 };
 
+struct step_slots step_slots_of(const struct config *c)
+{
+    return (struct step_slots){c->zo.n, c->optim.batch_size, c->zo.sides, c->zo.eps,
+                               c->zo.derivative == DERIVATIVE_TANGENT};
+}
+
 /* -------------------------------------------------------------------------------- choices */
+
+/* What batch j does of this rank's pieces. */
+static struct share batch_of(const struct step *s, int64_t j)
+{
+    const struct evaluator_shape *e = &s->lanes.evaluator.shape;
+    int64_t pieces = e->tangents ? e->lanes - e->pictures : e->lanes, done = j * pieces, left = s->share.count - done;
+    return (struct share){s->share.first + done, left < pieces ? left : pieces};
+}
 
 static void choose_pictures(const struct lane_choices *to, const struct draws *d, int64_t first, int64_t pictures)
 {
@@ -20,32 +35,64 @@ static void choose_pictures(const struct lane_choices *to, const struct draws *d
     }
 }
 
-static void repeat_first(const struct lane_choices *to, int64_t lanes)
-{
-    to->caption[lanes - 1] = to->caption[0];
-    to->direction[lanes - 1] = to->direction[0];
-    to->picture_of[lanes - 1] = to->picture_of[0];
-}
-
-/* Lanes are ordered by direction, each with all pictures of the batch. A batch of lanes that would reach past the end
- * of the share evaluates the share's last lane again, so that all batches have the same shape. */
-static void choose(const struct step *s, const struct draws *d, bool repeat)
+/* Lanes are ordered by direction, each with all pictures of the batch. */
+static void choose_differences(const struct step *s, const struct draws *d, int64_t j)
 {
     const struct evaluator_shape *e = &s->lanes.evaluator.shape;
-    int64_t pictures = d->shape.batch, end = s->share.first + s->share.count, n = d->shape.n;
-    for (int64_t j = 0; j < s->lanes.batches; j++) {
-        struct lane_choices to = lanes_choices(&s->lanes, j);
-        int64_t first = s->share.first + j * e->lanes;
-        choose_pictures(&to, d, first, e->pictures);
-        for (int64_t k = 0; k < e->lanes; k++) {
-            int64_t lane = first + k < end ? first + k : end - 1, i = lane / pictures;
-            to.caption[k] = d->caption[lane % pictures];
-            to.direction[k] = (int32_t)(i > n ? n - i : i);
-            to.picture_of[k] = (int32_t)((lane - first) % e->pictures);
-        }
-        if (repeat && j == 0)
-            repeat_first(&to, e->lanes);
+    const struct lane_choices to = lanes_choices(&s->lanes, j);
+    struct share mine = batch_of(s, j);
+    int64_t pictures = d->shape.batch, n = d->shape.n;
+    choose_pictures(&to, d, mine.first, e->pictures);
+    for (int64_t k = 0; k < e->lanes; k++) {
+        int64_t at = k < mine.count ? k : mine.count - 1, lane = mine.first + at;
+        int64_t i = lane / pictures, b = lane % pictures;
+        int32_t row = i > 0 ? (int32_t)draws_direction(d, b, i > n ? i - n : i) + 1 : 0;
+        to.caption[k] = d->caption[b];
+        to.direction[k] = i > n ? -row : row;
+        to.picture_of[k] = (int32_t)(at % e->pictures);
     }
+}
+
+/* First the lanes of pictures, some of which only other batches may need, then tangents, picture by picture. */
+static void choose_tangents(const struct step *s, const struct draws *d, int64_t j)
+{
+    const struct evaluator_shape *e = &s->lanes.evaluator.shape;
+    const struct lane_choices to = lanes_choices(&s->lanes, j);
+    struct share mine = batch_of(s, j);
+    int64_t n = d->shape.n, first_picture = mine.first / n;
+    choose_pictures(&to, d, first_picture, e->pictures);
+    for (int64_t k = 0; k < e->lanes; k++) {
+        bool primal = k < e->pictures;
+        int64_t at = k - e->pictures < mine.count ? k - e->pictures : mine.count - 1, tangent = mine.first + at;
+        int64_t b = primal ? (first_picture + k) % d->shape.batch : tangent / n;
+        to.caption[k] = d->caption[b];
+        to.direction[k] = primal ? 0 : (int32_t)draws_direction(d, b, tangent % n + 1);
+        to.picture_of[k] = (int32_t)(primal ? k : b - first_picture);
+    }
+}
+
+static void repeat_first(const struct step *s)
+{
+    const struct evaluator_shape *e = &s->lanes.evaluator.shape;
+    const struct lane_choices to = lanes_choices(&s->lanes, 0);
+    int64_t first = e->tangents ? e->pictures : 0, last = e->lanes - 1;
+    to.caption[last] = to.caption[first];
+    to.direction[last] = to.direction[first];
+    to.picture_of[last] = to.picture_of[first];
+}
+
+/* A batch that would reach past the end of the share evaluates the share's last piece again, so that all batches have
+ * the same shape. */
+static void choose(const struct step *s, const struct draws *d, bool repeat)
+{
+    for (int64_t j = 0; j < s->lanes.batches; j++) {
+        if (s->lanes.evaluator.shape.tangents)
+            choose_tangents(s, d, j);
+        else
+            choose_differences(s, d, j);
+    }
+    if (repeat)
+        repeat_first(s);
 }
 
 /* -------------------------------------------------------------------------------- the programs */
@@ -57,17 +104,35 @@ static void draw(const struct step *s)
     op_draw(s->parts.device, s->directions, s->number, (uint64_t)s->parts.config->seed, STREAM_DIRECTION + 1);
 }
 
-/* Evaluates batch j of this rank's lanes, from the draws to the losses in their slots. */
+/* Puts what `count` lanes of a batch from `first` on have found into as many slots from `slot` on. */
+static void put_slots(const struct step *s, int64_t slot, int64_t first, int64_t count)
+{
+    if (count > 0)
+        op_copy(s->parts.device, tensor_lanes(s->slots, slot, count),
+                tensor_lanes(s->lanes.evaluator.losses, first, count), (struct tensor){0});
+}
+
+/* Slopes, and the losses of those pictures whose first tangent is among them. */
+static void put_tangents(const struct step *s, struct share mine)
+{
+    int64_t n = s->parts.config->zo.n, first_picture = mine.first / n, end = mine.first + mine.count;
+    int64_t begins = (mine.first + n - 1) / n, after = (end + n - 1) / n;
+    put_slots(s, begins, begins - first_picture, after - begins);
+    put_slots(s, s->parts.config->optim.batch_size + mine.first, s->lanes.evaluator.shape.pictures, mine.count);
+}
+
+/* Evaluates batch j of this rank's pieces, from the draws to losses and slopes in their slots. */
 static void evaluate_batch(const struct step *s, int64_t j)
 {
     const struct evaluator *e = &s->lanes.evaluator;
     const struct lane_draws draws = {s->posterior, s->noise, s->embedding, s->directions};
     lanes_prepare(&s->lanes, j, &draws);
     evaluator_forward(e);
-    int64_t done = j * e->shape.lanes, left = s->share.count - done;
-    int64_t count = left < e->shape.lanes ? left : e->shape.lanes;
-    op_copy(s->parts.device, tensor_lanes(s->slots, s->share.first + done, count), tensor_lanes(e->losses, 0, count),
-            (struct tensor){0});
+    struct share mine = batch_of(s, j);
+    if (e->shape.tangents)
+        put_tangents(s, mine);
+    else
+        put_slots(s, mine.first, 0, mine.count);
 }
 
 static struct error evaluate_body(void *arg)
@@ -83,6 +148,7 @@ static struct error update_body(void *arg)
 {
     const struct step *s = arg;
     const struct config *c = s->parts.config;
+    const struct step_slots slots = step_slots_of(c);
     const struct update u = {
         .embedding = s->embedding,
         .m = s->m,
@@ -93,9 +159,11 @@ static struct error update_body(void *arg)
         .removed = s->removed,
         .removed_rows = s->removed_rows,
         .rates = s->rates,
-        .sides = c->zo.sides,
-        .batch = c->optim.batch_size,
-        .eps = c->zo.eps,
+        .n = slots.n,
+        .batch = slots.batch,
+        .sides = slots.sides,
+        .tangents = slots.tangents,
+        .eps = slots.eps,
         .weight1 = (float)(1 - c->optim.beta1),
         .weight2 = (float)(1 - c->optim.beta2),
         .beta2 = (float)c->optim.beta2,
@@ -190,7 +258,7 @@ static struct error keep_tensors(struct step *s)
     TRY(device_alloc_state(d, I64, 1, 1, 1, 1, &s->number));
     TRY(device_alloc_state(d, F32, batch, set->height, set->width, set->channels, &s->posterior));
     TRY(device_alloc_state(d, F32, batch, set->height, set->width, set->channels, &s->noise));
-    TRY(device_alloc_state(d, F32, c->zo.n, 1, vectors, width, &s->directions));
+    TRY(device_alloc_state(d, F32, shape->directions, 1, vectors, width, &s->directions));
     TRY(device_alloc_state(d, F32, 1, 1, vectors, width, &s->embedding));
     TRY(device_alloc_state(d, F32, 1, 1, vectors, width, &s->m));
     TRY(device_alloc_state(d, F32, 1, 1, vectors, width, &s->v));
@@ -205,11 +273,24 @@ static struct error keep_tensors(struct step *s)
 }
 
 /* As few batches as LANES_AT_ONCE allows, all of one size. */
-static struct error make_lanes(struct step *s, const struct lane_sources *sources)
+static struct lanes_shape shape_differences(const struct step *s)
 {
     int64_t batches = (s->share.count + LANES_AT_ONCE - 1) / LANES_AT_ONCE;
     int64_t lanes = (s->share.count + batches - 1) / batches, batch = s->parts.config->optim.batch_size;
-    return lanes_new(&s->lanes, &s->parts, sources, batches, lanes, lanes < batch ? lanes : batch);
+    return (struct lanes_shape){.batches = batches, .lanes = lanes, .pictures = lanes < batch ? lanes : batch};
+}
+
+static struct lanes_shape shape_tangents(const struct step *s)
+{
+    const struct tangent_batches b = tangent_batches_of(s->share, s->parts.config->zo.n, LANES_AT_ONCE);
+    return (struct lanes_shape){b.batches, b.tangents + b.pictures, b.pictures, true};
+}
+
+static struct error make_lanes(struct step *s, const struct lane_sources *sources)
+{
+    bool tangents = s->parts.config->zo.derivative == DERIVATIVE_TANGENT;
+    const struct lanes_shape shape = tangents ? shape_tangents(s) : shape_differences(s);
+    return lanes_new(&s->lanes, &s->parts, sources, &shape);
 }
 
 static struct error make(struct step *s, const struct lane_sources *sources, bool whole)

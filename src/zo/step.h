@@ -7,6 +7,9 @@
  *               ─► evaluator_forward ─► losses into their slots
  *     update:   op_update: slots ─► gradient estimate ─► projection ─► Adam ─► embedding
  *
+ * With tangents (zo.derivative) lanes are e itself, for each picture, and z for each of its directions, and what they
+ * find, losses and slopes, goes into slots that struct step_slots (device/step_core.h) numbers in another order.
+ *
  * Between the two the ranks sum their slots: zo/exchange.c says how. With joined devices, and for a single rank, both
  * are one program, in which op_sum adds up the slots and op_broadcast sends rank 0's embedding to all.
  *
@@ -21,26 +24,28 @@
 #include "base/error.h"
 #include "cluster/share.h"
 #include "device/device.h"
+#include "device/step_core.h"
 #include "zo/draws.h"
 #include "zo/lanes.h"
 #include "zo/parts.h"
 #include "zo/state.h"
 
-/* Lane i * batch + b is direction i under picture b of the batch: direction 0 is the embedding itself, 1 .. n are
- * z_1 .. z_n, and with two sides n + i is direction i backwards. */
+/* What ranks share out: with differences all lanes, by their slots. With tangents the n x batch of these, picture by
+ * picture: piece b n + i - 1 is direction i = 1..n of picture b. Every rank with a tangent of a picture evaluates its
+ * primal lane too, and the one with its first tangent writes its loss. */
 struct step_shape {
-    int64_t lanes; /* of a step on all ranks together: (sides n + 1) x batch */
-    int64_t notes; /* slots after the losses (zo/exchange.h) */
-    int64_t tau;
+    int64_t lanes; /* of a step on all ranks together, each with a slot: (sides n + 1) x batch */
+    int64_t notes; /* slots after those (zo/exchange.h) */
+    int64_t directions, tau;
 };
 
 struct step {
     struct training_parts parts;
     struct step_shape shape;
-    struct share share;                        /* this rank's lanes */
+    struct share share;                        /* this rank's pieces */
     struct lanes lanes;                        /* unused where the share is empty */
     struct tensor embedding, m, v, gradient;   /* see struct update */
-    struct tensor slots;                       /* F64: the losses of all ranks' lanes, then the notes */
+    struct tensor slots;                       /* F64: losses (and slopes) of all ranks' lanes, then the notes */
     struct program *evaluate, *update, *whole; /* whole: both in one; either update or whole is NULL */
 
     /* private */
@@ -52,7 +57,10 @@ struct step {
     int32_t removed_rows_now;
 };
 
-/* share: this rank's lanes. whole: the device needs no host between evaluation and update. Free with step_free. */
+/* What slots hold under a config. */
+struct step_slots step_slots_of(const struct config *config);
+
+/* share: this rank's pieces. whole: the device needs no host between evaluation and update. Free with step_free. */
 struct error step_new(struct step *s, const struct training_parts *parts, const struct lane_sources *sources,
                       const struct step_shape *shape, struct share share, bool whole);
 void step_free(struct step *s);
@@ -67,14 +75,13 @@ void step_put_removed(struct step *s, const struct state *state); /* only the di
 struct error step_get(struct step *s, struct state *state);
 
 /* Enqueues the evaluation of this rank's lanes in step number `number` on the draws. Slots of other ranks' lanes become
- * zero, those after the losses notes [shape.notes]. With `repeat`, the last lane of the first batch repeats its first
- * lane. */
+ * zero, those after them notes [shape.notes]. With `repeat`, the last piece of the first batch repeats its first. */
 struct error step_evaluate(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool repeat);
 
 /* Enqueues the update from the slots; rates as struct update has them. */
 struct error step_update(struct step *s, const double rates[3]);
 
-/* Both at once. Afterwards the slots hold all ranks' losses, and the sums of their notes. */
+/* Both at once. Afterwards the slots are all ranks', and hold the sums of their notes. */
 struct error step_whole(struct step *s, int64_t number, const struct draws *draws, const double *notes,
                         const double rates[3]);
 

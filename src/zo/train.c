@@ -29,7 +29,7 @@ static const double PRIMAL_COST = 0.88;
 static void update_rates(const struct training *t, int64_t k, double lr, double rates[3])
 {
     const struct config *c = t->parts.config;
-    rates[0] = optimizer_scale(c->zo.n, t->state.dim, t->state.subspace.removed_rows);
+    rates[0] = optimizer_scale(t->draws.shape.directions, t->state.dim, t->state.subspace.removed_rows);
     optimizer_rates(c->optim.beta1, c->optim.beta2, k, lr, &rates[1], &rates[2]);
 }
 
@@ -78,6 +78,13 @@ static struct error compare_ranks(struct training *t)
         e = error_failed("rank %d's state differs from rank 0's after step %lld", comm_rank(t->parts.comm),
                          (long long)t->state.step);
     return comm_agree(t->parts.comm, e);
+}
+
+static void find_slopes(struct training *t)
+{
+    const struct step_slots slots = step_slots_of(t->parts.config);
+    for (int64_t j = 0; j < slots.batch * slots.n; j++)
+        t->slopes[j] = step_slope(&slots, t->slots, j % slots.n + 1, j / slots.n, 1);
 }
 
 static double mean_loss(const struct training *t)
@@ -173,8 +180,14 @@ static struct error step_and_records(struct training *t, struct progress *progre
 {
     const struct config *c = t->parts.config;
     double began = clock_seconds();
-    struct metric m = {.losses = t->slots, .lanes = t->lanes, .validation = NAN};
+    bool tangents = c->zo.derivative == DERIVATIVE_TANGENT;
+    struct metric m = {.losses = t->slots,
+                       .loss_count = tangents ? c->optim.batch_size : t->lanes,
+                       .slopes = t->slopes,
+                       .slope_count = c->optim.batch_size * c->zo.n,
+                       .validation = NAN};
     TRY(do_step(t, &m, stop));
+    find_slopes(t);
     bool last = *stop || t->state.step == c->optim.steps;
     m.step = t->state.step;
     m.loss = mean_loss(t);
@@ -298,8 +311,9 @@ static struct error make_state(struct training *t)
     const struct share_work work = work_of(c);
     TRY(balance_new(&t->balance, &work, (int)ranks));
     t->slots = memory_alloc(t->lanes + NOTES + ranks, sizeof *t->slots);
+    t->slopes = memory_alloc(c->optim.batch_size * c->zo.n, sizeof *t->slopes);
     t->gradient = memory_alloc(t->state.dim, sizeof *t->gradient);
-    return t->slots && t->gradient ? ok() : error_memory("the training state");
+    return t->slots && t->slopes && t->gradient ? ok() : error_memory("the training state");
 }
 
 /* What the device needs for steps and for validation. *cost: see lane_check. */
@@ -310,7 +324,7 @@ static struct error make_programs(struct training *t, double *cost)
     int rank = comm_rank(p->comm), ranks = comm_size(p->comm);
     TRY(text_encoder_add_ids(p->device, p->text, set->ids, set->captions.count * set->length));
     TRY(lane_sources_new(&t->sources, p));
-    const struct step_shape shape = {t->lanes, NOTES, t->state.subspace.tau};
+    const struct step_shape shape = {t->lanes, NOTES, t->draws.shape.directions, t->state.subspace.tau};
     TRY(step_new(&t->step, p, &t->sources, &shape, t->balance.shares[rank], exchange_on_devices(t)));
     // no more lanes than a step has, so that validation takes no more memory than learning
     int64_t share = share_of(t->validation_evaluations, rank, ranks).count;
@@ -365,6 +379,7 @@ void training_free(struct training *t)
     draws_free(&t->draws);
     balance_free(&t->balance);
     memory_free(t->slots);
+    memory_free(t->slopes);
     memory_free(t->gradient);
     *t = (struct training){0};
 }

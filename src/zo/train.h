@@ -26,7 +26,7 @@ struct training_calls;
 struct training {
     struct training_parts parts;
     struct state state;                       /* its moments are up to date after step_get */
-    int64_t lanes;                            /* of a step: (sides n + 1) x batch */
+    int64_t lanes;                            /* of a step: (sides n + 1) x batch, with tangents too */
     int64_t validation_evaluations;           /* how many losses validation_first and _last are means */
     double validation_first, validation_last; /* the first (of the initializer or the resumed word), and the newest */
     double seconds;                           /* in steps, this run */
@@ -35,8 +35,9 @@ struct training {
     struct draws draws;
     struct lane_sources sources;
     struct step step;
-    struct balance balance; /* which rank evaluates which lanes */
-    double *slots;          /* the losses [lanes], and after them the notes (zo/exchange.h) */
+    struct balance balance; /* which rank evaluates which lanes, or tangents */
+    double *slots;          /* losses and slopes [lanes] (struct step_slots), after them the notes (zo/exchange.h) */
+    double *slopes;         /* [batch n]: b n + i - 1 is that of picture b's loss along direction i */
     double *gradient;       /* [dim] */
     struct validation validation;
     int64_t validation_every;

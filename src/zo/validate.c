@@ -86,7 +86,8 @@ static struct error make(struct validation *v, const struct training_parts *part
                          int64_t lanes)
 {
     struct device *d = parts->device;
-    TRY(lanes_new(&v->lanes, parts, sources, 1, lanes, lanes));
+    const struct lanes_shape shape = {.batches = 1, .lanes = lanes, .pictures = lanes};
+    TRY(lanes_new(&v->lanes, parts, sources, &shape));
     TRY(device_alloc_state(d, I64, 1, 1, 1, 1, &v->step_zero));
     TRY(device_alloc_state(d, F32, 1, 1, parts->config->token.vectors, parts->text->config.width, &v->embedding));
     v->losses = memory_alloc(v->evaluations, sizeof *v->losses);

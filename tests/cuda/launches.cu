@@ -98,7 +98,7 @@ static void rest(struct device *device)
     for (struct tensor *t :
          {&u.embedding, &u.m, &u.v, &u.gradient, &u.slots, &u.directions, &u.removed, &u.removed_rows, &u.rates})
         *t = one;
-    u.sides = u.batch = 1;
+    u.n = u.sides = u.batch = 1;
     cuda_update(device, &u);
 }
 

@@ -1,8 +1,8 @@
 /* draws CONFIG.json STEP OUT.safetensors [STEP OUT.safetensors]...
  *
  * For each pair, what step STEP (from 1) of a run draws: `picture`, `flip`, `timestep` I32 [B], `input_ids` I32 [B,
- * length], `posterior`, `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width]. Pictures are numbered by
- * the order of their names.
+ * length], `posterior`, `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width], or [n B, ..] if each picture has
+ * its own. Pictures are numbered by the order of their names.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -37,8 +37,8 @@ static float *normals(const struct draws *d, int64_t step, uint32_t stream, int6
 
 static float *directions(const struct draws *d, int64_t step)
 {
-    float *all = memory_alloc(d->shape.n * d->shape.dim, sizeof *all);
-    for (int64_t i = 0; i < d->shape.n && all; i++)
+    float *all = memory_alloc(d->shape.directions * d->shape.dim, sizeof *all);
+    for (int64_t i = 0; i < d->shape.directions && all; i++)
         rng_normals(d->shape.seed, (uint64_t)step, STREAM_DIRECTION + (uint32_t)(i + 1), 0, d->shape.dim,
                     all + i * d->shape.dim);
     return all;
@@ -66,7 +66,7 @@ static struct error write_draws(const struct draws *d, const struct subject *s, 
             {"input_ids", I32, 2, {batch, length}, batch * length, ids},
             {"posterior", F32, 4, {batch, h->channels, h->height, h->width}, numbers, posterior},
             {"noise", F32, 4, {batch, h->channels, h->height, h->width}, numbers, noise},
-            {"directions", F32, 3, {h->n, h->dim / width, width}, h->n * h->dim, z},
+            {"directions", F32, 3, {h->directions, h->dim / width, width}, h->directions * h->dim, z},
         };
         e = safetensors_write(path, out, sizeof out / sizeof *out, NULL, 0);
     }

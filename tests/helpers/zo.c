@@ -4,7 +4,8 @@
  *                          -> `removed`, `gradient`
  *     adam B1 B2 EPS       `embedding` F32 [1, dim], `gradients` F64 [steps, dim], `rates` F64 [1, steps]
  *                          -> `embeddings`
- *     gradient SIDES EPS REMOVED   `losses` F64 [rows, batch], `directions` F32 [n, dim] -> `gradient` F64
+ *     gradient SIDES EPS REMOVED   `slots` F64 [SIDES n + 1, batch]: losses, or if SIDES is 0 [n + 1, batch]: losses of
+ *                          the batch and slopes; `directions` F32 [n, dim], or [batch n, dim] -> `gradient` F64
  *
  * zo rates SCHEDULE LR STEPS WARMUP   prints a learning rate a line
  */
@@ -23,8 +24,9 @@
 
 /* op_update on plain arrays, on the device that the environment's DEVICE names (cpu without it). */
 struct job {
-    int64_t dim, n, sides, batch, removed_rows;
-    const double *losses, *rates; /* [(sides n + 1) batch], [3] */
+    int64_t dim, n, sides, batch, rows, removed_rows; /* rows: of directions */
+    bool tangents;
+    const double *slots, *rates; /* [(sides n + 1) batch], [3] */
     const float *directions, *removed;
     double eps, beta1, beta2, adam_eps;
     float *embedding, *m, *v; /* in and out */
@@ -41,14 +43,14 @@ static struct error make_update(struct update *u, struct device *d, const struct
     TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u->v));
     TRY(device_alloc_state(d, F64, 1, 1, 1, j->dim, &u->gradient));
     TRY(device_alloc_state(d, F64, lanes, 1, 1, 1, &u->slots));
-    TRY(device_alloc_state(d, F32, j->n, 1, 1, j->dim, &u->directions));
+    TRY(device_alloc_state(d, F32, j->rows, 1, 1, j->dim, &u->directions));
     TRY(device_alloc_state(d, F32, rows ? rows : 1, 1, 1, j->dim, &u->removed));
     TRY(device_alloc_state(d, I32, 1, 1, 1, 1, &u->removed_rows));
     TRY(device_alloc_state(d, F64, 1, 1, 1, 3, &u->rates));
     device_write(d, u->embedding, j->embedding);
     device_write(d, u->m, j->m);
     device_write(d, u->v, j->v);
-    device_write(d, u->slots, j->losses);
+    device_write(d, u->slots, j->slots);
     device_write(d, u->directions, j->directions);
     if (rows)
         device_write(d, u->removed, j->removed);
@@ -62,8 +64,10 @@ static struct error run_update(const struct job *j)
     const char *kind = getenv("DEVICE");
     struct device *d;
     TRY(device_open(&d, device_kinds(), kind ? kind : "cpu", 0, 1));
-    struct update u = {.sides = j->sides,
+    struct update u = {.n = j->n,
                        .batch = j->batch,
+                       .sides = j->sides,
+                       .tangents = j->tangents,
                        .eps = j->eps,
                        .weight1 = (float)(1 - j->beta1),
                        .weight2 = (float)(1 - j->beta2),
@@ -85,16 +89,16 @@ static struct error run_update(const struct job *j)
 }
 
 /* One direction whose slope is 1: the gradient is the one requested, rounded to float. */
-static const double unit_losses[] = {0, 1}, unit_rates[] = {1, 0, 1};
+static const double unit_slots[] = {0, 1}, unit_rates[] = {1, 0, 1};
 
 static struct error update_along(struct job *j, const double *gradient, double *out)
 {
     float *direction = memory_alloc(j->dim, sizeof *direction);
     for (int64_t k = 0; k < j->dim; k++)
         direction[k] = (float)gradient[k];
-    j->n = j->sides = j->batch = 1;
+    j->n = j->sides = j->batch = j->rows = 1;
     j->eps = 1;
-    j->losses = unit_losses;
+    j->slots = unit_slots;
     j->directions = direction;
     j->gradient = out;
     struct error e = run_update(j);
@@ -169,16 +173,19 @@ static struct error run_adam(const struct safetensors *in, const char *out, char
 
 static struct error run_gradient(const struct safetensors *in, const char *out, char **numbers)
 {
-    int64_t rows, batch, n, dim;
-    double *losses = helper_rows(in, "losses", F64, &rows, &batch);
-    float *directions = helper_rows(in, "directions", F32, &n, &dim), *zeros = memory_alloc(3 * dim, sizeof *zeros);
+    int64_t rows, batch, directions_rows, dim, sides = atoll(numbers[0]) ? atoll(numbers[0]) : 1;
+    double *slots = helper_rows(in, "slots", F64, &rows, &batch);
+    float *directions = helper_rows(in, "directions", F32, &directions_rows, &dim),
+          *zeros = memory_alloc(3 * dim, sizeof *zeros);
     double *gradient = memory_alloc(dim, sizeof *gradient);
-    const double rates[] = {optimizer_scale(n, dim, atoll(numbers[2])), 0, 1};
+    const double rates[] = {optimizer_scale(directions_rows, dim, atoll(numbers[2])), 0, 1};
     const struct job j = {.dim = dim,
-                          .n = n,
-                          .sides = atoll(numbers[0]),
+                          .n = (rows - 1) / sides,
+                          .sides = sides,
                           .batch = batch,
-                          .losses = losses,
+                          .rows = directions_rows,
+                          .tangents = atoll(numbers[0]) == 0,
+                          .slots = slots,
                           .rates = rates,
                           .directions = directions,
                           .eps = atof(numbers[1]),
@@ -191,7 +198,7 @@ static struct error run_gradient(const struct safetensors *in, const char *out, 
     const struct entry results[] = {helper_entry("gradient", F64, 1, dim, gradient)};
     if (e.code == ERROR_NONE)
         e = safetensors_write(out, results, 1, NULL, 0);
-    memory_free(losses);
+    memory_free(slots);
     memory_free(directions);
     memory_free(zeros);
     memory_free(gradient);

@@ -60,16 +60,16 @@ void cpu_perturb(struct device *device, struct tensor rows, struct tensor embedd
     }
 }
 
-/* g = sum_i slope_i z_i */
+/* g = sum_j factor_j z_j */
 static void estimate(const struct update *u, double scale, double *gradient, int64_t dim)
 {
-    int64_t n = u->directions.lanes;
+    const struct step_slots slots = {u->n, u->batch, u->sides, u->eps, u->tangents};
     memset(gradient, 0, (size_t)dim * sizeof *gradient);
-    for (int64_t i = 1; i <= n; i++) {
-        double slope = step_slope(tensor_data(u->slots), i, n, u->sides, u->batch, u->eps, scale);
-        const float *z = tensor_row(u->directions, i - 1, 0);
+    for (int64_t j = 0; j < u->directions.lanes; j++) {
+        double factor = step_factor(&slots, tensor_data(u->slots), j, u->directions.lanes, scale);
+        const float *z = tensor_row(u->directions, j, 0);
         for (int64_t k = 0; k < dim; k++)
-            gradient[k] += slope * (double)z[k];
+            gradient[k] += factor * (double)z[k];
     }
 }
 
