@@ -9,7 +9,19 @@
  *
  * A panel's columns are queries: scores [keys][queries] = k q and sums [channels][queries] = vt scores are computed by
  * the tiles of products, and softmax loops over the keys with one query in each vector element. Key blocks follow from
- * the head's size alone, so a query's numbers do not depend on how queries are divided among tasks. */
+ * the head's size alone, so a query's numbers do not depend on how queries are divided among tasks.
+ *
+ * Tangents are streamed alike, several of them beside one computation of their primal. For a query and the keys so far,
+ * with p a weight, s. the tangent of its score, l = sum p and o = sum p v, a tangent keeps
+ *
+ *     mean = sum p s. / l        u = sum p (s. - mean) v + p v.
+ *
+ * and in the end y. = u / l. A block of keys, l being with the block and o without it:
+ *
+ *     mean' = mean + sum p (s. - mean) / l
+ *     u' = shrink (u - (mean' - mean) o) + sum p (s. - mean') v + p v.
+ *
+ * So what all s. of a query have in common, which has no effect on y., is taken off before anything is rounded. */
 
 enum {
     TERMS = 160,           /* terms of a score that are summed in one go: the rounding of longer sums would matter */
@@ -17,125 +29,276 @@ enum {
     KEY_NUMBERS = 32768,   /* most numbers in a block of keys: with as many values it stays in the L2 cache */
     QUERY_NUMBERS = 65536, /* the same for a task's queries and sums */
     QUERY_PANELS = 8,      /* most panels in a task */
+    GROUP = 8,             /* most tangents in a task */
 };
 
 struct attention {
     const struct cpu *cpu;
     const struct kernels *kernels;
     struct tensor y, q, k, v;
+    int64_t primal;    /* lanes; those after them are tangents */
+    const int32_t *of; /* [y.lanes]: each lane's primal */
     bool causal;
     int64_t heads, size, padded_size; /* of a head; padded to whole tiles */
     int64_t queries, keys, block_keys;
-    int64_t panels, blocks; /* panels in a task, tasks for a head */
+    int64_t panels, blocks; /* panels in a task, tasks for a head of a lane */
+    int64_t group;          /* most tangents in a task */
 };
 
-/* One task and its thread's scratch. */
+/* One task and its thread's scratch. A task has a primal lane and some of its tangents, in this order. */
 struct query_block {
-    int64_t lane, channel; /* the head's first */
+    int64_t lanes[1 + GROUP], count;
+    bool leads;      /* does this task write the primal's result? */
+    int64_t channel; /* the head's first */
     int64_t first, panels;
-    float *q, *o;      /* [panels][size][panel], [panels][padded_size][panel] */
-    float *scores;     /* [block_keys][panel] */
+    float *q, *o;      /* of each lane: [panels][size][panel], [panels][padded_size][panel] */
     float *k, *v;      /* [block_keys][size], [block_keys][padded_size] */
+    float *weights;    /* [panels][block_keys][panel] */
     float *statistics; /* [panels][3][panel] */
+
+    /* The tangents' */
+    float *k_tangent, *v_tangent; /* as k and v */
+    float *scores;                /* [block_keys][panel] */
+    float *means;                 /* of each lane: [panels][panel] */
+    float *moved;                 /* [panel]: how far the means have moved */
 };
+
+/* Tangents of the same primal before this one. */
+static int64_t place_of(const struct attention *a, int64_t lane)
+{
+    int64_t place = 0;
+    for (int64_t l = a->primal; l < lane; l++)
+        place += a->of[l] == a->of[lane];
+    return place;
+}
+
+/* Each primal lane has a task with its first tangents, and each further group has one at its first tangent. */
+static bool has_task(const struct attention *a, int64_t lane)
+{
+    return lane < a->primal || (place_of(a, lane) > 0 && place_of(a, lane) % a->group == 0);
+}
+
+static void choose_lanes(const struct attention *a, int64_t lane, struct query_block *b)
+{
+    b->leads = lane < a->primal;
+    b->lanes[0] = b->leads ? lane : a->of[lane];
+    b->count = 1;
+    for (int64_t l = b->leads ? a->primal : lane; l < a->y.lanes && b->count <= a->group; l++)
+        if (a->of[l] == b->lanes[0])
+            b->lanes[b->count++] = l;
+}
+
+/* Floats of scratch for a task with so many tangents. */
+static int64_t scratch_for(const struct attention *a, int64_t tangents)
+{
+    int64_t lanes = 1 + tangents, columns = a->panels * a->kernels->panel, keys = a->block_keys;
+    int64_t both = a->size + a->padded_size; // a query's numbers and sums, a key's and values
+    int64_t numbers = columns * (3 + keys + lanes * both) + keys * both;
+    return tangents == 0 ? numbers : numbers + columns * lanes + a->kernels->panel * (keys + 1) + keys * both;
+}
+
+static float *take(float **scratch, int64_t numbers)
+{
+    float *from = *scratch;
+    *scratch += numbers;
+    return from;
+}
 
 static struct query_block lay_out(const struct attention *a, int64_t task, int thread)
 {
-    int64_t panel = a->kernels->panel, head = task / a->blocks;
-    struct query_block b = {.lane = head / a->heads, .channel = head % a->heads * a->size};
-    b.first = task % a->blocks * a->panels * panel;
+    int64_t panel = a->kernels->panel, head = task / a->blocks, columns = a->panels * panel, keys = a->block_keys;
+    struct query_block b = {.channel = head % a->heads * a->size, .first = task % a->blocks * columns};
+    choose_lanes(a, head / a->heads, &b);
     b.panels = smaller(a->panels, (a->queries - b.first + panel - 1) / panel);
-    b.scores = cpu_scratch(a->cpu, thread);
-    b.statistics = b.scores + a->block_keys * panel;
-    b.q = b.statistics + a->panels * 3 * panel;
-    b.o = b.q + a->panels * a->size * panel;
-    b.k = b.o + a->panels * a->padded_size * panel;
-    b.v = b.k + a->block_keys * a->size;
+    float *scratch = cpu_scratch(a->cpu, thread);
+    b.statistics = take(&scratch, 3 * columns);
+    b.weights = take(&scratch, keys * columns);
+    b.q = take(&scratch, b.count * a->size * columns);
+    b.o = take(&scratch, b.count * a->padded_size * columns);
+    if (b.count > 1) {
+        b.means = take(&scratch, b.count * columns);
+        b.scores = take(&scratch, keys * panel);
+        b.moved = take(&scratch, panel);
+    }
+    b.k = take(&scratch, keys * a->size);
+    b.v = take(&scratch, keys * a->padded_size);
+    if (b.count > 1) {
+        b.k_tangent = take(&scratch, keys * a->size);
+        b.v_tangent = take(&scratch, keys * a->padded_size);
+    }
     return b;
 }
 
+/* Panel p of the task's lane i. */
+static float *queries_of(const struct attention *a, const struct query_block *b, int64_t i, int64_t p)
+{
+    return b->q + (i * a->panels + p) * a->size * a->kernels->panel;
+}
+
+static float *sums_of(const struct attention *a, const struct query_block *b, int64_t i, int64_t p)
+{
+    return b->o + (i * a->panels + p) * a->padded_size * a->kernels->panel;
+}
+
+static float *means_of(const struct attention *a, const struct query_block *b, int64_t i, int64_t p)
+{
+    return b->means + (i * a->panels + p) * a->kernels->panel;
+}
+
+static float *weights_of(const struct attention *a, const struct query_block *b, int64_t p)
+{
+    return b->weights + p * a->block_keys * a->kernels->panel;
+}
+
+static struct softmax statistics_of(const struct attention *a, const struct query_block *b, int64_t p)
+{
+    int64_t panel = a->kernels->panel;
+    float *at = b->statistics + p * 3 * panel;
+    return (struct softmax){at, at + panel, at + 2 * panel};
+}
+
 /* Queries as panels, times log2(e) / sqrt(size): scores are exponents of 2. */
-static void load_queries(const struct attention *a, const struct query_block *b)
+static void load_queries(const struct attention *a, const struct query_block *b, int64_t i)
 {
     int64_t panel = a->kernels->panel;
     float scale = (float)(1.4426950408889634 / sqrt((double)a->size));
-    for (int64_t p = 0; p < b->panels; p++)
-        for (int64_t j = 0; j < panel; j++) {
-            int64_t query = b->first + p * panel + j;
-            float *to = b->q + p * a->size * panel + j;
-            const float *from = tensor_row(a->q, b->lane, smaller(query, a->queries - 1)) + b->channel;
-            for (int64_t c = 0; c < a->size; c++)
-                to[c * panel] = from[c] * scale;
-        }
-    for (int64_t i = 0; i < b->panels * panel; i++) {
-        float *largest = b->statistics + i / panel * 3 * panel + i % panel;
-        largest[0] = -1e30f;
-        largest[panel] = 0;
+    for (int64_t j = 0; j < b->panels * panel; j++) {
+        float *to = queries_of(a, b, i, j / panel) + j % panel;
+        const float *from = tensor_row(a->q, b->lanes[i], smaller(b->first + j, a->queries - 1)) + b->channel;
+        for (int64_t c = 0; c < a->size; c++)
+            to[c * panel] = from[c] * scale;
     }
 }
 
-static void load_keys(const struct attention *a, const struct query_block *b, int64_t first, int64_t count)
+static void begin(const struct attention *a, const struct query_block *b)
 {
-    int64_t whole = round_up(count, a->kernels->rows), size = a->size, padded = a->padded_size;
-    for (int64_t i = 0; i < count; i++) {
-        memcpy(b->k + i * size, tensor_row(a->k, b->lane, first + i) + b->channel, (size_t)size * sizeof(float));
-        memcpy(b->v + i * padded, tensor_row(a->v, b->lane, first + i) + b->channel, (size_t)size * sizeof(float));
-        memset(b->v + i * padded + size, 0, (size_t)(padded - size) * sizeof(float));
+    for (int64_t p = 0; p < b->panels; p++)
+        for (int64_t j = 0; j < a->kernels->panel; j++) {
+            struct softmax s = statistics_of(a, b, p);
+            s.largest[j] = -1e30f;
+            s.total[j] = 0;
+        }
+    for (int64_t i = 0; i < b->count; i++) {
+        if (b->lanes[i] < a->q.lanes)
+            load_queries(a, b, i);
+        if (i > 0)
+            memset(means_of(a, b, i, 0), 0, (size_t)(b->panels * a->kernels->panel) * sizeof(float));
     }
-    memset(b->k + count * size, 0, (size_t)((whole - count) * size) * sizeof(float));
 }
 
-/* Adds keys [first, first + count) to the sums of panel p. */
+static void load_keys(const struct attention *a, const struct query_block *b, int64_t i, float *k, float *v,
+                      int64_t first, int64_t count)
+{
+    int64_t whole = round_up(count, a->kernels->rows), size = a->size, padded = a->padded_size, lane = b->lanes[i];
+    for (int64_t j = 0; j < count; j++) {
+        memcpy(k + j * size, tensor_row(a->k, lane, first + j) + b->channel, (size_t)size * sizeof(float));
+        memcpy(v + j * padded, tensor_row(a->v, lane, first + j) + b->channel, (size_t)size * sizeof(float));
+        memset(v + j * padded + size, 0, (size_t)(padded - size) * sizeof(float));
+    }
+    memset(k + count * size, 0, (size_t)((whole - count) * size) * sizeof(float));
+}
+
+/* scores [count][panel] = (add ? scores : 0) + k q. */
+static void multiply_queries(const struct attention *a, float *scores, const float *k, const float *q, int64_t count,
+                             bool add)
+{
+    int64_t panel = a->kernels->panel, rows = a->kernels->rows;
+    for (int64_t c = 0; c < a->size; c += TERMS)
+        for (int64_t i = 0; i < count; i += rows)
+            a->kernels->tile(scores + i * panel, k + i * a->size + c, a->size, q + c * panel,
+                             smaller(TERMS, a->size - c), add || c > 0);
+}
+
+/* o [padded_size][panel] = (add ? o : 0) + vt weights. */
+static void add_values(const struct attention *a, float *o, const float *v, const float *weights, int64_t count,
+                       bool add)
+{
+    for (int64_t c = 0; c < a->padded_size; c += a->kernels->rows)
+        a->kernels->tile_across(o + c * a->kernels->panel, v + c, a->padded_size, weights, count, add);
+}
+
+/* Weights of keys [first, first + count) for panel p. */
+static void weigh(const struct attention *a, const struct query_block *b, int64_t p, int64_t first, int64_t count)
+{
+    int64_t query = b->first + p * a->kernels->panel;
+    float *weights = weights_of(a, b, p);
+    multiply_queries(a, weights, b->k, queries_of(a, b, 0, p), count, false);
+    int32_t visible[64];
+    for (int64_t j = 0; a->causal && j < a->kernels->panel; j++)
+        visible[j] = (int32_t)(query + j + 1 - first);
+    a->kernels->softmax(statistics_of(a, b, p), weights, count,
+                        a->causal && first + count - 1 > query ? visible : NULL);
+}
+
+/* Adds these keys to the sums of panel p. */
 static void attend(const struct attention *a, const struct query_block *b, int64_t p, int64_t first, int64_t count)
 {
-    const struct kernels *k = a->kernels;
-    int64_t panel = k->panel, query = b->first + p * panel;
-    if (a->causal && first > query + panel - 1)
-        return;
-    float *o = b->o + p * a->padded_size * panel, *statistics = b->statistics + p * 3 * panel;
-    const float *q = b->q + p * a->size * panel;
-    for (int64_t c = 0; c < a->size; c += TERMS)
-        for (int64_t i = 0; i < count; i += k->rows)
-            k->tile(b->scores + i * panel, b->k + i * a->size + c, a->size, q + c * panel, smaller(TERMS, a->size - c),
-                    c > 0);
-
-    int32_t visible[64];
-    for (int64_t j = 0; a->causal && j < panel; j++)
-        visible[j] = (int32_t)(query + j + 1 - first);
-    struct softmax s = {statistics, statistics + panel, statistics + 2 * panel};
-    k->softmax(s, b->scores, count, a->causal && first + count - 1 > query ? visible : NULL);
-
+    float *o = sums_of(a, b, 0, p);
     if (first > 0)
-        k->rescale(o, s.shrink, a->padded_size);
-    for (int64_t c = 0; c < a->padded_size; c += k->rows)
-        k->tile_across(o + c * panel, b->v + c, a->padded_size, b->scores, count, first > 0);
+        a->kernels->rescale(o, statistics_of(a, b, p).shrink, a->padded_size);
+    add_values(a, o, b->v, weights_of(a, b, p), count, first > 0);
 }
 
-static void store_queries(const struct attention *a, const struct query_block *b)
+/* The same for tangent i, before its primal's sums have these keys. */
+static void attend_tangent(const struct attention *a, const struct query_block *b, int64_t i, int64_t p, int64_t first,
+                           int64_t count)
+{
+    const float *weights = weights_of(a, b, p);
+    float *u = sums_of(a, b, i, p);
+    bool moves = b->lanes[i] < a->q.lanes;
+    if (moves)
+        multiply_queries(a, b->scores, b->k, queries_of(a, b, i, p), count, false);
+    multiply_queries(a, b->scores, b->k_tangent, queries_of(a, b, 0, p), count, moves);
+    struct softmax s = statistics_of(a, b, p);
+    a->kernels->softmax_tangent(s, means_of(a, b, i, p), b->moved, b->scores, weights, count);
+    if (first > 0)
+        a->kernels->rescale_tangent(u, sums_of(a, b, 0, p), s.shrink, b->moved, a->padded_size);
+    add_values(a, u, b->v, b->scores, count, first > 0);
+    add_values(a, u, b->v_tangent, weights, count, true);
+}
+
+/* Adds keys [first, first + count) to all sums. */
+static void attend_block(const struct attention *a, const struct query_block *b, int64_t first, int64_t count)
+{
+    int64_t panel = a->kernels->panel, from = 0; // the first panel that sees any of them
+    while (a->causal && first > b->first + (from + 1) * panel - 1)
+        from++;
+    load_keys(a, b, 0, b->k, b->v, first, count);
+    for (int64_t p = from; p < b->panels; p++)
+        weigh(a, b, p, first, count);
+    for (int64_t i = 1; i < b->count; i++) {
+        load_keys(a, b, i, b->k_tangent, b->v_tangent, first, count);
+        for (int64_t p = from; p < b->panels; p++)
+            attend_tangent(a, b, i, p, first, count);
+    }
+    for (int64_t p = from; p < b->panels; p++)
+        attend(a, b, p, first, count);
+}
+
+static void store_queries(const struct attention *a, const struct query_block *b, int64_t i)
 {
     int64_t panel = a->kernels->panel, end = smaller(b->panels * panel, a->queries - b->first);
     for (int64_t j = 0; j < end; j++) {
-        float *to = tensor_row(a->y, b->lane, b->first + j) + b->channel;
-        const float *from = b->o + j / panel * a->padded_size * panel + j % panel;
-        float total = b->statistics[(j / panel * 3 + 1) * panel + j % panel], share = 1 / total;
+        float *to = tensor_row(a->y, b->lanes[i], b->first + j) + b->channel;
+        const float *from = sums_of(a, b, i, j / panel) + j % panel;
+        float share = 1 / statistics_of(a, b, j / panel).total[j % panel];
         for (int64_t c = 0; c < a->size; c++)
             to[c] = from[c * panel] * share;
     }
 }
 
-static void attention_task(void *arg, int64_t i, int thread)
+static void attention_task(void *arg, int64_t task, int thread)
 {
     const struct attention *a = arg;
-    struct query_block b = lay_out(a, i, thread);
-    load_queries(a, &b);
+    if (!has_task(a, task / a->blocks / a->heads))
+        return;
+    struct query_block b = lay_out(a, task, thread);
+    begin(a, &b);
     int64_t end = a->causal ? smaller(a->keys, b.first + b.panels * a->kernels->panel) : a->keys;
-    for (int64_t first = 0; first < end; first += a->block_keys) {
-        int64_t count = smaller(a->block_keys, a->keys - first);
-        load_keys(a, &b, first, count);
-        for (int64_t p = 0; p < b.panels; p++)
-            attend(a, &b, p, first, count);
-    }
-    store_queries(a, &b);
+    for (int64_t first = 0; first < end; first += a->block_keys)
+        attend_block(a, &b, first, smaller(a->block_keys, a->keys - first));
+    for (int64_t i = b.leads ? 0 : 1; i < b.count; i++)
+        store_queries(a, &b, i);
 }
 
 static int64_t clamp(int64_t x, int64_t low, int64_t high)
@@ -143,22 +306,41 @@ static int64_t clamp(int64_t x, int64_t low, int64_t high)
     return x < low ? low : x > high ? high : x;
 }
 
+/* Panels in a task and tangents in a group: as many as fit, fewer where threads would have nothing to do. */
+static void divide(struct attention *a)
+{
+    int64_t threads = pool_threads(a->cpu->pool), lanes = a->y.lanes, panel = a->kernels->panel;
+    int64_t all = (a->queries + panel - 1) / panel;
+    a->panels = clamp(QUERY_NUMBERS / (2 * a->padded_size * panel), 1, QUERY_PANELS);
+    for (;; a->panels = (a->panels + 1) / 2) {
+        a->blocks = (all + a->panels - 1) / a->panels;
+        if (a->panels == 1 || a->primal * a->heads * a->blocks >= 4 * threads)
+            break;
+    }
+    int64_t room = SCRATCH_BYTES / (int64_t)sizeof(float), group = smaller(lanes - a->primal, GROUP);
+    while (group > 1 && scratch_for(a, group) > room)
+        group--;
+    for (a->group = group; a->group > 1; a->group = (a->group + 1) / 2) {
+        int64_t tasks = 0;
+        for (int64_t lane = 0; lane < lanes; lane++)
+            tasks += has_task(a, lane);
+        if (tasks * a->heads * a->blocks >= threads)
+            break;
+    }
+}
+
 void cpu_attention(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
                    int64_t heads, bool causal)
 {
     struct attention a = {.cpu = cpu_of(device), .y = y, .q = q, .k = k, .v = v, .causal = causal, .heads = heads};
     const struct kernels *kernels = a.kernels = a.cpu->kernels;
+    a.primal = primal_lanes(device, y);
+    a.of = a.primal < y.lanes ? tensor_data(device->tangents.of) : NULL;
     a.size = q.channels / heads;
     a.padded_size = round_up(a.size, kernels->rows);
     a.queries = tensor_positions(q);
     a.keys = tensor_positions(k);
     a.block_keys = clamp(KEY_NUMBERS / a.size / kernels->rows * kernels->rows, kernels->rows, KEYS);
-    a.panels = clamp(QUERY_NUMBERS / (2 * a.padded_size * kernels->panel), 1, QUERY_PANELS);
-    int64_t all = (a.queries + kernels->panel - 1) / kernels->panel, wanted = 4 * pool_threads(a.cpu->pool);
-    for (;; a.panels = (a.panels + 1) / 2) {
-        a.blocks = (all + a.panels - 1) / a.panels;
-        if (a.panels == 1 || q.lanes * heads * a.blocks >= wanted)
-            break;
-    }
-    pool_run(a.cpu->pool, q.lanes * heads * a.blocks, attention_task, &a);
+    divide(&a);
+    pool_run(a.cpu->pool, y.lanes * heads * a.blocks, attention_task, &a);
 }

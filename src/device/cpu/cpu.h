@@ -11,7 +11,7 @@
 #include "device/backend.h"
 #include "device/cpu/kernels.h"
 
-enum { SCRATCH_BYTES = 1 << 20 }; /* for each thread */
+enum { SCRATCH_BYTES = 2 << 20 }; /* for each thread */
 
 struct cpu {
     struct device device;

@@ -144,21 +144,22 @@ static void finish(const struct finish *f)
 
 /* -------------------------------------------------------------------------------- attention */
 
-static void hide(float *scores, int64_t keys, const int32_t *visible)
+/* Scores or weights of hidden keys become `what`. */
+static void hide(float *scores, int64_t keys, const int32_t *visible, float what)
 {
     ivec v[2];
     memcpy(v, visible, sizeof v);
     for (int64_t k = 0; k < keys; k++)
         for (int half = 0; half < 2; half++) {
             float *at = scores + k * PANEL + half * WIDTH;
-            store(at, choose(v[half] > (int32_t)k, load(at), splat(-1e30f)));
+            store(at, choose(v[half] > (int32_t)k, load(at), splat(what)));
         }
 }
 
 static void softmax(struct softmax s, float *scores, int64_t keys, const int32_t *visible)
 {
     if (visible)
-        hide(scores, keys, visible);
+        hide(scores, keys, visible, -1e30f);
     for (int half = 0; half < 2; half++) {
         float *at = scores + half * WIDTH;
         vec old = load(s.largest + half * WIDTH), largest = old;
@@ -174,6 +175,30 @@ static void softmax(struct softmax s, float *scores, int64_t keys, const int32_t
         store(s.shrink + half * WIDTH, shrink);
         store(s.total + half * WIDTH, fma_of(load(s.total + half * WIDTH), shrink, total));
     }
+    if (visible) // exp2_of ends at 2^-126, and 0 of a hidden tangent must stay 0
+        hide(scores, keys, visible, 0.f);
+}
+
+static void softmax_tangent(struct softmax s, float *mean, float *moved, float *scores, const float *weights,
+                            int64_t keys)
+{
+    const vec ln2 = splat(0.6931471805599453f), least = splat(0x1p-100f);
+    for (int half = 0; half < 2; half++) {
+        int64_t first = half * WIDTH;
+        vec old = load(mean + first), sum = splat(0.f);
+        for (int64_t k = 0; k < keys; k++) {
+            int64_t at = k * PANEL + first;
+            sum = fma_of(load(weights + at), load(scores + at) - old, sum);
+        }
+        vec step = sum / load(s.total + first), now = old + step;
+        for (int64_t k = 0; k < keys; k++) {
+            int64_t at = k * PANEL + first;
+            vec weight = load(weights + at); // of the least, a product would be denormal, which is slow
+            store(scores + at, choose(weight > least, weight * ln2 * (load(scores + at) - now), splat(0.f)));
+        }
+        store(mean + first, now);
+        store(moved + first, step * ln2);
+    }
 }
 
 static void rescale(float *o, const float *factor, int64_t count)
@@ -187,6 +212,17 @@ static void rescale(float *o, const float *factor, int64_t count)
     for (int64_t i = 0; i < count; i++, o += PANEL) {
         store(o, load(o) * low);
         store(o + WIDTH, load(o + WIDTH) * high);
+    }
+}
+
+static void rescale_tangent(float *u, const float *o, const float *factor, const float *moved, int64_t count)
+{
+    for (int half = 0; half < 2; half++) {
+        vec by = load(factor + half * WIDTH), off = -load(moved + half * WIDTH);
+        for (int64_t i = 0; i < count; i++) {
+            int64_t at = i * PANEL + half * WIDTH;
+            store(u + at, by * fma_of(off, load(o + at), load(u + at)));
+        }
     }
 }
 
@@ -275,7 +311,9 @@ const struct kernels KERNELS = {
     .unpack = unpack,
     .finish = finish,
     .softmax = softmax,
+    .softmax_tangent = softmax_tangent,
     .rescale = rescale,
+    .rescale_tangent = rescale_tangent,
     .scale_shift = scale_shift,
     .gather_moments = gather_moments,
     .row_moments = row_moments,

@@ -52,8 +52,17 @@ struct kernels {
      * given. */
     void (*softmax)(struct softmax s, float *scores, int64_t keys, const int32_t *visible);
 
+    /* For the same keys and their weights: scores, now a tangent's, in units of log2 too, become weight (score - mean) in
+     * natural units. mean [panel], first brought to that of all scores so far (0 before the first), has moved [panel] by
+     * so much, in natural units. */
+    void (*softmax_tangent)(struct softmax s, float *mean, float *moved, float *scores, const float *weights,
+                            int64_t keys);
+
     /* o [count][panel] *= factor [panel]. */
     void (*rescale)(float *o, const float *factor, int64_t count);
+
+    /* u [count][panel] = factor [panel] * (u - moved [panel] * o). */
+    void (*rescale_tangent)(float *u, const float *o, const float *factor, const float *moved, int64_t count);
 
     /* y = act(x * scale + shift), act NONE or SILU; y may be x. */
     void (*scale_shift)(float *y, const float *x, const float *scale, const float *shift, int64_t count, enum act act);
