@@ -135,6 +135,26 @@ def test_one_slow_rank_of_three_changes_no_bit(tmp_path):
     assert "balanced: from step " in done.stderr
 
 
+def test_one_slow_rank_of_three_changes_no_bit_of_tangents(tmp_path):
+    """A primal sleeps as long as a tangent, which rank 0 finds out before the first step."""
+    config, _ = write_recipe(tmp_path, zo__n=8, zo__tau=6, zo__derivative="tangent", optim__batch_size=2, output__prompts=[])
+    quiet = json.loads(run(program("tests/pace"), config, 30, 0).stdout)
+    done = mpirun(3, program("tests/pace"), config, 30, 0.004, "1=3")
+    slow = json.loads(done.stdout)
+    assert quiet["shares"] == [16] and slow["shares"][1] < 4 and sum(slow["shares"]) == 16
+    assert slow["state"] == quiet["state"]
+    assert "balanced: from step " in done.stderr
+    gamma = float(re.search(r"a picture's loss takes as long as (\S+) of its tangents", done.stderr)[1])
+    assert 0.7 < gamma < 1.4
+
+
+def test_a_step_of_few_tangents_says_who_is_idle(tmp_path):
+    config, _ = write_recipe(tmp_path, zo__n=2, zo__derivative="tangent", output__prompts=[])
+    said = [mpirun(ranks, program("tests/pace"), config, 1, 0).stderr for ranks in (2, 3)]
+    assert "idle" not in said[0]
+    assert said[1].count("1 of 3 ranks are idle, for a step has 2 tangents") == 1 and "zo.derivative difference" in said[1]
+
+
 def test_a_terminal_does_not_hear_of_slow_ranks(tmp_path):
     """It is for who reads a log: on a terminal it would only worry."""
     config, _ = write_recipe(tmp_path, zo__n=8, zo__tau=6, output__prompts=[])
