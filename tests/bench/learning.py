@@ -102,20 +102,23 @@ def shares(a, folder, n, judges):
                       for seed in a.seeds] for toy in judges])
 
 
+def print_shares(found, derivative, n, steps, names):
+    """found: as shares() returns it. The worst toy: of the means over the seeds, and of all runs."""
+    cells = [f"{share:.1%}" for share in found.mean((0, 1))]
+    last = found[:, :, 2]
+    seeds, toys = ", ".join(f"{share:.1%}" for share in last.mean(0)), last.mean(1)
+    print(f"| {derivative} | {n} | {steps:,} | " + " | ".join(cells) + f" | {seeds} | {toys.min():.1%} ({names[toys.argmin()]}), "
+          f"{last.min():.1%} of one seed |", flush=True)
+
+
 def compare_derivatives(a):
     FOLDER.mkdir(parents=True, exist_ok=True)
     judges = {toy: Judge(SUBJECTS / toy) for toy in toys(a.only)}
     settings = list(product(a.n, a.derivatives))
+    print("| derivative | n | steps | after a quarter | after half | after all | seed by seed | worst toy |\n|" + " --- |" * 8, flush=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        folders = list(pool.map(lambda s: learn_queue(a, s[1], s[0]), settings))
-    print("| derivative | n | steps | after a quarter | after half | after all | seed by seed | worst toy |\n|" + " --- |" * 8)
-    for (n, derivative), folder in zip(settings, folders):
-        found = shares(a, folder, n, judges)
-        worst = found[:, :, 2].mean(1)
-        cells = [f"{share:.1%}" for share in found.mean((0, 1))]
-        seeds = ", ".join(f"{share:.1%}" for share in found[:, :, 2].mean(0))
-        print(f"| {derivative} | {n} | {a.lanes // (n + 1):,} | " + " | ".join(cells) + f" | {seeds} | {worst.min():.1%} ({list(judges)[worst.argmin()]}), "
-              f"{found[:, :, 2].min():.1%} of one seed |", flush=True)
+        for (n, derivative), folder in zip(settings, pool.map(lambda s: learn_queue(a, s[1], s[0]), settings)):
+            print_shares(shares(a, folder, n, judges), derivative, n, a.lanes // (n + 1), list(judges))
 
 
 def main():
