@@ -1,5 +1,5 @@
 """Every reader of files from outside, given what libFuzzer makes of sound files: it ends in success or in one line that names the
-file. Three seconds a target, a minute nightly; tests/fuzz/run.sh gives them longer."""
+file. A second a target, a minute nightly; tests/fuzz/run.sh gives them longer."""
 import re
 
 import pytest
@@ -13,14 +13,14 @@ TARGETS = re.search(r"^all='(.*)'$", FUZZ.read_text(), re.M).group(1).split()
 
 @pytest.fixture(scope="module")
 def fuzzed():
-    return run(FUZZ, 1 if NIGHTLY else 0.05, check=False, timeout=1500)
+    return run(FUZZ, 1 if NIGHTLY else 0.01, check=False, timeout=1500)
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_nothing_is_found(fuzzed, target):
     line = re.search(rf"^{target} +(\d+) inputs, +(\d+) places reached, nothing found$", fuzzed.stdout, re.M)
     assert line, fuzzed.stdout + fuzzed.stderr
-    assert int(line[1]) > 100 and int(line[2]) > 50, line[0]  # it ran, and reached more than the first check
+    assert int(line[1]) > 30 and int(line[2]) > 50, line[0]  # more than the first inputs, and past the first check
 
 
 def test_all_targets_are_run():
