@@ -140,6 +140,8 @@ struct device {
     bool dry;
 };
 
+enum { NORM_CHANNELS = 32768 }; /* the most of op_norm */
+
 /* Keeps the error if it is the first. */
 void device_fail(struct device *device, struct error e);
 
@@ -171,6 +173,12 @@ static inline int64_t weight_depth(const struct weight *w)
 static inline int64_t primal_lanes(const struct device *device, struct tensor t)
 {
     return device->tangents.of.base && device->tangents.primal < t.lanes ? device->tangents.primal : t.lanes;
+}
+
+/* Has t, of y's lanes, the primal ones only, so that its tangents are zero? */
+static inline bool only_primal(const struct device *device, struct tensor t, struct tensor y)
+{
+    return t.lanes < y.lanes && t.lanes == primal_lanes(device, y);
 }
 
 static inline int64_t tensor_positions(struct tensor t)

@@ -65,12 +65,6 @@ bool tangents_on(const struct device *d)
     return d->tangents.of.base;
 }
 
-/* Has t, of y's lanes, the primal ones only, so that its tangents are zero? */
-static bool only_primal(const struct device *d, struct tensor t, struct tensor y)
-{
-    return t.lanes < y.lanes && t.lanes == primal_lanes(d, y);
-}
-
 /* -------------------------------------------------------------------------------- shapes */
 
 /* Text by value, so that one message can hold two shapes. */
@@ -184,8 +178,7 @@ void op_conv(struct device *d, struct tensor y, struct tensor x, const struct we
 
 static struct error check_norm(struct tensor y, struct tensor x, const struct weight *w, int64_t groups, enum act act)
 {
-    enum { MOST_CHANNELS = 32768 };
-    if (!w || !w->norm || w->out != x.channels || x.channels > MOST_CHANNELS || groups < 0 ||
+    if (!w || !w->norm || w->out != x.channels || x.channels > NORM_CHANNELS || groups < 0 ||
         (groups > 0 && x.channels % groups != 0) || (act != ACT_NONE && act != ACT_SILU))
         return error_failed("op_norm: weight, groups or act do not fit %s", shape(x).text);
     if (!usable(y, F32) || !usable(x, F32) || !same_places(y, x) || y.channels != x.channels)

@@ -92,6 +92,7 @@ static void cpu_read(struct device *d, void *to, struct tensor from)
 }
 
 static const struct device_ops cpu_ops = {
+    .tangents = true,
     .close = cpu_close,
     .wait = cpu_wait,
     .alloc = cpu_alloc,

@@ -117,6 +117,20 @@ static void put(const struct finish *f, vec v, int64_t column, int64_t count)
     store_some(f->y + column, v, count);
 }
 
+/* With factors, to be made or used. */
+static void put_gated(const struct finish *f, vec value, vec gate, int64_t column, int64_t count)
+{
+    float *first = f->factors + column, *second = first + f->gate_factors;
+    if (f->tangent) {
+        put(f, value * load_some(first, count) + gate * load_some(second, count), column, count);
+        return;
+    }
+    vec gelu = gelu_of(gate);
+    store_some(first, gelu, count);
+    store_some(second, value * gelu_slope(gate), count);
+    put(f, value * gelu, column, count);
+}
+
 /* A gated panel holds WIDTH values and then their gates. */
 static void finish_gated(const struct finish *f)
 {
@@ -125,7 +139,22 @@ static void finish_gated(const struct finish *f)
         const float *sums = f->sums + p * f->panel_stride;
         vec value = finish_vector(f, sums, p * PANEL, column, count);
         vec gate = finish_vector(f, sums + WIDTH, p * PANEL + WIDTH, column, count);
-        put(f, value * gelu_of(gate), column, count);
+        if (f->factors)
+            put_gated(f, value, gate, column, count);
+        else
+            put(f, value * gelu_of(gate), column, count);
+    }
+}
+
+/* The same without a gate. */
+static void finish_slope(const struct finish *f)
+{
+    for (int64_t column = 0; column < f->columns; column += WIDTH) {
+        int64_t count = f->columns - column, p = column / PANEL;
+        vec u = finish_vector(f, f->sums + p * f->panel_stride + column % PANEL, column, column, count);
+        if (!f->tangent)
+            store_some(f->factors + column, act_slope(u, f->act), count);
+        put(f, f->tangent ? u * load_some(f->factors + column, count) : act_of(u, f->act), column, count);
     }
 }
 
@@ -133,6 +162,10 @@ static void finish(const struct finish *f)
 {
     if (f->act == ACT_GEGLU) {
         finish_gated(f);
+        return;
+    }
+    if (f->factors) {
+        finish_slope(f);
         return;
     }
     for (int64_t column = 0; column < f->columns; column += WIDTH) {
@@ -237,11 +270,34 @@ static void scale_shift(float *y, const float *x, const float *scale, const floa
     }
 }
 
+static void norm_slope(float *y, const float *dot, const float *x, const struct norm_slope *s, int64_t count,
+                       enum act act)
+{
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        int64_t left = count - i;
+        vec at = load_some(x + i, left), scale = load_some(s->scale + i, left);
+        vec v = load_some(dot + i, left) - load_some(s->dot_mean + i, left) + load_some(s->rest + i, left);
+        v = scale * fma_of(load_some(s->pull + i, left), load_some(s->mean + i, left) - at, v);
+        if (act == ACT_SILU)
+            v = v * act_slope(fma_of(at, scale, load_some(s->shift + i, left)), ACT_SILU);
+        store_some(y + i, v, left);
+    }
+}
+
 static void gather_moments(double *restrict sum, double *restrict square, const float *restrict x, int64_t count)
 {
     for (int64_t c = 0; c < count; c++) {
         sum[c] += (double)x[c];
         square[c] += (double)x[c] * (double)x[c];
+    }
+}
+
+static void gather_products(double *restrict sum, double *restrict product, const float *restrict a,
+                            const float *restrict b, int64_t count)
+{
+    for (int64_t c = 0; c < count; c++) {
+        sum[c] += (double)a[c];
+        product[c] += (double)a[c] * (double)b[c];
     }
 }
 
@@ -266,6 +322,17 @@ static void row_moments(double *sum, double *square, const float *x, int64_t cou
     *square = total_of(squares);
 }
 
+static void row_products(double *sum, double *product, const float *a, const float *b, int64_t count)
+{
+    double sums[STRANDS] = {0}, products[STRANDS] = {0};
+    int64_t i = 0;
+    for (; i + STRANDS <= count; i += STRANDS)
+        gather_products(sums, products, a + i, b + i, STRANDS);
+    gather_products(sums, products, a + i, b + i, count - i);
+    *sum = total_of(sums);
+    *product = total_of(products);
+}
+
 static double squared_error(const float *a, const float *b, int64_t count)
 {
     double strands[STRANDS] = {0};
@@ -274,6 +341,15 @@ static double squared_error(const float *a, const float *b, int64_t count)
             double difference = (double)a[i + s] - (double)b[i + s];
             strands[s] += difference * difference;
         }
+    return total_of(strands);
+}
+
+static double error_product(const float *a, const float *b, const float *dot, int64_t count)
+{
+    double strands[STRANDS] = {0};
+    for (int64_t i = 0; i < count; i += STRANDS)
+        for (int64_t s = 0; s < STRANDS && i + s < count; s++)
+            strands[s] += ((double)a[i + s] - (double)b[i + s]) * (double)dot[i + s];
     return total_of(strands);
 }
 
@@ -315,8 +391,12 @@ const struct kernels KERNELS = {
     .rescale = rescale,
     .rescale_tangent = rescale_tangent,
     .scale_shift = scale_shift,
+    .norm_slope = norm_slope,
     .gather_moments = gather_moments,
+    .gather_products = gather_products,
     .row_moments = row_moments,
+    .row_products = row_products,
     .squared_error = squared_error,
+    .error_product = error_product,
     .normals = normals,
 };

@@ -11,7 +11,8 @@
 
 #include "device/device.h"
 
-/* One finished row of sums, to be written to y, for all panels of a task. */
+/* One finished row of sums, to be written to y, for all panels of a task. The row of an evaluation leaves the act's
+ * derivative, if `factors` are given; a tangent's has that instead of the act. */
 struct finish {
     float *y;             /* [columns] */
     const float *sums;    /* the row's [panel] sums under the first panel */
@@ -20,6 +21,9 @@ struct finish {
     const float *scale, *bias;         /* of the packed columns from the first panel on; NULL: none */
     const float *lane_bias, *residual; /* [columns] or NULL */
     enum act act;
+    float *factors;       /* [columns] act'(u); if gated, gelu(gate), and from gate_factors on, value gelu'(gate) */
+    int64_t gate_factors; /* distance from the first to the second */
+    bool tangent;         /* factors, if any, are read: y = sums * factors + residual, or gated, a sum of both */
 };
 
 /* Running softmax of `panel` queries over blocks of keys. */
@@ -27,6 +31,16 @@ struct softmax {
     float *largest; /* [panel]: the largest score so far */
     float *total;   /* [panel]: the sum of weights */
     float *shrink;  /* [panel]: the factor for older sums */
+};
+
+/* For each channel, what a norm's tangent is made from: with x^ = (x - mean) r,
+ *
+ *     gain r (dot - mean dot - x^ mean(x^ dot)) = scale ((dot - dot_mean) - pull (x - mean) + rest),
+ *
+ * and that times act'(x scale + shift). rest is what rounding to float took from both means: differences of numbers
+ * far from zero keep their digits. */
+struct norm_slope {
+    float *scale, *shift, *mean, *dot_mean, *pull, *rest;
 };
 
 struct kernels {
@@ -67,12 +81,20 @@ struct kernels {
     /* y = act(x * scale + shift), act NONE or SILU; y may be x. */
     void (*scale_shift)(float *y, const float *x, const float *scale, const float *shift, int64_t count, enum act act);
 
-    /* sum[c] += x[c], square[c] += x[c]^2. */
-    void (*gather_moments)(double *sum, double *square, const float *x, int64_t count);
+    /* The tangent of scale_shift, see struct norm_slope; y may be dot. */
+    void (*norm_slope)(float *y, const float *dot, const float *x, const struct norm_slope *s, int64_t count,
+                       enum act act);
 
-    /* Sums of x and of x^2, and of (a - b)^2, over count numbers, each in one fixed order. */
+    /* sum[c] += x[c], square[c] += x[c]^2; sum[c] += a[c], product[c] += a[c] b[c]. */
+    void (*gather_moments)(double *sum, double *square, const float *x, int64_t count);
+    void (*gather_products)(double *sum, double *product, const float *a, const float *b, int64_t count);
+
+    /* Sums of x and of x^2, of a and of a b, of (a - b)^2, and of (a - b) dot, over count numbers, each in one fixed
+     * order. */
     void (*row_moments)(double *sum, double *square, const float *x, int64_t count);
+    void (*row_products)(double *sum, double *product, const float *a, const float *b, int64_t count);
     double (*squared_error)(const float *a, const float *b, int64_t count);
+    double (*error_product)(const float *a, const float *b, const float *dot, int64_t count);
 
     /* rng_normals of base/rng.h, from number 0: the same bits, with fmaf as one instruction if the CPU has it. */
     void (*normals)(uint64_t seed, uint64_t step, uint32_t stream, int64_t count, float *out);

@@ -133,12 +133,16 @@ static inline vec logistic(vec x)
     return splat(1.f) / (splat(1.f) + exp2_of(x * splat(-1.44269504f)));
 }
 
-/* x Phi(x), Phi the normal distribution. Its lower tail Phi(-a) = 2^p(a): p was fitted to log2(erfc(a / sqrt 2) / 2) on
- * [0, 9], weighted so that a Phi(-a) is off by less than 6e-8; no cancellation on either side. */
-static inline vec gelu_of(vec x)
+/* |x|, and 9 where that is larger. */
+static inline vec up_to_9(vec x)
 {
-    vec a = max_of(x, -x);
-    a = -max_of(splat(-9.f), -a);
+    return -max_of(splat(-9.f), -max_of(x, -x));
+}
+
+/* Phi(-a), the normal distribution's lower tail, for a in [0, 9]: 2^p(a), p fitted to log2(erfc(a / sqrt 2) / 2),
+ * weighted so that a Phi(-a) is off by less than 6e-8. */
+static inline vec lower_tail(vec a)
+{
     vec p = splat(7.027153259286933e-08f);
     p = fma_of(p, a, splat(-2.1059095161035657e-06f));
     p = fma_of(p, a, splat(2.3531969418399967e-05f));
@@ -149,8 +153,29 @@ static inline vec gelu_of(vec x)
     p = fma_of(p, a, splat(-0.45912906527519226f));
     p = fma_of(p, a, splat(-1.1511139869689941f));
     p = fma_of(p, a, splat(-1.f));
-    vec tail = x * exp2_of(p);
+    return exp2_of(p);
+}
+
+/* x Phi(x), without cancellation on either side. */
+static inline vec gelu_of(vec x)
+{
+    vec tail = x * lower_tail(up_to_9(x));
     return choose(x > splat(0.f), x - tail, tail);
+}
+
+/* Phi(x) + x phi(x). */
+static inline vec gelu_slope(vec x)
+{
+    vec a = up_to_9(x), tail = lower_tail(a);
+    vec density = splat(0.39894228f) * exp2_of(a * a * splat(-0.72134752f)); // phi(x)
+    return choose(x > splat(0.f), fma_of(a, density, splat(1.f) - tail), tail - a * density);
+}
+
+/* The derivative of x logistic(b x): s (1 + b x (1 - s)), s = logistic(b x), in which 1 - s keeps its digits. */
+static inline vec swish_slope(vec x, vec b)
+{
+    vec u = x * b, e = exp2_of(u * splat(-1.44269504f)), s = splat(1.f) / (splat(1.f) + e);
+    return s * fma_of(u, e * s, splat(1.f));
 }
 
 static inline vec act_of(vec x, enum act act)
@@ -164,5 +189,19 @@ static inline vec act_of(vec x, enum act act)
         return x * logistic(x * splat(1.702f));
     default:
         return x;
+    }
+}
+
+static inline vec act_slope(vec x, enum act act)
+{
+    switch (act) {
+    case ACT_SILU:
+        return swish_slope(x, splat(1.f));
+    case ACT_GELU:
+        return gelu_slope(x);
+    case ACT_QUICK_GELU:
+        return swish_slope(x, splat(1.702f));
+    default:
+        return splat(1.f);
     }
 }

@@ -9,6 +9,7 @@ enum { ROWS = 64 }; /* positions in a task */
 
 struct copy {
     struct tensor y, x, map;
+    int64_t lanes; /* of y that are copied; all others are tangents of what does not depend on the word */
 };
 
 static int64_t row_tasks(struct tensor y)
@@ -27,9 +28,13 @@ static void copy_task(void *arg, int64_t i, int thread)
     const struct copy *p = arg;
     int64_t positions = tensor_positions(p->y), end = smaller((i + 1) * ROWS, p->y.lanes * positions);
     for (int64_t r = i * ROWS; r < end; r++) {
-        int64_t lane = r / positions, from = mapped_lane(p->map, lane);
-        memmove(row_bytes(p->y, lane, r % positions), row_bytes(p->x, from, r % positions),
-                (size_t)(p->y.channels * dtype_size(p->y.type)));
+        int64_t lane = r / positions;
+        char *y = row_bytes(p->y, lane, r % positions);
+        size_t bytes = (size_t)(p->y.channels * dtype_size(p->y.type));
+        if (lane < p->lanes)
+            memmove(y, row_bytes(p->x, mapped_lane(p->map, lane), r % positions), bytes);
+        else
+            memset(y, 0, bytes);
     }
 }
 
@@ -44,8 +49,8 @@ static bool names_missing_lane(struct tensor map, int64_t lanes, int64_t source_
 
 void cpu_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map)
 {
-    struct copy p = {.y = y, .x = x, .map = map};
-    if (names_missing_lane(map, y.lanes, x.lanes))
+    struct copy p = {.y = y, .x = x, .map = map, .lanes = only_primal(device, x, y) ? x.lanes : y.lanes};
+    if (names_missing_lane(map, p.lanes, x.lanes))
         device_fail(device, error_failed("op_copy: the map names a lane that does not exist"));
     else
         pool_run(cpu_of(device)->pool, row_tasks(y), copy_task, &p);
@@ -57,6 +62,8 @@ struct embedding {
     struct tensor y, ids, rows;
     const struct weight *table, *positions;
     int64_t first;
+    int64_t primal; /* lanes, others being tangents */
+    float scale;    /* of tangents */
 };
 
 static const void *table_row(const struct weight *table, int64_t row)
@@ -69,6 +76,16 @@ static int32_t id_at(struct tensor ids, int64_t lane, int64_t position)
     return ((const int32_t *)tensor_data(ids))[lane * ids.lane_stride + position * ids.row_stride];
 }
 
+/* Only the word's rows have a derivative: a tangent lane's own, which are its direction. */
+static void embed_tangent(const struct embedding *e, int64_t lane, int64_t place)
+{
+    int64_t id = id_at(e->ids, lane, place), dim = e->y.channels;
+    float *y = tensor_row(e->y, lane, place);
+    const float *z = id >= e->first ? tensor_row(e->rows, lane, id - e->first) : NULL;
+    for (int64_t c = 0; c < dim; c++)
+        y[c] = z ? e->scale * z[c] : 0;
+}
+
 /* Task: one position of one lane. */
 static void embed_task(void *arg, int64_t i, int thread)
 {
@@ -76,6 +93,10 @@ static void embed_task(void *arg, int64_t i, int thread)
     (void)thread;
     const struct embedding *e = arg;
     int64_t length = tensor_positions(e->y), lane = i / length, place = i % length, dim = e->y.channels;
+    if (lane >= e->primal) {
+        embed_tangent(e, lane, place);
+        return;
+    }
     int64_t id = id_at(e->ids, lane, place), size = dtype_size(e->positions->type);
     float *y = tensor_row(e->y, lane, place), piece[PIECE];
     if (id >= e->first)
@@ -108,9 +129,13 @@ void cpu_embed(struct device *device, struct tensor y, struct tensor ids, const 
                const struct weight *positions, struct tensor rows, int64_t first)
 {
     struct embedding e = {.y = y, .ids = ids, .rows = rows, .table = table, .positions = positions, .first = first};
+    e.primal = primal_lanes(device, y);
+    e.scale = (float)device->tangents.scale;
     int32_t bad;
     if (find_bad_id(&e, &bad))
         device_fail(device, error_failed("op_embed: token id %d has no row", (int)bad));
+    else if (names_missing_lane(device->tangents.of, y.lanes, e.primal))
+        device_fail(device, error_failed("op_embed: a tangent of a lane that is not primal"));
     else
         pool_run(cpu_of(device)->pool, y.lanes * tensor_positions(y), embed_task, &e);
 }
@@ -139,31 +164,65 @@ void cpu_timestep(struct device *device, struct tensor y, struct tensor t, bool 
 struct loss {
     const struct kernels *kernels;
     struct tensor slots, pred, target, map;
+    int64_t primal; /* lanes, others being tangents */
+    struct tangents tangents;
 };
+
+static double *slot_at(const struct loss *l, int64_t lane)
+{
+    return (double *)tensor_data(l->slots) + lane * l->slots.lane_stride;
+}
+
+static bool is_dense(struct tensor t)
+{
+    return t.row_stride == t.channels;
+}
+
+/* The loss's derivative along a tangent, from its primal's prediction and target. */
+static void slope_task(const struct loss *l, int64_t lane)
+{
+    int64_t positions = tensor_positions(l->pred), channels = l->pred.channels;
+    int64_t primal = mapped_lane(l->tangents.of, lane), from = mapped_lane(l->map, primal);
+    bool dense = is_dense(l->pred) && is_dense(l->target);
+    int64_t rows = dense ? 1 : positions, count = positions * channels / rows;
+    double sum = 0;
+    for (int64_t p = 0; p < rows; p++)
+        sum += l->kernels->error_product(tensor_row(l->pred, primal, p), tensor_row(l->target, from, p),
+                                         tensor_row(l->pred, lane, p), count);
+    *slot_at(l, lane) = 2 * sum / (double)(positions * channels) / l->tangents.scale;
+}
 
 /* Task: one lane, position by position. */
 static void loss_task(void *arg, int64_t lane, int thread)
 {
     (void)thread;
     const struct loss *l = arg;
+    if (lane >= l->primal) {
+        slope_task(l, lane);
+        return;
+    }
     int64_t positions = tensor_positions(l->pred), channels = l->pred.channels;
     int64_t from = mapped_lane(l->map, lane);
-    bool dense = l->pred.row_stride == channels && l->target.row_stride == channels;
+    bool dense = is_dense(l->pred) && is_dense(l->target);
     double sum = 0;
     if (dense)
         sum = l->kernels->squared_error(tensor_row(l->pred, lane, 0), tensor_row(l->target, from, 0),
                                         positions * channels);
     for (int64_t p = 0; !dense && p < positions; p++)
         sum += l->kernels->squared_error(tensor_row(l->pred, lane, p), tensor_row(l->target, from, p), channels);
-    ((double *)tensor_data(l->slots))[lane * l->slots.lane_stride] = sum / (double)(positions * channels);
+    *slot_at(l, lane) = sum / (double)(positions * channels);
 }
 
 void cpu_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
 {
     const struct cpu *cpu = cpu_of(device);
     struct loss l = {.kernels = cpu->kernels, .slots = slots, .pred = pred, .target = target, .map = map};
+    l.primal = primal_lanes(device, pred);
+    l.tangents = device->tangents;
     if (names_missing_lane(map, pred.lanes, target.lanes))
         device_fail(device, error_failed("op_loss: the map names a lane that does not exist"));
+    else if (names_missing_lane(l.tangents.of, pred.lanes, l.primal))
+        device_fail(device, error_failed("op_loss: a tangent of a lane that is not primal"));
     else
         pool_run(cpu->pool, pred.lanes, loss_task, &l);
 }

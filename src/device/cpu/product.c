@@ -8,7 +8,10 @@
  *
  * The sum over k is cut into blocks of a length that follows from k alone, each block is summed term by term, and the
  * blocks are added in order. So a number of y depends neither on how rows and columns are divided among tasks nor on
- * other rows. Tasks are (block of rows, chunk of panels). */
+ * other rows. Tasks are (block of rows, chunk of panels).
+ *
+ * Tangents are rows like all others, without bias. With an act they make a second product, after that of the primal
+ * lanes, which leaves the numbers by which the tangents' sums are multiplied. */
 
 enum {
     DEPTH = 320,     /* most terms in a block: a panel's block stays in the L1 cache, with a tile of x */
@@ -23,7 +26,10 @@ struct product {
     struct tensor y, x;
     const struct weight *weight;
     struct epilogue epilogue;
-    bool gathered; /* a convolution with taps, stride or enlargement */
+    int64_t primal;         /* lanes of y, which have a bias */
+    struct tensor factors;  /* of the act, which primal lanes write and tangents read; base NULL: none */
+    const int32_t *primals; /* [lanes of y]: each tangent's, where there are factors */
+    bool gathered;          /* a convolution with taps, stride or enlargement */
     struct conv conv;
     int64_t positions; /* of a lane of y */
     int64_t depth, block_depth;
@@ -153,19 +159,23 @@ static void finish_block(const struct product *p, const struct block *b)
     const struct weight *w = p->weight;
     int64_t packed = b->first_panel * k->panel, per_panel = w->gated ? k->width : k->panel;
     int64_t column = b->first_panel * per_panel, columns = smaller(b->panels * per_panel, p->y.channels - column);
+    const struct tensor *bias = p->epilogue.lane_bias, *residual = p->epilogue.residual;
     for (int64_t r = 0; r < b->rows; r++) {
         int64_t lane = (b->first_row + r) / p->positions, position = (b->first_row + r) % p->positions;
-        const struct tensor *bias = p->epilogue.lane_bias, *residual = p->epilogue.residual;
+        bool tangent = lane >= p->primal, factors = p->factors.base;
         struct finish f = {
             .y = tensor_row(p->y, lane, position) + column,
             .sums = b->sums + r * k->panel,
             .panel_stride = b->tiles * k->rows * k->panel,
             .columns = columns,
             .scale = w->type == I8 ? w->scale + packed : NULL,
-            .bias = w->bias ? w->bias + packed : NULL,
-            .lane_bias = bias ? tensor_row(*bias, lane, 0) + column : NULL,
+            .bias = w->bias && !tangent ? w->bias + packed : NULL,
+            .lane_bias = bias && !tangent ? tensor_row(*bias, lane, 0) + column : NULL,
             .residual = residual ? tensor_row(*residual, lane, position) + column : NULL,
             .act = p->epilogue.act,
+            .factors = factors ? tensor_row(p->factors, tangent ? p->primals[lane] : lane, position) + column : NULL,
+            .gate_factors = p->y.channels,
+            .tangent = tangent,
         };
         k->finish(&f);
     }
@@ -214,7 +224,7 @@ static int64_t cut_into_tasks(struct product *p)
     }
 }
 
-static void multiply(struct product *p)
+static void multiply_rows(struct product *p)
 {
     const struct weight *w = p->weight;
     const struct kernels *k = p->cpu->kernels;
@@ -229,10 +239,39 @@ static void multiply(struct product *p)
     pool_run(p->cpu->pool, cut_into_tasks(p), product_task, p);
 }
 
+/* The product for lanes [first, first + count) of y. */
+static void multiply_lanes(struct product p, int64_t first, int64_t count)
+{
+    struct tensor residual;
+    if (p.epilogue.residual) {
+        residual = tensor_lanes(*p.epilogue.residual, first, count);
+        p.epilogue.residual = &residual;
+    }
+    p.y = tensor_lanes(p.y, first, count);
+    p.x = tensor_lanes(p.x, first, count);
+    p.primal = first ? 0 : count;
+    p.primals += first;
+    multiply_rows(&p);
+}
+
+static void multiply(const struct device *device, struct product *p)
+{
+    int64_t lanes = p->y.lanes, primal = primal_lanes(device, p->y);
+    p->primal = primal;
+    if (primal == lanes || p->epilogue.act == ACT_NONE) {
+        multiply_rows(p);
+        return;
+    }
+    p->factors = device->factors;
+    p->primals = tensor_data(device->tangents.of);
+    multiply_lanes(*p, 0, primal);
+    multiply_lanes(*p, primal, lanes - primal);
+}
+
 void cpu_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
 {
     struct product p = {.cpu = cpu_of(device), .y = y, .x = x, .weight = w, .epilogue = e};
-    multiply(&p);
+    multiply(device, &p);
 }
 
 void cpu_conv(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
@@ -241,5 +280,5 @@ void cpu_conv(struct device *device, struct tensor y, struct tensor x, const str
     bool same_size = y.height == x.height && y.width == x.width;
     struct product p = {.cpu = cpu_of(device), .y = y, .x = x, .weight = w, .epilogue = e, .conv = c};
     p.gathered = w->kh * w->kw > 1 || c.stride > 1 || c.pad > 0 || !same_size;
-    multiply(&p);
+    multiply(device, &p);
 }
