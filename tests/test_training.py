@@ -1,5 +1,6 @@
-"""A training run replayed by the reference packages (tests/twin.py), in two halves, since 1 / eps magnifies any rounding a
-thousandfold: its embeddings from the losses that it reports, and its losses from its embeddings."""
+"""A training run replayed by the reference packages (tests/twin.py), in two halves, since a difference's 1 / eps magnifies any
+rounding a thousandfold: its embeddings from the slopes that it reports, and its losses (with tangents also its slopes) from its
+embeddings."""
 
 import pytest
 import torch
@@ -11,26 +12,30 @@ from twin import FrozenModel, Learner
 NEEDS = "peers"
 STEPS, TAU, NU, EPS, LR = 64, 24, 0.01, 1e-3, 3e-2
 SUBJECT = TOYBOX / "subjects" / "bear5"
-CASES = [(n, batch, vectors) for n in (1, 2, 5) for batch in (1, 2) for vectors in (1, 2)]
+# derivative, directions per, n, batch, vectors
+CASES = [*(("difference", "step", n, batch, vectors) for n, batch, vectors in [(1, 1, 2), (2, 1, 1), (2, 2, 2), (5, 2, 1)]),
+         ("difference", "picture", 2, 3, 1), ("tangent", "step", 1, 1, 1), ("tangent", "step", 3, 3, 2), ("tangent", "picture", 2, 3, 1),
+         ("tangent", "picture", 3, 2, 2)]
 
 
 class Run:
     """A finished run: draws, losses and embeddings by step."""
 
-    def __init__(self, folder, n, batch, vectors):
-        self.vectors = vectors
+    def __init__(self, folder, derivative, per, n, batch, vectors, steps=STEPS):
+        self.vectors, self.derivative, self.own = vectors, derivative, per == "picture"
         self.config, self.output = write_recipe(
             folder, model=str(TOYBOX / "model"), device="cpu", seed=7, quant__bits=32, data__images=str(SUBJECT),
             data__flip=True, data__resolution=64, token__placeholder="sks", token__initializer="toy", token__vectors=vectors,
-            zo__n=n, zo__eps=EPS, zo__sides=1, zo__tau=TAU, zo__nu=NU, optim__steps=STEPS, optim__lr=LR,
+            zo__n=n, zo__derivative=derivative, zo__directions_per=per, zo__eps=EPS, zo__sides=1, zo__tau=TAU, zo__nu=NU, optim__steps=steps, optim__lr=LR,
             optim__schedule="constant", optim__batch_size=batch, output__save_every=1, output__sample_every=0,
             output__prompts=[])
         run(program("zoodip"), "train", self.config, threads=2)
         lines = metrics(self.output)
-        assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
-        self.losses = [torch.tensor(line["losses"], dtype=torch.float64).reshape(n + 1, batch) for line in lines]
+        assert [line["step"] for line in lines] == list(range(1, steps + 1))
+        self.losses = [torch.tensor(line["losses"], dtype=torch.float64).reshape(-1, batch) for line in lines]
+        self.slopes = [torch.tensor(line["slopes"], dtype=torch.float64).reshape(batch, n) for line in lines]
         self.removed = [line["removed"] for line in lines]
-        files = {step: folder / f"draws-{step}.safetensors" for step in range(1, STEPS + 1)}
+        files = {step: folder / f"draws-{step}.safetensors" for step in range(1, steps + 1)}
         run(program("tests/draws"), self.config, *(word for pair in files.items() for word in pair))
         self.draws = [load_file(file) for file in files.values()]
 
@@ -38,7 +43,7 @@ class Run:
         return load_file(self.output / f"learned_embeds-steps-{step}.safetensors")["sks"].clone()
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda c: "n{}-batch{}-vectors{}".format(*c))
+@pytest.fixture(scope="module", params=CASES, ids=lambda c: "{}-{}-n{}-batch{}-vectors{}".format(*c))
 def trained(request, tmp_path_factory):
     return Run(tmp_path_factory.mktemp("trained"), *request.param)
 
@@ -48,27 +53,44 @@ def models():
     return {vectors: FrozenModel(TOYBOX / "model", SUBJECT.glob("*.png"), "sks", vectors) for vectors in (1, 2)}
 
 
-def test_from_the_same_losses_the_same_embeddings(trained, models):
+def test_from_the_same_slopes_the_same_embeddings(trained, models):
     start = models[trained.vectors].word("toy").repeat(trained.vectors, 1)
-    learner = Learner(start, LR, EPS, TAU, NU)
+    learner = Learner(start, LR, TAU, NU)
     for step in range(1, STEPS + 1):
         assert trained.removed[step - 1] == len(learner.removed)
-        theirs = learner.step(trained.losses[step - 1], trained.draws[step - 1]["directions"])
+        theirs = learner.step(trained.slopes[step - 1], trained.draws[step - 1]["directions"])
         learner.remember(trained.embedding(step))
         difference = (trained.embedding(step) - theirs).norm() / theirs.norm()
         assert difference < 1e-6, f"step {step}: {difference:.1e}"
     assert max(trained.removed) > 0, "no direction was ever removed: the case tests too little"
 
 
-def test_from_the_same_embeddings_the_same_losses(trained, models):
+def test_slopes_of_differences_are_those_of_their_losses(trained):
+    for losses, slopes in zip(trained.losses, trained.slopes):
+        if trained.derivative == "difference":
+            assert torch.allclose(slopes.T, (losses[1:] - losses[0]) / EPS, rtol=1e-15, atol=0)
+        else:
+            assert losses.shape == (1, len(slopes))
+
+
+def test_from_the_same_embeddings_the_same_losses_and_slopes(trained, models):
     model = models[trained.vectors]
     before = model.word("toy").repeat(trained.vectors, 1)
+    errors, exact = [], []
     for step in range(1, STEPS + 1):
         if step % 9 == 1:  # the others would show the same, and cost more
-            theirs = model.losses(before, trained.draws[step - 1], EPS)
+            draws = trained.draws[step - 1]
+            if trained.derivative == "tangent":
+                theirs, slopes = model.slopes(before, draws, trained.own)
+                errors.append(trained.slopes[step - 1] - slopes)
+                exact.append(slopes)
+            else:
+                theirs = model.losses(before, draws, EPS, trained.own)
             difference = ((trained.losses[step - 1] - theirs).abs() / theirs).max()
             assert difference < 1e-5, f"step {step}: {difference:.1e}"
         before = trained.embedding(step)
+    if errors:
+        assert torch.cat(errors).abs().max() < 1e-4 * torch.cat(exact).square().mean().sqrt()
 
 
 def test_both_flips_several_pictures_and_captions_were_drawn(trained):
@@ -76,3 +98,12 @@ def test_both_flips_several_pictures_and_captions_were_drawn(trained):
     assert len({int(p) for d in trained.draws for p in d["picture"]}) == 5
     assert len({tuple(ids.tolist()) for d in trained.draws for ids in d["input_ids"]}) > 3
     assert all(500 <= int(t) < 900 for d in trained.draws for t in d["timestep"])
+
+
+def test_tangents_are_what_differences_come_near(tmp_path):
+    """In the first step both stand at the same word, on the same draws."""
+    slopes = {}
+    for derivative in ("difference", "tangent"):
+        first = Run(tmp_path / derivative, derivative, "picture", 4, 3, 1, steps=1)
+        slopes[derivative] = first.slopes[0]
+    assert (slopes["difference"] - slopes["tangent"]).square().mean() < (0.03 ** 2) * slopes["tangent"].square().mean()

@@ -151,14 +151,19 @@ def test_schedules_are_diffusers(name, warmup):
     assert np.allclose([float(line) for line in done.stdout.split()], theirs, rtol=1e-12, atol=1e-18)
 
 
-@pytest.mark.parametrize("sides", [1, 2])
-@pytest.mark.parametrize("n, batch, removed", [(1, 1, 0), (2, 1, 40), (5, 3, 7)])
-def test_gradient_is_the_papers_formula(zo, n, batch, removed, sides):
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("sides", [1, 2, 0])
+@pytest.mark.parametrize("n, batch, removed", [(1, 1, 0), (2, 1, 40), (5, 3, 7), (1, 4, 0), (300, 3, 5)])
+def test_gradient_is_the_papers_formula(zo, n, batch, removed, sides, own):
+    """`sides` 0: tangents, whose slopes follow the losses, picture by picture."""
     random = np.random.default_rng(n)
-    dim, eps = 96, 1e-3
-    losses, z = random.uniform(0.01, 0.2, size=(sides * n + 1, batch)), random.normal(size=(n, dim)).astype(np.float32)
-    ours = zo("gradient", {"slots": losses, "directions": z}, sides, eps, removed)["gradient"][0]
-    mean = losses.mean(1)
-    slopes = (mean[1:] - mean[0]) / eps if sides == 1 else (mean[1:n + 1] - mean[n + 1:]) / (2 * eps)
-    theirs = slopes @ z.astype(np.float64) / (n * np.sqrt((dim - removed + n - 1) / n))
+    dim, eps, rows = 96, 1e-3, n * batch if own else n
+    slots, z = random.uniform(0.01, 0.2, size=(max(sides, 1) * n + 1, batch)), random.normal(size=(rows, dim)).astype(np.float32)
+    ours = zo("gradient", {"slots": slots, "directions": z}, sides, eps, removed)["gradient"][0]
+    if sides == 0:
+        slopes = slots[1:].reshape(batch, n)
+    else:
+        slopes = ((slots[1:] - slots[0]) / eps if sides == 1 else (slots[1:n + 1] - slots[n + 1:]) / (2 * eps)).T
+    slopes = slopes.flatten() if own else slopes.mean(0)
+    theirs = slopes @ z.astype(np.float64) / (rows * np.sqrt((dim - removed + rows - 1) / rows))
     assert np.allclose(ours, theirs, rtol=1e-12, atol=1e-12 * np.abs(theirs).max())

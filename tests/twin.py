@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.autograd.forward_ad as forward_ad
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -23,20 +25,22 @@ def removed_directions(history, nu):
 
 
 class Learner:
-    """Updates an embedding [vectors, width] from losses and directions, treating all vectors as one long row."""
+    """Updates an embedding [vectors, width] from slopes and directions, treating all vectors as one long row."""
 
-    def __init__(self, start, lr, eps, tau, nu):
-        self.shape, self.eps, self.tau, self.nu = start.shape, eps, tau, nu
+    def __init__(self, start, lr, tau, nu):
+        self.shape, self.tau, self.nu = start.shape, tau, nu
         self.row = torch.nn.Parameter(torch.as_tensor(start, dtype=torch.float32).flatten().clone())
         self.adam = torch.optim.Adam([self.row], lr=lr, betas=(0.9, 0.999), eps=1e-3)
         self.history, self.removed = [], torch.zeros(0, self.row.numel(), dtype=torch.float64)
 
-    def step(self, losses, directions):
-        """losses [n + 1, batch], directions [n, vectors, width] -> the new embedding."""
+    def step(self, slopes, directions):
+        """slopes [batch, n]: of each picture's loss along its directions; directions [n, vectors, width], which all pictures
+        share, or [batch n, ..], n for each picture -> the new embedding."""
         z = torch.as_tensor(directions).flatten(1).double()
-        loss = torch.as_tensor(losses, dtype=torch.float64).mean(1)
+        slopes = torch.as_tensor(slopes, dtype=torch.float64)
+        slopes = slopes.mean(0) if len(z) == slopes.shape[1] else slopes.flatten()
         n, d = len(z), self.row.numel() - len(self.removed)
-        gradient = ((loss[1:] - loss[0]) / self.eps) @ z / (n * ((d + n - 1) / n) ** 0.5)
+        gradient = slopes @ z / (n * ((d + n - 1) / n) ** 0.5)
         self.row.grad = (gradient - (gradient @ self.removed.T) @ self.removed).float()
         self.adam.step()
         return self.row.detach().reshape(self.shape).clone()
@@ -52,13 +56,15 @@ class Learner:
 
 
 class FrozenModel:
-    """The frozen model and the pictures of a subject: losses of given embeddings on given draws."""
+    """The frozen model and the pictures of a subject: losses of given embeddings, and their slopes, on given draws."""
 
     def __init__(self, model, pictures, placeholder, vectors):
         model = Path(model)
         load = {"torch_dtype": torch.float32}
-        self.text = CLIPTextModel.from_pretrained(model / "text_encoder", **load).eval()
+        # the eager attention is the one that knows forward mode
+        self.text = CLIPTextModel.from_pretrained(model / "text_encoder", attn_implementation="eager", **load).eval()
         self.unet = UNet2DConditionModel.from_pretrained(model / "unet", **load).eval()
+        self.unet.set_attn_processor(AttnProcessor())
         self.vae = AutoencoderKL.from_pretrained(model / "vae", **load).eval()
         self.schedule = DDPMScheduler.from_pretrained(model / "scheduler")
         self.tokenizer = CLIPTokenizer.from_pretrained(model / "tokenizer")
@@ -74,8 +80,31 @@ class FrozenModel:
         return self.table[ids[0]].detach().clone()
 
     @torch.no_grad()
-    def losses(self, embedding, draws, eps):
-        """embedding [vectors, width]; draws: tensors of one step -> losses [n + 1, batch]."""
+    def losses(self, embedding, draws, eps, own=False):
+        """embedding [vectors, width]; draws: tensors of one step, directions [n, vectors, width], or if pictures have their
+        own [batch n, ..] -> losses [n + 1, batch]."""
+        noisy, timestep, batch = *self.noisy(draws), len(draws["picture"])
+        rows = [embedding.expand(batch, *embedding.shape), *(embedding + eps * z for z in per_direction(draws, batch, own))]
+        lanes, ids = len(rows), draws["input_ids"].long()
+        errors = self.errors(torch.cat(rows), ids.repeat(lanes, 1), noisy.repeat(lanes, 1, 1, 1), timestep.repeat(lanes),
+                             draws["noise"].repeat(lanes, 1, 1, 1))
+        return errors.reshape(lanes, -1)
+
+    @torch.no_grad()
+    def slopes(self, embedding, draws, own=False):
+        """By PyTorch's forward mode -> losses [batch], slopes [batch, n]."""
+        noisy, timestep, batch = *self.noisy(draws), len(draws["picture"])
+        slopes = []
+        for z in per_direction(draws, batch, own):
+            with forward_ad.dual_level():
+                rows = forward_ad.make_dual(embedding.expand(batch, *embedding.shape).contiguous(), z.contiguous())
+                errors = self.errors(rows, draws["input_ids"].long(), noisy, timestep, draws["noise"])
+                losses, slope = forward_ad.unpack_dual(errors)
+                slopes.append(slope)
+        return losses, torch.stack(slopes, 1)
+
+    def noisy(self, draws):
+        """Noisy latents and timesteps, [batch]."""
         latents = []
         for picture, flip, posterior in zip(draws["picture"], draws["flip"], draws["posterior"]):
             pixels = torch.from_numpy(self.pictures[int(picture)].copy()).permute(2, 0, 1)[None]
@@ -83,14 +112,26 @@ class FrozenModel:
             latents.append(distribution.mean[0] + distribution.std[0] * posterior)
         latents = torch.stack(latents) * self.vae.config.scaling_factor
         timestep = draws["timestep"].long()
-        noisy = self.schedule.add_noise(latents, draws["noise"], timestep)
-        rows = [embedding, *(embedding + eps * z for z in draws["directions"])]
-        hidden = torch.cat([self.hidden(row, draws["input_ids"].long()) for row in rows])
-        lanes = len(rows)
-        predicted = self.unet(noisy.repeat(lanes, 1, 1, 1), timestep.repeat(lanes), hidden).sample
-        errors = predicted - draws["noise"].repeat(lanes, 1, 1, 1)
-        return errors.double().square().flatten(1).mean(1).reshape(lanes, -1)
+        return self.schedule.add_noise(latents, draws["noise"], timestep), timestep
+
+    def errors(self, rows, ids, noisy, timestep, noise):
+        """The loss of each lane, in double."""
+        predicted = self.unet(noisy, timestep, self.hidden(rows, ids)).sample
+        return (predicted - noise).double().square().flatten(1).mean(1)
 
     def hidden(self, rows, ids):
-        self.table.data[self.first:self.first + len(rows)] = rows
-        return self.text(ids).last_hidden_state
+        """Of each text [length] with the word's rows [vectors, width] of its own."""
+        def put_rows(_, inputs, output):
+            place = (ids - self.first).clamp(0, rows.shape[1] - 1)[..., None].expand(*ids.shape, rows.shape[2])
+            ours = (ids >= self.first) & (ids < self.first + rows.shape[1])
+            return torch.where(ours[..., None], rows.gather(1, place), output)
+        hook = self.text.get_input_embeddings().register_forward_hook(put_rows)
+        hidden = self.text(ids).last_hidden_state
+        hook.remove()
+        return hidden
+
+
+def per_direction(draws, batch, own):
+    """For each direction i = 1..n those of the pictures [batch, vectors, width], which are the same unless they have their own."""
+    z = draws["directions"]
+    return (z.reshape(batch, -1, *z.shape[1:]) if own else z.expand(batch, *z.shape)).transpose(0, 1)
