@@ -14,7 +14,7 @@ STEPS, TAU, NU, EPS, LR = 64, 24, 0.01, 1e-3, 3e-2
 SUBJECT = TOYBOX / "subjects" / "bear5"
 # derivative, directions per, n, batch, vectors
 CASES = [*(("difference", "step", n, batch, vectors) for n, batch, vectors in [(1, 1, 2), (2, 1, 1), (2, 2, 2), (5, 2, 1)]),
-         ("difference", "picture", 2, 3, 1), ("tangent", "step", 1, 1, 1), ("tangent", "step", 3, 3, 2), ("tangent", "picture", 2, 3, 1),
+         ("difference", "picture", 2, 3, 1), ("tangent", "step", 1, 1, 1), ("tangent", "step", 2, 3, 2), ("tangent", "picture", 2, 3, 1),
          ("tangent", "picture", 3, 2, 2)]
 
 
@@ -78,7 +78,7 @@ def test_from_the_same_embeddings_the_same_losses_and_slopes(trained, models):
     before = model.word("toy").repeat(trained.vectors, 1)
     errors, exact = [], []
     for step in range(1, STEPS + 1):
-        if step % 9 == 1:  # the others would show the same, and cost more
+        if step % 15 == 1:  # the others would show the same, and cost more
             draws = trained.draws[step - 1]
             if trained.derivative == "tangent":
                 theirs, slopes = model.slopes(before, draws, trained.own)
