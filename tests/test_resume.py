@@ -152,6 +152,22 @@ def test_more_ranks_may_continue(tmp_path, quiet):
     assert learned(output) == quiet[0]
 
 
+@afresh
+def test_kill_9_with_tangents(tmp_path):
+    """Two pictures a step, each with directions of its own, on three ranks, of which two go on."""
+    changes = dict(CHANGES, optim__steps=16, output__checkpoint_every=3, optim__batch_size=2, zo__n=3, zo__derivative="tangent",
+                   zo__directions_per="picture")
+    quiet, quiet_output = write_recipe(tmp_path / "quiet", **changes)
+    run(program("zoodip"), "train", quiet, threads=2)
+    config, output = write_recipe(tmp_path / "killed", **changes)
+    process = start(3, "train", config)
+    with caught(process, config, when=lambda: steps(output) >= 5, unless=nearly_done(output, 16, 1)):
+        kill(process, config)
+    mpirun(2, program("zoodip"), "train", config, "--resume")
+    assert learned(output) == learned(quiet_output)
+    assert [(m["losses"], m["slopes"]) for m in metrics(output)] == [(m["losses"], m["slopes"]) for m in metrics(quiet_output)]
+
+
 def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, quiet):
     config, output = write_recipe(tmp_path, **CHANGES)
     run(program("zoodip"), "train", config, "--set", "optim.steps=30")

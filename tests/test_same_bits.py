@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from conftest import SD15, SHAPES, learned, losses_of, make_model, metrics, mpirun, program, run, slice_of, write_recipe
+from conftest import SD15, SHAPES, learned, losses_of, make_model, metrics, mpirun, program, recipe, run, slice_of, write_recipe
 
 NEEDS = "peers"
 GRID = [(ranks, threads) for ranks in (1, 2, 3, 4, 7) for threads in (1, 2)]
@@ -56,6 +56,31 @@ def test_two_sides(tmp_path):
     one = train(tmp_path / "1", 1, 1, **changes)
     assert len(one[1][0]) == 5
     assert train(tmp_path / "3", 3, 1, **changes) == one
+
+
+def losses_and_slopes(output):
+    return [(m["losses"], m["slopes"]) for m in metrics(output)]
+
+
+def test_tangents_shared_out_in_any_way_and_grouping(tmp_path):
+    """Batches of 1, 2 and 3 pictures with shared directions and their own, as jobs of a queue on 1 to 7 ranks in groups, on a
+    model whose sizes are all odd."""
+    model = make_model(tmp_path / "model", SHAPES["stacked"])
+    shapes = [(5, 1, "step"), (3, 3, "step"), (2, 2, "picture"), (18, 2, "picture")]
+    found = {}
+    for ranks, groups, threads in [(1, 1, 2), (2, 1, 1), (3, 1, 1), (5, 2, 1), (7, 1, 1)]:
+        folder = tmp_path / f"{ranks}-{groups}"
+        defaults = recipe(folder, **dict(SHORT, model=str(model), optim__steps=3, zo__tau=2, zo__derivative="tangent"))
+        jobs = [dict(name=f"{n} {b} {per}", zo=dict(n=n, directions_per=per), optim=dict(batch_size=b)) for n, b, per in shapes]
+        path = tmp_path / f"{ranks}-{groups}.json"
+        path.write_text(json.dumps({"defaults": defaults, "jobs": jobs}))
+        mpirun(ranks, program("zoodip"), "run", path, "--groups", groups, threads=threads)
+        found[ranks, groups] = {job["name"]: (learned(folder / job["name"]), losses_and_slopes(folder / job["name"])) for job in jobs}
+    for name, (word, steps) in found[1, 1].items():
+        n, b, _ = name.split()
+        assert len(steps) == 3 and all(len(losses) == int(b) and len(slopes) == int(n) * int(b) for losses, slopes in steps)
+        for how, those in found.items():
+            assert those[name] == (word, steps), (name, how)
 
 
 @pytest.mark.parametrize("bits", [4, 16, 32])
