@@ -1,6 +1,7 @@
 """Not a number, or infinite, is never hidden: weights, words, checkpoints, losses and pictures that are not finite are refused
 by name, and a run that meets one keeps what it had."""
 import json
+import re
 import shutil
 import struct
 import zlib
@@ -288,6 +289,17 @@ def test_the_rank_whose_loss_it_is_is_named_and_all_end(tmp_path, step):
     assert len([line for line in done.stderr.splitlines() if line.startswith("spoil:")]) == 1
     done = spoil_run(config, "second", step, 2, "inf", 3)
     assert done.returncode == 1 and f"step {step}: rank 2: the second moment holds" in done.stderr
+
+
+@pytest.mark.parametrize("what, rank, value, said", [("loss", 1, "nan", r"slope of picture \S+/0\d.png along direction 2 is not a number"),
+                                                     ("loss", 0, "-inf", r"slope of picture \S+/0\d.png along direction 1 is infinite"),
+                                                     ("primal", 0, "inf", r"loss of picture \S+/0\d.png is infinite")])
+def test_a_slope_is_named_by_its_picture_and_direction(tmp_path, what, rank, value, said):
+    """Two ranks with three tangents each, of two pictures: picture 1's directions are parted between them."""
+    config, output = write_recipe(tmp_path, **{**TINY, "zo__derivative": "tangent", "optim__batch_size": 3})
+    done = spoil_run(config, what, 5, rank, value, 2)
+    assert done.returncode == 1 and re.search(f"step 5: rank {rank}: the {said}, so nothing of this step is saved", done.stderr), done.stderr
+    assert {p.name for p in (output / "checkpoints").iterdir()} == {"step-2.safetensors", "step-4.safetensors"}
 
 
 def test_a_checkpoint_that_is_not_finite_gives_way_to_an_older_one(tmp_path, whole):

@@ -1,8 +1,8 @@
 /* spoil CONFIG.json WHAT STEP RANK VALUE [resume]
  *
  * Trains as zoodip does, but in that step, on that rank, a number of WHAT becomes VALUE (nan, inf, 1e30 ...): of a loss
- * (that of the rank's last lane), of the validations from that step on, or of the embedding, the first or the second moment after
- * the update. Without pictures and report.
+ * (that of the rank's last lane; with tangents its slope, and "primal" is the first lane's loss), of the validations from that step
+ * on, or of the embedding, the first or the second moment after the update. Without pictures and report.
  */
 #include <math.h>
 #include <string.h>
@@ -43,6 +43,8 @@ void __wrap_evaluator_forward(const struct evaluator *e) // NOLINT
     __real_evaluator_forward(e);
     if (due(fault.validates ? "validation" : "loss"))
         ((double *)tensor_data(e->losses))[e->shape.lanes - 1] = fault.value;
+    if (due("primal"))
+        ((double *)tensor_data(e->losses))[0] = fault.value;
 }
 
 struct error __wrap_step_get(struct step *s, struct state *state) // NOLINT
