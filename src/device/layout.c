@@ -1,4 +1,5 @@
-/* Places a program's tensors in the arena: large ones first, so that small ones fit into the gaps. */
+/* Places a program's tensors in the arena: large ones first, so that small ones fit into the gaps; or, where this takes
+ * more than the tensors that exist at one time, those first that exist longest, if that takes less. */
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -10,6 +11,15 @@ static int larger_first(const void *a, const void *b)
     if (x->bytes != y->bytes)
         return x->bytes > y->bytes ? -1 : 1;
     return x->allocated < y->allocated ? -1 : 1;
+}
+
+static int longer_first(const void *a, const void *b)
+{
+    const struct span *x = *(struct span *const *)a, *y = *(struct span *const *)b;
+    int64_t time_x = x->freed - x->allocated, time_y = y->freed - y->allocated;
+    if (time_x != time_y)
+        return time_x > time_y ? -1 : 1;
+    return larger_first(a, b);
 }
 
 static int lower_first(const void *a, const void *b)
@@ -41,7 +51,7 @@ struct layout {
     int64_t *alive; /* when tensor i is allocated: alive[first[i]] .. alive[first[i + 1] - 1] */
     int64_t *first; /* [count + 1] */
     int64_t alive_count, alive_room;
-    struct span **order; /* [count], larger first */
+    struct span **order; /* [count], in which they are placed */
     struct span **near;  /* [count] */
 };
 
@@ -89,11 +99,8 @@ static struct error layout_new(struct layout *l, const struct program *p)
         layout_free(l);
         return error_memory("a program's plan");
     }
-    for (int64_t i = 0; i < count; i++) {
-        l->spans[i].offset = -1;
+    for (int64_t i = 0; i < count; i++)
         l->order[i] = &l->spans[i];
-    }
-    qsort(l->order, (size_t)count, sizeof *l->order, larger_first);
     return ok();
 }
 
@@ -110,14 +117,42 @@ static int64_t find_near(struct layout *l, const struct span *s)
     return count;
 }
 
+/* Places all tensors in that order; returns the bytes that it takes. */
+static int64_t place(struct layout *l, int (*compare)(const void *, const void *))
+{
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < l->count; i++)
+        l->spans[i].offset = -1;
+    qsort(l->order, (size_t)l->count, sizeof *l->order, compare);
+    for (int64_t i = 0; i < l->count; i++) {
+        struct span *s = l->order[i];
+        s->offset = lowest_place(s->bytes, l->near, find_near(l, s));
+        bytes = s->offset + s->bytes > bytes ? s->offset + s->bytes : bytes;
+    }
+    return bytes;
+}
+
+/* The most bytes of tensors that exist at one time: no order takes less. */
+static int64_t most_alive(const struct layout *l)
+{
+    int64_t most = 0;
+    for (int64_t i = 0; i < l->count; i++) {
+        int64_t bytes = l->spans[i].bytes;
+        for (int64_t k = l->first[i]; k < l->first[i + 1]; k++)
+            bytes += l->spans[l->alive[k]].bytes;
+        most = bytes > most ? bytes : most;
+    }
+    return most;
+}
+
 struct error layout_make(struct program *p)
 {
     struct layout l;
     TRY(layout_new(&l, p));
-    for (int64_t i = 0; i < l.count; i++) {
-        struct span *s = l.order[i];
-        s->offset = lowest_place(s->bytes, l.near, find_near(&l, s));
-        p->bytes = s->offset + s->bytes > p->bytes ? s->offset + s->bytes : p->bytes;
+    p->bytes = place(&l, larger_first);
+    if (p->bytes > most_alive(&l)) {
+        int64_t longer = place(&l, longer_first);
+        p->bytes = longer < p->bytes ? longer : place(&l, larger_first);
     }
     layout_free(&l);
     return ok();
