@@ -141,3 +141,15 @@ def test_a_flipped_bit_on_one_rank_stops_the_run(tmp_path, rank):
     done = mpirun(3, program("tests/drift"), config, 10, rank, check=False)
     assert done.returncode == 1
     assert re.search(r"rank \d's state differs from rank 0's after step 16", done.stderr)
+
+
+@pytest.mark.parametrize("changes, parts, lines", [
+    (dict(zo__n=3, optim__batch_size=4, zo__derivative="tangent"), (2, 3, 5, 12), ["1 shares, 1 batches, 16 lanes", "2 shares, 2 batches, 16 lanes"]),
+    (dict(zo__n=2, optim__batch_size=13, zo__derivative="tangent", zo__directions_per="picture", token__vectors=2), (3,), ["1 shares, 2 batches, 40 lanes"]),
+    (dict(zo__n=37, zo__derivative="tangent"), (2, 5), ["1 shares, 2 batches, 40 lanes", "2 shares, 2 batches, 39 lanes"]),
+    (dict(zo__n=2, optim__batch_size=3, zo__sides=2, zo__directions_per="picture"), (2, 4, 15), ["1 shares, 1 batches, 15 lanes"])])
+def test_any_share_of_a_step_finds_the_same_slots(tmp_path, changes, parts, lines):
+    """In batches of other sizes, which begin in the middle of a picture's directions, or reach past the end of the share."""
+    config, _ = write_recipe(tmp_path, **{**SHORT, "data__flip": True, **changes})
+    done = run(program("tests/slots"), config, *parts, threads=2)
+    assert done.stdout.splitlines()[:len(lines)] == lines
