@@ -1,7 +1,7 @@
-/* pace CONFIG.json STEPS SECONDS [RANK=FACTOR]...
+/* pace CONFIG.json STEPS SECONDS [RANK=FACTOR | primal=FACTOR]...
  *
- * Training steps in which a lane's evaluation is a sleep of SECONDS, FACTOR times as long on some ranks, and its loss
- * the mean square of its embedding. Everything else of a step is the real code: draws, slots, sums, update, history. So
+ * Training steps in which a lane's evaluation is a sleep of SECONDS, FACTOR times as long on some ranks, or where a
+ * picture's lane has tangents, and its loss the mean square of its embedding. Everything else of a step is the real code: draws, slots, sums, update, history. So
  * the time of a step beyond its sleep is what training costs besides the networks. Prints a line of JSON.
  */
 #include <stdio.h>
@@ -17,6 +17,7 @@
 /* Data for the networks' replacement below; a wrapped function has no other way to get it. */
 static struct {
     double seconds;     /* of a lane, on this rank */
+    double primal;      /* of a lane with tangents, in others */
     struct tensor zero; /* as long as the word; one copy for all lanes */
 } pace;
 
@@ -25,7 +26,8 @@ void __wrap_evaluator_forward(const struct evaluator *e); // NOLINT
 
 void __wrap_evaluator_forward(const struct evaluator *e) // NOLINT
 {
-    clock_sleep(pace.seconds * (double)e->shape.lanes);
+    int64_t primal = e->shape.tangents ? e->shape.pictures : 0;
+    clock_sleep(pace.seconds * ((double)(e->shape.lanes - primal) + pace.primal * (double)primal));
     struct tensor zero = pace.zero;
     zero.lanes = e->shape.lanes;
     op_loss(e->device, e->losses, e->rows, zero, (struct tensor){0});
@@ -93,11 +95,14 @@ static struct error run(struct subject *s, int64_t steps)
 static struct error work(int argc, char **argv, struct comm *comm)
 {
     if (argc < 4 || atoll(argv[2]) < 1)
-        return error_input("usage: pace CONFIG.json STEPS SECONDS [RANK=FACTOR]...");
+        return error_input("usage: pace CONFIG.json STEPS SECONDS [RANK=FACTOR | primal=FACTOR]...");
     pace.seconds = atof(argv[3]);
+    pace.primal = 1;
     for (int i = 4; i < argc; i++) {
         char *factor;
-        if (strtol(argv[i], &factor, 10) == comm_rank(comm) && *factor == '=')
+        if (strncmp(argv[i], "primal=", 7) == 0)
+            pace.primal = atof(argv[i] + 7);
+        else if (strtol(argv[i], &factor, 10) == comm_rank(comm) && *factor == '=')
             pace.seconds *= atof(factor + 1);
     }
     struct subject s;
