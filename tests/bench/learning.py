@@ -86,7 +86,7 @@ def learn_queue(a, derivative, n):
     """Every toy and seed with one derivative and n: the folder of the queue's results."""
     output, steps = FOLDER / f"{derivative}-{n}-{a.lanes}", a.lanes // (n + 1)
     defaults = recipe(output, zo__derivative=derivative, zo__n=n, optim__steps=steps, output__save_every=steps // 4, output__prompts=[])
-    jobs = [{"name": f"{toy}-{seed}", "seed": seed, "data": {"images": str(SUBJECTS / toy)}} for toy, seed in product(toys(a.only), a.seeds)]
+    jobs = [{"name": f"{toy}-{seed}", "seed": seed, "data": {"images": str(SUBJECTS / toy)}} for seed, toy in product(a.seeds, toys(a.only))]
     path = FOLDER / f"{output.name}.json"
     path.write_text(json.dumps({"defaults": defaults, "jobs": jobs}))
     run(program("zoodip"), "run", path, *["--resume"] * output.exists(), timeout=None)
