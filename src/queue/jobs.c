@@ -330,12 +330,17 @@ int64_t jobs_order(const struct jobs *jobs, int64_t *order)
     return count;
 }
 
-/* The cost of a step for a group, in evaluations: the largest share of a rank, plus a part that each rank pays however
- * few evaluations it has (reading and unpacking weights, exchanging losses). */
+/* The cost of a step for a group, in evaluations: the largest share of a rank (tangents, and the pictures that so many
+ * have), plus a part that each rank pays however few evaluations it has (reading and unpacking weights, exchanging
+ * losses). */
 static double step_cost(const struct job *job, int ranks)
 {
     static const double each_rank = 0.25;
-    return each_rank + (double)((job->lanes + ranks - 1) / ranks);
+    const struct config *c = job->has_subject ? &job->subject.config : &job->config;
+    int64_t n = c->zo.n, tangents = (n * c->optim.batch_size + ranks - 1) / ranks;
+    int64_t share =
+        c->zo.derivative == DERIVATIVE_TANGENT ? tangents + (tangents + n - 1) / n : (job->lanes + ranks - 1) / ranks;
+    return each_rank + (double)share;
 }
 
 /* How long the queue takes with this many groups, if each job goes to the group that is free first. busy [groups]. */
