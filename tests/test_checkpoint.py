@@ -155,7 +155,7 @@ def test_another_recipe_is_an_error_that_names_the_key(folder):
     ({"zo": {"n": 2, "eps": 0.001}}, {"zo": {"n": 2, "eps": 0.01}}, "zo.eps is 0.001 there and 0.01 here"),
     ({"data": {"images": ["a" * 200]}}, {"data": {"images": ["a" * 199 + "b"]}}, "data.images is "),
     ({"seed": 1}, {}, "seed is 1 there and not given here"),
-    ({}, {"seed": 1}, "made with another recipe; expected"),
+    ({}, {"seed": 1}, "another recipe: seed is not given there and 1 here; expected"),
     ("no JSON", {"seed": 1}, "made with another recipe; expected")])
 def test_the_first_key_that_differs_is_named_with_its_group(folder, theirs, ours, said):
     write(folder, 3, recipe=theirs if isinstance(theirs, str) else json.dumps(theirs))

@@ -7,6 +7,7 @@
 #include "base/progress.h"
 #include "commands/commands.h"
 #include "commands/options.h"
+#include "pipeline/derivative.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/subject.h"
 #include "zo/train.h"
@@ -29,7 +30,7 @@ static struct error print_result(const struct subject *s, const struct training 
                                  double loading)
 {
     const struct pipeline *p = s->pipeline;
-    int64_t left, driver;
+    int64_t left, driver, slopes = s->config.zo.n * s->config.optim.batch_size; // in both ways (zo.derivative)
     TRY(device_memory_left(p->device, &left, &driver));
     cJSON *line = cJSON_CreateObject();
     if (!line)
@@ -38,12 +39,14 @@ static struct error print_result(const struct subject *s, const struct training 
     cJSON_AddNumberToObject(line, "ranks", comm_size(p->comm));
     cJSON_AddNumberToObject(line, "bits", p->most_bits);
     cJSON_AddNumberToObject(line, "resolution", (double)s->resolution);
+    cJSON_AddStringToObject(line, "derivative", derivative_name(s->config.zo.derivative));
     cJSON_AddNumberToObject(line, "lanes", (double)t->lanes);
     cJSON_AddNumberToObject(line, "steps", (double)steps);
     cJSON_AddNumberToObject(line, "evaluations", (double)(steps * t->lanes));
     cJSON_AddNumberToObject(line, "seconds", seconds);
     cJSON_AddNumberToObject(line, "step_seconds", seconds / (double)steps);
     cJSON_AddNumberToObject(line, "evaluations_per_second", (double)(steps * t->lanes) / seconds);
+    cJSON_AddNumberToObject(line, "slopes_per_second", (double)(steps * slopes) / seconds);
     cJSON_AddNumberToObject(line, "loading_seconds", loading);
     cJSON_AddNumberToObject(line, "peak_bytes", (double)memory_peak());
     cJSON_AddNumberToObject(line, "device_bytes", (double)device_memory(p->device).most);
@@ -67,6 +70,8 @@ static struct error measure(struct subject *s, int64_t evaluations)
     pipeline_log_loading(p);
     TRY(pipeline_load(p));
     TRY(subject_start(s));
+    if (comm_rank(p->comm) == 0)
+        derivative_log(&s->config, s->derivative_why);
     const struct training_parts parts = subject_parts(s);
     struct training t;
     TRY(training_new(&t, &parts));
@@ -98,7 +103,7 @@ static struct error bench(const char *config, const struct text_list *sets, int6
     struct comm *comm = host->comm;
     if (!config)
         return error_input("bench needs a CONFIG.json; see zoodip bench --help");
-    TRY(subject_open(&s, &p, config, sets, comm, host->devices));
+    TRY(subject_open(&s, &p, config, sets, comm, host->devices, START_NEW));
     if (comm_rank(comm) == 0 && device_note(p.device)[0])
         log_line("%s", device_note(p.device));
     struct error e = memory_plan_check(&plan, &s, PHASE_TRAIN); // it generates no pictures

@@ -106,7 +106,7 @@ static struct error train(struct run *r, const struct host *host, enum start sta
         return error_input("train needs a CONFIG.json; see zoodip train --help");
     struct error e = comm_agree(host->comm, comm_rank(host->comm) == 0 ? claim(r, start) : ok());
     if (e.code == ERROR_NONE)
-        e = subject_open(&r->subject, &r->pipeline, r->config, &r->sets, host->comm, host->devices);
+        e = subject_open(&r->subject, &r->pipeline, r->config, &r->sets, host->comm, host->devices, start);
     bool opened = e.code == ERROR_NONE;
     if (opened)
         e = learn(r, start);

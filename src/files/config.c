@@ -25,7 +25,6 @@ struct layer {
     const char *source;      /* for the errors */
     int64_t number;          /* of that source among the config's */
     bool given[CONFIG_KEYS]; /* keys that this layer has named */
-    bool *set;               /* [CONFIG_KEYS] keys that any layer has given a value */
 };
 
 static struct error layer_key(struct layer *layer, const struct key *key, const cJSON *value)
@@ -36,12 +35,12 @@ static struct error layer_key(struct layer *layer, const struct key *key, const 
     layer->given[index] = true;
     layer->config->source_of[index] = (unsigned char)layer->number;
     if (cJSON_IsNull(value)) { /* as if it were missing */
-        layer->set[index] = false;
+        layer->config->given[index] = false;
         config_value_clear(layer->config, key);
         return ok();
     }
     TRY(error_in(config_value_set(layer->config, key, value), "%s: %s", layer->source, key->name));
-    layer->set[index] = true;
+    layer->config->given[index] = true;
     if (key->check)
         TRY(error_in(key->check(layer->config), "%s: %s", layer->source, key->name));
     return ok();
@@ -119,6 +118,12 @@ struct error config_blame(const struct config *config, const char *key, struct e
     return error_in(e, "%s: %s", config->sources.items[config->source_of[k - config_keys]], key);
 }
 
+bool config_gives(const struct config *config, const char *key)
+{
+    const struct key *k = config_key_find(key);
+    return k && config->given[k - config_keys];
+}
+
 static struct error fill_default(struct config *config, const struct key *key)
 {
     if (!key->fallback)
@@ -131,16 +136,22 @@ static struct error fill_default(struct config *config, const struct key *key)
     return e;
 }
 
-static struct error fill_defaults(struct config *config, const bool *set)
+static struct error fill_defaults(struct config *config)
 {
     for (int i = 0; i < CONFIG_KEYS; i++)
-        if (!set[i])
+        if (!config->given[i])
             TRY(config_blame(config, config_keys[i].name, fill_default(config, &config_keys[i])));
     return ok();
 }
 
 static struct error check_together(const struct config *config)
 {
+    if (config->zo.derivative == DERIVATIVE_TANGENT && config->zo.sides != 1)
+        return config_blame(
+            config, "zo.derivative",
+            error_input("is tangent, an exact slope, which has one side, but zo.sides is %lld; expected "
+                        "difference or auto, or zo.sides 1",
+                        (long long)config->zo.sides));
     if (config->use_cc && !config->data.captions)
         return config_blame(config, "use_cc",
                             error_input("is true, expected data.captions to name the captions' file"));
@@ -170,17 +181,16 @@ static struct error name_sources(struct config *config, const struct config_laye
     return ok();
 }
 
-/* set [CONFIG_KEYS] becomes the keys that have a value. */
-static struct error read_layers(struct config *config, bool *set, const struct config_layer *layers,
-                                int64_t layer_count, const struct text_list *sets)
+static struct error read_layers(struct config *config, const struct config_layer *layers, int64_t layer_count,
+                                const struct text_list *sets)
 {
     TRY(name_sources(config, layers, layer_count));
     for (int64_t i = 0; i < layer_count; i++) {
-        struct layer layer = {.config = config, .source = layers[i].source, .number = i, .set = set};
+        struct layer layer = {.config = config, .source = layers[i].source, .number = i};
         TRY(layer_object(&layer, layers[i].object, ""));
     }
     for (int64_t i = 0; i < sets->count; i++) {
-        struct layer argument = {.config = config, .source = "--set", .number = layer_count, .set = set};
+        struct layer argument = {.config = config, .source = "--set", .number = layer_count};
         TRY(read_set(&argument, sets->items[i]));
     }
     return ok();
@@ -190,10 +200,9 @@ struct error config_layers(struct config *config, const struct config_layer *lay
                            const struct text_list *sets)
 {
     *config = (struct config){0};
-    bool set[CONFIG_KEYS] = {false};
-    struct error e = read_layers(config, set, layers, layer_count, sets);
+    struct error e = read_layers(config, layers, layer_count, sets);
     if (e.code == ERROR_NONE)
-        e = fill_defaults(config, set);
+        e = fill_defaults(config);
     if (e.code == ERROR_NONE)
         e = check_together(config);
     if (e.code != ERROR_NONE)
@@ -205,8 +214,7 @@ struct error config_partial(struct config *config, const struct config_layer *la
                             const struct text_list *sets)
 {
     *config = (struct config){0};
-    bool set[CONFIG_KEYS] = {false};
-    struct error e = read_layers(config, set, layers, layer_count, sets);
+    struct error e = read_layers(config, layers, layer_count, sets);
     if (e.code != ERROR_NONE)
         config_free(config);
     return e;
@@ -251,6 +259,7 @@ static struct error copy_sources(struct config *to, const struct config *from)
     while (to->sources.count < from->sources.count)
         TRY(add_source(&to->sources, from->sources.items[to->sources.count]));
     memcpy(to->source_of, from->source_of, sizeof to->source_of);
+    memcpy(to->given, from->given, sizeof to->given);
     return ok();
 }
 
@@ -302,6 +311,8 @@ static bool shapes_training(const struct config *config, const struct key *key)
 {
     if (key->offset == offsetof(struct config, optim.steps))
         return lr_schedule_uses_steps(config->optim.schedule);
+    if (key->offset == offsetof(struct config, zo.eps))
+        return config->zo.derivative != DERIVATIVE_TANGENT;
     return key->trains;
 }
 
@@ -333,4 +344,31 @@ char *config_json(const struct config *config)
 char *config_recipe(const struct config *config)
 {
     return to_text(config, true, false);
+}
+
+/* Adds the key as the first of its group, as a recipe has it that lacks nothing else. */
+static bool add_before(cJSON *group, const struct key *key)
+{
+    const char *name = config_last_part(key->name);
+    cJSON *alone = cJSON_CreateObject(), *value = cJSON_Parse(key->before);
+    bool good = alone && value && cJSON_AddItemToObject(alone, name, value);
+    if (!good)
+        cJSON_Delete(value);
+    else
+        good = cJSON_InsertItemInArray(group, 0, cJSON_DetachItemFromObjectCaseSensitive(alone, name));
+    cJSON_Delete(alone);
+    return good;
+}
+
+bool config_recipe_complete(cJSON *recipe)
+{
+    for (int i = 0; i < CONFIG_KEYS; i++) {
+        const struct key *key = &config_keys[i];
+        cJSON *group = key->before ? group_of(recipe, key) : NULL;
+        if (!key->before || cJSON_HasObjectItem(group, config_last_part(key->name)))
+            continue;
+        if (!cJSON_IsObject(group) || !add_before(group, key))
+            return false;
+    }
+    return true;
 }

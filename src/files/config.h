@@ -37,6 +37,9 @@ enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
  * lanes, which carry the derivative itself (device/device.h). */
 enum derivative { DERIVATIVE_AUTO, DERIVATIVE_DIFFERENCE, DERIVATIVE_TANGENT };
 
+const char *derivative_name(enum derivative derivative); /* "auto", "difference", "tangent" */
+enum derivative derivative_of(const char *name);         /* DERIVATIVE_AUTO for another name, or NULL */
+
 enum directions_per { DIRECTIONS_PER_STEP, DIRECTIONS_PER_PICTURE };
 
 /* Texts are owned and end in zero; device and activations point at static names. */
@@ -99,6 +102,7 @@ struct config {
     /* Private: what gave the values, for config_blame. */
     struct texts sources;
     unsigned char source_of[CONFIG_KEYS]; /* the source of each key, in the table's order */
+    bool given[CONFIG_KEYS];              /* does the value come from there? Else it is the default */
 };
 
 /* Reads PATH, then applies `sets`, texts "KEY=VALUE", in order (VALUE is JSON, or a bare text if it is not JSON or
@@ -126,6 +130,9 @@ struct error config_check(const struct config_layer *layers, int64_t layer_count
 /* An error about a key's value, as "SOURCE: KEY: text". A code of 0 passes unchanged. */
 struct error config_blame(const struct config *config, const char *key, struct error e);
 
+/* Whether some layer or --set gives the key a value, so that it is not the default. */
+bool config_gives(const struct config *config, const char *key);
+
 /* An independent copy; nothing is owned after an error. */
 struct error config_copy(struct config *to, const struct config *from);
 
@@ -136,9 +143,13 @@ char *config_json(const struct config *config);
 
 /* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out
  * output.*, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run may be moved or
- * prolonged; and model, data.images and data.captions, which are compared by what they lead to (zo/origin.h). NULL when
+ * prolonged; zo.eps beside tangents, which have no use for it; and model, data.images and data.captions, which are compared by what they lead to (zo/origin.h). NULL when
  * out of memory; memory_free. */
 char *config_recipe(const struct config *config);
+
+/* A recipe may be from before a key existed: adds such keys to the parsed text, with what they then stood for. False
+ * when out of memory. */
+bool config_recipe_complete(struct cJSON *recipe);
 
 /* The key that an unknown name was probably meant to be: one with a similar spelling, in another group, or by another
  * trainer's name (learning_rate is optim.lr). NULL if none is near. */

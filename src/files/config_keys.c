@@ -15,6 +15,19 @@ static const char *const derivative_names[] = {
 static const char *const per_names[] = {[DIRECTIONS_PER_STEP] = "step", [DIRECTIONS_PER_PICTURE] = "picture", NULL};
 static const char *const fit_names[] = {[FIT_CROP] = "crop", [FIT_SQUASH] = "squash", NULL};
 
+const char *derivative_name(enum derivative derivative)
+{
+    return derivative_names[derivative];
+}
+
+enum derivative derivative_of(const char *name)
+{
+    for (int i = 0; name && derivative_names[i]; i++)
+        if (strcmp(name, derivative_names[i]) == 0)
+            return (enum derivative)i;
+    return DERIVATIVE_AUTO;
+}
+
 static struct error check_placeholder(const struct config *config)
 {
     const char *word = config->token.placeholder;
@@ -71,13 +84,16 @@ const struct key config_keys[] = {
     {"token.initializer", TEXT, AT(token.initializer), true, NULL, .meaning = "a known word to start learning from"},
     {"token.vectors", INTEGER, AT(token.vectors), true, "1", 1, 64,
      .meaning = "embedding rows that the word stands for"},
-    {"zo.n", INTEGER, AT(zo.n), true, "2", 1, 1024, .meaning = "random directions tried per step"},
+    {"zo.n", INTEGER, AT(zo.n), true, "2", 1, 1024,
+     .meaning = "random directions per step, for n + 1 evaluations per picture"},
     {"zo.derivative", POSITION, AT(zo.derivative), true, "\"auto\"", .names = derivative_names,
-     .meaning = "slopes along directions: difference of two losses, or tangent, the exact derivative"},
-    {"zo.directions_per", POSITION, AT(zo.directions_per), true, "\"step\"", .names = per_names,
+     .before = "\"difference\"",
+     .meaning = "slopes along directions: difference of two losses, or tangent, the exact "
+                "derivative; auto: as the checkpoint, or what suits the device"},
+    {"zo.directions_per", POSITION, AT(zo.directions_per), true, "\"step\"", .names = per_names, .before = "\"step\"",
      .meaning = "step: a batch's pictures share the n directions; picture: each has n of its own"},
     {"zo.eps", NUMBER, AT(zo.eps), true, "0.001", 1e-9, 10,
-     .meaning = "length of a trial step: eps times a standard normal draw"},
+     .meaning = "length of a difference's trial step: eps times a standard normal draw; tangents take none"},
     {"zo.sides", INTEGER, AT(zo.sides), true, "1", 1, 2,
      .meaning = "1: compare with the unmoved loss; 2: try both ways, for n more evaluations per picture"},
     {"zo.tau", INTEGER, AT(zo.tau), true, "0", 0, 65536, .check = check_tau,

@@ -75,7 +75,7 @@ struct error memory_plan_subject(struct memory_plan *plan, const char *config, c
     struct pipeline p;
     struct trial trial;
     begin_trial(&trial);
-    struct error e = subject_open(&s, &p, config, sets, comm, NULL);
+    struct error e = subject_open(&s, &p, config, sets, comm, NULL, START_NEW);
     if (e.code == ERROR_NONE) {
         e = count_phases(plan, &s, last, true);
         subject_close(&s);

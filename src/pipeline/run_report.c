@@ -63,6 +63,7 @@ static void add_run(struct facts *f, const struct learning *l)
     const struct training *t = &l->training;
     add_fact(f, "device", "%s", device_name(p->device));
     add_fact(f, "ranks", "%d", comm_size(p->comm));
+    add_fact(f, "derivative", "%s", derivative_name(l->subject->config.zo.derivative));
     add_fact(f, "steps", "%lld", (long long)t->state.step);
     add_fact(f, "time", "%.1f s in steps, %.1f s in all (this run)", t->seconds, clock_seconds() - l->started);
     add_fact(f, "validation loss at the start", "%.5f, over %lld fixed draws", t->validation_first,

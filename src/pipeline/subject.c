@@ -7,6 +7,7 @@
 #include "base/progress.h"
 #include "files/file.h"
 #include "model/sampler.h"
+#include "pipeline/derivative.h"
 #include "pipeline/fingerprint.h"
 
 /* -------------------------------------------------------------------------------- reading */
@@ -112,11 +113,19 @@ static struct error compare_ranks(const struct subject *s)
 
 static const char usual_word[] = "sks"; /* chosen because a model's own word of that name is not missed */
 
-/* What prompts lose: rank 0 logs a warning of it. */
-static struct error warn_of_words(const struct subject *s)
+/* Tangents take no step. */
+static void warn_of_eps(const struct config *c)
+{
+    if (c->zo.derivative == DERIVATIVE_TANGENT && config_gives(c, "zo.eps"))
+        log_warning("%s", config_blame(c, "zo.eps", error_input("is not used: zo.derivative is tangent")).text);
+}
+
+/* What is not used, and what prompts lose: rank 0 logs warnings of it. */
+static struct error warn(const struct subject *s)
 {
     const struct config *c = &s->config;
     const char *word = c->token.placeholder;
+    warn_of_eps(c);
     struct error plain =
         error_input("\"%.60s\" is a word of this model, which prompts lose to the new one; \"<%.60s>\" "
                     "would be new",
@@ -136,18 +145,21 @@ static struct error warn_of_words(const struct subject *s)
     return ok();
 }
 
-struct error subject_read(struct subject *s, struct pipeline *p, struct config *config)
+struct error subject_read(struct subject *s, struct pipeline *p, struct config *config, enum start start)
 {
     struct progress progress;
+    const char *why;
+    TRY(derivative_settle(config, p, start, &why));
     progress_phase(&progress, "reading words and captions", 0, "");
     struct error e = comm_agree(p->all, read_mine(s, p, config));
     if (e.code == ERROR_NONE)
         e = compare_ranks(s);
     progress_end(&progress);
+    s->derivative_why = why;
     if (e.code == ERROR_NONE)
         e = dataset_read(&s->dataset, &s->config, s->tokenizer, s->first_id, s->resolution, s->length, p->all);
     if (e.code == ERROR_NONE)
-        e = comm_agree(p->all, comm_rank(p->all) == 0 ? warn_of_words(s) : ok());
+        e = comm_agree(p->all, comm_rank(p->all) == 0 ? warn(s) : ok());
     if (e.code != ERROR_NONE)
         subject_free(s);
     return e;
@@ -187,16 +199,16 @@ static struct error open_mine(struct pipeline *p, const struct config *config, s
 }
 
 /* Photos come before the model's weights, which take longer to read. */
-static struct error read_and_join(struct subject *s, struct pipeline *p, struct config *config)
+static struct error read_and_join(struct subject *s, struct pipeline *p, struct config *config, enum start start)
 {
-    TRY(subject_read(s, p, config));
+    TRY(subject_read(s, p, config, start));
     if (!p->simulated)
         TRY(pipeline_compare(p, &s->config));
     return pipeline_link(p, &s->config);
 }
 
 struct error subject_open(struct subject *s, struct pipeline *p, const char *config_path, const struct text_list *sets,
-                          struct comm *comm, const struct device_kind *devices)
+                          struct comm *comm, const struct device_kind *devices, enum start start)
 {
     *s = (struct subject){0};
     struct config config;
@@ -206,7 +218,7 @@ struct error subject_open(struct subject *s, struct pipeline *p, const char *con
         e = open_mine(p, &config, comm, devices, &opened);
     e = comm_agree(comm, e);
     if (e.code == ERROR_NONE)
-        e = read_and_join(s, p, &config);
+        e = read_and_join(s, p, &config, start);
     config_free(&config);
     if (e.code != ERROR_NONE) {
         subject_free(s);

@@ -11,6 +11,7 @@
 #include "text/tokenizer.h"
 #include "zo/dataset.h"
 #include "zo/parts.h"
+#include "zo/previous.h"
 
 struct subject {
     struct pipeline *pipeline;
@@ -21,6 +22,8 @@ struct subject {
     int64_t length; /* ids of a caption or prompt */
     struct dataset dataset;
 
+    const char *derivative_why; /* why zo.derivative is what it is now, if that was auto; or NULL */
+
     /* private */
     char *recipe;                             /* see config_recipe */
     char contents[ORIGIN_FACTS][ORIGIN_TEXT]; /* the origin's facts that are known by a CRC-32 */
@@ -29,10 +32,11 @@ struct subject {
     float *initializer; /* [width] */
 };
 
-/* Takes the config over, reads word, captions and pictures, and checks them against the model. Collective over p->all:
- * each rank has read its config and reads the model's tokenizer, which are compared (pipeline/fingerprint.h); rank 0
- * reads the rest for all (zo/dataset.h). Nothing is owned after an error. Free with subject_free. */
-struct error subject_read(struct subject *s, struct pipeline *p, struct config *config);
+/* Takes the config over, decides which derivative the run takes (pipeline/derivative.h), reads word, captions and
+ * pictures, and checks them against the model. Collective over p->all: each rank has read its config and reads the
+ * model's tokenizer, which are compared (pipeline/fingerprint.h); rank 0 reads the rest for all (zo/dataset.h). Nothing
+ * is owned after an error. Free with subject_free. */
+struct error subject_read(struct subject *s, struct pipeline *p, struct config *config, enum start start);
 void subject_free(struct subject *s);
 
 /* The same subject in another pipeline of the same model, with the pictures and captions of `from`, which outlives it.
@@ -42,7 +46,7 @@ struct error subject_again(struct subject *s, struct pipeline *p, struct config 
 /* For a command with one subject: reads the config, opens the pipeline for it, reads the subject, joins the ranks'
  * GPUs. `devices`: see pipeline_open. All ranks return the same; after an error nothing is owned. */
 struct error subject_open(struct subject *s, struct pipeline *p, const char *config_path, const struct text_list *sets,
-                          struct comm *comm, const struct device_kind *devices);
+                          struct comm *comm, const struct device_kind *devices, enum start start);
 void subject_close(struct subject *s); /* closes the pipeline too */
 
 /* Encodes the pictures with a VAE that is loaded for it. Collective in the group. */

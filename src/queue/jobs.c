@@ -104,6 +104,13 @@ bool job_sets_folder(const cJSON *object)
     return cJSON_GetObjectItemCaseSensitive(object, "output.dir") || cJSON_GetObjectItemCaseSensitive(output, "dir");
 }
 
+struct error job_find_recipe(struct job *job, const struct config *config)
+{
+    memory_free(job->recipe);
+    job->recipe = config_recipe(config);
+    return job->recipe ? ok() : error_memory("a job");
+}
+
 static struct error find_folder(struct job *job)
 {
     char folder[PATH_SIZE];
@@ -112,8 +119,8 @@ static struct error find_folder(struct job *job)
     job->folder = memory_string(folder);
     memory_free(c->output.dir);
     c->output.dir = memory_string(folder);
-    job->recipe = config_recipe(c);
-    return job->folder && c->output.dir && job->recipe ? ok() : error_memory("a job");
+    TRY(job->folder && c->output.dir ? ok() : error_memory("a job"));
+    return job_find_recipe(job, c);
 }
 
 /* The job's own keys: an error in them is the job's own. */

@@ -14,9 +14,11 @@ struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p)
             continue;
         struct error e = comm_agree(p->all, error_first(model, pipeline_serves(p, &job->config)));
         if (e.code == ERROR_NONE)
-            e = subject_read(&job->subject, p, &job->config);
+            e = subject_read(&job->subject, p, &job->config, job->start);
         job->has_subject = e.code == ERROR_NONE;
-        if (!job->has_subject)
+        if (job->has_subject)
+            e = comm_agree(p->all, job_find_recipe(job, &job->subject.config)); // auto is resolved by now
+        if (e.code != ERROR_NONE)
             job_fail(job, e);
         progress_step(&progress, i + 1, "");
     }

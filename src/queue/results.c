@@ -124,9 +124,23 @@ static struct job_status parse_status(int64_t job, struct json *json)
     return found;
 }
 
+/* Has an earlier run of the job another recipe than the job has now? auto takes the derivative that is there. */
+static bool differs(char difference[RECIPE_DIFFERENCE], const char *theirs, const struct job *job)
+{
+    struct config as_there = job->config; // once a subject has taken it over, the job's recipe is settled
+    if (job->has_subject || as_there.zo.derivative != DERIVATIVE_AUTO)
+        return recipe_differs(difference, theirs, job->recipe);
+    as_there.zo.derivative = recipe_derivative(theirs);
+    char *ours = config_recipe(&as_there);
+    bool differ = !ours || recipe_differs(difference, theirs, ours);
+    memory_free(ours);
+    return differ;
+}
+
 static void parse_result(struct job *job, struct json *json)
 {
-    if (strcmp(json_string(json, "recipe", ""), job->recipe) != 0)
+    char difference[RECIPE_DIFFERENCE];
+    if (differs(difference, json_string(json, "recipe", ""), job))
         return;
     struct job_status found = parse_status(job->status.job, json);
     if (found.state == JOB_DONE ? found.step != job->steps || !has_word(job, json) : !job->external)
@@ -176,10 +190,8 @@ static enum finished parse_finished(struct job *job, struct json *json, char dif
     job->sources = json_integer(json, "sources", -1, 0, UINT32_MAX);
     if (job->submitted <= 0)
         job->submitted = submitted;
-    if (strcmp(recipe, job->recipe) != 0) {
-        recipe_difference(difference, recipe, job->recipe);
+    if (differs(difference, recipe, job))
         return FINISHED_OTHERWISE;
-    }
     if (wanted == job->steps)
         return FINISHED;
     snprintf(difference, RECIPE_DIFFERENCE, ": optim.steps is %lld there and %lld here", (long long)wanted,

@@ -22,7 +22,7 @@ void result_read(struct job *job);
 
 /* Whether FOLDER/job.json, unless an --overwrite has given it up, says that a run finished the job, and the word is there: not at all; as it is wanted now;
  * with another number of steps; or with another recipe. Then the job's status and sources are that run's, and
- * `difference` says what differs (recipe_difference). */
+ * `difference` says what differs (recipe_differs). */
 enum finished { UNFINISHED, FINISHED, FINISHED_OTHER_STEPS, FINISHED_OTHERWISE };
 enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE]);
 

@@ -243,9 +243,15 @@ static void warn_of_device(const struct reading *r, const char *path, const stru
         warn(text);
 }
 
+static struct error copy_recipe(char **recipe, const struct reading *r)
+{
+    *recipe = memory_string(r->origin.facts[ORIGIN_RECIPE]);
+    return *recipe ? ok() : error_memory("a recipe");
+}
+
 /* ERROR_FAILED: damaged, so try an older one; ERROR_BAD_INPUT: intact, but not for this run. *unread: it may be intact,
- * but the system could not read it. s may be NULL: is it this run's? */
-static struct error read_checkpoint(struct state *s, const char *path, const struct origin *origin,
+ * but the system could not read it. s may be NULL: is it this run's? origin, too: what is its recipe? */
+static struct error read_checkpoint(struct state *s, const char *path, const struct origin *origin, char **recipe,
                                     void (*warn)(const char *text), bool *unread)
 {
     struct reading r;
@@ -257,7 +263,7 @@ static struct error read_checkpoint(struct state *s, const char *path, const str
     }
     e = check_whole(&r, path);
     if (e.code == ERROR_NONE)
-        e = error_in(origin_compare(&r.origin, origin), "%s", path);
+        e = origin ? error_in(origin_compare(&r.origin, origin), "%s", path) : copy_recipe(recipe, &r);
     if (e.code == ERROR_NONE && s)
         e = check_shapes(&r, s, path);
     if (e.code == ERROR_NONE && s) {
@@ -271,7 +277,7 @@ static struct error read_checkpoint(struct state *s, const char *path, const str
 struct error checkpoint_read(struct state *s, const char *path, const struct origin *origin)
 {
     bool unread;
-    struct error e = read_checkpoint(s, path, origin, log_nothing, &unread);
+    struct error e = read_checkpoint(s, path, origin, NULL, log_nothing, &unread);
     if (e.code != ERROR_NONE && !unread)
         e.code = ERROR_BAD_INPUT;
     return e;
@@ -280,7 +286,8 @@ struct error checkpoint_read(struct state *s, const char *path, const struct ori
 /* What a search for a checkpoint knows. */
 struct search {
     const char *folder;
-    const struct origin *origin;
+    const struct origin *origin; /* NULL: of whatever run, and */
+    char **recipe;               /* this is what is looked for */
     void (*warn)(const char *text);
     bool found;
     struct error unread; /* of the first that the system could not read */
@@ -293,7 +300,7 @@ static struct error read_first(struct state *s, struct search *search, const int
         char path[PATH_SIZE];
         bool unread;
         TRY(step_path(path, search->folder, steps[i]));
-        struct error e = read_checkpoint(s, path, search->origin, search->warn, &unread);
+        struct error e = read_checkpoint(s, path, search->origin, search->recipe, search->warn, &unread);
         if (e.code == ERROR_BAD_INPUT)
             return e;
         search->found = e.code == ERROR_NONE;
@@ -315,33 +322,46 @@ static void warn_of_later(const struct search *search, int64_t newest, int64_t t
     search->warn(text);
 }
 
+/* Looks through a folder: see checkpoint_resume. */
+static struct error search_folder(struct state *s, struct search *search, int64_t recorded)
+{
+    int64_t *steps, count, later = 0;
+    enum path_kind kind;
+    TRY(path_look(search->folder, &kind));
+    if (kind != PATH_FOLDER)
+        return ok();
+    TRY(list_steps(search->folder, &steps, &count));
+    while (later < count && steps[later] > recorded)
+        later++;
+    struct error e = read_first(s, search, steps + later, count - later);
+    if (e.code == ERROR_NONE && search->found && later > 0)
+        warn_of_later(search, steps[0], s->step);
+    if (e.code == ERROR_NONE)
+        e = read_first(s, search, steps, later);
+    memory_free(steps);
+    return e.code == ERROR_NONE && !search->found ? search->unread : e;
+}
+
 struct error checkpoint_resume(struct state *s, const char *folder, const struct origin *origin, int64_t recorded,
                                bool *found, void (*warn)(const char *text))
 {
-    struct search search = {folder, origin, warn, .found = false};
-    int64_t *steps, count, later = 0;
-    *found = false;
-    enum path_kind kind;
-    TRY(path_look(folder, &kind));
-    if (kind != PATH_FOLDER)
-        return ok();
-    TRY(list_steps(folder, &steps, &count));
-    while (later < count && steps[later] > recorded)
-        later++;
-    struct error e = read_first(s, &search, steps + later, count - later);
-    if (e.code == ERROR_NONE && search.found && later > 0)
-        warn_of_later(&search, steps[0], s->step);
-    if (e.code == ERROR_NONE)
-        e = read_first(s, &search, steps, later);
-    memory_free(steps);
+    struct search search = {.folder = folder, .origin = origin, .warn = warn};
+    struct error e = search_folder(s, &search, recorded);
     *found = search.found;
-    return e.code == ERROR_NONE && !search.found ? search.unread : e;
+    return e;
 }
 
 struct error checkpoint_check(const char *folder, const struct origin *origin)
 {
     bool found;
     return checkpoint_resume(NULL, folder, origin, INT64_MAX, &found, log_nothing);
+}
+
+struct error checkpoint_recipe(const char *folder, char **recipe)
+{
+    struct search search = {.folder = folder, .recipe = recipe, .warn = log_nothing};
+    *recipe = NULL;
+    return search_folder(NULL, &search, INT64_MAX);
 }
 
 bool checkpoint_any(const char *folder)

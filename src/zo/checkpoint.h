@@ -36,6 +36,10 @@ struct error checkpoint_resume(struct state *s, const char *folder, const struct
 /* Whether that would be refused, apart from the state's shapes: to know it before other work begins. */
 struct error checkpoint_check(const char *folder, const struct origin *origin);
 
+/* The recipe (config_recipe) of the newest intact checkpoint in FOLDER, of whatever run -> *recipe; NULL if there is
+ * none. memory_free. Errors as above, apart from another origin. */
+struct error checkpoint_recipe(const char *folder, char **recipe);
+
 /* Whether FOLDER has a checkpoint that is as it was written, of whatever run. */
 bool checkpoint_any(const char *folder);
 

@@ -41,7 +41,8 @@ static bool values_differ(struct difference *d, const char *key, const cJSON *th
     return differ;
 }
 
-/* The first key of `theirs` that has another value in `ours`; the name of a nested one begins with its group's. */
+/* The first key of `theirs` that has another value in `ours`, or none; the name of a nested one begins with its
+ * group's. */
 static bool find_difference(struct difference *d, const char *group, const cJSON *theirs, const cJSON *ours)
 {
     for (const cJSON *item = theirs->child; item; item = item->next) {
@@ -55,15 +56,43 @@ static bool find_difference(struct difference *d, const char *group, const cJSON
     return false;
 }
 
-void recipe_difference(char text[RECIPE_DIFFERENCE], const char *theirs, const char *ours)
+/* The recipe with every key that it stands for, or NULL: for cJSON_Delete. */
+static cJSON *parse_recipe(const char *text)
+{
+    cJSON *recipe = cJSON_Parse(text);
+    if (cJSON_IsObject(recipe) && config_recipe_complete(recipe))
+        return recipe;
+    cJSON_Delete(recipe);
+    return NULL;
+}
+
+bool recipe_differs(char text[RECIPE_DIFFERENCE], const char *theirs, const char *ours)
 {
     struct difference d;
-    cJSON *a = cJSON_Parse(theirs), *b = cJSON_Parse(ours);
     *text = 0;
-    if (cJSON_IsObject(a) && cJSON_IsObject(b) && find_difference(&d, "", a, b))
+    if (strcmp(theirs, ours) == 0)
+        return false;
+    cJSON *a = parse_recipe(theirs), *b = parse_recipe(ours);
+    bool known = a && b, differ = !known;
+    if (known && find_difference(&d, "", a, b)) {
         snprintf(text, RECIPE_DIFFERENCE, ": %s is %s there and %s here", d.key, d.theirs, d.ours);
+        differ = true;
+    } else if (known && find_difference(&d, "", b, a)) { // a key that only ours has
+        snprintf(text, RECIPE_DIFFERENCE, ": %s is %s there and %s here", d.key, d.ours, d.theirs);
+        differ = true;
+    }
     cJSON_Delete(a);
     cJSON_Delete(b);
+    return differ;
+}
+
+enum derivative recipe_derivative(const char *text)
+{
+    cJSON *recipe = parse_recipe(text);
+    const cJSON *zo = cJSON_GetObjectItemCaseSensitive(recipe, "zo");
+    enum derivative found = derivative_of(cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(zo, "derivative")));
+    cJSON_Delete(recipe);
+    return found;
 }
 
 /* -------------------------------------------------------------------------------- all that differs */
@@ -87,8 +116,8 @@ __attribute__((format(printf, 2, 3))) static void add(struct list *list, const c
 static void add_recipe(struct list *list, const char *theirs, const char *ours)
 {
     char difference[RECIPE_DIFFERENCE];
-    recipe_difference(difference, theirs, ours);
-    add(list, "another recipe%s", difference);
+    if (recipe_differs(difference, theirs, ours))
+        add(list, "another recipe%s", difference);
 }
 
 static void add_pictures(struct list *list, const char *theirs, const char *ours)
@@ -106,8 +135,7 @@ struct error origin_compare(const struct origin *theirs, const struct origin *ou
     for (int i = 0; i < ORIGIN_FACTS; i++)
         differ[i] = strcmp(theirs->facts[i], ours->facts[i]) != 0;
     struct list list = {""};
-    if (differ[ORIGIN_RECIPE])
-        add_recipe(&list, theirs->facts[ORIGIN_RECIPE], ours->facts[ORIGIN_RECIPE]);
+    add_recipe(&list, theirs->facts[ORIGIN_RECIPE], ours->facts[ORIGIN_RECIPE]);
     if (differ[ORIGIN_PICTURES])
         add_pictures(&list, theirs->facts[ORIGIN_PICTURES], ours->facts[ORIGIN_PICTURES]);
     else if (differ[ORIGIN_ORDER])

@@ -9,9 +9,11 @@
 #ifndef ZOODIP_ZO_ORIGIN_H
 #define ZOODIP_ZO_ORIGIN_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
+#include "files/config.h"
 
 enum origin_fact {
     ORIGIN_RECIPE,   /* the config's keys that shape the training, see config_recipe */
@@ -36,9 +38,13 @@ enum { ORIGIN_TEXT = 100 };
 void origin_crc(char text[ORIGIN_TEXT], uint32_t crc);
 void origin_pictures(char text[ORIGIN_TEXT], int64_t count, uint32_t crc);
 
-/* The first key that differs between two recipes, ": KEY is 2 there and 3 here"; empty if there is none. */
+/* Do two recipes differ? text: in which key first, ": KEY is 2 there and 3 here", or empty. A key that did not exist yet
+ * when one of them was written stands there with what was done then. */
 enum { RECIPE_DIFFERENCE = 400 };
-void recipe_difference(char text[RECIPE_DIFFERENCE], const char *theirs, const char *ours);
+bool recipe_differs(char text[RECIPE_DIFFERENCE], const char *theirs, const char *ours);
+
+/* Which derivative the run of a recipe takes; DERIVATIVE_AUTO if it does not say, or is none. */
+enum derivative recipe_derivative(const char *recipe);
 
 /* ERROR_BAD_INPUT says in which ways the two differ, apart from the device. */
 struct error origin_compare(const struct origin *theirs, const struct origin *ours);

@@ -122,7 +122,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
         return error_input("usage: derivatives CONFIG.json ROUNDS N...");
     struct subject s;
     struct pipeline p;
-    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds()));
+    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds(), START_NEW));
     struct error e = load(&s);
     for (int i = 3; i < argc && e.code == ERROR_NONE; i++)
         e = measure(&s, atoll(argv[2]), atoll(argv[i]));

@@ -88,7 +88,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
         return error_input("usage: draws CONFIG.json STEP OUT.safetensors [STEP OUT.safetensors]..., STEP from 1");
     struct subject s;
     struct pipeline w;
-    TRY(subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, device_kinds()));
+    TRY(subject_open(&s, &w, argv[1], &(struct text_list){0}, comm, device_kinds(), START_NEW));
     struct text_config text;
     struct error e = text_config_read(&text, s.config.model);
     if (e.code == ERROR_NONE) {

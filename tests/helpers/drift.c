@@ -61,7 +61,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
     struct drift f = {.comm = comm, .step = atoll(argv[2]), .rank = atoi(argv[3])};
     struct subject s;
     struct pipeline p;
-    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds()));
+    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds(), START_NEW));
     struct error e = run(&f, &s);
     subject_close(&s);
     return e;

@@ -107,7 +107,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
     }
     struct subject s;
     struct pipeline p;
-    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds()));
+    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds(), START_NEW));
     struct error e = run(&s, atoll(argv[2]));
     subject_close(&s);
     return e;

@@ -80,7 +80,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
         return error_input("usage: slots CONFIG.json PARTS...");
     struct subject s;
     struct pipeline p;
-    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds()));
+    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds(), START_NEW));
     struct error e = subject_encode(&s);
     if (e.code == ERROR_NONE)
         e = pipeline_load(&p);

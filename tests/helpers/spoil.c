@@ -109,7 +109,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
     fault.value = atof(argv[5]);
     struct subject s;
     struct pipeline p;
-    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds()));
+    TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds(), START_NEW));
     fault.here = atoi(argv[4]) == comm_rank(comm);
     struct error e = train(&s, argc > 6);
     subject_close(&s);

@@ -1,0 +1,38 @@
+/* pipeline/derivative.h
+ *
+ * Which derivative a run takes: zo.derivative as its config says, or, where that is auto, by the one rule of
+ * derivative_choose. It is decided once, before anything is read for the run; from then on the config holds
+ * DERIVATIVE_DIFFERENCE or DERIVATIVE_TANGENT, and so do recipe, checkpoints and results.
+ */
+#ifndef ZOODIP_PIPELINE_DERIVATIVE_H
+#define ZOODIP_PIPELINE_DERIVATIVE_H
+
+#include <stdbool.h>
+
+#include "base/error.h"
+#include "files/config.h"
+#include "pipeline/pipeline.h"
+#include "zo/previous.h"
+
+/* What the choice depends on besides the config. */
+struct derivative_facts {
+    bool device_has_tangents;
+    enum derivative checkpoint; /* of the run that is continued; DERIVATIVE_AUTO: there is none */
+};
+
+/* Replaces auto in config->zo.derivative: by the checkpoint's; by differences where the device has no tangents or
+ * zo.sides is 2; else by what is best on the CPU. *why: the reason of auto's choice, a static text; NULL if the config
+ * chose. ERROR_BAD_INPUT names a tangent that the device does not have, and a choice that is not the checkpoint's. */
+struct error derivative_choose(struct config *config, const struct derivative_facts *facts, const char **why);
+
+/* The same for a run that begins in a pipeline, START_RESUME with the checkpoints in output.dir, which rank 0 reads.
+ * Collective over p->all; each rank has read its config. */
+struct error derivative_settle(struct config *config, struct pipeline *p, enum start start, const char **why);
+
+/* The derivative of the run that has left FOLDER: by its newest intact checkpoint; DERIVATIVE_AUTO if there is none. */
+struct error derivative_of_run(const char *folder, enum derivative *derivative);
+
+/* Logs which one it is. For rank 0 of those who learn. */
+void derivative_log(const struct config *config, const char *why);
+
+#endif
