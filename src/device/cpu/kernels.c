@@ -117,20 +117,6 @@ static void put(const struct finish *f, vec v, int64_t column, int64_t count)
     store_some(f->y + column, v, count);
 }
 
-/* With factors, to be made or used. */
-static void put_gated(const struct finish *f, vec value, vec gate, int64_t column, int64_t count)
-{
-    float *first = f->factors + column, *second = first + f->gate_factors;
-    if (f->tangent) {
-        put(f, value * load_some(first, count) + gate * load_some(second, count), column, count);
-        return;
-    }
-    vec gelu = gelu_of(gate);
-    store_some(first, gelu, count);
-    store_some(second, value * gelu_slope(gate), count);
-    put(f, value * gelu, column, count);
-}
-
 /* A gated panel holds WIDTH values and then their gates. */
 static void finish_gated(const struct finish *f)
 {
@@ -139,14 +125,39 @@ static void finish_gated(const struct finish *f)
         const float *sums = f->sums + p * f->panel_stride;
         vec value = finish_vector(f, sums, p * PANEL, column, count);
         vec gate = finish_vector(f, sums + WIDTH, p * PANEL + WIDTH, column, count);
-        if (f->factors)
-            put_gated(f, value, gate, column, count);
-        else
-            put(f, value * gelu_of(gate), column, count);
+        put(f, value * gelu_of(gate), column, count);
     }
 }
 
-/* The same without a gate. */
+/* The same with factors, to be made or used. */
+static void finish_gated_slope(const struct finish *f)
+{
+    for (int64_t column = 0, p = 0; column < f->columns; column += WIDTH, p++) {
+        int64_t count = f->columns - column;
+        const float *sums = f->sums + p * f->panel_stride;
+        float *first = f->factors + column, *second = first + f->gate_factors;
+        vec value = finish_vector(f, sums, p * PANEL, column, count);
+        vec gate = finish_vector(f, sums + WIDTH, p * PANEL + WIDTH, column, count);
+        if (f->tangent) {
+            put(f, value * load_some(first, count) + gate * load_some(second, count), column, count);
+            continue;
+        }
+        vec gelu = gelu_of(gate);
+        store_some(first, gelu, count);
+        store_some(second, value * gelu_slope(gate), count);
+        put(f, value * gelu, column, count);
+    }
+}
+
+static void finish_act(const struct finish *f)
+{
+    for (int64_t column = 0; column < f->columns; column += WIDTH) {
+        int64_t count = f->columns - column, p = column / PANEL;
+        const float *sums = f->sums + p * f->panel_stride + column % PANEL;
+        put(f, act_of(finish_vector(f, sums, column, column, count), f->act), column, count);
+    }
+}
+
 static void finish_slope(const struct finish *f)
 {
     for (int64_t column = 0; column < f->columns; column += WIDTH) {
@@ -160,19 +171,10 @@ static void finish_slope(const struct finish *f)
 
 static void finish(const struct finish *f)
 {
-    if (f->act == ACT_GEGLU) {
-        finish_gated(f);
-        return;
-    }
-    if (f->factors) {
-        finish_slope(f);
-        return;
-    }
-    for (int64_t column = 0; column < f->columns; column += WIDTH) {
-        int64_t count = f->columns - column, p = column / PANEL;
-        const float *sums = f->sums + p * f->panel_stride + column % PANEL;
-        put(f, act_of(finish_vector(f, sums, column, column, count), f->act), column, count);
-    }
+    if (f->act == ACT_GEGLU)
+        (f->factors ? finish_gated_slope : finish_gated)(f);
+    else
+        (f->factors ? finish_slope : finish_act)(f);
 }
 
 /* -------------------------------------------------------------------------------- attention */

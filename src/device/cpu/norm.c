@@ -73,16 +73,12 @@ static void tangent_coefficients(const struct channels *c, int64_t at, int64_t c
     }
 }
 
-/* Writes a position's channels from `first` on. */
-static void write_row(const struct norm *n, int64_t lane, int64_t primal, int64_t position, int64_t first,
-                      int64_t count, const struct norm_slope *by)
+/* Writes a tangent's channels [first, first + count) of one position. */
+static void write_tangent(const struct norm *n, int64_t lane, int64_t primal, int64_t position, int64_t first,
+                          int64_t count, const struct norm_slope *by)
 {
-    float *y = tensor_row(n->y, lane, position) + first;
-    const float *x = tensor_row(n->x, primal, position) + first;
-    if (lane == primal)
-        n->kernels->scale_shift(y, x, by->scale, by->shift, count, n->act);
-    else
-        n->kernels->norm_slope(y, tensor_row(n->x, lane, position) + first, x, by, count, n->act);
+    const float *x = tensor_row(n->x, primal, position) + first, *dot = tensor_row(n->x, lane, position) + first;
+    n->kernels->norm_slope(tensor_row(n->y, lane, position) + first, dot, x, by, count, n->act);
 }
 
 static double total_of(const double *sums, int64_t count)
@@ -115,8 +111,11 @@ static void group_task(void *arg, int64_t i, int thread)
         if (lane != primal)
             tangent_coefficients(&c, at, size, s, factor);
     }
-    for (int64_t p = 0; p < tensor_positions(n->x); p++)
-        write_row(n, lane, primal, p, first, count, &c.by);
+    for (int64_t p = 0; lane == primal && p < tensor_positions(n->x); p++)
+        n->kernels->scale_shift(tensor_row(n->y, lane, p) + first, tensor_row(n->x, lane, p) + first, c.by.scale,
+                                c.by.shift, count, n->act);
+    for (int64_t p = 0; lane != primal && p < tensor_positions(n->x); p++)
+        write_tangent(n, lane, primal, p, first, count, &c.by);
 }
 
 enum { ROWS = 16 }; /* positions in a layer norm's task */
@@ -133,11 +132,14 @@ static void layer_task(void *arg, int64_t i, int thread)
         struct sums s = {.numbers = (double)channels};
         n->kernels->row_moments(&s.x, &s.square, x, channels);
         double factor = coefficients(n, &c, 0, 0, channels, s);
-        if (lane != primal) {
-            n->kernels->row_products(&s.dot, &s.product, tensor_row(n->x, lane, position), x, channels);
-            tangent_coefficients(&c, 0, channels, s, factor);
+        if (lane == primal) {
+            float *y = tensor_row(n->y, lane, position);
+            n->kernels->scale_shift(y, x, c.by.scale, c.by.shift, channels, n->act);
+            continue;
         }
-        write_row(n, lane, primal, position, 0, channels, &c.by);
+        n->kernels->row_products(&s.dot, &s.product, tensor_row(n->x, lane, position), x, channels);
+        tangent_coefficients(&c, 0, channels, s, factor);
+        write_tangent(n, lane, primal, position, 0, channels, &c.by);
     }
 }
 

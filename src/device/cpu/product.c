@@ -153,31 +153,41 @@ static void add_terms(const struct product *p, const struct block *b, int64_t n,
     }
 }
 
+/* What differs from row to row. */
+static void finish_row(const struct product *p, struct finish *f, int64_t lane, int64_t position, int64_t column,
+                       int64_t packed)
+{
+    const struct tensor *bias = p->epilogue.lane_bias, *residual = p->epilogue.residual;
+    bool tangent = lane >= p->primal;
+    f->tangent = tangent;
+    f->y = tensor_row(p->y, lane, position) + column;
+    f->bias = p->weight->bias && !tangent ? p->weight->bias + packed : NULL;
+    f->lane_bias = bias && !tangent ? tensor_row(*bias, lane, 0) + column : NULL;
+    f->residual = residual ? tensor_row(*residual, lane, position) + column : NULL;
+    if (p->factors.base)
+        f->factors = tensor_row(p->factors, tangent ? p->primals[lane] : lane, position) + column;
+    p->kernels->finish(f);
+}
+
 static void finish_block(const struct product *p, const struct block *b)
 {
     const struct kernels *k = p->kernels;
     const struct weight *w = p->weight;
     int64_t packed = b->first_panel * k->panel, per_panel = w->gated ? k->width : k->panel;
-    int64_t column = b->first_panel * per_panel, columns = smaller(b->panels * per_panel, p->y.channels - column);
-    const struct tensor *bias = p->epilogue.lane_bias, *residual = p->epilogue.residual;
-    for (int64_t r = 0; r < b->rows; r++) {
-        int64_t lane = (b->first_row + r) / p->positions, position = (b->first_row + r) % p->positions;
-        bool tangent = lane >= p->primal, factors = p->factors.base;
-        struct finish f = {
-            .y = tensor_row(p->y, lane, position) + column,
-            .sums = b->sums + r * k->panel,
-            .panel_stride = b->tiles * k->rows * k->panel,
-            .columns = columns,
-            .scale = w->type == I8 ? w->scale + packed : NULL,
-            .bias = w->bias && !tangent ? w->bias + packed : NULL,
-            .lane_bias = bias && !tangent ? tensor_row(*bias, lane, 0) + column : NULL,
-            .residual = residual ? tensor_row(*residual, lane, position) + column : NULL,
-            .act = p->epilogue.act,
-            .factors = factors ? tensor_row(p->factors, tangent ? p->primals[lane] : lane, position) + column : NULL,
-            .gate_factors = p->y.channels,
-            .tangent = tangent,
-        };
-        k->finish(&f);
+    int64_t column = b->first_panel * per_panel;
+    int64_t lane = b->first_row / p->positions, position = b->first_row % p->positions;
+    struct finish f = {
+        .sums = b->sums,
+        .panel_stride = b->tiles * k->rows * k->panel,
+        .columns = smaller(b->panels * per_panel, p->y.channels - column),
+        .scale = w->type == I8 ? w->scale + packed : NULL,
+        .act = p->epilogue.act,
+        .gate_factors = p->y.channels,
+    };
+    for (int64_t r = 0; r < b->rows; r++, f.sums += k->panel) {
+        finish_row(p, &f, lane, position, column, packed);
+        if (++position == p->positions)
+            position = 0, lane++;
     }
 }
 
