@@ -326,9 +326,10 @@ static struct error make_programs(struct training *t, double *cost)
     TRY(lane_sources_new(&t->sources, p));
     const struct step_shape shape = {t->lanes, NOTES, t->draws.shape.directions, t->state.subspace.tau};
     TRY(step_new(&t->step, p, &t->sources, &shape, t->balance.shares[rank], exchange_on_devices(t)));
-    // no more lanes than a step has, so that validation takes no more memory than learning
+    // no more lanes than a step has, of which tangents take less: so validation takes no more memory than learning
+    const struct evaluator_shape *batch = &t->step.lanes.evaluator.shape;
     int64_t share = share_of(t->validation_evaluations, rank, ranks).count;
-    int64_t lanes = least(share, least(t->step.lanes.evaluator.shape.lanes, VALIDATION_LANES));
+    int64_t lanes = least(share, least(batch->tangents ? batch->lanes / 2 : batch->lanes, VALIDATION_LANES));
     TRY(validation_new(&t->validation, p, &t->sources, t->validation_evaluations, most(lanes, 1)));
     TRY(lane_check(t, cost));
     step_whole_only(&t->step);
