@@ -40,10 +40,14 @@ __global__ void draw_kernel(const struct draw_args a)
 
 void cuda_draw(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream)
 {
-    const struct draw_args a = {(float *)tensor_data(y), (const int64_t *)tensor_data(step), y.lane_stride, seed,
-                                stream};
-    dim3 grid((unsigned)blocks_for(a.numbers, 4 * THREADS), (unsigned)y.lanes);
-    launch(device, "op_draw", draw_kernel, grid, THREADS, 0, a);
+    const int64_t most = 65535; // of a grid's second dimension
+    for (int64_t first = 0; first < y.lanes; first += most) {
+        const struct draw_args a = {(float *)tensor_data(y) + first * y.lane_stride, (const int64_t *)tensor_data(step),
+                                    y.lane_stride, seed, stream + (uint32_t)first};
+        dim3 grid((unsigned)blocks_for(a.numbers, 4 * THREADS),
+                  (unsigned)(y.lanes - first < most ? y.lanes - first : most));
+        launch(device, "op_draw", draw_kernel, grid, THREADS, 0, a);
+    }
 }
 
 /* -------------------------------------------------------------------------------- noisy pictures */

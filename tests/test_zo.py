@@ -10,17 +10,18 @@ from safetensors.numpy import load_file, save_file
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from conftest import program, run
+from conftest import ON_GPU, cuda_program, needs_cuda, program, run
 
-NEEDS = "peers"
+NEEDS = "peers standin"
 NUS = (1e-3, 1e-2, 0.1)
 
 
 @pytest.fixture
 def zo(tmp_path):
-    def call(operation, tensors, *numbers):
+    def call(operation, tensors, *numbers, device="cpu"):
         save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, tmp_path / "in")
-        run(program("tests/zo"), operation, tmp_path / "in", tmp_path / "out", *numbers)
+        helper = program("tests/zo") if device == "cpu" else cuda_program("zo")
+        run(helper, operation, tmp_path / "in", tmp_path / "out", *numbers, env={"DEVICE": device})
         return load_file(tmp_path / "out")
     return call
 
@@ -167,3 +168,14 @@ def test_gradient_is_the_papers_formula(zo, n, batch, removed, sides, own):
     slopes = slopes.flatten() if own else slopes.mean(0)
     theirs = slopes @ z.astype(np.float64) / (rows * np.sqrt((dim - removed + rows - 1) / rows))
     assert np.allclose(ours, theirs, rtol=1e-12, atol=1e-12 * np.abs(theirs).max())
+
+
+@needs_cuda
+@pytest.mark.skipif(ON_GPU, reason="this helper is not carried there")
+@pytest.mark.parametrize("sides", [1, 2, 0])
+@pytest.mark.parametrize("n, batch, rows", [(3, 2, 3), (3, 2, 6), (129, 2, 258)])
+def test_a_gpu_estimates_the_same_gradient(zo, n, batch, rows, sides):
+    random = np.random.default_rng(rows)
+    given = {"slots": random.uniform(0.01, 0.2, size=(max(sides, 1) * n + 1, batch)), "directions": random.normal(size=(rows, 96)).astype(np.float32)}
+    cpu, gpu = (zo("gradient", given, sides, 1e-3, 3, device=device)["gradient"] for device in ("cpu", "cuda"))
+    assert cpu.tobytes() == gpu.tobytes()
