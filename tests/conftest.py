@@ -184,6 +184,14 @@ SD15 = dict(
               up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3),
     vae=dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32))
 
+# All of its widths, also those of joined skips, in a third of its weights: one layer a block, one block of 1280, a narrow VAE.
+SD15_WIDTHS = dict(
+    text=SD15["text"],
+    unet=dict(SD15["unet"], block_out_channels=(320, 640, 1280), layers_per_block=1,
+              down_block_types=("CrossAttnDownBlock2D",) * 2 + ("DownBlock2D",),
+              up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 2),
+    vae=dict(SHAPES["plain"]["vae"], block_out_channels=(8, 8, 8, 16)))
+
 
 def make_model(folder, shape, dtype="float32", seed=0, parts=("text_encoder", "unet", "vae")):
     """Writes a diffusers folder with random weights; tokenizer and scheduler are toybox's. Returns its path."""

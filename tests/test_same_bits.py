@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from conftest import SD15, SHAPES, learned, losses_of, make_model, metrics, mpirun, program, recipe, run, slice_of, write_recipe
+from conftest import SD15_WIDTHS, SHAPES, learned, losses_of, make_model, metrics, mpirun, program, recipe, run, slice_of, write_recipe
 
 NEEDS = "peers"
 GRID = [(ranks, threads) for ranks in (1, 2, 3, 4, 7) for threads in (1, 2)]
@@ -90,10 +90,8 @@ def test_other_weights(tmp_path, bits):
 
 
 def test_sd15_layer_widths(tmp_path):
-    """The widths of Stable Diffusion 1.5 with one layer a block and a narrow VAE, at 128 px."""
-    shape = dict(text=dict(SD15["text"], num_hidden_layers=1, vocab_size=1571),
-                 unet=dict(SD15["unet"], layers_per_block=1, sample_size=16),
-                 vae=dict(SHAPES["plain"]["vae"], block_out_channels=(8, 8, 8, 16)))
+    """At 128 px."""
+    shape = dict(SD15_WIDTHS, text=dict(SD15_WIDTHS["text"], num_hidden_layers=1, vocab_size=1571))
     model = make_model(tmp_path / "model", shape, "float16")
     changes = dict(SHORT, model=str(model), data__resolution=128, optim__steps=2, zo__n=1)
     others = slice_of([(3, 2), (2, 1), (1, 2)], 3)
