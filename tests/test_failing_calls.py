@@ -115,20 +115,21 @@ def fail_each(command, write, begin, assert_in_full, tmp_path, slices):
 # ---- tests
 
 
-@pytest.fixture(scope="module")
-def quiet(tmp_path_factory):
+def undisturbed(command, write, tmp_path_factory):
     folder = tmp_path_factory.mktemp("quiet") / "out"
-    done = train(write_train(folder))
+    done = command(write(folder))
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    return undisturbed(train, write_train, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def quiet_queue(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("quiet") / "out"
-    done = queue(write_queue(folder))
-    assert done.returncode == 0, done.stderr
-    return folder
+    return undisturbed(queue, write_queue, tmp_path_factory)
 
 
 def anew(quiet, folder):
@@ -161,18 +162,23 @@ def test_a_queue_ends_with_its_words_whatever_call_fails(tmp_path, quiet_queue):
     fail_each(queue, write_queue, lambda folder: None, lambda folder: assert_queue_in_full(folder, quiet_queue), tmp_path, 73)
 
 
-@pytest.mark.parametrize("way", ["KILL", errno.EIO])
-def test_a_restart_writes_the_word_that_could_not_be_written(tmp_path, quiet, way):
+def test_a_restart_writes_the_word_that_could_not_be_written(tmp_path, quiet):
     """On two ranks, in the first start of run.sh only: the last save, and all that follows it."""
     calls = calls_of(train, write_train, partial(without_its_word, quiet), tmp_path)
-    for k in slice_of(range(1, calls + 1), calls // 2):
-        folder = tmp_path / str(k)
+
+    def restarted(case):
+        k, way = case
+        folder = tmp_path / f"{way}-{k}"
         file = write_train(folder)
         without_its_word(quiet, folder)
         done = run(ROOT / "launch" / "run.sh", "-n", "2", "--restarts", "1", program("zoodip"), "train", file, "--resume", check=False,
-                   env={**fault(folder, way, k), "ZOODIP_FAULTS_ONCE": str(tmp_path / f"{k}.once")})
-        assert done.returncode == 0, (k, done.stderr)
+                   env={**fault(folder, way, k), "ZOODIP_FAULTS_ONCE": str(tmp_path / f"{way}-{k}.once")})
+        assert done.returncode == 0, (case, done.stderr)
         assert_run_in_full(folder, quiet)
+
+    cases = [(k, way) for k in slice_of(range(1, calls + 1), calls // 2) for way in ("KILL", errno.EIO)]
+    with ThreadPoolExecutor(6) as pool:  # a restart mostly waits
+        list(pool.map(restarted, cases))
 
 
 def test_other_ranks_need_not_see_the_folder_that_rank_0_resumes_from(tmp_path, quiet):
