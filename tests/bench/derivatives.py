@@ -6,12 +6,13 @@ size (random weights, int8, 512 px). The steps of both are taken in turn by one 
     .venv/bin/python tests/bench/derivatives.py --only toybox
     .venv/bin/python tests/bench/derivatives.py --only sd15 --n 2 --rounds 5
 
-An evaluation, or the derivative of one, is a lane: n + 1 of them make n slopes. Seconds are the best of so many steps. *Processor*:
-the same ratio by the processor's time in all threads, which other work on the machine changes less. The random model's files
-are those of bench.py.
+An evaluation, or the derivative of one, is a lane: n + 1 of them make n slopes. Lanes and slopes are those of the best step.
+*Processor*: the median ratio of two steps in a row by the processor's time in all threads, which other work on the machine
+changes less. The random model's files are those of bench.py.
 """
 import json
 import os
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -67,8 +68,8 @@ def main():
     for model, config in configs.items():
         for rows in measure(config, a.rounds or MODELS[model][1], a.n or MODELS[model][2], a.threads):
             lanes, slopes = ([rate(row, what) for row in rows] for what in ("lanes", "slopes"))
-            busy = [min(row["processor_seconds"]) for row in rows]
-            print(f"| {model} | {rows[0]['n']} | {lanes[0]:.4g} | {lanes[1]:.4g} | {lanes[1] / lanes[0]:.2f} | {busy[0] / busy[1]:.2f} | "
+            busy = statistics.median(d / t for d, t in zip(*(row["processor_seconds"] for row in rows)))
+            print(f"| {model} | {rows[0]['n']} | {lanes[0]:.4g} | {lanes[1]:.4g} | {lanes[1] / lanes[0]:.2f} | {busy:.2f} | "
                   f"{slopes[0]:.4g} | {slopes[1]:.4g} |", flush=True)
     print("\n| model | n | n + 1 lanes | n tangents | of these |\n|" + " --- |" * 5)
     for model, config in configs.items():
