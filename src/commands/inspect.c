@@ -13,8 +13,10 @@
 #include "files/json.h"
 #include "files/safetensors.h"
 #include "model/model_folder.h"
+#include "pipeline/derivative.h"
 #include "pipeline/memory_plan.h"
 #include "report/metrics.h"
+#include "zo/origin.h"
 
 static void print_help(void)
 {
@@ -23,9 +25,10 @@ static void print_help(void)
            "Shows what PATH holds:\n"
            "  a model folder       its parts, their shapes, number types, parameters and bytes, and what is quantized\n"
            "  a safetensors file   metadata and tensors (a learned word, weights, latents)\n"
-           "  a checkpoint         its step, what it was made from and on, and the norms of its tensors\n"
-           "  a run's folder       steps, losses, time and files\n"
-           "  a config             every key with its effective value, and the GPU memory its run needs\n"
+           "  a checkpoint         its step, how it finds slopes, what it was made from and on, norms of its tensors\n"
+           "  a run's folder       how it finds slopes, steps, losses, time and files\n"
+           "  a config             every key with its effective value, a step's arena by differences and by tangents,\n"
+           "                       and the GPU memory its run needs\n"
            "\n"
            "  --set KEY=VALUE      a config key, as for train\n"
            "  --quiet              only warnings and errors on stderr; for a config, no table of its memory plan\n"
@@ -113,6 +116,8 @@ static struct error inspect_safetensors(const char *path)
         print_text(file.metadata[2 * i + 1]);
         printf("\n");
     }
+    if (checkpoint)
+        printf("  zo.derivative = %s\n", derivative_name(recipe_derivative(safetensors_metadata(&file, "recipe"))));
     print_entries(&file, numbers <= 1000000); /* a few numbers: reading them all takes no time */
     safetensors_close(&file);
     return ok();
@@ -264,6 +269,14 @@ static struct error print_files(const char *folder, const char *inside)
     return ok();
 }
 
+/* If a checkpoint says it. */
+static void print_derivative(const char *folder)
+{
+    enum derivative derivative;
+    if (derivative_of_run(folder, &derivative).code == ERROR_NONE && derivative != DERIVATIVE_AUTO)
+        printf("  zo.derivative     %s\n", derivative_name(derivative));
+}
+
 static struct error inspect_run(const char *folder)
 {
     struct metric_table lines;
@@ -272,6 +285,7 @@ static struct error inspect_run(const char *folder)
     printf(": a run\n");
     print_losses(&lines);
     metric_table_free(&lines);
+    print_derivative(folder);
     printf("\n");
     TRY(print_files(folder, "."));
     return print_files(folder, "checkpoints");
@@ -295,27 +309,63 @@ static void add_plan(cJSON *root, const struct memory_plan *plan)
     }
 }
 
-/* What the config's run would need of one GPU: added to the JSON, and as a table for people on stderr. A config is
- * shown even if its model or pictures are not available. */
+/* What a step takes, as numbers and for people. */
+static void add_step(cJSON *root, const struct config_plan *plan)
+{
+    cJSON *step = cJSON_AddObjectToObject(root, "step");
+    cJSON_AddStringToObject(step, "derivative", derivative_name(plan->takes));
+    cJSON *arenas = cJSON_AddObjectToObject(step, "arena_bytes");
+    cJSON_AddNumberToObject(arenas, "difference", (double)plan->difference);
+    if (plan->tangent)
+        cJSON_AddNumberToObject(arenas, "tangent", (double)plan->tangent);
+}
+
+static void print_step(const struct config_plan *plan)
+{
+    char tangent[64] = "";
+    if (plan->tangent)
+        snprintf(tangent, sizeof tangent, ", %.1f MB by tangents", (double)plan->tangent / 1e6);
+    log_line("a step on the CPU: zo.derivative %s; its arena is %.1f MB by differences%s, on one rank",
+             derivative_name(plan->takes), (double)plan->difference / 1e6, tangent);
+    if (!plan->gpu)
+        log_line("no memory plan of a GPU, which has no tangents yet");
+}
+
+/* What the config's run would need, of one GPU and of a step: added to the JSON, and as a table for people on stderr. A
+ * config is shown even if its model or pictures are not available. */
 static struct error find_plan(cJSON *root, const char *path, const struct text_list *sets, struct comm *comm)
 {
-    struct memory_plan plan;
+    struct config_plan plan;
     if (comm_size(comm) > 1) { // only rank 0 gets here, and a plan needs all ranks
         log_line("no memory plan for several ranks: inspect the config without mpirun");
         return ok();
     }
-    struct error e = memory_plan_subject(&plan, path, sets, comm, PHASE_PICTURES);
+    struct error e = memory_plan_config(&plan, path, sets, comm);
     if (e.code == ERROR_BAD_INPUT) {
         log_line("no memory plan: %s", e.text);
         return ok();
     }
     TRY(e);
-    add_plan(root, &plan);
-    if (!log_is_quiet()) {
-        memory_plan_print(&plan, stderr);
+    add_step(root, &plan);
+    print_step(&plan);
+    if (plan.gpu)
+        add_plan(root, &plan.on);
+    if (plan.gpu && !log_is_quiet()) {
+        memory_plan_print(&plan.on, stderr);
         fprintf(stderr,
                 "for one GPU that evaluates all lanes; the CUDA context, kernel code and NCCL's buffers are extra\n");
     }
+    return ok();
+}
+
+/* Without opening it: a run on a GPU is refused by what the config says. */
+static struct error check_device(struct config *config)
+{
+    const struct derivative_facts facts = {.device_has_tangents = strcmp(config->device, "cuda") != 0};
+    enum derivative asked = config->zo.derivative;
+    const char *why;
+    TRY(derivative_choose(config, &facts, &why));
+    config->zo.derivative = asked;
     return ok();
 }
 
@@ -323,11 +373,13 @@ static struct error inspect_config(const char *path, const struct text_list *set
 {
     struct config config;
     TRY(config_read(&config, path, sets));
-    char *text = config_json(&config);
+    struct error e = check_device(&config);
+    char *text = e.code == ERROR_NONE ? config_json(&config) : NULL;
     config_free(&config);
+    TRY(e);
     cJSON *root = text ? cJSON_Parse(text) : NULL;
     memory_free(text);
-    struct error e = root ? find_plan(root, path, sets, comm) : error_memory("the config");
+    e = root ? find_plan(root, path, sets, comm) : error_memory("the config");
     text = e.code == ERROR_NONE ? cJSON_Print(root) : NULL;
     if (text)
         printf("%s\n", text);

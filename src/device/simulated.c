@@ -7,6 +7,7 @@
 
 struct simulated {
     struct device device;
+    struct device_ops ops;
     bool bfloat;
 };
 
@@ -76,9 +77,13 @@ static void read_tensor(struct device *d, void *to, struct tensor from)
     (void)from;
 }
 
-struct error device_simulate(struct device **device)
+struct error device_simulate(struct device **device, bool tangents)
 {
-    static const struct device_ops ops = {
+    struct simulated *simulated = memory_alloc(1, sizeof *simulated);
+    if (!simulated)
+        return error_memory("a plan");
+    simulated->ops = (struct device_ops){
+        .tangents = tangents,
         .close = close_device,
         .wait = wait_for_stream,
         .alloc = alloc_memory,
@@ -90,11 +95,8 @@ struct error device_simulate(struct device **device)
         .write = write_tensor,
         .read = read_tensor,
     };
-    struct simulated *simulated = memory_alloc(1, sizeof *simulated);
-    if (!simulated)
-        return error_memory("a plan");
     struct device *d = &simulated->device;
-    d->ops = &ops;
+    d->ops = &simulated->ops;
     snprintf(d->name, sizeof d->name, "a GPU, planned");
     void *scratch;
     *device = d;

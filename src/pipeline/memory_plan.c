@@ -67,28 +67,13 @@ static struct error end_trial(struct trial *t, struct error e)
     return e;
 }
 
-struct error memory_plan_subject(struct memory_plan *plan, const char *config, const struct text_list *sets,
-                                 struct comm *comm, enum phase last)
-{
-    *plan = (struct memory_plan){0};
-    struct subject s;
-    struct pipeline p;
-    struct trial trial;
-    begin_trial(&trial);
-    struct error e = subject_open(&s, &p, config, sets, comm, NULL, START_NEW);
-    if (e.code == ERROR_NONE) {
-        e = count_phases(plan, &s, last, true);
-        subject_close(&s);
-    }
-    return end_trial(&trial, e);
-}
-
 /* A pipeline on a simulated GPU, and in it the subject that another pipeline has read. */
 static struct error open_again(struct pipeline *p, struct subject *s, const struct subject *from)
 {
     struct config config;
     TRY(config_copy(&config, &from->config));
-    const struct pipeline_choice choice = pipeline_choice_of(&config);
+    struct pipeline_choice choice = pipeline_choice_of(&config);
+    choice.device = "cuda";
     struct error e = pipeline_open(p, &choice, from->pipeline->comm, NULL);
     if (e.code == ERROR_NONE)
         e = subject_again(s, p, &config, from);
@@ -117,6 +102,67 @@ struct error memory_plan_job(struct memory_plan *plan, const struct subject *s)
 {
     return plan_again(plan, s, PHASE_PICTURES, false);
 }
+
+/* -------------------------------------------------------------------------------- a config's plan */
+
+/* The arena of a step by one kind of derivative. */
+static struct error find_arena(struct subject *s, enum derivative derivative, int64_t *bytes)
+{
+    struct training t;
+    s->config.zo.derivative = derivative;
+    const struct training_parts parts = subject_parts(s);
+    TRY(training_new(&t, &parts));
+    *bytes = training_arena(&t);
+    training_free(&t);
+    return ok();
+}
+
+static struct error find_arenas(struct config_plan *plan, struct subject *s)
+{
+    struct pipeline *p = s->pipeline;
+    TRY(subject_encode(s));
+    TRY(pipeline_load(p));
+    TRY(subject_start(s));
+    if (s->config.zo.sides == 1)
+        TRY(find_arena(s, DERIVATIVE_TANGENT, &plan->tangent));
+    return find_arena(s, DERIVATIVE_DIFFERENCE, &plan->difference);
+}
+
+/* As on a CPU, with tangents. */
+static struct error open_with_tangents(struct pipeline *p, struct subject *s, struct config *config, struct comm *comm)
+{
+    struct pipeline_choice choice = pipeline_choice_of(config);
+    choice.device = "cpu";
+    TRY(pipeline_open(p, &choice, comm, NULL));
+    struct error e = subject_read(s, p, config, START_NEW);
+    if (e.code != ERROR_NONE)
+        pipeline_close(p);
+    return e;
+}
+
+struct error memory_plan_config(struct config_plan *plan, const char *path, const struct text_list *sets,
+                                struct comm *comm)
+{
+    struct subject s;
+    struct pipeline p;
+    struct config config;
+    struct trial trial;
+    TRY(config_read(&config, path, sets));
+    *plan = (struct config_plan){.gpu = config.zo.derivative != DERIVATIVE_TANGENT};
+    begin_trial(&trial);
+    struct error e = open_with_tangents(&p, &s, &config, comm);
+    config_free(&config);
+    if (e.code == ERROR_NONE) {
+        plan->takes = s.config.zo.derivative;
+        e = find_arenas(plan, &s);
+        if (e.code == ERROR_NONE && plan->gpu)
+            e = plan_again(&plan->on, &s, PHASE_PICTURES, true);
+        subject_close(&s);
+    }
+    return end_trial(&trial, e);
+}
+
+/* -------------------------------------------------------------------------------- printing and comparing */
 
 const char *memory_plan_phase(enum phase phase)
 {

@@ -22,12 +22,21 @@ struct memory_plan {
     int64_t most;                     /* the largest of their sums */
 };
 
-/* Of one subject's run, from its first phase to `last`. Collective; the plan is this rank's. */
-struct error memory_plan_subject(struct memory_plan *plan, const char *config, const struct text_list *sets,
-                                 struct comm *comm, enum phase last);
+/* What a config's run would need, for those who ask before they run it. */
+struct config_plan {
+    bool gpu;              /* can a GPU run it? Then */
+    struct memory_plan on; /* this is needed of one, from the first phase to the last */
+    enum derivative takes; /* which zo.derivative it takes on the CPU; */
+    int64_t difference;    /* bytes of a step's arena by differences, */
+    int64_t tangent;       /* and by tangents, 0 with zo.sides 2: on one rank of any device */
+};
 
-/* The same for a queue's job that has been read: networks stay loaded while pictures are generated. Each phase of the
- * plan grows to what this job needs. Collective in the group. */
+/* Alone: the communicator has one rank. */
+struct error memory_plan_config(struct config_plan *plan, const char *config, const struct text_list *sets,
+                                struct comm *comm);
+
+/* Of a queue's job that has been read: networks stay loaded while pictures are generated. Each phase of the plan grows
+ * to what this job needs. Collective in the group; the plan is this rank's. */
 struct error memory_plan_job(struct memory_plan *plan, const struct subject *s);
 
 /* "encode pictures" and so on. */

@@ -109,7 +109,7 @@ static struct error open_device(struct pipeline *p, const struct device_kind *de
     struct progress progress;
     int threads = pool_default_threads(comm_local_size(p->all));
     progress_phase(&progress, "starting the device", 0, "");
-    struct error e = p->simulated ? device_simulate(&p->device)
+    struct error e = p->simulated ? device_simulate(&p->device, strcmp(c->device, "cpu") == 0)
                                   : device_open(&p->device, devices, c->device, comm_local_rank(p->all), threads);
     progress_end(&progress);
     TRY(blame(c, "device", e));

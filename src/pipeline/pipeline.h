@@ -54,8 +54,8 @@ struct pipeline {
 };
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
- * `devices` NULL: on a simulated GPU, to find out what memory a run needs; see device_simulate. Free with
- * pipeline_close. */
+ * `devices` NULL: on a simulated GPU, with tangents if the choice is "cpu", to find out what memory a run
+ * needs; see device_simulate. Free with pipeline_close. */
 struct error pipeline_open(struct pipeline *p, const struct pipeline_choice *choice, struct comm *all,
                            const struct device_kind *devices);
 void pipeline_close(struct pipeline *p);
