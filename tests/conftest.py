@@ -4,9 +4,11 @@ Programs come from the build folder (environment ZOODIP_BUILD, default `build` i
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -134,6 +136,22 @@ def metrics(output):
 
 def learned(output):
     return (Path(output) / "learned_embeds.safetensors").read_bytes()
+
+
+def change_checkpoint(path, change):
+    """Changes the facts of a checkpoint by change(facts), and its CRC-32 with them."""
+    data = Path(path).read_bytes()
+    size = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:size])
+    facts = header["__metadata__"]
+    change(facts)
+    crc = zlib.crc32("".join(facts[key] + "\0" for key in facts if key != "crc32").encode())
+    for tensor in ("embedding", "m", "v", "history", "noise"):
+        first, end = header[tensor]["data_offsets"]
+        crc = zlib.crc32(struct.pack("<2q", *header[tensor]["shape"]) + data[size + first : size + end], crc)
+    facts["crc32"] = f"{crc:08x}"
+    text = json.dumps(header, separators=(",", ":")).encode()
+    Path(path).write_bytes(struct.pack("<Q", len(text)) + text + data[size:])
 
 
 def losses_of(output):

@@ -3,12 +3,10 @@
 import json
 import os
 import re
-import struct
-import zlib
 
 import pytest
 
-from conftest import program, run
+from conftest import change_checkpoint, program, run
 
 QUICK = True
 RECIPE = '{"seed":1,"zo.n":2,"model":"toybox"}'
@@ -57,19 +55,7 @@ def test_it_is_a_safetensors_file_that_says_what_it_is(folder):
 def test_a_step_that_is_no_number_is_refused(folder, step, updates):
     """Its CRC-32 is right."""
     write(folder, 52)
-    path = folder / "step-52.safetensors"
-    data = path.read_bytes()
-    size = 8 + int.from_bytes(data[:8], "little")
-    header = json.loads(data[8:size])
-    facts = header["__metadata__"]
-    facts.update(step=step, updates=updates)
-    crc = zlib.crc32("".join(facts[key] + "\0" for key in facts if key != "crc32").encode())
-    for tensor in ("embedding", "m", "v", "history", "noise"):
-        first, end = header[tensor]["data_offsets"]
-        crc = zlib.crc32(struct.pack("<2q", *header[tensor]["shape"]) + data[size + first : size + end], crc)
-    facts["crc32"] = f"{crc:08x}"
-    text = json.dumps(header, separators=(",", ":")).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data[size:])
+    change_checkpoint(folder / "step-52.safetensors", lambda facts: facts.update(step=step, updates=updates))
     done = checkpoint("resume", folder, RECIPE)
     assert done.stdout == "none\n" and f"its step is {step} and its updates are {updates}" in done.stderr
 
