@@ -153,6 +153,11 @@ struct error whole_file_begin(struct whole_file *file, const char *path)
     return ok();
 }
 
+bool folder_sync(int folder)
+{
+    return fsync(folder) == 0 || errno == EINVAL; // some file systems cannot do this, and need not
+}
+
 struct error folder_sync_of(const char *path)
 {
     char folder[PATH_SIZE];
@@ -165,8 +170,7 @@ struct error folder_sync_of(const char *path)
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0)
         return error_errno("open", folder);
-    bool synced = fsync(fd) == 0 || errno == EINVAL; /* some file systems cannot do this, and need not */
-    struct error e = synced ? ok() : error_errno("sync", folder);
+    struct error e = folder_sync(fd) ? ok() : error_errno("sync", folder);
     close(fd);
     return e;
 }
@@ -219,10 +223,21 @@ struct error path_look(const char *path, enum path_kind *kind)
     }
 }
 
+static bool is_same(const struct stat *a, const struct stat *b)
+{
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
 bool path_same(const char *a, const char *b)
 {
     struct stat x, y;
-    return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+    return stat(a, &x) == 0 && stat(b, &y) == 0 && is_same(&x, &y);
+}
+
+bool path_is_of(const char *path, int descriptor)
+{
+    struct stat x, y;
+    return stat(path, &x) == 0 && fstat(descriptor, &y) == 0 && is_same(&x, &y);
 }
 
 bool file_exists(const char *path)

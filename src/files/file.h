@@ -53,12 +53,18 @@ struct error path_look(const char *path, enum path_kind *kind);
 /* Whether both lead to the same file or folder, which is there. */
 bool path_same(const char *a, const char *b);
 
+/* The same of a path and a file or folder that is open. */
+bool path_is_of(const char *path, int descriptor);
+
 /* path_look as a question, for what may be left out: also false where one cannot look. */
 bool file_exists(const char *path);
 bool folder_exists(const char *path);
 
 /* mkdir -p. */
 struct error folder_make(const char *path);
+
+/* Makes renames in an open folder survive a power failure; false, with errno, if that fails. */
+bool folder_sync(int folder);
 
 /* Makes a rename in the folder that PATH is in survive a power failure. */
 struct error folder_sync_of(const char *path);

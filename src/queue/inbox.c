@@ -2,7 +2,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/log.h"
 #include "base/memory.h"
@@ -161,25 +160,16 @@ void inbox_close(struct inbox *b)
     held_close(&b->root);
 }
 
-static bool is_folder_of(const struct held *held, const struct stat *other)
-{
-    struct stat status;
-    return fstat(held->descriptor, &status) == 0 && status.st_dev == other->st_dev && status.st_ino == other->st_ino;
-}
-
 const char *inbox_part(struct inbox *b, const char *path)
 {
-    struct stat status;
     const char *found = NULL;
-    if (stat(path, &status) != 0)
-        return NULL;
     for (size_t i = 0; i < sizeof part_names / sizeof *part_names && !found; i++) {
         struct held held;
-        if (enter(b, part_names[i], &held).code == ERROR_NONE && is_folder_of(&held, &status))
+        if (enter(b, part_names[i], &held).code == ERROR_NONE && path_is_of(path, held.descriptor))
             found = part_names[i];
         held_close(&held);
     }
-    return is_folder_of(&b->root, &status) ? "." : found;
+    return path_is_of(path, b->root.descriptor) ? "." : found;
 }
 
 bool inbox_has_part(const char *name)

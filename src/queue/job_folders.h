@@ -10,9 +10,9 @@
 #include "base/error.h"
 #include "queue/jobs.h"
 
-/* Marks the pending jobs that are finished as done, and says so; announces those that overwrite (zo/previous.h). ERROR_BAD_INPUT if a job of the file `source` was begun
- * and is to be new; such a job of a spool fails. A folder that another run is writing in is left to
- * job_folders_prepare. */
+/* Marks the pending jobs that are finished as done, and says so; announces those that overwrite (zo/previous.h).
+ * ERROR_BAD_INPUT if a job of the file `source` was begun and is to be new; such a job of a spool fails. A folder that
+ * another run is writing in is left to job_folders_prepare. */
 struct error job_folders_judge(struct jobs *jobs, const char *source);
 
 /* Makes the folders of the pending jobs and begins there (learning_prepare); jobs whose folders cannot be used fail.

@@ -7,7 +7,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/memory.h"
@@ -281,14 +280,6 @@ struct error metrics_add(struct metrics *metrics, const struct metric *metric)
     return waits ? ok() : write_lines(metrics);
 }
 
-/* Is the open file still the one at the path? */
-static bool still_there(const struct metrics *metrics)
-{
-    struct stat open, named;
-    return fstat(metrics->file, &open) == 0 && stat(metrics->path, &named) == 0 && open.st_dev == named.st_dev &&
-           open.st_ino == named.st_ino;
-}
-
 static void close_files(struct metrics *metrics)
 {
     if (metrics->file >= 0)
@@ -319,7 +310,7 @@ static struct error begin_again(struct metrics *metrics)
 
 struct error metrics_flush(struct metrics *metrics)
 {
-    if (!still_there(metrics))
+    if (!path_is_of(metrics->path, metrics->file))
         return begin_again(metrics);
     TRY(write_lines(metrics));
     if (fsync(metrics->file) != 0)

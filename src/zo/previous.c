@@ -154,11 +154,6 @@ static struct error remove_file(const struct visit *v)
     return unlinkat(v->folder, v->name, 0) == 0 || errno == ENOENT ? ok() : visit_error(v, "remove");
 }
 
-static bool sync_folder(int folder)
-{
-    return fsync(folder) == 0 || errno == EINVAL; // some file systems cannot do this, and need not
-}
-
 /* arg: the folder that it goes to. */
 static struct error move_file(const struct visit *v)
 {
@@ -166,7 +161,7 @@ static struct error move_file(const struct visit *v)
     bool made = !*v->part || mkdirat(previous, v->part, 0777) == 0 || errno == EEXIST;
     int to = made ? open_part(previous, v->part, O_NOFOLLOW) : -1;
     bool moved = to >= 0 && renameat(v->folder, v->name, to, v->name) == 0;
-    struct error e = moved && sync_folder(to) ? ok() : visit_error(v, "move");
+    struct error e = moved && folder_sync(to) ? ok() : visit_error(v, "move");
     if (to >= 0)
         close(to);
     return e;
@@ -270,7 +265,7 @@ static struct error set_phase(struct place *p, enum phase phase)
     } else {
         done = renameat(p->previous, phase_files[p->phase], p->previous, name) == 0;
     }
-    if (!done || !sync_folder(p->previous) || !sync_folder(p->folder))
+    if (!done || !folder_sync(p->previous) || !folder_sync(p->folder))
         return error_errno("write in", p->previous_path);
     p->phase = phase;
     return ok();
@@ -280,7 +275,7 @@ static struct error finish_move(struct place *p, const char *path)
 {
     TRY(visit_all(p->folder, path, move_file, &p->previous));
     remove_parts(p->folder);
-    return sync_folder(p->folder) ? set_phase(p, MOVED) : error_errno("write in", path);
+    return folder_sync(p->folder) ? set_phase(p, MOVED) : error_errno("write in", path);
 }
 
 /* Files that somebody else put there stay, and the folder with them. */
