@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from conftest import TOYBOX, metrics
+from conftest import NIGHTLY, TOYBOX, metrics, slice_of
 from judge import SUBJECTS, Judge, draw_unseen_toy, learn, share_of_gain
 
 NEEDS = "peers"
@@ -19,11 +19,16 @@ KNOWN = json.loads((TOYBOX / "losses.json").read_text())
 RECIPE = dict(output__prompts=["a photo of a {} on the beach"], output__checkpoint_every=0, output__save_every=0)
 
 
+TODAY = slice_of(CHOSEN, 3)
+# A subject that is none of the table's, and the loss that 150 steps of gradients reach with it (Judge.of_gradients).
+UNSEEN, GRADIENTS = 20261, 0.0248425
+
+
 @pytest.fixture(scope="module")
 def learned(tmp_path_factory):
     """subject -> (the judge's loss of the start, of the learned word), and the run's folder."""
     verdicts = {}
-    for name in CHOSEN:
+    for name in TODAY:
         judge = Judge(SUBJECTS / name)
         folder = learn(SUBJECTS / name, tmp_path_factory.mktemp(name), **RECIPE)
         verdicts[name] = judge.start, judge.of(folder / "learned_embeds.safetensors"), folder
@@ -36,18 +41,19 @@ def test_the_judge_measures_what_the_table_says():
     assert judge.of(TOYBOX / "learned" / "bear5.safetensors") == pytest.approx(KNOWN["bear5"]["zo_1500"], rel=1e-4)
 
 
-@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("name", TODAY)
 def test_a_word_gains_most_of_what_gradients_gain(learned, name):
     start, loss, _ = learned[name]
     assert share_of_gain(start, loss, KNOWN[name]["backprop"]) >= 0.75
 
 
+@pytest.mark.skipif(TODAY != CHOSEN, reason="one of the subjects a day")
 def test_on_average_nearly_all(learned):
     shares = [share_of_gain(start, loss, KNOWN[name]["backprop"]) for name, (start, loss, _) in learned.items()]
     assert np.mean(shares) >= 0.85, shares
 
 
-@pytest.mark.parametrize("name", CHOSEN)
+@pytest.mark.parametrize("name", TODAY)
 def test_a_word_is_better_than_the_nearest_name(learned, name):
     assert learned[name][1] < KNOWN[name]["nearest"]
 
@@ -62,10 +68,12 @@ def test_the_runs_own_validation_tells_the_same_story(learned):
 
 
 def test_a_toy_nobody_has_seen_is_learned_too(tmp_path):
-    subject = draw_unseen_toy(tmp_path / "new", seed=20261)
+    subject = draw_unseen_toy(tmp_path / "new", seed=UNSEEN)
     judge = Judge(subject)
+    if NIGHTLY:
+        assert judge.of_gradients(steps=150) == pytest.approx(GRADIENTS, rel=1e-3)
     folder = learn(subject, tmp_path, **RECIPE)
-    share = share_of_gain(judge.start, judge.of(folder / "learned_embeds.safetensors"), judge.of_gradients(steps=150))
+    share = share_of_gain(judge.start, judge.of(folder / "learned_embeds.safetensors"), GRADIENTS)
     assert share >= 0.75
 
 
