@@ -43,7 +43,7 @@ def small_disk(folder):
 
 @pytest.fixture(scope="module")
 def begun(request, quiet):
-    yield from begin(request, 2, quiet=lambda folder: nullcontext(quiet), small_disk=small_disk)
+    yield from begin(request, 3, quiet=lambda folder: nullcontext(quiet), small_disk=small_disk)
 
 
 def start(config, *options, ranks=2):

@@ -53,7 +53,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def begun(request, alone):
-    yield from begin(request, 2, alone=lambda folder: nullcontext(alone))
+    yield from begin(request, 3, alone=lambda folder: nullcontext(alone))
 
 
 def assert_all_as_alone(output, alone):

@@ -216,6 +216,23 @@ def finish(slurm, number, output, quiet, tmp_path):
 needs_pmix = pytest.mark.skipif(not list(Path("/usr/lib").glob("*/slurm*/mpi_pmix.so")), reason="this Slurm has no PMIx plugin")
 
 
+@beside_the_others("slurm", "quiet")
+@afresh
+def test_a_job_out_of_time_goes_back_into_the_queue(slurm, tmp_path, quiet):
+    """Slurm checks time limits twice a minute, at moments of its own choosing: the ranks are held until it has acted. This takes longest
+    and begins first."""
+    config, output = write_recipe(tmp_path, **CHANGES)
+    log = tmp_path / "log"
+    number = slurm.submit("launch/slurm/train.sbatch", config, log=log, time=1, signal="B:USR1@50")
+    slurm.until(lambda: log.exists() and (steps(output) or "asking the ranks" in log.read_text()))
+    with caught(None, config, when=lambda: True, unless=nearly_done(output, STEPS)) as stopped:
+        wait_until_asked(slurm, log, stopped)
+    slurm.until(lambda: "everything is saved; requeueing job" in log.read_text())
+    slurm.ask("scontrol", "update", f"jobid={number}", "timelimit=10")
+    said = finish(slurm, number, output, quiet, tmp_path)
+    assert "resuming after step" in said or "no checkpoint to resume from" in said, said
+
+
 @pytest.mark.parametrize("launcher, each", [("mpirun", 1), pytest.param("srun", 2, marks=needs_pmix)])
 @beside_the_others("slurm", "quiet")
 def test_a_job_over_two_nodes(slurm, tmp_path, quiet, launcher, each):
@@ -273,22 +290,6 @@ def test_a_cancelled_job_saves_and_stays_away(slurm, tmp_path, quiet):
     assert slurm.job(number)["JobState"] == "CANCELLED"
     run(program("zoodip"), "train", tmp_path / "config.json", "--resume")
     assert learned(output) == quiet[0]
-
-
-@beside_the_others("slurm", "quiet")
-@afresh
-def test_a_job_out_of_time_goes_back_into_the_queue(slurm, tmp_path, quiet):
-    """Slurm checks time limits twice a minute, at moments of its own choosing: the ranks are held until it has acted."""
-    config, output = write_recipe(tmp_path, **CHANGES)
-    log = tmp_path / "log"
-    number = slurm.submit("launch/slurm/train.sbatch", config, log=log, time=1, signal="B:USR1@50")
-    slurm.until(lambda: log.exists() and (steps(output) or "asking the ranks" in log.read_text()))
-    with caught(None, config, when=lambda: True, unless=nearly_done(output, STEPS)) as stopped:
-        wait_until_asked(slurm, log, stopped)
-    slurm.until(lambda: "everything is saved; requeueing job" in log.read_text())
-    slurm.ask("scontrol", "update", f"jobid={number}", "timelimit=10")
-    said = finish(slurm, number, output, quiet, tmp_path)
-    assert "resuming after step" in said or "no checkpoint to resume from" in said, said
 
 
 @beside_the_others("slurm", "quiet")
