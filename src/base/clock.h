@@ -8,6 +8,10 @@
 /* Seconds from some fixed moment, monotonic. */
 double clock_seconds(void);
 
+/* Seconds that processors have spent on this process, in all its threads. What a piece of work takes of them does not
+ * depend on what else the machine does, as its time by the clock does. */
+double clock_processor(void);
+
 /* Seconds since 1970, by the system's clock. */
 double clock_date(void);
 

@@ -33,6 +33,14 @@ void __wrap_evaluator_forward(const struct evaluator *e) // NOLINT
     op_loss(e->device, e->losses, e->rows, zero, (struct tensor){0});
 }
 
+/* A sleep takes none of the processor's time, and stands for work that does. */
+double __wrap_clock_processor(void); // NOLINT
+
+double __wrap_clock_processor(void) // NOLINT
+{
+    return clock_seconds();
+}
+
 static int ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
