@@ -5,10 +5,12 @@ import random
 import shutil
 import signal
 import time
+from contextlib import nullcontext
 
 import pytest
 
-from conftest import TOYBOX, learned, losses_of, metrics, mpirun, program, recipe, refused, run, train_alone, write_recipe
+from beside import begin, beside_the_others
+from conftest import NIGHTLY, TOYBOX, learned, losses_of, metrics, mpirun, program, recipe, refused, run, train_alone, write_recipe
 from live import afresh, caught, kill, nearly_done, newest, start, steps, tell
 
 STEPS = 60
@@ -16,16 +18,38 @@ CHANGES = dict(optim__steps=STEPS, output__checkpoint_every=7, output__checkpoin
 
 
 @pytest.fixture(scope="module")
-def quiet(tmp_path_factory):
-    return train_alone(tmp_path_factory.mktemp("quiet"), **CHANGES)
+def quiet_folder(tmp_path_factory):
+    """Of an undisturbed run, with the words of steps 40 and 60 beside the last."""
+    folder = tmp_path_factory.mktemp("quiet")
+    train_alone(folder, **CHANGES, output__save_every=40)
+    return folder / "out"
+
+
+@pytest.fixture(scope="module")
+def quiet(quiet_folder):
+    return learned(quiet_folder), losses_of(quiet_folder)
+
+
+@pytest.fixture(scope="module")
+def begun(request, quiet):
+    yield from begin(request, 2, quiet=lambda folder: nullcontext(quiet))
+
+
+@pytest.fixture
+def finished(tmp_path, quiet_folder):
+    """A finished run that a test may harm: (config path, output folder)."""
+    config, output = write_recipe(tmp_path, **CHANGES, output__save_every=40)
+    shutil.copytree(quiet_folder, output)
+    return config, output
 
 
 @pytest.mark.parametrize("ranks", [1, 3])
+@beside_the_others("quiet")
 @afresh
 def test_kill_9_at_random_moments(tmp_path, quiet, ranks):
     config, output = write_recipe(tmp_path, **CHANGES)
     chance = random.Random(ranks)
-    for attempt in range(5):
+    for attempt in range(5 if NIGHTLY else 3):
         process = start(ranks, "train", config, *(["--resume"] if attempt else []))
         enough = steps(output) + chance.randint(1, 8)
         with caught(process, config, when=lambda: steps(output) >= enough, unless=nearly_done(output, STEPS, 1)):
@@ -38,6 +62,7 @@ def test_kill_9_at_random_moments(tmp_path, quiet, ranks):
 
 @pytest.mark.parametrize("ranks", [1, 3])
 @pytest.mark.parametrize("which", [signal.SIGUSR1, signal.SIGTERM, signal.SIGINT])
+@beside_the_others("quiet")
 @afresh
 def test_a_signal_finishes_the_step_and_exits_75(tmp_path, quiet, ranks, which):
     if ranks > 1 and which != signal.SIGUSR1:
@@ -56,6 +81,7 @@ def test_a_signal_finishes_the_step_and_exits_75(tmp_path, quiet, ranks, which):
 
 
 @pytest.mark.parametrize("when, steps_done", [("a sample", 4), ("the end", 8)])
+@beside_the_others("quiet")
 @afresh
 def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, quiet, when, steps_done):
     """A minute of drawing is cut short on both ranks; the resumed run draws the rest."""
@@ -86,9 +112,8 @@ def test_resume_without_a_checkpoint_starts_at_step_0(tmp_path, quiet):
     assert learned(output) == quiet[0]
 
 
-def test_resume_of_a_finished_run_changes_nothing(tmp_path, quiet):
-    config, output = write_recipe(tmp_path, **CHANGES)
-    run(program("zoodip"), "train", config)
+def test_resume_of_a_finished_run_changes_nothing(finished, quiet):
+    config, output = finished
     run(program("zoodip"), "train", config, "--resume")
     assert learned(output) == quiet[0]
     assert len(metrics(output)) == STEPS
@@ -106,10 +131,9 @@ def harm(output, how, quiet):
 
 
 @pytest.mark.parametrize("ranks,how", [(1, "missing"), (2, "missing"), (1, "older"), (1, "cut short"), (1, "another word's")])
-def test_a_word_that_is_not_the_checkpoints_is_written_again(tmp_path, quiet, ranks, how):
+def test_a_word_that_is_not_the_checkpoints_is_written_again(finished, quiet, ranks, how):
     """All steps are done, but the word failed to be written, or was removed or exchanged since."""
-    config, output = write_recipe(tmp_path, **CHANGES, output__save_every=40)
-    run(program("zoodip"), "train", config)
+    config, output = finished
     harm(output, how, quiet)
     for name in ("loss.png", "grid.png", "report.html"):
         (output / name).unlink()
@@ -120,10 +144,9 @@ def test_a_word_that_is_not_the_checkpoints_is_written_again(tmp_path, quiet, ra
         assert (output / name).stat().st_size > 0 and f"wrote {output / name}\n" in done.stderr
 
 
-def test_metrics_that_lack_lines_are_made_whole_from_an_older_checkpoint(tmp_path, quiet):
+def test_metrics_that_lack_lines_are_made_whole_from_an_older_checkpoint(finished, quiet):
     """The newest checkpoint's step has no line; and nothing is said to be written that is not there in full."""
-    config, output = write_recipe(tmp_path, **CHANGES)
-    run(program("zoodip"), "train", config)
+    config, output = finished
     lines = (output / "metrics.jsonl").read_text().splitlines(keepends=True)
     (output / "metrics.jsonl").write_text("".join(lines[:-1]))
     done = run(program("zoodip"), "train", config, "--resume")
@@ -168,9 +191,8 @@ def test_kill_9_with_tangents(tmp_path):
     assert [(m["losses"], m["slopes"]) for m in metrics(output)] == [(m["losses"], m["slopes"]) for m in metrics(quiet_output)]
 
 
-def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path, quiet):
-    config, output = write_recipe(tmp_path, **CHANGES)
-    run(program("zoodip"), "train", config, "--set", "optim.steps=30")
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(finished, quiet):
+    config, output = finished
     path = output / "checkpoints" / f"step-{newest(output)}.safetensors"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -191,7 +213,7 @@ def test_another_recipe_is_refused(tmp_path):
 
 
 @pytest.fixture
-def begun(tmp_path):
+def stopped_early(tmp_path):
     """A run with a model and photos of its own that stopped after 8 steps: (start(*--set), output, folder)."""
     shutil.copytree(TOYBOX / "model", tmp_path / "model")
     shutil.copytree(TOYBOX / "subjects" / "bear5", tmp_path / "bear5")
@@ -238,8 +260,8 @@ def edit_scheduler(folder):
     (3, lambda f: flip_a_bit(f / "model/unet/diffusion_pytorch_model.safetensors"), "made with another model (weights or settings"),
     (1, lambda f: flip_a_bit(f / "model/vae/diffusion_pytorch_model.safetensors"), "made with another model (weights or settings"),
     (1, edit_scheduler, "made with another model (weights or settings")], ids=["photo", "missing", "order", "caption", "unet", "vae", "scheduler"])
-def test_other_contents_under_the_same_path_are_refused(begun, ranks, change, said):
-    resume, output, folder = begun
+def test_other_contents_under_the_same_path_are_refused(stopped_early, ranks, change, said):
+    resume, output, folder = stopped_early
     before = learned(output)
     change(folder)
     done = resume(ranks=ranks)
@@ -249,9 +271,9 @@ def test_other_contents_under_the_same_path_are_refused(begun, ranks, change, sa
     assert learned(output) == before and newest(output) == 8
 
 
-def test_the_same_contents_elsewhere_go_on_to_the_same_bits(begun, quiet):
+def test_the_same_contents_elsewhere_go_on_to_the_same_bits(stopped_early, quiet):
     """As a requeued job finds them in another folder, under other names, through a link, a slash at the end."""
-    resume, output, folder = begun
+    resume, output, folder = stopped_early
     (folder / "moved").mkdir()
     (folder / "model").rename(folder / "moved" / "sd")
     (folder / "link").symlink_to("moved/sd")
@@ -267,16 +289,16 @@ def test_the_same_contents_elsewhere_go_on_to_the_same_bits(begun, quiet):
     assert (learned(output), losses_of(output)) == quiet
 
 
-def test_another_instruction_set_is_said_and_goes_on(begun):
-    resume, output, _ = begun
+def test_another_instruction_set_is_said_and_goes_on(stopped_early):
+    resume, output, _ = stopped_early
     done = resume("optim.steps=9", env={"ZOODIP_ISA": "generic"})
     assert done.returncode == 0 and newest(output) == 9, done.stderr
     line, = [line for line in done.stderr.splitlines() if "bits will differ" in line]
     assert "warning" in line and "and this is cpu, generic" in line
 
 
-def test_inspect_says_what_a_checkpoint_stands_on(begun):
-    _, output, _ = begun
+def test_inspect_says_what_a_checkpoint_stands_on(stopped_early):
+    _, output, _ = stopped_early
     shown = run(program("zoodip"), "inspect", output / "checkpoints" / "step-8.safetensors").stdout
     for line in ["format = zoodip checkpoint 2", "pictures = 5, CRC-32 ", "order = CRC-32 ", "captions = CRC-32 ", "model = CRC-32 ",
                  "device = cpu, "]:
