@@ -5,6 +5,7 @@ import re
 import shutil
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -281,14 +282,19 @@ def test_a_run_ends_before_it_saves_and_resumes_to_the_same_bits(tmp_path, whole
     assert learned(output) == whole[8]
 
 
-@pytest.mark.parametrize("step", [1, 5])
-def test_the_rank_whose_loss_it_is_is_named_and_all_end(tmp_path, step):
-    config, output = write_recipe(tmp_path, **TINY)
-    done = spoil_run(config, "loss", step, 1, "nan", 3)
-    assert done.returncode == 1 and f"step {step}: rank 1: the loss of picture dataset/toybox/subjects/bear5/" in done.stderr, done.stderr
-    assert len([line for line in done.stderr.splitlines() if line.startswith("spoil:")]) == 1
-    done = spoil_run(config, "second", step, 2, "inf", 3)
-    assert done.returncode == 1 and f"step {step}: rank 2: the second moment holds" in done.stderr
+def test_the_rank_whose_loss_it_is_is_named_and_all_end(tmp_path):
+    def spoil(case):
+        what, step, rank, value = case
+        config, _ = write_recipe(tmp_path / f"{what} {step}", **TINY)
+        return spoil_run(config, what, step, rank, value, 3)
+
+    cases = [(what, step, rank, value) for step in (1, 5) for what, rank, value in (("loss", 1, "nan"), ("second", 2, "inf"))]
+    with ThreadPoolExecutor(len(cases)) as pool:  # mpirun takes its time to end
+        ends = list(pool.map(spoil, cases))
+    for (what, step, rank, _), done in zip(cases, ends):
+        said = "loss of picture dataset/toybox/subjects/bear5/" if what == "loss" else "second moment holds"
+        assert done.returncode == 1 and f"step {step}: rank {rank}: the {said}" in done.stderr, done.stderr
+        assert len([line for line in done.stderr.splitlines() if line.startswith("spoil:")]) == 1
 
 
 @pytest.mark.parametrize("what, rank, value, said", [("loss", 1, "nan", r"slope of picture \S+/0\d.png along direction 2 is not a number"),
