@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import (NIGHTLY, ON_GPU, ROOT, SHAPES, TOYBOX, cuda_program, learned, losses_of, metrics, needs_cuda, program, run, slice_of,
+from conftest import (NIGHTLY, ON_GPU, ROOT, SHAPES, TOYBOX, cuda_program, learned, losses_of, metrics, needs_cuda, program, refused, run, slice_of,
                       write_recipe)
 
 sys.path.insert(0, str(ROOT / "tests" / "gpu"))
@@ -88,6 +88,24 @@ def test_the_same_run_gives_the_same_bits_and_a_resumed_one_too(tiny):
     (output / "checkpoints" / "step-3.safetensors").unlink()
     run(cuda_program("zoodip"), "train", config, "--resume")
     assert learned(output) == whole
+
+
+def test_tangents_are_refused_by_name(tiny, tmp_path):
+    """Whether the config asks for them or, under auto, a checkpoint that a CPU has written."""
+    config, output = tiny(zo__derivative="tangent", output__prompts=[])
+    said = f"{config}: zo.derivative: is tangent: the CUDA device has no tangents yet, expected difference or auto"
+    for command in ("train", "bench"):
+        refused(run(cuda_program("zoodip"), command, config, check=False), said)
+    assert not output.exists()
+    jobs = tmp_path / "jobs.json"
+    jobs.write_text(json.dumps({"defaults": json.loads(config.read_text()), "jobs": [{"name": "a"}, {"name": "b", "zo.derivative": "auto"}]}))
+    done = run(cuda_program("zoodip"), "run", jobs, check=False)
+    assert done.returncode == 1 and "a: failed" in done.stderr and "b: done" in done.stderr and "the CUDA device has no tangents yet" in done.stderr
+
+    run(program("zoodip"), "train", config, "--set", "device=cpu")
+    for mode, words in (("auto", "zo.derivative: auto is tangent, as in the checkpoint: the CUDA device has no tangents yet"),
+                        ("difference", "zo.derivative: is difference, but the checkpoints in")):
+        refused(run(cuda_program("zoodip"), "train", config, "--resume", "--set", f"zo.derivative={mode}", check=False), words)
 
 
 def test_toybox_end_to_end(tmp_path):
