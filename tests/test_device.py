@@ -9,6 +9,7 @@ QUICK = True
 CHECKS = {
     "arena": "tensors that live at the same time never share memory",
     "reuse": "a dropped tensor's memory is taken again",
+    "gaps": "no room is left between tensors if another order leaves none",
     "many": "hundreds of thousands of tensors find their places within the minute that a check may take",
     "deviation": "a body that takes other tensors than in the dry pass is an error",
     "outside": "a tensor cannot be taken outside a program",

@@ -128,6 +128,29 @@ static struct error check_reuse(struct device *d)
     return ok();
 }
 
+/* The largest tensor, placed first, would push `always` up and leave a gap below it that none of the others fits. */
+static struct error one_through_all(void *arg)
+{
+    struct device *d = arg;
+    struct tensor first = device_alloc(d, F32, 1, 1, 1, 4 * 32), always = device_alloc(d, F32, 1, 1, 1, 3 * 32);
+    struct tensor second = device_alloc(d, F32, 1, 1, 1, 2 * 32);
+    device_free(d, &first);
+    device_free(d, &second);
+    struct tensor largest = device_alloc(d, F32, 1, 1, 1, 5 * 32);
+    device_free(d, &largest);
+    device_free(d, &always);
+    return ok();
+}
+
+static struct error check_gaps(struct device *d)
+{
+    struct program *p;
+    TRY(program_new(d, one_through_all, d, &p));
+    EXPECT(program_bytes(p) == (4 + 3 + 2) * 32 * 4);
+    program_free(p);
+    return ok();
+}
+
 enum { MANY = 200000 };
 
 /* Two at a time, small next to large, and one that outlives them all. */
@@ -289,7 +312,7 @@ int main(int argc, char **argv)
     } checks[] = {
         {"arena", check_arena},     {"deviation", check_deviation},     {"reuse", check_reuse}, {"many", check_many},
         {"outside", check_outside}, {"first-error", check_first_error}, {"kinds", check_kinds}, {"store", check_store},
-        {"pool", check_pool},       {"threads", check_threads},
+        {"pool", check_pool},       {"threads", check_threads},         {"gaps", check_gaps},
     };
     struct error e = error_input("usage: device CHECK");
     for (size_t i = 0; argc == 2 && i < sizeof checks / sizeof *checks; i++) {
