@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""Differences beside tangents on one rank: lanes and slopes a second, and the arena, on toybox and at Stable Diffusion 1.5's true
+"""Differences beside tangents on one rank: lanes and slopes a core second, and the arena, on toybox and at Stable Diffusion 1.5's true
 size (random weights, int8, 512 px). The steps of both are taken in turn by one process (build/tests/derivatives).
 
     .venv/bin/python tests/bench/derivatives.py                     all of it (about ten minutes on 2 cores)
     .venv/bin/python tests/bench/derivatives.py --only toybox
     .venv/bin/python tests/bench/derivatives.py --only sd15 --n 2 --rounds 5
 
-An evaluation, or the derivative of one, is a lane: n + 1 of them make n slopes. Lanes and slopes are those of the best step.
-*Processor*: the median ratio of two steps in a row by the processor's time in all threads, which other work on the machine
-changes less. The random model's files are those of bench.py.
+An evaluation, or the derivative of one, is a lane: n + 1 of them make n slopes. Both are counted for each second of a core, the
+processor's time in all threads, which other work on the machine changes less than the clock's; those of the best step. The ratio is
+the median of two steps in a row. The random model's files are those of bench.py.
 """
 import json
 import os
@@ -20,7 +20,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 import bench  # noqa: E402
 from arguments import arguments  # noqa: E402
-from conftest import TOYBOX, environment, program, write_recipe  # noqa: E402
+from conftest import TOYBOX, environment, program, run, write_recipe  # noqa: E402
 
 
 def toybox_config(folder):
@@ -38,7 +38,7 @@ def sd15_config(folder):
 
 
 # What is measured: its config, and rounds and n of the timed steps.
-MODELS = {"toybox": (toybox_config, 30, [1, 2, 8]), "sd15": (sd15_config, 3, [2])}
+MODELS = {"toybox": (toybox_config, 40, [1, 2, 8]), "sd15": (sd15_config, 3, [2])}
 ARENAS = [1, 2, 8, 16]
 
 
@@ -51,8 +51,20 @@ def measure(config, rounds, n, threads):
     return list(zip(rows[::2], rows[1::2]))
 
 
+def arenas(config, n):
+    """Bytes of a step's arena, by differences and by tangents."""
+    shown = json.loads(run(program("zoodip"), "inspect", config, "--set", f"zo.n={n}", "--quiet").stdout)
+    return [shown["step"]["arena_bytes"][kind] for kind in ("difference", "tangent")]
+
+
 def rate(row, what):
-    return row[what] / min(row["seconds"])
+    return row[what] / min(row["processor_seconds"])
+
+
+def print_rates(model, rows):
+    lanes, slopes = ([rate(row, what) for row in rows] for what in ("lanes", "slopes"))
+    ratio = statistics.median(d / t for d, t in zip(*(row["processor_seconds"] for row in rows)))
+    print(f"| {model} | {rows[0]['n']} | {lanes[0]:.3g} | {lanes[1]:.3g} | {slopes[0]:.3g} | {slopes[1]:.3g} | {ratio:.2f} |", flush=True)
 
 
 def main():
@@ -64,18 +76,15 @@ def main():
     a = p.parse_args()
     bench.FOLDER.mkdir(parents=True, exist_ok=True)
     configs = {model: MODELS[model][0](bench.FOLDER) for model in a.only}
-    print("| model | n | differences: lanes/s | tangents: lanes/s | ratio | processor | differences: slopes/s | tangents: slopes/s |\n|" + " --- |" * 8)
+    print("| model | n | lanes a core second: differences | tangents | slopes: differences | tangents | ratio |\n|" + " --- |" * 7)
     for model, config in configs.items():
         for rows in measure(config, a.rounds or MODELS[model][1], a.n or MODELS[model][2], a.threads):
-            lanes, slopes = ([rate(row, what) for row in rows] for what in ("lanes", "slopes"))
-            busy = statistics.median(d / t for d, t in zip(*(row["processor_seconds"] for row in rows)))
-            print(f"| {model} | {rows[0]['n']} | {lanes[0]:.4g} | {lanes[1]:.4g} | {lanes[1] / lanes[0]:.2f} | {busy:.2f} | "
-                  f"{slopes[0]:.4g} | {slopes[1]:.4g} |", flush=True)
-    print("\n| model | n | n + 1 lanes | n tangents | of these |\n|" + " --- |" * 5)
+            print_rates(model, rows)
+    print("\n| model | n | n + 1 lanes of differences | a picture and n tangents | of these |\n|" + " --- |" * 5)
     for model, config in configs.items():
-        for rows in measure(config, 0, ARENAS, a.threads):
-            lanes, tangents = (row["arena_bytes"] / 1e6 for row in rows)
-            print(f"| {model} | {rows[0]['n']} | {lanes:,.1f} MB | {tangents:,.1f} MB | {100 * tangents / lanes:.0f} % |", flush=True)
+        for n in ARENAS:
+            lanes, tangents = arenas(config, n)
+            print(f"| {model} | {n} | {lanes / 1e6:,.1f} MB | {tangents / 1e6:,.1f} MB | {100 * tangents / lanes:.0f} % |", flush=True)
 
 
 if __name__ == "__main__":

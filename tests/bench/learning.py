@@ -21,6 +21,7 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from arguments import arguments  # noqa: E402
@@ -112,6 +113,7 @@ def print_shares(found, derivative, n, steps, names):
 
 
 def compare_derivatives(a):
+    torch.set_num_threads(1)  # queues learn on the others
     FOLDER.mkdir(parents=True, exist_ok=True)
     judges = {toy: Judge(SUBJECTS / toy) for toy in toys(a.only)}
     settings = list(product(a.n, a.derivatives))

@@ -2,9 +2,8 @@
  *
  * Training steps with differences and with tangents, beside one another in one process: for each number N of directions
  * a training of each kind on the same loaded model, which take ROUNDS steps in turn after one that is not counted. So
- * both meet the machine in the same moments. ROUNDS 0: none, for the arena alone. Prints a line of JSON for each N and
- * kind: lanes and slopes of a step, bytes of the arena, seconds of the steps, and the processor's seconds in all
- * threads, which other work on the machine changes less.
+ * both meet the machine in the same moments. Prints a line of JSON for each N and kind: lanes and slopes of a step,
+ * seconds of the steps, and the processor's seconds in all threads, which other work on the machine changes less.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,7 +43,7 @@ struct error __wrap_lane_check(struct training *t, double *cost) // NOLINT
 
 static struct error time_steps(struct pair *p, int64_t rounds)
 {
-    for (int64_t round = rounds ? -1 : 0; round < rounds; round++)
+    for (int64_t round = -1; round < rounds; round++)
         for (int k = 0; k < KINDS; k++) {
             double began = clock_seconds(), used = (double)clock();
             TRY(training_step(&p->trainings[k]));
@@ -68,11 +67,8 @@ static void print_pair(const struct pair *p, int64_t rounds)
 {
     for (int k = 0; k < KINDS; k++) {
         const struct config *c = &p->configs[k];
-        const struct training *t = &p->trainings[k];
-        printf("{\"derivative\": \"%s\", \"n\": %lld, \"lanes\": %lld, \"slopes\": %lld, \"arena_bytes\": %lld, "
-               "\"seconds\": ",
-               kind_names[k], (long long)c->zo.n, (long long)t->lanes, (long long)(c->zo.n * c->optim.batch_size),
-               (long long)training_arena(t));
+        printf("{\"derivative\": \"%s\", \"n\": %lld, \"lanes\": %lld, \"slopes\": %lld, \"seconds\": ", kind_names[k],
+               (long long)c->zo.n, (long long)p->trainings[k].lanes, (long long)(c->zo.n * c->optim.batch_size));
         print_list(p->seconds[k], rounds);
         printf(", \"processor_seconds\": ");
         print_list(p->seconds[k] + rounds, rounds);
