@@ -170,9 +170,9 @@ def test_ranks_that_hang_are_named_and_end_all_within_the_limit(recipe, hanging)
 def test_a_call_that_fails_on_one_rank_ends_all(recipe, joined_run):
     """Call by call, from joining to the last step."""
     calls = min(rank["fallible"] for rank in joined_run[1])
-    for k in (16, 20, calls // 2, calls * 3 // 4, calls * 9 // 10):
-        process = start(recipe(cluster__timeout=LIMIT), 2, 2,
-                        before=each(f"[ $RANK = 0 ] || export ZOODIP_STANDIN_FAIL={k}"))
+    numbers = (16, 20, calls // 2, calls * 3 // 4, calls * 9 // 10)
+    runs = [start(recipe(cluster__timeout=LIMIT), 2, 2, before=each(f"[ $RANK = 0 ] || export ZOODIP_STANDIN_FAIL={k}")) for k in numbers]
+    for k, process in zip(numbers, runs):
         code, said = end_of(process, 10 + LIMIT)
         assert code == 1 and said, f"call {k}"
 
