@@ -111,13 +111,14 @@ def test_tangents_are_refused_by_name(tiny, tmp_path):
 def test_toybox_end_to_end(tmp_path):
     """Learn, then draw with the learned word, all on the CUDA device. Four steps of drawing are enough: those of a run's own
     pictures are drawn by the smaller model below."""
-    config, output = write_recipe(tmp_path, optim__steps=12, output__prompts=[], device="cuda")
+    config, output = write_recipe(tmp_path, optim__steps=6, output__prompts=[], device="cuda")
     done = run(cuda_program("zoodip"), "train", config, timeout=1200)
     assert "cuda (GPU 0" in done.stderr
     lines = metrics(output)
-    assert len(lines) == 12
-    # only a dozen steps, but they go the right way on draws that never change
-    assert lines[-1]["validation_loss"] < 0.031
+    assert len(lines) == 6
+    # only a few steps, but they go the right way on draws that never change
+    seen = [line["validation_loss"] for line in lines if "validation_loss" in line]
+    assert len(seen) > 1 and seen[-1] < seen[0] < 0.031, seen
     for name in ("learned_embeds.safetensors", "loss.png", "grid.png", "report.html"):
         assert (output / name).stat().st_size > 0
     drawn = tmp_path / "drawn.png"
@@ -128,7 +129,7 @@ def test_toybox_end_to_end(tmp_path):
 
 # -------------------------------------------------------------------------------- noise
 
-N = 128 if ON_GPU else 48 if NIGHTLY else 16  # the stand-in needs half a second for each evaluation
+N = 128 if ON_GPU else 48 if NIGHTLY else 8  # the stand-in needs half a second for each evaluation
 
 
 def slopes(output, line):
@@ -299,34 +300,43 @@ def test_without_a_usable_gpu_auto_takes_the_cpu_and_says_why(tiny, env, said):
 
 
 @standin_only
-def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny, tmp_path):
-    """The k-th call fails, for k spread over the run and all k of its beginning and end: one line, no leak, no broken checkpoint."""
-    report = tmp_path / "report.json"
-    config, output = tiny(output__checkpoint_keep=0, output__prompts=[])
-
-    def checkpoints():
-        return {p.name: p.read_bytes() for p in (output / "checkpoints").glob("step-*")}
-
-    def train(*options, **env):
+def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny):
+    """The k-th call fails, for k spread over the run and all k of its beginning and end, a third of them a day: one line, no leak, no
+    broken checkpoint."""
+    def train(config, *options, **env):
+        report = config.with_name("report.json")
         report.unlink(missing_ok=True)
         done = run(cuda_program("zoodip"), "train", config, *options, check=False,
                    env={"ZOODIP_STANDIN_REPORT": str(report), **env})
         return done, json.loads(report.read_text())
 
-    done, used = train()
+    def checkpoints(output):
+        return {p.name: p.read_bytes() for p in (output / "checkpoints").glob("step-*")}
+
+    changes = dict(output__checkpoint_keep=0, output__prompts=[])
+    config, output = tiny("whole", **changes)
+    done, used = train(config)
     assert done.returncode == 0
-    whole, good, calls = learned(output), checkpoints(), used["fallible"]
+    whole, good, calls = learned(output), checkpoints(output), used["fallible"]
     assert len(good) == 3
-    for k in [*range(1, 26), *range(26, calls - 15, max(1, calls // 40)), *range(calls - 15, calls + 1)]:
-        done, used = train("--overwrite", ZOODIP_STANDIN_FAIL=str(k))
-        lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip: ")]
-        if done.returncode == 0:  # memory was freed, and nothing depended on it any more
-            assert learned(output) == whole
-        else:
-            assert done.returncode in (1, 2), (k, done.stderr)
-            assert re.search(r"cuda|op_|group_|layer_norm|attend|copy|embed|loss", lines[-1]), (k, done.stderr)
-        assert checkpoints().items() <= good.items(), k  # each is complete and correct, or missing
-        assert used["leaks"] == 0 and used["faults"] == 0, (k, used, done.stderr)
-        assert "Sanitizer" not in done.stderr
-    done, _ = train("--resume")  # from the checkpoint that the last failure left, if any
-    assert done.returncode == 0 and learned(output) == whole
+
+    def fail_each(name, numbers):
+        """One after the other in a folder, where each finds what the one before has left."""
+        config, output = tiny(name, **changes)
+        for k in numbers:
+            done, used = train(config, "--overwrite", ZOODIP_STANDIN_FAIL=str(k))
+            lines = [line for line in done.stderr.splitlines() if line.startswith("zoodip: ")]
+            if done.returncode == 0:  # memory was freed, and nothing depended on it any more
+                assert learned(output) == whole
+            else:
+                assert done.returncode in (1, 2), (k, done.stderr)
+                assert re.search(r"cuda|op_|group_|layer_norm|attend|copy|embed|loss", lines[-1]), (k, done.stderr)
+            assert checkpoints(output).items() <= good.items(), k  # each is complete and correct, or missing
+            assert used["leaks"] == 0 and used["faults"] == 0, (k, used, done.stderr)
+            assert "Sanitizer" not in done.stderr
+        done, _ = train(config, "--resume")  # from the checkpoint that the last failure left, if any
+        assert done.returncode == 0 and learned(output) == whole
+
+    numbers = slice_of([*range(1, 26), *range(26, calls - 15, max(1, calls // 40)), *range(calls - 15, calls + 1)], 3)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(fail_each, ["even", "odd"], [numbers[::2], numbers[1::2]]))

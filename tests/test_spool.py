@@ -32,7 +32,7 @@ def alone(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def begun(request, alone):
-    yield from begin(request, 2, alone=lambda folder: nullcontext(alone), small_disk=small_disk)
+    yield from begin(request, 3, alone=lambda folder: nullcontext(alone), small_disk=small_disk)
 
 
 def drop(spool, name, text):
