@@ -161,7 +161,7 @@ def test_dear_primals_keep_pictures_whole_from_the_first_step_on(tmp_path):
 def test_a_step_of_few_tangents_says_who_is_idle(tmp_path):
     config, _ = write_recipe(tmp_path, zo__n=2, zo__derivative="tangent", output__prompts=[])
     said = mpirun(3, program("tests/pace"), config, 1, 0).stderr
-    assert said.count("1 of 3 ranks are idle, for a step has 2 tangents") == 1 and "zo.derivative difference" in said
+    assert said.count("1 of 3 ranks are idle, because a step has only 2 tangents") == 1 and "zo.derivative difference" in said
 
 
 def test_a_terminal_does_not_hear_of_slow_ranks(tmp_path):

@@ -88,7 +88,7 @@ def test_auto_is_said_with_its_reason_and_ends_as_what_it_takes(tmp_path, runs):
     assert learned(output) == learned(runs[taken])
     assert recipe_of(output, 4)["zo"]["derivative"] == taken
     both = train(config, "--overwrite", *setting(zo__sides=2)).stderr
-    assert "zo.derivative: auto takes difference, for zo.sides is 2\n" in both
+    assert "zo.derivative: auto takes difference, because zo.sides is 2\n" in both
     assert "zo.derivative" not in train(config, "--overwrite", "--quiet").stderr
 
 

@@ -17,11 +17,11 @@ static enum derivative choose(const struct config *c, const struct derivative_fa
         return facts->checkpoint;
     }
     if (c->zo.sides != 1) {
-        *why = "for zo.sides is 2";
+        *why = "because zo.sides is 2";
         return DERIVATIVE_DIFFERENCE;
     }
     if (!facts->device_has_tangents) {
-        *why = "for the device has no tangents";
+        *why = "because the device has no tangents";
         return DERIVATIVE_DIFFERENCE;
     }
     *why = "on the CPU";

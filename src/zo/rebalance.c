@@ -73,7 +73,9 @@ void rebalance_advise(const struct training *t)
     char also[128] = "";
     if (idle >= work->pieces / work->group)
         snprintf(also, sizeof also,
-                 "; with zo.derivative difference every rank would have one lane, and a step take about half the time");
-    log_line("%lld of %lld ranks are idle, for a step has %lld tangents: a larger optim.batch_size or zo.n uses them%s",
+                 "; with zo.derivative difference no rank would have more than one lane, and a step would take about "
+                 "half the time");
+    log_line("%lld of %lld ranks are idle, because a step has only %lld tangents: a larger optim.batch_size or zo.n "
+             "uses them%s",
              (long long)idle, (long long)ranks, (long long)work->pieces, also);
 }
