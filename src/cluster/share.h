@@ -13,7 +13,8 @@
  *
  * and shares are those contiguous ones, in the order of ranks, whose slowest takes as little time as possible. They are
  * found by filling: within a given time every rank takes as much as it can, which leaves the fewest pieces to the ranks
- * after it, since a share costs no less than any part of it; bisection finds the shortest time in which nothing remains.
+ * after it, since a share costs no less than any part of it; bisection finds the shortest time in which nothing
+ * remains.
  * Tangents are numbered by picture, not by direction, because a share then touches the fewest pictures.
  *
  * Every rank gets a piece, so that its pace stays known; if there is less work than ranks, the first ranks get a piece

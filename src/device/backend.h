@@ -133,14 +133,14 @@ struct device {
     struct buffer arena;
     int64_t programs;         /* in existence; the arena is freed with the last */
     struct tangents tangents; /* of.base is NULL where there are none */
-    struct tensor factors;    /* of the op that is being run, see op_linear in ops.c */
+    struct tensor factors;    /* of the op that is being run, see take_factors in ops.c */
     struct program *program;  /* the one being made or run */
     int64_t cursor;           /* its tensors so far */
     int64_t clock;            /* a dry pass's allocations and frees so far */
     bool dry;
 };
 
-enum { NORM_CHANNELS = 32768 }; /* the most of op_norm */
+enum { NORM_CHANNELS = 32768 }; /* the most that op_norm takes */
 
 /* Keeps the error if it is the first. */
 void device_fail(struct device *device, struct error e);
@@ -169,13 +169,13 @@ static inline int64_t weight_depth(const struct weight *w)
     return w->in * w->kh * w->kw;
 }
 
-/* Of a tensor's lanes, those that are evaluations. */
+/* How many of a tensor's lanes are evaluations: they come first. */
 static inline int64_t primal_lanes(const struct device *device, struct tensor t)
 {
     return device->tangents.of.base && device->tangents.primal < t.lanes ? device->tangents.primal : t.lanes;
 }
 
-/* Has t, of y's lanes, the primal ones only, so that its tangents are zero? */
+/* Does t have only the primal ones of y's lanes, so that its tangents are zero? */
 static inline bool only_primal(const struct device *device, struct tensor t, struct tensor y)
 {
     return t.lanes < y.lanes && t.lanes == primal_lanes(device, y);

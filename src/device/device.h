@@ -2,9 +2,10 @@
  *
  * The one interface to compute. A model is written in these ops and never asks which device runs them.
  *
- * Lane = one evaluation (a direction under a picture), or the derivative of one (see tangents, below). Invariant, on which equal bits for any number of ranks rest:
- * what an op writes for a lane depends neither on how many lanes there are, nor on the lane's place among them, nor on
- * threads. An op's blocking and the order of its sums follow from ONE lane's shape.
+ * Lane = one evaluation (a direction under a picture), or the derivative of one (see tangents, below). Invariant, on
+ * which equal bits for any number of ranks rest: what an op writes for a lane depends neither on how many lanes there
+ * are, nor on the lane's place among them, nor on threads. An op's blocking and the order of its sums follow from ONE
+ * lane's shape.
  *
  * Calls enqueue on one in-order stream. Ops return nothing: the first error sticks to the device until device_wait
  * returns it. Step values (ids, timesteps, rows) are CONTENTS of tensors, never arguments, since a captured graph
@@ -82,8 +83,8 @@ const char *device_model(const struct device *device); /* results' last bits fol
 const char *device_note(const struct device *device);  /* what the user should know of it, or "" */
 
 /* A simulated GPU: it allocates and counts memory as the CUDA device does but computes nothing; programs run to no
- * effect, and reads leave host memory as it is. A run that is performed on it shows what memory the run would need. With
- * tangents, which the CUDA device does not have, its programs' arenas are the CPU's. */
+ * effect, and reads leave host memory as it is. A run that is performed on it shows what memory the run would need.
+ * With tangents, which the CUDA device does not have, its programs' arenas are the CPU's. */
 struct error device_simulate(struct device **device, bool tangents);
 
 /* The operands of products on a GPU: pairs of halves (11 + 11 bits, up to 65504; the default) or of bfloats (8 + 8

@@ -1,5 +1,6 @@
-/* Places a program's tensors in the arena: large ones first, so that small ones fit into the gaps; or, where this takes
- * more than the tensors that exist at one time, those first that exist longest, if that takes less. */
+/* Places a program's tensors in the arena: large ones first, so that small ones fit into the gaps. Where that leaves
+ * gaps, so that it takes more than the tensors that exist at one time, those that exist longest come first instead, if
+ * that takes less. */
 #include <stdlib.h>
 
 #include "base/memory.h"
@@ -51,7 +52,7 @@ struct layout {
     int64_t *alive; /* when tensor i is allocated: alive[first[i]] .. alive[first[i + 1] - 1] */
     int64_t *first; /* [count + 1] */
     int64_t alive_count, alive_room;
-    struct span **order; /* [count], in which they are placed */
+    struct span **order; /* [count]: the order in which they are placed */
     struct span **near;  /* [count] */
 };
 
@@ -117,7 +118,7 @@ static int64_t find_near(struct layout *l, const struct span *s)
     return count;
 }
 
-/* Places all tensors in that order; returns the bytes that it takes. */
+/* Places all tensors in the order of `compare`; returns the bytes that this takes. */
 static int64_t place(struct layout *l, int (*compare)(const void *, const void *))
 {
     int64_t bytes = 0;

@@ -133,7 +133,7 @@ static struct error check_linear(const struct device *d, struct tensor y, struct
     return ok();
 }
 
-/* By what the tangents of a product with an act are multiplied: act'(u) [primal lanes, .., out], of ACT_GEGLU
+/* What the tangents of a product with an act are multiplied by: act'(u) [primal lanes, .., out]; with ACT_GEGLU
  * gelu(gate), then value gelu'(gate). */
 static void take_factors(struct device *d, struct tensor y, enum act act)
 {

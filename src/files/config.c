@@ -346,7 +346,8 @@ char *config_recipe(const struct config *config)
     return to_text(config, true, false);
 }
 
-/* Adds the key as the first of its group, as a recipe has it that lacks nothing else. */
+/* Adds the key with that value, as the first of its group, so that a difference in it is named before those that only
+ * follow from it, such as a missing zo.eps. */
 static bool add_before(cJSON *group, const struct key *key)
 {
     const char *name = config_last_part(key->name);

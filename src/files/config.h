@@ -143,12 +143,12 @@ char *config_json(const struct config *config);
 
 /* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out
  * output.*, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run may be moved or
- * prolonged; zo.eps beside tangents, which have no use for it; and model, data.images and data.captions, which are compared by what they lead to (zo/origin.h). NULL when
- * out of memory; memory_free. */
+ * prolonged; zo.eps beside tangents, which have no use for it; and model, data.images and data.captions, which are
+ * compared by what they lead to (zo/origin.h). NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);
 
-/* A recipe may be from before a key existed: adds such keys to the parsed text, with what they then stood for. False
- * when out of memory. */
+/* A recipe may be from before a key existed: adds such keys to the parsed text, each with what all runs did then. False
+ * when out of memory, or if a group is missing. */
 bool config_recipe_complete(struct cJSON *recipe);
 
 /* The key that an unknown name was probably meant to be: one with a similar spelling, in another group, or by another

@@ -53,7 +53,7 @@ struct error path_look(const char *path, enum path_kind *kind);
 /* Whether both lead to the same file or folder, which is there. */
 bool path_same(const char *a, const char *b);
 
-/* The same of a path and a file or folder that is open. */
+/* Whether PATH leads to the file or folder that is open as `descriptor`. */
 bool path_is_of(const char *path, int descriptor);
 
 /* path_look as a question, for what may be left out: also false where one cannot look. */

@@ -37,10 +37,10 @@ struct tensor block_alloc(struct device *d, struct tensor x, int64_t channels);
 /* *x becomes `next`; what it was is freed. */
 void block_replace(struct device *d, struct tensor *x, struct tensor next);
 
-/* The piece of x that a feed-forward with `inner` channels inside takes next, as a row of positions, when `done` are
- * done. Without tangents that is all of x. With them the inner numbers, and the factors that op_linear makes of each of
- * the primals' for its tangents, would be the network's largest tensors. So a piece is at most half of the positions,
- * which needs no more than the whole without tangents, and at most 1.3 million inner numbers of a lane. */
+/* The piece of x that a feed-forward with `inner` channels inside takes next, as a row of positions, when `done` of
+ * them are done. Without tangents that is all of x. With them, the inner numbers and the factors that op_linear makes
+ * of each of the primals' would be the network's largest tensors. So a piece is at most half of the positions, which
+ * needs no more than the whole does without tangents, and at most 1.3 million inner numbers of a lane. */
 struct tensor block_piece(const struct device *d, struct tensor x, int64_t done, int64_t inner);
 
 /* Into a new tensor, with only a bias: a linear layer, and a convolution to the given size. */

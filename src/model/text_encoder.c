@@ -81,7 +81,7 @@ struct error text_encoder_add_ids(struct device *d, const struct text_encoder *t
     return device_upload_rows(d, t->tokens, ids, count);
 }
 
-/* Of rows that lie evenly over the table, the same on every rank. A table of zeros has 1. */
+/* From rows spread evenly over the table, the same on every rank. 1 for a table of zeros. */
 static struct error find_tangent_scale(struct text_encoder *t)
 {
     enum { ROWS = 1024 };

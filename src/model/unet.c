@@ -189,8 +189,8 @@ static struct tensor copy_per_lane(struct flow *f, struct tensor x)
     return y;
 }
 
-/* From here on h and x have a lane for each evaluation. So have the query and the time, but with tangents: these do not
- * depend on the text, so their derivatives are zero, and ops take that from their having the pictures' lanes only. */
+/* From here on h and x have a lane for each evaluation. So do the query and the time, except with tangents: they do not
+ * depend on the text, so their derivatives are zero, which ops see from their having the pictures' lanes only. */
 static void split_lanes(struct flow *f, struct tensor *q, struct tensor *x)
 {
     bool tangents = tangents_on(f->d);

@@ -11,7 +11,7 @@
  * A lane is one evaluation. What cannot depend on the text (timestep, conv_in, everything up to the first
  * cross-attention) is computed once per picture and then handed to the picture's lanes: `map` says which picture a lane
  * has. After that point a lane has its own numbers; `struct flow` (unet.c) knows which side of it we are on. With
- * tangents (device.h) the primal lanes are the pictures, and what cannot depend on the text has no other.
+ * tangents (device.h) each picture has one primal lane, and what cannot depend on the text has no other lanes.
  */
 #ifndef ZOODIP_MODEL_UNET_H
 #define ZOODIP_MODEL_UNET_H

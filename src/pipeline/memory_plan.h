@@ -24,11 +24,11 @@ struct memory_plan {
 
 /* What a config's run would need, for those who ask before they run it. */
 struct config_plan {
-    bool gpu;              /* can a GPU run it? Then */
-    struct memory_plan on; /* this is needed of one, from the first phase to the last */
-    enum derivative takes; /* which zo.derivative it takes on the CPU; */
-    int64_t difference;    /* bytes of a step's arena by differences, */
-    int64_t tangent;       /* and by tangents, 0 with zo.sides 2: on one rank of any device */
+    bool gpu;              /* can a GPU run it? */
+    struct memory_plan on; /* what it needs of that GPU, from the first phase to the last */
+    enum derivative takes; /* the zo.derivative that it takes on the CPU */
+    int64_t difference;    /* bytes of a step's arena by differences, on one rank of any device */
+    int64_t tangent;       /* the same by tangents; 0 with zo.sides 2 */
 };
 
 /* Alone: the communicator has one rank. */

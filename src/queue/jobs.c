@@ -337,8 +337,8 @@ int64_t jobs_order(const struct jobs *jobs, int64_t *order)
     return count;
 }
 
-/* The cost of a step for a group, in evaluations: the largest share of a rank (tangents, and the pictures that so many
- * have), plus a part that each rank pays however few evaluations it has (reading and unpacking weights, exchanging
+/* The cost of a step for a group, in evaluations: the largest share of a rank (tangents, and the pictures that they
+ * belong to), plus a part that each rank pays however few evaluations it has (reading and unpacking weights, exchanging
  * losses). */
 static double step_cost(const struct job *job, int ranks)
 {

@@ -101,7 +101,7 @@ struct error jobs_select(struct jobs *jobs, int64_t number, const char *source);
 bool job_is_pending(const struct job *job);
 struct job *jobs_first_pending(struct jobs *jobs);
 
-/* Sets the job's recipe: that of a config. */
+/* Sets the job's recipe to that of a config. */
 struct error job_find_recipe(struct job *job, const struct config *config);
 
 /* Marks the job as failed with an error. */

@@ -4,8 +4,8 @@
  * is said about it afterwards. The same numbers go to TensorBoard (report/events.h).
  *
  * A line is a JSON object, numbers with 17 significant digits (they read back as the same double); keys: step, loss,
- * losses, slopes, validation_loss (absent if NAN), grad_norm, removed, lr, seconds, evaluations_per_second. NaN and infinity
- * are written as null.
+ * losses, slopes, validation_loss (absent if NAN), grad_norm, removed, lr, seconds, evaluations_per_second. NaN and
+ * infinity are written as null.
  *
  * Invariant: the file never holds part of a line, unless the process died while it wrote the last one.
  */

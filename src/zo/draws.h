@@ -4,7 +4,8 @@
  * as do the normals, which the device draws where it needs them (op_draw): the posterior's and the noise's run through
  * a step's pictures [batch, height, width, channels] in STREAM_POSTERIOR and STREAM_NOISE, row j = 0, 1, .. of the
  * directions [dim] is STREAM_DIRECTION + 1 + j. A step has n of them, for all its pictures, or n for each picture:
- * direction i = 1..n of picture b of the batch is row b n + i - 1, so the first picture's are those that all would share.
+ * direction i = 1..n of picture b of the batch is row b n + i - 1, so the first picture's are those that all would
+ * share.
  *
  * Pictures come in the order of diffusers' textual inversion: the set `repeats` times over, reshuffled every epoch
  * (Fisher-Yates over words of the epoch), batch after batch; an epoch's end does not cut a batch short.

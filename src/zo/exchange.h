@@ -28,8 +28,8 @@ enum { NOTE_STOP, NOTE_FAILED, NOTES };
 bool exchange_on_devices(const struct training *t);
 
 /* Step k from its draws to the new embedding, in the state and on every device; t->slots then hold all ranks' losses
- * and slopes, t->gradient the gradient. A loss or slope, or a number made of them, that is not finite is an error (zo/finite.h), the same on
- * all ranks. rates as struct update has them. *stop: some rank was asked to stop. */
+ * and slopes, t->gradient the gradient. A loss or slope, or a number made of them, that is not finite is an error
+ * (zo/finite.h), the same on all ranks. rates as struct update has them. *stop: some rank was asked to stop. */
 struct error exchange_step(struct training *t, int64_t k, const double rates[3], bool *stop);
 
 #endif

@@ -9,7 +9,7 @@
 #include "zo/rebalance.h"
 #include "zo/train.h"
 
-static const double LONG_ENOUGH = 0.3; /* seconds: within them, times are taken again, and the shortest counts */
+static const double LONG_ENOUGH = 0.3; /* seconds, within which times are taken again; the shortest counts */
 
 /* What running a step once has told. */
 struct trial {
@@ -32,8 +32,8 @@ static struct error try_lanes(struct training *t, struct step *step, struct tria
     return ok();
 }
 
-/* From what a picture's primal takes with one tangent, and all batches of a share: what a primal costs in tangents. 0
- * if that does not tell. */
+/* What a primal costs in tangents, from the seconds of a primal with one tangent (`alone`) and of all batches of a
+ * share (`all`). 0 if they do not tell. */
 static double primal_cost(const struct lanes *lanes, double alone, double all)
 {
     const double least = 0.3, most = 3;

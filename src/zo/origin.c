@@ -56,7 +56,7 @@ static bool find_difference(struct difference *d, const char *group, const cJSON
     return false;
 }
 
-/* The recipe with every key that it stands for, or NULL: for cJSON_Delete. */
+/* The recipe with the keys that did not exist when it was written, or NULL: for cJSON_Delete. */
 static cJSON *parse_recipe(const char *text)
 {
     cJSON *recipe = cJSON_Parse(text);

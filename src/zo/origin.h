@@ -38,8 +38,8 @@ enum { ORIGIN_TEXT = 100 };
 void origin_crc(char text[ORIGIN_TEXT], uint32_t crc);
 void origin_pictures(char text[ORIGIN_TEXT], int64_t count, uint32_t crc);
 
-/* Do two recipes differ? text: in which key first, ": KEY is 2 there and 3 here", or empty. A key that did not exist yet
- * when one of them was written stands there with what was done then. */
+/* Do two recipes differ? text: in which key first, ": KEY is 2 there and 3 here", or empty. A key that did not exist
+ * when one of them was written counts there as what was done then. */
 enum { RECIPE_DIFFERENCE = 400 };
 bool recipe_differs(char text[RECIPE_DIFFERENCE], const char *theirs, const char *ours);
 

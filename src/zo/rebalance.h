@@ -16,8 +16,8 @@ struct training;
  * program (exchange_on_devices). Collective. */
 struct error rebalance_lanes(struct training *t);
 
-/* Before the first step, by what a primal lane costs in tangents, as rank 0 has measured it (gamma of struct share_work;
- * 0: it could not). Collective. */
+/* Before the first step, by gamma of struct share_work: what a primal lane costs in tangents, as rank 0 has measured it
+ * (0: it could not). Collective. */
 struct error rebalance_by_cost(struct training *t, double gamma);
 
 /* A line where a step has fewer tangents than there are ranks. */

@@ -1,8 +1,8 @@
 /* draws CONFIG.json STEP OUT.safetensors [STEP OUT.safetensors]...
  *
  * For each pair, what step STEP (from 1) of a run draws: `picture`, `flip`, `timestep` I32 [B], `input_ids` I32 [B,
- * length], `posterior`, `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width], or [n B, ..] if each picture has
- * its own. Pictures are numbered by the order of their names.
+ * length], `posterior`, `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width], or [n B, ..] if each
+ * picture has its own. Pictures are numbered by the order of their names.
  */
 #include <stdlib.h>
 #include <string.h>

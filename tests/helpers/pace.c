@@ -1,8 +1,9 @@
 /* pace CONFIG.json STEPS SECONDS [RANK=FACTOR | primal=FACTOR]...
  *
  * Training steps in which a lane's evaluation is a sleep of SECONDS, FACTOR times as long on some ranks, or where a
- * picture's lane has tangents, and its loss the mean square of its embedding. Everything else of a step is the real code: draws, slots, sums, update, history. So
- * the time of a step beyond its sleep is what training costs besides the networks. Prints a line of JSON.
+ * picture's lane has tangents, and its loss the mean square of its embedding. Everything else of a step is the real
+ * code: draws, slots, sums, update, history. So the time of a step beyond its sleep is what training costs besides the
+ * networks. Prints a line of JSON.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@
 /* Data for the networks' replacement below; a wrapped function has no other way to get it. */
 static struct {
     double seconds;     /* of a lane, on this rank */
-    double primal;      /* of a lane with tangents, in others */
+    double primal;      /* of a lane that has tangents, in lanes */
     struct tensor zero; /* as long as the word; one copy for all lanes */
 } pace;
 

@@ -1,8 +1,8 @@
 /* spoil CONFIG.json WHAT STEP RANK VALUE [resume]
  *
  * Trains as zoodip does, but in that step, on that rank, a number of WHAT becomes VALUE (nan, inf, 1e30 ...): of a loss
- * (that of the rank's last lane; with tangents its slope, and "primal" is the first lane's loss), of the validations from that step
- * on, or of the embedding, the first or the second moment after the update. Without pictures and report.
+ * (that of the rank's last lane; with tangents its slope, and "primal" is the first lane's loss), of the validations
+ * from that step on, or of the embedding, the first or the second moment after the update. Without pictures and report.
  */
 #include <math.h>
 #include <string.h>

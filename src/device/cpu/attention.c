@@ -63,7 +63,7 @@ struct query_block {
     float *moved;                 /* [panel]: how far the means have moved */
 };
 
-/* Tangents of the same primal before this one. */
+/* How many tangents of the same primal come before this one. */
 static int64_t place_of(const struct attention *a, int64_t lane)
 {
     int64_t place = 0;

@@ -11,8 +11,8 @@
 
 #include "device/device.h"
 
-/* One finished row of sums, to be written to y, for all panels of a task. The row of an evaluation leaves the act's
- * derivative, if `factors` are given; a tangent's has that instead of the act. */
+/* One finished row of sums, to be written to y, for all panels of a task. If `factors` are given, the row of an
+ * evaluation leaves the act's derivative there, and a tangent's row is multiplied by it instead of passing the act. */
 struct finish {
     float *y;             /* [columns] */
     const float *sums;    /* the row's [panel] sums under the first panel */
@@ -23,7 +23,7 @@ struct finish {
     enum act act;
     float *factors;       /* [columns] act'(u); if gated, gelu(gate), and from gate_factors on, value gelu'(gate) */
     int64_t gate_factors; /* distance from the first to the second */
-    bool tangent;         /* factors, if any, are read: y = sums * factors + residual, or gated, a sum of both */
+    bool tangent;         /* factors, if any, are read: y = sums * factors + residual; gated: both products' sum */
 };
 
 /* Running softmax of `panel` queries over blocks of keys. */
@@ -66,9 +66,9 @@ struct kernels {
      * given. */
     void (*softmax)(struct softmax s, float *scores, int64_t keys, const int32_t *visible);
 
-    /* For the same keys and their weights: scores, now a tangent's, in units of log2 too, become weight (score - mean) in
-     * natural units. mean [panel], first brought to that of all scores so far (0 before the first), has moved [panel] by
-     * so much, in natural units. */
+    /* For the same keys and their weights: a tangent's scores, in units of log2 too, become weight (score - mean) in
+     * natural units. Before that, mean [panel], 0 before the first keys, becomes the mean of all scores so far;
+     * moved [panel] says by how much it has moved, in natural units. */
     void (*softmax_tangent)(struct softmax s, float *mean, float *moved, float *scores, const float *weights,
                             int64_t keys);
 

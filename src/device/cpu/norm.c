@@ -5,8 +5,8 @@
 
 /* Sums run in double, in an order that follows from the shape of one lane.
  *
- * A tangent's task sums its primal's numbers for itself, beside its own. y may be x: all tangents are written before any
- * of the primal lanes that they read. */
+ * A tangent's task sums its primal's numbers for itself, beside its own. y may be x, so all tangents are written before
+ * any of the primal lanes that they read. */
 
 struct norm {
     const struct cpu *cpu;
@@ -59,7 +59,7 @@ static double coefficients(const struct norm *n, const struct channels *c, int64
     return factor;
 }
 
-/* The others of a tangent, all alike within a group. */
+/* The other coefficients, which a tangent needs too: the same for all channels of a group. */
 static void tangent_coefficients(const struct channels *c, int64_t at, int64_t count, struct sums s, double factor)
 {
     double mean = s.x / s.numbers, dot_mean = s.dot / s.numbers;
