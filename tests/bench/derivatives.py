@@ -8,7 +8,7 @@ size (random weights, int8, 512 px). The steps of both are taken in turn by one 
 
 An evaluation, or the derivative of one, is a lane: n + 1 of them make n slopes. Both are counted for each second of a core, the
 processor's time in all threads, which other work on the machine changes less than the clock's; those of the best step. The ratio is
-the median of two steps in a row. The random model's files are those of bench.py.
+a tangent step's speed to that of the differences' step before it, the median over the steps. The random model's files are those of bench.py.
 """
 import json
 import os
@@ -80,7 +80,7 @@ def main():
     for model, config in configs.items():
         for rows in measure(config, a.rounds or MODELS[model][1], a.n or MODELS[model][2], a.threads):
             print_rates(model, rows)
-    print("\n| model | n | n + 1 lanes of differences | a picture and n tangents | of these |\n|" + " --- |" * 5)
+    print("\n| model | n | n + 1 lanes of differences | a picture and n tangents | tangents : differences |\n|" + " --- |" * 5)
     for model, config in configs.items():
         for n in ARENAS:
             lanes, tangents = arenas(config, n)
