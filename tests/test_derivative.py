@@ -209,7 +209,7 @@ def test_jobs_of_a_queue_each_take_their_own(tmp_path, runs):
     again = queue(path)
     assert "3 jobs finished before" in again.stderr and "another recipe" not in again.stderr
 
-    # going on: the mode of each job's checkpoints, and a refusal that is the job's own
+    # going on: with the derivative of each job's checkpoints, and a refusal that is the job's own
     for name in ("a", "b"):
         (output / name / "job.json").unlink()
         (output / name / "checkpoints" / "step-4.safetensors").unlink()

@@ -16,7 +16,7 @@ static int64_t find_bad(const double *losses, int64_t count)
     return -1;
 }
 
-/* Where a loss or a slope was found that is not finite. */
+/* Where a loss or a slope is that is not finite. */
 struct bad {
     int64_t step;
     int rank;

@@ -228,7 +228,7 @@ static void softmax_tangent(struct softmax s, float *mean, float *moved, float *
         vec step = sum / load(s.total + first), now = old + step;
         for (int64_t k = 0; k < keys; k++) {
             int64_t at = k * PANEL + first;
-            vec weight = load(weights + at); // of the least, a product would be denormal, which is slow
+            vec weight = load(weights + at); // products with the least would be denormal, which is slow
             store(scores + at, choose(weight > least, weight * ln2 * (load(scores + at) - now), splat(0.f)));
         }
         store(mean + first, now);
