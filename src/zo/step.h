@@ -31,8 +31,8 @@
 #include "zo/state.h"
 
 /* What ranks share out, in pieces: with differences all lanes, by their slots; with tangents n x batch of them, picture
- * by picture: piece b n + i - 1 is direction i = 1..n of picture b. Every rank with a tangent of a picture evaluates its
- * primal lane too, and the one with its first tangent writes its loss. */
+ * by picture: piece b n + i - 1 is direction i = 1..n of picture b. Every rank with a tangent of a picture evaluates
+ * its primal lane too, and the one with its first tangent writes its loss. */
 struct step_shape {
     int64_t lanes; /* of a step on all ranks together, each with a slot: (sides n + 1) x batch */
     int64_t notes; /* slots after those (zo/exchange.h) */
