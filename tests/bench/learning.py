@@ -104,12 +104,13 @@ def shares(a, folder, n, judges):
 
 
 def print_shares(found, derivative, n, steps, names):
-    """found: as shares() returns it. The worst toy: of the means over the seeds, and of all runs."""
-    cells = [f"{share:.1%}" for share in found.mean((0, 1))]
+    """found: as shares() returns it. The worst toy is one of the means over the seeds."""
     last = found[:, :, 2]
-    seeds, toys = ", ".join(f"{share:.1%}" for share in last.mean(0)), last.mean(1)
-    print(f"| {derivative} | {n} | {steps:,} | " + " | ".join(cells) + f" | {seeds} | {toys.min():.1%} ({names[toys.argmin()]}), "
-          f"{last.min():.1%} of one seed |", flush=True)
+    toys, error = last.mean(1), last.std(ddof=1) / last.size**0.5
+    seeds = ", ".join(f"{100 * share:.0f}" for share in last.mean(0))
+    cells = [f"{share:.1%}" for share in found.mean((0, 1))]
+    print(f"| {derivative} | {n} | {steps:,} | " + " | ".join(cells) + f" | {error:.1%} | {seeds} | {toys.min():.0%} ({names[toys.argmin()]}) | "
+          f"{last.min():.0%} |", flush=True)
 
 
 def compare_derivatives(a):
@@ -117,7 +118,8 @@ def compare_derivatives(a):
     FOLDER.mkdir(parents=True, exist_ok=True)
     judges = {toy: Judge(SUBJECTS / toy) for toy in toys(a.only)}
     settings = list(product(a.n, a.derivatives))
-    print("| derivative | n | steps | after a quarter | after half | after all | seed by seed | worst toy |\n|" + " --- |" * 8, flush=True)
+    print("| slopes by | n | steps | share after a quarter | after half | after all | standard error | seed by seed, % | worst toy | worst run |\n|"
+          + " --- |" * 10, flush=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for (n, derivative), folder in zip(settings, pool.map(lambda s: learn_queue(a, s[1], s[0]), settings)):
             print_shares(shares(a, folder, n, judges), derivative, n, a.lanes // (n + 1), list(judges))
