@@ -143,7 +143,7 @@ void device_free(struct device *device, struct tensor *tensor);
 struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count);
 
 /* A view: positions [first, first + count) of every lane, in one row. */
-struct tensor tensor_positions_of(struct tensor x, int64_t first, int64_t count);
+struct tensor tensor_piece(struct tensor x, int64_t first, int64_t count);
 
 /* A view: lanes [first, first + count). */
 struct tensor tensor_lanes(struct tensor x, int64_t first, int64_t count);

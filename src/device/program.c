@@ -65,7 +65,7 @@ struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count)
     return x;
 }
 
-struct tensor tensor_positions_of(struct tensor x, int64_t first, int64_t count)
+struct tensor tensor_piece(struct tensor x, int64_t first, int64_t count)
 {
     x.offset += first * x.row_stride * dtype_size(x.type);
     x.height = 1;

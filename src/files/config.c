@@ -352,13 +352,14 @@ static bool add_before(cJSON *group, const struct key *key)
 {
     const char *name = config_last_part(key->name);
     cJSON *alone = cJSON_CreateObject(), *value = cJSON_Parse(key->before);
-    bool good = alone && value && cJSON_AddItemToObject(alone, name, value);
-    if (!good)
-        cJSON_Delete(value);
-    else
-        good = cJSON_InsertItemInArray(group, 0, cJSON_DetachItemFromObjectCaseSensitive(alone, name));
+    bool named = alone && value && cJSON_AddItemToObject(alone, name, value);
+    if (named)
+        value = cJSON_DetachItemFromObjectCaseSensitive(alone, name);
     cJSON_Delete(alone);
-    return good;
+    if (named && cJSON_InsertItemInArray(group, 0, value))
+        return true;
+    cJSON_Delete(value);
+    return false;
 }
 
 bool config_recipe_complete(cJSON *recipe)

@@ -34,7 +34,7 @@ struct tensor block_piece(const struct device *d, struct tensor x, int64_t done,
         piece = (positions + 1) / 2;
         piece = room > 0 && room < piece ? room : piece;
     }
-    return tensor_positions_of(x, done, piece < left ? piece : left);
+    return tensor_piece(x, done, piece < left ? piece : left);
 }
 
 struct tensor block_conv(struct device *d, const struct weight *w, struct tensor x, int64_t height, int64_t width,

@@ -165,7 +165,7 @@ struct tensor text_encoder_forward(struct device *d, const struct text_encoder *
         op_norm(d, h, x, l->norm2, 0, c->eps, ACT_NONE);
         for (int64_t done = 0; done < x.width;) {
             struct tensor piece = block_piece(d, x, done, c->inner), inner = block_alloc(d, piece, c->inner);
-            op_linear(d, inner, tensor_positions_of(h, done, piece.width), l->fc1, (struct epilogue){.act = c->act});
+            op_linear(d, inner, tensor_piece(h, done, piece.width), l->fc1, (struct epilogue){.act = c->act});
             op_linear(d, piece, inner, l->fc2, (struct epilogue){.residual = &piece});
             device_free(d, &inner);
             done += piece.width;

@@ -1,7 +1,15 @@
 #include "queue/jobs_prepare.h"
 
 #include "base/progress.h"
+#include "files/file.h"
 #include "pipeline/memory_plan.h"
+
+/* How a job begins, for those who look into its folder already now: no link may lead them out of the queue's folder. */
+static enum start start_within(const struct jobs *jobs, const struct job *job)
+{
+    bool within = job->start != START_RESUME || folder_within(jobs->folder, job->folder).code == ERROR_NONE;
+    return within ? job->start : START_NEW; // preparing the folder says what is wrong with it
+}
 
 struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p)
 {
@@ -14,7 +22,7 @@ struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p)
             continue;
         struct error e = comm_agree(p->all, error_first(model, pipeline_serves(p, &job->config)));
         if (e.code == ERROR_NONE)
-            e = subject_read(&job->subject, p, &job->config, job->start);
+            e = subject_read(&job->subject, p, &job->config, start_within(jobs, job));
         job->has_subject = e.code == ERROR_NONE;
         if (job->has_subject)
             e = comm_agree(p->all, job_find_recipe(job, &job->subject.config)); // auto is resolved by now

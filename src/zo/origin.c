@@ -131,7 +131,7 @@ static void add_pictures(struct list *list, const char *theirs, const char *ours
 
 struct error origin_compare(const struct origin *theirs, const struct origin *ours)
 {
-    bool differ[ORIGIN_FACTS];
+    bool differ[ORIGIN_FACTS]; // the recipe may be written otherwise and mean the same
     for (int i = 0; i < ORIGIN_FACTS; i++)
         differ[i] = strcmp(theirs->facts[i], ours->facts[i]) != 0;
     struct list list = {""};

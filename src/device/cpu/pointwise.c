@@ -47,6 +47,15 @@ static bool names_missing_lane(struct tensor map, int64_t lanes, int64_t source_
     return false;
 }
 
+/* Is a lane's primal not what struct tangents allows? */
+static bool has_wrong_primal(struct tensor of, int64_t lanes, int64_t primal)
+{
+    for (int64_t l = 0; l < lanes; l++)
+        if (mapped_lane(of, l) < 0 || mapped_lane(of, l) >= primal || (l < primal && mapped_lane(of, l) != l))
+            return true;
+    return false;
+}
+
 void cpu_copy(struct device *device, struct tensor y, struct tensor x, struct tensor map)
 {
     struct copy p = {.y = y, .x = x, .map = map, .lanes = only_primal(device, x, y) ? x.lanes : y.lanes};
@@ -134,7 +143,7 @@ void cpu_embed(struct device *device, struct tensor y, struct tensor ids, const 
     int32_t bad;
     if (find_bad_id(&e, &bad))
         device_fail(device, error_failed("op_embed: token id %d has no row", (int)bad));
-    else if (names_missing_lane(device->tangents.of, y.lanes, e.primal))
+    else if (has_wrong_primal(device->tangents.of, y.lanes, e.primal))
         device_fail(device, error_failed("op_embed: a tangent of a lane that is not primal"));
     else
         pool_run(cpu_of(device)->pool, y.lanes * tensor_positions(y), embed_task, &e);
@@ -221,7 +230,7 @@ void cpu_loss(struct device *device, struct tensor slots, struct tensor pred, st
     l.tangents = device->tangents;
     if (names_missing_lane(map, pred.lanes, target.lanes))
         device_fail(device, error_failed("op_loss: the map names a lane that does not exist"));
-    else if (names_missing_lane(l.tangents.of, pred.lanes, l.primal))
+    else if (has_wrong_primal(l.tangents.of, pred.lanes, l.primal))
         device_fail(device, error_failed("op_loss: a tangent of a lane that is not primal"));
     else
         pool_run(cpu->pool, pred.lanes, loss_task, &l);
