@@ -40,13 +40,14 @@ static struct error check(const struct config *c, const struct derivative_facts 
                         name, c->output.dir, there, there));
     if (chosen != DERIVATIVE_TANGENT)
         return ok();
+    if (!facts->device_has_tangents && c->zo.derivative == DERIVATIVE_AUTO)
+        return config_blame(c, "zo.derivative",
+                            error_input("auto is tangent, as in the checkpoint: the CUDA device has no tangents yet, "
+                                        "expected device cpu, or --overwrite"));
     if (!facts->device_has_tangents)
         return config_blame(
             c, "zo.derivative",
-            error_input("%s tangent%s: the CUDA device has no tangents yet, expected %s",
-                        c->zo.derivative == DERIVATIVE_AUTO ? "auto is" : "is",
-                        c->zo.derivative == DERIVATIVE_AUTO ? ", as in the checkpoint" : "",
-                        c->zo.derivative == DERIVATIVE_AUTO ? "device cpu, or --overwrite" : "difference or auto"));
+            error_input("is tangent: the CUDA device has no tangents yet, expected difference or auto"));
     if (c->zo.sides != 1)
         return config_blame(
             c, "zo.sides",

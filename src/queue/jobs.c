@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/progress.h"
+#include "cluster/share.h"
 #include "files/file.h"
 #include "files/json.h"
 
@@ -104,7 +105,7 @@ bool job_sets_folder(const cJSON *object)
     return cJSON_GetObjectItemCaseSensitive(object, "output.dir") || cJSON_GetObjectItemCaseSensitive(output, "dir");
 }
 
-struct error job_find_recipe(struct job *job, const struct config *config)
+struct error job_set_recipe(struct job *job, const struct config *config)
 {
     memory_free(job->recipe);
     job->recipe = config_recipe(config);
@@ -120,7 +121,7 @@ static struct error find_folder(struct job *job)
     memory_free(c->output.dir);
     c->output.dir = memory_string(folder);
     TRY(job->folder && c->output.dir ? ok() : error_memory("a job"));
-    return job_find_recipe(job, c);
+    return job_set_recipe(job, c);
 }
 
 /* The job's own keys: an error in them is the job's own. */
@@ -344,10 +345,10 @@ static double step_cost(const struct job *job, int ranks)
 {
     static const double each_rank = 0.25;
     const struct config *c = job->has_subject ? &job->subject.config : &job->config;
-    int64_t n = c->zo.n, tangents = (n * c->optim.batch_size + ranks - 1) / ranks;
-    int64_t share =
-        c->zo.derivative == DERIVATIVE_TANGENT ? tangents + (tangents + n - 1) / n : (job->lanes + ranks - 1) / ranks;
-    return each_rank + (double)share;
+    bool tangents = c->zo.derivative == DERIVATIVE_TANGENT;
+    const struct share_work work = {
+        .pieces = tangents ? c->zo.n * c->optim.batch_size : job->lanes, .group = tangents ? c->zo.n : 0, .gamma = 1};
+    return each_rank + share_cost(&work, share_of(work.pieces, 0, ranks));
 }
 
 /* How long the queue takes with this many groups, if each job goes to the group that is free first. busy [groups]. */

@@ -102,7 +102,7 @@ bool job_is_pending(const struct job *job);
 struct job *jobs_first_pending(struct jobs *jobs);
 
 /* Sets the job's recipe to that of a config. */
-struct error job_find_recipe(struct job *job, const struct config *config);
+struct error job_set_recipe(struct job *job, const struct config *config);
 
 /* Marks the job as failed with an error. */
 void job_fail(struct job *job, struct error e);

@@ -25,7 +25,7 @@ struct error jobs_read_subjects(struct jobs *jobs, struct pipeline *p)
             e = subject_read(&job->subject, p, &job->config, start_within(jobs, job));
         job->has_subject = e.code == ERROR_NONE;
         if (job->has_subject)
-            e = comm_agree(p->all, job_find_recipe(job, &job->subject.config)); // auto is resolved by now
+            e = comm_agree(p->all, job_set_recipe(job, &job->subject.config)); // auto is resolved by now
         if (e.code != ERROR_NONE)
             job_fail(job, e);
         progress_step(&progress, i + 1, "");

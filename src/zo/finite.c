@@ -8,10 +8,10 @@
 
 /* The first of count losses or slopes that is NaN or beyond what a float holds, or -1. Sums of squares are doubles, in
  * which floats that have overflowed nearly would still pass. */
-static int64_t find_bad(const double *losses, int64_t count)
+static int64_t find_bad(const double *numbers, int64_t count)
 {
     for (int64_t i = 0; i < count; i++)
-        if (!isfinite((float)losses[i]))
+        if (!isfinite((float)numbers[i]))
             return i;
     return -1;
 }

@@ -7,7 +7,6 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -20,7 +19,6 @@
 enum { KINDS = 2 };
 
 static const enum derivative kinds[KINDS] = {DERIVATIVE_DIFFERENCE, DERIVATIVE_TANGENT};
-static const char *const kind_names[KINDS] = {"difference", "tangent"};
 
 struct pair {
     struct config configs[KINDS]; /* the subject's, with another kind and n: what they point to is the subject's */
@@ -45,12 +43,12 @@ static struct error time_steps(struct pair *p, int64_t rounds)
 {
     for (int64_t round = -1; round < rounds; round++)
         for (int k = 0; k < KINDS; k++) {
-            double began = clock_seconds(), used = (double)clock();
+            double began = clock_seconds(), used = clock_processor();
             TRY(training_step(&p->trainings[k]));
             if (round < 0)
                 continue;
             p->seconds[k][round] = clock_seconds() - began;
-            p->seconds[k][rounds + round] = ((double)clock() - used) / CLOCKS_PER_SEC;
+            p->seconds[k][rounds + round] = clock_processor() - used;
         }
     return ok();
 }
@@ -67,8 +65,9 @@ static void print_pair(const struct pair *p, int64_t rounds)
 {
     for (int k = 0; k < KINDS; k++) {
         const struct config *c = &p->configs[k];
-        printf("{\"derivative\": \"%s\", \"n\": %lld, \"lanes\": %lld, \"slopes\": %lld, \"seconds\": ", kind_names[k],
-               (long long)c->zo.n, (long long)p->trainings[k].lanes, (long long)(c->zo.n * c->optim.batch_size));
+        printf("{\"derivative\": \"%s\", \"n\": %lld, \"lanes\": %lld, \"slopes\": %lld, \"seconds\": ",
+               derivative_name(kinds[k]), (long long)c->zo.n, (long long)p->trainings[k].lanes,
+               (long long)(c->zo.n * c->optim.batch_size));
         print_list(p->seconds[k], rounds);
         printf(", \"processor_seconds\": ");
         print_list(p->seconds[k] + rounds, rounds);
