@@ -177,49 +177,29 @@ struct loss {
     struct tangents tangents;
 };
 
-static double *slot_at(const struct loss *l, int64_t lane)
+/* Runs of numbers that lie one after the other in predictions and targets: a whole lane, or each of its positions. */
+static int64_t runs_of(const struct loss *l)
 {
-    return (double *)tensor_data(l->slots) + lane * l->slots.lane_stride;
+    bool dense = l->pred.row_stride == l->pred.channels && l->target.row_stride == l->target.channels;
+    return dense ? 1 : tensor_positions(l->pred);
 }
 
-static bool is_dense(struct tensor t)
-{
-    return t.row_stride == t.channels;
-}
-
-/* The loss's derivative along a tangent, from its primal's prediction and target. */
-static void slope_task(const struct loss *l, int64_t lane)
-{
-    int64_t positions = tensor_positions(l->pred), channels = l->pred.channels;
-    int64_t primal = mapped_lane(l->tangents.of, lane), from = mapped_lane(l->map, primal);
-    bool dense = is_dense(l->pred) && is_dense(l->target);
-    int64_t rows = dense ? 1 : positions, count = positions * channels / rows;
-    double sum = 0;
-    for (int64_t p = 0; p < rows; p++)
-        sum += l->kernels->error_product(tensor_row(l->pred, primal, p), tensor_row(l->target, from, p),
-                                         tensor_row(l->pred, lane, p), count);
-    *slot_at(l, lane) = 2 * sum / (double)(positions * channels) / l->tangents.scale;
-}
-
-/* Task: one lane, position by position. */
+/* Task: one lane. A tangent's is the loss's derivative, from its primal's prediction and target. */
 static void loss_task(void *arg, int64_t lane, int thread)
 {
     (void)thread;
     const struct loss *l = arg;
-    if (lane >= l->primal) {
-        slope_task(l, lane);
-        return;
-    }
-    int64_t positions = tensor_positions(l->pred), channels = l->pred.channels;
-    int64_t from = mapped_lane(l->map, lane);
-    bool dense = is_dense(l->pred) && is_dense(l->target);
+    bool tangent = lane >= l->primal;
+    int64_t primal = mapped_lane(l->tangents.of, lane), from = mapped_lane(l->map, primal);
+    int64_t numbers = tensor_positions(l->pred) * l->pred.channels, runs = runs_of(l), count = numbers / runs;
     double sum = 0;
-    if (dense)
-        sum = l->kernels->squared_error(tensor_row(l->pred, lane, 0), tensor_row(l->target, from, 0),
-                                        positions * channels);
-    for (int64_t p = 0; !dense && p < positions; p++)
-        sum += l->kernels->squared_error(tensor_row(l->pred, lane, p), tensor_row(l->target, from, p), channels);
-    *slot_at(l, lane) = sum / (double)(positions * channels);
+    for (int64_t r = 0; r < runs; r++) {
+        const float *pred = tensor_row(l->pred, primal, r), *target = tensor_row(l->target, from, r);
+        sum += tangent ? l->kernels->error_product(pred, target, tensor_row(l->pred, lane, r), count)
+                       : l->kernels->squared_error(pred, target, count);
+    }
+    double mean = tangent ? 2 * sum / (double)numbers / l->tangents.scale : sum / (double)numbers;
+    ((double *)tensor_data(l->slots))[lane * l->slots.lane_stride] = mean;
 }
 
 void cpu_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
