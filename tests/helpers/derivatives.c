@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "device/kinds.h"
 #include "helper.h"
+#include "load.h"
 #include "pipeline/subject.h"
 #include "zo/lane_check.h"
 #include "zo/train.h"
@@ -104,13 +105,6 @@ static struct error measure(const struct subject *s, int64_t rounds, int64_t n)
     return e;
 }
 
-static struct error load(struct subject *s)
-{
-    TRY(subject_encode(s));
-    TRY(pipeline_load(s->pipeline));
-    return subject_start(s);
-}
-
 static struct error work(int argc, char **argv, struct comm *comm)
 {
     if (argc < 4)
@@ -118,7 +112,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
     struct subject s;
     struct pipeline p;
     TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds(), START_NEW));
-    struct error e = load(&s);
+    struct error e = helper_load(&s);
     for (int i = 3; i < argc && e.code == ERROR_NONE; i++)
         e = measure(&s, atoll(argv[2]), atoll(argv[i]));
     subject_close(&s);

@@ -128,6 +128,15 @@ static struct error check_reuse(struct device *d)
     return ok();
 }
 
+static struct error check_bytes(struct device *d, struct error (*body)(void *), int64_t bytes)
+{
+    struct program *p;
+    TRY(program_new(d, body, d, &p));
+    EXPECT(program_bytes(p) == bytes);
+    program_free(p);
+    return ok();
+}
+
 /* The largest tensor, placed first, would push `always` up and leave a gap below it that none of the others fits. */
 static struct error one_through_all(void *arg)
 {
@@ -144,11 +153,7 @@ static struct error one_through_all(void *arg)
 
 static struct error check_gaps(struct device *d)
 {
-    struct program *p;
-    TRY(program_new(d, one_through_all, d, &p));
-    EXPECT(program_bytes(p) == (4 + 3 + 2) * 32 * 4);
-    program_free(p);
-    return ok();
+    return check_bytes(d, one_through_all, (4 + 3 + 2) * 32 * 4);
 }
 
 enum { MANY = 200000 };
@@ -169,11 +174,7 @@ static struct error many_tensors(void *arg)
 
 static struct error check_many(struct device *d)
 {
-    struct program *p;
-    TRY(program_new(d, many_tensors, d, &p));
-    EXPECT(program_bytes(p) == (1024 + 64 + 32) * 4);
-    program_free(p);
-    return ok();
+    return check_bytes(d, many_tensors, (1024 + 64 + 32) * 4);
 }
 
 static struct error check_outside(struct device *d)

@@ -8,6 +8,7 @@
 #include "device/kinds.h"
 #include "files/file.h"
 #include "helper.h"
+#include "load.h"
 #include "pipeline/pipeline.h"
 #include "pipeline/subject.h"
 #include "zo/train.h"
@@ -43,9 +44,7 @@ static void flip(void *arg, const struct metric *metric)
 static struct error run(struct drift *f, struct subject *s)
 {
     TRY(folder_make(s->config.output.dir));
-    TRY(subject_encode(s));
-    TRY(pipeline_load(s->pipeline));
-    TRY(subject_start(s));
+    TRY(helper_load(s));
     const struct training_parts parts = subject_parts(s);
     TRY(training_new(&f->training, &parts));
     const struct training_calls calls = {.sample = no_sample, .after_step = flip, .arg = f};

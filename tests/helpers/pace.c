@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "device/kinds.h"
 #include "helper.h"
+#include "load.h"
 #include "pipeline/subject.h"
 #include "zo/train.h"
 
@@ -85,9 +86,7 @@ static struct error take_steps(struct training *t, int64_t steps)
 static struct error run(struct subject *s, int64_t steps)
 {
     struct pipeline *w = s->pipeline;
-    TRY(subject_encode(s));
-    TRY(pipeline_load(w));
-    TRY(subject_start(s));
+    TRY(helper_load(s));
     const struct training_parts parts = subject_parts(s);
     TRY(device_alloc_state(w->device, F32, 1, 1, s->config.token.vectors, w->text_config.width, &pace.zero));
     pace.zero.lane_stride = 0;

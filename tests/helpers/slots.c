@@ -12,6 +12,7 @@
 #include "base/memory.h"
 #include "device/kinds.h"
 #include "helper.h"
+#include "load.h"
 #include "pipeline/subject.h"
 #include "zo/exchange.h"
 #include "zo/train.h"
@@ -81,11 +82,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
     struct subject s;
     struct pipeline p;
     TRY(subject_open(&s, &p, argv[1], &(struct text_list){0}, comm, device_kinds(), START_NEW));
-    struct error e = subject_encode(&s);
-    if (e.code == ERROR_NONE)
-        e = pipeline_load(&p);
-    if (e.code == ERROR_NONE)
-        e = subject_start(&s);
+    struct error e = helper_load(&s);
     if (e.code == ERROR_NONE) {
         const struct training_parts parts = subject_parts(&s);
         struct training t;

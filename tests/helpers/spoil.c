@@ -11,6 +11,7 @@
 #include "device/backend.h"
 #include "device/kinds.h"
 #include "helper.h"
+#include "load.h"
 #include "pipeline/subject.h"
 #include "zo/train.h"
 
@@ -84,10 +85,7 @@ static void count_step(void *arg, const struct metric *metric)
 
 static struct error train(struct subject *s, bool resume)
 {
-    struct pipeline *p = s->pipeline;
-    TRY(subject_encode(s));
-    TRY(pipeline_load(p));
-    TRY(subject_start(s));
+    TRY(helper_load(s));
     const struct training_parts parts = subject_parts(s);
     const struct training_calls calls = {.sample = make_no_sample, .after_step = count_step};
     struct training t;
