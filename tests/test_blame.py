@@ -15,8 +15,8 @@ MODEL, BEAR = TOYBOX / "model", TOYBOX / "subjects" / "bear5"
 # key -> (a wrong value, what the line says about it): found by the table of keys, by the model, on the disk
 WRONG = {
     "zo.n": (0, "is 0, expected a whole number from 1 to 1024"),
-    "optim.schedule": ("foo", 'is "foo", expected "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts" or '
-                              '"polynomial"'),
+    "optim.schedule": ("foo", 'is "foo", expected "constant", "constant_with_warmup", "linear", "cosine", '
+                              '"cosine_with_restarts", "polynomial" or "warmup_stable_decay"'),
     "zo.timesteps": ([5, 2000], "[5, 2000] goes beyond the 1000 timesteps of the model's scheduler"),
     "data.resolution": (63, "is 63, expected a multiple of 4, the VAE's factor"),
     "data.images": ("/nope", '"/nope": no such file or folder'),

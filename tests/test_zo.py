@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.optimization import get_scheduler
+from transformers.optimization import get_wsd_schedule
 from safetensors.numpy import load_file, save_file
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -139,7 +140,7 @@ def test_adam_is_torchs(zo, betas, eps):
 @pytest.mark.parametrize("name", ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"])
 def test_schedules_are_diffusers(name, warmup):
     lr, steps = 3e-2, 40
-    done = run(program("tests/zo"), "rates", name, lr, steps, warmup)
+    done = run(program("tests/zo"), "rates", name, lr, steps, warmup, 0)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
     schedule = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=steps)
     theirs = []
@@ -150,6 +151,16 @@ def test_schedules_are_diffusers(name, warmup):
                 schedule.step()
             theirs.append(schedule.get_last_lr()[0])
     assert np.allclose([float(line) for line in done.stdout.split()], theirs, rtol=1e-12, atol=1e-18)
+
+
+@pytest.mark.parametrize("warmup, decay", [(0, 0), (7, 0), (0, 40), (30, 10), (3, 1)])
+def test_warmup_stable_decay_is_transformers(warmup, decay):
+    lr, steps = 3e-2, 40
+    fall = decay or steps // 2
+    done = run(program("tests/zo"), "rates", "warmup_stable_decay", lr, steps, warmup, decay)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1)  # whose group has the shares
+    share = get_wsd_schedule(optimizer, warmup, fall, num_stable_steps=steps - warmup - fall, decay_type="linear").lr_lambdas[0]
+    assert np.allclose([float(line) for line in done.stdout.split()], [lr * share(step) for step in range(steps)], rtol=1e-12)
 
 
 @pytest.mark.parametrize("own", [False, True])

@@ -28,10 +28,15 @@ static const struct {
     const char *name;
     bool warms_up;
     share_at *share; /* NULL: all of it */
+    bool falls;      /* the share is that of the last steps, before which it is all */
 } schedules[] = {
-    {"constant", false, NULL},        {"constant_with_warmup", true, NULL},   {"linear", true, linear},
-    {"cosine", true, cosine},         {"cosine_with_restarts", true, cosine}, // one cycle
-    {"polynomial", true, polynomial},
+    {"constant", false, NULL, false},
+    {"constant_with_warmup", true, NULL, false},
+    {"linear", true, linear, false},
+    {"cosine", true, cosine, false},
+    {"cosine_with_restarts", true, cosine, false}, // one cycle
+    {"polynomial", true, polynomial, false},
+    {"warmup_stable_decay", true, linear, true},
 };
 
 const char *lr_schedule_name(int schedule)
@@ -44,13 +49,19 @@ bool lr_schedule_uses_steps(int schedule)
     return schedules[schedule].share != NULL;
 }
 
-double lr_schedule_rate(int schedule, double lr, int64_t step, int64_t steps, int64_t warmup)
+int64_t lr_schedule_fall(int schedule, int64_t steps, int64_t decay)
+{
+    return !schedules[schedule].falls ? 0 : decay ? decay : steps / 2;
+}
+
+double lr_schedule_rate(int schedule, double lr, int64_t step, int64_t steps, int64_t warmup, int64_t decay)
 {
     int64_t done = step - 1;
     if (schedules[schedule].warms_up && done < warmup)
         return lr * (double)done / (double)warmup;
     if (!schedules[schedule].share)
         return lr;
-    double progress = steps > warmup ? (double)(done - warmup) / (double)(steps - warmup) : 0;
+    int64_t begin = schedules[schedule].falls ? steps - lr_schedule_fall(schedule, steps, decay) : warmup;
+    double progress = steps > begin && done > begin ? (double)(done - begin) / (double)(steps - begin) : 0;
     return lr * schedules[schedule].share(progress, lr);
 }

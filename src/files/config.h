@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 42 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 46 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -39,6 +39,10 @@ enum derivative { DERIVATIVE_AUTO, DERIVATIVE_DIFFERENCE, DERIVATIVE_TANGENT };
 
 const char *derivative_name(enum derivative derivative); /* "auto", "difference", "tangent" */
 enum derivative derivative_of(const char *name);         /* DERIVATIVE_AUTO for another name, or NULL */
+
+/* What a step's directions are drawn from: any (the paper's), those of the token table's rows, or those that cross-
+ * attentions see (zo/coordinates.h). */
+enum directions { DIRECTIONS_NORMAL, DIRECTIONS_TABLE, DIRECTIONS_TEXT };
 
 enum directions_per { DIRECTIONS_PER_STEP, DIRECTIONS_PER_PICTURE };
 
@@ -63,6 +67,9 @@ struct config {
     struct {
         int64_t n;
         enum derivative derivative;
+        enum directions directions;
+        int64_t rank;                       /* of the directions of text; 0: by the spectrum */
+        int64_t refresh;                    /* steps between two computations of them; 0: only before the first step */
         enum directions_per directions_per; /* n for a whole step, or n for each picture of its batch */
         double eps;
         int64_t sides; /* 1 or 2 */
@@ -72,9 +79,9 @@ struct config {
     } zo;
     struct {
         int64_t steps;
-        double lr;
+        double lr;    /* 0: auto, until pipeline/learning_rate.h has settled it */
         int schedule; /* as lr_schedule_rate takes it */
-        int64_t warmup;
+        int64_t warmup, decay;
         int64_t batch_size;
         double beta1, beta2, eps;
     } optim;

@@ -12,6 +12,8 @@ static const char *const activation_names[] = {"fp16", "bf16", NULL};
 static const char *const property_names[] = {[PROPERTY_OBJECT] = "object", [PROPERTY_STYLE] = "style", NULL};
 static const char *const derivative_names[] = {
     [DERIVATIVE_AUTO] = "auto", [DERIVATIVE_DIFFERENCE] = "difference", [DERIVATIVE_TANGENT] = "tangent", NULL};
+static const char *const directions_names[] = {
+    [DIRECTIONS_NORMAL] = "normal", [DIRECTIONS_TABLE] = "table", [DIRECTIONS_TEXT] = "text", NULL};
 static const char *const per_names[] = {[DIRECTIONS_PER_STEP] = "step", [DIRECTIONS_PER_PICTURE] = "picture", NULL};
 static const char *const fit_names[] = {[FIT_CROP] = "crop", [FIT_SQUASH] = "squash", NULL};
 
@@ -90,6 +92,14 @@ const struct key config_keys[] = {
      .before = "\"difference\"",
      .meaning = "slopes along directions: difference of two losses, or tangent, the exact "
                 "derivative; auto: as the checkpoint, or what suits the device"},
+    {"zo.directions", POSITION, AT(zo.directions), true, "\"normal\"", .names = directions_names,
+     .before = "\"normal\"",
+     .meaning = "what directions are drawn from: normal numbers; table: spread as the model's token table is; text: "
+                "those that change what cross-attentions see of the captions most"},
+    {"zo.rank", INTEGER, AT(zo.rank), true, "0", 0, 65536, .before = "0",
+     .meaning = "how many directions text has; 0: as many as hold 99.9 % of the change, and at least zo.n"},
+    {"zo.refresh", INTEGER, AT(zo.refresh), true, "0", 0, 1000000000, .before = "0",
+     .meaning = "steps after which text finds its directions anew, at the word as it stands; 0: never"},
     {"zo.directions_per", POSITION, AT(zo.directions_per), true, "\"step\"", .names = per_names, .before = "\"step\"",
      .meaning = "step: a batch's pictures share the n directions; picture: each has n of its own"},
     {"zo.eps", NUMBER, AT(zo.eps), true, "0.001", 1e-9, 10,
@@ -103,11 +113,14 @@ const struct key config_keys[] = {
     {"zo.timesteps", PAIR, AT(zo.timesteps), true, "[500, 900]", 0, 1000000, .check = check_timesteps,
      .meaning = "timesteps used for training: a half-open range [first, end)"},
     {"optim.steps", INTEGER, AT(optim.steps), true, "30000", 1, 1000000000, .meaning = "training steps in all"},
-    {"optim.lr", NUMBER, AT(optim.lr), true, "0.01", 1e-12, 1000, .meaning = "learning rate of Adam"},
+    {"optim.lr", NUMBER, AT(optim.lr), true, "0.01", 1e-12, 1000, .zero = "auto",
+     .meaning = "learning rate of Adam; auto: in proportion to the model's token table, by zo.directions"},
     {"optim.schedule", POSITION, AT(optim.schedule), true, "\"constant\"", .name_at = lr_schedule_name,
-     .meaning = "how the learning rate changes, by diffusers' names"},
+     .meaning = "how the learning rate changes, by diffusers' names; warmup_stable_decay falls at the end"},
     {"optim.warmup", INTEGER, AT(optim.warmup), true, "0", 0, 1000000000,
      .meaning = "steps over which the learning rate rises from zero, if the schedule has a warmup"},
+    {"optim.decay", INTEGER, AT(optim.decay), true, "0", 0, 1000000000, .before = "0",
+     .meaning = "last steps, over which warmup_stable_decay falls to zero; 0: half of optim.steps"},
     {"optim.batch_size", INTEGER, AT(optim.batch_size), true, "1", 1, 1024, .meaning = "pictures per step"},
     {"optim.beta1", NUMBER, AT(optim.beta1), true, "0.9", 0, 0.999999999, .meaning = "Adam's decay of the mean"},
     {"optim.beta2", NUMBER, AT(optim.beta2), true, "0.999", 0, 0.999999999, .meaning = "Adam's decay of the square"},

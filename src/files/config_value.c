@@ -24,7 +24,8 @@ static void expect(char out[256], const struct key *key)
         snprintf(out, 256, "a list of two whole numbers from %.16g to %.16g", key->low, key->high);
         break;
     case NUMBER:
-        snprintf(out, 256, "a number from %.16g to %.16g", key->low, key->high);
+        snprintf(out, 256, "a number from %.16g to %.16g%s%s%s", key->low, key->high, key->zero ? ", or \"" : "",
+                 key->zero ? key->zero : "", key->zero ? "\"" : "");
         break;
     case BOOLEAN:
         snprintf(out, 256, "true or false");
@@ -112,6 +113,15 @@ static struct error set_texts(struct texts *texts, const struct key *key, const 
     return ok();
 }
 
+static struct error set_number(double *number, const struct key *key, const cJSON *value)
+{
+    bool zero = key->zero && cJSON_IsString(value) && strcmp(value->valuestring, key->zero) == 0;
+    if (!zero && !number_fits(key, value, false))
+        return unexpected(key, value);
+    *number = zero ? 0 : value->valuedouble;
+    return ok();
+}
+
 static struct error set_pair(int64_t *pair, const struct key *key, const cJSON *value)
 {
     if (!cJSON_IsArray(value) || cJSON_GetArraySize(value) != 2)
@@ -144,10 +154,7 @@ struct error config_value_set(struct config *config, const struct key *key, cons
         *(int64_t *)to = (int64_t)value->valuedouble;
         return ok();
     case NUMBER:
-        if (!number_fits(key, value, false))
-            return unexpected(key, value);
-        *(double *)to = value->valuedouble;
-        return ok();
+        return set_number(to, key, value);
     case BOOLEAN:
         if (!cJSON_IsBool(value))
             return unexpected(key, value);
@@ -216,7 +223,8 @@ cJSON *config_value_json(const struct config *config, const struct key *key)
     case INTEGER:
         return number_json((double)*(const int64_t *)from);
     case NUMBER:
-        return number_json(*(const double *)from);
+        return key->zero && *(const double *)from == 0 ? cJSON_CreateString(key->zero)
+                                                       : number_json(*(const double *)from);
     case BOOLEAN:
         return cJSON_CreateBool(*(const bool *)from);
     case PAIR:

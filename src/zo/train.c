@@ -44,7 +44,7 @@ static struct error do_step(struct training *t, struct metric *m, bool *stop)
     // choose: pictures, captions, timesteps; the device draws noise and directions
     draws_make(&t->draws, k);
     m->removed = s->subspace.removed_rows;
-    m->lr = lr_schedule_rate(c->optim.schedule, c->optim.lr, k, c->optim.steps, c->optim.warmup);
+    m->lr = lr_schedule_rate(c->optim.schedule, c->optim.lr, k, c->optim.steps, c->optim.warmup, c->optim.decay);
     update_rates(t, k, m->lr, rates);
 
     // evaluate the lanes, exchange their losses, estimate the gradient, project, update (zo/step.h)

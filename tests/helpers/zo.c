@@ -7,7 +7,7 @@
  *     gradient SIDES EPS REMOVED   `slots` F64 [SIDES n + 1, batch]: losses, or if SIDES is 0 [n + 1, batch]: losses of
  *                          the batch and slopes; `directions` F32 [n, dim], or [batch n, dim] -> `gradient` F64
  *
- * zo rates SCHEDULE LR STEPS WARMUP   prints a learning rate a line
+ * zo rates SCHEDULE LR STEPS WARMUP DECAY   prints a learning rate a line
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -217,7 +217,8 @@ static int print_rates(char **argv)
     while (lr_schedule_name(schedule) && strcmp(lr_schedule_name(schedule), argv[0]) != 0)
         schedule++;
     for (int64_t step = 1; step <= atoll(argv[2]); step++)
-        printf("%.17g\n", lr_schedule_rate(schedule, atof(argv[1]), step, atoll(argv[2]), atoll(argv[3])));
+        printf("%.17g\n",
+               lr_schedule_rate(schedule, atof(argv[1]), step, atoll(argv[2]), atoll(argv[3]), atoll(argv[4])));
     return 0;
 }
 
@@ -237,7 +238,7 @@ static struct error run_operation(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    if (argc == 6 && strcmp(argv[1], "rates") == 0)
+    if (argc == 7 && strcmp(argv[1], "rates") == 0)
         return print_rates(argv + 2);
     return helper_end("zo", run_operation(argc, argv));
 }
