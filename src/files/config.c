@@ -327,6 +327,8 @@ static bool shapes_training(const struct config *config, const struct key *key)
 {
     if (key->offset == offsetof(struct config, optim.steps))
         return lr_schedule_uses_steps(config->optim.schedule);
+    if (key->offset == offsetof(struct config, optim.min_gain))
+        return config->optim.patience > 0;
     if (key->offset == offsetof(struct config, zo.eps))
         return config->zo.derivative != DERIVATIVE_TANGENT;
     return key->trains;

@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 46 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 49 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -84,6 +84,9 @@ struct config {
         int64_t warmup, decay;
         int64_t batch_size;
         double beta1, beta2, eps;
+        int64_t patience; /* looks; 0: off */
+        double min_gain;  /* share of the best loss so far */
+        double minutes;   /* 0: off */
     } optim;
     struct {
         int64_t bits;            /* 4, 8, 16 or 32 */
@@ -150,8 +153,9 @@ char *config_json(const struct config *config);
 
 /* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out
  * output.*, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run may be moved or
- * prolonged; zo.eps beside tangents, which have no use for it; and model, data.images and data.captions, which are
- * compared by what they lead to (zo/origin.h). NULL when out of memory; memory_free. */
+ * prolonged; optim.minutes, since time does not repeat itself; optim.min_gain without optim.patience, and zo.eps beside
+ * tangents, which have no use for it; and model, data.images and data.captions, which are compared by what they lead
+ * to (zo/origin.h). NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);
 
 /* A recipe may be from before a key existed: adds such keys to the parsed text, each with what all runs did then. False
