@@ -83,24 +83,36 @@ def measure_train(a):
 # -------------------------------------------------------------------------------- differences beside tangents
 
 
-def learn_queue(a, derivative, n):
-    """Every toy and seed with one derivative and n: the folder of the queue's results."""
-    output, steps = FOLDER / f"{derivative}-{n}-{a.lanes}", a.lanes // (n + 1)
-    defaults = recipe(output, zo__derivative=derivative, zo__n=n, optim__steps=steps, output__save_every=steps // 4, output__prompts=[])
-    jobs = [{"name": f"{toy}-{seed}", "seed": seed, "data": {"images": str(SUBJECTS / toy)}} for seed, toy in product(a.seeds, toys(a.only))]
-    path = FOLDER / f"{output.name}.json"
+def learn_queue(name, jobs, steps, **changes):
+    """Learns what jobs [(toy's folder, seed)] have not yet learned with these changes to the recipe; the folder of the queue's results."""
+    output = FOLDER / name
+    defaults = recipe(output, optim__steps=steps, output__save_every=steps // 4, output__prompts=[], **changes)
+    jobs = [{"name": f"{toy.name}-{seed}", "seed": seed, "data": {"images": str(toy), "captions": str(toy.parent / "cc.json")}} for toy, seed in jobs]
+    path = output.with_suffix(".json")
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"defaults": defaults, "jobs": jobs}))
     run(program("zoodip"), "run", path, *["--resume"] * output.exists(), timeout=None)
-    print(f"{derivative}, n = {n}: learned", file=sys.stderr, flush=True)
+    print(f"{name}: learned", file=sys.stderr, flush=True)
     return output
+
+
+def words(run_folder, steps):
+    """The words after a quarter, half and all of the steps."""
+    quarter = steps // 4
+    return [run_folder / f"learned_embeds{part}.safetensors" for part in (f"-steps-{quarter}", f"-steps-{2 * quarter}", "")]
+
+
+def learn_derivative(a, derivative, n):
+    """Every toy and seed with one derivative and n."""
+    jobs = [(SUBJECTS / toy, seed) for seed, toy in product(a.seeds, toys(a.only))]
+    return learn_queue(f"{derivative}-{n}-{a.lanes}", jobs, a.lanes // (n + 1), zo__derivative=derivative, zo__n=n)
 
 
 def shares(a, folder, n, judges):
     """Shares of the gradients' gain [toys, seeds, a quarter, half and all of the lanes]."""
-    known, quarter = json.loads((TOYBOX / "losses.json").read_text()), a.lanes // (n + 1) // 4
-    files = [f"learned_embeds-steps-{quarter}.safetensors", f"learned_embeds-steps-{2 * quarter}.safetensors", "learned_embeds.safetensors"]
-    return np.array([[[share_of_gain(judges[toy].start, judges[toy].of(folder / f"{toy}-{seed}" / file), known[toy]["backprop"]) for file in files]
-                      for seed in a.seeds] for toy in judges])
+    known, steps = json.loads((TOYBOX / "losses.json").read_text()), a.lanes // (n + 1)
+    return np.array([[[share_of_gain(judges[toy].start, judges[toy].of(word), known[toy]["backprop"])
+                       for word in words(folder / f"{toy}-{seed}", steps)] for seed in a.seeds] for toy in judges])
 
 
 def print_shares(found, derivative, n, steps, names):
@@ -115,13 +127,12 @@ def print_shares(found, derivative, n, steps, names):
 
 def compare_derivatives(a):
     torch.set_num_threads(1)  # queues learn on the others
-    FOLDER.mkdir(parents=True, exist_ok=True)
     judges = {toy: Judge(SUBJECTS / toy) for toy in toys(a.only)}
     settings = list(product(a.n, a.derivatives))
     print("| slopes by | n | steps | share after a quarter | after half | after all | standard error | seed by seed, % | worst toy | worst run |\n|"
           + " --- |" * 10, flush=True)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        for (n, derivative), folder in zip(settings, pool.map(lambda s: learn_queue(a, s[1], s[0]), settings)):
+        for (n, derivative), folder in zip(settings, pool.map(lambda s: learn_derivative(a, s[1], s[0]), settings)):
             print_shares(shares(a, folder, n, judges), derivative, n, a.lanes // (n + 1), list(judges))
 
 
