@@ -54,10 +54,15 @@ int64_t lr_schedule_fall(int schedule, int64_t steps, int64_t decay)
     return !schedules[schedule].falls ? 0 : decay ? decay : steps / 2;
 }
 
+int64_t lr_schedule_rise(int schedule, int64_t warmup)
+{
+    return schedules[schedule].warms_up ? warmup : 0;
+}
+
 double lr_schedule_rate(int schedule, double lr, int64_t step, int64_t steps, int64_t warmup, int64_t decay)
 {
     int64_t done = step - 1;
-    if (schedules[schedule].warms_up && done < warmup)
+    if (done < lr_schedule_rise(schedule, warmup))
         return lr * (double)done / (double)warmup;
     if (!schedules[schedule].share)
         return lr;

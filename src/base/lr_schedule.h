@@ -23,6 +23,9 @@ bool lr_schedule_uses_steps(int schedule);
  * schedule without such a fall. Those before do not depend on how many steps follow. */
 int64_t lr_schedule_fall(int schedule, int64_t steps, int64_t decay);
 
+/* Over how many of its first steps it rises: `warmup`, or 0 for a schedule that does not. */
+int64_t lr_schedule_rise(int schedule, int64_t warmup);
+
 /* Learning rate of update number `step` (from 1), of `steps` in all: what LambdaLR gives after step - 1 calls of
  * step(). */
 double lr_schedule_rate(int schedule, double lr, int64_t step, int64_t steps, int64_t warmup, int64_t decay);

@@ -1,0 +1,132 @@
+#include "zo/ending.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/lr_schedule.h"
+
+static const char *const names[] = {
+    [ENDED_BY_STEPS] = "steps", [ENDED_BY_PATIENCE] = "patience", [ENDED_BY_MINUTES] = "minutes"};
+
+const char *ended_by_name(enum ended_by by)
+{
+    return names[by];
+}
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* -------------------------------------------------------------------------------- the plan */
+
+/* Whether the rate holds and then falls, rather than as the config's other schedules. */
+static bool falls(const struct config *c)
+{
+    return lr_schedule_fall(c->optim.schedule, c->optim.steps, c->optim.decay) > 0;
+}
+
+/* Of a run that has `steps` in all. */
+static int64_t fall_of(const struct config *c, int64_t steps)
+{
+    return least(lr_schedule_fall(c->optim.schedule, steps, c->optim.decay), steps);
+}
+
+int64_t ending_last(const struct ending *e, const struct config *c)
+{
+    return e->by == ENDED_BY_STEPS ? c->optim.steps : e->last;
+}
+
+int64_t ending_fall(const struct ending *e, const struct config *c)
+{
+    return e->by == ENDED_BY_STEPS ? c->optim.steps - fall_of(c, c->optim.steps) : e->from;
+}
+
+double ending_rate(const struct ending *e, const struct config *c, int64_t step)
+{
+    if (e->by == ENDED_BY_STEPS || step <= e->from || !falls(c))
+        return lr_schedule_rate(c->optim.schedule, c->optim.lr, step, c->optim.steps, c->optim.warmup, c->optim.decay);
+    double progress = (double)(step - 1 - e->from) / (double)(e->last - e->from);
+    return c->optim.lr * (e->share * fmax(0, 1 - progress));
+}
+
+static void plan(struct ending *e, const struct config *c, enum ended_by by, int64_t step, int64_t last)
+{
+    double share = ending_rate(e, c, step + 1) / c->optim.lr;
+    e->by = e->by == ENDED_BY_STEPS ? by : e->by; // the first reason stays
+    e->from = step;
+    e->last = last;
+    e->share = share;
+}
+
+/* -------------------------------------------------------------------------------- who decides */
+
+bool ending_patience(struct ending *e, const struct config *c, int64_t step, int64_t without_gain)
+{
+    int64_t patience = c->optim.patience;
+    if (patience == 0 || without_gain < patience || e->by != ENDED_BY_STEPS || step >= ending_fall(e, c))
+        return false;
+    // half of the run means: as many steps as were held
+    int64_t fall = !falls(c) ? 0 : c->optim.decay ? c->optim.decay : step;
+    plan(e, c, ENDED_BY_PATIENCE, step, least(step + fall, c->optim.steps));
+    return true;
+}
+
+int64_t ending_wish(const struct ending *e, const struct config *c, int64_t step, int64_t reach)
+{
+    int64_t last = ending_last(e, c);
+    reach = reach < step ? step : least(reach, c->optim.steps);
+    if (!falls(c))
+        return reach == step && reach < last ? step : 0;
+    if (e->by != ENDED_BY_MINUTES && reach >= last)
+        return 0;
+    if (step < ending_fall(e, c)) // it holds
+        return step >= reach - fall_of(c, reach) ? reach : 0;
+    int64_t off = llabs(reach - last);
+    return off > 1 && off > (last - step) / 10 ? reach : 0; // no change for every small change of pace
+}
+
+void ending_grant(struct ending *e, const struct config *c, int64_t step, int64_t wish)
+{
+    if (wish > 0)
+        plan(e, c, ENDED_BY_MINUTES, step, wish);
+}
+
+void ending_resume(struct ending *e, const struct config *c)
+{
+    double seconds = e->seconds;
+    bool time_left = c->optim.minutes <= 0 || seconds < 60 * c->optim.minutes;
+    if (e->by == ENDED_BY_MINUTES && time_left && !falls(c))
+        *e = (struct ending){.seconds = seconds};
+}
+
+/* -------------------------------------------------------------------------------- as text */
+
+void ending_text(char text[ENDING_TEXT], const struct ending *e)
+{
+    snprintf(text, ENDING_TEXT, "by %s, from %lld, last %lld, share %.17g, seconds %.17g", ended_by_name(e->by),
+             (long long)e->from, (long long)e->last, e->share, e->seconds);
+}
+
+bool ending_parse(struct ending *e, const char *text)
+{
+    char by[16], exact[ENDING_TEXT];
+    long long from, last;
+    struct ending r = {0};
+    if (sscanf(text, "by %15[a-z], from %18lld, last %18lld, share %30lf, seconds %30lf", by, &from, &last, &r.share,
+               &r.seconds) != 5)
+        return false;
+    while (r.by < ENDED_BY_MINUTES && strcmp(by, names[r.by]) != 0)
+        r.by++;
+    r.from = from;
+    r.last = last;
+    ending_text(exact, &r);
+    bool plan = r.by == ENDED_BY_STEPS ? from == 0 && last == 0 && r.share == 0
+                                       : from >= 0 && last >= from && r.share >= 0 && r.share <= 1;
+    if (strcmp(text, exact) != 0 || !plan || !(r.seconds >= 0 && r.seconds < INFINITY))
+        return false;
+    *e = r;
+    return true;
+}

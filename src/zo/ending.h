@@ -1,0 +1,69 @@
+/* zo/ending.h
+ *
+ * When a run ends. It plans to do optim.steps; it may find earlier that it is done:
+ *
+ *     patience   optim.patience looks (zo/looks.h) brought no gain. All ranks know it from the same looks.
+ *     minutes    the time of optim.minutes is over, or will be. Rank 0's clock decides, and its decision reaches the
+ *                others with the losses of a step (zo/exchange.h).
+ *
+ * With a schedule that holds the learning rate and lets it fall over the last steps (lr_schedule_fall) the fall then
+ * begins at once, or in time to end with the last minute, and the run ends with it. With any other schedule the run
+ * ends.
+ *
+ *     rate      ______________                       lr
+ *                             \                      `from` steps are done; step from + 1 has share lr
+ *              ______________  \__  ____________     `last`: the rate would be 0 after it
+ *
+ * Invariant: last step and rates follow from config and struct ending alone, a part of the state: so they are the same
+ * on all ranks and after a resume.
+ */
+#ifndef ZOODIP_ZO_ENDING_H
+#define ZOODIP_ZO_ENDING_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "files/config.h"
+
+enum ended_by { ENDED_BY_STEPS, ENDED_BY_PATIENCE, ENDED_BY_MINUTES };
+
+/* "steps", "patience", "minutes". */
+const char *ended_by_name(enum ended_by by);
+
+/* All zero: a run that does optim.steps. */
+struct ending {
+    int64_t by;         /* enum ended_by */
+    int64_t from, last; /* steps: unless by steps, the plan was made after `from` and the run ends after `last` */
+    double share;       /* of optim.lr, that step from + 1 begins the fall with */
+    double seconds;     /* of learning so far, for optim.minutes; rank 0's clock */
+};
+
+/* The last step, as it is planned now. */
+int64_t ending_last(const struct ending *e, const struct config *c);
+
+/* The learning rate of a step (from 1). */
+double ending_rate(const struct ending *e, const struct config *c, int64_t step);
+
+/* How many steps have done before the fall of the rate, as it is planned now; those of the whole run if none falls. */
+int64_t ending_fall(const struct ending *e, const struct config *c);
+
+/* After a look after `step`, with the number of looks that brought no gain, those during the warmup not counted. True
+ * if the run has run out of patience with it. */
+bool ending_patience(struct ending *e, const struct config *c, int64_t step, int64_t without_gain);
+
+/* On rank 0, during `step`: time is left for steps up to `reach`. The last step that is planned from now on; 0: the plan
+ * stays. */
+int64_t ending_wish(const struct ending *e, const struct config *c, int64_t step, int64_t reach);
+
+/* After `step`, on all ranks: the wish of rank 0; 0 changes nothing. */
+void ending_grant(struct ending *e, const struct config *c, int64_t step, int64_t wish);
+
+/* A resumed run may have more minutes than those that ended it. */
+void ending_resume(struct ending *e, const struct config *c);
+
+/* As a checkpoint's metadata have it, and back: false if it is not as ending_text writes it. */
+enum { ENDING_TEXT = 200 };
+void ending_text(char text[ENDING_TEXT], const struct ending *e);
+bool ending_parse(struct ending *e, const char *text);
+
+#endif
