@@ -109,3 +109,13 @@ def test_time_enough_changes_nothing(plan):
 def test_a_fall_from_within_the_warmup_begins_where_the_rate_was(plan):
     rates, _, _ = plan("2.reach=4", **FALLING | dict(warmup=4))
     assert rates == pytest.approx([0, 0.25, 0.5, 0.25])
+
+# -------------------------------------------------------------------------------- how long it will take
+
+
+def test_after_two_steps_a_run_says_how_long_it_will_take(tmp_path):
+    config, output = write_recipe(tmp_path, optim__steps=4, output__prompts=["a {}"], output__sample_steps=2)
+    log = run(program("zoodip"), "train", config).stderr
+    assert len(re.findall(r"^zoodip: \S+ s a step, \S+ evaluations/s: about \d+:\d\d to the end, pictures included$", log, re.MULTILINE)) == 1
+    config, output = write_recipe(tmp_path / "short", optim__steps=1, output__prompts=[])
+    assert "to the end" not in run(program("zoodip"), "train", config).stderr

@@ -218,6 +218,13 @@ void progress_step(struct progress *p, int64_t done, const char *note)
     pthread_mutex_unlock(&lock);
 }
 
+void progress_aim(struct progress *p, int64_t total)
+{
+    pthread_mutex_lock(&lock);
+    p->total = total;
+    pthread_mutex_unlock(&lock);
+}
+
 void progress_weigh(struct progress *p, double done, double left, double after)
 {
     if (p->quiet)

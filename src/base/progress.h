@@ -45,6 +45,9 @@ enum { PROGRESS_MEGABYTE = 1000000 }; /* the unit in which bytes are counted, "M
 /* Begins a phase of `total` steps, 0 if that cannot be known; unit: what is counted, "" for plain numbers. */
 void progress_phase(struct progress *p, const char *what, int64_t total, const char *unit);
 
+/* There will be fewer or more steps in all, before progress_step. */
+void progress_aim(struct progress *p, int64_t total);
+
 /* done: steps done in all. note: what else to say, such as "loss 0.0214 (validation 0.0221), 110 evaluations/s"; may be
  * "". Cheap: most calls show nothing. */
 void progress_step(struct progress *p, int64_t done, const char *note);

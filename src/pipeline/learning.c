@@ -163,9 +163,17 @@ static struct error generate_sample(void *arg, int64_t step, bool missing)
     return pictures_sample(l->subject, l->training.state.embedding, step, missing);
 }
 
+static void begin_steps(void *arg)
+{
+    struct learning *l = arg;
+    if (comm_rank(l->subject->pipeline->comm) == 0)
+        outlook_begin(&l->outlook, &l->training, l->subject);
+}
+
 static void report_step(void *arg, const struct metric *metric)
 {
     struct learning *l = arg;
+    outlook_step(&l->outlook, metric);
     if (l->on_step)
         l->on_step(l->arg, metric);
 }
@@ -180,14 +188,11 @@ struct error learning_run(struct learning *l, bool resume)
     TRY(training_new(&l->training, &parts));
     if (resume)
         TRY(training_resume(&l->training));
-    const struct training_calls calls = {.check = check_folder,
-                                         .sample = generate_sample,
-                                         .after_step = report_step,
-                                         .arg = l,
-                                         .sample_cost = pictures_cost(l->subject, 1),
-                                         .end_cost = pictures_cost(l->subject, 2)};
-    TRY(training_run(&l->training, &calls));
-    return finish_run(l);
+    const struct training_calls calls = {
+        .check = check_folder, .begin = begin_steps, .sample = generate_sample, .after_step = report_step, .arg = l};
+    struct error e = training_run(&l->training, &calls);
+    outlook_end(&l->outlook);
+    return e.code == ERROR_NONE ? finish_run(l) : e;
 }
 
 void learning_free(struct learning *l)

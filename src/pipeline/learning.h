@@ -7,6 +7,7 @@
 #define ZOODIP_PIPELINE_LEARNING_H
 
 #include "files/claim.h"
+#include "pipeline/outlook.h"
 #include "pipeline/subject.h"
 #include "zo/previous.h"
 #include "zo/train.h"
@@ -26,7 +27,8 @@ struct learning {
     double started; /* when learning_run began, by clock_seconds */
 
     /* private */
-    char *announced; /* the folder in which previous_announce noted something, until it has begun; or NULL */
+    struct outlook outlook; /* rank 0 of the group */
+    char *announced;        /* the folder in which previous_announce noted something, until it has begun; or NULL */
 };
 
 /* Before anything else is read, on rank 0 of the group only: if output.dir exists, claims it until learning_free (an

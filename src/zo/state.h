@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "cluster/comm.h"
 #include "files/safetensors.h"
+#include "zo/ending.h"
 #include "zo/subspace.h"
 
 struct state {
@@ -20,6 +21,7 @@ struct state {
     int64_t dim;              /* vectors x width */
     float *embedding, *m, *v; /* [dim]: the word, and Adam's moments (zo/optimizer.h) */
     struct subspace subspace;
+    struct ending ending;
 };
 
 /* tau and nu as in zo/subspace.h. Free with state_free. */

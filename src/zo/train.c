@@ -150,33 +150,19 @@ static struct error make_sample(struct training *t, const struct training_calls 
     return *stop ? ok() : e;
 }
 
-/* What a rank does one after the other in the steps up to `step` and between them, in evaluations. */
-static double work_until(const struct training *t, const struct training_calls *calls, int64_t step)
+double training_work(const struct training *t, int64_t step)
 {
     const struct config *c = t->parts.config;
-    int64_t ranks = comm_size(t->parts.comm), samples = c->output.sample_every;
+    int ranks = comm_size(t->parts.comm);
     int64_t validations = step / t->validation_every + (step == c->optim.steps && step % t->validation_every != 0);
-    return (double)(step * share_of(t->lanes, 0, (int)ranks).count) +
-           (double)(validations * share_of(t->validation_evaluations, 0, (int)ranks).count) +
-           (double)(samples > 0 && step > 0 ? (step - 1) / samples : 0) * calls->sample_cost;
-}
-
-static void show(const struct training *t, struct progress *progress, const struct metric *m,
-                 const struct training_calls *calls)
-{
-    double done = work_until(t, calls, t->state.step), all = work_until(t, calls, t->parts.config->optim.steps);
-    progress_weigh(progress, done - work_until(t, calls, t->begun), all - done, calls->end_cost);
-    char text[160];
-    snprintf(text, sizeof text, "loss %.5f, validation %.5f, %.3g evaluations/s", m->loss, t->validation_last,
-             m->evaluations_per_second);
-    progress_step(progress, t->state.step, text);
+    return (double)(step * share_of(t->lanes, 0, ranks).count) +
+           (double)(validations * share_of(t->validation_evaluations, 0, ranks).count);
 }
 
 /* -------------------------------------------------------------------------------- the run */
 
 /* A step with all that is due after it. */
-static struct error step_and_records(struct training *t, struct progress *progress, const struct training_calls *calls,
-                                     bool *stop)
+static struct error step_and_records(struct training *t, const struct training_calls *calls, bool *stop)
 {
     const struct config *c = t->parts.config;
     double began = clock_seconds();
@@ -196,23 +182,20 @@ static struct error step_and_records(struct training *t, struct progress *progre
     m.evaluations_per_second = (double)t->lanes / m.seconds;
     t->seconds += m.seconds;
     TRY(after_step(t, &m, last));
-    if (comm_rank(t->parts.comm) == 0) {
+    if (comm_rank(t->parts.comm) == 0)
         records_keep(t, &m, last);
-        show(t, progress, &m, calls);
-    }
-    if (calls->after_step)
-        calls->after_step(calls->arg, &m);
+    calls->after_step(calls->arg, &m);
     return ok();
 }
 
-static struct error run_steps(struct training *t, struct progress *progress, const struct training_calls *calls)
+static struct error run_steps(struct training *t, const struct training_calls *calls)
 {
     const struct config *c = t->parts.config;
     bool stop = false;
     while (t->state.step < c->optim.steps && !stop) {
         TRY(make_sample(t, calls, t->state.step == t->begun, &stop));
         if (!stop)
-            TRY(step_and_records(t, progress, calls, &stop));
+            TRY(step_and_records(t, calls, &stop));
     }
     // agreeing is a barrier too: after it everything that rank 0 saved is on the disk, so any rank may end
     TRY(comm_agree(t->parts.comm, comm_rank(t->parts.comm) == 0 ? records_finish(t) : ok()));
@@ -223,7 +206,6 @@ static struct error run_steps(struct training *t, struct progress *progress, con
 
 struct error training_run(struct training *t, const struct training_calls *calls)
 {
-    const struct config *c = t->parts.config;
     bool first_rank = comm_rank(t->parts.comm) == 0;
     t->calls = calls;
     struct error e = comm_agree(t->parts.comm, first_rank ? records_open(t) : ok());
@@ -233,12 +215,9 @@ struct error training_run(struct training *t, const struct training_calls *calls
         t->validation_last = t->validation_first;
         t->records.last_checkpoint = clock_seconds();
         t->begun = t->state.step;
-        char what[128];
-        snprintf(what, sizeof what, "learning %.100s", c->token.placeholder);
-        struct progress progress;
-        progress_begin(&progress, what, t->state.step, c->optim.steps);
-        e = run_steps(t, &progress, calls);
-        progress_end(&progress);
+        if (calls->begin)
+            calls->begin(calls->arg);
+        e = run_steps(t, calls);
     }
     if (first_rank)
         records_close(t);

@@ -58,17 +58,16 @@ void training_free_device(struct training *t);
 struct error training_resume(struct training *t);
 
 /* Callbacks of a run. On rank 0: `check` before files are written, whose error keeps them from being written; may be
- * NULL. On every rank: `sample` when a picture is due (`missing`: it may exist already, since the run begins at this
- * step), which returns ERROR_PREEMPTED on all ranks if one was asked to stop; and `after_step`, which may be NULL.
- *
- * Costs, for the time that is left: of `sample`, and of what follows the run; in evaluations that take as long on each
- * rank. */
+ * NULL. On every rank: `begin` when all that comes before the first step is done, which may be
+ * NULL; `sample` when a picture is due
+ * (`missing`: it may exist already, since the run begins at this step), which returns ERROR_PREEMPTED on all ranks if one
+ * was asked to stop; and `after_step`. */
 struct training_calls {
     struct error (*check)(void *arg);
+    void (*begin)(void *arg);
     struct error (*sample)(void *arg, int64_t step, bool missing);
     void (*after_step)(void *arg, const struct metric *metric);
     void *arg;
-    double sample_cost, end_cost;
 };
 
 /* Runs the remaining steps, writing metrics, embeddings and checkpoints into config->output.dir. ERROR_PREEMPTED after
@@ -77,6 +76,9 @@ struct error training_run(struct training *t, const struct training_calls *calls
 
 /* One step and nothing else: no records, no files. Collective. */
 struct error training_step(struct training *t);
+
+/* What a rank does in the steps up to `step` and the looks between and after them, in evaluations. */
+double training_work(const struct training *t, int64_t step);
 
 /* Bytes of the device's arena that a step needs. */
 int64_t training_arena(const struct training *t);

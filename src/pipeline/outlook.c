@@ -1,0 +1,115 @@
+#include "pipeline/outlook.h"
+
+#include <math.h>
+#include <stdio.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "pipeline/pictures.h"
+
+enum { RATED = 2 };              /* steps that a rate is found from */
+static const double WRONG = 0.5; /* share of an estimate by which it must be off, */
+static const double MUCH = 2;    /* and seconds */
+
+/* -------------------------------------------------------------------------------- work */
+
+/* From the run's start, at which the samples that were due had been made or not. */
+static double work_until(const struct outlook *o, int64_t step)
+{
+    int64_t every = o->training->parts.config->output.sample_every;
+    return training_work(o->training, step) +
+           (every > 0 && step > 0 ? (double)((step - 1) / every) : 0) * o->sample_cost;
+}
+
+static int64_t last_step(const struct outlook *o)
+{
+    return ending_last(&o->training->state.ending, o->training->parts.config);
+}
+
+/* Seconds that are left, those of the pictures included, at `pace` seconds for an evaluation. */
+static double seconds_left(const struct outlook *o, double pace)
+{
+    const struct training *t = o->training;
+    double minutes = t->parts.config->optim.minutes;
+    double left = pace * (work_until(o, last_step(o)) - work_until(o, t->state.step));
+    if (minutes > 0)
+        left = fmax(0, fmin(left, 60 * minutes - t->state.ending.seconds));
+    return left + pace * o->end_cost;
+}
+
+/* The same at the pace of this run. */
+static double seconds_left_now(const struct outlook *o, double so_far)
+{
+    return seconds_left(o, so_far / (work_until(o, o->training->state.step) - work_until(o, o->begun)));
+}
+
+/* -------------------------------------------------------------------------------- the estimate */
+
+static void tell(const struct outlook *o, double left)
+{
+    const struct training *t = o->training;
+    bool may_end = t->parts.config->optim.patience > 0 && t->state.ending.by == ENDED_BY_STEPS;
+    double pace = t->seconds / RATED;
+    char time[32];
+    progress_duration(time, left);
+    log_line("%.3g s a step, %.3g evaluations/s: %s %s to the end, pictures included", pace, (double)t->lanes / pace,
+             may_end ? "at most" : "about", time);
+}
+
+static void correct(struct outlook *o, double so_far, double left)
+{
+    char then[32], now[32];
+    if (o->corrected || fabs(so_far + left - o->seconds) < fmax(MUCH, WRONG * o->seconds))
+        return;
+    progress_duration(then, o->seconds);
+    progress_duration(now, left);
+    log_line("the estimate of %s in all was wrong by half: now about %s to the end", then, now);
+    o->corrected = true;
+}
+
+static void estimate(struct outlook *o)
+{
+    int64_t steps = o->training->state.step - o->begun, last = last_step(o);
+    double so_far = clock_seconds() - o->began, left = seconds_left_now(o, so_far);
+    if (steps == RATED)
+        tell(o, left);
+    else if (steps > RATED && o->last == last)
+        correct(o, so_far, left);
+    if (steps == RATED || o->last != last) // a fall that has begun leaves less to do
+        o->seconds = so_far + left;
+    o->last = last;
+}
+
+/* -------------------------------------------------------------------------------- in a run */
+
+void outlook_begin(struct outlook *o, const struct training *training, const struct subject *subject)
+{
+    *o = (struct outlook){.training = training,
+                          .sample_cost = pictures_cost(subject, 1),
+                          .end_cost = pictures_cost(subject, 2),
+                          .begun = training->state.step,
+                          .began = clock_seconds()};
+    snprintf(o->what, sizeof o->what, "learning %.100s", subject->config.token.placeholder);
+    progress_begin(&o->progress, o->what, o->begun, last_step(o));
+}
+
+void outlook_step(struct outlook *o, const struct metric *m)
+{
+    char text[160];
+    if (!o->training)
+        return;
+    double done = work_until(o, m->step);
+    estimate(o);
+    snprintf(text, sizeof text, "loss %.5f, validation %.5f, %.3g evaluations/s", m->loss, o->training->validation_last,
+             m->evaluations_per_second);
+    progress_aim(&o->progress, last_step(o));
+    progress_weigh(&o->progress, done - work_until(o, o->begun), work_until(o, last_step(o)) - done, o->end_cost);
+    progress_step(&o->progress, m->step, text);
+}
+
+void outlook_end(struct outlook *o)
+{
+    if (o->training)
+        progress_end(&o->progress);
+    o->training = NULL;
+}

@@ -1,0 +1,42 @@
+/* pipeline/outlook.h
+ *
+ * What a run has to do, in evaluations, and how long that takes: the live line of its steps, and after two of them a line
+ * of the log that says how fast it is and how long it will take, pictures included. If that proves wrong by half, another
+ * line says so, once.
+ *
+ * Work is counted as one rank does it, which has its share of lanes, looks and pictures, one after the other.
+ */
+#ifndef ZOODIP_PIPELINE_OUTLOOK_H
+#define ZOODIP_PIPELINE_OUTLOOK_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/progress.h"
+#include "pipeline/subject.h"
+#include "report/metrics.h"
+#include "zo/train.h"
+
+/* Its fields are private. All zero: shows nothing. */
+struct outlook {
+    const struct training *training; /* NULL until outlook_begin */
+    double sample_cost, end_cost;    /* of samples after a step, and of the pictures at the end */
+    struct progress progress;
+    char what[128];
+    int64_t begun;  /* the step that the run went on from */
+    double began;   /* when, by clock_seconds */
+    int64_t last;   /* the last step as the estimate knows it */
+    double seconds; /* the estimate, from `began` to the end of the pictures */
+    bool corrected;
+};
+
+/* Before the first step; outlook_end must follow. Training and subject are borrowed. */
+void outlook_begin(struct outlook *o, const struct training *training, const struct subject *subject);
+
+/* After a step. */
+void outlook_step(struct outlook *o, const struct metric *metric);
+
+/* The pictures have lines of their own. */
+void outlook_end(struct outlook *o);
+
+#endif
