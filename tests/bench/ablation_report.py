@@ -21,7 +21,9 @@ LANES = 2000
 RUNS = ROOT / "results" / "ablation.jsonl"
 ALL_TIMESTEPS = [0, 1000]
 
-# name: (what it says in the table, what changes in the recipe of configs/toybox.json); the most telling first.
+# The paper's recipe at toybox's size, beside what configs/toybox.json says of model and data.
+BASE = dict(zo__n=2, zo__derivative="difference", zo__tau=16, zo__nu=1e-3, zo__timesteps=[500, 900], optim__lr=0.03, quant__bits=8)
+# name: (what it says in the table, what differs from the base); the most telling first.
 SUBSPACE_OFF = dict(zo__tau=2)  # two rows have one direction, which is signal
 TIMESTEPS_OFF = dict(zo__timesteps=ALL_TIMESTEPS)
 TANGENT = dict(zo__derivative="tangent")
@@ -43,8 +45,8 @@ SHOWN = ["base", "subspace-off", "timesteps-off", "both-off", "n-1", "n-4", "n-8
 
 
 def changes(setting):
-    """What the setting sets in the recipe, n and derivative included."""
-    return {"zo__derivative": "difference", "zo__n": 2} | SETTINGS[setting][1]
+    """What the setting sets in the recipe."""
+    return BASE | SETTINGS[setting][1]
 
 
 def steps(setting):
