@@ -30,6 +30,11 @@ void device_read(struct device *d, void *to, struct tensor from)
 
 /* -------------------------------------------------------------------------------- tangents */
 
+bool device_computes(const struct device *d)
+{
+    return d->ops->linear;
+}
+
 bool device_has_tangents(const struct device *d)
 {
     return d->ops->tangents;

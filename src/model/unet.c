@@ -165,6 +165,29 @@ void unet_free(struct unet *u)
     u->layers = NULL;
 }
 
+/* -------------------------------------------------------------------------------- what reads the text */
+
+typedef struct error take_product(void *arg, const struct weight *weight, int64_t channels);
+
+static struct error take_transformer(const struct transformer *t, take_product *take, void *arg)
+{
+    for (int64_t i = 0; i < t->depth; i++) {
+        TRY(take(arg, t->blocks[i].k2, t->channels));
+        TRY(take(arg, t->blocks[i].v2, t->channels));
+    }
+    return ok();
+}
+
+struct error unet_text_products(const struct unet *u, take_product *take, void *arg)
+{
+    for (int64_t i = 0; i < 2 * u->config.blocks; i++) {
+        const struct unet_block *b = i % 2 ? &u->layers->up[i / 2] : &u->layers->down[i / 2];
+        for (int64_t j = 0; j < b->layers && b->cross; j++)
+            TRY(take_transformer(&b->transformers[j], take, arg));
+    }
+    return take_transformer(&u->layers->mid, take, arg);
+}
+
 /* -------------------------------------------------------------------------------- forward */
 
 /* What flows through the network, before and after the lanes separate. */

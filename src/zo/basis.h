@@ -16,6 +16,8 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/pool.h"
+#include "model/text_jacobian.h"
 #include "zo/parts.h"
 
 struct basis {
@@ -27,20 +29,32 @@ struct basis {
 };
 void basis_free(struct basis *b);
 
-/* Of the token table's rows that are tokens (torch.cov of rows [0, first_id)). Collective. */
+/* Of the token table's rows that are tokens (torch.cov of rows [0, first_id)). What *b held before is freed.
+ * Collective. */
 struct error basis_table(struct basis *b, const struct training_parts *parts);
 
-/* What finds text's bases. Its tensors are on the device from here on, so memory is planned with it. `arena`: bytes of
- * the arena that others need, which its batches of tangents stay within. Free with text_basis_free. Collective. */
+/* The longest word, vectors x width, for which text's bases can be found. */
+enum { TEXT_BASIS_DIM = 4096 };
+
+/* What finds text's bases. Its tensors are on the device from here on, so that memory is planned with it. `arena`: the
+ * device's arena that others need, in bytes, which its batches of tangents stay within. Free with text_basis_free. */
 struct text_basis {
     struct training_parts parts;
+
+    /* private */
+    struct text_jacobian jacobian;
+    struct pool *pool;
+    int64_t captions[4], caption_count; /* those that count: different ones, evenly spread */
 };
 struct error text_basis_new(struct text_basis *t, const struct training_parts *parts, int64_t arena);
 void text_basis_free(struct text_basis *t);
 
 /* At the word as it stands, embedding [dim]. rank 0: the smallest that holds 99.9 % of the trace, and at least `least`;
- * else the rank. What *b held before is freed. Collective; same bits on every rank. */
+ * else the rank. What *b held before is freed. Rank 0 logs what was found. Collective. */
 struct error text_basis_find(struct text_basis *t, const float *embedding, int64_t least, int64_t rank,
                              struct basis *b);
+
+/* JtJ's eigenvalues, values [dim], and eigenvectors [dim, dim], largest first, on rank 0 alone. Collective. */
+struct error text_basis_spectrum(struct text_basis *t, const float *embedding, double *values, double *vectors);
 
 #endif
