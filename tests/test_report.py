@@ -139,8 +139,9 @@ def test_events_say_what_the_lines_say(tmp_path):
     (path,) = tmp_path.glob("events.out.tfevents.*")
     scalars, others = events(path)
     assert others == [(0, b"brain.Event:2", None)]
-    assert [step for step, _ in scalars] == list(range(1, 61))
-    for (_, values), line in zip(scalars, lines(tmp_path)):
+    assert [step for step, _ in scalars] == list(range(61))
+    assert scalars[0] == (0, {"validation_loss": np.float32(lines(tmp_path)[0]["validation_start"])})
+    for (_, values), line in zip(scalars[1:], lines(tmp_path)):
         assert set(values) == ({"loss", "lr", "grad_norm", "evaluations_per_second"} |
                                ({"validation_loss"} if "validation_loss" in line else set()))
         for tag, value in values.items():

@@ -15,6 +15,7 @@
 #include "model/model_folder.h"
 #include "pipeline/derivative.h"
 #include "pipeline/memory_plan.h"
+#include "report/gain.h"
 #include "report/metrics.h"
 #include "zo/origin.h"
 
@@ -225,10 +226,23 @@ static struct error inspect_model(const char *folder)
 
 /* -------------------------------------------------------------------------------- a run's folder */
 
+static void print_looks(const struct metric_table *lines)
+{
+    const struct gain gain = gain_of(lines);
+    char text[GAIN_TEXT];
+    if (isfinite(gain.start))
+        printf("  validation loss   %.5f at the start\n", gain.start);
+    if (gain.looks > 0)
+        printf("  validation loss   %.5f at step %lld\n", gain.last, (long long)gain.last_step);
+    gain_text(text, &gain);
+    if (text[0])
+        printf("  the word is of    %s\n", text);
+}
+
 static void print_losses(const struct metric_table *lines)
 {
     double sum = 0, time = 0;
-    int64_t used = 0, first = -1, last = -1;
+    int64_t used = 0;
     for (int64_t i = 0; i < lines->count; i++) {
         if (isfinite(lines->seconds[i]))
             time += lines->seconds[i];
@@ -236,18 +250,12 @@ static void print_losses(const struct metric_table *lines)
             sum += lines->losses[i];
             used++;
         }
-        if (isfinite(lines->validations[i])) {
-            first = first < 0 ? i : first;
-            last = i;
-        }
     }
     long long steps = lines->count ? (long long)lines->steps[lines->count - 1] : 0;
     printf("  steps             %lld, in %.1f s\n", steps, time);
     if (used)
         printf("  loss              %.5f (mean of the last %lld)\n", sum / (double)used, (long long)used);
-    if (first >= 0)
-        printf("  validation loss   %.5f at step %lld, %.5f at step %lld\n", lines->validations[first],
-               (long long)lines->steps[first], lines->validations[last], (long long)lines->steps[last]);
+    print_looks(lines);
 }
 
 static struct error print_files(const char *folder, const char *inside)

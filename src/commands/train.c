@@ -6,6 +6,7 @@
 #include "commands/options.h"
 #include "pipeline/learning.h"
 #include "pipeline/memory_plan.h"
+#include "report/gain.h"
 #include "report/metrics.h"
 
 static void print_help(void)
@@ -21,8 +22,9 @@ static void print_help(void)
            "                    removed after the new run's first checkpoint\n"
            "  --quiet           only warnings and errors on stderr\n"
            "\n"
-           "Writes into output.dir: learned_embeds.safetensors, metrics.jsonl, loss.png, grid.png, report.html, "
-           "checkpoints/.\n"
+           "Writes into output.dir: learned_embeds.safetensors (the best word by validation), "
+           "learned_embeds-last.safetensors,\n"
+           "metrics.jsonl, loss.png, grid.png, report.html, checkpoints/.\n"
            "SIGUSR1 (and SIGTERM, SIGINT) finishes the step, checkpoints and exits 75; run again with --resume.\n"
            "\n"
            "examples:\n"
@@ -48,8 +50,13 @@ static void log_done(const struct run *r)
     const struct config *c = &r->subject.config;
     const struct training *t = &r->learning.training;
     log_line("learned \"%s\": validation loss %.5f -> %.5f in %lld steps, %.1f s", c->token.placeholder,
-             t->validation_first, t->validation_last, (long long)t->state.step, t->seconds);
-    static const char *const files[] = {"learned_embeds.safetensors", "loss.png", "grid.png", "report.html"};
+             t->state.looked.start, t->state.looked.newest, (long long)t->state.step, t->seconds);
+    char gain[GAIN_TEXT];
+    gain_read(gain, c->output.dir);
+    if (gain[0])
+        log_line("the word is that of %s", gain);
+    static const char *const files[] = {"learned_embeds.safetensors", "learned_embeds-last.safetensors", "loss.png",
+                                        "grid.png", "report.html"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         log_line("wrote %s/%s", c->output.dir, files[i]);
     int64_t from, to;

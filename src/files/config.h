@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 49 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 51 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -58,6 +58,7 @@ struct config {
         enum fit fit;
         bool flip;
         int64_t repeats;
+        bool hold_out; /* the last picture is for validation alone */
     } data;
     struct {
         char *placeholder;
@@ -99,6 +100,7 @@ struct config {
         double checkpoint_minutes; /* 0: by steps alone */
         int64_t checkpoint_keep;   /* 0: all */
         int64_t sample_every;      /* steps; 0: only at the end */
+        int64_t validate_every;    /* steps; 0: see zo/looks.h */
         int64_t sample_steps;      /* the sampler's, for each of these pictures */
         double guidance;           /* of these pictures; 1 or less: none */
         struct texts prompts;      /* "{}" stands for the word; none: no pictures */
@@ -152,8 +154,8 @@ void config_free(struct config *config);
 char *config_json(const struct config *config);
 
 /* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out
- * output.*, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run may be moved or
- * prolonged; optim.minutes, since time does not repeat itself; optim.min_gain without optim.patience, and zo.eps beside
+ * output.* but validate_every, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run
+ * may be moved or prolonged; optim.minutes, since time does not repeat itself; optim.min_gain without optim.patience, and zo.eps beside
  * tangents, which have no use for it; and model, data.images and data.captions, which are compared by what they lead
  * to (zo/origin.h). NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);

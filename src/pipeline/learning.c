@@ -110,7 +110,7 @@ struct error learning_check(struct learning *l)
     return claim(l, c);
 }
 
-/* Rank 0: pictures and curve, each even if the one before failed; the word, in case it was removed while pictures were
+/* Rank 0: pictures and curve, each even if the one before failed; the words, in case they were removed while pictures were
  * generated; and the report, which names it. */
 static struct error write_results(struct learning *l, const struct pictures *pictures)
 {
@@ -118,7 +118,7 @@ static struct error write_results(struct learning *l, const struct pictures *pic
     TRY(learning_check(l));
     struct error e = pictures_save(pictures, folder);
     e = error_first(e, plot_write(folder));
-    e = error_first(e, records_keep_word(&l->training));
+    e = error_first(e, records_keep_words(&l->training));
     return error_first(e, run_report_write(l, pictures));
 }
 
@@ -131,7 +131,7 @@ static struct error finish_run(struct learning *l)
     if (device_memory_left(p->device, &left, &l->driver_used).code != ERROR_NONE)
         l->driver_used = 0; // it is only for a line of the log
     training_free_device(&l->training);
-    TRY(pictures_generate(&pictures, l->subject, l->training.state.embedding, l->last));
+    TRY(pictures_generate(&pictures, l->subject, state_kept(&l->training.state), l->last));
     struct progress progress;
     progress_phase(&progress, "writing the report", 0, "");
     struct error e = comm_rank(p->comm) == 0 ? write_results(l, &pictures) : ok();

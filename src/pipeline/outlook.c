@@ -100,8 +100,8 @@ void outlook_step(struct outlook *o, const struct metric *m)
         return;
     double done = work_until(o, m->step);
     estimate(o);
-    snprintf(text, sizeof text, "loss %.5f, validation %.5f, %.3g evaluations/s", m->loss, o->training->validation_last,
-             m->evaluations_per_second);
+    snprintf(text, sizeof text, "loss %.5f, validation %.5f, %.3g evaluations/s", m->loss,
+             o->training->state.looked.newest, m->evaluations_per_second);
     progress_aim(&o->progress, last_step(o));
     progress_weigh(&o->progress, done - work_until(o, o->begun), work_until(o, last_step(o)) - done, o->end_cost);
     progress_step(&o->progress, m->step, text);

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "files/file.h"
+#include "report/gain.h"
 #include "report/report.h"
 
 enum { FACTS = 16, FACT_TEXT = 200 };
@@ -57,6 +58,19 @@ static void add_origin(struct facts *f)
     add_fact(f, "host", "%s", host);
 }
 
+/* How good the word is, and of which step it is. */
+static void add_looks(struct facts *f, const struct training *t)
+{
+    const struct looked *l = &t->state.looked;
+    char gain[GAIN_TEXT];
+    add_fact(f, "validation loss at the start", "%.5f, over %lld fixed draws%s", l->start, (long long)l->draws,
+             t->parts.config->data.hold_out ? " of the picture held out" : "");
+    add_fact(f, "validation loss at the end", "%.5f", l->newest);
+    gain_read(gain, t->parts.config->output.dir);
+    if (gain[0])
+        add_fact(f, "the word is of", "%s", gain);
+}
+
 static void add_run(struct facts *f, const struct learning *l)
 {
     const struct pipeline *p = l->subject->pipeline;
@@ -66,9 +80,7 @@ static void add_run(struct facts *f, const struct learning *l)
     add_fact(f, "derivative", "%s", derivative_name(l->subject->config.zo.derivative));
     add_fact(f, "steps", "%lld", (long long)t->state.step);
     add_fact(f, "time", "%.1f s in steps, %.1f s in all (this run)", t->seconds, clock_seconds() - l->started);
-    add_fact(f, "validation loss at the start", "%.5f, over %lld fixed draws", t->validation_first,
-             (long long)t->validation_evaluations);
-    add_fact(f, "validation loss at the end", "%.5f", t->validation_last);
+    add_looks(f, t);
     add_fact(f, "peak memory", "%.0f MB on rank 0", (double)memory_peak() / (1 << 20));
 }
 

@@ -285,7 +285,8 @@ int64_t job_state_of(const char *name)
 
 struct job_status job_status_unknown(int64_t job)
 {
-    return (struct job_status){.job = job, .left = -1, .loss = NAN, .validation_first = NAN, .validation = NAN};
+    return (struct job_status){
+        .job = job, .left = -1, .loss = NAN, .validation_first = NAN, .validation = NAN, .validation_best = NAN};
 }
 
 bool job_is_pending(const struct job *job)

@@ -19,6 +19,7 @@
 #include "files/claim.h"
 #include "files/config.h"
 #include "pipeline/subject.h"
+#include "report/gain.h"
 #include "zo/previous.h"
 
 /* A file's jobs are checked together, as said above. A spool's arrived one by one: each is {"name", "resume",
@@ -43,7 +44,9 @@ int64_t job_state_of(const char *name);
 struct job_status {
     int64_t job; /* its place in the list; -1: none */
     int64_t state, group, step;
-    double loss, validation_first, validation, evaluations, seconds, evaluations_per_second;
+    double loss, validation_first, validation, validation_best, evaluations, seconds, evaluations_per_second;
+    int64_t best_step;          /* that of the word; 0: no validation was below the first, and it is the last */
+    char gain[GAIN_TEXT];       /* that in words; "": not known */
     char phase[PROGRESS_BRIEF]; /* what it does besides steps, "generating pictures 3/8"; "": nothing */
     double left;                /* seconds, of the phase or else of the job; negative if not known */
     double finished;            /* time, in seconds since 1970; 0: not yet */

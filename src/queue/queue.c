@@ -118,6 +118,14 @@ static void tick_group(void *arg)
     handout_report(q->handout, &q->status);
 }
 
+static void take_looks(struct job_status *s, const struct looked *l)
+{
+    s->validation_first = l->start;
+    s->validation = l->newest;
+    s->validation_best = l->best;
+    s->best_step = l->best_step;
+}
+
 /* After every step, on every rank of the group. */
 static void on_step(void *arg, const struct metric *metric)
 {
@@ -126,11 +134,9 @@ static void on_step(void *arg, const struct metric *metric)
     bool first = s->step == 0;
     s->step = metric->step;
     s->loss = metric->loss;
-    s->validation = q->learning->training.validation_last;
+    take_looks(s, &q->learning->training.state.looked);
     s->evaluations = (double)(metric->step * q->job->lanes);
     s->evaluations_per_second = metric->evaluations_per_second;
-    if (metric->step == 1)
-        s->validation_first = q->learning->training.validation_first;
     if (first && is_leader(q)) {
         q->job->status = *s;
         struct error e = learning_check(q->learning);
@@ -169,7 +175,8 @@ static struct error learn(struct queue *q, struct job *job, struct learning *lea
     TRY(comm_agree(q->serving.pipeline.comm, is_leader(q) ? open_folder(q, job, learning) : ok()));
     struct error e = learning_run(learning, job->start == START_RESUME);
     q->status.step = learning->training.state.step; // also for a job that had no step left
-    q->status.validation = learning->training.validation_last;
+    if (learning->training.state.looked.draws > 0)
+        take_looks(&q->status, &learning->training.state.looked);
     return e;
 }
 
@@ -184,6 +191,7 @@ static void record_outcome(struct queue *q, struct job *job, struct error e)
     s->evaluations = (double)(s->step * job->lanes);
     s->finished = s->state == JOB_STOPPED ? 0 : clock_date();
     result_totals(s, job->folder);
+    gain_read(s->gain, job->folder);
     job->status = *s;
     struct error written = learning_check(q->learning);
     if (written.code == ERROR_NONE && q->learning->claim.held)

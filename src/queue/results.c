@@ -46,6 +46,10 @@ static cJSON *result_json(const struct job *job)
     add_number(o, "loss", s->step > 0 ? s->loss : NAN);
     add_number(o, "validation_first", s->step > 0 ? s->validation_first : NAN);
     add_number(o, "validation_last", s->step > 0 ? s->validation : NAN);
+    add_number(o, "validation_best", s->step > 0 ? s->validation_best : NAN);
+    add_number(o, "best_step", (double)s->best_step);
+    if (s->gain[0])
+        cJSON_AddStringToObject(o, "word", s->gain);
     add_number(o, "seconds", s->seconds);
     add_number(o, "evaluations", s->evaluations);
     return o;
@@ -64,12 +68,17 @@ static struct error write_json(cJSON *object, const char *folder, const char *na
     return e;
 }
 
-/* The CRC-32 of the job's word, as text. */
-static struct error word_sum(char sum[16], const struct job *job)
+/* What a job leaves: the best word and the last, and where job.json has their CRC-32. */
+enum { WORDS = 2 };
+static const char *const words[WORDS] = {"learned_embeds.safetensors", "learned_embeds-last.safetensors"};
+static const char *const sum_keys[WORDS] = {"word_crc32", "last_word_crc32"};
+
+/* The CRC-32 of one of them, as text. */
+static struct error word_sum(char sum[16], const struct job *job, int word)
 {
     char path[PATH_SIZE];
     uint32_t crc;
-    TRY(path_join(path, job->folder, "learned_embeds.safetensors"));
+    TRY(path_join(path, job->folder, words[word]));
     TRY(file_crc(path, &crc));
     snprintf(sum, 16, "%08x", crc);
     return ok();
@@ -77,16 +86,17 @@ static struct error word_sum(char sum[16], const struct job *job)
 
 struct error result_write(const struct job *job)
 {
-    char sum[16] = "";
-    if (job->status.state == JOB_DONE)
-        TRY(word_sum(sum, job));
+    char sums[WORDS][16] = {"", ""};
+    for (int i = 0; i < WORDS && job->status.state == JOB_DONE; i++)
+        TRY(word_sum(sums[i], job, i));
     cJSON *o = result_json(job);
     if (job->submitted > 0)
         add_number(o, "submitted", job->submitted);
     add_number(o, "finished", job->status.finished);
     cJSON_AddStringToObject(o, "recipe", job->recipe);
-    if (sum[0])
-        cJSON_AddStringToObject(o, "word_crc32", sum);
+    for (int i = 0; i < WORDS; i++)
+        if (sums[i][0])
+            cJSON_AddStringToObject(o, sum_keys[i], sums[i]);
     if (job->has_subject)
         add_number(o, "sources", job->subject.dataset.sources);
     return write_json(o, job->folder, "job.json");
@@ -99,13 +109,18 @@ void result_remove(const struct job *job)
         unlink(path);
 }
 
-/* Is the word on the disk the one of which job.json says that it was finished? One without a sum is of an earlier
- * version. */
-static bool has_word(const struct job *job, struct json *json)
+/* Are the words on the disk those of which job.json says that they were finished? One without a sum is of an earlier
+ * version: then the best word must be there, and the last need not. */
+static bool has_words(const struct job *job, struct json *json)
 {
     char sum[16];
-    const char *then = json_string(json, "word_crc32", "");
-    return word_sum(sum, job).code == ERROR_NONE && (!then[0] || strcmp(sum, then) == 0);
+    for (int i = 0; i < WORDS; i++) {
+        const char *then = json_string(json, sum_keys[i], "");
+        bool there = word_sum(sum, job, i).code == ERROR_NONE;
+        if (then[0] ? !there || strcmp(sum, then) != 0 : i == 0 && !there)
+            return false;
+    }
+    return true;
 }
 
 /* What a file, which may hold anything, says about a job. */
@@ -117,6 +132,9 @@ static struct job_status parse_status(int64_t job, struct json *json)
     found.loss = json_number(json, "loss", NAN);
     found.validation_first = json_number(json, "validation_first", NAN);
     found.validation = json_number(json, "validation_last", NAN);
+    found.validation_best = json_number(json, "validation_best", NAN);
+    found.best_step = json_integer(json, "best_step", 0, 0, most);
+    snprintf(found.gain, sizeof found.gain, "%s", json_string(json, "word", ""));
     found.seconds = json_number(json, "seconds", 0);
     found.finished = json_number(json, "finished", 0);
     found.evaluations = json_number(json, "evaluations", 0);
@@ -143,7 +161,7 @@ static void parse_result(struct job *job, struct json *json)
     if (differs(difference, json_string(json, "recipe", ""), job))
         return;
     struct job_status found = parse_status(job->status.job, json);
-    if (found.state == JOB_DONE ? found.step != job->steps || !has_word(job, json) : !job->external)
+    if (found.state == JOB_DONE ? found.step != job->steps || !has_words(job, json) : !job->external)
         found.state = JOB_WAITING;
     if (found.state == JOB_FAILED)
         found.error = error_failed("%s", json_string(json, "reason", ""));
@@ -184,7 +202,7 @@ static enum finished parse_finished(struct job *job, struct json *json, char dif
     const char *recipe = json_string(json, "recipe", "");
     double submitted = json_number(json, "submitted", 0);
     *difference = 0;
-    if (json->error.code != ERROR_NONE || found.state != JOB_DONE || found.step != wanted || !has_word(job, json))
+    if (json->error.code != ERROR_NONE || found.state != JOB_DONE || found.step != wanted || !has_words(job, json))
         return UNFINISHED;
     job->status = found;
     job->sources = json_integer(json, "sources", -1, 0, UINT32_MAX);
@@ -289,7 +307,7 @@ struct error results_write_summary(struct results *r)
 
 /* -------------------------------------------------------------------------------- index.html */
 
-enum { FACTS = 5 };
+enum { FACTS = 6 };
 
 /* The texts that a struct report_subject points to. */
 struct subject_texts {
@@ -300,7 +318,8 @@ struct subject_texts {
 
 static struct report_subject subject_of(const struct results *r, const struct job *job, struct subject_texts *t)
 {
-    static const char *const names[FACTS] = {"state", "steps", "validation loss", "time", "turnaround"};
+    static const char *const names[FACTS] = {"state",          "steps", "validation loss",
+                                             "the word is of", "time",  "turnaround"};
     const struct job_status *s = &job->status;
     char first[32], last[32], wait[32];
     snprintf(t->facts[0], sizeof *t->facts, "%s%s%s", job_state_name(s->state), s->state == JOB_FAILED ? ": " : "",
@@ -309,8 +328,9 @@ static struct report_subject subject_of(const struct results *r, const struct jo
              s->evaluations);
     snprintf(t->facts[2], sizeof *t->facts, "%s, %s at the start", result_number(last, 5, s->validation),
              result_number(first, 5, s->validation_first));
-    snprintf(t->facts[3], sizeof *t->facts, "%.1f s in steps", s->seconds);
-    snprintf(t->facts[4], sizeof *t->facts, "%s s from submission to the end",
+    snprintf(t->facts[3], sizeof *t->facts, "%s", s->gain[0] ? s->gain : "-");
+    snprintf(t->facts[4], sizeof *t->facts, "%.1f s in steps", s->seconds);
+    snprintf(t->facts[5], sizeof *t->facts, "%s s from submission to the end",
              result_number(wait, 0, results_turnaround(r, job)));
     for (int i = 0; i < FACTS; i++) {
         t->pairs[2 * i] = names[i];

@@ -10,7 +10,7 @@
 #include "queue/jobs.h"
 #include "zo/origin.h"
 
-/* FOLDER/job.json: how far the job is, and the CRC-32 of its word once it is done: an error if the word cannot be read.
+/* FOLDER/job.json: how far the job is, and the CRC-32 of its best and its last word once it is done: an error if one cannot be read.
  * Written by the leader of its group. */
 struct error result_write(const struct job *job);
 void result_remove(const struct job *job);

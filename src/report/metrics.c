@@ -20,6 +20,7 @@ struct line {
     char *text;
     size_t size;
     int64_t step;
+    struct scalar start; /* of step 0; its value may be NAN */
     struct scalar scalars[SCALARS];
     int64_t scalar_count;
 };
@@ -170,8 +171,12 @@ static void put_line(FILE *out, const struct metric *metric)
     put_number(out, ", \"loss\": ", metric->loss);
     put_numbers(out, "losses", metric->losses, metric->loss_count);
     put_numbers(out, "slopes", metric->slopes, metric->slope_count);
-    if (!isnan(metric->validation))
+    if (!isnan(metric->start))
+        put_number(out, ", \"validation_start\": ", metric->start);
+    if (!isnan(metric->validation)) {
         put_number(out, ", \"validation_loss\": ", metric->validation);
+        fprintf(out, ", \"best_step\": %lld", (long long)metric->best_step);
+    }
     put_number(out, ", \"grad_norm\": ", metric->grad_norm);
     fprintf(out, ", \"removed\": %lld", (long long)metric->removed);
     put_number(out, ", \"lr\": ", metric->lr);
@@ -189,7 +194,9 @@ static struct error line_new(struct line *line, const struct metric *metric)
         {"evaluations_per_second", metric->evaluations_per_second},
         {"validation_loss", metric->validation},
     };
-    *line = (struct line){.step = metric->step, .scalar_count = isnan(metric->validation) ? SCALARS - 1 : SCALARS};
+    *line = (struct line){.step = metric->step,
+                          .start = {"validation_loss", metric->start},
+                          .scalar_count = isnan(metric->validation) ? SCALARS - 1 : SCALARS};
     memcpy(line->scalars, scalars, sizeof scalars);
     FILE *out = open_memstream(&line->text, &line->size);
     if (!out)
@@ -245,8 +252,10 @@ static struct error write_lines(struct metrics *metrics)
         e = write_line(metrics, line);
         if (e.code != ERROR_NONE)
             break;
-        struct error added = events_add(metrics->events, line->step, line->scalars, line->scalar_count);
-        event = event.code == ERROR_NONE ? added : event;
+        struct error added = isnan(line->start.value) ? ok() : events_add(metrics->events, 0, &line->start, 1);
+        event = error_first(event, added);
+        added = events_add(metrics->events, line->step, line->scalars, line->scalar_count);
+        event = error_first(event, added);
     }
     drop_lines(metrics, done);
     return e.code == ERROR_NONE ? event : e;
@@ -365,6 +374,8 @@ static struct error table_add(struct metric_table *table, int64_t *room, const c
     table->validations[table->count] = number_of(object, "validation_loss");
     table->seconds[table->count] = number_of(object, "seconds");
     table->count++;
+    double start = number_of(object, "validation_start");
+    table->start = isnan(start) ? table->start : start;
     return ok();
 }
 
@@ -389,7 +400,7 @@ static struct error read_table(struct metric_table *table, const char *path)
 struct error metrics_read(struct metric_table *table, const char *folder)
 {
     char path[PATH_SIZE];
-    *table = (struct metric_table){0};
+    *table = (struct metric_table){.start = NAN};
     TRY(path_join(path, folder, "metrics.jsonl"));
     struct error e = read_table(table, path);
     if (e.code != ERROR_NONE)

@@ -4,7 +4,8 @@
  * is said about it afterwards. The same numbers go to TensorBoard (report/events.h).
  *
  * A line is a JSON object, numbers with 17 significant digits (they read back as the same double); keys: step, loss,
- * losses, slopes, validation_loss (absent if NAN), grad_norm, removed, lr, seconds, evaluations_per_second. NaN and
+ * losses, slopes, validation_start (the validation loss before the first step; in the first line), validation_loss and
+ * best_step (in lines of steps that a validation follows), grad_norm, removed, lr, seconds, evaluations_per_second. NaN and
  * infinity are written as null.
  *
  * Invariant: the file never holds part of a line, unless the process died while it wrote the last one.
@@ -24,6 +25,8 @@ struct metric {
     const double *slopes; /* [slope_count], row-major [picture, direction 1..n]: derivatives of a picture's loss */
     int64_t loss_count, slope_count;
     double validation; /* NAN if it was not due */
+    int64_t best_step; /* then: that of the least so far, or 0 if that is the start's */
+    double start;      /* the validation loss before the first step, in the first line that knows it; else NAN */
     double grad_norm;  /* of the projected gradient */
     int64_t removed;   /* directions taken out of this step's gradient */
     double lr;
@@ -51,6 +54,7 @@ struct metric_table {
     int64_t count;
     int64_t *steps;                         /* [count], owned */
     double *losses, *validations, *seconds; /* [count], owned; NAN where a line has none */
+    double start;                           /* the validation loss before the first step; NAN if no line says it */
 };
 
 /* Reads FOLDER/metrics.jsonl. Nothing is owned after an error. */

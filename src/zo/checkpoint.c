@@ -16,14 +16,16 @@
 /* 1 knew a run by its paths. */
 enum { FORMAT = 2, NUMBER_TEXT = 24, FORMAT_TEXT = 40 };
 
-/* The metadata besides the checksum: its own facts, then those of the origin. */
-enum { FORMAT_FACT, STEP_FACT, UPDATES_FACT, OWN_FACTS, FACTS = OWN_FACTS + ORIGIN_FACTS };
+/* The metadata besides the checksum: its own facts, those of the origin, and one that came later and may be missing. */
+enum { FORMAT_FACT, STEP_FACT, UPDATES_FACT, OWN_FACTS, LOOKS_FACT = OWN_FACTS + ORIGIN_FACTS, FACTS };
 
 /* -------------------------------------------------------------------------------- what a file holds */
 
 static const char *fact_name(int i)
 {
     static const char *const own[OWN_FACTS] = {"format", "step", "updates"};
+    if (i == LOOKS_FACT)
+        return "looks";
     return i < OWN_FACTS ? own[i] : origin_name((enum origin_fact)(i - OWN_FACTS));
 }
 
@@ -37,7 +39,8 @@ static uint32_t checksum(const struct entry *tensors, const char *const facts[FA
 {
     uint32_t sum = 0;
     for (int i = 0; i < FACTS; i++)
-        sum = (uint32_t)crc32_z(sum, (const void *)facts[i], strlen(facts[i]) + 1);
+        if (facts[i])
+            sum = (uint32_t)crc32_z(sum, (const void *)facts[i], strlen(facts[i]) + 1);
     return state_crc(sum, tensors);
 }
 
@@ -106,26 +109,39 @@ static struct error remove_old(const char *folder, int64_t step, int64_t keep)
     return e;
 }
 
+/* Leaves out those that are empty and need not be there; returns how many are left. */
+static int drop_empty(struct entry tensors[STATE_TENSORS])
+{
+    int kept = STATE_ALWAYS;
+    for (int i = STATE_ALWAYS; i < STATE_TENSORS; i++)
+        if (tensors[i].count > 0)
+            tensors[kept++] = tensors[i];
+    return kept;
+}
+
 struct error checkpoint_write(const struct state *s, const char *folder, const struct origin *origin, int64_t keep)
 {
-    char path[PATH_SIZE], format[FORMAT_TEXT], step[NUMBER_TEXT], sum[NUMBER_TEXT];
+    char path[PATH_SIZE], format[FORMAT_TEXT], step[NUMBER_TEXT], looks[LOOKED_TEXT], sum[NUMBER_TEXT];
     TRY(folder_make(folder));
     TRY(step_path(path, folder, s->step));
     snprintf(step, sizeof step, "%lld", (long long)s->step);
     struct entry tensors[STATE_TENSORS];
     state_tensors(s, tensors);
     format_text(format, FORMAT);
-    const char *facts[FACTS] = {format, step, step};
+    looked_text(looks, &s->looked);
+    const char *facts[FACTS] = {format, step, step, [LOOKS_FACT] = s->looked.draws > 0 ? looks : NULL};
     memcpy(facts + OWN_FACTS, origin->facts, sizeof origin->facts);
     snprintf(sum, sizeof sum, "%08x", checksum(tensors, facts));
     const char *metadata[2 * (FACTS + 1)];
-    for (int i = 0; i < FACTS; i++) {
-        metadata[2 * i] = fact_name(i);
-        metadata[2 * i + 1] = facts[i];
-    }
-    metadata[2 * FACTS] = "crc32";
-    metadata[2 * FACTS + 1] = sum;
-    TRY(safetensors_write(path, tensors, STATE_TENSORS, metadata, FACTS + 1));
+    int count = 0;
+    for (int i = 0; i < FACTS; i++)
+        if (facts[i]) {
+            metadata[2 * count] = fact_name(i);
+            metadata[2 * count++ + 1] = facts[i];
+        }
+    metadata[2 * count] = "crc32";
+    metadata[2 * count + 1] = sum;
+    TRY(safetensors_write(path, tensors, drop_empty(tensors), metadata, count + 1));
     return remove_old(folder, s->step, keep);
 }
 
@@ -135,7 +151,8 @@ struct reading {
     struct safetensors file;
     struct entry tensors[STATE_TENSORS];
     const char *facts[FACTS];
-    struct origin origin; /* the last of them */
+    struct origin origin; /* some of them */
+    struct looked looked; /* all 0 in a file without them */
 };
 
 /* ERROR_FAILED if the file is no checkpoint, ERROR_BAD_INPUT if it is one of another format. */
@@ -173,20 +190,28 @@ static struct error check_whole(struct reading *r, const char *path)
     TRY(check_format(r, path));
     for (int i = 0; i < FACTS; i++) {
         r->facts[i] = safetensors_metadata(&r->file, fact_name(i));
-        if (!r->facts[i])
+        if (!r->facts[i] && i != LOOKS_FACT)
             return error_failed("%s: not a checkpoint: its metadata has no \"%s\"", path, fact_name(i));
     }
     if (!are_steps(r->facts[STEP_FACT], r->facts[UPDATES_FACT]))
         return error_failed("%s: not a checkpoint: its step is %.20s and its updates are %.20s, expected one number",
                             path, r->facts[STEP_FACT], r->facts[UPDATES_FACT]);
     memcpy(r->origin.facts, r->facts + OWN_FACTS, sizeof r->origin.facts);
+    r->looked = (struct looked){0};
+    if (r->facts[LOOKS_FACT] && !looked_parse(&r->looked, r->facts[LOOKS_FACT]))
+        return error_failed("%s: not a checkpoint: its looks are %.100s", path, r->facts[LOOKS_FACT]);
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *found = safetensors_find(&r->file, r->tensors[i].name);
+        if (!found && i >= STATE_ALWAYS)
+            continue; // without rows
         if (!found || found->type != F32 || found->dimensions != 2)
             return error_failed("%s: not a checkpoint: expected a tensor \"%s\", F32 with two dimensions", path,
                                 r->tensors[i].name);
         r->tensors[i] = *found;
     }
+    if ((r->looked.best_step > 0) != (r->tensors[5].count > 0))
+        return error_failed("%s: not a checkpoint: its best word is of step %lld, but a tensor \"best\" is %s", path,
+                            (long long)r->looked.best_step, r->tensors[5].count > 0 ? "there" : "missing");
     for (int i = 0; i < STATE_TENSORS; i++)
         if (!dtype_finite(r->tensors[i].data, F32, r->tensors[i].count))
             return error_failed("%s: tensor %s: holds a value that is not a number (or infinite)", path,
@@ -203,9 +228,11 @@ static struct error check_whole(struct reading *r, const char *path)
 /* Does it fit the run's shapes? ERROR_BAD_INPUT if not. */
 static struct error check_shapes(const struct reading *r, const struct state *s, const char *path)
 {
-    const int64_t most[STATE_TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1};
+    const int64_t most[STATE_TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1, 1};
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *t = &r->tensors[i];
+        if (i >= STATE_ALWAYS && t->count == 0)
+            continue;
         if (t->shape[1] != s->dim || t->shape[0] > most[i] || (i < 3 && t->shape[0] != 1))
             return error_input("%s: %s: shape [%lld, %lld] does not fit this run's embedding of %lld and tau of %lld",
                                path, t->name, (long long)t->shape[0], (long long)t->shape[1], (long long)s->dim,
@@ -230,6 +257,8 @@ static void copy_state(struct state *s, const struct reading *r)
     copy_rows(s->subspace.removed, &r->tensors[4]);
     s->subspace.filled = r->tensors[3].shape[0];
     s->subspace.removed_rows = r->tensors[4].shape[0];
+    s->looked = r->looked;
+    copy_rows(s->best, &r->tensors[5]);
 }
 
 static void warn_of_device(const struct reading *r, const char *path, const struct origin *origin,

@@ -205,6 +205,10 @@ static struct error find_all(struct dataset *s, const struct config *config, con
     TRY(photos_list(config, &s->paths, &s->count, &unused));
     if (unused.count)
         photos_warn_unused(config, &unused);
+    if (config->data.hold_out && s->count < 2)
+        return config_blame(config, "data.hold_out",
+                            error_input("is true, but data.images has 1 picture, expected 2 or more: one to learn from "
+                                        "and one to hold out"));
     if (s->count * config->data.repeats > INT32_MAX)
         return config_blame(config, "data.repeats",
                             error_input("%lld times %lld pictures is more than one epoch can hold",
@@ -281,6 +285,7 @@ struct error dataset_read(struct dataset *s, const struct config *config, const 
         e = share_found(s, length, comm);
     if (e.code == ERROR_NONE)
         e = share_pictures(s, config, resolution, comm);
+    s->trained = s->count - config->data.hold_out;
     if (e.code != ERROR_NONE)
         dataset_free(s);
     return e;
@@ -413,6 +418,11 @@ struct error dataset_encode(struct dataset *s, struct device *device, const stru
         for (int m = 0; m < (s->flip ? 2 : 1); m++)
             TRY(comm_broadcast(comm, (char *)s->moments[m] + i * bytes, bytes, (int)(i % comm_size(comm))));
     return ok();
+}
+
+int64_t dataset_validated(const struct dataset *s, int64_t draw)
+{
+    return s->trained < s->count ? s->trained : draw % s->count;
 }
 
 void dataset_moments(const struct dataset *s, bool mirrored, int64_t position, float *moments)

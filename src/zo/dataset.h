@@ -23,6 +23,7 @@
 
 struct dataset {
     int64_t count;
+    int64_t trained;          /* the first of them, that steps draw: all, or with data.hold_out all but the last */
     char **paths;             /* [count], in the order of their names; as rank 0 knows them */
     struct picture *pictures; /* [count], fitted to the resolution */
     struct captions captions; /* templates, or one for each picture; the texts are NULL on all ranks but 0 */
@@ -55,6 +56,9 @@ struct dataset dataset_borrow(const struct dataset *from);
  * has begun, of which `done` pictures are done already. Collective. */
 struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm,
                             struct progress *progress, int64_t done);
+
+/* The picture of a validation's draw: all in turn, or with data.hold_out the last alone. */
+int64_t dataset_validated(const struct dataset *s, int64_t draw);
 
 /* Mean and standard deviation of the posterior at a position -> moments [channels of means, channels of deviations].
  * position: of [count, height, width]; log-variance clamped to [-30, 20] (diffusers' DiagonalGaussianDistribution). */

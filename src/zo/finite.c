@@ -87,6 +87,6 @@ struct error finite_validation(struct training *t)
     int rank = 0;
     while (rank < t->balance.size - 1 && !holds(balance_share(&t->balance, v->evaluations, rank), draw))
         rank++;
-    struct bad bad = {t->state.step, rank, "validation loss", draw % t->parts.dataset->count, 0};
+    struct bad bad = {t->state.step, rank, "validation loss", dataset_validated(t->parts.dataset, draw), 0};
     return bad_number(t, &bad, v->losses[draw]);
 }

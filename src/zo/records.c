@@ -12,7 +12,7 @@
 #include "zo/previous.h"
 #include "zo/train.h"
 
-static const char word_name[] = "learned_embeds.safetensors";
+static const char best_name[] = "learned_embeds.safetensors", last_name[] = "learned_embeds-last.safetensors";
 
 enum { NAME_SIZE = 64 };
 
@@ -47,6 +47,13 @@ static struct error add_word(struct training *t)
     return ok();
 }
 
+/* The newest word, and the best so far, which follow each other. */
+static struct error write_newest(const struct training *t, const float *rows)
+{
+    struct error e = write_word(t, last_name, rows);
+    return error_first(e, write_word(t, best_name, t->state.looked.best_step > 0 ? t->state.best : rows));
+}
+
 /* Writes the words that are still to be written; those that cannot be stay. */
 static struct error write_words(struct training *t)
 {
@@ -58,7 +65,7 @@ static struct error write_words(struct training *t)
         step_name(name, r->words[i].step);
         struct error e = write_word(t, name, r->words[i].rows);
         if (i == r->word_count - 1)
-            e = error_first(e, write_word(t, word_name, r->words[i].rows));
+            e = error_first(e, write_newest(t, r->words[i].rows));
         if (e.code == ERROR_NONE)
             memory_free(r->words[i].rows);
         else
@@ -144,27 +151,29 @@ void records_save(struct training *t)
     warn_of(save(t, true, true, ok()), true);
 }
 
-/* Writes the word under one name, unless it is there already. */
-static struct error keep_word(const struct training *t, const char *name)
+/* Writes a word under one name, unless it is there already. */
+static struct error keep_word(const struct training *t, const char *name, const float *rows, int64_t step)
 {
     const struct config *c = t->parts.config;
     char path[PATH_SIZE];
     int64_t vectors = c->token.vectors;
     TRY(path_join(path, c->output.dir, name));
-    if (embedding_is(path, c->token.placeholder, t->state.embedding, vectors, t->state.dim / vectors))
+    if (embedding_is(path, c->token.placeholder, rows, vectors, t->state.dim / vectors))
         return ok();
-    TRY(write_word(t, name, t->state.embedding));
-    log_line("%s: was missing, or was not the word of step %lld: written anew", path, (long long)t->state.step);
+    TRY(write_word(t, name, rows));
+    log_line("%s: was missing, or was not the word of step %lld: written anew", path, (long long)step);
     return ok();
 }
 
-struct error records_keep_word(const struct training *t)
+struct error records_keep_words(const struct training *t)
 {
+    const struct state *s = &t->state;
     char name[NAME_SIZE];
     TRY(check_folder(t));
-    step_name(name, t->state.step);
-    struct error e = keep_word(t, name);
-    return error_first(e, keep_word(t, word_name));
+    step_name(name, s->step);
+    struct error e = keep_word(t, name, s->embedding, s->step);
+    e = error_first(e, keep_word(t, last_name, s->embedding, s->step));
+    return error_first(e, keep_word(t, best_name, state_kept(s), state_kept_step(s)));
 }
 
 struct error records_finish(struct training *t)
@@ -173,7 +182,7 @@ struct error records_finish(struct training *t)
     if (e.code != ERROR_NONE)
         e = save(t, true, true, ok());
     if (e.code == ERROR_NONE)
-        e = records_keep_word(t);
+        e = records_keep_words(t);
     return error_in(e, "%s: the last save failed", t->parts.config->output.dir);
 }
 

@@ -1,7 +1,8 @@
 /* zo/records.h
  *
- * What a run writes into output.dir while it learns: metrics, the word after every save_every steps and at the
- * end, checkpoints. All of this is rank 0's alone. A file that cannot be written does not end the training: that is a
+ * What a run writes into output.dir while it learns: metrics; the word after every save_every steps and at the end, each
+ * time also the best so far (learned_embeds.safetensors, see state_kept) and the same word as the last
+ * (learned_embeds-last.safetensors); checkpoints. All of this is rank 0's alone. A file that cannot be written does not end the training: that is a
  * warning, and the next save tries again, with the words of earlier steps too. At the end everything is on the disk, or
  * records_finish says what is not.
  */
@@ -40,11 +41,11 @@ void records_keep(struct training *t, const struct metric *m, bool last);
 /* Saves everything now: the run is about to stop. */
 void records_save(struct training *t);
 
-/* After the last step, also of a run that had none left: a save that failed is tried once more, and the word is written
- * if the disk holds none, or another one. */
+/* After the last step, also of a run that had none left: a save that failed is tried once more, and the best word and
+ * the last are written if the disk holds none, or others. */
 struct error records_finish(struct training *t);
 
-/* The word alone: also allowed after records_close. */
-struct error records_keep_word(const struct training *t);
+/* The words alone: also allowed after records_close. */
+struct error records_keep_words(const struct training *t);
 
 #endif

@@ -1,5 +1,6 @@
 #include "zo/state.h"
 
+#include <string.h>
 #include <zlib.h>
 
 #include "base/memory.h"
@@ -10,8 +11,9 @@ struct error state_new(struct state *s, int64_t dim, int64_t tau, double nu)
     s->embedding = memory_alloc(dim, sizeof *s->embedding);
     s->m = memory_alloc(dim, sizeof *s->m);
     s->v = memory_alloc(dim, sizeof *s->v);
+    s->best = memory_alloc(dim, sizeof *s->best);
     struct error e =
-        s->embedding && s->m && s->v ? subspace_new(&s->subspace, dim, tau, nu) : error_memory("the state");
+        s->embedding && s->m && s->v && s->best ? subspace_new(&s->subspace, dim, tau, nu) : error_memory("the state");
     if (e.code != ERROR_NONE)
         state_free(s);
     return e;
@@ -22,6 +24,7 @@ void state_free(struct state *s)
     memory_free(s->embedding);
     memory_free(s->m);
     memory_free(s->v);
+    memory_free(s->best);
     subspace_free(&s->subspace);
     *s = (struct state){0};
 }
@@ -33,7 +36,8 @@ struct error state_broadcast(struct state *s, struct comm *comm)
     s->step = counts[0];
     s->subspace.filled = counts[1];
     s->subspace.removed_rows = counts[2];
-    float *const rows[STATE_TENSORS] = {s->embedding, s->m, s->v, s->subspace.history, s->subspace.removed};
+    TRY(comm_broadcast(comm, &s->looked, sizeof s->looked, 0));
+    float *const rows[STATE_TENSORS] = {s->embedding, s->m, s->v, s->subspace.history, s->subspace.removed, s->best};
     struct entry tensors[STATE_TENSORS];
     state_tensors(s, tensors);
     for (int i = 0; i < STATE_TENSORS; i++)
@@ -44,6 +48,16 @@ struct error state_broadcast(struct state *s, struct comm *comm)
 bool state_due(const struct state *s, int64_t period)
 {
     return period > 0 && s->step % period == 0;
+}
+
+const float *state_kept(const struct state *s)
+{
+    return s->looked.best_step > 0 ? s->best : s->embedding;
+}
+
+int64_t state_kept_step(const struct state *s)
+{
+    return s->looked.best_step > 0 ? s->looked.best_step : s->step;
 }
 
 static struct entry rows_entry(const char *name, const float *data, int64_t rows, int64_t dim)
@@ -59,11 +73,14 @@ void state_tensors(const struct state *s, struct entry tensors[STATE_TENSORS])
     tensors[2] = rows_entry("v", s->v, 1, s->dim);
     tensors[3] = rows_entry("history", s->subspace.history, s->subspace.filled, s->dim);
     tensors[4] = rows_entry("noise", s->subspace.removed, s->subspace.removed_rows, s->dim);
+    tensors[5] = rows_entry("best", s->best, s->looked.best_step > 0, s->dim);
 }
 
 uint32_t state_crc(uint32_t sum, const struct entry tensors[STATE_TENSORS])
 {
     for (int i = 0; i < STATE_TENSORS; i++) {
+        if (i >= STATE_ALWAYS && tensors[i].count == 0)
+            continue;
         sum = (uint32_t)crc32_z(sum, (const void *)tensors[i].shape, 2 * sizeof *tensors[i].shape);
         if (tensors[i].count > 0)
             sum = (uint32_t)crc32_z(sum, tensors[i].data, (size_t)tensors[i].count * sizeof(float));
@@ -74,6 +91,8 @@ uint32_t state_crc(uint32_t sum, const struct entry tensors[STATE_TENSORS])
 uint32_t state_hash(const struct state *s)
 {
     struct entry tensors[STATE_TENSORS];
+    char looked[LOOKED_TEXT];
     state_tensors(s, tensors);
-    return state_crc(0, tensors);
+    looked_text(looked, &s->looked);
+    return state_crc((uint32_t)crc32_z(0, (const void *)looked, strlen(looked)), tensors);
 }

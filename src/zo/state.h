@@ -1,7 +1,7 @@
 /* zo/state.h
  *
- * All that the next step needs: the embedding, Adam's moments, the history and the removed directions. Random numbers
- * have addresses, so there is no random state to keep. On disk it is a checkpoint (zo/checkpoint.h); embedding and
+ * All that the next step needs: the embedding, Adam's moments, the history and the removed directions; and the best word
+ * so far. Random numbers have addresses, so there is no random state to keep. On disk it is a checkpoint (zo/checkpoint.h); embedding and
  * moments live on the device while a run goes on (zo/step.h).
  */
 #ifndef ZOODIP_ZO_STATE_H
@@ -14,6 +14,7 @@
 #include "cluster/comm.h"
 #include "files/safetensors.h"
 #include "zo/ending.h"
+#include "zo/looks.h"
 #include "zo/subspace.h"
 
 struct state {
@@ -22,6 +23,8 @@ struct state {
     float *embedding, *m, *v; /* [dim]: the word, and Adam's moments (zo/optimizer.h) */
     struct subspace subspace;
     struct ending ending;
+    struct looked looked;
+    float *best; /* [dim]: the word of looked.best_step, if that is not 0 */
 };
 
 /* tau and nu as in zo/subspace.h. Free with state_free. */
@@ -34,15 +37,20 @@ struct error state_broadcast(struct state *s, struct comm *comm);
 /* Whether what happens every `period` steps is due after the state's step; a period of 0: never. */
 bool state_due(const struct state *s, int64_t period);
 
+/* The word to keep: the best, or the present one if no look was better than the start's. And the step it is of. */
+const float *state_kept(const struct state *s);
+int64_t state_kept_step(const struct state *s);
+
 /* The tensors of a state, as a checkpoint names them: embedding, m, v, history, noise (the removed directions), each
- * F32 [rows, dim]. */
-enum { STATE_TENSORS = 5 };
+ * F32 [rows, dim]. Those after the first STATE_ALWAYS are left out of file and checksum while they have no rows: best
+ * (the best word). */
+enum { STATE_ALWAYS = 5, STATE_TENSORS };
 void state_tensors(const struct state *s, struct entry tensors[STATE_TENSORS]);
 
 /* Continues a CRC-32 over the tensors' shapes and numbers. */
 uint32_t state_crc(uint32_t sum, const struct entry tensors[STATE_TENSORS]);
 
-/* CRC-32 of embedding, moments, history and removed directions: ranks compare it to know that they agree. */
+/* CRC-32 of all tensors, and of what looks have found: ranks compare it to know that they agree. */
 uint32_t state_hash(const struct state *s);
 
 #endif

@@ -18,7 +18,7 @@
 #include "zo/optimizer.h"
 #include "zo/rebalance.h"
 
-enum { VALIDATION_EVALUATIONS = 60, VALIDATION_LANES = 4 };
+enum { VALIDATION_LANES = 4 };
 
 /* What a primal lane costs in tangents until it is measured: at Stable Diffusion 1.5's sizes in fp32. */
 static const double PRIMAL_COST = 0.88;
@@ -103,36 +103,16 @@ static double norm(const double *x, int64_t count)
     return sqrt(sum);
 }
 
-static struct error validate(struct training *t, double *loss)
-{
-    struct share share = balance_share(&t->balance, t->validation_evaluations, comm_rank(t->parts.comm));
-    TRY(validation_loss(&t->validation, t->state.embedding, share, loss));
-    return finite_validation(t);
-}
-
-/* Once: a word that gets much worse is not what anyone wants to wait for. */
-static void warn_if_worse(struct training *t)
-{
-    enum { MUCH = 2 };
-    if (t->warned || t->validation_last <= MUCH * t->validation_first || comm_rank(t->parts.comm) != 0)
-        return;
-    log_warning("step %lld: the validation loss is %.5f, more than twice the %.5f it began with: the word gets worse; "
-                "try a smaller optim.lr",
-                (long long)t->state.step, t->validation_last, t->validation_first);
-    t->warned = true;
-}
-
 /* Collective work that only some steps are followed by: ranks are compared, the embedding validated. */
 static struct error after_step(struct training *t, struct metric *m, bool last)
 {
-    const struct config *c = t->parts.config;
     if (state_due(&t->state, t->state.subspace.tau) || last)
         TRY(compare_ranks(t));
-    // not if the run was asked to stop: it must write a checkpoint, and may have little time
-    if (state_due(&t->state, t->validation_every) || t->state.step == c->optim.steps) {
-        TRY(validate(t, &t->validation_last));
-        m->validation = t->validation_last;
-        warn_if_worse(t);
+    // not for being the last: a run that was asked to stop must write a checkpoint, and may have little time
+    if (looks_due(&t->looks, t->state.step)) {
+        TRY(looks_add(t));
+        m->validation = t->state.looked.newest;
+        m->best_step = t->state.looked.best_step;
     }
     return ok();
 }
@@ -152,11 +132,9 @@ static struct error make_sample(struct training *t, const struct training_calls 
 
 double training_work(const struct training *t, int64_t step)
 {
-    const struct config *c = t->parts.config;
     int ranks = comm_size(t->parts.comm);
-    int64_t validations = step / t->validation_every + (step == c->optim.steps && step % t->validation_every != 0);
     return (double)(step * share_of(t->lanes, 0, ranks).count) +
-           (double)(validations * share_of(t->validation_evaluations, 0, ranks).count);
+           (double)(looks_until(&t->looks, step) * share_of(t->looks.draws, 0, ranks).count);
 }
 
 /* -------------------------------------------------------------------------------- the run */
@@ -171,7 +149,9 @@ static struct error step_and_records(struct training *t, const struct training_c
                        .loss_count = tangents ? c->optim.batch_size : t->lanes,
                        .slopes = t->slopes,
                        .slope_count = c->optim.batch_size * c->zo.n,
-                       .validation = NAN};
+                       .validation = NAN,
+                       .start = t->start_is_new ? t->state.looked.start : NAN};
+    t->start_is_new = false;
     TRY(do_step(t, &m, stop));
     find_slopes(t);
     bool last = *stop || t->state.step == c->optim.steps;
@@ -210,9 +190,8 @@ struct error training_run(struct training *t, const struct training_calls *calls
     t->calls = calls;
     struct error e = comm_agree(t->parts.comm, first_rank ? records_open(t) : ok());
     if (e.code == ERROR_NONE)
-        e = validate(t, &t->validation_first);
+        e = looks_begin(t);
     if (e.code == ERROR_NONE) {
-        t->validation_last = t->validation_first;
         t->records.last_checkpoint = clock_seconds();
         t->begun = t->state.step;
         if (calls->begin)
@@ -282,9 +261,13 @@ static struct error make_state(struct training *t)
     const struct dataset *set = t->parts.dataset;
     int64_t vectors = c->token.vectors, width = t->parts.text->config.width, ranks = comm_size(t->parts.comm);
     TRY(state_new(&t->state, vectors * width, tau_of(c, width), c->zo.nu));
+    t->start = memory_alloc(t->state.dim, sizeof *t->start);
+    if (!t->start)
+        return error_memory("the training state");
     for (int64_t i = 0; i < vectors; i++)
-        memcpy(t->state.embedding + i * width, t->parts.initializer, (size_t)width * sizeof(float));
-    const struct draw_shape shape = draw_shape_of(c, set->count, set->caption_per_picture ? 0 : set->captions.count,
+        memcpy(t->start + i * width, t->parts.initializer, (size_t)width * sizeof *t->start);
+    memcpy(t->state.embedding, t->start, (size_t)t->state.dim * sizeof *t->start);
+    const struct draw_shape shape = draw_shape_of(c, set->trained, set->caption_per_picture ? 0 : set->captions.count,
                                                   set->height, set->width, set->channels, vectors * width);
     TRY(draws_new(&t->draws, &shape));
     const struct share_work work = work_of(c);
@@ -307,9 +290,9 @@ static struct error make_programs(struct training *t, double *cost)
     TRY(step_new(&t->step, p, &t->sources, &shape, t->balance.shares[rank], exchange_on_devices(t)));
     // no more lanes than a step has, of which tangents take less: so validation takes no more memory than learning
     const struct evaluator_shape *batch = &t->step.lanes.evaluator.shape;
-    int64_t share = share_of(t->validation_evaluations, rank, ranks).count;
+    int64_t share = share_of(t->looks.draws, rank, ranks).count;
     int64_t lanes = least(share, least(batch->tangents ? batch->lanes / 2 : batch->lanes, VALIDATION_LANES));
-    TRY(validation_new(&t->validation, p, &t->sources, t->validation_evaluations, most(lanes, 1)));
+    TRY(validation_new(&t->validation, p, &t->sources, t->looks.draws, most(lanes, 1)));
     TRY(lane_check(t, cost));
     step_whole_only(&t->step);
     step_put(&t->step, &t->state);
@@ -320,9 +303,7 @@ struct error training_new(struct training *t, const struct training_parts *parts
 {
     const struct config *c = parts->config;
     *t = (struct training){.parts = *parts, .lanes = (c->zo.sides * c->zo.n + 1) * c->optim.batch_size};
-    // four validations are enough, and together cost at most a fiftieth of the training
-    t->validation_evaluations = least(VALIDATION_EVALUATIONS, c->optim.steps * t->lanes / 200 + 1);
-    t->validation_every = (c->optim.steps + 2) / 3;
+    t->looks = looks_plan_of(c, t->lanes);
     double cost = 0;
     struct progress progress;
     progress_phase(&progress, "preparing the steps", 0, ""); // a GPU compiles and captures, and lanes are compared
@@ -361,5 +342,6 @@ void training_free(struct training *t)
     memory_free(t->slots);
     memory_free(t->slopes);
     memory_free(t->gradient);
+    memory_free(t->start);
     *t = (struct training){0};
 }

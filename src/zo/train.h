@@ -15,6 +15,7 @@
 #include "cluster/balance.h"
 #include "zo/draws.h"
 #include "zo/lanes.h"
+#include "zo/looks.h"
 #include "zo/parts.h"
 #include "zo/records.h"
 #include "zo/state.h"
@@ -25,11 +26,10 @@ struct training_calls;
 
 struct training {
     struct training_parts parts;
-    struct state state;                       /* its moments are up to date after step_get */
-    int64_t lanes;                            /* of a step: (sides n + 1) x batch, with tangents too */
-    int64_t validation_evaluations;           /* how many losses validation_first and _last are means */
-    double validation_first, validation_last; /* the first (of the initializer or the resumed word), and the newest */
-    double seconds;                           /* in steps, this run */
+    struct state state;      /* its moments are up to date after step_get */
+    int64_t lanes;           /* of a step: (sides n + 1) x batch, with tangents too */
+    struct looks_plan looks; /* when validations are due; what they found is in the state */
+    double seconds;          /* in steps, this run */
 
     /* private to zo/ */
     struct draws draws;
@@ -40,9 +40,10 @@ struct training {
     double *slopes;         /* [batch n]: b n + i - 1 is that of picture b's loss along direction i */
     double *gradient;       /* [dim] */
     struct validation validation;
-    int64_t validation_every;
-    int64_t begun; /* the step at which this run began */
-    bool warned;   /* of a validation that has risen */
+    float *start;      /* [dim]: the word before the first step */
+    bool start_is_new; /* it was looked at in this run, and no line of the metrics says so yet */
+    int64_t begun;     /* the step at which this run began */
+    bool warned;       /* of a validation that has risen */
     struct records records;
     const struct training_calls *calls; /* of training_run, while it runs */
 };

@@ -31,7 +31,7 @@ static void choose(const struct validation *v, int64_t first, int64_t end)
     uint64_t seed = (uint64_t)c->seed;
     struct lane_choices to = lanes_choices(&v->lanes, 0);
     for (int64_t k = 0; k < v->lanes.evaluator.shape.lanes; k++) {
-        int64_t draw = first + k < end ? first + k : end - 1, picture = draw % set->count;
+        int64_t draw = first + k < end ? first + k : end - 1, picture = dataset_validated(set, draw);
         int32_t *choice = to.picture[k];
         choice[0] = (int32_t)picture;
         choice[1] = rng_integer(seed, 0, STREAM_TIMESTEP, (uint64_t)draw, (int32_t)c->zo.timesteps[0],

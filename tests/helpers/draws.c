@@ -94,7 +94,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
     if (e.code == ERROR_NONE) {
         int64_t side = s.resolution / w.vae.factor;
         const struct draw_shape shape =
-            draw_shape_of(&s.config, s.dataset.count, s.dataset.caption_per_picture ? 0 : s.dataset.captions.count,
+            draw_shape_of(&s.config, s.dataset.trained, s.dataset.caption_per_picture ? 0 : s.dataset.captions.count,
                           side, side, w.vae.latent_channels, s.config.token.vectors * text.width);
         struct draws d;
         e = draws_new(&d, &shape);
