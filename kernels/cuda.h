@@ -152,6 +152,7 @@ loss_op cuda_loss;
 draw_op cuda_draw;
 add_noise_op cuda_add_noise;
 perturb_op cuda_perturb;
+mix_op cuda_mix;
 update_op cuda_update;
 
 /* device.cu: frees a program's graph. */

@@ -301,6 +301,7 @@ static const struct device_ops *table()
     ops.draw = cuda_draw;
     ops.add_noise = cuda_add_noise;
     ops.perturb = cuda_perturb;
+    ops.mix = cuda_mix;
     ops.update = cuda_update;
     nccl_offer(&ops);
     return &ops;

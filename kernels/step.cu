@@ -151,6 +151,39 @@ void cuda_perturb(struct device *device, struct tensor rows, struct tensor embed
     launch(device, "op_perturb", perturb_kernel, grid, THREADS, 0, a);
 }
 
+/* -------------------------------------------------------------------------------- mixed directions */
+
+struct mix_args {
+    float *y;
+    const float *weights, *basis;
+    int64_t rank, dim;
+};
+
+/* A thread makes one number of one row. */
+__global__ void mix_kernel(const struct mix_args a)
+{
+    int64_t k = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+    if (k >= a.dim)
+        return;
+    double sum = 0;
+    for (int64_t r = 0; r < a.rank; r++)
+        sum += (double)a.weights[blockIdx.y * a.rank + r] * (double)a.basis[r * a.dim + k];
+    a.y[blockIdx.y * a.dim + k] = (float)sum;
+}
+
+void cuda_mix(struct device *device, struct tensor y, struct tensor weights, struct tensor basis)
+{
+    const int64_t most = 65535; // of a grid's second dimension
+    int64_t rows = weights.lanes * weights.height * weights.width;
+    for (int64_t first = 0; first < rows; first += most) {
+        const struct mix_args a = {(float *)tensor_data(y) + first * basis.channels,
+                                   (const float *)tensor_data(weights) + first * weights.channels,
+                                   (const float *)tensor_data(basis), basis.lanes, basis.channels};
+        dim3 grid((unsigned)blocks_for(a.dim, THREADS), (unsigned)(rows - first < most ? rows - first : most));
+        launch(device, "op_mix", mix_kernel, grid, THREADS, 0, a);
+    }
+}
+
 /* -------------------------------------------------------------------------------- update */
 
 enum { UPDATE_THREADS = 512, WARPS = UPDATE_THREADS / 32, AT_ONCE = 256 };
@@ -159,9 +192,10 @@ struct update_args {
     float *embedding, *m, *v;
     double *gradient;
     const double *slots, *rates;
-    const float *directions, *removed;
+    const float *directions, *removed, *basis;
+    double *coordinates;
     const int32_t *removed_rows;
-    int64_t dim;
+    int64_t dim, rank;
     int rows, most_rows; /* of directions, of removed ones */
     struct step_slots layout;
     struct step_betas adam;
@@ -172,29 +206,35 @@ struct update_memory {
     double factors[AT_ONCE];
 };
 
-/* gradient[k] += sum_i sign factors[i] rows[i][k], in the order of i. A thread keeps to its own k. */
-__device__ static void add_rows(const struct update_args &a, const struct update_memory &s, const float *rows,
-                                int count, double sign)
+/* to[k] += sum_i sign factors[i] rows[i][k], k = 0..dim - 1, in the order of i. A thread keeps to its own k. */
+__device__ static void add_rows(double *to, int64_t dim, const double *factors, const float *rows, int64_t count,
+                                double sign)
 {
-    for (int64_t k = threadIdx.x; k < a.dim; k += UPDATE_THREADS) {
-        double g = a.gradient[k];
-        for (int i = 0; i < count; i++)
-            g += sign * s.factors[i] * (double)rows[i * a.dim + k];
-        a.gradient[k] = g;
+    for (int64_t k = threadIdx.x; k < dim; k += UPDATE_THREADS) {
+        double g = to[k];
+        for (int64_t i = 0; i < count; i++)
+            g += sign * factors[i] * (double)rows[i * dim + k];
+        to[k] = g;
     }
 }
 
-__device__ static void estimate(const struct update_args &a, struct update_memory &s)
+__device__ static void clear(double *x, int64_t count)
 {
-    for (int64_t k = threadIdx.x; k < a.dim; k += UPDATE_THREADS)
-        a.gradient[k] = 0;
+    for (int64_t k = threadIdx.x; k < count; k += UPDATE_THREADS)
+        x[k] = 0;
+}
+
+/* Of the word, or in the basis. */
+__device__ static void estimate(const struct update_args &a, struct update_memory &s, double *gradient, int64_t dim)
+{
+    clear(gradient, dim);
     for (int first = 0; first < a.rows; first += AT_ONCE) {
         int count = min(AT_ONCE, a.rows - first), i = (int)threadIdx.x;
         __syncthreads();
         if (i < count)
             s.factors[i] = step_factor(&a.layout, a.slots, first + i, a.rows, a.rates[0]);
         __syncthreads();
-        add_rows(a, s, a.directions + first * a.dim, count, 1);
+        add_rows(gradient, dim, s.factors, a.directions + first * dim, count, 1);
     }
 }
 
@@ -208,31 +248,69 @@ __device__ static double product_with(const struct update_args &a, const float *
     return sum_over_warp(sum);
 }
 
-/* The directions are orthonormal, so removing several at once equals removing them one by one. */
-__device__ static void project(const struct update_args &a, struct update_memory &s)
+/* products[i] = the gradient's with rows[i]. */
+__device__ static void multiply(const struct update_args &a, double *products, const float *rows, int64_t count)
 {
-    int rows = min(*a.removed_rows, a.most_rows);
+    for (int64_t i = threadIdx.x / 32; i < count; i += WARPS) {
+        double product = product_with(a, rows + i * a.dim);
+        if (threadIdx.x % 32 == 0)
+            products[i] = product;
+    }
+}
+
+/* The directions are orthonormal, so removing several at once equals removing them one by one. */
+__device__ static void project(const struct update_args &a, struct update_memory &s, int rows)
+{
     for (int first = 0; first < rows; first += AT_ONCE) {
         int count = min(AT_ONCE, rows - first);
         const float *removed = a.removed + first * a.dim;
         __syncthreads(); // the gradient is complete, and the factors may be overwritten
-        for (int i = (int)threadIdx.x / 32; i < count; i += WARPS) {
-            double factor = product_with(a, removed + i * a.dim);
-            if (threadIdx.x % 32 == 0)
-                s.factors[i] = factor;
-        }
+        multiply(a, s.factors, removed, count);
         __syncthreads();
-        add_rows(a, s, removed, count, -1);
+        add_rows(a.gradient, a.dim, s.factors, removed, count, -1);
+    }
+}
+
+__device__ static double adam(const struct update_args &a, double gradient, int64_t k)
+{
+    return (double)step_adam(&a.adam, (float)a.rates[1], (float)a.rates[2], gradient, a.m + k, a.v + k);
+}
+
+__device__ static void update_coordinates(const struct update_args &a, struct update_memory &s, int removed)
+{
+    estimate(a, s, a.coordinates, a.rank);
+    __syncthreads();
+    clear(a.gradient, a.dim);
+    add_rows(a.gradient, a.dim, a.coordinates, a.basis, a.rank, 1);
+    if (removed > 0) {
+        project(a, s, removed);
+        __syncthreads();
+        multiply(a, a.coordinates, a.basis, a.rank);
+    }
+    __syncthreads();
+    for (int64_t r = threadIdx.x; r < a.rank; r += UPDATE_THREADS)
+        a.coordinates[r] = adam(a, a.coordinates[r], r);
+    __syncthreads();
+    for (int64_t k = threadIdx.x; k < a.dim; k += UPDATE_THREADS) {
+        double step = 0;
+        for (int64_t r = 0; r < a.rank; r++)
+            step += a.coordinates[r] * (double)a.basis[r * a.dim + k];
+        a.embedding[k] = (float)((double)a.embedding[k] + step);
     }
 }
 
 __global__ void __launch_bounds__(UPDATE_THREADS) update_kernel(const struct update_args a)
 {
     struct update_memory &s = *(struct update_memory *)shared_memory;
-    estimate(a, s);
-    project(a, s);
+    int removed = min(*a.removed_rows, a.most_rows);
+    if (a.basis) {
+        update_coordinates(a, s, removed);
+        return;
+    }
+    estimate(a, s, a.gradient, a.dim);
+    project(a, s, removed);
     for (int64_t k = threadIdx.x; k < a.dim; k += UPDATE_THREADS)
-        step_adam(&a.adam, (float)a.rates[1], (float)a.rates[2], a.gradient[k], a.embedding + k, a.m + k, a.v + k);
+        a.embedding[k] += (float)adam(a, a.gradient[k], k);
 }
 
 void cuda_update(struct device *device, const struct update *u)
@@ -248,6 +326,11 @@ void cuda_update(struct device *device, const struct update *u)
     a.removed = (const float *)tensor_data(u->removed);
     a.removed_rows = (const int32_t *)tensor_data(u->removed_rows);
     a.dim = u->embedding.lane_stride;
+    if (u->basis.base) {
+        a.basis = (const float *)tensor_data(u->basis);
+        a.coordinates = (double *)tensor_data(u->coordinates);
+        a.rank = u->basis.lanes;
+    }
     a.rows = (int)u->directions.lanes;
     a.most_rows = (int)u->removed.lanes;
     a.layout = {u->n, u->batch, u->sides, u->eps, u->tangents};

@@ -74,7 +74,7 @@ static struct error measure(struct subject *s, int64_t evaluations)
         derivative_log(&s->config, s->derivative_why);
     const struct training_parts parts = subject_parts(s);
     struct training t;
-    TRY(training_new(&t, &parts));
+    TRY(training_new(&t, &parts, false));
     double loading = clock_seconds() - began;
     int64_t steps = (evaluations + t.lanes - 1) / t.lanes;
     struct error e = training_step(&t);

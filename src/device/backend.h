@@ -57,6 +57,7 @@ typedef void add_noise_op(struct device *device, struct tensor noisy, struct ten
                           const struct add_noise *n);
 typedef void perturb_op(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
                         struct tensor which, double eps);
+typedef void mix_op(struct device *device, struct tensor y, struct tensor weights, struct tensor basis);
 typedef void update_op(struct device *device, const struct update *u);
 typedef void sum_op(struct device *device, struct tensor slots);
 typedef void broadcast_op(struct device *device, struct tensor t, int root);
@@ -91,6 +92,7 @@ struct device_ops {
     draw_op *draw;
     add_noise_op *add_noise;
     perturb_op *perturb;
+    mix_op *mix;
     update_op *update;
     /* All three NULL: it cannot be joined. sum and share are called only if it is. */
     struct error (*join)(struct device *device, const struct device_link *link);

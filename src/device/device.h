@@ -295,13 +295,23 @@ void op_add_noise(struct device *device, struct tensor noisy, struct tensor targ
 void op_perturb(struct device *device, struct tensor rows, struct tensor embedding, struct tensor directions,
                 struct tensor which, double eps);
 
+/* y = weights basis, for each place of weights: F32 weights [lanes, 1, places, rank], basis [rank, 1, 1, dim], and y
+ * with lanes of places x dim numbers, all dense. Summed in double, in the order of the basis. */
+void op_mix(struct device *device, struct tensor y, struct tensor weights, struct tensor basis);
+
 /* One update from what all lanes found: estimate the gradient, remove its part along the removed directions, do Adam's
- * step. All dense, F32 unless said otherwise. */
+ * step. All dense, F32 unless said otherwise.
+ *
+ * With a basis U the directions are Ut w, w being op_mix's weights, and Adam lives in coordinates: y is the gradient
+ * in w's, or, where directions are removed, U g for g = Ut y without its part along them; then Ut (Adam's step for y). */
 struct update {
-    struct tensor embedding, m, v; /* [1, 1, vectors, width], in place */
+    struct tensor embedding, m, v; /* [1, 1, vectors, width], in place; with a basis m and v are [1, 1, 1, rank] */
     struct tensor gradient;        /* out: F64 [1, 1, vectors, width] */
+    struct tensor basis;           /* U [rank, 1, 1, vectors width], orthonormal; or base NULL */
+    struct tensor coordinates;     /* with it F64 [1, 1, 1, rank], for the op's own use */
     struct tensor slots;           /* F64 [(sides n + 1) batch or more, 1, 1, 1], as struct step_slots has them */
-    struct tensor directions;      /* [n, 1, vectors, width], or n of its own for each picture: [batch n, ..] */
+    struct tensor directions;      /* [n, 1, vectors, width], or n of its own for each picture: [batch n, ..]; with
+                                      a basis their weights [.., 1, 1, rank] */
     struct tensor removed;         /* [rows, 1, vectors, width], orthonormal: directions that the gradient loses */
     struct tensor removed_rows;    /* I32 [1, 1, 1, 1]: how many of these rows are in use */
     struct tensor rates;           /* F64 [1, 1, 1, 3]: the estimate's scale, -lr / (1 - beta1^t), sqrt(1 - beta2^t) */

@@ -384,12 +384,42 @@ void op_perturb(struct device *d, struct tensor rows, struct tensor embedding, s
         d->ops->perturb(d, rows, embedding, directions, which, eps);
 }
 
+static struct error check_mix(struct tensor y, struct tensor weights, struct tensor basis)
+{
+    if (!dense_as(y, F32) || !dense_as(weights, F32) || y.lanes != weights.lanes ||
+        tensor_positions(y) * y.channels != tensor_positions(weights) * basis.channels)
+        return wrong("op_mix", y, weights);
+    bool good = dense_as(basis, F32) && tensor_positions(basis) == 1 && basis.lanes == weights.channels;
+    return good ? ok() : wrong("op_mix", weights, basis);
+}
+
+void op_mix(struct device *d, struct tensor y, struct tensor weights, struct tensor basis)
+{
+    if (ready(d, check_mix(y, weights, basis)))
+        d->ops->mix(d, y, weights, basis);
+}
+
+/* What Adam's moments look like: the word, or coordinates in a basis of its space. */
+static struct error check_moments(const struct update *u, struct tensor *moments)
+{
+    struct tensor e = u->embedding, basis = u->basis;
+    *moments = basis.base ? u->coordinates : e;
+    if (!basis.base)
+        return ok();
+    int64_t dim = tensor_positions(e) * e.channels;
+    bool good = dense_as(basis, F32) && tensor_positions(basis) == 1 && basis.channels == dim &&
+                is_scalar(u->coordinates, F64, basis.lanes);
+    return good ? ok() : wrong("op_update", basis, u->coordinates);
+}
+
 static struct error check_update(const struct update *u)
 {
-    struct tensor e = u->embedding;
-    if (!fits_embedding(e, F32, e) || e.lanes != 1 || !fits_embedding(u->m, F32, e) || !fits_embedding(u->v, F32, e) ||
-        !fits_embedding(u->gradient, F64, e) || !fits_embedding(u->removed, F32, e) ||
-        !fits_embedding(u->directions, F32, e) || !is_scalar(u->removed_rows, I32, 1) || !is_scalar(u->rates, F64, 3))
+    struct tensor e = u->embedding, moments;
+    TRY(check_moments(u, &moments));
+    if (!fits_embedding(e, F32, e) || e.lanes != 1 || !fits_embedding(u->m, F32, moments) ||
+        !fits_embedding(u->v, F32, moments) || !fits_embedding(u->gradient, F64, e) ||
+        !fits_embedding(u->removed, F32, e) || !fits_embedding(u->directions, F32, moments) ||
+        !is_scalar(u->removed_rows, I32, 1) || !is_scalar(u->rates, F64, 3))
         return wrong("op_update", e, u->gradient);
     int64_t rows = u->directions.lanes;
     if (!dense_as(u->slots, F64) || u->slots.channels != 1 || tensor_positions(u->slots) != 1 || u->sides < 1 ||

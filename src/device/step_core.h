@@ -72,19 +72,18 @@ STEP_INLINE double step_factor(const struct step_slots *s, const double *slots, 
     return step_slope(s, slots, row % s->n + 1, first, count) / scale;
 }
 
-/* Adam as torch.optim.Adam computes it in float: m by lerp from the nearer end, then v, then the step. rate =
- * -lr / (1 - beta1^t), root = sqrt(1 - beta2^t). */
+/* Adam as torch.optim.Adam computes it in float: m by lerp from the nearer end, then v, then the step, which is
+ * returned. rate = -lr / (1 - beta1^t), root = sqrt(1 - beta2^t). */
 struct step_betas {
     float weight1, weight2, beta2, eps; /* 1 - beta1, 1 - beta2 */
 };
 
-STEP_INLINE void step_adam(const struct step_betas *a, float rate, float root, double gradient, float *e, float *m,
-                           float *v)
+STEP_INLINE float step_adam(const struct step_betas *a, float rate, float root, double gradient, float *m, float *v)
 {
     float g = (float)gradient;
     *m = a->weight1 < 0.5f ? fmaf(a->weight1, g - *m, *m) : fmaf(a->weight1 - 1, g - *m, g);
     *v = fmaf(a->weight2 * g, g, *v * a->beta2);
-    *e += rate * *m / (sqrtf(*v) / root + a->eps);
+    return rate * *m / (sqrtf(*v) / root + a->eps);
 }
 
 #endif

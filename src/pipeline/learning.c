@@ -185,9 +185,7 @@ struct error learning_run(struct learning *l, bool resume)
     if (comm_rank(l->subject->pipeline->comm) == 0)
         derivative_log(&l->subject->config, l->subject->derivative_why);
     const struct training_parts parts = subject_parts(l->subject);
-    TRY(training_new(&l->training, &parts));
-    if (resume)
-        TRY(training_resume(&l->training));
+    TRY(training_new(&l->training, &parts, resume));
     const struct training_calls calls = {
         .check = check_folder, .begin = begin_steps, .sample = generate_sample, .after_step = report_step, .arg = l};
     struct error e = training_run(&l->training, &calls);

@@ -36,7 +36,7 @@ static struct error count_phases(struct memory_plan *plan, struct subject *s, en
     TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
     struct training t;
-    TRY(training_new(&t, &parts));
+    TRY(training_new(&t, &parts, false));
     struct error e = ok();
     if (until == PHASE_PICTURES && s->config.output.sample_every > 0)
         e = pictures_sample(s, t.state.embedding, 0, false);
@@ -111,7 +111,7 @@ static struct error find_arena(struct subject *s, enum derivative derivative, in
     struct training t;
     s->config.zo.derivative = derivative;
     const struct training_parts parts = subject_parts(s);
-    TRY(training_new(&t, &parts));
+    TRY(training_new(&t, &parts, false));
     *bytes = training_arena(&t);
     training_free(&t);
     return ok();

@@ -228,12 +228,15 @@ static struct error check_whole(struct reading *r, const char *path)
 /* Does it fit the run's shapes? ERROR_BAD_INPUT if not. */
 static struct error check_shapes(const struct reading *r, const struct state *s, const char *path)
 {
-    const int64_t most[STATE_TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1, 1};
+    const int64_t most[STATE_TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1, 1, s->basis.dim};
+    const int64_t least[STATE_TENSORS] = {1, 1, 1, 0, 0, 0, s->coordinates ? 0 : s->basis.dim};
+    int64_t moments = s->coordinates ? r->tensors[6].shape[0] : s->dim;
+    const int64_t lengths[STATE_TENSORS] = {s->dim, moments, moments, s->dim, s->dim, s->dim, s->basis.dim};
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *t = &r->tensors[i];
         if (i >= STATE_ALWAYS && t->count == 0)
             continue;
-        if (t->shape[1] != s->dim || t->shape[0] > most[i] || (i < 3 && t->shape[0] != 1))
+        if (t->shape[1] != lengths[i] || t->shape[0] > most[i] || t->shape[0] < least[i])
             return error_input("%s: %s: shape [%lld, %lld] does not fit this run's embedding of %lld and tau of %lld",
                                path, t->name, (long long)t->shape[0], (long long)t->shape[1], (long long)s->dim,
                                (long long)s->subspace.tau);
@@ -247,8 +250,12 @@ static void copy_rows(float *to, const struct entry *from)
         memcpy(to, from->data, (size_t)from->count * sizeof *to);
 }
 
-static void copy_state(struct state *s, const struct reading *r)
+static struct error copy_state(struct state *s, const struct reading *r)
 {
+    const struct entry *basis = &r->tensors[5];
+    float *rows = memory_alloc(basis->count, sizeof *rows);
+    if (!rows)
+        return error_memory("the directions");
     s->step = strtoll(r->facts[STEP_FACT], NULL, 10);
     copy_rows(s->embedding, &r->tensors[0]);
     copy_rows(s->m, &r->tensors[1]);
@@ -259,6 +266,11 @@ static void copy_state(struct state *s, const struct reading *r)
     s->subspace.removed_rows = r->tensors[4].shape[0];
     s->looked = r->looked;
     copy_rows(s->best, &r->tensors[5]);
+    copy_rows(rows, basis);
+    memory_free(s->basis.rows);
+    s->basis.rows = rows;
+    s->basis.rank = basis->shape[0];
+    return ok();
 }
 
 static void warn_of_device(const struct reading *r, const char *path, const struct origin *origin,
@@ -297,7 +309,7 @@ static struct error read_checkpoint(struct state *s, const char *path, const str
         e = check_shapes(&r, s, path);
     if (e.code == ERROR_NONE && s) {
         warn_of_device(&r, path, origin, warn);
-        copy_state(s, &r);
+        e = copy_state(s, &r);
     }
     safetensors_close(&r.file);
     return e;

@@ -66,12 +66,13 @@ struct error finite_update(const struct training *t, int64_t k)
         const char *name;
         const void *numbers;
         enum dtype type;
-    } made[] = {{"gradient", t->gradient, F64},
-                {"first moment", s->m, F32},
-                {"second moment", s->v, F32},
-                {"embedding", s->embedding, F32}};
+        int64_t count;
+    } made[] = {{"gradient", t->gradient, F64, s->dim},
+                {"first moment", s->m, F32, state_moments(s)},
+                {"second moment", s->v, F32, state_moments(s)},
+                {"embedding", s->embedding, F32, s->dim}};
     for (size_t i = 0; i < sizeof made / sizeof *made; i++)
-        if (!dtype_finite(made[i].numbers, made[i].type, s->dim))
+        if (!dtype_finite(made[i].numbers, made[i].type, made[i].count))
             return error_failed("step %lld: rank %d: the %s holds a value that is not a number (or infinite), so "
                                 "nothing of this step is saved; expected finite numbers: try a smaller optim.lr",
                                 (long long)k, comm_rank(t->parts.comm), made[i].name);

@@ -26,18 +26,29 @@ void state_free(struct state *s)
     memory_free(s->v);
     memory_free(s->best);
     subspace_free(&s->subspace);
+    basis_free(&s->basis);
     *s = (struct state){0};
+}
+
+int64_t state_moments(const struct state *s)
+{
+    return s->coordinates ? s->basis.rank : s->dim;
 }
 
 struct error state_broadcast(struct state *s, struct comm *comm)
 {
-    int64_t counts[] = {s->step, s->subspace.filled, s->subspace.removed_rows};
+    int64_t counts[] = {s->step, s->subspace.filled, s->subspace.removed_rows, s->basis.rank};
     TRY(comm_broadcast(comm, counts, sizeof counts, 0));
     s->step = counts[0];
     s->subspace.filled = counts[1];
     s->subspace.removed_rows = counts[2];
     TRY(comm_broadcast(comm, &s->looked, sizeof s->looked, 0));
-    float *const rows[STATE_TENSORS] = {s->embedding, s->m, s->v, s->subspace.history, s->subspace.removed, s->best};
+    if (s->basis.rank != counts[3]) // no other rank had any
+        s->basis.rows = memory_alloc(counts[3] * s->basis.dim, sizeof *s->basis.rows);
+    s->basis.rank = counts[3];
+    TRY(comm_agree(comm, s->basis.rank == 0 || s->basis.rows ? ok() : error_memory("the directions")));
+    float *const rows[STATE_TENSORS] = {s->embedding,        s->m,    s->v,         s->subspace.history,
+                                        s->subspace.removed, s->best, s->basis.rows};
     struct entry tensors[STATE_TENSORS];
     state_tensors(s, tensors);
     for (int i = 0; i < STATE_TENSORS; i++)
@@ -69,11 +80,12 @@ static struct entry rows_entry(const char *name, const float *data, int64_t rows
 void state_tensors(const struct state *s, struct entry tensors[STATE_TENSORS])
 {
     tensors[0] = rows_entry("embedding", s->embedding, 1, s->dim);
-    tensors[1] = rows_entry("m", s->m, 1, s->dim);
-    tensors[2] = rows_entry("v", s->v, 1, s->dim);
+    tensors[1] = rows_entry("m", s->m, 1, state_moments(s));
+    tensors[2] = rows_entry("v", s->v, 1, state_moments(s));
     tensors[3] = rows_entry("history", s->subspace.history, s->subspace.filled, s->dim);
     tensors[4] = rows_entry("noise", s->subspace.removed, s->subspace.removed_rows, s->dim);
     tensors[5] = rows_entry("best", s->best, s->looked.best_step > 0, s->dim);
+    tensors[6] = rows_entry("basis", s->basis.rows, s->basis.rank, s->basis.dim);
 }
 
 uint32_t state_crc(uint32_t sum, const struct entry tensors[STATE_TENSORS])

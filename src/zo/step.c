@@ -97,11 +97,22 @@ static void choose(const struct step *s, const struct draws *d, bool repeat)
 
 /* -------------------------------------------------------------------------------- the programs */
 
+/* Are the directions the basis' rows, one a direction? */
+static bool takes_all(const struct step *s)
+{
+    return s->shape.coordinates && s->shape.rank == s->parts.config->zo.n;
+}
+
 static void draw(const struct step *s)
 {
     lanes_draw(&s->parts, s->posterior, s->number, STREAM_POSTERIOR);
     lanes_draw(&s->parts, s->noise, s->number, STREAM_NOISE);
-    op_draw(s->parts.device, s->directions, s->number, (uint64_t)s->parts.config->seed, STREAM_DIRECTION + 1);
+    bool mixes = s->shape.rank > 0;
+    if (!takes_all(s))
+        op_draw(s->parts.device, mixes ? s->weights : s->directions, s->number, (uint64_t)s->parts.config->seed,
+                STREAM_DIRECTION + 1);
+    if (mixes)
+        op_mix(s->parts.device, s->directions, s->weights, s->basis);
 }
 
 /* Puts what `count` lanes of a batch from `first` on have found into as many slots from `slot` on. */
@@ -155,7 +166,9 @@ static struct error update_body(void *arg)
         .v = s->v,
         .gradient = s->gradient,
         .slots = s->slots,
-        .directions = s->directions,
+        .directions = s->shape.coordinates ? s->weights : s->directions,
+        .basis = s->shape.coordinates ? s->basis : (struct tensor){0},
+        .coordinates = s->coordinates,
         .removed = s->removed,
         .removed_rows = s->removed_rows,
         .rates = s->rates,
@@ -234,6 +247,11 @@ void step_put(struct step *s, const struct state *state)
     device_write(d, s->m, state->m);
     device_write(d, s->v, state->v);
     step_put_removed(s, state);
+    if (state->basis.rank == 0 || state->basis.rank != s->shape.rank)
+        return;
+    device_write(d, s->basis, state->basis.rows);
+    if (s->units)
+        device_write(d, s->weights, s->units);
 }
 
 struct error step_get(struct step *s, struct state *state)
@@ -246,6 +264,31 @@ struct error step_get(struct step *s, struct state *state)
 }
 
 /* -------------------------------------------------------------------------------- making, freeing */
+
+/* Adam's moments, and what mixes directions. Each place of a direction, of which there are `places`, has as many
+ * weights as the basis has rows. */
+static struct error keep_moments(struct step *s, int64_t vectors, int64_t width)
+{
+    const struct step_shape *shape = &s->shape;
+    struct device *d = s->parts.device;
+    bool coordinates = shape->coordinates;
+    int64_t rank = shape->rank, places = coordinates ? 1 : vectors;
+    TRY(device_alloc_state(d, F32, 1, 1, places, coordinates ? rank : width, &s->m));
+    TRY(device_alloc_state(d, F32, 1, 1, places, coordinates ? rank : width, &s->v));
+    if (rank == 0)
+        return ok();
+    TRY(device_alloc_state(d, F32, shape->directions, 1, places, rank, &s->weights));
+    TRY(device_alloc_state(d, F32, rank, 1, 1, vectors * width / places, &s->basis));
+    if (!coordinates)
+        return ok();
+    TRY(device_alloc_state(d, F64, 1, 1, 1, rank, &s->coordinates));
+    if (!takes_all(s))
+        return ok();
+    s->units = memory_alloc(shape->directions * rank, sizeof *s->units);
+    for (int64_t i = 0; i < shape->directions && s->units; i++)
+        s->units[i * rank + i % rank] = 1;
+    return s->units ? ok() : error_memory("a step's directions");
+}
 
 static struct error keep_tensors(struct step *s)
 {
@@ -260,8 +303,7 @@ static struct error keep_tensors(struct step *s)
     TRY(device_alloc_state(d, F32, batch, set->height, set->width, set->channels, &s->noise));
     TRY(device_alloc_state(d, F32, shape->directions, 1, vectors, width, &s->directions));
     TRY(device_alloc_state(d, F32, 1, 1, vectors, width, &s->embedding));
-    TRY(device_alloc_state(d, F32, 1, 1, vectors, width, &s->m));
-    TRY(device_alloc_state(d, F32, 1, 1, vectors, width, &s->v));
+    TRY(keep_moments(s, vectors, width));
     TRY(device_alloc_state(d, F64, 1, 1, vectors, width, &s->gradient));
     TRY(device_alloc_state(d, F64, slots, 1, 1, 1, &s->slots));
     TRY(device_alloc_state(d, F32, shape->tau > 1 ? shape->tau - 1 : 1, 1, vectors, width, &s->removed));
@@ -329,8 +371,9 @@ void step_free(struct step *s)
     program_free(s->update);
     program_free(s->whole);
     lanes_free(&s->lanes);
-    struct tensor *const kept[] = {&s->number, &s->posterior, &s->noise, &s->directions, &s->embedding,    &s->m,
-                                   &s->v,      &s->gradient,  &s->slots, &s->removed,    &s->removed_rows, &s->rates};
+    struct tensor *const kept[] = {
+        &s->number, &s->posterior, &s->noise, &s->directions, &s->weights,      &s->basis,       &s->embedding, &s->m,
+        &s->v,      &s->gradient,  &s->slots, &s->removed,    &s->removed_rows, &s->coordinates, &s->rates};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_free_state(s->parts.device, kept[i]);
     memory_free(s->fresh);

@@ -3,7 +3,7 @@
  * The device's part of a training step. The host draws a few random integers (zo/draws.h) and writes them into tensors;
  * then one or two programs run without it:
  *
- *     evaluate: op_draw ─► for each batch of this rank's lanes (zo/lanes.h): op_add_noise, op_perturb: e + eps z
+ *     evaluate: op_draw, op_mix ─► for each batch of this rank's lanes (zo/lanes.h): op_add_noise, op_perturb: e + eps z
  *               ─► evaluator_forward ─► losses into their slots
  *     update:   op_update: slots ─► gradient estimate ─► projection ─► Adam ─► embedding
  *
@@ -37,6 +37,8 @@ struct step_shape {
     int64_t lanes; /* of a step on all ranks together, each with a slot: (sides n + 1) x batch */
     int64_t notes; /* slots after those (zo/exchange.h) */
     int64_t directions, tau;
+    int64_t rank;     /* of the basis that directions are mixed from; 0: they are the draws */
+    bool coordinates; /* Adam's moments are in it (struct update) */
 };
 
 struct step {
@@ -51,7 +53,9 @@ struct step {
     /* private */
     struct tensor number; /* I64: the step */
     struct tensor posterior, noise, directions;
+    struct tensor weights, basis, coordinates; /* of struct update and op_mix; unused without a basis */
     struct tensor removed, removed_rows, rates;
+    float *units;       /* weights where a direction is a row of the basis, [directions, rank]; else NULL */
     double *fresh;      /* what the slots begin with, zeros and the notes */
     int64_t number_now; /* number and removed_rows as they were last written */
     int32_t removed_rows_now;
@@ -68,7 +72,7 @@ void step_free(struct step *s);
 /* If there is a program for the whole step, only step_whole will be called from now on: frees that of step_evaluate. */
 void step_whole_only(struct step *s);
 
-/* step_put copies the state's embedding, moments and removed directions to the device; step_get copies embedding and
+/* step_put copies the state's embedding, moments, basis and removed directions to the device; step_get copies embedding and
  * moments back. */
 void step_put(struct step *s, const struct state *state);
 void step_put_removed(struct step *s, const struct state *state); /* only the directions */

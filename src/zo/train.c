@@ -12,6 +12,7 @@
 #include "files/file.h"
 #include "report/metrics.h"
 #include "zo/checkpoint.h"
+#include "zo/coordinates.h"
 #include "zo/exchange.h"
 #include "zo/finite.h"
 #include "zo/lane_check.h"
@@ -29,7 +30,7 @@ static const double PRIMAL_COST = 0.88;
 static void update_rates(const struct training *t, int64_t k, double lr, double rates[3])
 {
     const struct config *c = t->parts.config;
-    rates[0] = optimizer_scale(t->draws.shape.directions, t->state.dim, t->state.subspace.removed_rows);
+    rates[0] = coordinates_scale(&t->state, c, t->draws.shape.directions);
     optimizer_rates(c->optim.beta1, c->optim.beta2, k, lr, &rates[1], &rates[2]);
 }
 
@@ -40,6 +41,7 @@ static struct error do_step(struct training *t, struct metric *m, bool *stop)
     struct state *s = &t->state;
     int64_t k = s->step + 1;
     double rates[3];
+    TRY(coordinates_refresh(t));
 
     // choose: pictures, captions, timesteps; the device draws noise and directions
     draws_make(&t->draws, k);
@@ -219,13 +221,11 @@ static struct error read_checkpoint(struct training *t)
     return ok();
 }
 
-struct error training_resume(struct training *t)
+static struct error read_state(struct training *t)
 {
     struct comm *comm = t->parts.comm;
     TRY(comm_agree(comm, comm_rank(comm) == 0 ? read_checkpoint(t) : ok()));
-    TRY(state_broadcast(&t->state, comm)); // the other ranks need not see the folder
-    step_put(&t->step, &t->state);
-    return compare_ranks(t);
+    return state_broadcast(&t->state, comm); // the other ranks need not see the folder
 }
 
 /* -------------------------------------------------------------------------------- making and freeing */
@@ -267,6 +267,7 @@ static struct error make_state(struct training *t)
     for (int64_t i = 0; i < vectors; i++)
         memcpy(t->start + i * width, t->parts.initializer, (size_t)width * sizeof *t->start);
     memcpy(t->state.embedding, t->start, (size_t)t->state.dim * sizeof *t->start);
+    coordinates_shape(&t->state, c, width);
     const struct draw_shape shape = draw_shape_of(c, set->trained, set->caption_per_picture ? 0 : set->captions.count,
                                                   set->height, set->width, set->channels, vectors * width);
     TRY(draws_new(&t->draws, &shape));
@@ -278,41 +279,59 @@ static struct error make_state(struct training *t)
     return t->slots && t->slopes && t->gradient ? ok() : error_memory("the training state");
 }
 
-/* What the device needs for steps and for validation. *cost: see lane_check. */
-static struct error make_programs(struct training *t, double *cost)
+/* What the device needs for steps and for validation. */
+static struct error make_programs(struct training *t)
 {
     const struct training_parts *p = &t->parts;
     const struct dataset *set = p->dataset;
     int rank = comm_rank(p->comm), ranks = comm_size(p->comm);
     TRY(text_encoder_add_ids(p->device, p->text, set->ids, set->captions.count * set->length));
     TRY(lane_sources_new(&t->sources, p));
-    const struct step_shape shape = {t->lanes, NOTES, t->draws.shape.directions, t->state.subspace.tau};
+    const struct step_shape shape = {t->lanes,
+                                     NOTES,
+                                     t->draws.shape.directions,
+                                     t->state.subspace.tau,
+                                     coordinates_rank(&t->state, p->config),
+                                     t->state.coordinates};
     TRY(step_new(&t->step, p, &t->sources, &shape, t->balance.shares[rank], exchange_on_devices(t)));
     // no more lanes than a step has, of which tangents take less: so validation takes no more memory than learning
     const struct evaluator_shape *batch = &t->step.lanes.evaluator.shape;
     int64_t share = share_of(t->looks.draws, rank, ranks).count;
     int64_t lanes = least(share, least(batch->tangents ? batch->lanes / 2 : batch->lanes, VALIDATION_LANES));
-    TRY(validation_new(&t->validation, p, &t->sources, t->looks.draws, most(lanes, 1)));
+    return validation_new(&t->validation, p, &t->sources, t->looks.draws, most(lanes, 1));
+}
+
+/* *cost: see lane_check. */
+static struct error check_programs(struct training *t, double *cost)
+{
     TRY(lane_check(t, cost));
     step_whole_only(&t->step);
     step_put(&t->step, &t->state);
     return ok();
 }
 
-struct error training_new(struct training *t, const struct training_parts *parts)
+static struct error make(struct training *t, bool resume)
+{
+    struct comm *comm = t->parts.comm;
+    double cost = 0;
+    TRY(comm_agree(comm, make_state(t)));
+    if (resume)
+        TRY(read_state(t));
+    TRY(comm_agree(comm, make_programs(t)));
+    TRY(coordinates_begin(t));
+    TRY(comm_agree(comm, check_programs(t, &cost)));
+    TRY(rebalance_by_cost(t, cost));
+    return resume ? compare_ranks(t) : ok();
+}
+
+struct error training_new(struct training *t, const struct training_parts *parts, bool resume)
 {
     const struct config *c = parts->config;
     *t = (struct training){.parts = *parts, .lanes = (c->zo.sides * c->zo.n + 1) * c->optim.batch_size};
     t->looks = looks_plan_of(c, t->lanes);
-    double cost = 0;
     struct progress progress;
     progress_phase(&progress, "preparing the steps", 0, ""); // a GPU compiles and captures, and lanes are compared
-    struct error e = make_state(t);
-    if (e.code == ERROR_NONE)
-        e = make_programs(t, &cost);
-    e = comm_agree(parts->comm, e);
-    if (e.code == ERROR_NONE)
-        e = rebalance_by_cost(t, cost);
+    struct error e = make(t, resume);
     progress_end(&progress);
     if (e.code == ERROR_NONE)
         rebalance_advise(t);
@@ -330,6 +349,7 @@ void training_free_device(struct training *t)
 {
     step_free(&t->step);
     validation_free(&t->validation);
+    text_basis_free(&t->finder);
     lane_sources_free(&t->sources, t->parts.device);
 }
 

@@ -13,6 +13,7 @@
 
 #include "base/error.h"
 #include "cluster/balance.h"
+#include "zo/basis.h"
 #include "zo/draws.h"
 #include "zo/lanes.h"
 #include "zo/looks.h"
@@ -35,10 +36,11 @@ struct training {
     struct draws draws;
     struct lane_sources sources;
     struct step step;
-    struct balance balance; /* which rank evaluates which lanes, or tangents */
-    double *slots;          /* losses and slopes [lanes] (struct step_slots), after them the notes (zo/exchange.h) */
-    double *slopes;         /* [batch n]: b n + i - 1 is that of picture b's loss along direction i */
-    double *gradient;       /* [dim] */
+    struct text_basis finder; /* of zo.directions text */
+    struct balance balance;   /* which rank evaluates which lanes, or tangents */
+    double *slots;            /* losses and slopes [lanes] (struct step_slots), after them the notes (zo/exchange.h) */
+    double *slopes;           /* [batch n]: b n + i - 1 is that of picture b's loss along direction i */
+    double *gradient;         /* [dim] */
     struct validation validation;
     float *start;      /* [dim]: the word before the first step */
     bool start_is_new; /* it was looked at in this run, and no line of the metrics says so yet */
@@ -48,15 +50,13 @@ struct training {
     const struct training_calls *calls; /* of training_run, while it runs */
 };
 
-/* Collective; an error on one rank is returned on all. Free with training_free. */
-struct error training_new(struct training *t, const struct training_parts *parts);
+/* resume: continues from the newest good checkpoint in output.dir's checkpoints/, if there is one. Collective; an error
+ * on one rank is returned on all. Free with training_free. */
+struct error training_new(struct training *t, const struct training_parts *parts, bool resume);
 void training_free(struct training *t);
 
 /* After the last step: frees what the training holds on the device. The state stays. */
 void training_free_device(struct training *t);
-
-/* Continues from the newest good checkpoint in DIR/checkpoints, if there is one. */
-struct error training_resume(struct training *t);
 
 /* Callbacks of a run. On rank 0: `check` before files are written, whose error keeps them from being written; may be
  * NULL. On every rank: `begin` when all that comes before the first step is done, which may be

@@ -92,6 +92,7 @@ static void rest(struct device *device)
     cuda_loss(device, one, x, x, none);
     cuda_draw(device, x, one, 0, 0);
     cuda_perturb(device, one, one, one, one, 1e-3);
+    cuda_mix(device, one, one, one);
     struct add_noise n = {x, x, x, one, one, 1, false};
     cuda_add_noise(device, x, x, one, &n);
     struct update u = {};

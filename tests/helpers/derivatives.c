@@ -90,7 +90,7 @@ static struct error measure(const struct subject *s, int64_t rounds, int64_t n)
         c->zo.derivative = kinds[made];
         parts.config = c;
         p.seconds[made] = memory_alloc(2 * rounds + 1, sizeof(double));
-        e = p.seconds[made] ? training_new(&p.trainings[made], &parts) : error_memory("the times");
+        e = p.seconds[made] ? training_new(&p.trainings[made], &parts, false) : error_memory("the times");
         made += e.code == ERROR_NONE;
     }
     if (e.code == ERROR_NONE)

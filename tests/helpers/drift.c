@@ -46,7 +46,7 @@ static struct error run(struct drift *f, struct subject *s)
     TRY(folder_make(s->config.output.dir));
     TRY(helper_load(s));
     const struct training_parts parts = subject_parts(s);
-    TRY(training_new(&f->training, &parts));
+    TRY(training_new(&f->training, &parts, false));
     const struct training_calls calls = {.sample = no_sample, .after_step = flip, .arg = f};
     struct error e = training_run(&f->training, &calls);
     training_free(&f->training);

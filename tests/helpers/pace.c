@@ -91,7 +91,7 @@ static struct error run(struct subject *s, int64_t steps)
     TRY(device_alloc_state(w->device, F32, 1, 1, s->config.token.vectors, w->text_config.width, &pace.zero));
     pace.zero.lane_stride = 0;
     struct training t;
-    struct error e = training_new(&t, &parts);
+    struct error e = training_new(&t, &parts, false);
     if (e.code == ERROR_NONE) {
         e = take_steps(&t, steps);
         training_free(&t);

@@ -86,7 +86,7 @@ static struct error work(int argc, char **argv, struct comm *comm)
     if (e.code == ERROR_NONE) {
         const struct training_parts parts = subject_parts(&s);
         struct training t;
-        e = training_new(&t, &parts);
+        e = training_new(&t, &parts, false);
         if (e.code == ERROR_NONE)
             e = compare(&t, argc, argv);
         training_free(&t);

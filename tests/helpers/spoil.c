@@ -89,11 +89,9 @@ static struct error train(struct subject *s, bool resume)
     const struct training_parts parts = subject_parts(s);
     const struct training_calls calls = {.sample = make_no_sample, .after_step = count_step};
     struct training t;
-    TRY(training_new(&t, &parts));
-    struct error e = resume ? training_resume(&t) : ok();
+    TRY(training_new(&t, &parts, resume));
     fault.now = t.state.step;
-    if (e.code == ERROR_NONE)
-        e = training_run(&t, &calls);
+    struct error e = training_run(&t, &calls);
     training_free(&t);
     return e;
 }

@@ -112,6 +112,7 @@ static const struct device_ops cpu_ops = {
     .draw = cpu_draw,
     .add_noise = cpu_add_noise,
     .perturb = cpu_perturb,
+    .mix = cpu_mix,
     .update = cpu_update,
 };
 

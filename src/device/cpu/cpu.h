@@ -64,6 +64,7 @@ loss_op cpu_loss;
 draw_op cpu_draw;
 add_noise_op cpu_add_noise;
 perturb_op cpu_perturb;
+mix_op cpu_mix;
 update_op cpu_update;
 
 #endif

@@ -60,24 +60,43 @@ void cpu_perturb(struct device *device, struct tensor rows, struct tensor embedd
     }
 }
 
-/* g = sum_j factor_j z_j */
-static void estimate(const struct update *u, double scale, double *gradient, int64_t dim)
+void cpu_mix(struct device *device, struct tensor y, struct tensor weights, struct tensor basis)
+{
+    enum { AT_ONCE = 64 };
+    (void)device;
+    int64_t rank = basis.lanes, dim = basis.channels, rows = y.lanes * tensor_positions(weights);
+    const float *w = tensor_data(weights), *u = tensor_data(basis);
+    float *to = tensor_data(y);
+    for (int64_t i = 0; i < rows; i++, w += rank, to += dim)
+        for (int64_t first = 0; first < dim; first += AT_ONCE) {
+            double sums[AT_ONCE] = {0};
+            int64_t count = dim - first < AT_ONCE ? dim - first : AT_ONCE;
+            for (int64_t r = 0; r < rank; r++)
+                for (int64_t k = 0; k < count; k++)
+                    sums[k] += (double)w[r] * (double)u[r * dim + first + k];
+            for (int64_t k = 0; k < count; k++)
+                to[first + k] = (float)sums[k];
+        }
+}
+
+/* sum_j factor_j z_j, z_j being directions or their weights in a basis. */
+static void estimate(const struct update *u, double scale, double *gradient)
 {
     const struct step_slots slots = {u->n, u->batch, u->sides, u->eps, u->tangents};
-    memset(gradient, 0, (size_t)dim * sizeof *gradient);
+    int64_t count = tensor_positions(u->directions) * u->directions.channels;
+    memset(gradient, 0, (size_t)count * sizeof *gradient);
     for (int64_t j = 0; j < u->directions.lanes; j++) {
         double factor = step_factor(&slots, tensor_data(u->slots), j, u->directions.lanes, scale);
         const float *z = tensor_row(u->directions, j, 0);
-        for (int64_t k = 0; k < dim; k++)
+        for (int64_t k = 0; k < count; k++)
             gradient[k] += factor * (double)z[k];
     }
 }
 
 /* g -= its part along each removed direction. They are orthonormal: one after the other is the same as all at once. */
-static void project(const struct update *u, double *gradient, int64_t dim)
+static void project(const struct update *u, int32_t rows, double *gradient, int64_t dim)
 {
-    int32_t rows = *(const int32_t *)tensor_data(u->removed_rows);
-    for (int64_t i = 0; i < rows && i < u->removed.lanes; i++) {
+    for (int64_t i = 0; i < rows; i++) {
         const float *row = tensor_row(u->removed, i, 0);
         double along = 0;
         for (int64_t k = 0; k < dim; k++)
@@ -87,16 +106,70 @@ static void project(const struct update *u, double *gradient, int64_t dim)
     }
 }
 
+/* x = Ut y */
+static void from_coordinates(const struct update *u, const double *y, double *x, int64_t dim)
+{
+    memset(x, 0, (size_t)dim * sizeof *x);
+    for (int64_t r = 0; r < u->basis.lanes; r++) {
+        const float *row = tensor_row(u->basis, r, 0);
+        for (int64_t k = 0; k < dim; k++)
+            x[k] += y[r] * (double)row[k];
+    }
+}
+
+/* y = U x */
+static void to_coordinates(const struct update *u, const double *x, double *y, int64_t dim)
+{
+    for (int64_t r = 0; r < u->basis.lanes; r++) {
+        const float *row = tensor_row(u->basis, r, 0);
+        y[r] = 0;
+        for (int64_t k = 0; k < dim; k++)
+            y[r] += x[k] * (double)row[k];
+    }
+}
+
+static void update_coordinates(const struct update *u, const struct step_betas *adam, int32_t removed, int64_t dim)
+{
+    const double *rates = tensor_data(u->rates);
+    double *gradient = tensor_data(u->gradient), *y = tensor_data(u->coordinates);
+    float *e = tensor_data(u->embedding), *m = tensor_data(u->m), *v = tensor_data(u->v);
+    estimate(u, rates[0], y);
+    from_coordinates(u, y, gradient, dim);
+    if (removed > 0) {
+        project(u, removed, gradient, dim);
+        to_coordinates(u, gradient, y, dim);
+    }
+    for (int64_t r = 0; r < u->basis.lanes; r++)
+        y[r] = (double)step_adam(adam, (float)rates[1], (float)rates[2], y[r], m + r, v + r);
+    for (int64_t k = 0; k < dim; k++) {
+        double step = 0;
+        for (int64_t r = 0; r < u->basis.lanes; r++)
+            step += y[r] * (double)tensor_row(u->basis, r, 0)[k];
+        e[k] = (float)((double)e[k] + step);
+    }
+}
+
+static void update_word(const struct update *u, const struct step_betas *adam, int32_t removed, int64_t dim)
+{
+    const double *rates = tensor_data(u->rates);
+    double *gradient = tensor_data(u->gradient);
+    float *e = tensor_data(u->embedding), *m = tensor_data(u->m), *v = tensor_data(u->v);
+    estimate(u, rates[0], gradient);
+    project(u, removed, gradient, dim);
+    for (int64_t k = 0; k < dim; k++)
+        e[k] += step_adam(adam, (float)rates[1], (float)rates[2], gradient[k], m + k, v + k);
+}
+
 void cpu_update(struct device *device, const struct update *u)
 {
     (void)device;
     int64_t dim = tensor_positions(u->embedding) * u->embedding.channels;
-    const double *rates = tensor_data(u->rates);
     const struct step_betas adam = {u->weight1, u->weight2, u->beta2, u->adam_eps};
-    double *gradient = tensor_data(u->gradient);
-    float *e = tensor_data(u->embedding), *m = tensor_data(u->m), *v = tensor_data(u->v);
-    estimate(u, rates[0], gradient, dim);
-    project(u, gradient, dim);
-    for (int64_t k = 0; k < dim; k++)
-        step_adam(&adam, (float)rates[1], (float)rates[2], gradient[k], e + k, m + k, v + k);
+    int32_t removed = *(const int32_t *)tensor_data(u->removed_rows);
+    if (removed > u->removed.lanes)
+        removed = (int32_t)u->removed.lanes;
+    if (u->basis.base)
+        update_coordinates(u, &adam, removed, dim);
+    else
+        update_word(u, &adam, removed, dim);
 }
