@@ -1,8 +1,5 @@
 #include "zo/coordinates.h"
 
-#include <string.h>
-
-#include "base/log.h"
 #include "base/memory.h"
 #include "zo/optimizer.h"
 #include "zo/train.h"
@@ -67,11 +64,8 @@ static struct error find_text(struct training *t)
     struct state *s = &t->state;
     const struct config *c = t->parts.config;
     struct basis found = {0};
-    struct progress progress;
-    progress_phase(&progress, "finding directions", 0, "");
-    struct error e =
-        text_basis_find(&t->finder, s->embedding, c->zo.n, s->basis.rank ? s->basis.rank : c->zo.rank, &found);
-    progress_end(&progress);
+    int64_t rank = s->basis.rank > 0 ? s->basis.rank : c->zo.rank;
+    struct error e = text_basis_find(&t->finder, s->embedding, c->zo.n, rank, &found);
     if (e.code == ERROR_NONE && s->basis.rank > 0)
         e = comm_agree(t->parts.comm, turn(s, &found));
     if (e.code != ERROR_NONE) {
@@ -80,9 +74,6 @@ static struct error find_text(struct training *t)
     }
     basis_free(&s->basis);
     s->basis = found;
-    if (comm_rank(t->parts.comm) == 0)
-        log_detail("zo.directions: text, after step %lld: %lld of %lld hold %.2f %% of the change", (long long)s->step,
-                   (long long)found.rank, (long long)s->dim, 100 * found.held);
     return ok();
 }
 
@@ -105,7 +96,7 @@ struct error coordinates_begin(struct training *t)
         return ok();
     if (text)
         TRY(text_basis_new(&t->finder, &t->parts, program_bytes(t->step.whole ? t->step.whole : t->step.evaluate)));
-    if (s->basis.rank > 0 || device_model(t->parts.device)[0] == '\0') // where memory is only planned
+    if (s->basis.rank > 0 || !device_computes(t->parts.device))
         return ok();
     TRY(text ? find_text(t) : basis_table(&s->basis, &t->parts));
     return s->basis.rank == t->step.shape.rank ? ok() : comm_agree(t->parts.comm, renew_step(t));
