@@ -167,18 +167,24 @@ def test_a_resumed_run_adds_a_file_that_takes_back_later_steps(tmp_path):
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     write(folder, 0, 600)
-    run(program("tests/report"), "page", folder, HOSTILE, HOSTILE, HOSTILE)
+    run(program("tests/report"), "page", folder, HOSTILE, 3, 7)
     return folder
 
 
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
 def test_loss_picture_shows_points_line_and_marks(page):
-    picture = np.asarray(Image.open(page / "loss.png").convert("RGB")).astype(int)
+    picture = pixels(page / "loss.png")
     assert picture.shape == (720, 1280, 3)
     plot = picture[100:620, 140:1230]
     line = (abs(plot - [29, 78, 216]) < 20).all(-1)
     marks = (abs(plot - [217, 84, 20]) < 20).all(-1)
     assert line.any(0)[20:].mean() > 0.9, "the mean runs from left to right"
     assert 11 * 40 < marks.sum() < 13 * 110, "12 validation losses"
+    best = np.argwhere(marks[:, plot.shape[1] // 2:].sum(0) > 12).ravel() + plot.shape[1] // 2
+    assert abs(best.mean() + 140 - (130 + 551 / 600 * 1110)) < 8, "the ring of the best one, at step 551"
     height = np.array([np.flatnonzero(column).mean() for column in line.T if column.any()])
     assert height[:100].mean() + 50 < height[-100:].mean(), "a falling loss falls"
     outside = picture.copy()
@@ -186,15 +192,45 @@ def test_loss_picture_shows_points_line_and_marks(page):
     assert (outside.min(-1) < 128).sum() > 500, "there are numbers at the axes"
 
 
+@pytest.mark.parametrize("prompts", [0, 1, 8, 9, 64])
+def test_grid_puts_before_and_after_under_each_other(tmp_path, prompts):
+    write(tmp_path, 0, 1)
+    run(program("tests/report"), "page", tmp_path, "so", 2, prompts)
+    picture = pixels(tmp_path / "grid.png")
+    columns, bands = max(2, min(prompts, 8)), -(-prompts // 8)
+    assert picture.shape[1] == 6 + columns * (128 + 6) and picture.shape[0] > 128 + bands * 256
+    for i in {0, 7, 8, prompts - 1} & set(range(prompts)):  # each in its own shade
+        before, after = (np.argwhere((picture == shade + i).all(-1)) for shade in (70, 160))
+        assert (np.ptp(before, 0) == 127).all() and (np.ptp(after, 0) == 127).all()
+        assert (before[:, 1] == after[:, 1]).all() and 128 < after[0, 0] - before[0, 0] < 160
+        assert before[0, 1] == 6 + i % 8 * 134
+
+
+def test_grid_has_labels_in_any_script(tmp_path):
+    """Letters lose their accents; of what the pen cannot write, every character is a box."""
+    def bands(text):
+        run(program("tests/report"), "page", tmp_path, text, 1, 1)
+        return pixels(tmp_path / "grid.png")[:, :200]
+    write(tmp_path, 0, 1)
+    assert (bands("Müller cafe\u0301") == bands("Muller caf\u00e9")).all()
+    boxes, same, other, letters = bands("漢字"), bands("ไท"), bands("ไทย"), bands("ab")
+    assert (boxes == same).all() and (boxes != other).any() and (boxes != letters).any()
+    assert (bands("word " * 40) != 255).any(-1)[-60:].any(0).sum() > 80, "a long prompt is written in lines"
+    everything = bands("".join(map(chr, range(32, 127))))
+    assert everything.shape[0] > boxes.shape[0]
+
+
 class Reader(HTMLParser):
     def __init__(self, text):
         super().__init__()
-        self.tags, self.links, self.text = [], [], []
+        self.tags, self.links, self.text, self.alt, self.classes = [], [], [], [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
         self.links += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
+        self.alt += [value for name, value in attributes if name == "alt"]
+        self.classes += [value for name, value in attributes if name == "class"]
 
     def handle_data(self, data):
         self.text.append(data)
@@ -203,20 +239,68 @@ class Reader(HTMLParser):
 def test_page_holds_everything_itself_and_runs_nothing(page):
     text = (page / "report.html").read_text()
     read = Reader(text)
-    assert "script" not in read.tags and not re.search(r"https?:|url\(|@import", text)
-    assert [link[:22] for link in read.links] == ["data:image/png;base64,"]
+    assert "script" not in read.tags and not re.search(r"https?:|url\(|@import| on[a-z]+=", text)
+    assert {link[:22] for link in read.links} == {"data:image/png;base64,"} and len(read.links) == 3 + 2 * 7
     shown = HOSTILE.replace("\x1b", "\ufffd")
-    assert "".join(read.text).count(shown) == 6, "title, heading, fact's name and value, caption, config"
+    assert "".join(read.text).count(shown) == 3 + 3 * 7 + 2 + 1, "head, a column's labels and prompt, fact, config"
+    assert read.alt == 3 * [shown] + 14 * [shown]
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(read.links[0].split(",")[1]))))
     assert (picture.ravel() == np.arange(3 * 64 * 48) * 7 % 256).all() and picture.shape == (48, 64, 3)
-    assert {"svg", "circle", "table", "figure", "pre"} <= set(read.tags)
-    assert read.tags.count("circle") == 1 + 12, "the legend's, and one for each validation loss"
+    assert {"svg", "table", "figure", "pre"} <= set(read.tags)
+
+
+def test_page_has_a_column_for_each_prompt(page):
+    """The word that learning started from above the learned one, whatever the number of columns beside it."""
+    text = (page / "report.html").read_text()
+    columns = re.findall(r"<figure>(<p class=\"row\">.*?)</figure>", text, re.S)
+    assert len(columns) == 7
+    for i, column in enumerate(columns):
+        shades = [np.asarray(Image.open(io.BytesIO(base64.b64decode(link.split(",")[1]))))[0, 0, 0] for link in Reader(column).links]
+        assert shades == [70 + i, 160 + i] and re.findall("<(p|img|figcaption)", column) == ["p", "img", "p", "img", "figcaption"]
+
+
+def test_page_marks_the_best_validation(page, tmp_path):
+    def marks(folder):
+        text = (folder / "report.html").read_text()
+        return len(re.findall('class="mark" d', text)), re.findall(r"best: step (\d+), ([\d.]+)", text), re.findall('class="ring" d="M([0-9.]+)', text)
+    assert marks(page) == (1 + 12, [("551", "0.02479")], [f"{1000 * 551 / 600:.1f}"]), "the start's, and 12"
+    for start, values, best in [(None, [3, 2, 2, 4], "2"), (None, [1, 2], "1"), (None, [5], None), (None, [None, None], None),
+                                (6, [None, 5], "2"), (4, [None, 5], "0"), (4, [None], None)]:
+        (tmp_path / "metrics.jsonl").write_text("".join(
+            json.dumps({"step": i + 1, "loss": 1, "validation_loss": value, "validation_start": start if i == 0 else None}) + "\n"
+            for i, value in enumerate(values)))
+        run(program("tests/report"), "page", tmp_path, "t", 1, 0)
+        count, named, ring = marks(tmp_path)
+        assert count == sum(value is not None for value in [start, *values])
+        assert [step for step, _ in named] == ([best] if best else []) and len(ring) == len(named)
+
+
+def test_page_shows_what_was_generated_on_the_way(tmp_path):
+    """Strips from start to end: of many steps some, of a damaged picture the reason, of later steps nothing."""
+    write(tmp_path, 0, 2)
+    (tmp_path / "samples").mkdir()
+    for step in range(5, 700, 5):
+        for prompt in (1, 2):
+            Image.new("RGB", (300, 300), (step % 256, step // 256, prompt)).save(tmp_path / f"samples/step-{step}-{prompt}.png")
+    for name in ("mine.png", "step-7-1.png.tmp", "step--7-1.png", "step-99999999999999999999-1.png"):
+        (tmp_path / "samples" / name).write_text("no picture")
+    (tmp_path / "samples/step-600-2.png").write_text("<damaged>")
+    run(program("tests/report"), "page", tmp_path, "p", 1, 2)
+    text = (tmp_path / "report.html").read_text()
+    first, second = re.findall('<div class="film">(.*?)</div>', text, re.S)
+    steps = re.findall("<figcaption>(.*?)</figcaption>", first)
+    assert steps[0] == "start" and steps[1] == "step 5" and steps[-2:] == ["step 600", "learned"] and len(steps) == 26
+    assert "24 of 120 steps" in text and "step-600-2.png: is not a picture" in second
+    frame = Image.open(io.BytesIO(base64.b64decode(Reader(second).links[2].split(",")[1])))
+    assert frame.size == (160, 160) and frame.getpixel((80, 80))[2] == 2
+    run(program("tests/report"), "page", tmp_path, "p", 1, 0)
+    assert "film" not in Reader((tmp_path / "report.html").read_text()).classes
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_short_runs_have_pages_too(tmp_path, count):
     write(tmp_path, 0, count)
-    run(program("tests/report"), "page", tmp_path, "t", "c", "f")
+    run(program("tests/report"), "page", tmp_path, "t", 0, 0)
     assert ("<svg" in (tmp_path / "report.html").read_text()) == (count > 0)
     Image.open(tmp_path / "loss.png").load()
 
@@ -226,7 +310,7 @@ def test_invalid_lines_are_named(tmp_path, line):
     write(tmp_path, 0, 2)
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write(line + "\n")
-    done = run(program("tests/report"), "page", tmp_path, "t", "c", "f", check=False)
+    done = run(program("tests/report"), "page", tmp_path, "t", 1, 1, check=False)
     assert done.returncode == 2 and "metrics.jsonl: line 3" in done.stderr
 
 
@@ -234,7 +318,7 @@ def test_values_at_the_ends_of_the_numbers_do_no_harm(tmp_path):
     values = ["1e308", "-1e308", "null", "5e-324", "0"]
     (tmp_path / "metrics.jsonl").write_text("".join(
         f'{{"step": {2 ** (10 * i)}, "loss": {v}, "validation_loss": {v}, "seconds": {v}}}\n' for i, v in enumerate(values)))
-    run(program("tests/report"), "page", tmp_path, "t", "c", "f")
+    run(program("tests/report"), "page", tmp_path, "t", 1, 1)
 
 
 def test_a_run_s_report_names_model_and_word_by_hash(tmp_path):

@@ -8,9 +8,8 @@
 #include "base/rng.h"
 #include "files/file.h"
 #include "pipeline/generation.h"
+#include "report/film.h"
 #include "text/captions.h"
-
-enum { GAP = 4, SMALLEST_CELL = 128 };
 
 /* -------------------------------------------------------------------------------- words on prompts */
 
@@ -123,61 +122,67 @@ double pictures_cost(const struct subject *s, int64_t words)
 
 /* -------------------------------------------------------------------------------- pictures */
 
-/* Takes ownership of the caption. */
-static struct error show(struct pictures *p, const struct picture *picture, char *caption)
+/* A prompt as a caption of both words: "a photo of a ... on the beach". */
+static struct error name_prompts(struct pictures *p, const struct texts *prompts)
 {
-    if (!caption)
-        return error_memory("a caption");
-    p->captions[p->shown_count] = caption;
-    p->shown[p->shown_count++] = (struct report_picture){caption, picture};
+    for (int64_t i = 0; i < prompts->count; i++)
+        TRY(captions_fill(prompts->items[i], "...", &p->prompts[i]));
     return ok();
 }
 
-static struct error show_word(struct pictures *p, const struct picture *pictures, const char *word)
+/* All but the generated pictures. */
+static struct error name_all(struct pictures *p, const struct subject *s)
 {
-    const struct texts *prompts = &p->subject->config.output.prompts;
-    for (int64_t i = 0; i < p->prompts; i++) {
-        char *caption;
-        TRY(captions_fill(prompts->items[i], word, &caption));
-        TRY(show(p, &pictures[i], caption));
-    }
-    return ok();
-}
-
-static struct error list_shown(struct pictures *p)
-{
-    const struct subject *s = p->subject;
     const struct config *c = &s->config;
-    int64_t all = s->dataset.count + 2 * p->prompts;
-    p->shown = memory_alloc(all, sizeof *p->shown);
-    p->captions = memory_alloc(all, sizeof *p->captions);
-    if (!p->shown || !p->captions)
+    int64_t photos = s->dataset.count, prompts = c->output.prompts.count;
+    p->names = memory_alloc(photos, sizeof *p->names);
+    p->prompts = memory_alloc(prompts, sizeof *p->prompts);
+    p->start = memory_alloc(prompts, sizeof *p->start);
+    p->learned = memory_alloc(prompts, sizeof *p->learned);
+    if (!p->names || !p->prompts || !p->start || !p->learned)
         return error_memory("the pictures");
-    for (int64_t i = 0; i < s->dataset.count; i++)
-        TRY(show(p, &s->dataset.pictures[i], memory_string(path_name(s->dataset.paths[i]))));
-    TRY(show_word(p, p->initializer, c->token.initializer));
-    return show_word(p, p->learned, c->token.placeholder);
+    p->shown = (struct report_pictures){
+        .photos = s->dataset.pictures,
+        .names = p->names,
+        .photo_count = photos,
+        .prompts = (const char *const *)p->prompts,
+        .start = p->start,
+        .learned = p->learned,
+        .prompt_count = prompts,
+    };
+    for (int64_t i = 0; i < photos; i++)
+        p->names[i] = path_name(s->dataset.paths[i]);
+    TRY(captions_fill("start word \"{}\"", c->token.initializer, &p->labels[0]));
+    TRY(captions_fill("learned word \"{}\"", c->token.placeholder, &p->labels[1]));
+    p->shown.start_label = p->labels[0];
+    p->shown.learned_label = p->labels[1];
+    return name_prompts(p, &c->output.prompts);
+}
+
+static struct error generate_both(struct pictures *p, struct subject *s, const float *embedding, bool last)
+{
+    const struct config *c = &s->config;
+    int64_t prompts = c->output.prompts.count;
+    bool spoiled;
+    struct subject_picture *items = memory_alloc(2 * prompts, sizeof *items);
+    struct error e = items ? ok() : error_memory("the pictures");
+    for (int64_t i = 0; i < prompts && items; i++) {
+        items[2 * i] = (struct subject_picture){c->token.initializer, i, &p->start[i]};
+        items[2 * i + 1] = (struct subject_picture){c->token.placeholder, i, &p->learned[i]};
+    }
+    e = comm_agree(s->pipeline->comm, e);
+    if (e.code == ERROR_NONE && prompts > 0)
+        e = generate(s, embedding, items, 2 * prompts, last, &spoiled);
+    memory_free(items);
+    return e;
 }
 
 struct error pictures_generate(struct pictures *p, struct subject *s, const float *embedding, bool last)
 {
-    const struct config *c = &s->config;
-    *p = (struct pictures){.subject = s, .prompts = c->output.prompts.count};
-    p->initializer = memory_alloc(p->prompts, sizeof *p->initializer);
-    p->learned = memory_alloc(p->prompts, sizeof *p->learned);
-    struct subject_picture *items = memory_alloc(2 * p->prompts, sizeof *items);
-    bool spoiled;
-    struct error e = p->initializer && p->learned && items ? ok() : error_memory("the pictures");
-    for (int64_t i = 0; i < p->prompts && e.code == ERROR_NONE; i++) {
-        items[2 * i] = (struct subject_picture){c->token.initializer, i, &p->initializer[i]};
-        items[2 * i + 1] = (struct subject_picture){c->token.placeholder, i, &p->learned[i]};
-    }
-    e = comm_agree(s->pipeline->comm, e);
-    if (e.code == ERROR_NONE && p->prompts > 0)
-        e = generate(s, embedding, items, 2 * p->prompts, last, &spoiled);
+    *p = (struct pictures){0};
+    struct error e = comm_agree(s->pipeline->comm, name_all(p, s));
     if (e.code == ERROR_NONE)
-        e = comm_agree(s->pipeline->comm, list_shown(p));
-    memory_free(items);
+        e = generate_both(p, s, embedding, last);
     if (e.code != ERROR_NONE)
         pictures_free(p);
     return e;
@@ -185,71 +190,21 @@ struct error pictures_generate(struct pictures *p, struct subject *s, const floa
 
 void pictures_free(struct pictures *p)
 {
-    for (int64_t i = 0; i < p->prompts; i++) {
-        if (p->initializer)
-            picture_free(&p->initializer[i]);
-        if (p->learned)
-            picture_free(&p->learned[i]);
+    for (int64_t i = 0; i < p->shown.prompt_count; i++) {
+        picture_free(&p->start[i]);
+        picture_free(&p->learned[i]);
+        memory_free(p->prompts[i]);
     }
-    for (int64_t i = 0; i < p->shown_count; i++)
-        memory_free(p->captions[i]);
-    memory_free(p->initializer);
+    memory_free(p->start);
     memory_free(p->learned);
-    memory_free(p->shown);
-    memory_free(p->captions);
+    memory_free(p->prompts);
+    memory_free(p->names);
+    memory_free(p->labels[0]);
+    memory_free(p->labels[1]);
     *p = (struct pictures){0};
 }
 
-/* Puts a picture into its cell, enlarged if it is small. */
-static struct error place(struct picture *sheet, const struct picture *picture, int64_t cell, int64_t column,
-                          int64_t row)
-{
-    struct picture sized;
-    TRY(picture_resize(&sized, picture, cell, cell));
-    picture_paste(sheet, &sized, GAP + column * (cell + GAP), GAP + row * (cell + GAP));
-    picture_free(&sized);
-    return ok();
-}
-
-static struct error place_all(struct picture *sheet, const struct pictures *p, int64_t cell, int64_t photos)
-{
-    for (int64_t i = 0; i < photos; i++)
-        TRY(place(sheet, &p->subject->dataset.pictures[i], cell, i, 0));
-    for (int64_t i = 0; i < p->prompts; i++) {
-        TRY(place(sheet, &p->initializer[i], cell, i, 1));
-        TRY(place(sheet, &p->learned[i], cell, i, 2));
-    }
-    return ok();
-}
-
-struct error pictures_save(const struct pictures *p, const char *folder)
-{
-    const struct subject *s = p->subject;
-    int64_t photos = s->dataset.count < 8 ? s->dataset.count : 8, cell = s->resolution;
-    int64_t columns = photos > p->prompts ? photos : p->prompts, rows = p->prompts ? 3 : 1;
-    while (cell < SMALLEST_CELL)
-        cell *= 2;
-    char path[PATH_SIZE];
-    struct picture sheet;
-    TRY(path_join(path, folder, "grid.png"));
-    TRY(picture_new(&sheet, GAP + columns * (cell + GAP), GAP + rows * (cell + GAP)));
-    memset(sheet.rgb, 255, (size_t)(sheet.width * sheet.height * 3));
-    struct error e = place_all(&sheet, p, cell, photos);
-    if (e.code == ERROR_NONE)
-        e = picture_write(&sheet, path);
-    picture_free(&sheet);
-    return e;
-}
-
 /* -------------------------------------------------------------------------------- samples */
-
-static struct error sample_path(char path[PATH_SIZE], const struct subject *s, int64_t step, int64_t prompt)
-{
-    char folder[PATH_SIZE], name[64];
-    TRY(path_join(folder, s->config.output.dir, "samples"));
-    snprintf(name, sizeof name, "step-%lld-%lld.png", (long long)step, (long long)prompt + 1);
-    return path_join(path, folder, name);
-}
 
 static struct error save_samples(const struct subject *s, const struct picture *pictures, int64_t count, int64_t step)
 {
@@ -257,7 +212,7 @@ static struct error save_samples(const struct subject *s, const struct picture *
     TRY(path_join(path, s->config.output.dir, "samples"));
     TRY(folder_make(path));
     for (int64_t i = 0; i < count; i++) {
-        TRY(sample_path(path, s, step, i));
+        TRY(film_path(path, s->config.output.dir, step, i));
         TRY(picture_write(&pictures[i], path));
     }
     return ok();
@@ -267,7 +222,7 @@ static bool has_samples(const struct subject *s, int64_t count, int64_t step)
 {
     char path[PATH_SIZE];
     for (int64_t i = 0; i < count; i++)
-        if (sample_path(path, s, step, i).code != ERROR_NONE || !file_exists(path))
+        if (film_path(path, s->config.output.dir, step, i).code != ERROR_NONE || !file_exists(path))
             return false;
     return true;
 }

@@ -11,14 +11,12 @@
 #include "report/report.h"
 
 struct pictures {
-    struct report_picture *shown; /* for the report: photos, then both words on every prompt */
-    int64_t shown_count;
+    struct report_pictures shown;
 
-    /* private */
-    const struct subject *subject;
-    int64_t prompts;
-    struct picture *initializer, *learned; /* [prompts] */
-    char **captions;                       /* [shown_count], owned */
+    /* private: what it points to; names borrow from the subject */
+    const char **names;
+    char **prompts, *labels[2];
+    struct picture *start, *learned;
 };
 
 /* Generates both words with PNDM, output.sample_steps and output.guidance. `last`: no subject follows, so the pipeline's
@@ -29,8 +27,6 @@ struct error pictures_generate(struct pictures *p, struct subject *subject, cons
 /* How many evaluations pictures of one or two words on every prompt take as long as (generation_cost). */
 double pictures_cost(const struct subject *subject, int64_t words);
 
-/* FOLDER/grid.png: a row of photos, a row of the initializer, a row of the learned word. */
-struct error pictures_save(const struct pictures *p, const char *folder);
 void pictures_free(struct pictures *p);
 
 /* The learned word alone on every prompt, into output.dir/samples/step-N-PROMPT.png; `missing`: only if one of these

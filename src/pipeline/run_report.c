@@ -58,17 +58,12 @@ static void add_origin(struct facts *f)
     add_fact(f, "host", "%s", host);
 }
 
-/* How good the word is, and of which step it is. */
 static void add_looks(struct facts *f, const struct training *t)
 {
     const struct looked *l = &t->state.looked;
-    char gain[GAIN_TEXT];
     add_fact(f, "validation loss at the start", "%.5f, over %lld fixed draws%s", l->start, (long long)l->draws,
              t->parts.config->data.hold_out ? " of the picture held out" : "");
     add_fact(f, "validation loss at the end", "%.5f", l->newest);
-    gain_read(gain, t->parts.config->output.dir);
-    if (gain[0])
-        add_fact(f, "the word is of", "%s", gain);
 }
 
 static void add_run(struct facts *f, const struct learning *l)
@@ -84,20 +79,38 @@ static void add_run(struct facts *f, const struct learning *l)
     add_fact(f, "peak memory", "%.0f MB on rank 0", (double)memory_peak() / (1 << 20));
 }
 
+/* In words, what was learned; empty if the metrics do not say. */
+static void describe(char *text, size_t size, const char *folder)
+{
+    char gain[GAIN_TEXT];
+    gain_read(gain, folder);
+    snprintf(text, size, gain[0] ? "The word is that of %s." : "%s", gain);
+}
+
 struct error run_report_write(const struct learning *l, const struct pictures *pictures)
 {
     const struct config *c = &l->subject->config;
+    const struct training *t = &l->training;
     struct facts facts = {.count = 0};
-    char title[300];
+    char title[300], summary[GAIN_TEXT + 40];
     snprintf(title, sizeof title, "%s: a word learned by zoodip", c->token.placeholder);
+    describe(summary, sizeof summary, c->output.dir);
     TRY(add_hashes(&facts, l));
     add_run(&facts, l);
     add_origin(&facts);
     char *json = config_json(c);
     if (!json)
         return error_memory("the report");
-    struct error e =
-        report_write(c->output.dir, title, json, facts.pairs, facts.count, pictures->shown, pictures->shown_count);
+    const struct report report = {
+        .title = title,
+        .summary = summary[0] ? summary : NULL,
+        .pictures = pictures->shown,
+        .facts = facts.pairs,
+        .fact_count = facts.count,
+        .config = json,
+        .last_step = t->state.step,
+    };
+    struct error e = report_write(c->output.dir, &report);
     memory_free(json);
     return e;
 }

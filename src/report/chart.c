@@ -22,6 +22,24 @@ static void running_mean(double *mean, const double *losses, int64_t count)
     }
 }
 
+static void add_look(struct chart *chart, int64_t step, double loss)
+{
+    if (isfinite(loss))
+        chart->looks[chart->look_count++] = (struct look){step, loss};
+}
+
+static void find_looks(struct chart *chart)
+{
+    const struct metric_table *lines = &chart->lines;
+    if (lines->count > 0 && lines->steps[0] == 1)
+        add_look(chart, 0, lines->start);
+    for (int64_t i = 0; i < lines->count; i++)
+        add_look(chart, lines->steps[i], lines->validations[i]);
+    chart->best = chart->look_count > 1 ? 0 : -1;
+    for (int64_t i = 1; i < chart->look_count; i++)
+        chart->best = chart->looks[i].loss < chart->looks[chart->best].loss ? i : chart->best;
+}
+
 static int compare_numbers(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -52,10 +70,10 @@ static struct error value_range(const struct chart *chart, double *low, double *
         widen(low, high, sorted[finite - 1 - finite / 100]);
     }
     memory_free(sorted);
-    for (int64_t i = 0; i < chart->lines.count; i++) {
+    for (int64_t i = 0; i < chart->lines.count; i++)
         widen(low, high, chart->mean[i]);
-        widen(low, high, chart->lines.validations[i]);
-    }
+    for (int64_t i = 0; i < chart->look_count; i++)
+        widen(low, high, chart->looks[i].loss);
     return ok();
 }
 
@@ -86,10 +104,12 @@ struct error chart_read(struct chart *chart, const char *folder)
     *chart = (struct chart){0};
     TRY(metrics_read(&chart->lines, folder));
     chart->mean = memory_alloc(chart->lines.count, sizeof *chart->mean);
-    if (!chart->mean) {
+    chart->looks = memory_alloc(chart->lines.count + 1, sizeof *chart->looks);
+    if (!chart->mean || !chart->looks) {
         chart_free(chart);
         return error_memory("the chart");
     }
+    find_looks(chart);
     if (chart->lines.count == 0)
         return ok();
     running_mean(chart->mean, chart->lines.losses, chart->lines.count);
@@ -111,6 +131,7 @@ void chart_free(struct chart *chart)
 {
     metric_table_free(&chart->lines);
     memory_free(chart->mean);
+    memory_free(chart->looks);
     *chart = (struct chart){0};
 }
 

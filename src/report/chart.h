@@ -1,6 +1,7 @@
 /* report/chart.h
  *
- * The curve of a run, ready to be drawn: the losses of metrics.jsonl, their running mean, and axes with rounded ticks.
+ * The curve of a run, ready to be drawn: the losses of metrics.jsonl, their running mean, the best validation loss, and
+ * axes with rounded ticks.
  * loss.png and the page's SVG show the same chart.
  *
  * Single losses scatter (each has its own picture, noise and timestep), so the y axis spans 98 % of them and all of the
@@ -23,9 +24,18 @@ struct axis {
     int decimals; /* needed to distinguish the ticks */
 };
 
+/* A validation loss, that of the word that the run began with at step 0. */
+struct look {
+    int64_t step;
+    double loss;
+};
+
 struct chart {
     struct metric_table lines;
-    double *mean; /* [lines.count], NAN where there is none */
+    double *mean;       /* [lines.count], NAN where there is none */
+    struct look *looks; /* [look_count], in order */
+    int64_t look_count;
+    int64_t best; /* the look with the least loss, of equal ones the first; -1: there are not two to compare */
     struct axis x, y;
 };
 

@@ -1,7 +1,7 @@
 /* report/plot.h
  *
  * The curve of a run as a picture, for people who open its folder: losses as points, their running mean as a line,
- * validation losses as marks, axes with numbers. It shows what report.html shows (report/chart.h).
+ * validation losses as marks, the best one ringed, axes with numbers. It shows what report.html shows (report/chart.h).
  */
 #ifndef ZOODIP_REPORT_PLOT_H
 #define ZOODIP_REPORT_PLOT_H

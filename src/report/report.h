@@ -1,7 +1,7 @@
 /* report/report.h
  *
- * Pages for people: report.html of a run (curve as inline SVG, pictures as data URIs, config, timings) and one page of
- * a queue's many subjects. Each is self-contained, and everything that comes from a user is escaped.
+ * Pages for people: report.html of a run (pictures, curve, timings, config) and one page of a queue's many subjects.
+ * Each is self-contained (report/html.h), and everything that comes from a user is escaped.
  */
 #ifndef ZOODIP_REPORT_REPORT_H
 #define ZOODIP_REPORT_REPORT_H
@@ -11,15 +11,30 @@
 #include "base/error.h"
 #include "files/picture.h"
 
-struct report_picture {
-    const char *caption;
-    const struct picture *picture;
+/* What a run has to show: the subject's photos, and for every prompt a picture of the word that learning started from
+ * above one of the learned word. */
+struct report_pictures {
+    const struct picture *photos; /* [photo_count] */
+    const char *const *names;     /* [photo_count], of the photos */
+    int64_t photo_count;
+    const char *const *prompts;            /* [prompt_count], "{}" where the word is */
+    const struct picture *start, *learned; /* [prompt_count] */
+    int64_t prompt_count;
+    const char *start_label, *learned_label; /* of their rows */
 };
 
-/* FOLDER/report.html. `config` is JSON text shown as it is; `facts` are name, value pairs (timings, device, ranks). The
- * curve comes from FOLDER/metrics.jsonl. */
-struct error report_write(const char *folder, const char *title, const char *config, const char *const *facts,
-                          int64_t fact_count, const struct report_picture *pictures, int64_t picture_count);
+struct report {
+    const char *title, *summary; /* summary: a sentence or two, or NULL */
+    struct report_pictures pictures;
+    const char *const *facts; /* name, value pairs: timings, device, ranks */
+    int64_t fact_count;
+    const char *config; /* JSON text, shown as it is */
+    int64_t last_step;
+};
+
+/* FOLDER/report.html. The curve comes from FOLDER/metrics.jsonl; what the word generated while it was learned, from
+ * FOLDER/samples (report/film.h), up to last_step. */
+struct error report_write(const char *folder, const struct report *report);
 
 /* One subject on a queue's page: how its job ended, its curve (from FOLDER/metrics.jsonl) and its pictures
  * (FOLDER/grid.png). Missing files are left out; for unreadable ones the page says why. `link`: the subject's own

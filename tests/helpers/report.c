@@ -1,5 +1,6 @@
 /* report write FOLDER FROM_STEP COUNT      metrics of the steps FROM_STEP + 1 .. FROM_STEP + COUNT: made up, repeatable
- * report page FOLDER TITLE CAPTION FACT    loss.png and report.html, with TITLE as config too and one 64 x 48 picture
+ * report page FOLDER TEXT PHOTOS PROMPTS   loss.png, grid.png and report.html up to step 600, of so many pictures; all that
+ *                                          can be said is TEXT
  */
 #include <math.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include "report/metrics.h"
 #include "report/plot.h"
 #include "report/report.h"
+#include "report/sheet.h"
 
 static struct error write_steps(const char *folder, int64_t from, int64_t count)
 {
@@ -42,26 +44,52 @@ static struct error write_steps(const char *folder, int64_t from, int64_t count)
     return e;
 }
 
-static struct error write_page(const char *folder, const char *title, const char *caption, const char *fact)
+/* Pictures of one colour each, from a subject that was never there. */
+static struct error make_pictures(struct picture *pictures, int64_t count, int shade)
 {
-    struct picture picture;
-    TRY(picture_new(&picture, 64, 48));
-    for (int64_t i = 0; i < 3 * 64 * 48; i++)
-        picture.rgb[i] = (uint8_t)(i * 7);
-    struct report_picture shown = {caption, &picture};
+    for (int64_t i = 0; i < count; i++) {
+        TRY(picture_new(&pictures[i], 64, 48));
+        for (int64_t j = 0; j < 3 * 64 * 48; j++)
+            pictures[i].rgb[j] = (uint8_t)(shade ? shade + i : j * 7);
+    }
+    return ok();
+}
+
+enum { MOST = 64 };
+
+static struct error write_page(const char *folder, const char *text, int64_t photos, int64_t prompts)
+{
+    static struct picture pictures[3][MOST];
+    const char *texts[MOST];
+    for (int i = 0; i < MOST; i++)
+        texts[i] = text;
+    TRY(make_pictures(pictures[0], photos, 0));
+    TRY(make_pictures(pictures[1], prompts, 70));
+    TRY(make_pictures(pictures[2], prompts, 160));
+    const struct report report = {
+        .title = text,
+        .summary = text,
+        .pictures = {pictures[0], texts, photos, texts, pictures[1], pictures[2], prompts, text, text},
+        .facts = texts,
+        .fact_count = 1,
+        .config = text,
+        .last_step = 600,
+    };
     struct error e = plot_write(folder);
-    if (e.code == ERROR_NONE)
-        e = report_write(folder, title, title, (const char *const[]){fact, fact}, 1, &shown, 1);
-    picture_free(&picture);
+    e = error_first(e, sheet_write(folder, &report.pictures, 64));
+    e = error_first(e, report_write(folder, &report));
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < MOST; j++)
+            picture_free(&pictures[i][j]);
     return e;
 }
 
 int main(int argc, char **argv)
 {
-    struct error e = error_input("usage: report write FOLDER FROM_STEP COUNT | report page FOLDER TITLE CAPTION FACT");
+    struct error e = error_input("usage: report write FOLDER FROM_STEP COUNT | report page FOLDER TEXT PHOTOS PROMPTS");
     if (argc == 5 && strcmp(argv[1], "write") == 0)
         e = write_steps(argv[2], atoll(argv[3]), atoll(argv[4]));
     if (argc == 6 && strcmp(argv[1], "page") == 0)
-        e = write_page(argv[2], argv[3], argv[4], argv[5]);
+        e = write_page(argv[2], argv[3], atoll(argv[4]) % (MOST + 1), atoll(argv[5]) % (MOST + 1));
     return helper_end("report", e);
 }
