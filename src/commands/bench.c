@@ -7,7 +7,6 @@
 #include "base/progress.h"
 #include "commands/commands.h"
 #include "commands/options.h"
-#include "pipeline/derivative.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/subject.h"
 #include "zo/train.h"
@@ -71,7 +70,7 @@ static struct error measure(struct subject *s, int64_t evaluations)
     TRY(pipeline_load(p));
     TRY(subject_start(s));
     if (comm_rank(p->comm) == 0)
-        derivative_log(&s->config, s->derivative_why);
+        subject_log_choices(s);
     const struct training_parts parts = subject_parts(s);
     struct training t;
     TRY(training_new(&t, &parts, false));

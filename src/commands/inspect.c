@@ -322,6 +322,7 @@ static void add_step(cJSON *root, const struct config_plan *plan)
 {
     cJSON *step = cJSON_AddObjectToObject(root, "step");
     cJSON_AddStringToObject(step, "derivative", derivative_name(plan->takes));
+    cJSON_AddNumberToObject(step, "lr", plan->lr);
     cJSON *arenas = cJSON_AddObjectToObject(step, "arena_bytes");
     cJSON_AddNumberToObject(arenas, "difference", (double)plan->difference);
     if (plan->tangent)
@@ -335,6 +336,8 @@ static void print_step(const struct config_plan *plan)
         snprintf(tangent, sizeof tangent, ", %.1f MB by tangents", (double)plan->tangent / 1e6);
     log_line("a step on the CPU: zo.derivative %s; its arena is %.1f MB by differences%s, on one rank",
              derivative_name(plan->takes), (double)plan->difference / 1e6, tangent);
+    if (plan->rate_was_auto)
+        log_line("optim.lr auto is %g", plan->lr);
     if (!plan->gpu)
         log_line("no memory plan of a GPU, which has no tangents yet");
 }

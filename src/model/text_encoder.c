@@ -81,8 +81,8 @@ struct error text_encoder_add_ids(struct device *d, const struct text_encoder *t
     return device_upload_rows(d, t->tokens, ids, count);
 }
 
-/* From rows spread evenly over the table, the same on every rank. 1 for a table of zeros. */
-static struct error find_tangent_scale(struct text_encoder *t)
+/* From rows spread evenly over the table, the same on every rank. */
+static struct error find_scales(struct text_encoder *t)
 {
     enum { ROWS = 1024 };
     int64_t width = t->config.width, apart = (t->config.vocab + ROWS - 1) / ROWS, count = 0;
@@ -97,7 +97,8 @@ static struct error find_tangent_scale(struct text_encoder *t)
     }
     memory_free(row);
     double rms = sqrt(sum / (double)count);
-    t->tangent_scale = rms > 0 && isfinite(rms) ? exp2(round(log2(rms))) : 1;
+    t->table_rms = rms > 0 && isfinite(rms) ? rms : 1;
+    t->tangent_scale = exp2(round(log2(t->table_rms)));
     return e;
 }
 
@@ -113,8 +114,8 @@ struct error text_encoder_load(struct text_encoder *t, struct device *d, const c
     e = weights_load(&t->weights, d, folder, "text_encoder", bits, store, load, t);
     if (e.code == ERROR_NONE && store.alloc)
         e = add_positions(d, t);
-    if (e.code == ERROR_NONE && store.alloc)
-        e = find_tangent_scale(t);
+    if (e.code == ERROR_NONE)
+        e = find_scales(t);
     if (e.code != ERROR_NONE)
         text_encoder_free(t);
     return e;

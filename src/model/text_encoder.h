@@ -22,7 +22,8 @@ struct text_config {
 struct text_encoder {
     struct text_config config;
     struct weights weights;
-    double tangent_scale; /* of struct tangents: the power of two nearest the rms of the token table's rows */
+    double table_rms;     /* the root of the mean square of the token table; 1 for a table of zeros */
+    double tangent_scale; /* of struct tangents: the power of two nearest to that */
 
     /* private */
     struct weight *tokens, *positions;

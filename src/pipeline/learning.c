@@ -7,7 +7,6 @@
 #include "base/memory.h"
 #include "base/progress.h"
 #include "files/file.h"
-#include "pipeline/derivative.h"
 #include "pipeline/pictures.h"
 #include "pipeline/run_report.h"
 #include "report/plot.h"
@@ -184,7 +183,7 @@ struct error learning_run(struct learning *l, bool resume)
     l->started = clock_seconds();
     TRY(subject_start(l->subject));
     if (comm_rank(l->subject->pipeline->comm) == 0)
-        derivative_log(&l->subject->config, l->subject->derivative_why);
+        subject_log_choices(l->subject);
     const struct training_parts parts = subject_parts(l->subject);
     TRY(training_new(&l->training, &parts, resume));
     const struct training_calls calls = {

@@ -154,6 +154,8 @@ struct error memory_plan_config(struct config_plan *plan, const char *path, cons
     config_free(&config);
     if (e.code == ERROR_NONE) {
         plan->takes = s.config.zo.derivative;
+        plan->lr = s.config.optim.lr;
+        plan->rate_was_auto = s.rate_was_auto;
         e = find_arenas(plan, &s);
         if (e.code == ERROR_NONE && plan->gpu)
             e = plan_again(&plan->on, &s, PHASE_PICTURES, true);

@@ -94,6 +94,7 @@ static struct error check_weights(struct pipeline *p)
     struct vae vae;
     TRY(text_encoder_load(&text, p->device, p->model, p->choice.bits, store_nowhere()));
     note_bits(p, &text.weights);
+    p->table_rms = text.table_rms;
     text_encoder_free(&text);
     TRY(unet_load(&unet, p->device, p->model, p->choice.bits, store_nowhere()));
     note_bits(p, &unet.weights);

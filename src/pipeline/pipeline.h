@@ -37,6 +37,7 @@ struct pipeline {
     struct device *device;
     char *model;
     struct text_config text_config;
+    double table_rms; /* of struct text_encoder, once it is open */
     struct unet_config unet_config;
     struct vae_config vae;
     struct noise_schedule schedule;

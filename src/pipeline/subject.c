@@ -8,6 +8,7 @@
 #include "files/file.h"
 #include "model/sampler.h"
 #include "pipeline/derivative.h"
+#include "pipeline/learning_rate.h"
 #include "pipeline/fingerprint.h"
 
 /* -------------------------------------------------------------------------------- reading */
@@ -26,6 +27,21 @@ static struct error check_sampler(const struct subject *s)
 }
 
 /* Checks the config's values against the model. */
+/* There are as many eigenvectors as the word has numbers. */
+static struct error check_directions(const struct config *c, int64_t dim)
+{
+    if (c->zo.directions != DIRECTIONS_TEXT)
+        return ok();
+    bool rank = c->zo.rank > dim;
+    if (!rank && c->zo.n <= dim)
+        return ok();
+    return config_blame(
+        c, rank ? "zo.rank" : "zo.n",
+        error_input("is %lld, but with zo.directions text a word of %lld numbers has no more directions "
+                    "than that; expected at most %lld",
+                    (long long)(rank ? c->zo.rank : c->zo.n), (long long)dim, (long long)dim));
+}
+
 static struct error check_model(struct subject *s)
 {
     const struct config *c = &s->config;
@@ -35,6 +51,7 @@ static struct error check_model(struct subject *s)
                             error_input("[%lld, %lld] goes beyond the %lld timesteps of the model's scheduler",
                                         (long long)c->zo.timesteps[0], (long long)c->zo.timesteps[1],
                                         (long long)p->schedule.steps));
+    TRY(check_directions(c, c->token.vectors * p->text_config.width));
     s->resolution = c->data.resolution ? c->data.resolution : p->unet_config.sample_size * p->vae.factor;
     if (s->resolution % p->vae.factor != 0)
         return config_blame(c, "data.resolution",
@@ -89,6 +106,7 @@ static struct error read_mine(struct subject *s, struct pipeline *p, struct conf
 {
     *s = (struct subject){.pipeline = p, .config = *config};
     *config = (struct config){0};
+    s->rate_was_auto = learning_rate_settle(&s->config, p->table_rms);
     s->recipe = config_recipe(&s->config);
     if (!s->recipe)
         return error_memory("the recipe");
@@ -163,6 +181,13 @@ struct error subject_read(struct subject *s, struct pipeline *p, struct config *
     if (e.code != ERROR_NONE)
         subject_free(s);
     return e;
+}
+
+void subject_log_choices(const struct subject *s)
+{
+    derivative_log(&s->config, s->derivative_why);
+    if (s->rate_was_auto)
+        learning_rate_log(&s->config);
 }
 
 struct error subject_again(struct subject *s, struct pipeline *p, struct config *config, const struct subject *from)

@@ -23,6 +23,7 @@ struct subject {
     struct dataset dataset;
 
     const char *derivative_why; /* why zo.derivative is what it is now, if that was auto; or NULL */
+    bool rate_was_auto;         /* and optim.lr */
 
     /* private */
     char *recipe;                             /* see config_recipe */
@@ -32,12 +33,15 @@ struct subject {
     float *initializer; /* [width] */
 };
 
-/* Takes the config over, decides which derivative the run takes (pipeline/derivative.h), reads word, captions and
+/* Takes the config over, decides which derivative and rate the run takes (pipeline/derivative.h, learning_rate.h), reads word, captions and
  * pictures, and checks them against the model. Collective over p->all: each rank has read its config and reads the
  * model's tokenizer, which are compared (pipeline/fingerprint.h); rank 0 reads the rest for all (zo/dataset.h). Nothing
  * is owned after an error. Free with subject_free. */
 struct error subject_read(struct subject *s, struct pipeline *p, struct config *config, enum start start);
 void subject_free(struct subject *s);
+
+/* Logs what auto took. For rank 0 of those who learn. */
+void subject_log_choices(const struct subject *s);
 
 /* The same subject in another pipeline of the same model, with the pictures and captions of `from`, which outlives it.
  * Not collective. */

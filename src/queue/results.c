@@ -142,13 +142,16 @@ static struct job_status parse_status(int64_t job, struct json *json)
     return found;
 }
 
-/* Has an earlier run of the job another recipe than the job has now? auto takes the derivative that is there. */
+/* Has an earlier run of the job another recipe than the job has now? auto takes what is there. */
 static bool differs(char difference[RECIPE_DIFFERENCE], const char *theirs, const struct job *job)
 {
     struct config as_there = job->config; // once a subject has taken it over, the job's recipe is settled
-    if (job->has_subject || as_there.zo.derivative != DERIVATIVE_AUTO)
+    if (job->has_subject)
         return recipe_differs(difference, theirs, job->recipe);
-    as_there.zo.derivative = recipe_derivative(theirs);
+    if (as_there.zo.derivative == DERIVATIVE_AUTO)
+        as_there.zo.derivative = recipe_derivative(theirs);
+    if (as_there.optim.lr == 0)
+        as_there.optim.lr = recipe_rate(theirs);
     char *ours = config_recipe(&as_there);
     bool differ = !ours || recipe_differs(difference, theirs, ours);
     memory_free(ours);

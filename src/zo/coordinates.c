@@ -95,7 +95,7 @@ struct error coordinates_begin(struct training *t)
     if (s->basis.dim == 0)
         return ok();
     if (text)
-        TRY(text_basis_new(&t->finder, &t->parts, program_bytes(t->step.whole ? t->step.whole : t->step.evaluate)));
+        TRY(comm_agree(t->parts.comm, text_basis_new(&t->finder, &t->parts, training_arena(t))));
     if (s->basis.rank > 0 || !device_computes(t->parts.device))
         return ok();
     TRY(text ? find_text(t) : basis_table(&s->basis, &t->parts));

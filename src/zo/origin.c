@@ -95,6 +95,15 @@ enum derivative recipe_derivative(const char *text)
     return found;
 }
 
+double recipe_rate(const char *text)
+{
+    cJSON *recipe = parse_recipe(text);
+    double rate =
+        cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(cJSON_GetObjectItemCaseSensitive(recipe, "optim"), "lr"));
+    cJSON_Delete(recipe);
+    return rate > 0 ? rate : 0;
+}
+
 /* -------------------------------------------------------------------------------- all that differs */
 
 struct list {
