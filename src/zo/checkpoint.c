@@ -16,16 +16,16 @@
 /* 1 knew a run by its paths. */
 enum { FORMAT = 2, NUMBER_TEXT = 24, FORMAT_TEXT = 40 };
 
-/* The metadata besides the checksum: its own facts, those of the origin, and one that came later and may be missing. */
-enum { FORMAT_FACT, STEP_FACT, UPDATES_FACT, OWN_FACTS, LOOKS_FACT = OWN_FACTS + ORIGIN_FACTS, FACTS };
+/* The metadata besides the checksum: its own facts, those of the origin, and some that may be missing. */
+enum { FORMAT_FACT, STEP_FACT, UPDATES_FACT, OWN_FACTS, LOOKS_FACT = OWN_FACTS + ORIGIN_FACTS, ENDING_FACT, FACTS };
 
 /* -------------------------------------------------------------------------------- what a file holds */
 
 static const char *fact_name(int i)
 {
     static const char *const own[OWN_FACTS] = {"format", "step", "updates"};
-    if (i == LOOKS_FACT)
-        return "looks";
+    if (i >= LOOKS_FACT)
+        return i == LOOKS_FACT ? "looks" : "ending";
     return i < OWN_FACTS ? own[i] : origin_name((enum origin_fact)(i - OWN_FACTS));
 }
 
@@ -122,6 +122,8 @@ static int drop_empty(struct entry tensors[STATE_TENSORS])
 struct error checkpoint_write(const struct state *s, const char *folder, const struct origin *origin, int64_t keep)
 {
     char path[PATH_SIZE], format[FORMAT_TEXT], step[NUMBER_TEXT], looks[LOOKED_TEXT], sum[NUMBER_TEXT];
+    char ending[ENDING_TEXT];
+    bool ends = s->ending.by != ENDED_BY_STEPS || s->ending.seconds > 0;
     TRY(folder_make(folder));
     TRY(step_path(path, folder, s->step));
     snprintf(step, sizeof step, "%lld", (long long)s->step);
@@ -129,7 +131,9 @@ struct error checkpoint_write(const struct state *s, const char *folder, const s
     state_tensors(s, tensors);
     format_text(format, FORMAT);
     looked_text(looks, &s->looked);
-    const char *facts[FACTS] = {format, step, step, [LOOKS_FACT] = s->looked.draws > 0 ? looks : NULL};
+    ending_text(ending, &s->ending);
+    const char *facts[FACTS] = {
+        format, step, step, [LOOKS_FACT] = s->looked.draws > 0 ? looks : NULL, [ENDING_FACT] = ends ? ending : NULL};
     memcpy(facts + OWN_FACTS, origin->facts, sizeof origin->facts);
     snprintf(sum, sizeof sum, "%08x", checksum(tensors, facts));
     const char *metadata[2 * (FACTS + 1)];
@@ -153,6 +157,7 @@ struct reading {
     const char *facts[FACTS];
     struct origin origin; /* some of them */
     struct looked looked; /* all 0 in a file without them */
+    struct ending ending; /* likewise */
 };
 
 /* ERROR_FAILED if the file is no checkpoint, ERROR_BAD_INPUT if it is one of another format. */
@@ -190,7 +195,7 @@ static struct error check_whole(struct reading *r, const char *path)
     TRY(check_format(r, path));
     for (int i = 0; i < FACTS; i++) {
         r->facts[i] = safetensors_metadata(&r->file, fact_name(i));
-        if (!r->facts[i] && i != LOOKS_FACT)
+        if (!r->facts[i] && i < LOOKS_FACT)
             return error_failed("%s: not a checkpoint: its metadata has no \"%s\"", path, fact_name(i));
     }
     if (!are_steps(r->facts[STEP_FACT], r->facts[UPDATES_FACT]))
@@ -200,6 +205,9 @@ static struct error check_whole(struct reading *r, const char *path)
     r->looked = (struct looked){0};
     if (r->facts[LOOKS_FACT] && !looked_parse(&r->looked, r->facts[LOOKS_FACT]))
         return error_failed("%s: not a checkpoint: its looks are %.100s", path, r->facts[LOOKS_FACT]);
+    r->ending = (struct ending){0};
+    if (r->facts[ENDING_FACT] && !ending_parse(&r->ending, r->facts[ENDING_FACT]))
+        return error_failed("%s: not a checkpoint: its ending is %.100s", path, r->facts[ENDING_FACT]);
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *found = safetensors_find(&r->file, r->tensors[i].name);
         if (!found && i >= STATE_ALWAYS)
@@ -265,6 +273,7 @@ static struct error copy_state(struct state *s, const struct reading *r)
     s->subspace.filled = r->tensors[3].shape[0];
     s->subspace.removed_rows = r->tensors[4].shape[0];
     s->looked = r->looked;
+    s->ending = r->ending;
     copy_rows(s->best, &r->tensors[5]);
     copy_rows(rows, basis);
     memory_free(s->basis.rows);

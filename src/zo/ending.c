@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
+#include "base/log.h"
 #include "base/lr_schedule.h"
 
 static const char *const names[] = {
@@ -88,6 +90,29 @@ int64_t ending_wish(const struct ending *e, const struct config *c, int64_t step
     return off > 1 && off > (last - step) / 10 ? reach : 0; // no change for every small change of pace
 }
 
+void ending_start(struct ending_clock *clock, const struct ending *e, int64_t step)
+{
+    *clock = (struct ending_clock){.before = e->seconds, .began = clock_seconds(), .begun = step};
+}
+
+void ending_tick(const struct ending_clock *clock, struct ending *e, const struct config *c)
+{
+    if (c->optim.minutes > 0 && clock->began > 0)
+        e->seconds = clock->before + clock_seconds() - clock->began;
+}
+
+int64_t ending_clock_wish(const struct ending_clock *clock, struct ending *e, const struct config *c, int64_t step)
+{
+    if (c->optim.minutes <= 0 || clock->began <= 0)
+        return 0;
+    ending_tick(clock, e, c);
+    double left = 60 * c->optim.minutes - e->seconds, pace = 0;
+    if (step - 1 > clock->begun)
+        pace = (e->seconds - clock->before) / (double)(step - 1 - clock->begun);
+    double steps = left <= 0 ? 0 : left < (double)c->optim.steps * pace ? left / pace : (double)c->optim.steps;
+    return ending_wish(e, c, step, step - 1 + (int64_t)steps);
+}
+
 void ending_grant(struct ending *e, const struct config *c, int64_t step, int64_t wish)
 {
     if (wish > 0)
@@ -103,6 +128,27 @@ void ending_resume(struct ending *e, const struct config *c)
 }
 
 /* -------------------------------------------------------------------------------- as text */
+
+void ending_why(char text[ENDING_TEXT], const struct ending *e, const struct config *c)
+{
+    *text = 0;
+    if (e->by == ENDED_BY_PATIENCE)
+        snprintf(text, ENDING_TEXT, "optim.patience: %lld looks without a gain of %.3g %%",
+                 (long long)c->optim.patience, 100 * c->optim.min_gain);
+    else if (e->by == ENDED_BY_MINUTES)
+        snprintf(text, ENDING_TEXT, "optim.minutes: %g", c->optim.minutes);
+}
+
+void ending_log(const struct ending *e, const struct config *c, int64_t step)
+{
+    char why[ENDING_TEXT];
+    ending_why(why, e, c);
+    if (e->last == step)
+        log_line("%s: the run ends after step %lld of %lld", why, (long long)step, (long long)c->optim.steps);
+    else
+        log_line("%s: the learning rate falls from here, and the run ends after step %lld of %lld", why,
+                 (long long)e->last, (long long)c->optim.steps);
+}
 
 void ending_text(char text[ENDING_TEXT], const struct ending *e)
 {

@@ -55,14 +55,33 @@ bool ending_patience(struct ending *e, const struct config *c, int64_t step, int
  * stays. */
 int64_t ending_wish(const struct ending *e, const struct config *c, int64_t step, int64_t reach);
 
+/* Rank 0's clock in a run with optim.minutes. */
+struct ending_clock {
+    double before, began; /* seconds of learning in earlier parts of the run; when this one began, by clock_seconds */
+    int64_t begun;        /* the step after which it began */
+};
+
+void ending_start(struct ending_clock *clock, const struct ending *e, int64_t step);
+
+/* Brings e->seconds up to date; during `step`, before it is evaluated, ending_wish as the clock and the pace of this part
+ * of the run say. Both do nothing without optim.minutes. */
+void ending_tick(const struct ending_clock *clock, struct ending *e, const struct config *c);
+int64_t ending_clock_wish(const struct ending_clock *clock, struct ending *e, const struct config *c, int64_t step);
+
 /* After `step`, on all ranks: the wish of rank 0; 0 changes nothing. */
 void ending_grant(struct ending *e, const struct config *c, int64_t step, int64_t wish);
 
 /* A resumed run may have more minutes than those that ended it. */
 void ending_resume(struct ending *e, const struct config *c);
 
-/* As a checkpoint's metadata have it, and back: false if it is not as ending_text writes it. */
 enum { ENDING_TEXT = 200 };
+
+/* Why a run ends before optim.steps, "" if it does not: "optim.patience: 5 looks without a gain of 0.5 %". And a line of
+ * the log about what was decided after `step`. */
+void ending_why(char text[ENDING_TEXT], const struct ending *e, const struct config *c);
+void ending_log(const struct ending *e, const struct config *c, int64_t step);
+
+/* As a checkpoint's metadata have it, and back: false if it is not as ending_text writes it. */
 void ending_text(char text[ENDING_TEXT], const struct ending *e);
 bool ending_parse(struct ending *e, const char *text);
 

@@ -25,7 +25,7 @@ static struct error read_update(struct training *t)
 static struct error step_on_devices(struct training *t, int64_t k, const double rates[3], bool *stop)
 {
     struct device *d = t->parts.device;
-    double notes[NOTES] = {[NOTE_STOP] = signals_stop_requested()};
+    double notes[NOTES] = {[NOTE_STOP] = signals_stop_requested(), [NOTE_LAST] = (double)t->wish};
     struct error e = step_whole(&t->step, k, &t->draws, notes, rates);
     device_read(d, t->slots, t->step.slots);
     e = error_first(e, read_update(t));
@@ -62,6 +62,7 @@ static struct error sum_slots(struct training *t, struct error mine, double seco
     memset(paces, 0, (size_t)comm_size(t->parts.comm) * sizeof *paces);
     paces[comm_rank(t->parts.comm)] = seconds;
     t->slots[t->lanes + NOTE_STOP] = signals_stop_requested();
+    t->slots[t->lanes + NOTE_LAST] = (double)t->wish;
     t->slots[t->lanes + NOTE_FAILED] = mine.code != ERROR_NONE;
     TRY(comm_sum(t->parts.comm, t->slots, t->lanes + NOTES + comm_size(t->parts.comm)));
     if (t->slots[t->lanes + NOTE_FAILED] > 0)

@@ -43,6 +43,7 @@ struct error state_broadcast(struct state *s, struct comm *comm)
     s->subspace.filled = counts[1];
     s->subspace.removed_rows = counts[2];
     TRY(comm_broadcast(comm, &s->looked, sizeof s->looked, 0));
+    TRY(comm_broadcast(comm, &s->ending, sizeof s->ending, 0));
     if (s->basis.rank != counts[3]) // no other rank had any
         s->basis.rows = memory_alloc(counts[3] * s->basis.dim, sizeof *s->basis.rows);
     s->basis.rank = counts[3];
@@ -103,8 +104,12 @@ uint32_t state_crc(uint32_t sum, const struct entry tensors[STATE_TENSORS])
 uint32_t state_hash(const struct state *s)
 {
     struct entry tensors[STATE_TENSORS];
-    char looked[LOOKED_TEXT];
+    char looked[LOOKED_TEXT], ending[ENDING_TEXT];
+    struct ending agreed = s->ending;
+    agreed.seconds = 0; // rank 0's alone
     state_tensors(s, tensors);
     looked_text(looked, &s->looked);
-    return state_crc((uint32_t)crc32_z(0, (const void *)looked, strlen(looked)), tensors);
+    ending_text(ending, &agreed);
+    uint32_t sum = (uint32_t)crc32_z(0, (const void *)looked, strlen(looked));
+    return state_crc((uint32_t)crc32_z(sum, (const void *)ending, strlen(ending)), tensors);
 }

@@ -26,7 +26,7 @@ struct state {
     struct subspace subspace;
     struct basis basis; /* rank 0: not yet found; dim: what it has or will have, 0 where there is none */
     bool coordinates;   /* zo.directions text: the moments are of the gradient's coordinates in the basis */
-    struct ending ending;
+    struct ending ending; /* its seconds are rank 0's */
     struct looked looked;
     float *best; /* [dim]: the word of looked.best_step, if that is not 0 */
 };
@@ -57,7 +57,7 @@ void state_tensors(const struct state *s, struct entry tensors[STATE_TENSORS]);
 /* Continues a CRC-32 over the tensors' shapes and numbers. */
 uint32_t state_crc(uint32_t sum, const struct entry tensors[STATE_TENSORS]);
 
-/* CRC-32 of all tensors, and of what looks have found: ranks compare it to know that they agree. */
+/* CRC-32 of all tensors, of what looks have found and of when the run ends: ranks compare it to know that they agree. */
 uint32_t state_hash(const struct state *s);
 
 #endif

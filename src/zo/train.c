@@ -46,11 +46,13 @@ static struct error do_step(struct training *t, struct metric *m, bool *stop)
     // choose: pictures, captions, timesteps; the device draws noise and directions
     draws_make(&t->draws, k);
     m->removed = s->subspace.removed_rows;
-    m->lr = lr_schedule_rate(c->optim.schedule, c->optim.lr, k, c->optim.steps, c->optim.warmup, c->optim.decay);
+    m->lr = ending_rate(&s->ending, c, k);
     update_rates(t, k, m->lr, rates);
 
     // evaluate the lanes, exchange their losses, estimate the gradient, project, update (zo/step.h)
+    t->wish = comm_rank(t->parts.comm) == 0 ? ending_clock_wish(&t->clock, &s->ending, c, k) : 0;
     TRY(exchange_step(t, k, rates, stop));
+    ending_grant(&s->ending, c, k, (int64_t)t->slots[t->lanes + NOTE_LAST]);
 
     // the new embedding goes into the history
     if (subspace_push(&s->subspace, s->embedding))
@@ -105,18 +107,34 @@ static double norm(const double *x, int64_t count)
     return sqrt(sum);
 }
 
-/* Collective work that only some steps are followed by: ranks are compared, the embedding validated. */
-static struct error after_step(struct training *t, struct metric *m, bool last)
+static int64_t last_step(const struct training *t)
 {
-    if (state_due(&t->state, t->state.subspace.tau) || last)
-        TRY(compare_ranks(t));
+    return ending_last(&t->state.ending, t->parts.config);
+}
+
+/* Are as many looks without a gain as the config has patience for? Those during the warmup do not count. */
+static void judge_patience(struct training *t)
+{
+    const struct config *c = t->parts.config;
+    int64_t step = t->state.step, rise = lr_schedule_rise(c->optim.schedule, c->optim.warmup);
+    int64_t since = looks_until(&t->looks, step) - looks_until(&t->looks, rise);
+    int64_t without_gain = t->state.looked.without_gain;
+    ending_patience(&t->state.ending, c, step, without_gain < since ? without_gain : since);
+}
+
+/* Collective work that only some steps are followed by: a look at the embedding, ranks are compared. *last: no step
+ * follows in this run. */
+static struct error after_step(struct training *t, struct metric *m, bool stop, bool *last)
+{
     // not for being the last: a run that was asked to stop must write a checkpoint, and may have little time
-    if (looks_due(&t->looks, t->state.step)) {
+    if (looks_due(&t->looks, t->state.step) || t->state.step == last_step(t)) {
         TRY(looks_add(t));
         m->validation = t->state.looked.newest;
         m->best_step = t->state.looked.best_step;
+        judge_patience(t);
     }
-    return ok();
+    *last = stop || t->state.step == last_step(t);
+    return state_due(&t->state, t->state.subspace.tau) || *last ? compare_ranks(t) : ok();
 }
 
 /* Before a step: generates the pictures that were due after the previous one. *stop: some rank was asked to stop
@@ -135,8 +153,9 @@ static struct error make_sample(struct training *t, const struct training_calls 
 double training_work(const struct training *t, int64_t step)
 {
     int ranks = comm_size(t->parts.comm);
+    int64_t looks = looks_until(&t->looks, step) + (step == last_step(t) && !looks_due(&t->looks, step));
     return (double)(step * share_of(t->lanes, 0, ranks).count) +
-           (double)(looks_until(&t->looks, step) * share_of(t->looks.draws, 0, ranks).count);
+           (double)(looks * share_of(t->looks.draws, 0, ranks).count);
 }
 
 /* -------------------------------------------------------------------------------- the run */
@@ -146,6 +165,7 @@ static struct error step_and_records(struct training *t, const struct training_c
 {
     const struct config *c = t->parts.config;
     double began = clock_seconds();
+    int64_t by = t->state.ending.by;
     bool tangents = c->zo.derivative == DERIVATIVE_TANGENT;
     struct metric m = {.losses = t->slots,
                        .loss_count = tangents ? c->optim.batch_size : t->lanes,
@@ -156,32 +176,35 @@ static struct error step_and_records(struct training *t, const struct training_c
     t->start_is_new = false;
     TRY(do_step(t, &m, stop));
     find_slopes(t);
-    bool last = *stop || t->state.step == c->optim.steps;
     m.step = t->state.step;
     m.loss = mean_loss(t);
     m.grad_norm = norm(t->gradient, t->state.dim);
     m.seconds = clock_seconds() - began;
     m.evaluations_per_second = (double)t->lanes / m.seconds;
     t->seconds += m.seconds;
-    TRY(after_step(t, &m, last));
-    if (comm_rank(t->parts.comm) == 0)
+    bool last;
+    TRY(after_step(t, &m, *stop, &last));
+    if (comm_rank(t->parts.comm) == 0) {
+        if (t->state.ending.by != by)
+            ending_log(&t->state.ending, c, m.step);
+        ending_tick(&t->clock, &t->state.ending, c);
         records_keep(t, &m, last);
+    }
     calls->after_step(calls->arg, &m);
     return ok();
 }
 
 static struct error run_steps(struct training *t, const struct training_calls *calls)
 {
-    const struct config *c = t->parts.config;
     bool stop = false;
-    while (t->state.step < c->optim.steps && !stop) {
+    while (t->state.step < last_step(t) && !stop) {
         TRY(make_sample(t, calls, t->state.step == t->begun, &stop));
         if (!stop)
             TRY(step_and_records(t, calls, &stop));
     }
     // agreeing is a barrier too: after it everything that rank 0 saved is on the disk, so any rank may end
     TRY(comm_agree(t->parts.comm, comm_rank(t->parts.comm) == 0 ? records_finish(t) : ok()));
-    if (stop && t->state.step < c->optim.steps)
+    if (stop && t->state.step < last_step(t))
         return error_preempted("stopped by a signal after a checkpoint; run again with --resume to continue");
     return ok();
 }
@@ -190,6 +213,7 @@ struct error training_run(struct training *t, const struct training_calls *calls
 {
     bool first_rank = comm_rank(t->parts.comm) == 0;
     t->calls = calls;
+    ending_start(&t->clock, &t->state.ending, t->state.step);
     struct error e = comm_agree(t->parts.comm, first_rank ? records_open(t) : ok());
     if (e.code == ERROR_NONE)
         e = looks_begin(t);
@@ -216,6 +240,7 @@ static struct error read_checkpoint(struct training *t)
     TRY(path_join(folder, output, "checkpoints"));
     metrics_range(output, &first_line, &last_line);
     TRY(checkpoint_resume(&t->state, folder, &t->parts.origin, last_line, &found, log_warning_text));
+    ending_resume(&t->state.ending, t->parts.config);
     log_line(found ? "resuming after step %lld" : "no checkpoint to resume from: starting at step %lld",
              (long long)t->state.step);
     return ok();

@@ -45,7 +45,9 @@ struct training {
     float *start;      /* [dim]: the word before the first step */
     bool start_is_new; /* it was looked at in this run, and no line of the metrics says so yet */
     int64_t begun;     /* the step at which this run began */
-    bool warned;       /* of a validation that has risen */
+    struct ending_clock clock;
+    int64_t wish; /* see ending_wish; on rank 0 */
+    bool warned;  /* of a validation that has risen */
     struct records records;
     const struct training_calls *calls; /* of training_run, while it runs */
 };
