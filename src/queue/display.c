@@ -76,12 +76,18 @@ static void print_name(char out[NAME_COLUMNS * 4 + 1], const char *name)
     *to = 0;
 }
 
+/* How many steps it does. */
+static long long steps_of(const struct job *job)
+{
+    return job->status.last > 0 ? job->status.last : job->steps;
+}
+
 /* What a running job does: ", 110 evaluations/s, 0:12 left", or ", generating pictures 3/8, 1:10 left". */
 static void print_pace(char out[100], const struct job *job)
 {
     const struct job_status *s = &job->status;
     char what[60] = "", left[32];
-    bool ending = s->state == JOB_RUNNING && s->step == job->steps; // nothing is evaluated any more
+    bool ending = s->state == JOB_RUNNING && s->step == steps_of(job); // nothing is evaluated any more
     if (s->phase[0])
         snprintf(what, sizeof what, ", %s", s->phase);
     else if (s->evaluations_per_second > 0 && !ending)
@@ -100,11 +106,11 @@ static void print_progress(char out[200], const struct job *job)
     if (s->state == JOB_FAILED)
         snprintf(out, 200, "%.190s", s->error.text);
     else if (s->step == 0)
-        snprintf(out, 200, "%lld steps%s", (long long)job->steps, pace);
+        snprintf(out, 200, "%lld steps%s", steps_of(job), pace);
     else if (s->phase[0])
-        snprintf(out, 200, "%lld/%lld%s", (long long)s->step, (long long)job->steps, pace);
+        snprintf(out, 200, "%lld/%lld%s", (long long)s->step, steps_of(job), pace);
     else
-        snprintf(out, 200, "%lld/%lld, loss %.5f, validation %s%s", (long long)s->step, (long long)job->steps, s->loss,
+        snprintf(out, 200, "%lld/%lld, loss %.5f, validation %s%s", (long long)s->step, steps_of(job), s->loss,
                  result_number(validation, 5, s->validation), pace);
 }
 
@@ -210,7 +216,8 @@ static void put_summary(struct display *d)
                 result_number(numbers[0], 5, s->validation_first), result_number(numbers[1], 5, s->validation),
                 result_number(numbers[2], 1, s->seconds),
                 result_number(numbers[3], 0, results_turnaround(d->results, job)));
-        fprintf(d->out, s->state == JOB_FAILED ? "  %s\n" : "\n", s->error.text);
+        const char *why = s->state == JOB_FAILED ? s->error.text : s->state == JOB_DONE ? s->ended : "";
+        fprintf(d->out, "%s%s\n", *why ? "  " : "", why);
     }
 }
 

@@ -20,6 +20,7 @@
 #include "files/config.h"
 #include "pipeline/subject.h"
 #include "report/gain.h"
+#include "zo/ending.h"
 #include "zo/previous.h"
 
 /* A file's jobs are checked together, as said above. A spool's arrived one by one: each is {"name", "resume",
@@ -47,6 +48,8 @@ struct job_status {
     double loss, validation_first, validation, validation_best, evaluations, seconds, evaluations_per_second;
     int64_t best_step;          /* that of the word; 0: no validation was below the first, and it is the last */
     char gain[GAIN_TEXT];       /* that in words; "": not known */
+    int64_t last;               /* the last step, as it is planned now; 0: the one wanted */
+    char ended[ENDING_TEXT];    /* why it is not the one wanted (ending_why), or "" */
     char phase[PROGRESS_BRIEF]; /* what it does besides steps, "generating pictures 3/8"; "": nothing */
     double left;                /* seconds, of the phase or else of the job; negative if not known */
     double finished;            /* time, in seconds since 1970; 0: not yet */

@@ -118,6 +118,12 @@ static void tick_group(void *arg)
     handout_report(q->handout, &q->status);
 }
 
+static void take_ending(struct job_status *s, const struct training *t)
+{
+    s->last = ending_last(&t->state.ending, t->parts.config);
+    ending_why(s->ended, &t->state.ending, t->parts.config);
+}
+
 static void take_looks(struct job_status *s, const struct looked *l)
 {
     s->validation_first = l->start;
@@ -135,6 +141,7 @@ static void on_step(void *arg, const struct metric *metric)
     s->step = metric->step;
     s->loss = metric->loss;
     take_looks(s, &q->learning->training.state.looked);
+    take_ending(s, &q->learning->training);
     s->evaluations = (double)(metric->step * q->job->lanes);
     s->evaluations_per_second = metric->evaluations_per_second;
     if (first && is_leader(q)) {
@@ -175,8 +182,10 @@ static struct error learn(struct queue *q, struct job *job, struct learning *lea
     TRY(comm_agree(q->serving.pipeline.comm, is_leader(q) ? open_folder(q, job, learning) : ok()));
     struct error e = learning_run(learning, job->start == START_RESUME);
     q->status.step = learning->training.state.step; // also for a job that had no step left
-    if (learning->training.state.looked.draws > 0)
+    if (learning->training.state.looked.draws > 0) {
         take_looks(&q->status, &learning->training.state.looked);
+        take_ending(&q->status, &learning->training);
+    }
     return e;
 }
 

@@ -43,6 +43,8 @@ static cJSON *result_json(const struct job *job)
         cJSON_AddStringToObject(o, "reason", s->error.text);
     add_number(o, "steps", (double)s->step);
     add_number(o, "steps_wanted", (double)job->steps);
+    if (s->ended[0])
+        cJSON_AddStringToObject(o, "ended", s->ended);
     add_number(o, "loss", s->step > 0 ? s->loss : NAN);
     add_number(o, "validation_first", s->step > 0 ? s->validation_first : NAN);
     add_number(o, "validation_last", s->step > 0 ? s->validation : NAN);
@@ -135,6 +137,8 @@ static struct job_status parse_status(int64_t job, struct json *json)
     found.validation_best = json_number(json, "validation_best", NAN);
     found.best_step = json_integer(json, "best_step", 0, 0, most);
     snprintf(found.gain, sizeof found.gain, "%s", json_string(json, "word", ""));
+    snprintf(found.ended, sizeof found.ended, "%s", json_string(json, "ended", ""));
+    found.last = found.ended[0] ? found.step : 0;
     found.seconds = json_number(json, "seconds", 0);
     found.finished = json_number(json, "finished", 0);
     found.evaluations = json_number(json, "evaluations", 0);
@@ -158,13 +162,19 @@ static bool differs(char difference[RECIPE_DIFFERENCE], const char *theirs, cons
     return differ;
 }
 
+/* Has it done as many steps as are wanted, or ended by itself before? */
+static bool is_whole(const struct job_status *found, int64_t wanted)
+{
+    return found->step == wanted || found->ended[0];
+}
+
 static void parse_result(struct job *job, struct json *json)
 {
     char difference[RECIPE_DIFFERENCE];
     if (differs(difference, json_string(json, "recipe", ""), job))
         return;
     struct job_status found = parse_status(job->status.job, json);
-    if (found.state == JOB_DONE ? found.step != job->steps || !has_words(job, json) : !job->external)
+    if (found.state == JOB_DONE ? !is_whole(&found, job->steps) || !has_words(job, json) : !job->external)
         found.state = JOB_WAITING;
     if (found.state == JOB_FAILED)
         found.error = error_failed("%s", json_string(json, "reason", ""));
@@ -205,7 +215,7 @@ static enum finished parse_finished(struct job *job, struct json *json, char dif
     const char *recipe = json_string(json, "recipe", "");
     double submitted = json_number(json, "submitted", 0);
     *difference = 0;
-    if (json->error.code != ERROR_NONE || found.state != JOB_DONE || found.step != wanted || !has_words(job, json))
+    if (json->error.code != ERROR_NONE || found.state != JOB_DONE || !is_whole(&found, wanted) || !has_words(job, json))
         return UNFINISHED;
     job->status = found;
     job->sources = json_integer(json, "sources", -1, 0, UINT32_MAX);
@@ -213,7 +223,7 @@ static enum finished parse_finished(struct job *job, struct json *json, char dif
         job->submitted = submitted;
     if (differs(difference, recipe, job))
         return FINISHED_OTHERWISE;
-    if (wanted == job->steps)
+    if (is_whole(&found, job->steps))
         return FINISHED;
     snprintf(difference, RECIPE_DIFFERENCE, ": optim.steps is %lld there and %lld here", (long long)wanted,
              (long long)job->steps);
@@ -327,8 +337,8 @@ static struct report_subject subject_of(const struct results *r, const struct jo
     char first[32], last[32], wait[32];
     snprintf(t->facts[0], sizeof *t->facts, "%s%s%s", job_state_name(s->state), s->state == JOB_FAILED ? ": " : "",
              s->state == JOB_FAILED ? s->error.text : "");
-    snprintf(t->facts[1], sizeof *t->facts, "%lld of %lld, %.0f evaluations", (long long)s->step, (long long)job->steps,
-             s->evaluations);
+    snprintf(t->facts[1], sizeof *t->facts, "%lld of %lld, %.0f evaluations%s%s", (long long)s->step,
+             (long long)job->steps, s->evaluations, s->ended[0] ? "; ended by " : "", s->ended);
     snprintf(t->facts[2], sizeof *t->facts, "%s, %s at the start", result_number(last, 5, s->validation),
              result_number(first, 5, s->validation_first));
     snprintf(t->facts[3], sizeof *t->facts, "%s", s->gain[0] ? s->gain : "-");

@@ -15,9 +15,9 @@
 struct error result_write(const struct job *job);
 void result_remove(const struct job *job);
 
-/* Sets the job's status from FOLDER/job.json, if there is one, no --overwrite has given it up, and the job's recipe is the same. A job that finished as
- * many steps as are wanted, and whose word is on the disk as it was then, is done; any other one waits; an external job
- * that is not done is shown as it is there. */
+/* Sets the job's status from FOLDER/job.json, if there is one, no --overwrite has given it up, and the job's recipe is
+ * the same. A job that finished as many steps as are wanted, or ended by itself before (zo/ending.h), and whose word is
+ * on the disk as it was then, is done; any other one waits; an external job that is not done is shown as it is there. */
 void result_read(struct job *job);
 
 /* Whether FOLDER/job.json, unless an --overwrite has given it up, says that a run finished the job, and the word is there: not at all; as it is wanted now;
