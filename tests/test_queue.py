@@ -290,7 +290,9 @@ def test_finished_jobs_stay_finished(tmp_path, alone):
         assert os.stat(output / name / "learned_embeds.safetensors").st_mtime_ns == stamps[name]
         assert again[name] == first[name]
     assert later["submitted"] == whole["submitted"] and ": long: running" not in done.stderr
-    assert again["short"]["state"] == "done" and again["short"]["validation_first"] is None  # which only it had recorded
+    assert again["short"]["state"] == "done"
+    for key in ("validation_first", "validation_last", "validation_best", "best_step", "word"):
+        assert again["short"].get(key) == first["short"].get(key), key  # its checkpoint knows
     assert_all_as_alone(output, alone)
     queue(1, path, "--resume", "--set", "optim.steps=26")  # prolonged: all jobs are open again
     assert all(job["steps"] == job["steps_wanted"] for job in summary(output)[0].values())
