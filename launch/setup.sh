@@ -33,7 +33,8 @@ libcjson-dev        pkg-config --exists libcjson
 libutf8proc-dev     pkg-config --exists libutf8proc
 libpng-dev          pkg-config --exists libpng
 libjpeg62-turbo-dev pkg-config --exists libjpeg
-zlib1g-dev          pkg-config --exists zlib'
+zlib1g-dev          pkg-config --exists zlib
+liblapack-dev       pkg-config --exists lapack'
 test_packages='
 python3             command -v python3
 python3-venv        python3 -c "import ensurepip, venv"'

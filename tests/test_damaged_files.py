@@ -20,7 +20,7 @@ from conftest import ROOT, TOYBOX, run
 
 NEEDS = "peers"
 SOURCES = ["base/*.c", "cluster/*.c", "files/*.c", "text/*.c", "zo/checkpoint.c", "zo/origin.c", "zo/state.c", "zo/subspace.c"]
-LIBRARIES = ["-lcjson", "-lutf8proc", "-lpng", "-ljpeg", "-lz", "-lpthread", "-lm"]
+LIBRARIES = ["-lcjson", "-lutf8proc", "-lpng", "-ljpeg", "-lz", "-llapack", "-lpthread", "-lm"]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import make_model, mpirun, program, run
+from conftest import ROOT, make_model, mpirun, program, run
 from test_tangents import MODELS, Reference
 
 NEEDS = "peers"
@@ -149,3 +149,8 @@ def test_differences_find_them_too(cases, theirs):
     find(top, made, names, "--difference", into="difference")
     for name in names:
         spectrum_agrees(found(top, name, "difference"), theirs[name], 3e-3)
+
+
+def test_a_build_without_lapack_says_what_is_missing(tmp_path):
+    done = run("cmake", "-S", ROOT, "-B", tmp_path, "-DCMAKE_DISABLE_FIND_PACKAGE_LAPACK=ON", check=False)
+    assert done.returncode != 0 and "install liblapack-dev" in " ".join(done.stderr.split())

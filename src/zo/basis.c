@@ -1,6 +1,5 @@
 #include "zo/basis.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/clock.h"
@@ -8,6 +7,7 @@
 #include "base/memory.h"
 #include "base/progress.h"
 #include "base/symmetric.h"
+#include "model/table_root.h"
 
 static const double HELD = 0.999; /* of the trace, where zo.rank names no rank */
 
@@ -43,68 +43,6 @@ static struct error open_pool(struct pool **pool, const struct comm *comm)
 
 /* -------------------------------------------------------------------------------- the token table */
 
-/* Rows less their mean, in place. */
-static void centre(float *rows, int64_t count, int64_t width)
-{
-    for (int64_t i = 0; i < width; i++) {
-        double sum = 0;
-        for (int64_t r = 0; r < count; r++)
-            sum += rows[r * width + i];
-        for (int64_t r = 0; r < count; r++)
-            rows[r * width + i] = (float)(rows[r * width + i] - sum / (double)count);
-    }
-}
-
-/* root = sum over i of sqrt(values[i]) vectors[i] vectors[i]t, with negative values, which are rounding, as 0; scaled. */
-static void put_root(struct basis *b, double *values, double *vectors, double *room, int64_t width)
-{
-    double trace = 0;
-    for (int64_t i = 0; i < width; i++)
-        trace += fmax(values[i], 0);
-    double scale = trace > 0 ? sqrt((double)width / trace) : 1;
-    memset(room, 0, (size_t)(width * width) * sizeof *room);
-    for (int64_t k = 0; k < width; k++) {
-        const double *v = vectors + k * width;
-        double weight = trace > 0 ? scale * sqrt(fmax(values[k], 0)) : 1; // a table of one row: as normal ones
-        for (int64_t i = 0; i < width; i++)
-            for (int64_t j = 0; j < width; j++)
-                room[i * width + j] += weight * v[i] * v[j];
-    }
-    for (int64_t i = 0; i < width * width; i++)
-        b->rows[i] = (float)room[i];
-    b->held = 1;
-}
-
-static struct error read_rows(const struct training_parts *parts, float *rows)
-{
-    int64_t width = parts->text->config.width;
-    for (int32_t id = 0; id < parts->first_id; id++)
-        TRY(text_encoder_row(parts->text, id, rows + id * width));
-    return ok();
-}
-
-/* Rank 0. */
-static struct error find_root(struct basis *b, const struct training_parts *parts, struct pool *pool)
-{
-    int64_t width = parts->text->config.width, count = parts->first_id;
-    float *rows = memory_alloc(count * width, sizeof *rows);
-    double *room = memory_alloc(2 * width * width + width, sizeof *room);
-    double *vectors = room + width * width, *values = vectors + width * width;
-    struct error e = rows && room ? read_rows(parts, rows) : error_memory("the token table's covariance");
-    const struct vectors_view view = {rows, width, count, 1, width};
-    if (e.code == ERROR_NONE) {
-        centre(rows, count, width);
-        e = symmetric_add_products(room, &view, 0, width, pool);
-    }
-    if (e.code == ERROR_NONE)
-        e = symmetric_eigen(room, width, values, vectors);
-    if (e.code == ERROR_NONE)
-        put_root(b, values, vectors, room, width);
-    memory_free(rows);
-    memory_free(room);
-    return e;
-}
-
 struct error basis_table(struct basis *b, const struct training_parts *parts)
 {
     struct comm *comm = parts->comm;
@@ -119,7 +57,8 @@ struct error basis_table(struct basis *b, const struct training_parts *parts)
     if (comm_rank(comm) == 0) {
         e = open_pool(&pool, comm);
         if (e.code == ERROR_NONE) {
-            e = find_root(b, parts, pool);
+            e = table_root_find(parts->text, parts->first_id, b->rows, pool);
+            b->held = 1;
             pool_close(pool);
         }
     }
