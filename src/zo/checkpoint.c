@@ -217,9 +217,9 @@ static struct error check_whole(struct reading *r, const char *path)
                                 r->tensors[i].name);
         r->tensors[i] = *found;
     }
-    if ((r->looked.best_step > 0) != (r->tensors[5].count > 0))
+    if ((r->looked.best_step > 0) != (r->tensors[STATE_BEST].count > 0))
         return error_failed("%s: not a checkpoint: its best word is of step %lld, but a tensor \"best\" is %s", path,
-                            (long long)r->looked.best_step, r->tensors[5].count > 0 ? "there" : "missing");
+                            (long long)r->looked.best_step, r->tensors[STATE_BEST].count > 0 ? "there" : "missing");
     for (int i = 0; i < STATE_TENSORS; i++)
         if (!dtype_finite(r->tensors[i].data, F32, r->tensors[i].count))
             return error_failed("%s: tensor %s: holds a value that is not a number (or infinite)", path,
@@ -238,7 +238,7 @@ static struct error check_shapes(const struct reading *r, const struct state *s,
 {
     const int64_t most[STATE_TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1, 1, s->basis.dim};
     const int64_t least[STATE_TENSORS] = {1, 1, 1, 0, 0, 0, s->coordinates ? 0 : s->basis.dim};
-    int64_t moments = s->coordinates ? r->tensors[6].shape[0] : s->dim;
+    int64_t moments = s->coordinates ? r->tensors[STATE_BASIS].shape[0] : s->dim;
     const int64_t lengths[STATE_TENSORS] = {s->dim, moments, moments, s->dim, s->dim, s->dim, s->basis.dim};
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *t = &r->tensors[i];
@@ -260,7 +260,7 @@ static void copy_rows(float *to, const struct entry *from)
 
 static struct error copy_state(struct state *s, const struct reading *r)
 {
-    const struct entry *basis = &r->tensors[5];
+    const struct entry *basis = &r->tensors[STATE_BASIS];
     float *rows = memory_alloc(basis->count, sizeof *rows);
     if (!rows)
         return error_memory("the directions");
@@ -274,7 +274,7 @@ static struct error copy_state(struct state *s, const struct reading *r)
     s->subspace.removed_rows = r->tensors[4].shape[0];
     s->looked = r->looked;
     s->ending = r->ending;
-    copy_rows(s->best, &r->tensors[5]);
+    copy_rows(s->best, &r->tensors[STATE_BEST]);
     copy_rows(rows, basis);
     memory_free(s->basis.rows);
     s->basis.rows = rows;

@@ -85,8 +85,8 @@ void state_tensors(const struct state *s, struct entry tensors[STATE_TENSORS])
     tensors[2] = rows_entry("v", s->v, 1, state_moments(s));
     tensors[3] = rows_entry("history", s->subspace.history, s->subspace.filled, s->dim);
     tensors[4] = rows_entry("noise", s->subspace.removed, s->subspace.removed_rows, s->dim);
-    tensors[5] = rows_entry("best", s->best, s->looked.best_step > 0, s->dim);
-    tensors[6] = rows_entry("basis", s->basis.rows, s->basis.rank, s->basis.dim);
+    tensors[STATE_BEST] = rows_entry("best", s->best, s->looked.best_step > 0, s->dim);
+    tensors[STATE_BASIS] = rows_entry("basis", s->basis.rows, s->basis.rank, s->basis.dim);
 }
 
 uint32_t state_crc(uint32_t sum, const struct entry tensors[STATE_TENSORS])

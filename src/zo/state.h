@@ -51,7 +51,7 @@ int64_t state_kept_step(const struct state *s);
 /* The tensors of a state, as a checkpoint names them: embedding, m, v, history, noise (the removed directions), best
  * (the best word) and basis, each F32 [rows, dim] (basis, m, v: their own lengths). Those after the first STATE_ALWAYS
  * are left out of file and checksum while they have no rows. */
-enum { STATE_ALWAYS = 5, STATE_TENSORS = 7 };
+enum { STATE_ALWAYS = 5, STATE_BEST = STATE_ALWAYS, STATE_BASIS, STATE_TENSORS };
 void state_tensors(const struct state *s, struct entry tensors[STATE_TENSORS]);
 
 /* Continues a CRC-32 over the tensors' shapes and numbers. */
