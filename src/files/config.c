@@ -155,6 +155,22 @@ static struct error check_decay(const struct config *config)
                        (long long)fall, (long long)config->optim.warmup, (long long)steps);
 }
 
+/* It needs all that a step's predictions say of the word's coordinates. */
+static struct error check_method(const struct config *config)
+{
+    if (config->optim.method != METHOD_GAUSS_NEWTON)
+        return ok();
+    if (config->zo.directions != DIRECTIONS_TEXT)
+        return config_blame(config, "optim.method",
+                            error_input("is gauss_newton, expected zo.directions \"text\" with it"));
+    if (config->zo.rank != 0 && config->zo.rank != config->zo.n)
+        return config_blame(config, "zo.rank",
+                            error_input("is %lld, but zo.n is %lld; expected the same, or 0, with optim.method "
+                                        "gauss_newton, which takes all directions in every step",
+                                        (long long)config->zo.rank, (long long)config->zo.n));
+    return ok();
+}
+
 static struct error check_together(const struct config *config)
 {
     if (config->zo.derivative == DERIVATIVE_TANGENT && config->zo.sides != 1)
@@ -168,6 +184,7 @@ static struct error check_together(const struct config *config)
                             error_input("is %lld, but zo.n is %lld; expected 0, or at least as many",
                                         (long long)config->zo.rank, (long long)config->zo.n));
     TRY(config_blame(config, "optim.decay", check_decay(config)));
+    TRY(check_method(config));
     if (config->use_cc && !config->data.captions)
         return config_blame(config, "use_cc",
                             error_input("is true, expected data.captions to name the captions' file"));

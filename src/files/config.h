@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 51 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 52 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -43,6 +43,9 @@ enum derivative derivative_of(const char *name);         /* DERIVATIVE_AUTO for 
 /* What a step's directions are drawn from: any (the paper's), those of the token table's rows, or those that cross-
  * attentions see (zo/coordinates.h). */
 enum directions { DIRECTIONS_NORMAL, DIRECTIONS_TABLE, DIRECTIONS_TEXT };
+
+/* How slopes move the word: by Adam (the paper's), or by zo/gauss_newton.h. */
+enum method { METHOD_ADAM, METHOD_GAUSS_NEWTON };
 
 enum directions_per { DIRECTIONS_PER_STEP, DIRECTIONS_PER_PICTURE };
 
@@ -80,6 +83,7 @@ struct config {
     } zo;
     struct {
         int64_t steps;
+        enum method method;
         double lr;    /* 0: auto, until pipeline/learning_rate.h has settled it */
         int schedule; /* as lr_schedule_rate takes it */
         int64_t warmup, decay;

@@ -14,6 +14,7 @@ static const char *const derivative_names[] = {
     [DERIVATIVE_AUTO] = "auto", [DERIVATIVE_DIFFERENCE] = "difference", [DERIVATIVE_TANGENT] = "tangent", NULL};
 static const char *const directions_names[] = {
     [DIRECTIONS_NORMAL] = "normal", [DIRECTIONS_TABLE] = "table", [DIRECTIONS_TEXT] = "text", NULL};
+static const char *const method_names[] = {[METHOD_ADAM] = "adam", [METHOD_GAUSS_NEWTON] = "gauss_newton", NULL};
 static const char *const per_names[] = {[DIRECTIONS_PER_STEP] = "step", [DIRECTIONS_PER_PICTURE] = "picture", NULL};
 static const char *const fit_names[] = {[FIT_CROP] = "crop", [FIT_SQUASH] = "squash", NULL};
 
@@ -115,8 +116,12 @@ const struct key config_keys[] = {
     {"zo.timesteps", PAIR, AT(zo.timesteps), true, "[500, 900]", 0, 1000000, .check = check_timesteps,
      .meaning = "timesteps used for training: a half-open range [first, end)"},
     {"optim.steps", INTEGER, AT(optim.steps), true, "30000", 1, 1000000000, .meaning = "training steps in all"},
+    {"optim.method", POSITION, AT(optim.method), true, "\"adam\"", .names = method_names, .before = "\"adam\"",
+     .meaning = "how slopes move the word: adam; gauss_newton: a step of its own length, from what zo.n directions of "
+                "text change in the predictions"},
     {"optim.lr", NUMBER, AT(optim.lr), true, "0.01", 1e-12, 1000, .zero = "auto",
-     .meaning = "learning rate of Adam; auto: in proportion to the model's token table, by zo.directions"},
+     .meaning = "learning rate of Adam, or how far gauss_newton expects to go; auto: in proportion to the model's "
+                "token table, by zo.directions"},
     {"optim.schedule", POSITION, AT(optim.schedule), true, "\"constant\"", .name_at = lr_schedule_name,
      .meaning = "how the learning rate changes, by diffusers' names; warmup_stable_decay falls at the end"},
     {"optim.warmup", INTEGER, AT(optim.warmup), true, "0", 0, 1000000000,

@@ -10,11 +10,17 @@ void coordinates_shape(struct state *s, const struct config *c, int64_t width)
     s->basis.dim = s->coordinates ? s->dim : c->zo.directions == DIRECTIONS_TABLE ? width : 0;
 }
 
+/* 0: as the spectrum says. */
+static int64_t rank_asked(const struct config *c)
+{
+    return c->optim.method == METHOD_GAUSS_NEWTON ? c->zo.n : c->zo.rank;
+}
+
 int64_t coordinates_rank(const struct state *s, const struct config *c)
 {
     if (s->basis.rank > 0 || !s->coordinates)
         return s->basis.rank > 0 ? s->basis.rank : s->basis.dim;
-    return c->zo.rank > 0 ? c->zo.rank : s->dim;
+    return rank_asked(c) > 0 ? rank_asked(c) : s->dim;
 }
 
 double coordinates_scale(const struct state *s, const struct config *c, int64_t directions)
@@ -64,7 +70,7 @@ static struct error find_text(struct training *t)
     struct state *s = &t->state;
     const struct config *c = t->parts.config;
     struct basis found = {0};
-    int64_t rank = s->basis.rank > 0 ? s->basis.rank : c->zo.rank;
+    int64_t rank = s->basis.rank > 0 ? s->basis.rank : rank_asked(c);
     struct error e = text_basis_find(&t->finder, s->embedding, c->zo.n, rank, &found);
     if (e.code == ERROR_NONE && s->basis.rank > 0)
         e = comm_agree(t->parts.comm, turn(s, &found));

@@ -7,7 +7,8 @@
  *     text    basis U [rank, dim] of orthonormal rows; z = Ut w for the draws w [rank], or, where zo.n is the rank, the
  *             rows themselves, one a direction. Found before the first step, at the word as it stands, and again every
  *             zo.refresh steps. Gradient and Adam's moments are in U's coordinates (struct update in device/device.h),
- *             and a new basis U' turns them along: m' = R m, v' = (R o R) v, R = U' Ut.
+ *             and a new basis U' turns them along: m' = R m, v' = (R o R) v, R = U' Ut. optim.method
+ *             gauss_newton takes the top zo.n rows, and has its second derivatives in v.
  *
  * The basis is part of the state: a resumed run goes on with what its checkpoint holds, and finds it anew only where
  * the run that was not interrupted would.

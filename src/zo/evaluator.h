@@ -31,6 +31,7 @@ struct evaluator_shape {
     int64_t vectors, dim;            /* of the word: vectors, and the width of one */
     int32_t first_id;                /* of the word's tokens */
     bool tangents;                   /* lanes from `pictures` on are tangents */
+    bool predictions;                /* are kept */
 };
 
 struct evaluator {
@@ -40,6 +41,7 @@ struct evaluator {
     struct evaluator_shape shape;
     struct tensor ids, rows, target, losses;
     struct unet_input in;
+    struct tensor predictions; /* F32, a latent for each lane, if they are kept: a tangent lane's are derivatives */
 };
 
 /* Text encoder and UNet are borrowed. Free with evaluator_free. */
@@ -47,7 +49,8 @@ struct error evaluator_new(struct evaluator *e, struct device *device, const str
                            const struct unet *unet, const struct evaluator_shape *shape);
 void evaluator_free(struct evaluator *e);
 
-/* The ops of one batch, from its inputs (ids, rows, in, target) to its losses: for the body of a program. */
+/* The ops of one batch, from its inputs (ids, rows, in, target) to its losses, and predictions: for the body of a
+ * program. */
 void evaluator_forward(const struct evaluator *e);
 
 #endif

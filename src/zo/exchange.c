@@ -5,11 +5,13 @@
 #include "base/clock.h"
 #include "cluster/signals.h"
 #include "zo/finite.h"
+#include "zo/gauss_newton.h"
 #include "zo/train.h"
 
 bool exchange_on_devices(const struct training *t)
 {
-    return comm_size(t->parts.comm) == 1 || device_joined(t->parts.device);
+    bool method = t->parts.config->optim.method == METHOD_ADAM; // the other one is computed by the host
+    return method && (comm_size(t->parts.comm) == 1 || device_joined(t->parts.device));
 }
 
 /* What the update has left on the device. */
@@ -73,6 +75,10 @@ static struct error sum_slots(struct training *t, struct error mine, double seco
 
 static struct error update(struct training *t, int64_t k, const double rates[3])
 {
+    if (t->parts.config->optim.method == METHOD_GAUSS_NEWTON) {
+        TRY(gauss_newton_step(t, t->lr));
+        return finite_update(t, k);
+    }
     device_write(t->parts.device, t->step.slots, t->slots);
     struct error e = step_update(&t->step, rates);
     TRY(error_first(e, read_update(t)));

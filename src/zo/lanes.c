@@ -145,6 +145,7 @@ struct error lanes_new(struct lanes *l, const struct training_parts *parts, cons
     const struct evaluator_shape shape = {.lanes = s->lanes,
                                           .pictures = s->pictures,
                                           .tangents = s->tangents,
+                                          .predictions = s->predictions,
                                           .height = set->height,
                                           .width = set->width,
                                           .channels = set->channels,

@@ -45,6 +45,7 @@ struct lanes {
 struct lanes_shape {
     int64_t batches, lanes, pictures; /* lanes and pictures: of a batch */
     bool tangents;                    /* a batch's lanes from `pictures` on are tangents */
+    bool predictions;                 /* are kept, as struct evaluator has them */
 };
 
 /* `sources` is borrowed. Free with lanes_free. */

@@ -118,9 +118,13 @@ static void draw(const struct step *s)
 /* Puts what `count` lanes of a batch from `first` on have found into as many slots from `slot` on. */
 static void put_slots(const struct step *s, int64_t slot, int64_t first, int64_t count)
 {
+    const struct evaluator *e = &s->lanes.evaluator;
     if (count > 0)
-        op_copy(s->parts.device, tensor_lanes(s->slots, slot, count),
-                tensor_lanes(s->lanes.evaluator.losses, first, count), (struct tensor){0});
+        op_copy(s->parts.device, tensor_lanes(s->slots, slot, count), tensor_lanes(e->losses, first, count),
+                (struct tensor){0});
+    if (count > 0 && e->shape.predictions)
+        op_copy(s->parts.device, tensor_lanes(s->predictions, slot, count), tensor_lanes(e->predictions, first, count),
+                (struct tensor){0});
 }
 
 /* Slopes, and the losses of those pictures whose first tangent is among them. */
@@ -290,6 +294,11 @@ static struct error keep_moments(struct step *s, int64_t vectors, int64_t width)
     return s->units ? ok() : error_memory("a step's directions");
 }
 
+static bool keeps_predictions(const struct step *s)
+{
+    return s->parts.config->optim.method == METHOD_GAUSS_NEWTON;
+}
+
 static struct error keep_tensors(struct step *s)
 {
     const struct dataset *set = s->parts.dataset;
@@ -311,6 +320,8 @@ static struct error keep_tensors(struct step *s)
     s->fresh = memory_alloc(slots, sizeof *s->fresh);
     if (!s->fresh)
         return error_memory("a step's slots");
+    if (keeps_predictions(s))
+        TRY(device_alloc_state(d, F32, shape->lanes, set->height, set->width, set->channels, &s->predictions));
     return device_alloc_state(d, F64, 1, 1, 1, 3, &s->rates);
 }
 
@@ -325,13 +336,14 @@ static struct lanes_shape shape_differences(const struct step *s)
 static struct lanes_shape shape_tangents(const struct step *s)
 {
     const struct tangent_batches b = tangent_batches_of(s->share, s->parts.config->zo.n, LANES_AT_ONCE);
-    return (struct lanes_shape){b.batches, b.tangents + b.pictures, b.pictures, true};
+    return (struct lanes_shape){b.batches, b.tangents + b.pictures, b.pictures, .tangents = true};
 }
 
 static struct error make_lanes(struct step *s, const struct lane_sources *sources)
 {
     bool tangents = s->parts.config->zo.derivative == DERIVATIVE_TANGENT;
-    const struct lanes_shape shape = tangents ? shape_tangents(s) : shape_differences(s);
+    struct lanes_shape shape = tangents ? shape_tangents(s) : shape_differences(s);
+    shape.predictions = keeps_predictions(s);
     return lanes_new(&s->lanes, &s->parts, sources, &shape);
 }
 
@@ -372,8 +384,9 @@ void step_free(struct step *s)
     program_free(s->whole);
     lanes_free(&s->lanes);
     struct tensor *const kept[] = {
-        &s->number, &s->posterior, &s->noise, &s->directions, &s->weights,      &s->basis,       &s->embedding, &s->m,
-        &s->v,      &s->gradient,  &s->slots, &s->removed,    &s->removed_rows, &s->coordinates, &s->rates};
+        &s->number,       &s->posterior,   &s->noise, &s->directions, &s->weights, &s->basis,
+        &s->embedding,    &s->m,           &s->v,     &s->gradient,   &s->slots,   &s->removed,
+        &s->removed_rows, &s->coordinates, &s->rates, &s->predictions};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_free_state(s->parts.device, kept[i]);
     memory_free(s->fresh);

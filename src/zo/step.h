@@ -44,10 +44,11 @@ struct step_shape {
 struct step {
     struct training_parts parts;
     struct step_shape shape;
-    struct share share;                        /* this rank's pieces */
-    struct lanes lanes;                        /* unused where the share is empty */
-    struct tensor embedding, m, v, gradient;   /* see struct update */
-    struct tensor slots;                       /* F64: losses (and slopes) of all ranks' lanes, then the notes */
+    struct share share;                      /* this rank's pieces */
+    struct lanes lanes;                      /* unused where the share is empty */
+    struct tensor embedding, m, v, gradient; /* see struct update */
+    struct tensor slots;                     /* F64: losses (and slopes) of all ranks' lanes, then the notes */
+    struct tensor predictions;               /* F32, for optim.method gauss_newton: by slots; zeros for others' lanes */
     struct program *evaluate, *update, *whole; /* whole: both in one; either update or whole is NULL */
 
     /* private */

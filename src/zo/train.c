@@ -47,6 +47,7 @@ static struct error do_step(struct training *t, struct metric *m, bool *stop)
     draws_make(&t->draws, k);
     m->removed = s->subspace.removed_rows;
     m->lr = ending_rate(&s->ending, c, k);
+    t->lr = m->lr;
     update_rates(t, k, m->lr, rates);
 
     // evaluate the lanes, exchange their losses, estimate the gradient, project, update (zo/step.h)
@@ -296,6 +297,7 @@ static struct error make_state(struct training *t)
     const struct draw_shape shape = draw_shape_of(c, set->trained, set->caption_per_picture ? 0 : set->captions.count,
                                                   set->height, set->width, set->channels, vectors * width);
     TRY(draws_new(&t->draws, &shape));
+    TRY(gauss_newton_new(t));
     const struct share_work work = work_of(c);
     TRY(balance_new(&t->balance, &work, (int)ranks));
     t->slots = memory_alloc(t->lanes + NOTES + ranks, sizeof *t->slots);
@@ -387,6 +389,7 @@ void training_free(struct training *t)
     memory_free(t->slots);
     memory_free(t->slopes);
     memory_free(t->gradient);
+    gauss_newton_free(t);
     memory_free(t->start);
     *t = (struct training){0};
 }

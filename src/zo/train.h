@@ -15,6 +15,7 @@
 #include "cluster/balance.h"
 #include "zo/basis.h"
 #include "zo/draws.h"
+#include "zo/gauss_newton.h"
 #include "zo/lanes.h"
 #include "zo/looks.h"
 #include "zo/parts.h"
@@ -37,10 +38,12 @@ struct training {
     struct lane_sources sources;
     struct step step;
     struct text_basis finder; /* of zo.directions text */
-    struct balance balance;   /* which rank evaluates which lanes, or tangents */
-    double *slots;            /* losses and slopes [lanes] (struct step_slots), after them the notes (zo/exchange.h) */
-    double *slopes;           /* [batch n]: b n + i - 1 is that of picture b's loss along direction i */
-    double *gradient;         /* [dim] */
+    struct gauss_newton gauss_newton;
+    double lr;              /* of the step that goes on */
+    struct balance balance; /* which rank evaluates which lanes, or tangents */
+    double *slots;          /* losses and slopes [lanes] (struct step_slots), after them the notes (zo/exchange.h) */
+    double *slopes;         /* [batch n]: b n + i - 1 is that of picture b's loss along direction i */
+    double *gradient;       /* [dim] */
     struct validation validation;
     float *start;      /* [dim]: the word before the first step */
     bool start_is_new; /* it was looked at in this run, and no line of the metrics says so yet */
