@@ -253,6 +253,11 @@ static void print_losses(const struct metric_table *lines)
     }
     long long steps = lines->count ? (long long)lines->steps[lines->count - 1] : 0;
     printf("  steps             %lld, in %.1f s\n", steps, time);
+    if (lines->ended) {
+        printf("  ended by          ");
+        print_text(lines->ended);
+        printf("\n");
+    }
     if (used)
         printf("  loss              %.5f (mean of the last %lld)\n", sum / (double)used, (long long)used);
     print_looks(lines);

@@ -49,8 +49,11 @@ static void log_done(const struct run *r)
 {
     const struct config *c = &r->subject.config;
     const struct training *t = &r->learning.training;
-    log_line("learned \"%s\": validation loss %.5f -> %.5f in %lld steps, %.1f s", c->token.placeholder,
-             t->state.looked.start, t->state.looked.newest, (long long)t->state.step, t->seconds);
+    char why[ENDING_TEXT];
+    ending_why(why, &t->state.ending, c);
+    log_line("learned \"%s\": validation loss %.5f -> %.5f in %lld steps, %.1f s%s%s", c->token.placeholder,
+             t->state.looked.start, t->state.looked.newest, (long long)t->state.step, t->seconds,
+             why[0] ? ", ended by " : "", why);
     char gain[GAIN_TEXT];
     gain_read(gain, c->output.dir);
     if (gain[0])

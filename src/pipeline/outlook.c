@@ -26,21 +26,13 @@ static int64_t last_step(const struct outlook *o)
     return ending_last(&o->training->state.ending, o->training->parts.config);
 }
 
-/* Seconds that are left, those of the pictures included, at `pace` seconds for an evaluation. */
-static double seconds_left(const struct outlook *o, double pace)
+/* The work that is left, those of the pictures not counted, at `pace` seconds for an evaluation. */
+static double work_left(const struct outlook *o, double pace)
 {
     const struct training *t = o->training;
-    double minutes = t->parts.config->optim.minutes;
-    double left = pace * (work_until(o, last_step(o)) - work_until(o, t->state.step));
-    if (minutes > 0)
-        left = fmax(0, fmin(left, 60 * minutes - t->state.ending.seconds));
-    return left + pace * o->end_cost;
-}
-
-/* The same at the pace of this run. */
-static double seconds_left_now(const struct outlook *o, double so_far)
-{
-    return seconds_left(o, so_far / (work_until(o, o->training->state.step) - work_until(o, o->begun)));
+    double minutes = t->parts.config->optim.minutes, left = work_until(o, last_step(o)) - work_until(o, t->state.step);
+    double time = fmax(0, 60 * minutes - t->state.ending.seconds);
+    return minutes > 0 && pace > 0 ? fmin(left, time / pace) : left;
 }
 
 /* -------------------------------------------------------------------------------- the estimate */
@@ -67,10 +59,10 @@ static void correct(struct outlook *o, double so_far, double left)
     o->corrected = true;
 }
 
-static void estimate(struct outlook *o)
+/* so_far, left: seconds, those of the pictures included. */
+static void estimate(struct outlook *o, double so_far, double left)
 {
     int64_t steps = o->training->state.step - o->begun, last = last_step(o);
-    double so_far = clock_seconds() - o->began, left = seconds_left_now(o, so_far);
     if (steps == RATED)
         tell(o, left);
     else if (steps > RATED && o->last == last)
@@ -98,12 +90,13 @@ void outlook_step(struct outlook *o, const struct metric *m)
     char text[160];
     if (!o->training)
         return;
-    double done = work_until(o, m->step);
-    estimate(o);
+    double done = work_until(o, m->step) - work_until(o, o->begun), so_far = clock_seconds() - o->began;
+    double pace = so_far / done, left = work_left(o, pace);
+    estimate(o, so_far, pace * (left + o->end_cost));
     snprintf(text, sizeof text, "loss %.5f, validation %.5f, %.3g evaluations/s", m->loss,
              o->training->state.looked.newest, m->evaluations_per_second);
     progress_aim(&o->progress, last_step(o));
-    progress_weigh(&o->progress, done - work_until(o, o->begun), work_until(o, last_step(o)) - done, o->end_cost);
+    progress_weigh(&o->progress, done, left, o->end_cost);
     progress_step(&o->progress, m->step, text);
 }
 

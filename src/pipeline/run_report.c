@@ -73,7 +73,9 @@ static void add_run(struct facts *f, const struct learning *l)
     add_fact(f, "device", "%s", device_name(p->device));
     add_fact(f, "ranks", "%d", comm_size(p->comm));
     add_fact(f, "derivative", "%s", derivative_name(l->subject->config.zo.derivative));
-    add_fact(f, "steps", "%lld", (long long)t->state.step);
+    char why[ENDING_TEXT];
+    ending_why(why, &t->state.ending, t->parts.config);
+    add_fact(f, "steps", "%lld%s%s", (long long)t->state.step, why[0] ? ", ended by " : "", why);
     add_fact(f, "time", "%.1f s in steps, %.1f s in all (this run)", t->seconds, clock_seconds() - l->started);
     add_looks(f, t);
     add_fact(f, "peak memory", "%.0f MB on rank 0", (double)memory_peak() / (1 << 20));

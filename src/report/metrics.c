@@ -182,6 +182,8 @@ static void put_line(FILE *out, const struct metric *metric)
     put_number(out, ", \"lr\": ", metric->lr);
     put_number(out, ", \"seconds\": ", metric->seconds);
     put_number(out, ", \"evaluations_per_second\": ", metric->evaluations_per_second);
+    if (metric->ended)
+        fprintf(out, ", \"ended\": \"%s\"", metric->ended);
     fputs("}\n", out);
 }
 
@@ -345,6 +347,7 @@ void metric_table_free(struct metric_table *table)
     memory_free(table->losses);
     memory_free(table->validations);
     memory_free(table->seconds);
+    memory_free(table->ended);
     *table = (struct metric_table){0};
 }
 
@@ -376,6 +379,9 @@ static struct error table_add(struct metric_table *table, int64_t *room, const c
     table->count++;
     double start = number_of(object, "validation_start");
     table->start = isnan(start) ? table->start : start;
+    const cJSON *ended = cJSON_GetObjectItemCaseSensitive(object, "ended");
+    memory_free(table->ended);
+    table->ended = cJSON_IsString(ended) ? memory_string(ended->valuestring) : NULL;
     return ok();
 }
 

@@ -5,8 +5,8 @@
  *
  * A line is a JSON object, numbers with 17 significant digits (they read back as the same double); keys: step, loss,
  * losses, slopes, validation_start (the validation loss before the first step; in the first line), validation_loss and
- * best_step (in lines of steps that a validation follows), grad_norm, removed, lr, seconds, evaluations_per_second. NaN and
- * infinity are written as null.
+ * best_step (in lines of steps that a validation follows), grad_norm, removed, lr, seconds, evaluations_per_second,
+ * ended (in the line of the last step, of a run that ended by itself: why). NaN and infinity are written as null.
  *
  * Invariant: the file never holds part of a line, unless the process died while it wrote the last one.
  */
@@ -32,6 +32,7 @@ struct metric {
     double lr;
     double seconds; /* of this step */
     double evaluations_per_second;
+    const char *ended; /* why the run ends with this step, if not because all are done; or NULL */
 };
 
 struct metrics;
@@ -55,6 +56,7 @@ struct metric_table {
     int64_t *steps;                         /* [count], owned */
     double *losses, *validations, *seconds; /* [count], owned; NAN where a line has none */
     double start;                           /* the validation loss before the first step; NAN if no line says it */
+    char *ended;                            /* of the last line; NULL if it says nothing */
 };
 
 /* Reads FOLDER/metrics.jsonl. Nothing is owned after an error. */

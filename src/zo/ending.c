@@ -146,8 +146,9 @@ void ending_log(const struct ending *e, const struct config *c, int64_t step)
     if (e->last == step)
         log_line("%s: the run ends after step %lld of %lld", why, (long long)step, (long long)c->optim.steps);
     else
-        log_line("%s: the learning rate falls from here, and the run ends after step %lld of %lld", why,
-                 (long long)e->last, (long long)c->optim.steps);
+        log_line("%s: the learning rate falls from step %lld on, and the run ends after step %lld of %lld%s", why,
+                 (long long)step + 1, (long long)e->last, (long long)c->optim.steps,
+                 e->by == ENDED_BY_MINUTES ? ", about" : "");
 }
 
 void ending_text(char text[ENDING_TEXT], const struct ending *e)

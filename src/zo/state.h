@@ -24,8 +24,8 @@ struct state {
     int64_t dim;              /* vectors x width */
     float *embedding, *m, *v; /* [dim]: the word, and Adam's moments (zo/optimizer.h), of which [state_moments] count */
     struct subspace subspace;
-    struct basis basis; /* rank 0: not yet found; dim: what it has or will have, 0 where there is none */
-    bool coordinates;   /* zo.directions text: the moments are of the gradient's coordinates in the basis */
+    struct basis basis;   /* rank 0: not yet found; dim: what it has or will have, 0 where there is none */
+    bool coordinates;     /* zo.directions text: the moments are of the gradient's coordinates in the basis */
     struct ending ending; /* its seconds are rank 0's */
     struct looked looked;
     float *best; /* [dim]: the word of looked.best_step, if that is not 0 */

@@ -138,6 +138,16 @@ static struct error after_step(struct training *t, struct metric *m, bool stop, 
     return state_due(&t->state, t->state.subspace.tau) || *last ? compare_ranks(t) : ok();
 }
 
+/* A plan that has changed, and in `why` what the last step's line says about it. */
+static void note_ending(const struct training *t, bool changed, struct metric *m, char why[ENDING_TEXT])
+{
+    ending_why(why, &t->state.ending, t->parts.config);
+    if (why[0] && m->step == last_step(t))
+        m->ended = why;
+    if (changed && comm_rank(t->parts.comm) == 0)
+        ending_log(&t->state.ending, t->parts.config, m->step);
+}
+
 /* Before a step: generates the pictures that were due after the previous one. *stop: some rank was asked to stop
  * meanwhile. */
 static struct error make_sample(struct training *t, const struct training_calls *calls, bool missing, bool *stop)
@@ -184,10 +194,10 @@ static struct error step_and_records(struct training *t, const struct training_c
     m.evaluations_per_second = (double)t->lanes / m.seconds;
     t->seconds += m.seconds;
     bool last;
+    char why[ENDING_TEXT];
     TRY(after_step(t, &m, *stop, &last));
+    note_ending(t, t->state.ending.by != by, &m, why);
     if (comm_rank(t->parts.comm) == 0) {
-        if (t->state.ending.by != by)
-            ending_log(&t->state.ending, c, m.step);
         ending_tick(&t->clock, &t->state.ending, c);
         records_keep(t, &m, last);
     }
