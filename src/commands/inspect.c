@@ -15,29 +15,31 @@
 #include "model/model_folder.h"
 #include "pipeline/derivative.h"
 #include "pipeline/memory_plan.h"
+#include "pipeline/outlook.h"
 #include "report/gain.h"
 #include "report/metrics.h"
 #include "zo/origin.h"
 
 static void print_help(void)
 {
-    printf("usage: zoodip inspect PATH [--set KEY=VALUE]... [--quiet]\n"
-           "\n"
-           "Shows what PATH holds:\n"
-           "  a model folder       its parts, their shapes, number types, parameters and bytes, and what is quantized\n"
-           "  a safetensors file   metadata and tensors (a learned word, weights, latents)\n"
-           "  a checkpoint         its step, its zo.derivative, what it was made from and on, norms of its tensors\n"
-           "  a run's folder       its zo.derivative, steps, losses, time and files\n"
-           "  a config             every key with its effective value, a step's arena by differences and by tangents,\n"
-           "                       and the GPU memory its run needs\n"
-           "\n"
-           "  --set KEY=VALUE      a config key, as for train\n"
-           "  --quiet              only warnings and errors on stderr; for a config, no table of its memory plan\n"
-           "\n"
-           "examples:\n"
-           "  zoodip inspect dataset/toybox/model\n"
-           "  zoodip inspect configs/toybox.json --set zo.n=4\n"
-           "  zoodip inspect results/toybox/learned_embeds.safetensors\n");
+    printf(
+        "usage: zoodip inspect PATH [--set KEY=VALUE]... [--quiet]\n"
+        "\n"
+        "Shows what PATH holds:\n"
+        "  a model folder       its parts, their shapes, number types, parameters and bytes, and what is quantized\n"
+        "  a safetensors file   metadata and tensors (a learned word, weights, latents)\n"
+        "  a checkpoint         its step, its zo.derivative, what it was made from and on, norms of its tensors\n"
+        "  a run's folder       its zo.derivative, steps, losses, time and files\n"
+        "  a config             every key with its effective value, the evaluations of steps, looks and pictures, a\n"
+        "                       step's arena by differences and by tangents, and the GPU memory its run needs\n"
+        "\n"
+        "  --set KEY=VALUE      a config key, as for train\n"
+        "  --quiet              only warnings and errors on stderr; for a config, no table of its memory plan\n"
+        "\n"
+        "examples:\n"
+        "  zoodip inspect dataset/toybox/model\n"
+        "  zoodip inspect configs/toybox.json --set zo.n=4\n"
+        "  zoodip inspect results/toybox/learned_embeds.safetensors\n");
 }
 
 /* Text from a file, without control characters that would drive the reader's terminal. */
@@ -347,6 +349,24 @@ static void print_step(const struct config_plan *plan)
         log_line("no memory plan of a GPU, which has no tangents yet");
 }
 
+/* What the whole run does. */
+static void add_evaluations(cJSON *root, const struct config *c)
+{
+    const struct run_evaluations r = outlook_evaluations(c);
+    double steps = (double)c->optim.steps * (double)r.lanes, looks = (double)r.looks * (double)r.draws;
+    double samples = (double)r.samples * (double)r.each, pictures = (double)r.pictures * (double)r.each;
+    cJSON *all = cJSON_AddObjectToObject(root, "evaluations");
+    cJSON_AddNumberToObject(all, "steps", steps);
+    cJSON_AddNumberToObject(all, "looks", looks);
+    cJSON_AddNumberToObject(all, "samples", samples);
+    cJSON_AddNumberToObject(all, "pictures", pictures);
+    log_line(
+        "evaluations: %s%.0f of %lld steps, %.0f of %lld looks, %.0f of %lld samples and %.0f of %lld pictures at the "
+        "end",
+        c->optim.patience > 0 || c->optim.minutes > 0 ? "at most " : "", steps, (long long)c->optim.steps, looks,
+        (long long)r.looks, samples, (long long)r.samples, pictures, (long long)r.pictures);
+}
+
 /* What the config's run would need, of one GPU and of a step: added to the JSON, and as a table for people on stderr. A
  * config is shown even if its model or pictures are not available. */
 static struct error find_plan(cJSON *root, const char *path, const struct text_list *sets, struct comm *comm)
@@ -391,10 +411,12 @@ static struct error inspect_config(const char *path, const struct text_list *set
     TRY(config_read(&config, path, sets));
     struct error e = check_device(&config);
     char *text = e.code == ERROR_NONE ? config_json(&config) : NULL;
-    config_free(&config);
-    TRY(e);
     cJSON *root = text ? cJSON_Parse(text) : NULL;
+    if (root)
+        add_evaluations(root, &config);
+    config_free(&config);
     memory_free(text);
+    TRY(e);
     e = root ? find_plan(root, path, sets, comm) : error_memory("the config");
     text = e.code == ERROR_NONE ? cJSON_Print(root) : NULL;
     if (text)

@@ -5,7 +5,9 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "model/sampler.h"
 #include "pipeline/pictures.h"
+#include "zo/looks.h"
 
 enum { RATED = 2 };              /* steps that a rate is found from */
 static const double WRONG = 0.5; /* share of an estimate by which it must be off, */
@@ -33,6 +35,26 @@ static double work_left(const struct outlook *o, double pace)
     double minutes = t->parts.config->optim.minutes, left = work_until(o, last_step(o)) - work_until(o, t->state.step);
     double time = fmax(0, 60 * minutes - t->state.ending.seconds);
     return minutes > 0 && pace > 0 ? fmin(left, time / pace) : left;
+}
+
+struct run_evaluations outlook_evaluations(const struct config *c)
+{
+    struct noise_schedule schedule;
+    struct error e = noise_schedule_read(&schedule, c->model);
+    if (e.code != ERROR_NONE)
+        schedule = (struct noise_schedule){0};
+    int64_t lanes = (c->zo.sides * c->zo.n + 1) * c->optim.batch_size, prompts = c->output.prompts.count;
+    const struct looks_plan looks = looks_plan_of(c, lanes);
+    const struct run_evaluations r = {
+        .lanes = lanes,
+        .looks = 1 + looks_until(&looks, c->optim.steps),
+        .draws = looks.draws,
+        .samples = c->output.sample_every > 0 ? (c->optim.steps - 1) / c->output.sample_every * prompts : 0,
+        .pictures = 2 * prompts,
+        .each = (c->output.guidance > 1 ? 2 : 1) * sampler_calls(&schedule, sampler_default(), c->output.sample_steps)};
+    if (e.code == ERROR_NONE)
+        noise_schedule_free(&schedule);
+    return r;
 }
 
 /* -------------------------------------------------------------------------------- the estimate */

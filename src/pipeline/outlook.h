@@ -17,6 +17,16 @@
 #include "report/metrics.h"
 #include "zo/train.h"
 
+/* All that a config's run does, in evaluations, if it does not end before optim.steps. */
+struct run_evaluations {
+    int64_t lanes, looks, draws; /* of a step; looks, that at the start too, and the draws of each */
+    int64_t samples, pictures;   /* how many are generated while it learns, and at the end */
+    int64_t each;                /* evaluations of a picture */
+};
+
+/* Without the model, whose sampler settings decide how often a picture takes the network, as Stable Diffusion's. */
+struct run_evaluations outlook_evaluations(const struct config *config);
+
 /* Its fields are private. All zero: shows nothing. */
 struct outlook {
     const struct training *training; /* NULL until outlook_begin */
