@@ -360,11 +360,10 @@ static void add_evaluations(cJSON *root, const struct config *c)
     cJSON_AddNumberToObject(all, "looks", looks);
     cJSON_AddNumberToObject(all, "samples", samples);
     cJSON_AddNumberToObject(all, "pictures", pictures);
-    log_line(
-        "evaluations: %s%.0f of %lld steps, %.0f of %lld looks, %.0f of %lld samples and %.0f of %lld pictures at the "
-        "end",
-        c->optim.patience > 0 || c->optim.minutes > 0 ? "at most " : "", steps, (long long)c->optim.steps, looks,
-        (long long)r.looks, samples, (long long)r.samples, pictures, (long long)r.pictures);
+    bool early = c->optim.patience > 0 || c->optim.minutes > 0;
+    log_line("evaluations%s: %.0f of %lld steps, %.0f of %lld looks, %.0f of %lld pictures", early ? ", at most" : "",
+             steps, (long long)c->optim.steps, looks, (long long)r.looks, samples + pictures,
+             (long long)(r.samples + r.pictures));
 }
 
 /* What the config's run would need, of one GPU and of a step: added to the JSON, and as a table for people on stderr. A
