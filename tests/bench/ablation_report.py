@@ -22,16 +22,20 @@ RUNS = ROOT / "results" / "ablation.jsonl"
 ALL_TIMESTEPS = [0, 1000]
 
 # The paper's recipe at toybox's size, beside what configs/toybox.json says of model and data.
-BASE = dict(zo__n=2, zo__derivative="difference", zo__tau=16, zo__nu=1e-3, zo__timesteps=[500, 900], optim__lr=0.03, quant__bits=8)
+BASE = dict(zo__n=2, zo__derivative="difference", zo__directions="normal", zo__tau=16, zo__nu=1e-3, zo__timesteps=[500, 900], optim__lr=0.03,
+            optim__schedule="constant", quant__bits=8)
 # name: (what it says in the table, what differs from the base); the most telling first.
 SUBSPACE_OFF = dict(zo__tau=2)  # two rows have one direction, which is signal
 TIMESTEPS_OFF = dict(zo__timesteps=ALL_TIMESTEPS)
 TANGENT = dict(zo__derivative="tangent")
+TEXT = TANGENT | dict(zo__n=16, zo__directions="text", zo__rank=16, optim__lr=0.1, optim__schedule="warmup_stable_decay")
 SETTINGS = {
     "base": ("the base", {}),
     "both-off": ("no subspace, all timesteps", SUBSPACE_OFF | TIMESTEPS_OFF),
     "subspace-off": ("no subspace", SUBSPACE_OFF),
     "timesteps-off": ("all timesteps", TIMESTEPS_OFF),
+    "text": ("the text's 16 directions", TEXT),
+    "text-subspace-off": ("the same, no subspace", TEXT | SUBSPACE_OFF),
     "n-8": ("n = 8", dict(zo__n=8)),
     "n-1": ("n = 1", dict(zo__n=1)),
     "fp32": ("32-bit weights", dict(quant__bits=32)),
@@ -41,7 +45,8 @@ SETTINGS = {
     "n-4": ("n = 4", dict(zo__n=4)),
     "tangent-4": ("tangents, n = 4", TANGENT | dict(zo__n=4)),
 }
-SHOWN = ["base", "subspace-off", "timesteps-off", "both-off", "n-1", "n-4", "n-8", "tangent-1", "tangent-2", "tangent-4", "tangent-8", "fp32"]
+SHOWN = ["base", "subspace-off", "timesteps-off", "both-off", "n-1", "n-4", "n-8", "tangent-1", "tangent-2", "tangent-4", "tangent-8", "fp32",
+         "text", "text-subspace-off"]
 
 
 def changes(setting):
@@ -166,7 +171,7 @@ def draw_runs(found, path):
 
 def draw_lanes(found, path):
     """Mean shares over lanes, a line for each setting."""
-    shown = [setting for setting in ("base", "subspace-off", "timesteps-off", "n-1", "n-8") if found[setting]]
+    shown = [setting for setting in ("base", "subspace-off", "timesteps-off", "n-8", "text") if found[setting]]
     c = Canvas(800, 400, (60, 20, 600, 350), (0, LANES), (0, 100))
     for y in range(0, 101, 20):
         c.line([(0, y), (LANES, y)], "#e4e4e4")

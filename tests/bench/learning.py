@@ -97,9 +97,9 @@ def learn_queue(name, jobs, steps, **changes):
 
 
 def words(run_folder, steps):
-    """The words after a quarter, half and all of the steps."""
+    """The words after a quarter, half and all of the steps, the last one even if an earlier one was better."""
     quarter = steps // 4
-    return [run_folder / f"learned_embeds{part}.safetensors" for part in (f"-steps-{quarter}", f"-steps-{2 * quarter}", "")]
+    return [run_folder / f"learned_embeds-{part}.safetensors" for part in (f"steps-{quarter}", f"steps-{2 * quarter}", "last")]
 
 
 def learn_derivative(a, derivative, n):
