@@ -160,6 +160,59 @@ def test_a_resumed_run_adds_a_file_that_takes_back_later_steps(tmp_path):
     assert len(list(tmp_path.glob("*.zoodip"))) == 1 and (tmp_path / "events.out.tfevents.1.other").exists()
 
 
+def pictures_in(path):
+    """[(step, tag, (height, width, colours), PNG)] of a file."""
+    found = []
+    for record in records(path.read_bytes()):
+        event = dict(fields(record))
+        for _, value in fields(event.get(5, b"")):
+            inner = dict(fields(value))
+            if 4 in inner:
+                image = dict(fields(inner[4]))
+                found.append((event[2], inner[1].decode(), (image[1], image[2], image[3]), image[4]))
+    return found
+
+
+@pytest.mark.parametrize("tag, shown", [("samples/1: a photo", "samples/1: a photo"), (HOSTILE, HOSTILE.replace("\x1b", "?")),
+                                        ("字" * 100, "字" * 66), ("", "")])
+def test_tensorboard_gets_pictures(tmp_path, tag, shown):
+    run(program("tests/report"), "picture", tmp_path, 70000, tag)
+    (path,) = tmp_path.glob("events.out.tfevents.*")
+    ((step, name, shape, png),) = pictures_in(path)
+    assert (step, name, shape) == (70000, shown, (48, 64, 3))
+    assert (np.asarray(Image.open(io.BytesIO(png))).ravel() == np.arange(3 * 64 * 48) * 7 % 256).all()
+
+
+def test_tensorboard_itself_reads_all(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    write(tmp_path, 0, 60)
+    first = next(tmp_path.glob("events.out.tfevents.*"))
+    run(program("tests/report"), "picture", tmp_path / "other", 60, "samples/1: a photo")
+    with open(first, "ab") as file:
+        file.write(b"".join(path.read_bytes() for path in (tmp_path / "other").glob("events.*")))
+    read = accumulator.EventAccumulator(str(tmp_path), size_guidance={"images": 0, "scalars": 0}).Reload()
+    assert [event.step for event in read.Scalars("loss")] == list(range(1, 61)) and len(read.Scalars("validation_loss")) == 3
+    (image,) = read.Images("samples/1: a photo")
+    assert (image.step, image.width, image.height) == (60, 64, 48) and image.encoded_image_string.startswith(b"\x89PNG")
+
+
+def test_a_run_s_samples_are_in_page_and_tensorboard(tmp_path):
+    config, output = write_recipe(tmp_path, optim__steps=3, output__sample_every=1, output__sample_steps=2,
+                                  output__prompts=["a {} & a {}", "a <i>{}</i> 漢字"])
+    run(program("zoodip"), "train", config)
+    (path,) = output.glob("events.out.tfevents.*")
+    seen = pictures_in(path)
+    assert [(step, tag) for step, tag, _, _ in seen] == [(step, tag) for step in (1, 2)
+                                                         for tag in ("samples/1: a ... & a ...", "samples/2: a <i>...</i> 漢字")]
+    for step, tag, _, png in seen:
+        assert (np.asarray(Image.open(io.BytesIO(png))) == np.asarray(Image.open(output / f"samples/step-{step}-{tag[8]}.png"))).all()
+    text = (output / "report.html").read_text()
+    shown = Reader(text)
+    assert shown.alt.count('start word "toy"') == shown.alt.count('learned word "sks"') == 2
+    assert [word for word in shown.text if re.fullmatch(r"start|learned|step \d+", word)] == 2 * ["start", "step 1", "step 2", "learned"]
+    assert "".join(shown.text).count("a <i>...</i> 漢字") == 2 and "i" not in shown.tags
+
+
 # The pictures of it
 
 

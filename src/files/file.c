@@ -203,6 +203,24 @@ struct error file_write_whole(const char *path, const void *data, int64_t size)
     return e;
 }
 
+struct error file_append(const char *path, int descriptor, const void *data, int64_t size, int64_t *end)
+{
+    for (int64_t done = 0; done < size;) {
+        ssize_t written = pwrite(descriptor, (const char *)data + done, (size_t)(size - done), (off_t)(*end + done));
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0) {
+            struct error e = error_errno("write", path);
+            int cut = ftruncate(descriptor, (off_t)*end);
+            (void)cut; // if even this fails, the next try overwrites the rest
+            return e;
+        }
+        done += written;
+    }
+    *end += size;
+    return ok();
+}
+
 static struct error look_once(const char *path, enum path_kind *kind)
 {
     struct stat status;

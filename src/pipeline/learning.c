@@ -160,7 +160,7 @@ static struct error generate_sample(void *arg, int64_t step, bool missing)
     TRY(comm_broadcast(l->subject->pipeline->comm, &closed, sizeof closed, 0));
     if (closed)
         return ok();
-    return pictures_sample(l->subject, l->training.state.embedding, step, missing);
+    return pictures_sample(l->subject, l->training.state.embedding, step, missing, l->training.records.metrics);
 }
 
 static void begin_steps(void *arg)

@@ -39,7 +39,7 @@ static struct error count_phases(struct memory_plan *plan, struct subject *s, en
     TRY(training_new(&t, &parts, false));
     struct error e = ok();
     if (until == PHASE_PICTURES && s->config.output.sample_every > 0)
-        e = pictures_sample(s, t.state.embedding, 0, false);
+        e = pictures_sample(s, t.state.embedding, 0, false, NULL);
     training_free_device(&t);
     end_phase(plan, PHASE_TRAIN, p->device);
     if (e.code == ERROR_NONE && until == PHASE_PICTURES)

@@ -206,7 +206,19 @@ void pictures_free(struct pictures *p)
 
 /* -------------------------------------------------------------------------------- samples */
 
-static struct error save_samples(const struct subject *s, const struct picture *pictures, int64_t count, int64_t step)
+/* TensorBoard has a strip for each prompt. */
+static struct error add_event(const struct subject *s, const struct picture *picture, int64_t step, int64_t prompt,
+                              struct metrics *metrics)
+{
+    char *text, tag[320];
+    TRY(captions_fill(s->config.output.prompts.items[prompt], "...", &text));
+    snprintf(tag, sizeof tag, "samples/%lld: %s", (long long)prompt + 1, text);
+    memory_free(text);
+    return metrics_add_picture(metrics, step, tag, picture);
+}
+
+static struct error save_samples(const struct subject *s, const struct picture *pictures, int64_t count, int64_t step,
+                                 struct metrics *metrics)
 {
     char path[PATH_SIZE];
     TRY(path_join(path, s->config.output.dir, "samples"));
@@ -215,6 +227,8 @@ static struct error save_samples(const struct subject *s, const struct picture *
         TRY(film_path(path, s->config.output.dir, step, i));
         TRY(picture_write(&pictures[i], path));
     }
+    for (int64_t i = 0; i < count; i++)
+        TRY(add_event(s, &pictures[i], step, i, metrics));
     return ok();
 }
 
@@ -234,7 +248,8 @@ static void warn_of(struct error e)
         log_warning("%s; training continues without this sample", e.text);
 }
 
-struct error pictures_sample(struct subject *s, const float *embedding, int64_t step, bool missing)
+struct error pictures_sample(struct subject *s, const float *embedding, int64_t step, bool missing,
+                             struct metrics *metrics)
 {
     const struct config *c = &s->config;
     int64_t count = c->output.prompts.count;
@@ -253,7 +268,7 @@ struct error pictures_sample(struct subject *s, const float *embedding, int64_t 
         e = generate(s, embedding, items, count, false, &spoiled);
     bool saves = comm_rank(s->pipeline->comm) == 0 && !s->pipeline->simulated;
     if (saves && (e.code == ERROR_NONE || spoiled))
-        warn_of(spoiled ? e : save_samples(s, pictures, count, step));
+        warn_of(spoiled ? e : save_samples(s, pictures, count, step, metrics));
     e = spoiled ? ok() : e;
     for (int64_t i = 0; i < count && pictures; i++)
         picture_free(&pictures[i]);

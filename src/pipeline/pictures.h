@@ -8,6 +8,7 @@
 #define ZOODIP_PIPELINE_PICTURES_H
 
 #include "pipeline/subject.h"
+#include "report/metrics.h"
 #include "report/report.h"
 
 struct pictures {
@@ -30,7 +31,8 @@ double pictures_cost(const struct subject *subject, int64_t words);
 void pictures_free(struct pictures *p);
 
 /* The learned word alone on every prompt, into output.dir/samples/step-N-PROMPT.png; `missing`: only if one of these
- * files is missing. Collective. */
-struct error pictures_sample(struct subject *subject, const float *embedding, int64_t step, bool missing);
+ * files is missing; and into TensorBoard's file. metrics: rank 0's, else NULL. Collective. */
+struct error pictures_sample(struct subject *subject, const float *embedding, int64_t step, bool missing,
+                             struct metrics *metrics);
 
 #endif

@@ -1,10 +1,12 @@
 #include "report/events.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/bits.h"
 #include "base/clock.h"
@@ -13,7 +15,8 @@
 #include "files/file.h"
 
 struct events {
-    FILE *stream;
+    int file;
+    int64_t end; /* of the last whole record */
     char path[PATH_SIZE];
 };
 
@@ -83,7 +86,7 @@ static void put_scalar(struct bytes *summary, const struct scalar *scalar)
 
 /* -------------------------------------------------------------------------------- records */
 
-/* CRC-32C (Castagnoli), bit by bit: a record has some two hundred bytes. */
+/* CRC-32C (Castagnoli), bit by bit: a scalar's record has some two hundred bytes, and pictures are rare. */
 static uint32_t masked_crc(const uint8_t *data, int64_t size)
 {
     uint32_t crc = 0xffffffff;
@@ -96,17 +99,25 @@ static uint32_t masked_crc(const uint8_t *data, int64_t size)
     return (crc >> 15 | crc << 17) + 0xa282ead8u;
 }
 
-static struct error write_record(struct events *events, const struct bytes *data)
+enum { RECORD_HEAD = 12, RECORD_TAIL = 4 };
+
+/* `data` has room for the record's head before its `size` bytes and for its tail behind them. */
+static struct error write_record(struct events *events, uint8_t *data, int64_t size)
 {
     struct bytes head = {.size = 0}, tail = {.size = 0};
-    put_fixed(&head, (uint64_t)data->size, 8);
+    put_fixed(&head, (uint64_t)size, 8);
     put_fixed(&head, masked_crc(head.data, 8), 4);
-    put_fixed(&tail, masked_crc(data->data, data->size), 4);
-    const struct bytes *parts[] = {&head, data, &tail};
-    for (int i = 0; i < 3; i++)
-        if (fwrite(parts[i]->data, 1, (size_t)parts[i]->size, events->stream) != (size_t)parts[i]->size)
-            return error_errno("write", events->path);
-    return ok();
+    put_fixed(&tail, masked_crc(data, size), 4);
+    memcpy(data - RECORD_HEAD, head.data, RECORD_HEAD);
+    memcpy(data + size, tail.data, RECORD_TAIL);
+    return file_append(events->path, events->file, data - RECORD_HEAD, RECORD_HEAD + size + RECORD_TAIL, &events->end);
+}
+
+static struct error write_small(struct events *events, const struct bytes *data)
+{
+    uint8_t record[RECORD_HEAD + sizeof data->data + RECORD_TAIL];
+    memcpy(record + RECORD_HEAD, data->data, (size_t)data->size);
+    return write_record(events, record + RECORD_HEAD, data->size);
 }
 
 /* -------------------------------------------------------------------------------- files */
@@ -123,8 +134,8 @@ static struct error create_file(struct events *events, const char *folder)
         char name[64];
         snprintf(name, sizeof name, "%s%010lld%s", file_prefix, number, file_suffix);
         TRY(path_join(events->path, folder, name));
-        events->stream = fopen(events->path, "wbxe");
-        if (events->stream)
+        events->file = open(events->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (events->file >= 0)
             return ok();
         if (errno != EEXIST)
             return error_errno("write", events->path);
@@ -136,12 +147,12 @@ static struct error write_start(struct events *events, int64_t from_step)
     struct bytes version = {.size = 0}, restart = {.size = 0};
     put_event_head(&version, 0);
     put_block(&version, 3, "brain.Event:2", strlen("brain.Event:2"));
-    TRY(write_record(events, &version));
+    TRY(write_small(events, &version));
     if (from_step == 0)
         return ok();
     put_event_head(&restart, from_step + 1);
     put_block(&restart, 7, (const uint8_t[]){1 << 3 | WIRE_VARINT, 1}, 2); /* status START */
-    return write_record(events, &restart);
+    return write_small(events, &restart);
 }
 
 struct error events_open(struct events **events, const char *folder, int64_t from_step)
@@ -151,6 +162,7 @@ struct error events_open(struct events **events, const char *folder, int64_t fro
     struct events *made = memory_alloc(1, sizeof *made);
     if (!made)
         return error_memory("the event file");
+    made->file = -1;
     struct error e = create_file(made, folder);
     if (e.code == ERROR_NONE)
         e = write_start(made, from_step);
@@ -169,17 +181,60 @@ struct error events_add(struct events *events, int64_t step, const struct scalar
     for (int64_t i = 0; i < count; i++)
         put_scalar(&summary, &scalars[i]);
     put_block(&event, 5, summary.data, summary.size);
-    return write_record(events, &event);
+    return write_small(events, &event);
 }
 
-struct error events_flush(struct events *events)
+/* The beginnings of the messages that a picture is in, from the outermost to where its PNG begins. */
+static void wrap_picture(struct bytes *event, int64_t step, const char *tag, const struct picture *picture,
+                         int64_t png_size)
 {
-    return fflush(events->stream) == 0 ? ok() : error_errno("write", events->path);
+    struct bytes image = {.size = 0}, value = {.size = 0}, summary = {.size = 0};
+    const int64_t sides[] = {picture->height, picture->width, 3};
+    for (int i = 0; i < 3; i++) {
+        put_field(&image, i + 1, WIRE_VARINT);
+        put_varint(&image, (uint64_t)sides[i]);
+    }
+    put_field(&image, 4, WIRE_LENGTH);
+    put_varint(&image, (uint64_t)png_size);
+    put_block(&value, 1, tag, (int64_t)strlen(tag));
+    put_field(&value, 4, WIRE_LENGTH);
+    put_varint(&value, (uint64_t)(image.size + png_size));
+    put_field(&summary, 1, WIRE_LENGTH);
+    put_varint(&summary, (uint64_t)(value.size + image.size + png_size));
+    put_event_head(event, step);
+    put_field(event, 5, WIRE_LENGTH);
+    put_varint(event, (uint64_t)(summary.size + value.size + image.size + png_size));
+    const struct bytes *const inner[] = {&summary, &value, &image};
+    for (int i = 0; i < 3; i++)
+        for (int64_t j = 0; j < inner[i]->size; j++)
+            put_byte(event, inner[i]->data[j]);
+}
+
+struct error events_add_picture(struct events *events, int64_t step, const char *tag, const struct picture *picture)
+{
+    struct bytes event = {.size = 0};
+    char shown[201];
+    uint8_t *png;
+    int64_t size;
+    snprintf(shown, sizeof shown, "%.*s", text_fitting(tag, (int)sizeof shown - 1), tag);
+    text_show_safely(shown);
+    TRY(picture_encode(picture, &png, &size));
+    wrap_picture(&event, step, shown, picture, size);
+    uint8_t *record = memory_alloc(RECORD_HEAD + event.size + size + RECORD_TAIL, 1);
+    struct error e = record ? ok() : error_memory("a picture");
+    if (record) {
+        memcpy(record + RECORD_HEAD, event.data, (size_t)event.size);
+        memcpy(record + RECORD_HEAD + event.size, png, (size_t)size);
+        e = write_record(events, record + RECORD_HEAD, event.size + size);
+    }
+    memory_free(record);
+    memory_free(png);
+    return e;
 }
 
 void events_close(struct events *events)
 {
-    if (events && events->stream)
-        fclose(events->stream);
+    if (events && events->file >= 0)
+        close(events->file);
     memory_free(events);
 }

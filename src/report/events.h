@@ -4,7 +4,8 @@
  *     length (8 bytes), masked CRC-32C of length (4), data, masked CRC-32C of data (4), all little-endian,
  *     masked(c) = (c rotated right by 15) + 0xa282ead8
  * and each record's data is one Event of TensorFlow's event.proto: wall_time = 1 (double), step = 2 (varint),
- * file_version = 3 (text), summary = 5 {value = 1 {tag = 1, simple_value = 2 (float)}}, session_log = 7 {status = 1}.
+ * file_version = 3 (text), summary = 5 {value = 1 {tag = 1, simple_value = 2 (float) or
+ * image = 4 {height = 1, width = 2, colorspace = 3 (3: RGB), encoded_image_string = 4 (PNG)}}}, session_log = 7 {status = 1}.
  */
 #ifndef ZOODIP_REPORT_EVENTS_H
 #define ZOODIP_REPORT_EVENTS_H
@@ -12,6 +13,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "files/picture.h"
 
 struct events;
 
@@ -24,9 +26,12 @@ struct scalar {
  * from_step > 0 the new file tells TensorBoard to forget later steps of older files. */
 struct error events_open(struct events **events, const char *folder, int64_t from_step);
 
-/* One event of at most 16 scalars. */
+/* Adds go to the system at once, whole or, after an error, not at all.
+ *
+ * One event of at most 16 scalars; one with a picture, whose tag is shown safely (base/text.h) and cut at 200 bytes.
+ * In a tag the part before a slash is TensorBoard's group. */
 struct error events_add(struct events *events, int64_t step, const struct scalar *scalars, int64_t count);
-struct error events_flush(struct events *events);
+struct error events_add_picture(struct events *events, int64_t step, const char *tag, const struct picture *picture);
 void events_close(struct events *events);
 
 #endif

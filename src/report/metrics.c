@@ -29,7 +29,7 @@ struct metrics {
     int file;
     char folder[PATH_SIZE], path[PATH_SIZE];
     struct events *events;
-    off_t end;            /* of the last whole line */
+    int64_t end;          /* of the last whole line */
     int64_t step;         /* that line's */
     struct line *waiting; /* the lines after it, for which there was no room */
     int64_t waiting_count, waiting_room;
@@ -211,26 +211,6 @@ static struct error line_new(struct line *line, const struct metric *metric)
     return error_memory("the metrics");
 }
 
-/* Appends a whole line or nothing. */
-static struct error write_line(struct metrics *metrics, const struct line *line)
-{
-    for (size_t done = 0; done < line->size;) {
-        ssize_t written = pwrite(metrics->file, line->text + done, line->size - done, metrics->end + (off_t)done);
-        if (written < 0 && errno == EINTR)
-            continue;
-        if (written < 0) {
-            struct error e = error_errno("write", metrics->path);
-            int cut = ftruncate(metrics->file, metrics->end);
-            (void)cut; // if even this fails, the next try overwrites the rest
-            return e;
-        }
-        done += (size_t)written;
-    }
-    metrics->end += (off_t)line->size;
-    metrics->step = line->step;
-    return ok();
-}
-
 /* Drops the first `count` waiting lines. */
 static void drop_lines(struct metrics *metrics, int64_t count)
 {
@@ -251,9 +231,10 @@ static struct error write_lines(struct metrics *metrics)
     struct error e = ok(), event = ok();
     for (; done < metrics->waiting_count; done++) {
         const struct line *line = &metrics->waiting[done];
-        e = write_line(metrics, line);
+        e = file_append(metrics->path, metrics->file, line->text, (int64_t)line->size, &metrics->end);
         if (e.code != ERROR_NONE)
             break;
+        metrics->step = line->step;
         struct error added = isnan(line->start.value) ? ok() : events_add(metrics->events, 0, &line->start, 1);
         event = error_first(event, added);
         added = events_add(metrics->events, line->step, line->scalars, line->scalar_count);
@@ -324,9 +305,12 @@ struct error metrics_flush(struct metrics *metrics)
     if (!path_is_of(metrics->path, metrics->file))
         return begin_again(metrics);
     TRY(write_lines(metrics));
-    if (fsync(metrics->file) != 0)
-        return error_errno("write", metrics->path);
-    return events_flush(metrics->events);
+    return fsync(metrics->file) == 0 ? ok() : error_errno("write", metrics->path);
+}
+
+struct error metrics_add_picture(struct metrics *metrics, int64_t step, const char *tag, const struct picture *picture)
+{
+    return events_add_picture(metrics->events, step, tag, picture);
 }
 
 void metrics_close(struct metrics *metrics)

@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "files/picture.h"
 
 struct metric {
     int64_t step;         /* from 1 */
@@ -44,6 +45,9 @@ struct error metrics_open(struct metrics **metrics, const char *folder, int64_t 
 
 /* If the disk is full, the line and those that follow it are kept until metrics_flush finds room. */
 struct error metrics_add(struct metrics *metrics, const struct metric *metric);
+
+/* For TensorBoard alone; see events_add_picture. */
+struct error metrics_add_picture(struct metrics *metrics, int64_t step, const char *tag, const struct picture *picture);
 
 /* Passes the added lines to the system. Call it before a checkpoint, so that a resumed run finds every line up to it.
  * If someone removed the file or its folder, the next lines go into a new file, and the error says so. */

@@ -1,5 +1,6 @@
 #include "report/report.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -108,15 +109,23 @@ static struct error put_page(FILE *out, const char *folder, const struct report 
     return ok();
 }
 
+/* In memory first: errno of a write that failed would not survive the reading of pictures in between. */
 struct error report_write(const char *folder, const struct report *report)
 {
-    char path[PATH_SIZE];
-    struct whole_file file;
+    char path[PATH_SIZE], *page = NULL;
+    size_t size;
     TRY(path_join(path, folder, "report.html"));
-    TRY(whole_file_begin(&file, path));
-    struct error e = put_page(file.stream, folder, report);
-    struct error ended = whole_file_end(&file, e.code == ERROR_NONE);
-    return e.code == ERROR_NONE ? ended : e;
+    FILE *out = open_memstream(&page, &size);
+    if (!out)
+        return error_memory("the report");
+    struct error e = put_page(out, folder, report);
+    bool failed = ferror(out);
+    if ((fclose(out) != 0 || failed) && e.code == ERROR_NONE)
+        e = error_memory("the report");
+    if (e.code == ERROR_NONE)
+        e = file_write_whole(path, page, (int64_t)size);
+    free(page);
+    return e;
 }
 
 /* -------------------------------------------------------------------------------- many subjects */

@@ -1,6 +1,7 @@
 /* report write FOLDER FROM_STEP COUNT      metrics of the steps FROM_STEP + 1 .. FROM_STEP + COUNT: made up, repeatable
  * report page FOLDER TEXT PHOTOS PROMPTS   loss.png, grid.png and report.html up to step 600, of so many pictures; all that
  *                                          can be said is TEXT
+ * report picture FOLDER STEP TAG           a picture in TensorBoard's file
  */
 #include <math.h>
 #include <stdlib.h>
@@ -84,12 +85,29 @@ static struct error write_page(const char *folder, const char *text, int64_t pho
     return e;
 }
 
+/* Into TensorBoard's file; the picture is the page's first photo. */
+static struct error add_picture(const char *folder, int64_t step, const char *tag)
+{
+    struct metrics *metrics;
+    struct picture picture;
+    TRY(make_pictures(&picture, 1, 0));
+    TRY(metrics_open(&metrics, folder, 0));
+    struct error e = metrics_add_picture(metrics, step, tag, &picture);
+    metrics_close(metrics);
+    picture_free(&picture);
+    return e;
+}
+
 int main(int argc, char **argv)
 {
-    struct error e = error_input("usage: report write FOLDER FROM_STEP COUNT | report page FOLDER TEXT PHOTOS PROMPTS");
+    struct error e =
+        error_input("usage: report write FOLDER FROM_STEP COUNT | report page FOLDER TEXT PHOTOS PROMPTS | "
+                    "report picture FOLDER STEP TAG");
     if (argc == 5 && strcmp(argv[1], "write") == 0)
         e = write_steps(argv[2], atoll(argv[3]), atoll(argv[4]));
     if (argc == 6 && strcmp(argv[1], "page") == 0)
         e = write_page(argv[2], argv[3], atoll(argv[4]) % (MOST + 1), atoll(argv[5]) % (MOST + 1));
+    if (argc == 5 && strcmp(argv[1], "picture") == 0)
+        e = add_picture(argv[2], atoll(argv[3]), argv[4]);
     return helper_end("report", e);
 }
