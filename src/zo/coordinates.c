@@ -94,6 +94,15 @@ static struct error renew_step(struct training *t)
     return step_new(&t->step, &t->parts, &t->sources, &shape, share, whole);
 }
 
+/* The ranks must find it in the same batches, so within rank 0's arena: shares of a step are nearly alike. */
+static struct error new_finder(struct training *t)
+{
+    struct comm *comm = t->parts.comm;
+    int64_t arena = training_arena(t);
+    TRY(comm_broadcast(comm, &arena, sizeof arena, 0));
+    return comm_agree(comm, text_basis_new(&t->finder, &t->parts, arena));
+}
+
 struct error coordinates_begin(struct training *t)
 {
     struct state *s = &t->state;
@@ -101,7 +110,7 @@ struct error coordinates_begin(struct training *t)
     if (s->basis.dim == 0)
         return ok();
     if (text)
-        TRY(comm_agree(t->parts.comm, text_basis_new(&t->finder, &t->parts, training_arena(t))));
+        TRY(new_finder(t));
     if (s->basis.rank > 0 || !device_computes(t->parts.device))
         return ok();
     TRY(text ? find_text(t) : basis_table(&s->basis, &t->parts));

@@ -390,5 +390,6 @@ void step_free(struct step *s)
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_free_state(s->parts.device, kept[i]);
     memory_free(s->fresh);
+    memory_free(s->units);
     *s = (struct step){0};
 }
