@@ -120,8 +120,9 @@ def test_resume_of_a_finished_run_changes_nothing(finished, quiet):
 
 
 def harm(output, how, quiet):
-    """The last word, and the last step's, are not as the run left them."""
-    for path in (output / "learned_embeds.safetensors", output / f"learned_embeds-steps-{STEPS}.safetensors"):
+    """The best word, the last and the last step's are not as the run left them."""
+    for name in ("", "-last", f"-steps-{STEPS}"):
+        path = output / f"learned_embeds{name}.safetensors"
         if how == "missing":
             path.unlink()
         elif how == "older":
@@ -138,9 +139,10 @@ def test_a_word_that_is_not_the_checkpoints_is_written_again(finished, quiet, ra
     for name in ("loss.png", "grid.png", "report.html"):
         (output / name).unlink()
     done = mpirun(ranks, program("zoodip"), "train", config, "--resume")
-    assert learned(output) == (output / f"learned_embeds-steps-{STEPS}.safetensors").read_bytes() == quiet[0]
-    assert done.stderr.count(f"not the word of step {STEPS}: written anew") == 2, done.stderr
-    for name in ("learned_embeds.safetensors", "metrics.jsonl", "loss.png", "grid.png", "report.html"):
+    for name in ("-last", f"-steps-{STEPS}"):
+        assert learned(output) == (output / f"learned_embeds{name}.safetensors").read_bytes() == quiet[0]
+    assert done.stderr.count(f"not the word of step {STEPS}: written anew") == 3, done.stderr
+    for name in ("learned_embeds.safetensors", "learned_embeds-last.safetensors", "metrics.jsonl", "loss.png", "grid.png", "report.html"):
         assert (output / name).stat().st_size > 0 and f"wrote {output / name}\n" in done.stderr
 
 

@@ -81,11 +81,11 @@ static void add_run(struct facts *f, const struct learning *l)
     add_fact(f, "peak memory", "%.0f MB on rank 0", (double)memory_peak() / (1 << 20));
 }
 
-/* In words, what was learned; empty if the metrics do not say. */
-static void describe(char *text, size_t size, const char *folder)
+/* In words, what was learned. */
+static void describe(char *text, size_t size, const struct training *t)
 {
     char gain[GAIN_TEXT];
-    gain_read(gain, folder);
+    looks_gain(t, gain);
     snprintf(text, size, gain[0] ? "The word is that of %s." : "%s", gain);
 }
 
@@ -96,7 +96,7 @@ struct error run_report_write(const struct learning *l, const struct pictures *p
     struct facts facts = {.count = 0};
     char title[300], summary[GAIN_TEXT + 40];
     snprintf(title, sizeof title, "%s: a word learned by zoodip", c->token.placeholder);
-    describe(summary, sizeof summary, c->output.dir);
+    describe(summary, sizeof summary, t);
     TRY(add_hashes(&facts, l));
     add_run(&facts, l);
     add_origin(&facts);

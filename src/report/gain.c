@@ -55,13 +55,12 @@ void gain_text(char text[GAIN_TEXT], const struct gain *g)
              100 * (1 - g->best / g->start), g->start, most);
 }
 
-void gain_read(char text[GAIN_TEXT], const char *folder)
+struct gain gain_read(const char *folder)
 {
-    struct metric_table lines;
-    text[0] = 0;
-    if (metrics_read(&lines, folder).code != ERROR_NONE)
-        return;
-    const struct gain gain = gain_of(&lines);
-    metric_table_free(&lines);
-    gain_text(text, &gain);
+    struct metric_table lines = {.start = NAN}; // as after an error
+    struct error e = metrics_read(&lines, folder);
+    struct gain gain = gain_of(&lines);
+    if (e.code == ERROR_NONE)
+        metric_table_free(&lines);
+    return gain;
 }

@@ -24,7 +24,7 @@ struct gain gain_of(const struct metric_table *lines);
 enum { GAIN_TEXT = 200 };
 void gain_text(char text[GAIN_TEXT], const struct gain *gain);
 
-/* The same from FOLDER/metrics.jsonl; empty if it cannot be read. */
-void gain_read(char text[GAIN_TEXT], const char *folder);
+/* That of FOLDER/metrics.jsonl; without looks if it cannot be read. */
+struct gain gain_read(const char *folder);
 
 #endif

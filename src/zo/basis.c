@@ -85,10 +85,11 @@ static void choose_captions(struct text_basis *t)
     enum { MOST = sizeof t->captions / sizeof *t->captions };
     const struct dataset *set = t->parts.dataset;
     int64_t different = 0, at = 0;
-    for (int64_t i = 0; i < set->captions.count; i++)
+    const int64_t in_use = set->caption_per_picture ? set->trained : set->captions.count;
+    for (int64_t i = 0; i < in_use; i++)
         different += is_new(set, i);
     t->caption_count = different < MOST ? different : MOST;
-    for (int64_t i = 0, k = 0; i < set->captions.count; i++)
+    for (int64_t i = 0, k = 0; i < in_use; i++)
         if (is_new(set, i) && k++ == at * different / t->caption_count && at < t->caption_count)
             t->captions[at++] = i;
 }

@@ -147,6 +147,9 @@ struct error looks_begin(struct training *t)
     struct looked *l = &t->state.looked;
     if (l->draws == t->looks.draws)
         return ok();
+    if (t->state.step > 0 && comm_rank(t->parts.comm) == 0)
+        log_line("looking at the start again, and at the word: the checkpoint has no validations over %lld draws",
+                 (long long)t->looks.draws);
     TRY(look_at(t, t->start, &l->start));
     l->draws = t->looks.draws;
     t->start_is_new = true;
@@ -154,4 +157,20 @@ struct error looks_begin(struct training *t)
         return look_again(t);
     l->newest = l->best = l->gain_from = l->start;
     return ok();
+}
+
+void looks_gain(const struct training *t, char text[GAIN_TEXT])
+{
+    const struct looked *l = &t->state.looked;
+    text[0] = 0;
+    if (l->draws == 0)
+        return;
+    struct gain gain = gain_read(t->parts.config->output.dir);
+    bool agree = gain.best_step == l->best_step && gain.start == l->start;
+    if (!agree)
+        gain = (struct gain){.start = l->start, .best = l->best, .best_step = l->best_step, .most_step = l->best_step};
+    gain.last = l->newest;
+    gain.last_step = l->step;
+    gain.looks = l->step > 0;
+    gain_text(text, &gain);
 }

@@ -24,12 +24,14 @@ static struct share batch_of(const struct step *s, int64_t j)
     return (struct share){s->share.first + done, left < pieces ? left : pieces};
 }
 
-static void choose_pictures(const struct lane_choices *to, const struct draws *d, int64_t first, int64_t pictures)
+static void choose_pictures(const struct step *s, const struct lane_choices *to, const struct draws *d, int64_t first,
+                            int64_t pictures)
 {
+    int64_t all = s->lanes.parts.dataset->count;
     for (int64_t p = 0; p < pictures; p++) {
         int64_t b = (first + p) % d->shape.batch;
         int32_t *choice = to->picture[p];
-        choice[0] = (int32_t)(d->picture[b] + (d->flip[b] ? d->shape.pictures : 0));
+        choice[0] = (int32_t)(d->picture[b] + (d->flip[b] ? all : 0));
         choice[1] = d->timestep[b];
         choice[2] = (int32_t)b;
     }
@@ -42,7 +44,7 @@ static void choose_differences(const struct step *s, const struct draws *d, int6
     const struct lane_choices to = lanes_choices(&s->lanes, j);
     struct share mine = batch_of(s, j);
     int64_t pictures = d->shape.batch, n = d->shape.n;
-    choose_pictures(&to, d, mine.first, e->pictures);
+    choose_pictures(s, &to, d, mine.first, e->pictures);
     for (int64_t k = 0; k < e->lanes; k++) {
         int64_t at = k < mine.count ? k : mine.count - 1, lane = mine.first + at;
         int64_t i = lane / pictures, b = lane % pictures;
@@ -60,7 +62,7 @@ static void choose_tangents(const struct step *s, const struct draws *d, int64_t
     const struct lane_choices to = lanes_choices(&s->lanes, j);
     struct share mine = batch_of(s, j);
     int64_t n = d->shape.n, first_picture = mine.first / n;
-    choose_pictures(&to, d, first_picture, e->pictures);
+    choose_pictures(s, &to, d, first_picture, e->pictures);
     for (int64_t k = 0; k < e->lanes; k++) {
         bool primal = k < e->pictures;
         int64_t at = k - e->pictures < mine.count ? k - e->pictures : mine.count - 1, tangent = mine.first + at;
