@@ -2,12 +2,14 @@
 rounding a thousandfold: its embeddings from the slopes that it reports, and its losses (with tangents also its slopes) from its
 embeddings."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from conftest import TOYBOX, metrics, program, run, slice_of, write_recipe
-from twin import FrozenModel, Learner
+from twin import CoordinatesLearner, FrozenModel, Learner
 
 NEEDS = "peers"
 STEPS, TAU, NU, EPS, LR = 64, 24, 0.01, 1e-3, 3e-2
@@ -18,17 +20,25 @@ CASES = [("difference", "step", 2, 2, 2), ("difference", "picture", 2, 3, 1), ("
                     ("difference", "step", 5, 2, 1), ("tangent", "picture", 3, 2, 2)], 3)]
 
 
+# zo.directions, derivative, directions per, n, rank, batch, vectors, tau (2 removes nothing)
+MIXED = [("text", "tangent", "step", 4, 4, 1, 1, TAU),
+         *slice_of([("text", "difference", "picture", 2, 0, 2, 1, 2), ("table", "difference", "step", 2, 0, 2, 2, TAU), ("table", "tangent", "picture", 2, 0, 2, 1, 2),
+                    ("text", "difference", "picture", 3, 3, 2, 2, 2), ("text", "tangent", "step", 2, 9, 1, 2, TAU),
+                    ("text", "tangent", "picture", 3, 3, 2, 1, TAU)], 6)]
+REFRESH = 28
+
+
 class Run:
     """A finished run: draws, losses and embeddings by step."""
 
-    def __init__(self, folder, derivative, per, n, batch, vectors, steps=STEPS):
+    def __init__(self, folder, derivative, per, n, batch, vectors, steps=STEPS, **keys):
         self.vectors, self.derivative, self.own = vectors, derivative, per == "picture"
         self.config, self.output = write_recipe(
             folder, model=str(TOYBOX / "model"), device="cpu", seed=7, quant__bits=32, data__images=str(SUBJECT),
             data__flip=True, data__resolution=64, token__placeholder="sks", token__initializer="toy", token__vectors=vectors,
-            zo__n=n, zo__derivative=derivative, zo__directions_per=per, zo__eps=EPS, zo__sides=1, zo__tau=TAU, zo__nu=NU, optim__steps=steps, optim__lr=LR,
+            zo__n=n, zo__derivative=derivative, zo__directions_per=per, zo__eps=EPS, zo__sides=1, zo__nu=NU, optim__steps=steps, optim__lr=LR,
             optim__schedule="constant", optim__batch_size=batch, output__save_every=1, output__sample_every=0,
-            output__prompts=[])
+            output__prompts=[], **{"zo__tau": TAU, **keys})
         run(program("zoodip"), "train", self.config, threads=2)
         lines = metrics(self.output)
         assert [line["step"] for line in lines] == list(range(1, steps + 1))
@@ -65,6 +75,34 @@ def test_from_the_same_slopes_the_same_embeddings(trained, models):
     assert max(trained.removed) > 0, "no direction was ever removed: the case tests too little"
 
 
+@pytest.mark.parametrize("kind, derivative, per, n, rank, batch, vectors, tau", MIXED)
+def test_from_the_same_slopes_and_basis_the_same_embeddings(kind, derivative, per, n, rank, batch, vectors, tau, models, tmp_path):
+    """Each step's basis is the one in its checkpoint; after step 28 text has another one."""
+    trained = Run(tmp_path, derivative, per, n, batch, vectors, zo__directions=kind, zo__rank=rank, zo__tau=tau,
+                  zo__refresh=REFRESH if kind == "text" else 0, output__checkpoint_every=1, output__checkpoint_keep=0)
+    plain = plain_directions(trained, tmp_path)
+    start = models[vectors].word("toy").repeat(vectors, 1)
+    learner = (CoordinatesLearner if kind == "text" else Learner)(start, LR, tau, NU)
+    bases = []
+    for step in range(1, STEPS + 1):
+        basis = load_file(trained.output / "checkpoints" / f"step-{step}.safetensors")["basis"]
+        bases.append(basis)
+        weights = None if n == rank else plain[step - 1].flatten(1)[:, :len(basis)] if kind == "text" else plain[step - 1]
+        directions = trained.draws[step - 1]["directions"]
+        mixed = basis.repeat(len(directions) // n, 1) if weights is None else (weights.double() @ basis.double()).float()
+        assert (directions.flatten(1) - mixed.flatten(1)).abs().max() < 1e-6
+        if kind == "text":
+            learner.use(basis)
+        assert trained.removed[step - 1] == len(learner.removed)
+        theirs = learner.step(trained.slopes[step - 1], weights if kind == "text" else directions)
+        learner.remember(trained.embedding(step))
+        difference = (trained.embedding(step) - theirs).norm() / theirs.norm()
+        assert difference < 1e-6, f"step {step}: {difference:.1e}"
+    changes = [step for step in range(1, STEPS) if not torch.equal(bases[step], bases[step - 1])]
+    assert changes == ([REFRESH, 2 * REFRESH] if kind == "text" else []), changes
+    assert len(bases[0]) >= n and (max(trained.removed) > 0) == (tau > 2)
+
+
 def test_slopes_of_differences_are_those_of_their_losses(trained):
     for losses, slopes in zip(trained.losses, trained.slopes):
         if trained.derivative == "difference":
@@ -91,6 +129,15 @@ def test_from_the_same_embeddings_the_same_losses_and_slopes(trained, models):
         before = trained.embedding(step)
     if errors:
         assert torch.cat(errors).abs().max() < 1e-4 * torch.cat(exact).square().mean().sqrt()
+
+
+def plain_directions(trained, folder):
+    """Of each step, the draws that its directions were mixed from."""
+    config, files = json.loads(trained.config.read_text()), [folder / f"plain-{step}" for step in range(1, STEPS + 1)]
+    config["zo"]["directions"] = "normal"
+    (folder / "plain.json").write_text(json.dumps(config))
+    run(program("tests/draws"), folder / "plain.json", *(word for step, file in enumerate(files, 1) for word in (step, file)))
+    return [load_file(file)["directions"] for file in files]
 
 
 def test_both_flips_several_pictures_and_captions_were_drawn(trained):

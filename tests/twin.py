@@ -24,6 +24,18 @@ def removed_directions(history, nu):
     return torch.tensor(pca.components_[k + 1:])
 
 
+def estimate(slopes, directions, scale):
+    """The gradient from slopes [batch, n] and directions [n, dim], which all pictures share, or [batch n, dim], n for each
+    picture; scale: what it is divided by, of the number of directions."""
+    slopes = torch.as_tensor(slopes, dtype=torch.float64)
+    slopes = slopes.mean(0) if len(directions) == slopes.shape[1] else slopes.flatten()
+    return slopes @ directions.double() / scale(len(directions))
+
+
+def papers_scale(dimensions):
+    return lambda n: n * ((dimensions + n - 1) / n) ** 0.5
+
+
 class Learner:
     """Updates an embedding [vectors, width] from slopes and directions, treating all vectors as one long row."""
 
@@ -33,15 +45,14 @@ class Learner:
         self.adam = torch.optim.Adam([self.row], lr=lr, betas=(0.9, 0.999), eps=1e-3)
         self.history, self.removed = [], torch.zeros(0, self.row.numel(), dtype=torch.float64)
 
+    def without_removed(self, gradient):
+        return gradient - (gradient @ self.removed.T) @ self.removed
+
     def step(self, slopes, directions):
         """slopes [batch, n]: of each picture's loss along its directions; directions [n, vectors, width], which all pictures
         share, or [batch n, ..], n for each picture -> the new embedding."""
-        z = torch.as_tensor(directions).flatten(1).double()
-        slopes = torch.as_tensor(slopes, dtype=torch.float64)
-        slopes = slopes.mean(0) if len(z) == slopes.shape[1] else slopes.flatten()
-        n, d = len(z), self.row.numel() - len(self.removed)
-        gradient = slopes @ z / (n * ((d + n - 1) / n) ** 0.5)
-        self.row.grad = (gradient - (gradient @ self.removed.T) @ self.removed).float()
+        gradient = estimate(slopes, torch.as_tensor(directions).flatten(1), papers_scale(self.row.numel() - len(self.removed)))
+        self.row.grad = self.without_removed(gradient).float()
         self.adam.step()
         return self.row.detach().reshape(self.shape).clone()
 
@@ -53,6 +64,40 @@ class Learner:
         if len(self.history) == self.tau:
             self.removed = removed_directions(np.stack(self.history), self.nu)
             self.history = []
+
+
+class CoordinatesLearner(Learner):
+    """The same with Adam in the coordinates of a basis [rank, dim] of orthonormal rows, which other rows may replace."""
+
+    def __init__(self, start, lr, tau, nu):
+        super().__init__(start, lr, tau, nu)
+        self.e, self.lr, self.basis = self.row.detach().clone(), lr, None
+
+    def use(self, basis):
+        if self.basis is None:
+            self.row = torch.nn.Parameter(torch.zeros(len(basis)))
+            self.adam = torch.optim.Adam([self.row], lr=self.lr, betas=(0.9, 0.999), eps=1e-3)
+        elif not torch.equal(self.basis, basis):
+            turn, state = (basis.double() @ self.basis.double().T), self.adam.state[self.row]
+            state["exp_avg"] = (turn @ state["exp_avg"].double()).float()
+            state["exp_avg_sq"] = (turn.square() @ state["exp_avg_sq"].double()).float()
+        self.basis = basis
+
+    def step(self, slopes, weights):
+        """weights [n or batch n, rank]: the directions are weights @ basis; None: the basis' rows, for each picture -> the new
+        embedding."""
+        basis = self.basis.double()
+        if weights is None:
+            y = torch.as_tensor(slopes, dtype=torch.float64).mean(0)
+        else:
+            y = estimate(slopes, weights, papers_scale(len(basis)))
+        if len(self.removed):
+            y = self.without_removed(y @ basis) @ basis.T
+        self.row.data.zero_()
+        self.row.grad = y.float()
+        self.adam.step()
+        self.e = (self.e.double() + self.row.detach().double() @ basis).float()
+        return self.e.reshape(self.shape).clone()
 
 
 class FrozenModel:

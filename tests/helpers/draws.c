@@ -2,7 +2,8 @@
  *
  * For each pair, what step STEP (from 1) of a run draws: `picture`, `flip`, `timestep` I32 [B], `input_ids` I32 [B,
  * length], `posterior`, `noise` F32 [B, channels, h, w], `directions` F32 [n, vectors, width], or [n B, ..] if each
- * picture has its own. Pictures are numbered by the order of their names.
+ * picture has its own. Pictures are numbered by the order of their names. With zo.directions table or text the run has
+ * been made, and a checkpoint of the step has the basis.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,8 @@
 #include "base/memory.h"
 #include "base/rng.h"
 #include "device/kinds.h"
+#include "files/file.h"
+#include "files/safetensors.h"
 #include "files/safetensors_write.h"
 #include "helper.h"
 #include "pipeline/subject.h"
@@ -35,13 +38,39 @@ static float *normals(const struct draws *d, int64_t step, uint32_t stream, int6
     return all;
 }
 
-static float *directions(const struct draws *d, int64_t step)
+/* [rows, count], each from its stream. */
+static float *direction_draws(const struct draws *d, int64_t step, int64_t count)
 {
-    float *all = memory_alloc(d->shape.directions * d->shape.dim, sizeof *all);
+    float *all = memory_alloc(d->shape.directions * count, sizeof *all);
     for (int64_t i = 0; i < d->shape.directions && all; i++)
-        rng_normals(d->shape.seed, (uint64_t)step, STREAM_DIRECTION + (uint32_t)(i + 1), 0, d->shape.dim,
-                    all + i * d->shape.dim);
+        rng_normals(d->shape.seed, (uint64_t)step, STREAM_DIRECTION + (uint32_t)(i + 1), 0, count, all + i * count);
     return all;
+}
+
+/* Mixes the step's directions from the basis in its checkpoint, as op_mix does. */
+static struct error mix(const struct draws *d, const struct config *c, int64_t step, float *z)
+{
+    char path[PATH_SIZE], name[64];
+    struct safetensors file;
+    snprintf(name, sizeof name, "checkpoints/step-%lld.safetensors", (long long)step);
+    TRY(path_join(path, c->output.dir, name));
+    TRY(safetensors_open(&file, path));
+    const struct entry *basis = safetensors_find(&file, "basis");
+    int64_t rank = basis ? basis->shape[0] : 0, width = basis ? basis->shape[1] : 1;
+    int64_t weights = d->shape.dim / width * rank, places = d->shape.directions * (d->shape.dim / width);
+    float *w = direction_draws(d, step, weights);
+    bool all = c->zo.directions == DIRECTIONS_TEXT && rank == c->zo.n;
+    for (int64_t p = 0; w && p < places; p++)
+        for (int64_t k = 0; k < width; k++) {
+            double sum = 0;
+            for (int64_t r = 0; r < rank; r++)
+                sum += (all ? r == p % rank : (double)w[p * rank + r]) *
+                       (double)((const float *)basis->data)[r * width + k];
+            z[p * width + k] = (float)sum;
+        }
+    memory_free(w);
+    safetensors_close(&file);
+    return basis && w ? ok() : error_input("%s: expected a basis", path);
 }
 
 static struct error write_draws(const struct draws *d, const struct subject *s, int64_t width, int64_t step,
@@ -51,11 +80,13 @@ static struct error write_draws(const struct draws *d, const struct subject *s, 
     int64_t batch = h->batch, places = h->height * h->width, length = s->dataset.length;
     int64_t numbers = batch * places * h->channels;
     float *plain_posterior = normals(d, step, STREAM_POSTERIOR, numbers);
-    float *plain_noise = normals(d, step, STREAM_NOISE, numbers), *z = directions(d, step);
+    float *plain_noise = normals(d, step, STREAM_NOISE, numbers), *z = direction_draws(d, step, h->dim);
     float *posterior = plain_posterior ? channels_first(plain_posterior, batch, places, h->channels) : NULL;
     float *noise = plain_noise ? channels_first(plain_noise, batch, places, h->channels) : NULL;
     int32_t *ids = memory_alloc(batch * length, sizeof *ids);
     struct error e = posterior && noise && z && ids ? ok() : error_memory("the draws");
+    if (e.code == ERROR_NONE && s->config.zo.directions != DIRECTIONS_NORMAL)
+        e = mix(d, &s->config, step, z);
     if (e.code == ERROR_NONE) {
         for (int64_t b = 0; b < batch; b++)
             memcpy(ids + b * length, s->dataset.ids + d->caption[b] * length, (size_t)length * sizeof *ids);
