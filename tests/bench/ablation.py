@@ -53,9 +53,10 @@ def learn_setting(setting, toys, seed):
     if not (missing := [toy for toy in toys if (toy.name, seed) not in known]):
         return
     folder = learn_queue(f"ablation/{setting}-{seed}", [(toy, seed) for toy in missing], steps(setting), **changes(setting))
-    with JUDGING, RUNS.open("a") as file:
-        for toy in missing:
-            file.write(json.dumps(judge_run(setting, toy, seed, words(folder / f"{toy.name}-{seed}", steps(setting)))) + "\n")
+    with JUDGING:
+        lines = [json.dumps(judge_run(setting, toy, seed, words(folder / f"{toy.name}-{seed}", steps(setting)))) for toy in missing]
+        with RUNS.open("a") as file:
+            file.writelines(line + "\n" for line in lines)
 
 
 def learn_all(a):
@@ -73,7 +74,7 @@ def main():
     p.add_argument("--only", nargs="*", choices=SETTINGS, metavar="SETTING", help=f"of {', '.join(SETTINGS)}")
     p.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     learn_all(p.parse_args())
-    show()
+    show(plots=True)
 
 
 if __name__ == "__main__":

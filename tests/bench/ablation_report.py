@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Table and plots of the runs in results/ablation.jsonl, which tests/bench/ablation.py learns: whatever is there, balanced or not.
 
-    .venv/bin/python tests/bench/ablation_report.py     the table, and results/ablation.png and ablation-lanes.png
+    .venv/bin/python tests/bench/ablation_report.py
+    .venv/bin/python tests/bench/ablation_report.py --plots     also results/ablation.png and results/ablation-lanes.png
 
 A share is the gain of a learned word over the start as a fraction of what gradients gain. The standard error is one over toys, each
 the mean of its seeds. A setting is set against the base in pairs of the same toy and seed.
@@ -194,13 +195,19 @@ def draw_lanes(found, path):
     c.save(path)
 
 
-def show():
+def show(plots):
     found = measured()
     print_table(found)
-    draw_runs(found, ROOT / "results" / "ablation.png")
-    draw_lanes(found, ROOT / "results" / "ablation-lanes.png")
+    if plots:
+        draw_runs(found, ROOT / "results" / "ablation.png")
+        draw_lanes(found, ROOT / "results" / "ablation-lanes.png")
+
+
+def main():
+    p = arguments("Show the paper's ablation.", __doc__)
+    p.add_argument("--plots", action="store_true", help="draw them, too")
+    show(p.parse_args().plots)
 
 
 if __name__ == "__main__":
-    arguments("Show the paper's ablation.", __doc__).parse_args()
-    show()
+    main()
