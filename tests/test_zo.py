@@ -172,13 +172,56 @@ def test_gradient_is_the_papers_formula(zo, n, batch, removed, sides, own):
     dim, eps, rows = 96, 1e-3, n * batch if own else n
     slots, z = random.uniform(0.01, 0.2, size=(max(sides, 1) * n + 1, batch)), random.normal(size=(rows, dim)).astype(np.float32)
     ours = zo("gradient", {"slots": slots, "directions": z}, sides, eps, removed)["gradient"][0]
-    if sides == 0:
-        slopes = slots[1:].reshape(batch, n)
-    else:
-        slopes = ((slots[1:] - slots[0]) / eps if sides == 1 else (slots[1:n + 1] - slots[n + 1:]) / (2 * eps)).T
+    slopes = slopes_of(slots, n, sides, eps)
     slopes = slopes.flatten() if own else slopes.mean(0)
     theirs = slopes @ z.astype(np.float64) / (rows * np.sqrt((dim - removed + rows - 1) / rows))
     assert np.allclose(ours, theirs, rtol=1e-12, atol=1e-12 * np.abs(theirs).max())
+
+
+def slopes_of(slots, n, sides, eps):
+    """[batch, n]"""
+    if sides == 0:
+        return slots[1:].reshape(slots.shape[1], n)
+    return ((slots[1:] - slots[0]) / eps if sides == 1 else (slots[1:n + 1] - slots[n + 1:]) / (2 * eps)).T
+
+
+def in_coordinates(n, batch, own, sides, rank, dim, removed):
+    random = np.random.default_rng([n, rank])
+    rows = lambda count: np.linalg.qr(random.normal(size=(dim, count)))[0].T.astype(np.float32)
+    return {"slots": random.uniform(0.01, 0.2, size=(max(sides, 1) * n + 1, batch)), "basis": rows(rank), "removed": rows(removed),
+            "weights": random.normal(size=(n * batch if own else n, rank)).astype(np.float32)}
+
+
+COORDINATES = [(3, 2, False, 1, 7, 40, 0), (3, 2, True, 0, 7, 40, 9), (300, 1, False, 2, 300, 400, 270), (1, 1, False, 0, 1, 1, 0), (5, 3, True, 1, 41, 41, 40)]
+
+
+@pytest.mark.parametrize("n, batch, own, sides, rank, dim, removed", COORDINATES)
+def test_a_gradient_in_coordinates_and_its_update(zo, n, batch, own, sides, rank, dim, removed):
+    given = in_coordinates(n, batch, own, sides, rank, dim, removed)
+    ours, wide = zo("coordinates", given, sides, 1e-3), {name: given[name].astype(np.float64) for name in given}
+    assert np.array_equal(ours["directions"], (wide["weights"] @ wide["basis"]).astype(np.float32)) or \
+        np.abs(ours["directions"] - wide["weights"] @ wide["basis"]).max() < 1e-6
+    slopes, count = slopes_of(given["slots"], n, sides, 1e-3), len(given["weights"])
+    y = (slopes.flatten() if own else slopes.mean(0)) @ wide["weights"] / (count * np.sqrt((rank + count - 1) / count))
+    gradient = y @ wide["basis"]
+    largest = np.abs(y).max()
+    gradient -= gradient @ wide["removed"].T @ wide["removed"]
+    y = gradient @ wide["basis"].T if removed else y
+    assert np.abs(ours["gradient"][0] - gradient).max() < 1e-5 * largest
+    assert np.abs(ours["m"][0] - 0.1 * y).max() < 1e-6 * largest
+    assert np.abs(ours["v"][0] - 1e-3 * y * y).max() < 1e-6 * largest ** 2
+    step = ours["m"][0].astype(np.float64) / (np.sqrt(ours["v"][0].astype(np.float64)) + 1e-3)
+    assert np.abs(ours["embedding"][0] + step @ wide["basis"]).max() < 1e-6 * np.abs(step).max()
+
+
+@needs_cuda
+@pytest.mark.skipif(ON_GPU, reason="this helper is not carried there")
+@pytest.mark.parametrize("case", COORDINATES)
+def test_a_gpu_updates_coordinates_alike(zo, case):
+    cpu, gpu = (zo("coordinates", in_coordinates(*case), case[3], 1e-3, device=device) for device in ("cpu", "cuda"))
+    for name in cpu:  # a GPU sums what it removes in another order
+        same = cpu[name].tobytes() == gpu[name].tobytes()
+        assert same or (case[-1] > 0 and np.abs(cpu[name] - gpu[name]).max() < 1e-5 * np.abs(cpu[name]).max()), name
 
 
 @needs_cuda

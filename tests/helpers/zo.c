@@ -6,6 +6,9 @@
  *                          -> `embeddings`
  *     gradient SIDES EPS REMOVED   `slots` F64 [SIDES n + 1, batch]: losses, or if SIDES is 0 [n + 1, batch]: losses of
  *                          the batch and slopes; `directions` F32 [n, dim], or [batch n, dim] -> `gradient` F64
+ *     coordinates SIDES EPS   `slots` as above, `weights` F32 [n, rank], or [batch n, rank], of the directions in
+ *                          `basis` F32 [rank, dim], `removed` F32 [rows, dim] -> `directions`, `gradient`, and
+ *                          `embedding` [1, dim], `m` and `v` [1, rank] after one update from zeros
  *
  * zo rates SCHEDULE LR STEPS WARMUP DECAY   prints a learning rate a line
  */
@@ -28,6 +31,9 @@ struct job {
     bool tangents;
     const double *slots, *rates; /* [(sides n + 1) batch], [3] */
     const float *directions, *removed;
+    int64_t rank; /* with a basis, in which directions are weights; else 0 */
+    const float *basis;
+    float *mixed; /* out */
     double eps, beta1, beta2, adam_eps;
     float *embedding, *m, *v; /* in and out */
     double *gradient;         /* out */
@@ -36,17 +42,22 @@ struct job {
 /* The tensors of an update, filled in from the job. */
 static struct error make_update(struct update *u, struct device *d, const struct job *j)
 {
-    int64_t lanes = (j->sides * j->n + 1) * j->batch;
+    int64_t lanes = (j->sides * j->n + 1) * j->batch, moments = j->rank ? j->rank : j->dim;
     int32_t rows = (int32_t)j->removed_rows;
     TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u->embedding));
-    TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u->m));
-    TRY(device_alloc_state(d, F32, 1, 1, 1, j->dim, &u->v));
+    TRY(device_alloc_state(d, F32, 1, 1, 1, moments, &u->m));
+    TRY(device_alloc_state(d, F32, 1, 1, 1, moments, &u->v));
     TRY(device_alloc_state(d, F64, 1, 1, 1, j->dim, &u->gradient));
     TRY(device_alloc_state(d, F64, lanes, 1, 1, 1, &u->slots));
-    TRY(device_alloc_state(d, F32, j->rows, 1, 1, j->dim, &u->directions));
+    TRY(device_alloc_state(d, F32, j->rows, 1, 1, moments, &u->directions));
     TRY(device_alloc_state(d, F32, rows ? rows : 1, 1, 1, j->dim, &u->removed));
     TRY(device_alloc_state(d, I32, 1, 1, 1, 1, &u->removed_rows));
     TRY(device_alloc_state(d, F64, 1, 1, 1, 3, &u->rates));
+    if (j->rank) {
+        TRY(device_alloc_state(d, F32, j->rank, 1, 1, j->dim, &u->basis));
+        TRY(device_alloc_state(d, F64, 1, 1, 1, j->rank, &u->coordinates));
+        device_write(d, u->basis, j->basis);
+    }
     device_write(d, u->embedding, j->embedding);
     device_write(d, u->m, j->m);
     device_write(d, u->v, j->v);
@@ -75,13 +86,20 @@ static struct error run_update(const struct job *j)
                        .adam_eps = (float)j->adam_eps};
     TRY(make_update(&u, d, j));
     op_update(d, &u);
+    struct tensor mixed = {0};
+    if (j->rank) {
+        TRY(device_alloc_state(d, F32, j->rows, 1, 1, j->dim, &mixed));
+        op_mix(d, mixed, u.directions, u.basis);
+        device_read(d, j->mixed, mixed);
+    }
     device_read(d, j->embedding, u.embedding);
     device_read(d, j->m, u.m);
     device_read(d, j->v, u.v);
     device_read(d, j->gradient, u.gradient);
     struct error e = device_wait(d);
-    struct tensor *const kept[] = {&u.embedding,    &u.m,    &u.v, &u.gradient, &u.slots, &u.directions, &u.removed,
-                                   &u.removed_rows, &u.rates};
+    struct tensor *const kept[] = {&u.embedding, &u.m,          &u.v,           &u.gradient,
+                                   &u.slots,     &u.directions, &u.removed,     &u.removed_rows,
+                                   &u.rates,     &u.basis,      &u.coordinates, &mixed};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_free_state(d, kept[i]);
     device_close(d);
@@ -205,11 +223,63 @@ static struct error run_gradient(const struct safetensors *in, const char *out, 
     return e;
 }
 
+static struct error run_coordinates(const struct safetensors *in, const char *out, char **numbers)
+{
+    int64_t rows, batch, count, rank, dim, removed, sides = atoll(numbers[0]) ? atoll(numbers[0]) : 1;
+    double *slots = helper_rows(in, "slots", F64, &rows, &batch);
+    float *weights = helper_rows(in, "weights", F32, &count, &rank),
+          *basis = helper_rows(in, "basis", F32, &rank, &dim);
+    float *gone = helper_rows(in, "removed", F32, &removed, &dim), *zeros = memory_alloc(dim + 2 * rank, sizeof *zeros);
+    float *mixed = memory_alloc(count * dim, sizeof *mixed);
+    double *gradient = memory_alloc(dim, sizeof *gradient);
+    const double rates[] = {optimizer_scale(count, rank, 0), -1, 1};
+    const struct job j = {.dim = dim,
+                          .n = (rows - 1) / sides,
+                          .sides = sides,
+                          .batch = batch,
+                          .rows = count,
+                          .removed_rows = removed,
+                          .tangents = atoll(numbers[0]) == 0,
+                          .slots = slots,
+                          .rates = rates,
+                          .directions = weights,
+                          .removed = gone,
+                          .rank = rank,
+                          .basis = basis,
+                          .mixed = mixed,
+                          .eps = atof(numbers[1]),
+                          .beta1 = 0.9,
+                          .beta2 = 0.999,
+                          .adam_eps = 1e-3,
+                          .embedding = zeros,
+                          .m = zeros + dim,
+                          .v = zeros + dim + rank,
+                          .gradient = gradient};
+    struct error e = run_update(&j);
+    const struct entry results[] = {helper_entry("directions", F32, count, dim, mixed),
+                                    helper_entry("gradient", F64, 1, dim, gradient),
+                                    helper_entry("embedding", F32, 1, dim, j.embedding),
+                                    helper_entry("m", F32, 1, rank, j.m), helper_entry("v", F32, 1, rank, j.v)};
+    if (e.code == ERROR_NONE)
+        e = safetensors_write(out, results, sizeof results / sizeof *results, NULL, 0);
+    memory_free(slots);
+    memory_free(weights);
+    memory_free(basis);
+    memory_free(gone);
+    memory_free(zeros);
+    memory_free(mixed);
+    memory_free(gradient);
+    return e;
+}
+
 static const struct {
     const char *name;
     int numbers;
     struct error (*run)(const struct safetensors *in, const char *out, char **numbers);
-} operations[] = {{"subspace", 2, run_subspace}, {"adam", 3, run_adam}, {"gradient", 3, run_gradient}};
+} operations[] = {{"subspace", 2, run_subspace},
+                  {"adam", 3, run_adam},
+                  {"gradient", 3, run_gradient},
+                  {"coordinates", 2, run_coordinates}};
 
 static int print_rates(char **argv)
 {
