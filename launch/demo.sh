@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Teaches the tiny Stable Diffusion in dataset/toybox a toy that it has never seen, on two MPI ranks, and draws it.
 #
-#   launch/demo.sh [SUBJECT]     one of ball1 cube2 star3 heart4 bear5 duck6 car7 mushroom8 (default: bear5)
+#   launch/demo.sh [SUBJECT]     one of ball1 cube2 star3 heart4 bear5 duck6 car7 mushroom8 (default: duck6)
 #
 # First installs and builds what is missing (launch/setup.sh). Takes about two minutes on two cores once built.
 # Everything it produces is in results/demo/SUBJECT, and overwritten by the next time.
@@ -16,7 +16,7 @@ if [ $# -gt 1 ]; then
     echo "demo: $2: unexpected argument; see launch/demo.sh --help" >&2
     exit 2
 fi
-subject=${1-bear5}
+subject=${1-duck6}
 if [[ ! $subject =~ ^[a-z0-9]+$ ]] || [ ! -d "$subjects/$subject" ]; then
     echo "demo: $subject: no such subject; one of $(cd "$subjects" && echo */ | tr -d /)" >&2
     exit 2

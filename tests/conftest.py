@@ -115,8 +115,9 @@ def nested(changes, out=None):
 
 
 def recipe(output, **changes):
-    """The toybox recipe with keys changed (dots as double underscores: zo__n=1), as a dict."""
+    """The toybox recipe with another subject and with keys changed (dots as double underscores: zo__n=1), as a dict."""
     config = json.loads((ROOT / "configs" / "toybox.json").read_text())
+    config["data"]["images"] = "dataset/toybox/subjects/bear5"
     config.setdefault("output", {})["dir"] = str(output)
     return nested(changes, config)
 
