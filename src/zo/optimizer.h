@@ -11,6 +11,11 @@
  * own picture's slope, and N stands for n in the scale. A direction's slope then has one picture's part of the mean
  * loss, 1/B of what it would be; N in the scale instead of n is the same 1/B, so there is no further one.
  *
+ * z_i are normal; or, with zo.directions table, spread as the token table is; or, with text, z_i = Ut w_i for the rows of
+ * a basis U [rank, dim] (zo/coordinates.h). Then the gradient is that by w, y = sum_i slope_i w_i / scale with d = rank,
+ * or, where a step takes all rows of U as its directions, y_i = slope_i: a derivative, not an estimate. Directions are
+ * removed from Ut y, Adam is in the coordinates, with m and v [rank], and e -= Ut (its step).
+ *
  * Adam equals torch.optim.Adam([e], lr, betas=(beta1, beta2), eps=eps), no decay, bias-corrected, in fp32:
  *     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  e -= lr * (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
  * The gradient is rounded to fp32 and the operations are PyTorch's, in its order, fma where it has one: the history of
