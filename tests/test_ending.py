@@ -2,12 +2,13 @@
 
 import json
 import re
+import shutil
+import time
 
 import pytest
 
-from conftest import learned, metrics, program, run, write_recipe
-
-QUICK = True
+from conftest import TOYBOX, learned, losses_of, metrics, mpirun, nested, program, recipe, run, write_recipe
+from live import afresh, caught, nearly_done, start, steps
 
 # -------------------------------------------------------------------------------- the plan by itself
 
@@ -110,6 +111,112 @@ def test_a_fall_from_within_the_warmup_begins_where_the_rate_was(plan):
     rates, _, _ = plan("2.reach=4", **FALLING | dict(warmup=4))
     assert rates == pytest.approx([0, 0.25, 0.5, 0.25])
 
+# -------------------------------------------------------------------------------- in a run
+
+# Out of patience after a look, at step 10; the fall is steps 11 to 20.
+PATIENT = dict(optim__steps=60, optim__patience=1, optim__min_gain=1, optim__schedule="warmup_stable_decay", optim__decay=10, zo__tau=8,
+               output__validate_every=10, output__checkpoint_every=1, output__checkpoint_keep=0, output__prompts=[])
+WHY = "optim.patience: 1 look without a gain of 100 %"
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory):
+    """A run that ran out of patience: (its folder, its log)."""
+    config, output = write_recipe(tmp_path_factory.mktemp("patient"), **PATIENT)
+    return output, run(program("zoodip"), "train", config).stderr
+
+
+def test_a_run_out_of_patience_falls_ends_and_says_why(patient):
+    output, log = patient
+    lines = metrics(output)
+    assert [m["lr"] for m in lines] == pytest.approx([0.03] * 10 + fall(10, 0.03))
+    assert [m["step"] for m in lines if "validation_loss" in m] == [10, 20]
+    assert [m.get("ended") for m in lines] == [None] * 19 + [WHY]
+    assert f"zoodip: {WHY}: the learning rate falls from step 11 on, and the run ends after step 20 of 60\n" in log
+    assert re.search(f"^zoodip: learned .* in 20 steps, .*, ended by {WHY}$", log, re.MULTILINE)
+    assert f"20, ended by {WHY}" in (output / "report.html").read_text()
+    assert f"ended by          {WHY}\n" in run(program("zoodip"), "inspect", output).stdout
+    last, before = (run(program("zoodip"), "inspect", output / "checkpoints" / f"step-{step}.safetensors").stdout for step in (20, 9))
+    assert "ending = by patience, from 10, last 20, share 1, seconds 0\n" in last and "ending" not in before
+
+
+def resumed_after(folder, whole, step, ranks):
+    """A copy of the run that was killed after this step's checkpoint, resumed; its folder."""
+    config, output = write_recipe(folder, **PATIENT)
+    shutil.copytree(whole, output)
+    for path in (output / "checkpoints").iterdir():
+        if int(path.stem.split("-")[1]) > step:
+            path.unlink()
+    for name in ("learned_embeds.safetensors", "report.html"):
+        (output / name).unlink()
+    mpirun(ranks, program("zoodip"), "train", config, "--resume")
+    return output
+
+
+def numbers_of(output):
+    return [{k: v for k, v in m.items() if k not in ("seconds", "evaluations_per_second")} for m in metrics(output)]
+
+
+@pytest.mark.parametrize("step, ranks", [(0, 2), (10, 1), (14, 2)])
+def test_the_fall_is_the_same_on_any_ranks_and_after_a_kill(tmp_path, patient, step, ranks):
+    output = resumed_after(tmp_path, patient[0], step, ranks)
+    assert learned(output) == learned(patient[0])
+    assert numbers_of(output) == numbers_of(patient[0])
+    assert run("cmp", *(folder / "checkpoints/step-20.safetensors" for folder in (output, patient[0])))
+
+
+def test_a_run_that_ended_by_itself_is_done(tmp_path, patient):
+    config, output = write_recipe(tmp_path, **PATIENT)
+    shutil.copytree(patient[0], output)
+    log = run(program("zoodip"), "train", config, "--resume").stderr
+    assert "resuming after step 20\n" in log and f"in 20 steps, 0.0 s, ended by {WHY}\n" in log
+    assert (learned(output), numbers_of(output)) == (learned(patient[0]), numbers_of(patient[0]))
+
+
+def test_minutes_end_a_run_and_more_of_them_go_on(tmp_path):
+    changes = dict(optim__steps=100000, output__checkpoint_every=0, output__prompts=[])
+    config, output = write_recipe(tmp_path, **changes, optim__minutes=1e-6)
+    log = mpirun(2, program("zoodip"), "train", config).stderr
+    assert "zoodip: optim.minutes: 1e-06: the run ends after step 1 of 100000\n" in log and "ended by optim.minutes: 1e-06\n" in log
+    assert "in 1 steps, 0.0 s, ended by" in run(program("zoodip"), "train", config, "--resume").stderr
+    spent = float(re.search(r"ending = .*, seconds (\S+)", run(program("zoodip"), "inspect", output / "checkpoints/step-1.safetensors").stdout)[1])
+    write_recipe(tmp_path, **changes, optim__minutes=spent / 60 + 0.01)
+    run(program("zoodip"), "train", config, "--resume")
+    lines = metrics(output)
+    assert [m["step"] for m in lines] == [*range(1, len(lines) + 1)] and len(lines) > 1
+    assert sum(m["seconds"] for m in lines[1:]) < 0.6 + 2 * max(m["seconds"] for m in lines)
+    assert lines[-1]["ended"].startswith("optim.minutes: ") and "validation_loss" in lines[-1]
+    alone, undisturbed = write_recipe(tmp_path / "steps", **changes | dict(optim__steps=len(lines)))
+    run(program("zoodip"), "train", alone)
+    assert losses_of(output) == losses_of(undisturbed), "what was learned does not depend on the clock"
+
+
+def test_minutes_let_a_run_fall_in_time(tmp_path):
+    config, _ = write_recipe(tmp_path, optim__steps=100000, optim__minutes=0.04, optim__schedule="warmup_stable_decay", output__prompts=[])
+    run(program("zoodip"), "train", config)
+    rates = [m["lr"] for m in metrics(tmp_path / "out")]
+    assert rates[0] == 0.03 and rates == sorted(rates, reverse=True), "it holds and then falls"
+    assert len(rates) < 8 or rates[2] == 0.03 and rates[-1] < 0.015, "as far as there was time for it"
+
+
+def test_the_ranks_of_a_job_that_ends_early_learn_the_next_subject(tmp_path):
+    jobs = {"ends early": dict(optim__steps=2000, optim__patience=1, optim__min_gain=1), "long": dict(optim__steps=60, output__validate_every=60),
+            "next": dict(optim__steps=4, data__images=str(TOYBOX / "subjects/ball1"))}
+    path, output = tmp_path / "jobs.json", tmp_path / "out"
+    defaults = recipe(output, zo__n=1, output__validate_every=4, output__prompts=[])
+    path.write_text(json.dumps({"defaults": defaults, "jobs": [{"name": name, **nested(own)} for name, own in jobs.items()]}))
+    shown = mpirun(2, program("zoodip"), "run", path, "--groups", "2").stderr
+    assert re.search(f"^ends early +done +4/2000 .* {WHY}$", shown, re.MULTILINE) and "ends early: done, 4/4, " in shown
+    found = {job["name"]: job for job in json.loads((output / "summary.json").read_text())["jobs"]}
+    assert {name: (job["state"], job["steps"], job.get("ended")) for name, job in found.items()} == {
+        "ends early": ("done", 4, WHY), "long": ("done", 60, None), "next": ("done", 4, None)}
+    assert found["next"]["turnaround"] < found["long"]["turnaround"], "the freed rank took it"
+    assert f"4 of 2000, 8 evaluations; ended by {WHY}" in (output / "index.html").read_text()
+    before = learned(output / "ends early")
+    again = mpirun(2, program("zoodip"), "run", path, "--groups", "2", "--resume").stderr
+    assert "3 jobs finished before" in again and learned(output / "ends early") == before
+
+
 # -------------------------------------------------------------------------------- how long it will take
 
 
@@ -119,3 +226,23 @@ def test_after_two_steps_a_run_says_how_long_it_will_take(tmp_path):
     assert len(re.findall(r"^zoodip: \S+ s a step, \S+ evaluations/s: about \d+:\d\d to the end, pictures included$", log, re.MULTILINE)) == 1
     config, output = write_recipe(tmp_path / "short", optim__steps=1, output__prompts=[])
     assert "to the end" not in run(program("zoodip"), "train", config).stderr
+
+
+@afresh
+def test_an_estimate_that_was_wrong_by_half_is_corrected_once(tmp_path):
+    config, output = write_recipe(tmp_path, optim__steps=60, zo__n=1, output__prompts=[])
+    process = start(1, "train", config)
+    with caught(process, config, when=lambda: steps(output) > 3, unless=nearly_done(output, 40)):
+        time.sleep(3)
+    log = process.communicate(timeout=300)[1]
+    assert len(re.findall(r"the estimate of \d+:\d\d in all was wrong by half: now about \d+:\d\d to the end\n", log)) == 1
+
+
+def test_inspect_counts_what_a_run_evaluates(tmp_path):
+    config, output = write_recipe(tmp_path, optim__steps=5, optim__batch_size=2, output__validate_every=3, output__sample_every=2,
+                                  output__sample_steps=3, output__prompts=["a {}"])
+    done = run(program("zoodip"), "inspect", config)
+    assert json.loads(done.stdout)["evaluations"] == {"steps": 5 * 3 * 2, "looks": 3 * 30, "samples": 2 * 4 * 2, "pictures": 2 * 4 * 2}
+    assert "evaluations: 30 of 5 steps, 90 of 3 looks, 32 of 4 pictures\n" in done.stderr
+    run(program("zoodip"), "train", config)
+    assert [m["step"] for m in metrics(output) if "validation_loss" in m] == [3, 5] and len(list((output / "samples").iterdir())) == 2

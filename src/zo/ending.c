@@ -133,8 +133,8 @@ void ending_why(char text[ENDING_TEXT], const struct ending *e, const struct con
 {
     *text = 0;
     if (e->by == ENDED_BY_PATIENCE)
-        snprintf(text, ENDING_TEXT, "optim.patience: %lld looks without a gain of %.3g %%",
-                 (long long)c->optim.patience, 100 * c->optim.min_gain);
+        snprintf(text, ENDING_TEXT, "optim.patience: %lld look%s without a gain of %.3g %%",
+                 (long long)c->optim.patience, c->optim.patience == 1 ? "" : "s", 100 * c->optim.min_gain);
     else if (e->by == ENDED_BY_MINUTES)
         snprintf(text, ENDING_TEXT, "optim.minutes: %g", c->optim.minutes);
 }
