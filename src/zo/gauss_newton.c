@@ -6,8 +6,7 @@
 #include "base/memory.h"
 #include "zo/train.h"
 
-static const double KEPT = 0.9;  /* of h, from step to step: a memory of ten steps */
-static const double REACH = 2.5; /* a step's greatest length, in taus */
+static const double KEPT = 0.9; /* of h, from step to step: a memory of ten steps */
 
 /* Every rank's predictions, to all: each left the others' lanes zero, so the sums are exact. */
 static struct error gather(struct training *t)
@@ -56,9 +55,9 @@ static void choose_moves(struct training *t, const struct step_slots *s)
         g->moves[i] = -half_slope / ((double)t->state.v[i] + lambda);
         squares += g->moves[i] * g->moves[i];
     }
-    double length = sqrt(squares);
-    for (int64_t i = 0; i < s->n && length > REACH * tau; i++)
-        g->moves[i] *= REACH * tau / length;
+    double length = sqrt(squares), reach = tau * sqrt((double)s->n);
+    for (int64_t i = 0; i < s->n && length > reach; i++)
+        g->moves[i] *= reach / length;
 }
 
 /* e += share Ut c, and the gradient Ut slopes. */

@@ -12,9 +12,9 @@
  *
  *     h_i = KEPT h_i + a_i,    c_i = -b_i / (h_i + lambda),    lambda = loss / (N tau^2),    tau = optim.lr
  *
- * all together at most REACH tau long, and shorter in proportion as the learning rate falls. That is a Kalman filter for
- * each coordinate: h_i says how well the pictures so far, the older the less, know it, and lambda what was known before:
- * that it lies some tau away. The matrix of all p_i p_j instead of its diagonal was not better on toybox.
+ * all together at most tau sqrt(n) long, and shorter in proportion as the learning rate falls. That is a Kalman filter
+ * for each coordinate: h_i says how well the pictures so far, the older the less, know it, and lambda what was known
+ * before: that it lies some tau away, as rows of the token table do. The matrix of all p_i p_j instead of its diagonal was not better on toybox.
  *
  * Invariant: all ranks have all predictions, so all compute the same.
  */
