@@ -1,6 +1,7 @@
 """What the tests share: where the programs are, how to run them, and models with random weights.
 
 Programs come from the build folder (environment ZOODIP_BUILD, default `build` in the root of the checkout)."""
+import copy
 import json
 import os
 import shutil
@@ -114,9 +115,13 @@ def nested(changes, out=None):
     return out
 
 
+# The paper's way to learn at toybox's size, whatever configs/toybox.json recommends.
+PAPER = {"zo": {"n": 2, "tau": 16, "nu": 0.001}, "optim": {"steps": 1000, "lr": 0.03}}
+
+
 def recipe(output, **changes):
-    """The toybox recipe with another subject and with keys changed (dots as double underscores: zo__n=1), as a dict."""
-    config = json.loads((ROOT / "configs" / "toybox.json").read_text())
+    """The paper's recipe for a subject of toybox, with keys changed (dots as double underscores: zo__n=1), as a dict."""
+    config = json.loads((ROOT / "configs" / "toybox.json").read_text()) | copy.deepcopy(PAPER)
     config["data"]["images"] = "dataset/toybox/subjects/bear5"
     config.setdefault("output", {})["dir"] = str(output)
     return nested(changes, config)
