@@ -7,6 +7,7 @@
 #include "zo/train.h"
 
 static const double KEPT = 0.9; /* of h, from step to step: a memory of ten steps */
+static const double DOUBT = 3;  /* errors of neighbouring numbers are alike: they tell less than N numbers would */
 
 /* Every rank's predictions, to all: each left the others' lanes zero, so the sums are exact. */
 static struct error gather(struct training *t)
@@ -46,7 +47,7 @@ static void choose_moves(struct training *t, const struct step_slots *s)
 {
     const struct gauss_newton *g = &t->gauss_newton;
     double tau = t->parts.config->optim.lr, squares = 0;
-    double lambda = step_mean(t->slots, 1, s->batch) / ((double)g->numbers * tau * tau);
+    double lambda = DOUBT * step_mean(t->slots, 1, s->batch) / ((double)g->numbers * tau * tau);
     for (int64_t i = 0; i < s->n; i++) {
         double a = 0, half_slope = step_slope(s, t->slots, i + 1, 0, s->batch) / 2;
         for (int64_t b = 0; b < s->batch; b++)
