@@ -10,6 +10,7 @@
 #include "pipeline/derivative.h"
 #include "pipeline/learning_rate.h"
 #include "pipeline/fingerprint.h"
+#include "zo/basis.h"
 
 /* -------------------------------------------------------------------------------- reading */
 
@@ -32,6 +33,11 @@ static struct error check_directions(const struct config *c, int64_t dim)
 {
     if (c->zo.directions != DIRECTIONS_TEXT)
         return ok();
+    if (dim > TEXT_BASIS_DIM)
+        return config_blame(c, "token.vectors",
+                            error_input("is %lld, a word of %lld numbers; expected at most %d of them with "
+                                        "zo.directions text",
+                                        (long long)c->token.vectors, (long long)dim, TEXT_BASIS_DIM));
     bool rank = c->zo.rank > dim;
     if (!rank && c->zo.n <= dim)
         return ok();

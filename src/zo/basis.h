@@ -37,7 +37,8 @@ struct error basis_table(struct basis *b, const struct training_parts *parts);
 enum { TEXT_BASIS_DIM = 4096 };
 
 /* What finds text's bases. Its tensors are on the device from here on, so that memory is planned with it. `arena`: the
- * device's arena that others need, in bytes, which its batches of tangents stay within. Free with text_basis_free. */
+ * device's arena that others need, in bytes, the same on all ranks; its batches of tangents stay within it. Free with
+ * text_basis_free. */
 struct text_basis {
     struct training_parts parts;
 
