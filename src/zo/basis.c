@@ -79,17 +79,16 @@ static bool is_new(const struct dataset *set, int64_t caption)
     return true;
 }
 
-/* At most as many as t->captions holds, evenly spread over the different ones. */
+/* At most as many as t->captions holds, evenly spread over the different ones that steps use. */
 static void choose_captions(struct text_basis *t)
 {
     enum { MOST = sizeof t->captions / sizeof *t->captions };
     const struct dataset *set = t->parts.dataset;
-    int64_t different = 0, at = 0;
-    const int64_t in_use = set->caption_per_picture ? set->trained : set->captions.count;
-    for (int64_t i = 0; i < in_use; i++)
+    int64_t count = set->caption_per_picture ? set->trained : set->captions.count, different = 0, at = 0;
+    for (int64_t i = 0; i < count; i++)
         different += is_new(set, i);
     t->caption_count = different < MOST ? different : MOST;
-    for (int64_t i = 0, k = 0; i < in_use; i++)
+    for (int64_t i = 0, k = 0; i < count; i++)
         if (is_new(set, i) && k++ == at * different / t->caption_count && at < t->caption_count)
             t->captions[at++] = i;
 }
