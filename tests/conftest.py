@@ -117,13 +117,14 @@ def nested(changes, out=None):
 
 # The paper's way to learn at toybox's size, whatever configs/toybox.json recommends.
 PAPER = {"zo": {"n": 2, "tau": 16, "nu": 0.001}, "optim": {"steps": 1000, "lr": 0.03}}
+EVERY = {"save_every": 250, "checkpoint_every": 100, "validate_every": 0}
 
 
 def recipe(output, **changes):
     """The paper's recipe for a subject of toybox, with keys changed (dots as double underscores: zo__n=1), as a dict."""
     config = json.loads((ROOT / "configs" / "toybox.json").read_text()) | copy.deepcopy(PAPER)
     config["data"]["images"] = "dataset/toybox/subjects/bear5"
-    config.setdefault("output", {})["dir"] = str(output)
+    config["output"] |= {**EVERY, "dir": str(output)}
     return nested(changes, config)
 
 
