@@ -19,7 +19,7 @@ from safetensors.torch import save
 from conftest import ROOT, TOYBOX, run
 
 NEEDS = "peers"
-SOURCES = ["base/*.c", "cluster/*.c", "files/*.c", "text/*.c", "zo/checkpoint.c", "zo/origin.c", "zo/state.c", "zo/subspace.c"]
+SOURCES = ["base/*.c", "cluster/*.c", "files/*.c", "text/*.c", *(f"zo/{name}.c" for name in ("basis", "checkpoint", "ending", "looks", "state", "subspace"))]
 LIBRARIES = ["-lcjson", "-lutf8proc", "-lpng", "-ljpeg", "-lz", "-llapack", "-lpthread", "-lm"]
 
 
@@ -29,6 +29,7 @@ def driver(tmp_path_factory):
     path = tmp_path_factory.mktemp("damage") / "damage"
     sources = [str(p) for pattern in SOURCES for p in sorted((ROOT / "src").glob(pattern))]
     run(os.environ.get("CC", "gcc"), "-std=gnu11", "-D_GNU_SOURCE", "-ffp-contract=off", "-g", "-O1",
+        "-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections",  # what the readers do not call needs more
         "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{ROOT / 'src'}",
         ROOT / "tests/helpers/damage.c", *sources, *LIBRARIES, "-o", path)
     return path

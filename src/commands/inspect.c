@@ -18,7 +18,7 @@
 #include "pipeline/outlook.h"
 #include "report/gain.h"
 #include "report/metrics.h"
-#include "zo/origin.h"
+#include "files/origin.h"
 
 static void print_help(void)
 {

@@ -55,7 +55,7 @@ static void log_done(const struct run *r)
              t->state.looked.start, t->state.looked.newest, (long long)t->state.step, t->seconds,
              why[0] ? ", ended by " : "", why);
     char gain[GAIN_TEXT];
-    looks_gain(t, gain);
+    learning_gain(&r->learning, gain);
     if (gain[0])
         log_line("the word is that of %s", gain);
     static const char *const files[] = {"learned_embeds.safetensors", "learned_embeds-last.safetensors", "loss.png",

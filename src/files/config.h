@@ -161,7 +161,7 @@ char *config_json(const struct config *config);
  * output.* but validate_every, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run
  * may be moved or prolonged; optim.minutes, since time does not repeat itself; optim.min_gain without optim.patience, and zo.eps beside
  * tangents, which have no use for it; and model, data.images and data.captions, which are compared by what they lead
- * to (zo/origin.h). NULL when out of memory; memory_free. */
+ * to (files/origin.h). NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);
 
 /* A recipe may be from before a key existed: adds such keys to the parsed text, each with what all runs did then. False

@@ -28,7 +28,7 @@ struct key {
     const char *name;
     enum kind kind;
     size_t offset;
-    bool trains;              /* changing it changes the training: part of the recipe. Not a path, see zo/origin.h */
+    bool trains;              /* changing it changes the training: part of the recipe. Not a path, see files/origin.h */
     const char *fallback;     /* JSON; NULL: the key is required */
     double low, high;         /* of the number, or of how many texts; both inclusive */
     const char *const *names; /* NAME, POSITION: what is allowed, ended by NULL; or */

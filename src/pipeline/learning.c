@@ -193,6 +193,24 @@ struct error learning_run(struct learning *l, bool resume)
     return e.code == ERROR_NONE ? finish_run(l) : e;
 }
 
+void learning_gain(const struct learning *l, char text[GAIN_TEXT])
+{
+    const struct training *t = &l->training;
+    const struct looked *found = &t->state.looked;
+    text[0] = 0;
+    if (found->draws == 0)
+        return;
+    struct gain gain = gain_read(t->parts.config->output.dir);
+    bool agree = gain.best_step == found->best_step && gain.start == found->start;
+    if (!agree)
+        gain = (struct gain){
+            .start = found->start, .best = found->best, .best_step = found->best_step, .most_step = found->best_step};
+    gain.last = found->newest;
+    gain.last_step = found->step;
+    gain.looks = found->step > 0;
+    gain_text(text, &gain);
+}
+
 void learning_free(struct learning *l)
 {
     training_free(&l->training);

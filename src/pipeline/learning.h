@@ -9,6 +9,7 @@
 #include "files/claim.h"
 #include "pipeline/outlook.h"
 #include "pipeline/subject.h"
+#include "report/gain.h"
 #include "zo/previous.h"
 #include "zo/train.h"
 
@@ -40,7 +41,7 @@ struct error learning_claim(struct learning *l, const struct config *config, enu
 void learning_withdraw(struct learning *l);
 
 /* When everything has been checked, on rank 0 of the group only: makes output.dir and claims it, unless that is done,
- * and begins there. A run that resumes is refused if a checkpoint of another origin is there (zo/origin.h), provided
+ * and begins there. A run that resumes is refused if a checkpoint of another origin is there (files/origin.h), provided
  * that its subject is known by now; else learning_run refuses it. */
 struct error learning_prepare(struct learning *l, const struct config *config, enum start start);
 
@@ -54,6 +55,10 @@ double learning_claim_timeout(const struct config *config);
 /* Trains, then generates pictures and writes the report. ERROR_PREEMPTED after a signal. Collective in the group; free
  * with learning_free in any case. */
 struct error learning_run(struct learning *l, bool resume);
+
+/* Rank 0: what was gained, in words: from the state, and as far as they agree with it from the metrics; empty before the
+ * first look. */
+void learning_gain(const struct learning *l, char text[GAIN_TEXT]);
 void learning_free(struct learning *l);
 
 #endif

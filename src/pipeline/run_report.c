@@ -82,10 +82,10 @@ static void add_run(struct facts *f, const struct learning *l)
 }
 
 /* In words, what was learned. */
-static void describe(char *text, size_t size, const struct training *t)
+static void describe(char *text, size_t size, const struct learning *l)
 {
     char gain[GAIN_TEXT];
-    looks_gain(t, gain);
+    learning_gain(l, gain);
     snprintf(text, size, gain[0] ? "The word is that of %s." : "%s", gain);
 }
 
@@ -96,7 +96,7 @@ struct error run_report_write(const struct learning *l, const struct pictures *p
     struct facts facts = {.count = 0};
     char title[300], summary[GAIN_TEXT + 40];
     snprintf(title, sizeof title, "%s: a word learned by zoodip", c->token.placeholder);
-    describe(summary, sizeof summary, t);
+    describe(summary, sizeof summary, l);
     TRY(add_hashes(&facts, l));
     add_run(&facts, l);
     add_origin(&facts);

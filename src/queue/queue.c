@@ -200,7 +200,7 @@ static void record_outcome(struct queue *q, struct job *job, struct error e)
     s->evaluations = (double)(s->step * job->lanes);
     s->finished = s->state == JOB_STOPPED ? 0 : clock_date();
     result_totals(s, job->folder);
-    looks_gain(&q->learning->training, s->gain);
+    learning_gain(q->learning, s->gain);
     job->status = *s;
     struct error written = learning_check(q->learning);
     if (written.code == ERROR_NONE && q->learning->claim.held)

@@ -8,7 +8,7 @@
 
 #include "base/error.h"
 #include "queue/jobs.h"
-#include "zo/origin.h"
+#include "files/origin.h"
 
 /* FOLDER/job.json: how far the job is, and the CRC-32 of its best and its last word once it is done: an error if one cannot be read.
  * Written by the leader of its group. */

@@ -221,7 +221,7 @@ static struct error check_whole(struct reading *r, const char *path)
         return error_failed("%s: not a checkpoint: its best word is of step %lld, but a tensor \"best\" is %s", path,
                             (long long)r->looked.best_step, r->tensors[STATE_BEST].count > 0 ? "there" : "missing");
     for (int i = 0; i < STATE_TENSORS; i++)
-        if (!dtype_finite(r->tensors[i].data, F32, r->tensors[i].count))
+        if (r->tensors[i].count > 0 && !dtype_finite(r->tensors[i].data, F32, r->tensors[i].count))
             return error_failed("%s: tensor %s: holds a value that is not a number (or infinite)", path,
                                 r->tensors[i].name);
     const char *written = safetensors_metadata(&r->file, "crc32");

@@ -3,7 +3,7 @@
  * A run's state (zo/state.h) in one safetensors file `checkpoints/step-N.safetensors`: the tensors embedding, m and v
  * (Adam's moments), history, noise (the removed directions) and, if there are any, best (the best word) and basis (of
  * zo.directions), F32 [rows, dim], and in the metadata format, step, updates (Adam's, always as many as steps), the facts
- * of its origin (zo/origin.h), looks (what they have found, zo/looks.h; those of versions before 0.5.0 have none), ending
+ * of its origin (files/origin.h), looks (what they have found, zo/looks.h; those of versions before 0.5.0 have none), ending
  * (zo/ending.h, if the run ends otherwise than after optim.steps, or counts its minutes) and crc32, zlib's checksum of
  * all the others.
  *
@@ -17,7 +17,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
-#include "zo/origin.h"
+#include "files/origin.h"
 #include "zo/state.h"
 
 /* Writes FOLDER/step-N.safetensors (making the folder) and then removes all but the newest `keep` (0: keeps all). Those

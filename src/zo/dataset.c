@@ -9,7 +9,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "files/file.h"
-#include "zo/photos.h"
+#include "files/photos.h"
 
 /* -------------------------------------------------------------------------------- pictures */
 

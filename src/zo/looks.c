@@ -158,19 +158,3 @@ struct error looks_begin(struct training *t)
     l->newest = l->best = l->gain_from = l->start;
     return ok();
 }
-
-void looks_gain(const struct training *t, char text[GAIN_TEXT])
-{
-    const struct looked *l = &t->state.looked;
-    text[0] = 0;
-    if (l->draws == 0)
-        return;
-    struct gain gain = gain_read(t->parts.config->output.dir);
-    bool agree = gain.best_step == l->best_step && gain.start == l->start;
-    if (!agree)
-        gain = (struct gain){.start = l->start, .best = l->best, .best_step = l->best_step, .most_step = l->best_step};
-    gain.last = l->newest;
-    gain.last_step = l->step;
-    gain.looks = l->step > 0;
-    gain_text(text, &gain);
-}

@@ -16,7 +16,6 @@
 
 #include "base/error.h"
 #include "files/config.h"
-#include "report/gain.h"
 
 struct training;
 
@@ -58,16 +57,12 @@ enum { LOOKED_TEXT = 320 };
 void looked_text(char text[LOOKED_TEXT], const struct looked *l);
 bool looked_parse(struct looked *l, const char *text);
 
-/* -------------------------------------------------------------------------------- in a run; collective, but for the last */
+/* -------------------------------------------------------------------------------- in a run; all of it collective */
 
 /* Before the run's first step: looks at the start, unless the state knows it. */
 struct error looks_begin(struct training *t);
 
 /* Looks at the word as it is, and keeps it if it is the best. */
 struct error looks_add(struct training *t);
-
-/* Rank 0: what was gained, in words (report/gain.h): from the state, and as far as they agree with it from the metrics;
- * empty before the first look. */
-void looks_gain(const struct training *t, char text[GAIN_TEXT]);
 
 #endif

@@ -15,7 +15,7 @@
 #include "model/text_encoder.h"
 #include "model/unet.h"
 #include "zo/dataset.h"
-#include "zo/origin.h"
+#include "files/origin.h"
 
 struct training_parts {
     const struct config *config;

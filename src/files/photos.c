@@ -1,4 +1,4 @@
-#include "zo/photos.h"
+#include "files/photos.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-#include "zo/origin.h"
+#include "files/origin.h"
 
 #include <cjson/cJSON.h>
 #include <stdarg.h>

@@ -1,9 +1,9 @@
-/* zo/photos.h
+/* files/photos.h
  *
  * Which files are the subject's pictures: those of a folder, or the files of a list.
  */
-#ifndef ZOODIP_ZO_PHOTOS_H
-#define ZOODIP_ZO_PHOTOS_H
+#ifndef ZOODIP_FILES_PHOTOS_H
+#define ZOODIP_FILES_PHOTOS_H
 
 #include <stdint.h>
 

@@ -1,4 +1,4 @@
-/* zo/origin.h
+/* files/origin.h
  *
  * What a run stands on, by contents and never by paths: a checkpoint says it, and a run continues only from a
  * checkpoint that stands on the same. So a run whose model, photos or captions were moved goes on to the same bits, and
@@ -6,8 +6,8 @@
  *
  * Each fact is a text, as the metadata of a checkpoint holds it. Two that are equal mean equal contents.
  */
-#ifndef ZOODIP_ZO_ORIGIN_H
-#define ZOODIP_ZO_ORIGIN_H
+#ifndef ZOODIP_FILES_ORIGIN_H
+#define ZOODIP_FILES_ORIGIN_H
 
 #include <stdbool.h>
 #include <stdint.h>
