@@ -6,6 +6,7 @@ draws, beside the numbers of the same algorithm and of gradients in PyTorch (dat
     .venv/bin/python tests/bench/learning.py --only star3 car7 --steps 500 1000
     .venv/bin/python tests/bench/learning.py --pictures bear5 duck6 heart4      copies their grids into results/
     .venv/bin/python tests/bench/learning.py --lanes 2000                       differences beside tangents
+    .venv/bin/python tests/bench/learning.py --fast 500 1000 2000               Gauss-Newton steps, sixteen toys
 
 With --lanes each toy is learned once for every derivative, n and seed, in LANES lanes: LANES / (n + 1) steps. A derivative and
 an n make a queue on one rank and one thread; a queue for each core runs at a time. What is learned stays in build/bench-learning,
@@ -27,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from arguments import arguments  # noqa: E402
 from conftest import ROOT, TOYBOX, metrics, program, recipe, run  # noqa: E402
 from judge import SUBJECTS, Judge, draw_unseen_toy, learn, share_of_gain  # noqa: E402
+from toys import sixteen  # noqa: E402
 
 FOLDER = ROOT / "build" / "bench-learning"
 
@@ -136,6 +138,32 @@ def compare_derivatives(a):
             print_shares(shares(a, folder, n, judges), derivative, n, a.lanes // (n + 1), list(judges))
 
 
+# -------------------------------------------------------------------------------- Gauss-Newton steps
+
+N_FAST = 16
+FAST = dict(zo__n=N_FAST, zo__derivative="tangent", zo__directions="text", optim__method="gauss_newton", optim__lr="auto",
+            optim__schedule="warmup_stable_decay")
+
+
+def measure_fast(a):
+    """A line for each number of lanes and seed: shares of the last words, and the mean of the best ones by the runs' own looks."""
+    torch.set_num_threads(1)
+    folder, known = FOLDER / "fast-toys", json.loads((TOYBOX / "losses.json").read_text())
+    names = [name for name in sixteen(folder) if not a.only or name in a.only]
+    judges = {name: Judge(folder / name) for name in names}
+    gradients = {name: known[name]["backprop"] if name in known else judges[name].of_gradients() for name in names}
+    print("| lanes | seed | toybox's eight | eight more | all, the best words | worst toy | toy by toy, % |\n|" + " --- |" * 7, flush=True)
+    for lanes, seed in product(a.fast, a.seeds):
+        found = learn_queue(f"fast-{lanes}-{seed}", [(folder / name, seed) for name in names], lanes // (N_FAST + 1), **FAST)
+        last, best = ({name: share_of_gain(judges[name].start, judges[name].of(found / f"{name}-{seed}" / file), gradients[name])
+                       for name in names} for file in ("learned_embeds-last.safetensors", "learned_embeds.safetensors"))
+        halves = [[last[name] for name in names if (name in known) == own] for own in (True, False)]
+        means = [f"{np.mean(half):.1%}" if half else "" for half in [*halves, list(best.values())]]
+        worst = min(names, key=last.get)
+        print(f"| {lanes:,} | {seed} | " + " | ".join(means) + f" | {last[worst]:.0%} ({worst}) | "
+              + ", ".join(f"{name} {100 * last[name]:.0f}" for name in names) + " |", flush=True)
+
+
 def main():
     p = arguments("Measure what zoodip learns.", __doc__)
     p.add_argument("--only", nargs="*", help="these subjects")
@@ -143,11 +171,14 @@ def main():
     p.add_argument("--unseen", type=int, nargs="*", default=[], metavar="SEED", help="also toys drawn from these seeds")
     p.add_argument("--pictures", nargs="*", default=[], metavar="SUBJECT", help="copy these subjects' grids into results/")
     p.add_argument("--lanes", type=int, help="compare derivatives at so many lanes instead")
+    p.add_argument("--fast", type=int, nargs="*", metavar="LANES", help="learn sixteen toys in so many lanes by Gauss-Newton steps instead")
     p.add_argument("--derivatives", nargs="*", default=["difference", "tangent"], help="of those")
     p.add_argument("--n", type=int, nargs="*", default=[1, 2, 8], help="directions a step")
     p.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     a = p.parse_args()
-    if a.lanes:
+    if a.fast:
+        measure_fast(a)
+    elif a.lanes:
         compare_derivatives(a)
     else:
         measure_train(a)
