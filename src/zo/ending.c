@@ -12,11 +12,6 @@
 static const char *const names[] = {
     [ENDED_BY_STEPS] = "steps", [ENDED_BY_PATIENCE] = "patience", [ENDED_BY_MINUTES] = "minutes"};
 
-const char *ended_by_name(enum ended_by by)
-{
-    return names[by];
-}
-
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -41,7 +36,8 @@ int64_t ending_last(const struct ending *e, const struct config *c)
     return e->by == ENDED_BY_STEPS ? c->optim.steps : e->last;
 }
 
-int64_t ending_fall(const struct ending *e, const struct config *c)
+/* How many steps come before the fall, as it is planned now; all if there is none. */
+static int64_t held(const struct ending *e, const struct config *c)
 {
     return e->by == ENDED_BY_STEPS ? c->optim.steps - fall_of(c, c->optim.steps) : e->from;
 }
@@ -57,7 +53,7 @@ double ending_rate(const struct ending *e, const struct config *c, int64_t step)
 static void plan(struct ending *e, const struct config *c, enum ended_by by, int64_t step, int64_t last)
 {
     double share = ending_rate(e, c, step + 1) / c->optim.lr;
-    e->by = e->by == ENDED_BY_STEPS ? by : e->by; // the first reason stays
+    e->by = e->by == ENDED_BY_STEPS ? by : e->by;
     e->from = step;
     e->last = last;
     e->share = share;
@@ -65,15 +61,13 @@ static void plan(struct ending *e, const struct config *c, enum ended_by by, int
 
 /* -------------------------------------------------------------------------------- who decides */
 
-bool ending_patience(struct ending *e, const struct config *c, int64_t step, int64_t without_gain)
+void ending_patience(struct ending *e, const struct config *c, int64_t step, int64_t without_gain)
 {
     int64_t patience = c->optim.patience;
-    if (patience == 0 || without_gain < patience || e->by != ENDED_BY_STEPS || step >= ending_fall(e, c))
-        return false;
-    // half of the run means: as many steps as were held
+    if (patience == 0 || without_gain < patience || e->by != ENDED_BY_STEPS || step >= held(e, c))
+        return;
     int64_t fall = !falls(c) ? 0 : c->optim.decay ? c->optim.decay : step;
     plan(e, c, ENDED_BY_PATIENCE, step, least(step + fall, c->optim.steps));
-    return true;
 }
 
 int64_t ending_wish(const struct ending *e, const struct config *c, int64_t step, int64_t reach)
@@ -84,7 +78,7 @@ int64_t ending_wish(const struct ending *e, const struct config *c, int64_t step
         return reach == step && reach < last ? step : 0;
     if (e->by != ENDED_BY_MINUTES && reach >= last)
         return 0;
-    if (step < ending_fall(e, c)) // it holds
+    if (step < held(e, c)) // it holds
         return step >= reach - fall_of(c, reach) ? reach : 0;
     int64_t off = llabs(reach - last);
     return off > 1 && off > (last - step) / 10 ? reach : 0; // no change for every small change of pace
@@ -153,7 +147,7 @@ void ending_log(const struct ending *e, const struct config *c, int64_t step)
 
 void ending_text(char text[ENDING_TEXT], const struct ending *e)
 {
-    snprintf(text, ENDING_TEXT, "by %s, from %lld, last %lld, share %.17g, seconds %.17g", ended_by_name(e->by),
+    snprintf(text, ENDING_TEXT, "by %s, from %lld, last %lld, share %.17g, seconds %.17g", names[e->by],
              (long long)e->from, (long long)e->last, e->share, e->seconds);
 }
 

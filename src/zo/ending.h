@@ -27,10 +27,7 @@
 
 enum ended_by { ENDED_BY_STEPS, ENDED_BY_PATIENCE, ENDED_BY_MINUTES };
 
-/* "steps", "patience", "minutes". */
-const char *ended_by_name(enum ended_by by);
-
-/* All zero: a run that does optim.steps. */
+/* All zero: a run that does optim.steps. The first reason to end stays, even if minutes move the end of patience's fall. */
 struct ending {
     int64_t by;         /* enum ended_by */
     int64_t from, last; /* steps: unless by steps, the plan was made after `from` and the run ends after `last` */
@@ -44,12 +41,9 @@ int64_t ending_last(const struct ending *e, const struct config *c);
 /* The learning rate of a step (from 1). */
 double ending_rate(const struct ending *e, const struct config *c, int64_t step);
 
-/* How many steps have done before the fall of the rate, as it is planned now; those of the whole run if none falls. */
-int64_t ending_fall(const struct ending *e, const struct config *c);
-
-/* After a look after `step`, with the number of looks that brought no gain, those during the warmup not counted. True
- * if the run has run out of patience with it. */
-bool ending_patience(struct ending *e, const struct config *c, int64_t step, int64_t without_gain);
+/* After a look after `step`: the number of looks since the warmup that brought no gain. With optim.decay 0 the fall will be
+ * as long as what it follows. */
+void ending_patience(struct ending *e, const struct config *c, int64_t step, int64_t without_gain);
 
 /* On rank 0, during `step`: time is left for steps up to `reach`. The last step that is planned from now on; 0: the plan
  * stays. */

@@ -29,8 +29,8 @@ RUNS = ROOT / "results" / "patience.jsonl"
 JUDGING = threading.Lock()  # one PyTorch model for all threads
 RANK, LOOK_EVERY, DRAWS, WHOLE = 16, 20, 30, "whole"
 LANES = RANK + 1
-STEPS = 4500 // LANES
-RECIPE = dict(zo__directions="text", zo__n=RANK, zo__derivative="tangent", optim__method="gauss_newton", optim__lr="auto",
+STEPS = 4500 // LANES  # of a run that is not ended
+RECIPE = dict(zo__directions="text", zo__n=RANK, zo__rank=RANK, zo__derivative="tangent", optim__method="gauss_newton", optim__lr="auto",
               optim__schedule="warmup_stable_decay", optim__decay=40, output__validate_every=LOOK_EVERY)
 
 
@@ -54,7 +54,7 @@ def evaluations(setting, lines):
 
 def learn_toy(toy, settings, known):
     missing = [setting for setting in settings if (setting, toy.name) not in known]
-    folders = [learn_queue(f"patience/{setting}", [(toy, 0)], STEPS, **RECIPE, **patience_of(setting)) / f"{toy.name}-0"
+    folders = [learn_queue(f"patience/{setting}/{toy.name}", [(toy, 0)], STEPS, **RECIPE, **patience_of(setting)) / f"{toy.name}-0"
                for setting in missing]
     if not missing:
         return
