@@ -26,7 +26,7 @@ static const char page_head[] =
     "h1 { font-size: 28px; line-height: 1.25; margin: 0 0 12px; overflow-wrap: anywhere; }\n"
     "h2 { font-size: 18px; margin: 36px 0 12px; overflow-wrap: anywhere; } h3 { font-size: 15px; margin: 20px 0 8px; "
     "}\n"
-    "p { margin: 0 0 12px; overflow-wrap: anywhere; }\n"
+    "a { color: var(--line); } p { margin: 0 0 12px; overflow-wrap: anywhere; } section + p { margin-top: 10px; }\n"
     "section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 16px 20px; }\n"
     "table { border-collapse: collapse; width: 100%; table-layout: fixed; }\n"
     "th, td { text-align: left; padding: 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top;\n"
@@ -77,7 +77,8 @@ static const char page_head[] =
     "  .columns figure:nth-child(n) .row { visibility: hidden; }\n"
     "  .columns figure:nth-child(3n + 1) .row { visibility: visible; } }\n"
     "@media (max-width: 520px) { main { padding: 20px 12px 48px; } section { padding: 12px; } h1 { font-size: 23px; }\n"
-    "  .columns:not(.n2) { --n: 2; } .columns figure:nth-child(n) .row { visibility: hidden; }\n"
+    "  .columns:not(.n2) { --n: 2; } .columns.photos:not(.n2) { --n: 3; } .columns figure:nth-child(n) .row { "
+    "visibility: hidden; }\n"
     "  .columns figure:nth-child(2n + 1) .row { visibility: visible; }\n"
     "  .plot { margin-left: 42px; } .plot .x:nth-of-type(even) { display: none; } th { width: 42%; } }\n"
     "</style>\n";

@@ -19,16 +19,17 @@ static int64_t most_side(const struct report_pictures *p)
     return p->photo_count + 2 * p->prompt_count <= FEW ? LARGE : SMALL;
 }
 
-static void begin_columns(FILE *out, const struct report_pictures *p)
+/* kind: of the columns, or "". */
+static void begin_columns(FILE *out, const struct report_pictures *p, const char *kind)
 {
     int64_t most = p->photo_count > p->prompt_count ? p->photo_count : p->prompt_count;
-    fprintf(out, "<div class=\"columns n%d\">\n", (int)(most < 2 ? 2 : most < COLUMNS ? most : COLUMNS));
+    fprintf(out, "<div class=\"columns%s n%d\">\n", kind, (int)(most < 2 ? 2 : most < COLUMNS ? most : COLUMNS));
 }
 
 static struct error put_photos(FILE *out, const struct report_pictures *p)
 {
     fputs("<p class=\"row whole\">photos</p>\n", out);
-    begin_columns(out, p);
+    begin_columns(out, p, " photos");
     for (int64_t i = 0; i < p->photo_count; i++) {
         fputs("<figure>", out);
         TRY(html_picture(out, &p->photos[i], p->names[i], most_side(p)));
@@ -51,7 +52,7 @@ static struct error put_cell(FILE *out, const struct report_pictures *p, const c
 /* A column a prompt: the learned word's picture is always under that of the start word. */
 static struct error put_prompts(FILE *out, const struct report_pictures *p)
 {
-    begin_columns(out, p);
+    begin_columns(out, p, "");
     for (int64_t i = 0; i < p->prompt_count; i++) {
         fputs("<figure>", out);
         TRY(put_cell(out, p, p->start_label, &p->start[i]));
