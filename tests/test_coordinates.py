@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 from conftest import TOYBOX, metrics, mpirun, program, run, slice_of, write_recipe
 
+NEEDS = "peers"
 STEPS, REFRESH = 6, 4
 CASES = [dict(zo__directions="text", zo__n=3, zo__rank=8, zo__refresh=REFRESH, zo__tau=3), *slice_of([
     dict(zo__directions="text", zo__n=4, zo__rank=4, zo__refresh=REFRESH, zo__derivative="tangent", zo__directions_per="picture", optim__batch_size=2),
