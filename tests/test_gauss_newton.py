@@ -64,7 +64,7 @@ def test_each_step_is_the_one_that_pytorch_finds(tmp_path, derivative, batch, ve
         basis = turned
         losses, slopes, squares = changes_of(model, embedding, load_file(files[step]), basis.float().reshape(N, vectors, -1))
         known = 0.9 * known + squares.mean(1)
-        moves = -slopes.mean(1) / 2 / (known + 3 * losses.mean() / numbers / LR ** 2)
+        moves = -slopes.mean(1) / 2 / (known + 3 * losses.mean() / (batch * numbers) / LR ** 2)
         if moves.norm() > LR * N ** 0.5:
             moves *= LR * N ** 0.5 / moves.norm()
             cut += 1

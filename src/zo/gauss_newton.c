@@ -47,13 +47,15 @@ static void choose_moves(struct training *t, const struct step_slots *s)
 {
     const struct gauss_newton *g = &t->gauss_newton;
     double tau = t->parts.config->optim.lr, squares = 0;
-    double lambda = DOUBT * step_mean(t->slots, 1, s->batch) / ((double)g->numbers * tau * tau);
+    double loss = step_mean(t->slots, 1, s->batch), numbers = (double)(s->batch * g->numbers);
+    double lambda = DOUBT * loss / (numbers * tau * tau);
     for (int64_t i = 0; i < s->n; i++) {
         double a = 0, half_slope = step_slope(s, t->slots, i + 1, 0, s->batch) / 2;
         for (int64_t b = 0; b < s->batch; b++)
             a += curvature(t, s, i + 1, b) / (double)s->batch;
         t->state.v[i] = (float)(KEPT * (double)t->state.v[i] + a);
-        g->moves[i] = -half_slope / ((double)t->state.v[i] + lambda);
+        double known = (double)t->state.v[i] + lambda;
+        g->moves[i] = known > 0 ? -half_slope / known : 0; // else nothing moves the prediction, which has no error
         squares += g->moves[i] * g->moves[i];
     }
     double length = sqrt(squares), reach = tau * sqrt((double)s->n);

@@ -4,19 +4,19 @@
  * that anyway; their losses keep one number of it.
  *
  * Of a picture's prediction, N numbers, r is its error and p_i the derivative along row i of the basis (zo.directions
- * text, of which the top zo.n rows are taken). The loss is mean r^2, so that, as means of the step's pictures,
+ * text, of which the top zo.n rows are taken). The loss is mean r^2, so that, as means of the step's B pictures,
  *
  *     b_i = mean(r p_i), half the slope,    a_i = mean(p_i^2), half the loss' second derivative by Gauss and Newton
  *
  * and a step moves coordinate i by
  *
- *     h_i = KEPT h_i + a_i,    c_i = -b_i / (h_i + lambda),    lambda = DOUBT loss / (N tau^2),    tau = optim.lr
+ *     h_i = KEPT h_i + a_i,    c_i = -b_i / (h_i + lambda),    lambda = DOUBT loss / (B N tau^2),   tau = optim.lr
  *
  * all together at most tau sqrt(n) long, and shorter in proportion as the learning rate falls. That is a Kalman filter
  * for each coordinate: h_i says how well the pictures so far, the older the less, know it, and lambda what was known
- * before: that it lies some tau away, as rows of the token table do. DOUBT would be 1 if the error's numbers were
- * independent; slopes of toybox vary ten times as much as that says, and 3 learned faster than 1 and 10. The matrix of
- * all p_i p_j instead of its diagonal was not better there.
+ * before: that it lies some tau away, as rows of the token table do; a_i being a mean of B N numbers, that counts as one
+ * in B N of them. DOUBT would be 1 if the error's numbers were independent; slopes of toybox vary ten times as much as
+ * that says, and 3 learned faster than 1 and 10. The matrix of all p_i p_j instead of its diagonal was not better there.
  *
  * Invariant: all ranks have all predictions, so all compute the same.
  */
