@@ -1,7 +1,6 @@
 """What the tests share: where the programs are, how to run them, and models with random weights.
 
 Programs come from the build folder (environment ZOODIP_BUILD, default `build` in the root of the checkout)."""
-import copy
 import json
 import os
 import shutil
@@ -14,6 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+
+from paper import nested, recipe  # noqa: F401: tests take both from here
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("ZOODIP_BUILD", ROOT / "build"))
@@ -101,31 +102,6 @@ def agree(ours, theirs, within=2e-6):
     assert ours.shape == theirs.shape
     error = (ours - theirs).abs().max() / theirs.abs().max()
     assert error < within, f"largest error {error:.2e} of the largest value"
-
-
-def nested(changes, out=None):
-    """Keys with dots as double underscores, zo__n=1, as groups: {"zo": {"n": 1}}; into `out` if given."""
-    out = {} if out is None else out
-    for key, value in changes.items():
-        group, _, name = key.partition("__")
-        if name:
-            out.setdefault(group, {})[name] = value
-        else:
-            out[group] = value
-    return out
-
-
-# The paper's way to learn at toybox's size, whatever configs/toybox.json recommends.
-PAPER = {"zo": {"n": 2, "tau": 16, "nu": 0.001}, "optim": {"steps": 1000, "lr": 0.03}}
-EVERY = {"save_every": 250, "checkpoint_every": 100, "validate_every": 0}
-
-
-def recipe(output, **changes):
-    """The paper's recipe for a subject of toybox, with keys changed (dots as double underscores: zo__n=1), as a dict."""
-    config = json.loads((ROOT / "configs" / "toybox.json").read_text()) | copy.deepcopy(PAPER)
-    config["data"]["images"] = "dataset/toybox/subjects/bear5"
-    config["output"] |= {**EVERY, "dir": str(output)}
-    return nested(changes, config)
 
 
 def write_recipe(folder, **changes):

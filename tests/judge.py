@@ -39,7 +39,7 @@ class Judge:
 
 
 def learn(folder, output, ranks=2, **changes):
-    """Trains the toybox recipe on a subject; returns the run's folder."""
+    """Trains the paper's recipe on a subject; returns the run's folder."""
     config, run_folder = write_recipe(output, data__images=str(folder), data__captions=str(folder.parent / "cc.json"), **changes)
     mpirun(ranks, program("zoodip"), "train", config)
     return run_folder

@@ -22,7 +22,7 @@ LANES = 2000
 RUNS = ROOT / "results" / "ablation.jsonl"
 ALL_TIMESTEPS = [0, 1000]
 
-BASE = dict(zo__n=2, zo__derivative="difference", output__validate_every=0)  # in conftest.py's PAPER; looks by the rule
+BASE = dict(zo__n=2, zo__derivative="difference", output__validate_every=0)  # in paper.py's PAPER; looks by the rule
 # name: (what it says in the table, what differs from the base); the most telling first.
 SUBSPACE_OFF = dict(zo__tau=2)  # two rows have one direction, which is signal
 TIMESTEPS_OFF = dict(zo__timesteps=ALL_TIMESTEPS)

@@ -24,14 +24,15 @@ from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "bench")]
+sys.path[:0] = [str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "bench"), str(ROOT / "tests")]
 import library  # noqa: E402
 import model  # noqa: E402
 import ncu  # noqa: E402
 import roofline  # noqa: E402
 from arguments import arguments  # noqa: E402
+from paper import recipe  # noqa: E402
 
-RECIPE, PICTURES = ROOT / "configs" / "toybox.json", ROOT / "dataset" / "toybox" / "subjects" / "bear5"
+PICTURES = ROOT / "dataset" / "toybox" / "subjects" / "bear5"
 PAGE = ROOT / "results" / "gpu.md"
 
 # Data sheets: TFLOP/s of the matrix units, halves with float sums, without sparsity. The first name that occurs counts.
@@ -96,19 +97,11 @@ class Session:
         PAGE.write_text("# Measured on a GPU\n\nWritten by `tests/gpu/proof.py`.\n\n" + "\n".join(self.sections))
 
     def config(self, name, **changes):
-        """A toybox recipe on the GPU, keys changed (dots as double underscores), that writes into a folder of its own."""
-        config = json.loads(RECIPE.read_text())
+        """The paper's recipe for toybox on the GPU, keys changed (dots as double underscores), that writes into a folder of its own."""
         folder = self.scratch / "runs" / name
-        changes = {"device": "cuda", "output__dir": str(folder / "out"), "output__prompts": [], **changes}
-        for key, value in changes.items():
-            group, _, inner = key.partition("__")
-            if inner:
-                config.setdefault(group, {})[inner] = value
-            else:
-                config[key] = value
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "config.json"
-        path.write_text(json.dumps(config))
+        path.write_text(json.dumps(recipe(folder / "out", **{"device": "cuda", "output__prompts": [], **changes})))
         return path
 
     def big_config(self, n, bits=8):
