@@ -90,6 +90,12 @@ def test_a_pace_that_changes_moves_the_end_of_the_fall(plan):
     assert len(faster) == 18 and faster[10:] == pytest.approx(fall(8, faster[10]), abs=1e-15)
 
 
+def test_a_fall_that_has_reached_its_end_is_not_prolonged(plan):
+    """Further steps would have no rate."""
+    rates, _, _ = plan("2.reach=3", "3.reach=9", **FALLING)
+    assert rates == [1.0] * 3
+
+
 def test_small_changes_of_pace_change_nothing(plan):
     wavering = [f"{step}.reach={15 + (-1) ** step}" for step in range(8, 21)]
     events = [f"{step}.reach=15" for step in range(1, 8)]

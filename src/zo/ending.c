@@ -73,9 +73,11 @@ void ending_patience(struct ending *e, const struct config *c, int64_t step, int
 int64_t ending_wish(const struct ending *e, const struct config *c, int64_t step, int64_t reach)
 {
     int64_t last = ending_last(e, c);
+    if (step == last)
+        return 0; // a fall that has reached its end has no rate left for more
     reach = reach < step ? step : least(reach, c->optim.steps);
     if (!falls(c))
-        return reach == step && reach < last ? step : 0;
+        return reach == step ? step : 0;
     if (e->by != ENDED_BY_MINUTES && reach >= last)
         return 0;
     if (step < held(e, c)) // it holds
@@ -140,9 +142,9 @@ void ending_log(const struct ending *e, const struct config *c, int64_t step)
     if (e->last == step)
         log_line("%s: the run ends after step %lld of %lld", why, (long long)step, (long long)c->optim.steps);
     else
-        log_line("%s: the learning rate falls from step %lld on, and the run ends after step %lld of %lld%s", why,
-                 (long long)step + 1, (long long)e->last, (long long)c->optim.steps,
-                 e->by == ENDED_BY_MINUTES ? ", about" : "");
+        log_line("%s: the learning rate falls from step %lld on, and the run ends after %sstep %lld of %lld", why,
+                 (long long)step + 1, e->by == ENDED_BY_MINUTES ? "about " : "", (long long)e->last,
+                 (long long)c->optim.steps);
 }
 
 void ending_text(char text[ENDING_TEXT], const struct ending *e)
