@@ -28,7 +28,7 @@ output=results/demo/$subject
 echo "demo: learning the word \"sks\" from the five photos in $subjects/$subject, on 2 ranks" >&2
 launch/run.sh -n 2 build/zoodip train configs/toybox.json --overwrite --set data.images="$subjects/$subject" --set output.dir="$output"
 
-echo "demo: drawing \"a photo of a sks on a checkered blanket\" with the learned word" >&2
+echo "demo: generating \"a photo of a sks on a checkered blanket\" with the learned word" >&2
 build/zoodip generate --model dataset/toybox/model --embedding "$output/learned_embeds.safetensors" \
     --prompt "a photo of a sks on a checkered blanket" --guidance 3 --output "$output/blanket.png"
 

@@ -330,7 +330,7 @@ def test_a_runs_pictures_need_not_stay_as_they_were_when_it_resumes(tmp_path):
     run(program("zoodip"), "train", config)
     resumed = run(program("zoodip"), "train", config, "--resume", "--set", "optim.steps=2", "--set", "output.sample_steps=1",
                   "--set", "output.guidance=0", "--set", 'output.prompts=["a {}"]')
-    assert "resuming after step 1" in resumed.stderr and "drawing 2 pictures of 1 steps" in resumed.stderr
+    assert "resuming after step 1" in resumed.stderr and "generating 2 pictures in 1 steps each" in resumed.stderr
     assert not (output / "samples").exists()
 
 

@@ -430,7 +430,7 @@ def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, alone):
                                               "short": dict(output__prompts=["a photo of a {}"] * 40, **JOBS["short"])})
     process = start(4, "run", path, "--groups", "2")
     log = output / "short" / "log.txt"
-    with caught(process, path, when=lambda: log.exists() and "drawing 80 pictures" in log.read_text(),
+    with caught(process, path, when=lambda: log.exists() and "generating 80 pictures" in log.read_text(),
                 unless=(output / "short" / "grid.png").exists):
         os.kill(ranks_of(path)[3], signal.SIGUSR1)
     began = time.time()

@@ -89,7 +89,7 @@ def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, quiet, 
     config, output = write_recipe(tmp_path, **{**CHANGES, **changes, "output__prompts": ["a photo of a {}"] * 60})
     process = start(2, "train", config)
     for line in process.stderr:
-        if "drawing" in line:
+        if " pictures in " in line:
             break
     time.sleep(0.5)
     with caught(process, config, when=lambda: True, unless=lambda: (output / "grid.png").exists() or (output / "samples").exists()) as stopped:

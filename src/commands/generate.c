@@ -374,5 +374,5 @@ static struct error run(int argc, char **argv, const struct host *host)
     return e;
 }
 
-const struct command command_generate = {"generate", "draw pictures from a prompt, with learned words", print_help, run,
-                                         false};
+const struct command command_generate = {"generate", "generate pictures from a prompt, with learned words", print_help,
+                                         run, false};

@@ -11,6 +11,7 @@
 #include "files/config.h"
 #include "files/file.h"
 #include "files/json.h"
+#include "files/origin.h"
 #include "files/safetensors.h"
 #include "model/model_folder.h"
 #include "pipeline/derivative.h"
@@ -18,7 +19,6 @@
 #include "pipeline/outlook.h"
 #include "report/gain.h"
 #include "report/metrics.h"
-#include "files/origin.h"
 
 static void print_help(void)
 {
@@ -29,7 +29,7 @@ static void print_help(void)
         "  a model folder       its parts, their shapes, number types, parameters and bytes, and what is quantized\n"
         "  a safetensors file   metadata and tensors (a learned word, weights, latents)\n"
         "  a checkpoint         its step, its zo.derivative, what it was made from and on, norms of its tensors\n"
-        "  a run's folder       its zo.derivative, steps, losses, time and files\n"
+        "  a run's folder       its zo.derivative, steps, losses, time, what the word it kept gained, files\n"
         "  a config             every key with its effective value, the evaluations of steps, looks and pictures, a\n"
         "                       step's arena by differences and by tangents, and the GPU memory its run needs\n"
         "\n"

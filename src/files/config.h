@@ -90,7 +90,7 @@ struct config {
         int64_t batch_size;
         double beta1, beta2, eps;
         int64_t patience; /* looks; 0: off */
-        double min_gain;  /* share of the best loss so far */
+        double min_gain;  /* share of the last gain's loss */
         double minutes;   /* 0: off */
     } optim;
     struct {
@@ -135,8 +135,8 @@ struct config_layer {
 struct error config_layers(struct config *config, const struct config_layer *layers, int64_t layer_count,
                            const struct text_list *sets);
 
-/* What layers and sets say, ignoring what is missing: a text is then NULL, the other fields are 0. Nothing is owned after
- * an error. */
+/* What layers and sets say, ignoring what is missing: a text is then NULL, the other fields are 0. Nothing is owned
+ * after an error. */
 struct error config_partial(struct config *config, const struct config_layer *layers, int64_t layer_count,
                             const struct text_list *sets);
 
@@ -159,9 +159,9 @@ char *config_json(const struct config *config);
 
 /* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out
  * output.* but validate_every, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run
- * may be moved or prolonged; optim.minutes, since time does not repeat itself; optim.min_gain without optim.patience, and zo.eps beside
- * tangents, which have no use for it; and model, data.images and data.captions, which are compared by what they lead
- * to (files/origin.h). NULL when out of memory; memory_free. */
+ * may be moved or prolonged; optim.minutes, since time does not repeat itself; optim.min_gain without optim.patience,
+ * and zo.eps beside tangents, which have no use for it; and model, data.images and data.captions, which are compared by
+ * what they lead to (files/origin.h). NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);
 
 /* A recipe may be from before a key existed: adds such keys to the parsed text, each with what all runs did then. False

@@ -135,7 +135,7 @@ const struct key config_keys[] = {
     {"optim.patience", INTEGER, AT(optim.patience), true, "0", 0, 1000000, .before = "0",
      .meaning = "looks (validations) without a gain after which the rate falls, or the run ends; 0: off"},
     {"optim.min_gain", NUMBER, AT(optim.min_gain), true, "0.005", 0, 1, .before = "0.005",
-     .meaning = "what counts as a gain for optim.patience: that share of the best validation loss so far"},
+     .meaning = "what counts as a gain for optim.patience: a validation loss lower by that share of the last gain's"},
     {"optim.minutes", NUMBER, AT(optim.minutes), false, "0", 0, 1e7,
      .meaning = "minutes of learning, of all of a run's parts together, after which it ends; 0: off"},
     {"quant.bits", INTEGER, AT(quant.bits), true, "8", 0, 64, .check = check_bits,

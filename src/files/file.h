@@ -40,8 +40,8 @@ struct error file_write_whole(const char *path, const void *data, int64_t size);
 /* Writes to an open file from *end on, all of the data or nothing; then *end is behind them. `path` is for errors. */
 struct error file_append(const char *path, int descriptor, const void *data, int64_t size, int64_t *end);
 
-/* file_write_whole in pieces: begin opens a stream on the temporary file; end makes the file appear, or removes it if `good` is
- * false. */
+/* file_write_whole in pieces: begin opens a stream on the temporary file; end makes the file appear, or removes it if
+ * `good` is false. */
 struct whole_file {
     FILE *stream;                               /* to write to */
     char path[PATH_SIZE], temporary[PATH_SIZE]; /* private */

@@ -32,7 +32,7 @@ static struct error meet(struct run *r, struct error mine)
     comm_tick(p->comm);
     struct error e = comm_meet(p->comm, mine, &stop);
     if (e.code == ERROR_NONE && stop)
-        e = error_preempted("stopped by a signal while drawing; run again with --resume to continue");
+        e = error_preempted("stopped by a signal while generating pictures; run again with --resume to continue");
     r->over = e.code != ERROR_NONE;
     return e;
 }

@@ -110,8 +110,8 @@ struct error learning_check(struct learning *l)
     return claim(l, c);
 }
 
-/* Rank 0: pictures and curve, each even if the one before failed; the words, in case they were removed while pictures were
- * generated; and the report, which names it. */
+/* Rank 0: pictures and curve, each even if the one before failed; the words, in case they were removed while pictures
+ * were generated; and the report, which names it. */
 static struct error write_results(struct learning *l, const struct pictures *pictures)
 {
     const char *folder = l->subject->config.output.dir;

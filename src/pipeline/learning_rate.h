@@ -2,7 +2,8 @@
  *
  * What optim.lr "auto" is: in proportion to the numbers of the model's token table, so that a step moves the word by as
  * much of a word's length in every model, with a factor for each kind of directions, or for the method (measured on
- * toybox). It is decided when a subject is read; from then on the config has the number, and so do recipe, checkpoints and results.
+ * toybox). It is decided when a subject is read; from then on the config has the number, and so do recipe, checkpoints
+ * and results.
  */
 #ifndef ZOODIP_PIPELINE_LEARNING_RATE_H
 #define ZOODIP_PIPELINE_LEARNING_RATE_H

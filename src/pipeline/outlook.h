@@ -1,8 +1,8 @@
 /* pipeline/outlook.h
  *
- * What a run has to do, in evaluations, and how long that takes: the live line of its steps, and after two of them a line
- * of the log that says how fast it is and how long it will take, pictures included. If that proves wrong by half, another
- * line says so, once.
+ * What a run has to do, in evaluations, and how long that takes: the live line of its steps, and after two of them a
+ * line of the log that says how fast it is and how long it will take, pictures included. If that proves wrong by half,
+ * another line says so, once.
  *
  * Work is counted as one rank does it, which has its share of lanes, looks and pictures, one after the other.
  */

@@ -107,7 +107,7 @@ static struct error generate(struct subject *s, const float *embedding, const st
     generation.unload = unload;
     generation.arg = &set;
     if (comm_rank(pipeline->comm) == 0 && !pipeline->simulated)
-        log_line("drawing %lld pictures of %lld steps", (long long)count, (long long)generation.steps);
+        log_line("generating %lld pictures in %lld steps each", (long long)count, (long long)generation.steps);
     struct error e = generation_run(&generation, count);
     *spoiled = generation.only_spoiled;
     TRY(e);

@@ -8,8 +8,8 @@
 #include "files/file.h"
 #include "model/sampler.h"
 #include "pipeline/derivative.h"
-#include "pipeline/learning_rate.h"
 #include "pipeline/fingerprint.h"
+#include "pipeline/learning_rate.h"
 #include "zo/basis.h"
 
 /* -------------------------------------------------------------------------------- reading */
@@ -27,7 +27,6 @@ static struct error check_sampler(const struct subject *s)
     return ok();
 }
 
-/* Checks the config's values against the model. */
 /* There are as many eigenvectors as the word has numbers. */
 static struct error check_directions(const struct config *c, int64_t dim)
 {
@@ -48,6 +47,7 @@ static struct error check_directions(const struct config *c, int64_t dim)
                     (long long)(rank ? c->zo.rank : c->zo.n), (long long)dim, (long long)dim));
 }
 
+/* Checks the config's values against the model. */
 static struct error check_model(struct subject *s)
 {
     const struct config *c = &s->config;

@@ -33,10 +33,10 @@ struct subject {
     float *initializer; /* [width] */
 };
 
-/* Takes the config over, decides which derivative and rate the run takes (pipeline/derivative.h, learning_rate.h), reads word, captions and
- * pictures, and checks them against the model. Collective over p->all: each rank has read its config and reads the
- * model's tokenizer, which are compared (pipeline/fingerprint.h); rank 0 reads the rest for all (zo/dataset.h). Nothing
- * is owned after an error. Free with subject_free. */
+/* Takes the config over, decides which derivative and rate the run takes (pipeline/derivative.h, learning_rate.h),
+ * reads word, captions and pictures, and checks them against the model. Collective over p->all: each rank has read its
+ * config and reads the model's tokenizer, which are compared (pipeline/fingerprint.h); rank 0 reads the rest for all
+ * (zo/dataset.h). Nothing is owned after an error. Free with subject_free. */
 struct error subject_read(struct subject *s, struct pipeline *p, struct config *config, enum start start);
 void subject_free(struct subject *s);
 

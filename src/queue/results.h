@@ -10,8 +10,8 @@
 #include "queue/jobs.h"
 #include "files/origin.h"
 
-/* FOLDER/job.json: how far the job is, and the CRC-32 of its best and its last word once it is done: an error if one cannot be read.
- * Written by the leader of its group. */
+/* FOLDER/job.json: how far the job is, and the CRC-32 of its best and its last word once it is done: an error if one
+ * cannot be read. Written by the leader of its group. */
 struct error result_write(const struct job *job);
 void result_remove(const struct job *job);
 
@@ -20,9 +20,9 @@ void result_remove(const struct job *job);
  * on the disk as it was then, is done; any other one waits; an external job that is not done is shown as it is there. */
 void result_read(struct job *job);
 
-/* Whether FOLDER/job.json, unless an --overwrite has given it up, says that a run finished the job, and the word is there: not at all; as it is wanted now;
- * with another number of steps; or with another recipe. Then the job's status and sources are that run's, and
- * `difference` says what differs (recipe_differs). */
+/* Whether FOLDER/job.json, unless an --overwrite has given it up, says that a run finished the job, and the word is
+ * there: not at all; as it is wanted now; with another number of steps; or with another recipe. Then the job's status
+ * and sources are that run's, and `difference` says what differs (recipe_differs). */
 enum finished { UNFINISHED, FINISHED, FINISHED_OTHER_STEPS, FINISHED_OTHERWISE };
 enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE]);
 

@@ -1,8 +1,7 @@
 /* report/chart.h
  *
  * The curve of a run, ready to be drawn: the losses of metrics.jsonl, their running mean, the best validation loss, and
- * axes with rounded ticks.
- * loss.png and the page's SVG show the same chart.
+ * axes with rounded ticks. loss.png and the page's SVG show the same chart.
  *
  * Single losses scatter (each has its own picture, noise and timestep), so the y axis spans 98 % of them and all of the
  * mean and the validation losses; points outside are left out.

@@ -193,8 +193,8 @@ struct error text_basis_find(struct text_basis *t, const float *embedding, int64
         return new_rows(b, rank ? rank : least, b->dim);
     TRY(find(t, embedding, least, rank, b));
     if (comm_rank(t->parts.comm) == 0)
-        log_line("directions: %lld of %lld hold %.2f %% of what the word changes in the UNet's keys and values (%lld "
-                 "captions, %.1f s)",
+        log_line("directions: %lld of %lld hold %.2f %% of what the word changes in the UNet's keys and values "
+                 "(captions: %lld, %.1f s)",
                  (long long)b->rank, (long long)b->dim, 100 * b->held, (long long)t->caption_count,
                  clock_seconds() - began);
     return ok();

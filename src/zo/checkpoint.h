@@ -2,10 +2,10 @@
  *
  * A run's state (zo/state.h) in one safetensors file `checkpoints/step-N.safetensors`: the tensors embedding, m and v
  * (Adam's moments), history, noise (the removed directions) and, if there are any, best (the best word) and basis (of
- * zo.directions), F32 [rows, dim], and in the metadata format, step, updates (Adam's, always as many as steps), the facts
- * of its origin (files/origin.h), looks (what they have found, zo/looks.h; those of versions before 0.5.0 have none), ending
- * (zo/ending.h, if the run ends otherwise than after optim.steps, or counts its minutes) and crc32, zlib's checksum of
- * all the others.
+ * zo.directions), F32 [rows, dim], and in the metadata format, step, updates (Adam's, always as many as steps), the
+ * facts of its origin (files/origin.h), looks (what they have found, zo/looks.h; those of versions before 0.5.0 have
+ * none), ending (zo/ending.h, if the run ends otherwise than after optim.steps, or counts its minutes) and crc32,
+ * zlib's checksum of all the others.
  *
  * A checkpoint appears whole or not at all (file_write_whole); one that is short, damaged, of another format or origin,
  * or with a number that is infinite or NaN, is never used: resume continues from the newest that is intact.

@@ -27,7 +27,8 @@
 
 enum ended_by { ENDED_BY_STEPS, ENDED_BY_PATIENCE, ENDED_BY_MINUTES };
 
-/* All zero: a run that does optim.steps. The first reason to end stays, even if minutes move the end of patience's fall. */
+/* All zero: a run that does optim.steps. The first reason to end stays, even if minutes move the end of patience's
+ * fall. */
 struct ending {
     int64_t by;         /* enum ended_by */
     int64_t from, last; /* steps: unless by steps, the plan was made after `from` and the run ends after `last` */
@@ -41,8 +42,8 @@ int64_t ending_last(const struct ending *e, const struct config *c);
 /* The learning rate of a step (from 1). */
 double ending_rate(const struct ending *e, const struct config *c, int64_t step);
 
-/* After a look after `step`: the number of looks since the warmup that brought no gain. With optim.decay 0 the fall will be
- * as long as what it follows. */
+/* After a look after `step`: the number of looks since the warmup that brought no gain. With optim.decay 0 the fall
+ * will be as long as what it follows. */
 void ending_patience(struct ending *e, const struct config *c, int64_t step, int64_t without_gain);
 
 /* On rank 0, during `step`: time is left for steps up to `reach`. The last step that is planned from now on; 0: the plan
@@ -57,8 +58,8 @@ struct ending_clock {
 
 void ending_start(struct ending_clock *clock, const struct ending *e, int64_t step);
 
-/* Brings e->seconds up to date; during `step`, before it is evaluated, ending_wish as the clock and the pace of this part
- * of the run say. Both do nothing without optim.minutes. */
+/* Brings e->seconds up to date; during `step`, before it is evaluated, ending_wish as the clock and the pace of this
+ * part of the run say. Both do nothing without optim.minutes. */
 void ending_tick(const struct ending_clock *clock, struct ending *e, const struct config *c);
 int64_t ending_clock_wish(const struct ending_clock *clock, struct ending *e, const struct config *c, int64_t step);
 

@@ -20,8 +20,8 @@
 
 struct training;
 
-/* The notes: how many ranks were asked to stop, how many failed, and rank 0's wish for the last step (zo/ending.h). By the
- * host, each rank's time per unit of cost (share_cost) follows. */
+/* The notes: how many ranks were asked to stop, how many failed, and rank 0's wish for the last step (zo/ending.h). By
+ * the host, each rank's time per unit of cost (share_cost) follows. */
 enum { NOTE_STOP, NOTE_FAILED, NOTE_LAST, NOTES };
 
 /* True if one program does a whole step: for a lone rank, or with joined GPUs. */
@@ -29,7 +29,8 @@ bool exchange_on_devices(const struct training *t);
 
 /* Step k from its draws to the new embedding, in the state and on every device; t->slots then hold all ranks' losses
  * and slopes, t->gradient the gradient. A loss or slope, or a number made of them, that is not finite is an error
- * (zo/finite.h), the same on all ranks. t->wish is this rank's note; the sum is in the slots. rates as struct update has them. *stop: some rank was asked to stop. */
+ * (zo/finite.h), the same on all ranks. t->wish is this rank's note; the sum is in the slots. rates as struct update
+ * has them. *stop: some rank was asked to stop. */
 struct error exchange_step(struct training *t, int64_t k, const double rates[3], bool *stop);
 
 #endif

@@ -64,10 +64,9 @@ void training_free(struct training *t);
 void training_free_device(struct training *t);
 
 /* Callbacks of a run. On rank 0: `check` before files are written, whose error keeps them from being written; may be
- * NULL. On every rank: `begin` when all that comes before the first step is done, which may be
- * NULL; `sample` when a picture is due
- * (`missing`: it may exist already, since the run begins at this step), which returns ERROR_PREEMPTED on all ranks if one
- * was asked to stop; and `after_step`. */
+ * NULL. On every rank: `begin` when all that comes before the first step is done, which may be NULL; `sample` when a
+ * picture is due (`missing`: it may exist already, since the run begins at this step), which returns ERROR_PREEMPTED on
+ * all ranks if one was asked to stop; and `after_step`. */
 struct training_calls {
     struct error (*check)(void *arg);
     void (*begin)(void *arg);

@@ -1,8 +1,8 @@
 /* zo/validate.h
  *
  * Validation: the mean loss of an embedding over fixed draws, always the same. The pictures come in turn, or with
- * data.hold_out the last one alone, as their posterior means; captions, noise and timesteps have the addresses that draw 0, 1, ... of step 0 would have. Lanes are
- * evaluated as those of a step are (zo/lanes.h).
+ * data.hold_out the last one alone, as their posterior means; captions, noise and timesteps have the addresses that
+ * draw 0, 1, ... of step 0 would have. Lanes are evaluated as those of a step are (zo/lanes.h).
  */
 #ifndef ZOODIP_ZO_VALIDATE_H
 #define ZOODIP_ZO_VALIDATE_H
