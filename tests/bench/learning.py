@@ -46,7 +46,7 @@ def measure_subject(name, folder, steps, output):
     known = json.loads((TOYBOX / "losses.json").read_text()).get(name, {})
     every = steps[0]
     run = learn(folder, output, optim__steps=steps[-1], output__save_every=every)
-    losses = [judge.of(run / f"learned_embeds-steps-{s}.safetensors") for s in steps[:-1]] + [judge.of(run / "learned_embeds.safetensors")]
+    losses = [judge.of(run / f"learned_embeds-steps-{s}.safetensors") for s in steps]
     seconds = sum(m["seconds"] for m in metrics(run))
     return dict(name=name, start=judge.start, nearest=known.get("nearest"), gradients=known.get("backprop") or judge.of_gradients(),
                 losses=losses, seconds=seconds, run=run)
