@@ -55,8 +55,8 @@ static struct error do_step(struct training *t, struct metric *m, bool *stop)
     TRY(exchange_step(t, k, rates, stop));
     ending_grant(&s->ending, c, k, (int64_t)t->slots[t->lanes + NOTE_LAST]);
 
-    // the new embedding goes into the history
-    if (subspace_push(&s->subspace, s->embedding))
+    // the new embedding goes into the history, of methods that use it
+    if (c->optim.method == METHOD_ADAM && subspace_push(&s->subspace, s->embedding))
         step_put_removed(&t->step, s);
     s->step = k;
     comm_set_step(t->parts.comm, k);
@@ -90,14 +90,6 @@ static void find_slopes(struct training *t)
     const struct step_slots slots = step_slots_of(t->parts.config);
     for (int64_t j = 0; j < slots.batch * slots.n; j++)
         t->slopes[j] = step_slope(&slots, t->slots, j % slots.n + 1, j / slots.n, 1);
-}
-
-static double mean_loss(const struct training *t)
-{
-    double sum = 0;
-    for (int64_t b = 0; b < t->draws.shape.batch; b++)
-        sum += t->slots[b];
-    return sum / (double)t->draws.shape.batch;
 }
 
 static double norm(const double *x, int64_t count)
@@ -188,7 +180,7 @@ static struct error step_and_records(struct training *t, const struct training_c
     TRY(do_step(t, &m, stop));
     find_slopes(t);
     m.step = t->state.step;
-    m.loss = mean_loss(t);
+    m.loss = step_mean(t->slots, 1, t->draws.shape.batch);
     m.grad_norm = norm(t->gradient, t->state.dim);
     m.seconds = clock_seconds() - began;
     m.evaluations_per_second = (double)t->lanes / m.seconds;
