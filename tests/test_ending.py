@@ -179,6 +179,23 @@ def test_a_run_that_ended_by_itself_is_done(tmp_path, patient):
     assert (learned(output), numbers_of(output)) == (learned(patient[0]), numbers_of(patient[0]))
 
 
+def test_looks_during_the_warmup_do_not_count(tmp_path):
+    config, output = write_recipe(tmp_path, optim__steps=12, zo__n=1, optim__schedule="constant_with_warmup", optim__warmup=3, optim__patience=1,
+                                  optim__min_gain=1, output__validate_every=2, output__prompts=[])
+    run(program("zoodip"), "train", config)
+    assert [m.get("ended") for m in metrics(output)] == [None] * 3 + [WHY]
+
+
+def test_looks_without_a_gain_are_counted_on_where_looks_have_more_draws(tmp_path):
+    """The words are looked at again then, which is no look of its own."""
+    config, output = write_recipe(tmp_path, optim__steps=3, zo__n=1, optim__patience=5, optim__min_gain=1, output__validate_every=1,
+                                  output__prompts=[])
+    run(program("zoodip"), "train", config)
+    log = run(program("zoodip"), "train", config, "--resume", "--set", "optim.steps=10000").stderr
+    assert "the checkpoint has no validations over 60 draws" in log
+    assert [m.get("ended") for m in metrics(output)] == [None] * 4 + ["optim.patience: 5 looks without a gain of 100 %"]
+
+
 def test_minutes_end_a_run_and_more_of_them_go_on(tmp_path):
     changes = dict(optim__steps=100000, output__checkpoint_every=0, output__prompts=[])
     config, output = write_recipe(tmp_path, **changes, optim__minutes=1e-6)
