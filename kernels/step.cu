@@ -1,6 +1,6 @@
 /* kernels/step.cu
  *
- * A training step's own ops: draws, noisy pictures, perturbed rows, and the update.
+ * A training step's own ops: draws, directions mixed from a basis, noisy pictures, perturbed rows, and the update.
  *
  * Idea. This work is small compared with the networks, but on the host it would split the step in two. The arithmetic
  * is that of base/rng_core.h and device/step_core.h, the same lines that the CPU runs, compiled with -fmad=false so
