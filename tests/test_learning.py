@@ -1,4 +1,4 @@
-"""It learns: words of toys that the model has never seen, trained by `zoodip train` on two ranks from the demo's recipe, are
+"""It learns: words of toys that the model has never seen, trained by `zoodip train` on two ranks by the paper's recipe, are
 judged by PyTorch (tests/judge.py). What gradients reach is the measure; the same algorithm in PyTorch reaches 82 to 99 % of
 their gain after 750 steps and 91 to 98 % after 1,500 (dataset/toybox/README.md)."""
 import json
