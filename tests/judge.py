@@ -4,6 +4,7 @@ import functools
 import json
 import random
 import sys
+from pathlib import Path
 
 from safetensors.torch import load_file
 
@@ -25,7 +26,7 @@ class Judge:
     """A subject's folder, with its captions in ../cc.json."""
 
     def __init__(self, folder):
-        self.folder = folder
+        self.folder = Path(folder)
         self.validation = measure.Validation(model(), str(folder))
         self.start = self.validation.loss(model().word("toy"))
 
@@ -36,6 +37,17 @@ class Judge:
     def of_gradients(self, steps=250):
         """The loss of the word that autograd and Adam learn."""
         return self.validation.loss(measure.backprop(model(), str(self.folder), lr=3e-2, steps=steps))
+
+
+def loss_of_gradients(judge, cache):
+    """Of one of toybox's subjects as dataset/toybox/losses.json has it; of another toy found once, and kept in the folder `cache`."""
+    name, file = judge.folder.name, cache / "gradients.json"
+    known = {toy: row["backprop"] for toy, row in json.loads((TOYBOX / "losses.json").read_text()).items()}
+    known |= json.loads(file.read_text()) if file.exists() else {}
+    if name not in known:
+        known[name] = judge.of_gradients()
+        file.write_text(json.dumps(known))
+    return known[name]
 
 
 def learn(folder, output, ranks=2, **changes):

@@ -23,8 +23,7 @@ import torch
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 from ablation_report import ALL_TIMESTEPS, RUNS, SETTINGS, changes, measured, show, steps  # noqa: E402
 from arguments import arguments  # noqa: E402
-from conftest import TOYBOX  # noqa: E402
-from judge import Judge, measure, model  # noqa: E402
+from judge import Judge, loss_of_gradients, measure, model  # noqa: E402
 from learning import FOLDER, learn_queue, words  # noqa: E402
 from toys import sixteen  # noqa: E402
 
@@ -34,8 +33,8 @@ JUDGING = threading.Lock()  # one PyTorch model for all threads
 @functools.cache
 def judges(toy):
     """The judge of a toy's folder, one whose draws have any timestep, and what gradients reach."""
-    judge, known = Judge(toy), json.loads((TOYBOX / "losses.json").read_text()).get(toy.name)
-    return judge, measure.Validation(model(), str(toy), timesteps=ALL_TIMESTEPS), known["backprop"] if known else judge.of_gradients()
+    judge = Judge(toy)
+    return judge, measure.Validation(model(), str(toy), timesteps=ALL_TIMESTEPS), loss_of_gradients(judge, FOLDER)
 
 
 def judge_run(setting, toy, seed, files):

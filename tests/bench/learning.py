@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from arguments import arguments  # noqa: E402
 from conftest import ROOT, TOYBOX, metrics, program, recipe, run  # noqa: E402
-from judge import SUBJECTS, Judge, draw_unseen_toy, learn, share_of_gain  # noqa: E402
+from judge import SUBJECTS, Judge, draw_unseen_toy, learn, loss_of_gradients, share_of_gain  # noqa: E402
 from toys import sixteen  # noqa: E402
 
 FOLDER = ROOT / "build" / "bench-learning"
@@ -148,10 +148,10 @@ FAST = dict(zo__n=N_FAST, zo__derivative="tangent", zo__directions="text", optim
 def measure_fast(a):
     """A line for each number of lanes and seed: shares of the last words, and the mean of the best ones by the runs' own looks."""
     torch.set_num_threads(1)
-    folder, known = FOLDER / "fast-toys", json.loads((TOYBOX / "losses.json").read_text())
+    folder, known = FOLDER / "fast-toys", toys(None)
     names = [name for name in sixteen(folder) if not a.only or name in a.only]
     judges = {name: Judge(folder / name) for name in names}
-    gradients = {name: known[name]["backprop"] if name in known else judges[name].of_gradients() for name in names}
+    gradients = {name: loss_of_gradients(judge, FOLDER) for name, judge in judges.items()}
     print("| lanes | seed | toybox's eight | eight more | all, the best words | worst toy | toy by toy, % |\n|" + " --- |" * 7, flush=True)
     for lanes, seed in product(a.fast, a.seeds):
         found = learn_queue(f"fast-{lanes}-{seed}", [(folder / name, seed) for name in names], lanes // (N_FAST + 1), **FAST)

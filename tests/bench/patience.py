@@ -20,8 +20,8 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 from arguments import arguments  # noqa: E402
-from conftest import ROOT, TOYBOX, metrics  # noqa: E402
-from judge import Judge, share_of_gain  # noqa: E402
+from conftest import ROOT, metrics  # noqa: E402
+from judge import Judge, loss_of_gradients, share_of_gain  # noqa: E402
 from learning import FOLDER, learn_queue  # noqa: E402
 from toys import sixteen  # noqa: E402
 
@@ -59,8 +59,8 @@ def learn_toy(toy, settings, known):
     if not missing:
         return
     with JUDGING, RUNS.open("a") as file:
-        judge, losses = Judge(toy), json.loads((TOYBOX / "losses.json").read_text()).get(toy.name)
-        gradients = losses["backprop"] if losses else judge.of_gradients()
+        judge = Judge(toy)
+        gradients = loss_of_gradients(judge, FOLDER)
         for setting, folder in zip(missing, folders):
             lines = metrics(folder)
             word = judge.of(folder / "learned_embeds.safetensors")
