@@ -11,7 +11,7 @@ import pytest
 
 from beside import begin, beside_the_others
 from conftest import NIGHTLY, TOYBOX, learned, losses_of, metrics, mpirun, program, recipe, refused, run, train_alone, write_recipe
-from live import afresh, caught, kill, nearly_done, newest, start, steps, tell
+from live import afresh, caught, kill, nearly_done, newest, start, steps, tell, until
 
 STEPS = 60
 CHANGES = dict(optim__steps=STEPS, output__checkpoint_every=7, output__checkpoint_keep=3, output__prompts=[], zo__tau=8)
@@ -103,6 +103,23 @@ def test_a_signal_while_pictures_are_drawn_is_followed_at_once(tmp_path, quiet, 
     assert losses_of(output) == quiet[1][:8]
     assert (output / "grid.png").exists() and (output / "report.html").exists()
     assert when == "the end" or (output / "samples" / "step-4-1.png").exists()
+
+
+def test_a_signal_while_directions_are_found_is_followed_at_once(tmp_path):
+    """Before the first step there is nothing to save yet, before the second there is. One caption, so one rank only waits."""
+    config, output = write_recipe(tmp_path, zo__directions="text", zo__n=2, zo__rank=2, zo__refresh=1, zo__tau=2, token__vectors=8, use_cc=False,
+                                  data__captions=None, optim__steps=3, output__save_every=1, output__prompts=[])
+    for done in (0, 1):
+        process = start(2, "train", config, *(["--resume"] if done else []))
+        for line in process.stderr:
+            if ("directions: " if done else "auto takes") in line:
+                break
+        until(lambda: steps(output) >= done, process)
+        process.send_signal(signal.SIGUSR1)
+        stderr = process.communicate(timeout=60)[1]
+        assert process.returncode == 75 and "--resume" in stderr, stderr
+        assert ("while finding directions" in stderr) == (done == 0)
+        assert newest(output) == steps(output) == done
 
 
 def test_resume_without_a_checkpoint_starts_at_step_0(tmp_path, quiet):

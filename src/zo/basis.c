@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/progress.h"
 #include "base/symmetric.h"
+#include "cluster/signals.h"
 #include "model/table_root.h"
 
 static const double HELD = 0.999; /* of the trace, where zo.rank names no rank */
@@ -100,10 +101,14 @@ static struct error add_caption(struct text_basis *t, const float *embedding, in
     const struct dataset *set = t->parts.dataset;
     for (int64_t k = 0; k < t->jacobian.batches; k++) {
         struct error e = ok();
+        bool stop = signals_stop_requested();
         if (mine < t->caption_count)
             e = text_jacobian_add(&t->jacobian, set->ids + t->captions[mine] * set->length, embedding, k, products,
                                   t->pool);
-        TRY(comm_agree(t->parts.comm, e));
+        comm_tick(t->parts.comm);
+        TRY(comm_meet(t->parts.comm, e, &stop));
+        if (stop)
+            return error_preempted("stopped by a signal while finding directions; run again with --resume to continue");
         progress_step(progress, done + k + 1, "");
     }
     return ok();

@@ -51,7 +51,8 @@ struct error text_basis_new(struct text_basis *t, const struct training_parts *p
 void text_basis_free(struct text_basis *t);
 
 /* At the word as it stands, embedding [dim]. rank 0: the smallest that holds 99.9 % of the trace, and at least `least`;
- * else the rank. What *b held before is freed. Rank 0 logs what was found. Collective. */
+ * else the rank. What *b held before is freed. Rank 0 logs what was found. ERROR_PREEMPTED, soon, if a rank is asked to
+ * stop. Collective. */
 struct error text_basis_find(struct text_basis *t, const float *embedding, int64_t least, int64_t rank,
                              struct basis *b);
 

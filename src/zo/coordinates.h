@@ -34,7 +34,8 @@ int64_t coordinates_rank(const struct state *s, const struct config *config);
  * again if the rank is another. Afterwards the state is to be put on the device. */
 struct error coordinates_begin(struct training *t);
 
-/* Before each other step: finds the basis anew where that is due. Collective. */
+/* Before each other step: finds the basis anew where that is due. ERROR_PREEMPTED, with the state as it was, if a rank is
+ * asked to stop meanwhile; the same from coordinates_begin. Collective. */
 struct error coordinates_refresh(struct training *t);
 
 /* What the estimate of the gradient is divided by (zo/optimizer.h), for `directions` of a step. */

@@ -41,7 +41,6 @@ static struct error do_step(struct training *t, struct metric *m, bool *stop)
     struct state *s = &t->state;
     int64_t k = s->step + 1;
     double rates[3];
-    TRY(coordinates_refresh(t));
 
     // choose: pictures, captions, timesteps; the device draws noise and directions
     draws_make(&t->draws, k);
@@ -67,6 +66,7 @@ struct error training_step(struct training *t)
 {
     struct metric m = {0};
     bool stop;
+    TRY(coordinates_refresh(t));
     return do_step(t, &m, &stop);
 }
 
@@ -140,13 +140,18 @@ static void note_ending(const struct training *t, bool changed, struct metric *m
         ending_log(&t->state.ending, t->parts.config, m->step);
 }
 
-/* Before a step: generates the pictures that were due after the previous one. *stop: some rank was asked to stop
- * meanwhile. */
-static struct error make_sample(struct training *t, const struct training_calls *calls, bool missing, bool *stop)
+/* Before a step: generates the pictures that were due after the previous one, and finds new directions. */
+static struct error prepare(struct training *t, const struct training_calls *calls)
 {
-    if (t->state.step == 0 || !state_due(&t->state, t->parts.config->output.sample_every))
-        return ok();
-    struct error e = calls->sample(calls->arg, t->state.step, missing);
+    if (t->state.step > 0 && state_due(&t->state, t->parts.config->output.sample_every))
+        TRY(calls->sample(calls->arg, t->state.step, t->state.step == t->begun));
+    return coordinates_refresh(t);
+}
+
+/* *stop: some rank was asked to stop meanwhile. */
+static struct error prepare_or_stop(struct training *t, const struct training_calls *calls, bool *stop)
+{
+    struct error e = prepare(t, calls);
     *stop = e.code == ERROR_PREEMPTED;
     if (*stop && comm_rank(t->parts.comm) == 0)
         records_save(t);
@@ -201,7 +206,7 @@ static struct error run_steps(struct training *t, const struct training_calls *c
 {
     bool stop = false;
     while (t->state.step < last_step(t) && !stop) {
-        TRY(make_sample(t, calls, t->state.step == t->begun, &stop));
+        TRY(prepare_or_stop(t, calls, &stop));
         if (!stop)
             TRY(step_and_records(t, calls, &stop));
     }

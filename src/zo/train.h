@@ -56,7 +56,8 @@ struct training {
 };
 
 /* resume: continues from the newest good checkpoint in output.dir's checkpoints/, if there is one. Collective; an error
- * on one rank is returned on all. Free with training_free. */
+ * on one rank is returned on all; ERROR_PREEMPTED if one was asked to stop while directions were found. Free with
+ * training_free. */
 struct error training_new(struct training *t, const struct training_parts *parts, bool resume);
 void training_free(struct training *t);
 
