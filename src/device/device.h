@@ -86,7 +86,7 @@ const char *device_note(const struct device *device);  /* what the user should k
  * effect, and reads leave host memory as it is. A run that is performed on it shows what memory the run would need.
  * With tangents, which the CUDA device does not have, its programs' arenas are the CPU's. */
 struct error device_simulate(struct device **device, bool tangents);
-bool device_computes(const struct device *device); /* is it a real one? */
+bool device_computes(const struct device *device); /* false: it only plans a GPU's memory */
 
 /* The operands of products on a GPU: pairs of halves (11 + 11 bits, up to 65504; the default) or of bfloats (8 + 8
  * bits, float's range). Call it before any weight is made. The CPU computes in float either way. */

@@ -38,15 +38,10 @@ struct error rebalance_lanes(struct training *t)
     return follow(t);
 }
 
-/* False where the device only plans a GPU's memory. */
-static bool computes(const struct training *t)
-{
-    return device_model(t->parts.device)[0] != '\0';
-}
-
 bool rebalance_needs_cost(const struct training *t)
 {
-    return t->balance.work.group > 1 && !exchange_on_devices(t) && device_identity(t->parts.device) == 0 && computes(t);
+    const struct device *d = t->parts.device;
+    return t->balance.work.group > 1 && !exchange_on_devices(t) && device_identity(d) == 0 && device_computes(d);
 }
 
 struct error rebalance_by_cost(struct training *t, double gamma)
@@ -68,7 +63,7 @@ void rebalance_advise(const struct training *t)
 {
     const struct share_work *work = &t->balance.work;
     int64_t ranks = t->balance.size, idle = ranks - work->pieces;
-    if (work->group == 0 || idle <= 0 || comm_rank(t->parts.comm) != 0 || !computes(t))
+    if (work->group == 0 || idle <= 0 || comm_rank(t->parts.comm) != 0 || !device_computes(t->parts.device))
         return;
     char also[128] = "";
     if (idle >= work->pieces / work->group)
