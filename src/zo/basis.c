@@ -139,9 +139,10 @@ struct error text_basis_spectrum(struct text_basis *t, const float *embedding, d
     int64_t dim = t->jacobian.dim, rounds = (t->caption_count + comm_size(comm) - 1) / comm_size(comm);
     double *room = memory_alloc(3, dim * dim * (int64_t)sizeof *room);
     struct progress progress;
-    TRY(comm_agree(comm, room ? ok() : error_memory("the text encoder's derivatives")));
+    struct error e = comm_agree(comm, room ? ok() : error_memory("the text encoder's derivatives"));
     progress_phase(&progress, "finding directions", rounds * t->jacobian.batches, "");
-    struct error e = add_captions(t, embedding, room, room + dim * dim, room + 2 * dim * dim, &progress);
+    if (e.code == ERROR_NONE)
+        e = add_captions(t, embedding, room, room + dim * dim, room + 2 * dim * dim, &progress);
     if (e.code == ERROR_NONE)
         e = comm_agree(comm, comm_rank(comm) == 0 ? symmetric_eigen(room, dim, values, vectors) : ok());
     progress_end(&progress);
@@ -182,8 +183,9 @@ static struct error find(struct text_basis *t, const float *embedding, int64_t l
     bool first = comm_rank(comm) == 0;
     int64_t dim = b->dim;
     double *values = memory_alloc(first ? (dim + 1) * dim : 0, sizeof *values), *vectors = first ? values + dim : NULL;
-    TRY(comm_agree(comm, values ? ok() : error_memory("directions")));
-    struct error e = text_basis_spectrum(t, embedding, values, vectors);
+    struct error e = comm_agree(comm, values ? ok() : error_memory("directions"));
+    if (e.code == ERROR_NONE)
+        e = text_basis_spectrum(t, embedding, values, vectors);
     if (e.code == ERROR_NONE)
         e = comm_agree(comm, first ? take_top(b, values, vectors, least, rank) : ok());
     memory_free(values);

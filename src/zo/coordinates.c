@@ -106,10 +106,10 @@ static struct error new_finder(struct training *t)
 struct error coordinates_begin(struct training *t)
 {
     struct state *s = &t->state;
-    bool text = s->coordinates;
+    bool text = s->coordinates, again = t->parts.config->zo.refresh > 0;
     if (s->basis.dim == 0)
         return ok();
-    if (text)
+    if (text && (s->basis.rank == 0 || again))
         TRY(new_finder(t));
     if (s->basis.rank > 0 || !device_computes(t->parts.device))
         return ok();
