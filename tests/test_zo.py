@@ -153,10 +153,11 @@ def test_schedules_are_diffusers(name, warmup):
     assert np.allclose([float(line) for line in done.stdout.split()], theirs, rtol=1e-12, atol=1e-18)
 
 
-@pytest.mark.parametrize("warmup, decay", [(0, 0), (7, 0), (0, 40), (30, 10), (3, 1)])
+@pytest.mark.parametrize("warmup, decay", [(0, 0), (7, 0), (0, 40), (30, 10), (3, 1), (0, 90), (30, 11), (25, 0), (40, 5)])
 def test_warmup_stable_decay_is_transformers(warmup, decay):
+    """A fall longer than what the warmup leaves has that."""
     lr, steps = 3e-2, 40
-    fall = decay or steps // 2
+    fall = min(decay or steps // 2, steps - warmup)
     done = run(program("tests/zo"), "rates", "warmup_stable_decay", lr, steps, warmup, decay)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1)  # whose group has the shares
     share = get_wsd_schedule(optimizer, warmup, fall, num_stable_steps=steps - warmup - fall, decay_type="linear").lr_lambdas[0]

@@ -51,7 +51,8 @@ bool lr_schedule_uses_steps(int schedule)
 
 int64_t lr_schedule_fall(int schedule, int64_t steps, int64_t decay)
 {
-    return !schedules[schedule].falls ? 0 : decay ? decay : steps / 2;
+    int64_t fall = decay > 0 ? decay : steps / 2;
+    return !schedules[schedule].falls ? 0 : fall < steps ? fall : steps;
 }
 
 int64_t lr_schedule_rise(int schedule, int64_t warmup)
@@ -61,12 +62,13 @@ int64_t lr_schedule_rise(int schedule, int64_t warmup)
 
 double lr_schedule_rate(int schedule, double lr, int64_t step, int64_t steps, int64_t warmup, int64_t decay)
 {
-    int64_t done = step - 1;
-    if (done < lr_schedule_rise(schedule, warmup))
+    int64_t done = step - 1, begin = lr_schedule_rise(schedule, warmup);
+    if (done < begin)
         return lr * (double)done / (double)warmup;
     if (!schedules[schedule].share)
         return lr;
-    int64_t begin = schedules[schedule].falls ? steps - lr_schedule_fall(schedule, steps, decay) : warmup;
+    if (schedules[schedule].falls && steps - lr_schedule_fall(schedule, steps, decay) > begin)
+        begin = steps - lr_schedule_fall(schedule, steps, decay);
     double progress = steps > begin && done > begin ? (double)(done - begin) / (double)(steps - begin) : 0;
     return lr * schedules[schedule].share(progress, lr);
 }

@@ -144,17 +144,6 @@ static struct error fill_defaults(struct config *config)
     return ok();
 }
 
-/* A schedule that falls at the end has warmed up before. */
-static struct error check_decay(const struct config *config)
-{
-    int64_t steps = config->optim.steps, fall = lr_schedule_fall(config->optim.schedule, steps, config->optim.decay);
-    if (fall == 0 || fall + config->optim.warmup <= steps)
-        return ok();
-    return error_input("a fall over %lld steps after optim.warmup's %lld is longer than optim.steps, %lld; expected "
-                       "less of either",
-                       (long long)fall, (long long)config->optim.warmup, (long long)steps);
-}
-
 /* It needs all that a step's predictions say of the word's coordinates. */
 static struct error check_method(const struct config *config)
 {
@@ -183,7 +172,6 @@ static struct error check_together(const struct config *config)
         return config_blame(config, "zo.rank",
                             error_input("is %lld, but zo.n is %lld; expected 0, or at least as many",
                                         (long long)config->zo.rank, (long long)config->zo.n));
-    TRY(config_blame(config, "optim.decay", check_decay(config)));
     TRY(check_method(config));
     if (config->use_cc && !config->data.captions)
         return config_blame(config, "use_cc",

@@ -127,7 +127,7 @@ const struct key config_keys[] = {
     {"optim.warmup", INTEGER, AT(optim.warmup), true, "0", 0, 1000000000,
      .meaning = "steps over which the learning rate rises from zero, if the schedule has a warmup"},
     {"optim.decay", INTEGER, AT(optim.decay), true, "0", 0, 1000000000, .before = "0",
-     .meaning = "last steps, over which warmup_stable_decay falls to zero; 0: half of optim.steps"},
+     .meaning = "last steps, over which warmup_stable_decay falls to zero; at most all; 0: half"},
     {"optim.batch_size", INTEGER, AT(optim.batch_size), true, "1", 1, 1024, .meaning = "pictures per step"},
     {"optim.beta1", NUMBER, AT(optim.beta1), true, "0.9", 0, 0.999999999, .meaning = "Adam's decay of the mean"},
     {"optim.beta2", NUMBER, AT(optim.beta2), true, "0.999", 0, 0.999999999, .meaning = "Adam's decay of the square"},

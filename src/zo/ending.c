@@ -28,7 +28,7 @@ static bool falls(const struct config *c)
 /* Of a run that has `steps` in all. */
 static int64_t fall_of(const struct config *c, int64_t steps)
 {
-    return least(lr_schedule_fall(c->optim.schedule, steps, c->optim.decay), steps);
+    return lr_schedule_fall(c->optim.schedule, steps, c->optim.decay);
 }
 
 int64_t ending_last(const struct ending *e, const struct config *c)
