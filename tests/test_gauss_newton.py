@@ -21,7 +21,7 @@ def learn(folder, derivative, batch, vectors, ranks=1, **changes):
         folder, model=str(TOYBOX / "model"), device="cpu", seed=3, quant__bits=32, data__images=str(SUBJECT), data__resolution=64,
         token__placeholder="sks", token__initializer="toy", token__vectors=vectors, zo__n=N, zo__derivative=derivative, zo__eps=1e-3,
         zo__directions="text", zo__refresh=3, zo__tau=3, zo__nu=0.9, optim__method="gauss_newton", optim__steps=STEPS, optim__lr=LR,
-        optim__schedule="warmup_stable_decay", optim__decay=FALL, optim__batch_size=batch, output__save_every=1,
+        optim__schedule="warmup_stable_decay", zo__timestep_order="even", optim__decay=FALL, optim__batch_size=batch, output__save_every=1,
         output__checkpoint_every=1, output__checkpoint_keep=0, output__prompts=[], **changes)
     mpirun(ranks, program("zoodip"), "train", config)
     return config, output
@@ -65,8 +65,8 @@ def test_each_step_is_the_one_that_pytorch_finds(tmp_path, derivative, batch, ve
         losses, slopes, squares = changes_of(model, embedding, load_file(files[step]), basis.float().reshape(N, vectors, -1))
         known = 0.9 * known + squares.mean(1)
         moves = -slopes.mean(1) / 2 / (known + 3 * losses.mean() / (batch * numbers) / LR ** 2)
-        if moves.norm() > LR * N ** 0.5:
-            moves *= LR * N ** 0.5 / moves.norm()
+        if moves.norm() > LR * N ** 0.5 / 2:
+            moves *= LR * N ** 0.5 / 2 / moves.norm()
             cut += 1
         moves *= rates[step - 1] / LR
         new = load_file(output / f"learned_embeds-steps-{step}.safetensors")["sks"]

@@ -15,7 +15,7 @@ STREAM = 9
 def draw(kind, count, *bounds, seed=1, step=2, stream=STREAM, first=0, command=None):
     arguments = [kind, seed, step, stream, first, count, *bounds]
     out = subprocess.run([command or program("tests/rng"), *map(str, arguments)], capture_output=True, check=True).stdout
-    return np.frombuffer(out, {"words": np.uint32, "normals": np.float32, "integers": np.int32}[kind])
+    return np.frombuffer(out, {"words": np.uint32, "normals": np.float32, "integers": np.int32, "even": np.int32}[kind])
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +103,23 @@ def test_integers_fill_their_range_evenly(stats, low, high):
     counts = np.bincount((values - low) * bins // (high - low), minlength=bins)
     if bins > 1 and (high - low) % bins == 0:
         assert stats.chisquare(counts).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**40])
+@pytest.mark.parametrize("low, high", [(500, 900), (0, 1), (-3, 4), (0, 2**31 - 1)])
+def test_any_stretch_of_the_even_sequence_fills_its_range(seed, low, high):
+    """Golden ratios modulo 1 leave gaps of at most 1.9 / count (three distances; Swierczkowski 1959). Random: some 7 / count of 500."""
+    assert (draw("even", 50, low, high, seed=seed) == draw("even", 50, low, high, seed=seed, step=9, stream=3)).all()
+    for first, count in [(0, 5), (7, 50), (10**6, 500)]:
+        values = np.sort(draw("even", count, low, high, seed=seed, first=first).astype(np.int64))
+        assert values[0] >= low and values[-1] < high
+        gaps = np.diff([*values, values[0] + high - low])
+        assert gaps.max() <= 1.9 * (high - low) / count + 1
+
+
+def test_even_sequences_of_different_seeds_start_anywhere(stats):
+    starts = [int(draw("even", 1, 0, 1000, seed=seed)[0]) for seed in range(300)]
+    assert stats.kstest(starts, "uniform", args=(0, 1000)).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("compiler", ["gcc -O0", "gcc -O3", "gcc -O3 -march=native", "clang -O0", "clang -O3"])

@@ -147,6 +147,19 @@ def test_both_flips_several_pictures_and_captions_were_drawn(trained):
     assert all(500 <= int(t) < 900 for d in trained.draws for t in d["timestep"])
 
 
+def test_even_timesteps_are_one_sequence_over_steps_and_batches(tmp_path):
+    drawn = {}
+    for batch in (1, 2, 3):
+        config, _ = write_recipe(tmp_path / f"{batch}", data__images=str(SUBJECT), optim__batch_size=batch, zo__timestep_order="even",
+                                 zo__timesteps=[100, 980])
+        files = [tmp_path / f"{batch}-{step}" for step in range(1, 6 // batch + 1)]
+        run(program("tests/draws"), config, *(word for step, file in enumerate(files, 1) for word in (step, file)))
+        drawn[batch] = [int(t) for file in files for t in load_file(file)["timestep"]]
+    assert drawn[1] == drawn[2] == drawn[3] and len(set(drawn[1])) == 6
+    apart = [(b - a) % 880 / 880 for a, b in zip(drawn[1], drawn[1][1:])]
+    assert apart == pytest.approx([(5 ** 0.5 - 1) / 2] * 5, abs=2 / 880)
+
+
 def test_tangents_are_what_differences_come_near(tmp_path):
     """In the first step both stand at the same word, on the same draws."""
     slopes = {}

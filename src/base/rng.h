@@ -21,7 +21,8 @@ enum stream {
     STREAM_POSTERIOR,
     STREAM_NOISE,
     STREAM_TIMESTEP,
-    STREAM_SAMPLE = 7,
+    STREAM_EVEN, /* where a sequence of rng_even starts, as word 0 of step 0 */
+    STREAM_SAMPLE,
     STREAM_DIRECTION, /* the last: direction i = 1..n has stream STREAM_DIRECTION + i */
 };
 
@@ -30,6 +31,10 @@ uint32_t rng_word(uint64_t seed, uint64_t step, uint32_t stream, uint64_t index)
 
 /* Uniform integer in [low, high), high > low, from word `index`: the high half of a 32 x 32 bit product. */
 int32_t rng_integer(uint64_t seed, uint64_t step, uint32_t stream, uint64_t index, int32_t low, int32_t high);
+
+/* Integer `index` of a sequence in [low, high) of which every stretch is spread evenly (low discrepancy), though each
+ * integer alone is uniform: a start out of the seed, plus index golden ratios, modulo the range (Weyl). */
+int32_t rng_even(uint64_t seed, uint64_t index, int32_t low, int32_t high);
 
 /* out[i] = standard normal number first + i of a stream, i < count. */
 void rng_normals(uint64_t seed, uint64_t step, uint32_t stream, uint64_t first, int64_t count, float *out);

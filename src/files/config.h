@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 52 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 53 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -46,6 +46,9 @@ enum directions { DIRECTIONS_NORMAL, DIRECTIONS_TABLE, DIRECTIONS_TEXT };
 
 /* How slopes move the word: by Adam (the paper's), or by zo/gauss_newton.h. */
 enum method { METHOD_ADAM, METHOD_GAUSS_NEWTON };
+
+/* Whether a step's timesteps know of the steps before. */
+enum timestep_order { TIMESTEPS_RANDOM, TIMESTEPS_EVEN };
 
 enum directions_per { DIRECTIONS_PER_STEP, DIRECTIONS_PER_PICTURE };
 
@@ -80,6 +83,7 @@ struct config {
         int64_t tau;   /* 0: min(128, width of the embedding / 6), once the model is known */
         double nu;
         int64_t timesteps[2]; /* [first, end) */
+        enum timestep_order timestep_order;
     } zo;
     struct {
         int64_t steps;

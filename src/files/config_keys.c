@@ -16,6 +16,7 @@ static const char *const directions_names[] = {
     [DIRECTIONS_NORMAL] = "normal", [DIRECTIONS_TABLE] = "table", [DIRECTIONS_TEXT] = "text", NULL};
 static const char *const method_names[] = {[METHOD_ADAM] = "adam", [METHOD_GAUSS_NEWTON] = "gauss_newton", NULL};
 static const char *const per_names[] = {[DIRECTIONS_PER_STEP] = "step", [DIRECTIONS_PER_PICTURE] = "picture", NULL};
+static const char *const order_names[] = {[TIMESTEPS_RANDOM] = "random", [TIMESTEPS_EVEN] = "even", NULL};
 static const char *const fit_names[] = {[FIT_CROP] = "crop", [FIT_SQUASH] = "squash", NULL};
 
 const char *derivative_name(enum derivative derivative)
@@ -115,6 +116,10 @@ const struct key config_keys[] = {
      .meaning = "share of the kept embeddings' variance that counts as noise"},
     {"zo.timesteps", PAIR, AT(zo.timesteps), true, "[500, 900]", 0, 1000000, .check = check_timesteps,
      .meaning = "timesteps used for training: a half-open range [first, end)"},
+    {"zo.timestep_order", POSITION, AT(zo.timestep_order), true, "\"random\"", .names = order_names,
+     .before = "\"random\"",
+     .meaning = "how they follow each other: random; even: spread over the range in any few steps, so less is left to "
+                "chance"},
     {"optim.steps", INTEGER, AT(optim.steps), true, "30000", 1, 1000000000, .meaning = "training steps in all"},
     {"optim.method", POSITION, AT(optim.method), true, "\"adam\"", .names = method_names, .before = "\"adam\"",
      .meaning = "how slopes move the word: adam; gauss_newton: a step of its own length, from what zo.n directions of "

@@ -21,6 +21,7 @@ struct draw_shape draw_shape_of(const struct config *config, int64_t pictures, i
         .directions = config->zo.n * pictures_with_own,
         .dim = dim,
         .timesteps = {(int32_t)config->zo.timesteps[0], (int32_t)config->zo.timesteps[1]},
+        .even = config->zo.timestep_order == TIMESTEPS_EVEN,
     };
 }
 
@@ -81,11 +82,13 @@ void draws_make(struct draws *d, int64_t step)
     const struct draw_shape *s = &d->shape;
     uint64_t at = (uint64_t)step;
     for (int64_t b = 0; b < s->batch; b++) {
+        int64_t sample = (step - 1) * s->batch + b;
         uint64_t index = (uint64_t)b;
-        d->picture[b] = picture_of(d, (step - 1) * s->batch + b);
+        d->picture[b] = picture_of(d, sample);
         d->flip[b] = s->flip ? (int32_t)(rng_word(s->seed, at, STREAM_FLIP, index) >> 31) : 0;
         d->caption[b] =
             s->captions ? rng_integer(s->seed, at, STREAM_CAPTION, index, 0, (int32_t)s->captions) : d->picture[b];
-        d->timestep[b] = rng_integer(s->seed, at, STREAM_TIMESTEP, index, s->timesteps[0], s->timesteps[1]);
+        d->timestep[b] = s->even ? rng_even(s->seed, (uint64_t)sample, s->timesteps[0], s->timesteps[1])
+                                 : rng_integer(s->seed, at, STREAM_TIMESTEP, index, s->timesteps[0], s->timesteps[1]);
     }
 }

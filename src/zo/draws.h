@@ -29,6 +29,7 @@ struct draw_shape {
     int64_t n;                       /* directions of a picture */
     int64_t directions, dim;         /* of a step: n or n batch; and their length: vectors x width */
     int32_t timesteps[2];            /* [first, end) */
+    bool even;                       /* they follow each other evenly: rng_even, one sequence for all steps */
 };
 
 /* What a config asks for, with `captions` as above. */

@@ -6,8 +6,9 @@
 #include "base/memory.h"
 #include "zo/train.h"
 
-static const double KEPT = 0.9; /* of h, from step to step: a memory of ten steps */
-static const double DOUBT = 3;  /* errors of neighbouring numbers are alike: they tell less than N numbers would */
+static const double KEPT = 0.9;  /* of h, from step to step: a memory of ten steps */
+static const double DOUBT = 3;   /* errors of neighbouring numbers are alike: they tell less than N numbers would */
+static const double REACH = 0.5; /* of tau sqrt(n), by which a word of the table differs from another along n rows */
 
 /* Every rank's predictions, to all: each left the others' lanes zero, so the sums are exact. */
 static struct error gather(struct training *t)
@@ -58,7 +59,7 @@ static void choose_moves(struct training *t, const struct step_slots *s)
         g->moves[i] = known > 0 ? -half_slope / known : 0; // else nothing moves the prediction, which has no error
         squares += g->moves[i] * g->moves[i];
     }
-    double length = sqrt(squares), reach = tau * sqrt((double)s->n);
+    double length = sqrt(squares), reach = REACH * tau * sqrt((double)s->n);
     for (int64_t i = 0; i < s->n && length > reach; i++)
         g->moves[i] *= reach / length;
 }

@@ -12,11 +12,12 @@
  *
  *     h_i = KEPT h_i + a_i,    c_i = -b_i / (h_i + lambda),    lambda = DOUBT loss / (B N tau^2),   tau = optim.lr
  *
- * all together at most tau sqrt(n) long, and shorter in proportion as the learning rate falls. That is a Kalman filter
- * for each coordinate: h_i says how well the pictures so far, the older the less, know it, and lambda what was known
- * before: that it lies some tau away, as rows of the token table do; a_i being a mean of B N numbers, that counts as one
- * in B N of them. DOUBT would be 1 if the error's numbers were independent; slopes of toybox vary ten times as much as
- * that says, and 3 learned faster than 1 and 10. The matrix of all p_i p_j instead of its diagonal was not better there.
+ * all together at most REACH tau sqrt(n) long, and shorter in proportion as the learning rate falls. That is a Kalman
+ * filter for each coordinate: h_i says how well the pictures so far, the older the less, know it, and lambda what was
+ * known before: that it lies some tau away, as rows of the token table do; a_i being a mean of B N numbers, that counts
+ * as one in B N of them. DOUBT would be 1 if the error's numbers were independent; slopes of toybox vary ten times as
+ * much as that says, and 3 learned faster than 1, 6 and 10. REACH 1/2 was better than 1 where the first pictures tell
+ * little. The matrix of all p_i p_j instead of its diagonal was not better.
  *
  * Invariant: all ranks have all predictions, so all compute the same.
  */

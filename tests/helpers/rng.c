@@ -2,6 +2,7 @@
  * rng words SEED STEP STREAM FIRST COUNT    numbers of a stream, raw on stdout: u32
  * rng normals SEED STEP STREAM FIRST COUNT  the same as standard normals: f32
  * rng integers SEED STEP STREAM FIRST COUNT LOW HIGH   the same in [LOW, HIGH): i32
+ * rng even SEED STEP STREAM FIRST COUNT LOW HIGH       of the even sequence, which has neither step nor stream: i32
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +34,9 @@ static int numbers(const char *kind, char **argv, int bounds)
         rng_normals(seed, step, stream, first, (int64_t)count, out);
     for (uint64_t i = 0; i < count && strcmp(kind, "normals") != 0; i++) {
         uint32_t word = rng_word(seed, step, stream, first + i);
-        if (bounds)
+        if (strcmp(kind, "even") == 0)
+            word = (uint32_t)rng_even(seed, first + i, atoi(argv[5]), atoi(argv[6]));
+        else if (bounds)
             word = (uint32_t)rng_integer(seed, step, stream, first + i, atoi(argv[5]), atoi(argv[6]));
         memcpy(out + i, &word, sizeof word);
     }
@@ -46,8 +49,8 @@ int main(int argc, char **argv)
 {
     if (argc == 8 && strcmp(argv[1], "philox") == 0)
         return philox(argv + 2);
-    if (argc == 7 || (argc == 9 && strcmp(argv[1], "integers") == 0))
+    if (argc == 7 || (argc == 9 && (strcmp(argv[1], "integers") == 0 || strcmp(argv[1], "even") == 0)))
         return numbers(argv[1], argv + 2, argc == 9);
-    fprintf(stderr, "usage: rng philox|words|normals|integers ...\n");
+    fprintf(stderr, "usage: rng philox|words|normals|integers|even ...\n");
     return 2;
 }
