@@ -65,9 +65,13 @@ def tiny(random_models, tmp_path):
     return lambda name="run", **changes: tiny_recipe(random_models, tmp_path / name, **changes)
 
 
+# Along the text's directions, found again before the third step, by steps that need the predictions.
+FAST = dict(zo__n=4, zo__directions="text", zo__refresh=2, optim__method="gauss_newton", optim__lr="auto", optim__batch_size=2)
+
+
 @pytest.mark.parametrize("changes", [dict(), dict(optim__batch_size=3, zo__n=2, data__flip=True), dict(zo__sides=2, token__vectors=2),
-                                     dict(quant__bits=4), dict(quant__activations="bf16")],
-                         ids=["plain", "batch", "two sides", "4 bits", "bf16"])
+                                     dict(quant__bits=4), dict(quant__activations="bf16"), FAST],
+                         ids=["plain", "batch", "two sides", "4 bits", "bf16", "fast"])
 def test_losses_are_those_of_the_cpu(tiny, changes):
     changes = {**changes, "output__prompts": []}
     config, output = tiny("cuda", **changes)
@@ -79,8 +83,9 @@ def test_losses_are_those_of_the_cpu(tiny, changes):
     assert ((ours - cpu).abs() / cpu).max() < 1e-3
 
 
-def test_the_same_run_gives_the_same_bits_and_a_resumed_one_too(tiny):
-    config, output = tiny(output__prompts=[])
+@pytest.mark.parametrize("changes", [dict(), FAST], ids=["plain", "fast"])
+def test_the_same_run_gives_the_same_bits_and_a_resumed_one_too(tiny, changes):
+    config, output = tiny(output__prompts=[], **changes)
     run(cuda_program("zoodip"), "train", config)
     whole = learned(output)
     run(cuda_program("zoodip"), "train", config, "--overwrite")
@@ -173,7 +178,7 @@ def planned_and_taken(stderr):
 
 PLANNED = {"plain": dict(), "lanes": dict(zo__n=5, optim__batch_size=2), "4 bits": dict(quant__bits=4), "16 bits": dict(quant__bits=16),
            "samples": dict(output__sample_every=2), "vectors": dict(token__vectors=3),
-           "bf16": dict(quant__bits=16, quant__activations="bf16")}
+           "bf16": dict(quant__bits=16, quant__activations="bf16"), "fast": FAST}
 
 
 @pytest.mark.parametrize("case", slice_of(list(PLANNED), 2))
