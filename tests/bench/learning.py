@@ -141,7 +141,7 @@ def compare_derivatives(a):
 # -------------------------------------------------------------------------------- Gauss-Newton steps
 
 N_FAST = 16
-FAST = dict(zo__n=N_FAST, zo__derivative="tangent", zo__directions="text", zo__refresh=20, zo__timestep_order="even", optim__method="gauss_newton", optim__lr="auto",
+FAST = dict(zo__n=N_FAST, zo__derivative="tangent", zo__directions="text", zo__refresh=10, zo__timestep_order="even", optim__method="gauss_newton", optim__lr="auto",
             optim__schedule="warmup_stable_decay")
 
 
