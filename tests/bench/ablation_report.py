@@ -28,6 +28,7 @@ SUBSPACE_OFF = dict(zo__tau=2)  # two rows have one direction, which is signal
 TIMESTEPS_OFF = dict(zo__timesteps=ALL_TIMESTEPS)
 TANGENT = dict(zo__derivative="tangent")
 TEXT = TANGENT | dict(zo__n=16, zo__directions="text", zo__rank=16, optim__lr=0.1, optim__schedule="warmup_stable_decay")
+FAST = dict(zo__refresh=10, zo__timestep_order="even", optim__method="gauss_newton", optim__lr="auto")
 SETTINGS = {
     "base": ("the base", {}),
     "both-off": ("no subspace, all timesteps", SUBSPACE_OFF | TIMESTEPS_OFF),
@@ -35,7 +36,7 @@ SETTINGS = {
     "timesteps-off": ("all timesteps", TIMESTEPS_OFF),
     "text": ("the text's 16 directions", TEXT),
     "text-subspace-off": ("the same, no subspace", TEXT | SUBSPACE_OFF),
-    "gauss-newton": ("the same 16, Gauss-Newton", TEXT | dict(optim__method="gauss_newton", optim__lr="auto")),
+    "gauss-newton": ("Gauss-Newton along them", TEXT | FAST),
     "n-8": ("n = 8", dict(zo__n=8)),
     "n-1": ("n = 1", dict(zo__n=1)),
     "fp32": ("32-bit weights", dict(quant__bits=32)),
