@@ -28,7 +28,8 @@ SUBSPACE_OFF = dict(zo__tau=2)  # two rows have one direction, which is signal
 TIMESTEPS_OFF = dict(zo__timesteps=ALL_TIMESTEPS)
 TANGENT = dict(zo__derivative="tangent")
 TEXT = TANGENT | dict(zo__n=16, zo__directions="text", zo__rank=16, optim__lr=0.1, optim__schedule="warmup_stable_decay")
-FAST = dict(zo__refresh=10, zo__timestep_order="even", optim__method="gauss_newton", optim__lr="auto")
+EVEN = dict(zo__timestep_order="even")
+FAST = EVEN | dict(zo__refresh=10, optim__method="gauss_newton", optim__lr="auto")
 SETTINGS = {
     "base": ("the base", {}),
     "both-off": ("no subspace, all timesteps", SUBSPACE_OFF | TIMESTEPS_OFF),
@@ -37,6 +38,7 @@ SETTINGS = {
     "text": ("the text's 16 directions", TEXT),
     "text-subspace-off": ("the same, no subspace", TEXT | SUBSPACE_OFF),
     "gauss-newton": ("Gauss-Newton along them", TEXT | FAST),
+    "even": ("even timesteps", EVEN),
     "n-8": ("n = 8", dict(zo__n=8)),
     "n-1": ("n = 1", dict(zo__n=1)),
     "fp32": ("32-bit weights", dict(quant__bits=32)),
@@ -46,7 +48,7 @@ SETTINGS = {
     "n-4": ("n = 4", dict(zo__n=4)),
     "tangent-4": ("tangents, n = 4", TANGENT | dict(zo__n=4)),
 }
-SHOWN = ["base", "subspace-off", "timesteps-off", "both-off", "n-1", "n-4", "n-8", "tangent-1", "tangent-2", "tangent-4", "tangent-8", "fp32",
+SHOWN = ["base", "subspace-off", "timesteps-off", "both-off", "even", "n-1", "n-4", "n-8", "tangent-1", "tangent-2", "tangent-4", "tangent-8", "fp32",
          "text", "text-subspace-off", "gauss-newton"]
 
 

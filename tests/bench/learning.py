@@ -153,15 +153,21 @@ def measure_fast(a):
     judges = {name: Judge(folder / name) for name in names}
     gradients = {name: loss_of_gradients(judge, FOLDER) for name, judge in judges.items()}
     print("| lanes | seed | toybox's eight | eight more | all, the best words | worst toy | toy by toy, % |\n|" + " --- |" * 7, flush=True)
-    for lanes, seed in product(a.fast, a.seeds):
-        found = learn_queue(f"fast-{lanes}-{seed}", [(folder / name, seed) for name in names], lanes // (N_FAST + 1), **FAST)
-        last, best = ({name: share_of_gain(judges[name].start, judges[name].of(found / f"{name}-{seed}" / file), gradients[name])
-                       for name in names} for file in ("learned_embeds-last.safetensors", "learned_embeds.safetensors"))
-        halves = [[last[name] for name in names if (name in known) == own] for own in (True, False)]
-        means = [f"{np.mean(half):.1%}" if half else "" for half in [*halves, list(best.values())]]
-        worst = min(names, key=last.get)
-        print(f"| {lanes:,} | {seed} | " + " | ".join(means) + f" | {last[worst]:.0%} ({worst}) | "
-              + ", ".join(f"{name} {100 * last[name]:.0f}" for name in names) + " |", flush=True)
+
+    def learn(run):
+        lanes, seed = run
+        return learn_queue(f"fast-{lanes}-{seed}", [(folder / name, seed) for name in names], lanes // (N_FAST + 1), **FAST)
+
+    runs = list(product(a.fast, a.seeds))
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        for (lanes, seed), found in zip(runs, pool.map(learn, runs)):
+            last, best = ({name: share_of_gain(judges[name].start, judges[name].of(found / f"{name}-{seed}" / file), gradients[name])
+                           for name in names} for file in ("learned_embeds-last.safetensors", "learned_embeds.safetensors"))
+            halves = [[last[name] for name in names if (name in known) == own] for own in (True, False)]
+            means = [f"{np.mean(half):.1%}" if half else "" for half in [*halves, list(best.values())]]
+            worst = min(names, key=last.get)
+            print(f"| {lanes:,} | {seed} | " + " | ".join(means) + f" | {last[worst]:.0%} ({worst}) | "
+                  + ", ".join(f"{name} {100 * last[name]:.0f}" for name in names) + " |", flush=True)
 
 
 def main():
