@@ -51,7 +51,7 @@ def learn_setting(setting, toys, seed):
     known = measured()[setting]
     if not (missing := [toy for toy in toys if (toy.name, seed) not in known]):
         return
-    folder = learn_queue(f"ablation/{setting}-{seed}", [(toy, seed) for toy in missing], steps(setting), **changes(setting))
+    folder = learn_queue(f"ablation/{setting}-{seed}-{toys[0].name}", [(toy, seed) for toy in missing], steps(setting), **changes(setting))
     with JUDGING:
         lines = [json.dumps(judge_run(setting, toy, seed, words(folder / f"{toy.name}-{seed}", steps(setting)))) for toy in missing]
         with RUNS.open("a") as file:
