@@ -73,7 +73,7 @@ def test_each_step_is_the_one_that_pytorch_finds(tmp_path, derivative, batch, ve
         theirs = (moves @ basis).reshape(vectors, -1)
         accuracy = 2e-4 if derivative == "tangent" else 2e-2
         assert ((new - embedding).double() - theirs).norm() < accuracy * theirs.norm(), f"step {step}"
-        assert torch.allclose(saved["v"][0].double(), known, rtol=accuracy)
+        assert torch.allclose(saved["v"][0].double(), known, rtol=2 * accuracy)  # squares: twice as far off
         embedding, known = new, saved["v"][0].double()
     assert 0 < cut < STEPS, "no step was cut, or all were: the case tests too little"
     assert not any(m["removed"] for m in metrics(output)), "the subspace is Adam's"
