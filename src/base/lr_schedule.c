@@ -63,12 +63,13 @@ int64_t lr_schedule_rise(int schedule, int64_t warmup)
 double lr_schedule_rate(int schedule, double lr, int64_t step, int64_t steps, int64_t warmup, int64_t decay)
 {
     int64_t done = step - 1, begin = lr_schedule_rise(schedule, warmup);
+    int64_t fall = lr_schedule_fall(schedule, steps, decay);
     if (done < begin)
         return lr * (double)done / (double)warmup;
     if (!schedules[schedule].share)
         return lr;
-    if (schedules[schedule].falls && steps - lr_schedule_fall(schedule, steps, decay) > begin)
-        begin = steps - lr_schedule_fall(schedule, steps, decay);
+    if (fall > 0 && steps - fall > begin)
+        begin = steps - fall;
     double progress = steps > begin && done > begin ? (double)(done - begin) / (double)(steps - begin) : 0;
     return lr * schedules[schedule].share(progress, lr);
 }

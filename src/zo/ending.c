@@ -19,16 +19,16 @@ static int64_t least(int64_t a, int64_t b)
 
 /* -------------------------------------------------------------------------------- the plan */
 
-/* Whether the rate holds and then falls, rather than as the config's other schedules. */
-static bool falls(const struct config *c)
-{
-    return lr_schedule_fall(c->optim.schedule, c->optim.steps, c->optim.decay) > 0;
-}
-
 /* Of a run that has `steps` in all. */
 static int64_t fall_of(const struct config *c, int64_t steps)
 {
     return lr_schedule_fall(c->optim.schedule, steps, c->optim.decay);
+}
+
+/* Whether the rate holds and then falls, rather than as the config's other schedules. */
+static bool falls(const struct config *c)
+{
+    return fall_of(c, c->optim.steps) > 0;
 }
 
 int64_t ending_last(const struct ending *e, const struct config *c)

@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 from arguments import arguments  # noqa: E402
 from conftest import ROOT  # noqa: E402
+from paper import FAST  # noqa: E402
 
 LANES = 2000
 RUNS = ROOT / "results" / "ablation.jsonl"
@@ -28,8 +29,6 @@ SUBSPACE_OFF = dict(zo__tau=2)  # two rows have one direction, which is signal
 TIMESTEPS_OFF = dict(zo__timesteps=ALL_TIMESTEPS)
 TANGENT = dict(zo__derivative="tangent")
 TEXT = TANGENT | dict(zo__n=16, zo__directions="text", zo__rank=16, optim__lr=0.1, optim__schedule="warmup_stable_decay")
-EVEN = dict(zo__timestep_order="even")
-FAST = EVEN | dict(zo__refresh=10, optim__method="gauss_newton", optim__lr="auto")
 SETTINGS = {
     "base": ("the base", {}),
     "both-off": ("no subspace, all timesteps", SUBSPACE_OFF | TIMESTEPS_OFF),
@@ -37,8 +36,8 @@ SETTINGS = {
     "timesteps-off": ("all timesteps", TIMESTEPS_OFF),
     "text": ("the text's 16 directions", TEXT),
     "text-subspace-off": ("the same, no subspace", TEXT | SUBSPACE_OFF),
-    "gauss-newton": ("Gauss-Newton along them", TEXT | FAST),
-    "even": ("even timesteps", EVEN),
+    "gauss-newton": ("Gauss-Newton along them", FAST),
+    "even": ("even timesteps", dict(zo__timestep_order="even")),
     "n-8": ("n = 8", dict(zo__n=8)),
     "n-1": ("n = 1", dict(zo__n=1)),
     "fp32": ("32-bit weights", dict(quant__bits=32)),

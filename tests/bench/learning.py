@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from arguments import arguments  # noqa: E402
 from conftest import ROOT, TOYBOX, metrics, program, recipe, run  # noqa: E402
 from judge import SUBJECTS, Judge, draw_unseen_toy, learn, loss_of_gradients, share_of_gain  # noqa: E402
+from paper import FAST  # noqa: E402
 from toys import sixteen  # noqa: E402
 
 FOLDER = ROOT / "build" / "bench-learning"
@@ -140,11 +141,6 @@ def compare_derivatives(a):
 
 # -------------------------------------------------------------------------------- Gauss-Newton steps
 
-N_FAST = 16
-FAST = dict(zo__n=N_FAST, zo__derivative="tangent", zo__directions="text", zo__refresh=10, zo__timestep_order="even", optim__method="gauss_newton", optim__lr="auto",
-            optim__schedule="warmup_stable_decay")
-
-
 def measure_fast(a):
     """A line for each number of lanes and seed: shares of the last words, and the mean of the best ones by the runs' own looks."""
     torch.set_num_threads(1)
@@ -156,7 +152,7 @@ def measure_fast(a):
 
     def learn(run):
         lanes, seed = run
-        return learn_queue(f"fast-{lanes}-{seed}", [(folder / name, seed) for name in names], lanes // (N_FAST + 1), **FAST)
+        return learn_queue(f"fast-{lanes}-{seed}", [(folder / name, seed) for name in names], lanes // (FAST["zo__n"] + 1), **FAST)
 
     runs = list(product(a.fast, a.seeds))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:

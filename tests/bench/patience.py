@@ -22,13 +22,14 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve
 from arguments import arguments  # noqa: E402
 from conftest import ROOT, metrics  # noqa: E402
 from judge import Judge, loss_of_gradients, share_of_gain  # noqa: E402
-from learning import FAST, FOLDER, N_FAST, learn_queue  # noqa: E402
+from learning import FOLDER, learn_queue  # noqa: E402
+from paper import FAST  # noqa: E402
 from toys import sixteen  # noqa: E402
 
 RUNS = ROOT / "results" / "patience.jsonl"
 JUDGING = threading.Lock()  # one PyTorch model for all threads
 LOOK_EVERY, DRAWS, WHOLE = 20, 30, "whole"
-LANES = N_FAST + 1
+LANES = FAST["zo__n"] + 1
 STEPS = 4500 // LANES  # of a run that is not ended
 RECIPE = FAST | dict(optim__decay=40, output__validate_every=LOOK_EVERY)
 
