@@ -97,6 +97,15 @@ def refused(done, *words):
         assert word in lines[0], lines[0]
 
 
+ISAS = ["generic", "avx2", "avx512"]
+
+
+def need_isa(isa):
+    """Skips the test if this processor lacks an instruction set of ISAS."""
+    if isa != "generic" and {"avx2": "avx2", "avx512": "avx512bw"}[isa] not in Path("/proc/cpuinfo").read_text():
+        pytest.skip(f"no {isa} here")
+
+
 def agree(ours, theirs, within=2e-6):
     """Two tensors differ by less than that, of the largest value."""
     assert ours.shape == theirs.shape

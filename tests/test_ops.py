@@ -5,7 +5,6 @@ where a single bit differs: so every test here checks that a lane's result depen
 """
 
 import subprocess
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from optimum.quanto import AbsmaxOptimizer, qint8, quantize_weight
 from safetensors.torch import load_file, save_file
 
-from conftest import agree, program, run
+from conftest import ISAS, agree, need_isa, program, run
 from test_quantize_weight import quantos4
 
 NEEDS = "peers"
@@ -88,6 +87,10 @@ CONVOLUTIONS = [  # height, width, in, out, kernel, stride, pad
     (1, 1, 8, 8, 3, 1, 1),
     (6, 6, 20, 4, 1, 1, 0),
     (16, 16, 130, 20, 3, 1, 1),
+    (7, 9, 8, 70, 3, 1, 1),
+    (23, 14, 37, 200, 3, 1, 1),
+    (10, 11, 150, 3, 3, 1, 0),
+    (6, 6, 40, 24, 3, 1, 2),
 ]
 
 
@@ -98,6 +101,17 @@ def test_conv_is_pytorchs(op, height, width, inner, outer, kernel, stride, pad):
     theirs = nhwc(F.conv2d(nchw(x), w, b, stride, pad))
     ours = op("conv", {"x": x, "weight": w, "bias": b}, channels=outer, height=theirs.shape[1], width=theirs.shape[2], stride=stride, pad=pad)
     agree(ours, theirs)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("mean", [0, 3])
+def test_convs_of_few_multiplications_keep_their_digits(op, isa, mean):
+    """Winograd's transforms magnify rounding, about five times here; with the usual points it would be ten."""
+    need_isa(isa)
+    x, w = torch.randn(2, 8, 8, 320) + mean, torch.randn(32, 320, 3, 3) / 54
+    exact = nhwc(F.conv2d(nchw(x).double(), w.double(), padding=1))
+    error = (op("conv", {"x": x, "weight": w}, isa, channels=32, pad=1) - exact).square().mean().sqrt() / exact.square().mean().sqrt()
+    assert error < 2.5e-6
 
 
 def test_downsampling_of_the_vae_pads_below_and_right_only(op):
@@ -135,9 +149,10 @@ FOUR_BITS = [(64, 256, 1), (30, 10, 3), (50, 64, 3), (37, 96, 3), (20, 33, 3), (
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("outer, inner, kernel", FOUR_BITS)
-def test_four_bit_weights_are_quantos(op, kind, outer, inner, kernel):
+@pytest.mark.parametrize("height", [5, 7])
+def test_four_bit_weights_are_quantos(op, kind, outer, inner, kernel, height):
     """Groups that end within a channel's taps, rows without groups, single rows; codes made at load, as in a file, or widened."""
-    x, w = torch.randn(3, 5, 6, inner), (torch.randn(outer, inner, kernel, kernel) / (inner * kernel**2) ** 0.5).to(kind)
+    x, w = torch.randn(3, height, 6, inner), (torch.randn(outer, inner, kernel, kernel) / (inner * kernel**2) ** 0.5).to(kind)
     four, numbers = quantos4(w), dict(channels=outer, pad=kernel // 2)
     file = {"x": x, "weight": four._data._data, "scale": four._scale, "shift": four._shift}
     alone = outer == 1 and four._group_size is None
@@ -277,11 +292,9 @@ def test_noise_is_added_to_a_posterior_sample_or_to_its_mean(op, sampled, veloci
 # -------------------------------------------------------------------------------- sets of instructions, errors
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ISAS)
 def test_every_instruction_set_agrees(op, isa):
-    flags = Path("/proc/cpuinfo").read_text()
-    if isa != "generic" and {"avx2": "avx2", "avx512": "avx512bw"}[isa] not in flags:
-        pytest.skip(f"no {isa} here")
+    need_isa(isa)
     x, w = torch.randn(3, 6, 7, 37), torch.randn(26, 37, 3, 3) / 18
     for bits in (32, 16, 8, 4):
         ours = op("conv", {"x": x, "weight": w}, isa, channels=26, pad=1, bits=bits)

@@ -4,13 +4,12 @@ The helper `op` also runs every case again for its first, middle and last lane a
 1, 2 and 3 threads, and fails where a single bit differs: so every test here also checks that a tangent's bits depend on
 no sibling, on no group that it is computed in, and on no thread.
 """
-from pathlib import Path
 
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_mode
 
-from conftest import agree
+from conftest import ISAS, agree, need_isa
 from test_ops import op, seeded  # noqa: F401, fixtures
 
 NEEDS = "peers"
@@ -79,11 +78,9 @@ def test_the_widest_head_leaves_room_for_tangents(streamed):
     agree_both(streamed(q, k, v, 1), pytorchs(q, k, v, 1), within=3e-6)
 
 
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ISAS)
 def test_every_instruction_set_agrees(streamed, isa):
-    flags = Path("/proc/cpuinfo").read_text()
-    if isa != "generic" and {"avx2": "avx2", "avx512": "avx512bw"}[isa] not in flags:
-        pytest.skip(f"no {isa} here")
+    need_isa(isa)
     q, k, v = make(130, 130, 2, 24)
     agree_both(streamed(q, k, v, 2, True, isa), pytorchs(q, k, v, 2, True), within=3e-6)
     agree_both(streamed(q[:PRIMAL], k, v, 2, False, isa), pytorchs(q[:PRIMAL], k, v, 2), within=3e-6)

@@ -4,14 +4,13 @@ The helper `op` also runs every case again for some lanes alone, a tangent after
 fails where a single bit differs: so every test here checks that a tangent depends on its primal only.
 """
 
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from optimum.quanto import AbsmaxOptimizer, qint8, quantize_weight
 
-from conftest import agree
+from conftest import ISAS, agree, need_isa
 from test_ops import CONVOLUTIONS, GEGLU, GELU, QUICK_GELU, SILU, activate, nchw, nhwc, op, seeded  # noqa: F401, two are fixtures
 from test_quantize_weight import quantos4
 
@@ -107,11 +106,9 @@ def weight_of(w, bits):
 
 
 @pytest.mark.parametrize("bits", [32, 16, 8, 4])
-@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ISAS)
 def test_weights_of_all_bits_and_every_instruction_set(with_tangents, isa, bits):
-    flags = Path("/proc/cpuinfo").read_text()
-    if isa != "generic" and {"avx2": "avx2", "avx512": "avx512bw"}[isa] not in flags:
-        pytest.skip(f"no {isa} here")
+    need_isa(isa)
     x, w, b = torch.randn(LANES, 6, 7, 64), torch.randn(26, 64, 3, 3) / 24, torch.randn(26)
     kept, most = weight_of(w, bits), 5e-4 if bits == 16 else 3e-6
     ours = with_tangents("conv", {"x": x, "weight": w, "bias": b}, isa, channels=26, pad=1, bits=bits, act=QUICK_GELU)

@@ -10,6 +10,8 @@ enum { ROWS = 6 }; /* 12 sums, 2 vectors of b, one of a: of 16 registers */
 #endif
 enum { PANEL = 2 * WIDTH };
 
+#include "device/cpu/kernels_winograd.h"
+
 /* -------------------------------------------------------------------------------- products */
 
 /* Inlined for each order of a, so that the compiler knows which of the strides is 1. */
@@ -387,6 +389,9 @@ const struct kernels KERNELS = {
     .tile_across = tile_across,
     .widen = widen,
     .unpack = unpack,
+    .winograd_source = winograd_source,
+    .winograd_weights = winograd_weights,
+    .winograd_result = winograd_result,
     .finish = finish,
     .softmax = softmax,
     .softmax_tangent = softmax_tangent,

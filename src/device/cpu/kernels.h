@@ -60,6 +60,13 @@ struct kernels {
      * scale * code - shift [count][panel]; scale, shift [panel]. */
     void (*unpack)(float *to, const uint8_t *from, const float *scale, const float *shift, int64_t count);
 
+    /* The transforms of winograd.c, whose squares are numbered row by row. What lies under a square, from [36][count],
+     * and the taps of a 3x3 weight, from [9][count], count a multiple of the panel, become 36 rows of count numbers,
+     * `stride` apart or dense; 36 rows of sums, [panel] each, become the 16 of a square. */
+    void (*winograd_source)(float *to, const float *const *from, int64_t count);
+    void (*winograd_weights)(float *to, int64_t stride, const float *const *from, int64_t count);
+    void (*winograd_result)(float *to, int64_t to_stride, const float *from, int64_t stride);
+
     void (*finish)(const struct finish *f);
 
     /* scores [keys][panel], in units of log2, become weights; those of keys >= visible[query] become 0, if visible is

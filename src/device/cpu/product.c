@@ -1,6 +1,6 @@
-#include <string.h>
+#include "device/cpu/product.h"
 
-#include "device/cpu/cpu.h"
+#include <string.h>
 
 /* y = x Wt for linear layers and convolutions alike. Row r of the left side is a position of a lane: its channels, or,
  * for a convolution, the channels under each tap one after the other, which are gathered only for the current block of
@@ -20,24 +20,6 @@ enum {
 };
 _Static_assert((BLOCK_ROWS * (DEPTH + CHUNK) + 32 * DEPTH) * sizeof(float) <= SCRATCH_BYTES, "a task's scratch");
 
-struct product {
-    const struct cpu *cpu;
-    const struct kernels *kernels;
-    struct tensor y, x;
-    const struct weight *weight;
-    struct epilogue epilogue;
-    int64_t primal;         /* lanes of y, which have a bias */
-    struct tensor factors;  /* of the act, which primal lanes write and tangents read; base NULL: none */
-    const int32_t *primals; /* [lanes of y]: each tangent's, where there are factors */
-    bool gathered;          /* a convolution with taps, stride or enlargement */
-    struct conv conv;
-    int64_t positions; /* of a lane of y */
-    int64_t depth, block_depth;
-    int64_t term_bytes; /* of one term of a panel */
-    int64_t rows, block_rows, row_blocks;
-    int64_t panels, chunk_panels;
-};
-
 /* A task's place and its thread's scratch. */
 struct block {
     int64_t first_row, rows; /* rows: rounded up to whole tiles in `tiles` */
@@ -55,11 +37,8 @@ static int64_t nearest(int64_t at, int64_t in, int64_t out)
     return smaller(from, in - 1);
 }
 
-/* The channels under one tap, or NULL outside. */
-static const float *under_tap(const struct product *p, int64_t lane, int64_t position, int64_t tap)
+const float *product_source(const struct product *p, int64_t lane, int64_t row, int64_t column)
 {
-    int64_t row = position / p->y.width * p->conv.stride - p->conv.pad + tap / p->weight->kw;
-    int64_t column = position % p->y.width * p->conv.stride - p->conv.pad + tap % p->weight->kw;
     int64_t height = p->conv.up ? p->y.height : p->x.height, width = p->conv.up ? p->y.width : p->x.width;
     if (row < 0 || row >= height || column < 0 || column >= width)
         return NULL;
@@ -68,6 +47,14 @@ static const float *under_tap(const struct product *p, int64_t lane, int64_t pos
         column = nearest(column, p->x.width, width);
     }
     return tensor_row(p->x, lane, row * p->x.width + column);
+}
+
+/* The channels under one tap, or NULL outside. */
+static const float *under_tap(const struct product *p, int64_t lane, int64_t position, int64_t tap)
+{
+    int64_t row = position / p->y.width * p->conv.stride - p->conv.pad + tap / p->weight->kw;
+    int64_t column = position % p->y.width * p->conv.stride - p->conv.pad + tap % p->weight->kw;
+    return product_source(p, lane, row, column);
 }
 
 /* Terms [first, first + count) of one row. */
@@ -120,18 +107,16 @@ static void unpack_terms(const struct product *p, float *to, int64_t panel, int6
     }
 }
 
-/* A panel's terms [first, first + count) as floats: in place, or in the task's scratch. */
-static const float *terms_of(const struct product *p, const struct block *b, int64_t panel, int64_t first,
-                             int64_t count)
+const float *product_terms(const struct product *p, float *wide, int64_t panel, int64_t first, int64_t count)
 {
     const char *at = panel_at(p, panel, first);
     if (p->weight->type == F32)
         return (const float *)at;
     if (p->weight->group)
-        unpack_terms(p, b->wide, panel, first, count);
+        unpack_terms(p, wide, panel, first, count);
     else
-        p->kernels->widen(b->wide, at, p->weight->type, count * p->kernels->panel);
-    return b->wide;
+        p->kernels->widen(wide, at, p->weight->type, count * p->kernels->panel);
+    return wide;
 }
 
 /* Adds terms [first, first + count) of panel n of the task to its sums, while prefetching the terms that come next:
@@ -144,7 +129,7 @@ static void add_terms(const struct product *p, const struct block *b, int64_t n,
     int64_t next_terms = last ? smaller(count, p->depth - first - count) : count;
     int64_t lines = next_terms * p->term_bytes / 64;
 
-    const float *terms = terms_of(p, b, b->first_panel + n, first, count);
+    const float *terms = product_terms(p, b->wide, b->first_panel + n, first, count);
     float *sums = b->sums + n * b->tiles * k->rows * k->panel;
     for (int64_t t = 0; t < b->tiles; t++) {
         for (int64_t line = t * lines / b->tiles; line < (t + 1) * lines / b->tiles; line++)
@@ -153,15 +138,31 @@ static void add_terms(const struct product *p, const struct block *b, int64_t n,
     }
 }
 
-/* What differs from row to row. */
-static void finish_row(const struct product *p, struct finish *f, int64_t lane, int64_t position, int64_t column,
-                       int64_t packed)
+/* The channel of y that a panel begins with. */
+static int64_t panel_column(const struct product *p, int64_t panel)
+{
+    return panel * (p->weight->gated ? p->kernels->width : p->kernels->panel);
+}
+
+struct finish product_finish(const struct product *p, int64_t first_panel, int64_t panels)
+{
+    int64_t column = panel_column(p, first_panel), end = panel_column(p, first_panel + panels);
+    return (struct finish){
+        .columns = smaller(end, p->y.channels) - column,
+        .scale = p->weight->type == I8 ? p->weight->scale + first_panel * p->kernels->panel : NULL,
+        .act = p->epilogue.act,
+        .gate_factors = p->y.channels,
+    };
+}
+
+void product_finish_row(const struct product *p, struct finish *f, int64_t lane, int64_t position, int64_t first_panel)
 {
     const struct tensor *bias = p->epilogue.lane_bias, *residual = p->epilogue.residual;
+    int64_t column = panel_column(p, first_panel);
     bool tangent = lane >= p->primal;
     f->tangent = tangent;
     f->y = tensor_row(p->y, lane, position) + column;
-    f->bias = p->weight->bias && !tangent ? p->weight->bias + packed : NULL;
+    f->bias = p->weight->bias && !tangent ? p->weight->bias + first_panel * p->kernels->panel : NULL;
     f->lane_bias = bias && !tangent ? tensor_row(*bias, lane, 0) + column : NULL;
     f->residual = residual ? tensor_row(*residual, lane, position) + column : NULL;
     if (p->factors.base)
@@ -172,20 +173,12 @@ static void finish_row(const struct product *p, struct finish *f, int64_t lane, 
 static void finish_block(const struct product *p, const struct block *b)
 {
     const struct kernels *k = p->kernels;
-    const struct weight *w = p->weight;
-    int64_t packed = b->first_panel * k->panel, per_panel = w->gated ? k->width : k->panel;
-    int64_t column = b->first_panel * per_panel;
+    struct finish f = product_finish(p, b->first_panel, b->panels);
+    f.sums = b->sums;
+    f.panel_stride = b->tiles * k->rows * k->panel;
     int64_t lane = b->first_row / p->positions, position = b->first_row % p->positions;
-    struct finish f = {
-        .sums = b->sums,
-        .panel_stride = b->tiles * k->rows * k->panel,
-        .columns = smaller(b->panels * per_panel, p->y.channels - column),
-        .scale = w->type == I8 ? w->scale + packed : NULL,
-        .act = p->epilogue.act,
-        .gate_factors = p->y.channels,
-    };
     for (int64_t r = 0; r < b->rows; r++, f.sums += k->panel) {
-        finish_row(p, &f, lane, position, column, packed);
+        product_finish_row(p, &f, lane, position, b->first_panel);
         if (++position == p->positions)
             position = 0, lane++;
     }
@@ -213,13 +206,12 @@ static void product_task(void *arg, int64_t i, int thread)
     finish_block(p, &b);
 }
 
-/* Cuts rows and panels into tasks: as large as the scratch allows, but enough of them for all threads. */
-static int64_t cut_into_tasks(struct product *p)
+int64_t product_cut(struct product *p, int64_t most_rows, int64_t most_columns)
 {
     const struct kernels *k = p->kernels;
     int64_t wanted = pool_threads(p->cpu->pool) == 1 ? 1 : 6 * pool_threads(p->cpu->pool);
-    int64_t most_rows = BLOCK_ROWS, fewest_rows = 4 * k->rows;
-    p->chunk_panels = smaller(CHUNK / k->panel, p->panels);
+    int64_t fewest_rows = 4 * k->rows;
+    p->chunk_panels = smaller(most_columns / k->panel, p->panels);
     for (;;) {
         p->row_blocks = (p->rows + most_rows - 1) / most_rows;
         p->block_rows = round_up((p->rows + p->row_blocks - 1) / p->row_blocks, k->rows);
@@ -243,10 +235,14 @@ static void multiply_rows(struct product *p)
     p->rows = p->y.lanes * p->positions;
     p->depth = weight_depth(w);
     p->term_bytes = w->group ? k->panel / 2 : k->panel * dtype_size(w->type);
+    p->panels = w->gated ? (w->out / 2 + k->width - 1) / k->width : (w->out + k->panel - 1) / k->panel;
+    if (winograd_serves(p)) {
+        winograd_multiply(p);
+        return;
+    }
     int64_t blocks = (p->depth + DEPTH - 1) / DEPTH;
     p->block_depth = round_up((p->depth + blocks - 1) / blocks, 8);
-    p->panels = w->gated ? (w->out / 2 + k->width - 1) / k->width : (w->out + k->panel - 1) / k->panel;
-    pool_run(p->cpu->pool, cut_into_tasks(p), product_task, p);
+    pool_run(p->cpu->pool, product_cut(p, BLOCK_ROWS, CHUNK), product_task, p);
 }
 
 /* The product for lanes [first, first + count) of y. */
