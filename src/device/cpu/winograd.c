@@ -150,15 +150,16 @@ static void winograd_task(void *arg, int64_t i, int thread)
         finish_square(p, &b, &f, r);
 }
 
-/* Measured on shapes of both kinds with 1, 3 and 9 lanes: fewer channels, a square or two, or squares of which most lies
- * outside are faster as taps. */
+/* Measured with 1, 3 and 9 lanes: fewer channels, a square or two, or squares of which most lies outside are faster as
+ * taps. And a network's last convolution, of few outputs, would be faster but keeps its digits: no layer after it averages
+ * what it rounds. */
 bool winograd_serves(const struct product *p)
 {
     const struct weight *w = p->weight;
     if (w->kh != 3 || w->kw != 3 || p->conv.stride != 1 || w->gated)
         return false;
     int64_t squares = squares_of_lane(p);
-    return w->in >= 8 && squares >= 4 && 2 * p->positions >= SIDE * SIDE * squares;
+    return w->in >= 8 && w->out >= 16 && squares >= 4 && 2 * p->positions >= SIDE * SIDE * squares;
 }
 
 void winograd_multiply(struct product *p)
