@@ -166,6 +166,7 @@ WRONG_SETS = [
     ("optim.beta1=1", "optim.beta1: is 1, expected a number"),
     ("optim.schedule=cosin", '"cosine"'),
     ("quant.bits=7", "quant.bits: is 7, expected 4, 8, 16 or 32"),
+    ("quant.tangents=16", "quant.tangents: is 16, expected 8 or 32"),
     ("data.flip=1", "data.flip: is 1, expected true or false"),
     ("data.fit=zoom", 'data.fit: is "zoom", expected "crop" or "squash"'),
     ("data.images=[]", "data.images: is a list of 0, expected a text, or a list of 1 to"),

@@ -42,6 +42,11 @@ typedef void linear_op(struct device *device, struct tensor y, struct tensor x, 
                        struct epilogue e);
 typedef void conv_op(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
                      struct epilogue e);
+/* Into how many blocks of channels, with a scale each, the tangents' x is encoded for a product of 8-bit codes; 0: the
+ * product takes floats. conv NULL: a linear layer. */
+typedef int64_t code_blocks(const struct device *device, struct tensor y, const struct weight *w,
+                            const struct conv *conv);
+code_blocks cpu_code_blocks; /* the CPU's, which a simulated device asks too */
 typedef void norm_op(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
                      float eps, enum act act);
 typedef void attention_op(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
@@ -75,12 +80,14 @@ struct device_ops {
     struct error (*run)(struct program *program);
     void (*free_compiled)(struct program *program);                      /* NULL: programs have no compiled form */
     struct error (*set_activations)(struct device *device, bool bfloat); /* NULL: float only */
+    void (*set_tangents)(struct device *device, int bits);               /* NULL: nothing to be done */
     /* Sets the pointers of w for parts that begin at `at` (may be NULL); returns the bytes. */
     int64_t (*weight_place)(const struct device *device, struct weight *w, char *at);
     /* Not called for norms and tables. */
     struct error (*weight_pack)(struct device *device, const struct weight *w, const struct weight_source *source);
     void (*write)(struct device *device, struct tensor to, const void *from);
     void (*read)(struct device *device, void *to, struct tensor from);
+    code_blocks *code_blocks; /* NULL: none */
     linear_op *linear;
     conv_op *conv;
     norm_op *norm;
@@ -133,12 +140,14 @@ struct device {
     int64_t store_bytes, store_used;
     bool fill;
     struct buffer arena;
-    int64_t programs;         /* in existence; the arena is freed with the last */
-    struct tangents tangents; /* of.base is NULL where there are none */
-    struct tensor factors;    /* of the op that is being run, see take_factors in ops.c */
-    struct program *program;  /* the one being made or run */
-    int64_t cursor;           /* its tensors so far */
-    int64_t clock;            /* a dry pass's allocations and frees so far */
+    int64_t programs;               /* in existence; the arena is freed with the last */
+    struct tangents tangents;       /* of.base is NULL where there are none */
+    int tangent_bits;               /* 32, or 8: see device_set_tangents */
+    struct tensor factors;          /* of the op that is being run, see take_factors in ops.c */
+    struct tensor codes, code_rows; /* likewise, see take_codes */
+    struct program *program;        /* the one being made or run */
+    int64_t cursor;                 /* its tensors so far */
+    int64_t clock;                  /* a dry pass's allocations and frees so far */
     bool dry;
 };
 

@@ -51,6 +51,13 @@ int64_t device_identity(const struct device *d)
     return d->identity;
 }
 
+void device_set_tangents(struct device *d, int bits)
+{
+    d->tangent_bits = bits;
+    if (d->ops->set_tangents)
+        d->ops->set_tangents(d, bits);
+}
+
 struct error device_set_activations(struct device *d, bool bfloat)
 {
     return d->ops->set_activations ? d->ops->set_activations(d, bfloat) : ok();

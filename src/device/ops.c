@@ -153,11 +153,35 @@ static void free_factors(struct device *d)
         device_free(d, &d->factors);
 }
 
+/* For products of tangents in 8 bits: x's codes, and the scale of each block (and what belongs to it) [tangent lanes,
+ * .., blocks]. */
+static void take_codes(struct device *d, struct tensor y, struct tensor x, const struct weight *w, const struct conv *c)
+{
+    int64_t primal = primal_lanes(d, y), tangents = y.lanes - primal;
+    int64_t blocks = tangents > 0 && d->tangent_bits == 8 && d->ops->code_blocks && is_product(w)
+                         ? d->ops->code_blocks(d, y, w, c)
+                         : 0;
+    if (blocks == 0)
+        return;
+    d->codes = device_alloc(d, I8, tangents, x.height, x.width, x.channels);
+    d->code_rows = device_alloc(d, I64, tangents, x.height, x.width, blocks);
+}
+
+static void free_codes(struct device *d)
+{
+    if (!d->codes.base)
+        return;
+    device_free(d, &d->code_rows);
+    device_free(d, &d->codes);
+}
+
 void op_linear(struct device *d, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
 {
     take_factors(d, y, e.act);
+    take_codes(d, y, x, w, NULL);
     if (ready(d, check_linear(d, y, x, w, e)))
         d->ops->linear(d, y, x, w, e);
+    free_codes(d);
     free_factors(d);
 }
 
@@ -176,8 +200,10 @@ void op_conv(struct device *d, struct tensor y, struct tensor x, const struct we
              struct epilogue e)
 {
     take_factors(d, y, e.act);
+    take_codes(d, y, x, w, &c);
     if (ready(d, check_conv(d, y, x, w, c, e)))
         d->ops->conv(d, y, x, w, c, e);
+    free_codes(d);
     free_factors(d);
 }
 

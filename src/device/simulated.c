@@ -84,6 +84,7 @@ struct error device_simulate(struct device **device, bool tangents)
         return error_memory("a plan");
     simulated->ops = (struct device_ops){
         .tangents = tangents,
+        .code_blocks = tangents ? cpu_code_blocks : NULL,
         .close = close_device,
         .wait = wait_for_stream,
         .alloc = alloc_memory,

@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 53 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 54 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -100,6 +100,7 @@ struct config {
     struct {
         int64_t bits;            /* 4, 8, 16 or 32 */
         const char *activations; /* "fp16" or "bf16": the operands of a GPU's products, in pairs */
+        int64_t tangents;        /* 32 or 8: bits in which tangents are multiplied */
     } quant;
     struct {
         char *dir;

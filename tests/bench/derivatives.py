@@ -5,6 +5,7 @@ size (random weights, int8, 512 px). The steps of both are taken in turn by one 
     .venv/bin/python tests/bench/derivatives.py                     all of it (about ten minutes on 2 cores)
     .venv/bin/python tests/bench/derivatives.py --only toybox
     .venv/bin/python tests/bench/derivatives.py --only sd15 --n 2 --rounds 5
+    .venv/bin/python tests/bench/derivatives.py --tangents 8 --n 2 8         on integer units
 
 An evaluation, or the derivative of one, is a lane: n + 1 of them make n slopes. Both are counted for each second of a core, the
 processor's time in all threads, which other work on the machine changes less than the clock's; those of the best step. The ratio is
@@ -23,14 +24,15 @@ from arguments import arguments  # noqa: E402
 from conftest import TOYBOX, environment, program, run, write_recipe  # noqa: E402
 
 
-def toybox_config(folder):
-    return write_recipe(folder, output__prompts=[])[0]
+def toybox_config(folder, bits):
+    return write_recipe(folder, output__prompts=[], quant__tangents=bits)[0]
 
 
-def sd15_config(folder):
+def sd15_config(folder, bits):
     """One picture, since only steps are measured."""
     path = bench.write_config(folder, bench.write_model(bench.FOLDER / "model"), 3, 8, 512)
     config = json.loads(path.read_text())
+    config["quant"]["tangents"] = bits
     config["data"]["images"] = [str(TOYBOX / "subjects" / "bear5" / "00.png")]
     path = folder / "derivatives.json"
     path.write_text(json.dumps(config))
@@ -72,10 +74,11 @@ def main():
     p.add_argument("--only", choices=MODELS, nargs="*", default=list(MODELS))
     p.add_argument("--n", type=int, nargs="*", help="of the steps that are timed")
     p.add_argument("--rounds", type=int, help="steps of each kind")
+    p.add_argument("--tangents", type=int, choices=[32, 8], default=32, help="bits in which tangents are multiplied")
     p.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     a = p.parse_args()
     bench.FOLDER.mkdir(parents=True, exist_ok=True)
-    configs = {model: MODELS[model][0](bench.FOLDER) for model in a.only}
+    configs = {model: MODELS[model][0](bench.FOLDER, a.tangents) for model in a.only}
     print("| model | n | lanes a core second: differences | tangents | slopes: differences | tangents | ratio |\n|" + " --- |" * 7)
     for model, config in configs.items():
         for rows in measure(config, a.rounds or MODELS[model][1], a.n or MODELS[model][2], a.threads):

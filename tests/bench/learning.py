@@ -7,6 +7,7 @@ draws, beside the numbers of the same algorithm and of gradients in PyTorch (dat
     .venv/bin/python tests/bench/learning.py --pictures bear5 duck6 heart4      copies their grids into results/
     .venv/bin/python tests/bench/learning.py --lanes 2000                       differences beside tangents
     .venv/bin/python tests/bench/learning.py --fast 500 1000 2000               Gauss-Newton steps, sixteen toys
+    .venv/bin/python tests/bench/learning.py --fast 1000 --tangents 8           the same with tangents in 8 bits
 
 With --lanes each toy is learned once for every derivative, n and seed, in LANES lanes: LANES / (n + 1) steps. A derivative and
 an n make a queue on one rank and one thread; a queue for each core runs at a time. What is learned stays in build/bench-learning,
@@ -152,7 +153,9 @@ def measure_fast(a):
 
     def learn(run):
         lanes, seed = run
-        return learn_queue(f"fast-{lanes}-{seed}", [(folder / name, seed) for name in names], lanes // (FAST["zo__n"] + 1), **FAST)
+        queue = f"fast-{lanes}-{seed}" + ("-eight" if a.tangents == 8 else "")
+        changes = dict(FAST, quant__tangents=a.tangents)
+        return learn_queue(queue, [(folder / name, seed) for name in names], lanes // (FAST["zo__n"] + 1), **changes)
 
     runs = list(product(a.fast, a.seeds))
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -174,6 +177,7 @@ def main():
     p.add_argument("--pictures", nargs="*", default=[], metavar="SUBJECT", help="copy these subjects' grids into results/")
     p.add_argument("--lanes", type=int, help="compare derivatives at so many lanes instead")
     p.add_argument("--fast", type=int, nargs="*", metavar="LANES", help="learn sixteen toys in so many lanes by Gauss-Newton steps instead")
+    p.add_argument("--tangents", type=int, choices=[32, 8], default=32, help="with --fast: bits in which tangents are multiplied")
     p.add_argument("--derivatives", nargs="*", default=["difference", "tangent"], help="of those")
     p.add_argument("--n", type=int, nargs="*", default=[1, 2, 8], help="directions a step")
     p.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])

@@ -126,10 +126,10 @@ class Networks:
 
 
 class Zoodip:
-    """The same by the program: fp32 arithmetic, weights in so many bits."""
+    """The same by the program: weights in so many bits, fp32 arithmetic but for tangents of 8 bits."""
 
-    def __init__(self, bits, threads):
-        self.bits, self.threads = bits, threads
+    def __init__(self, bits, threads, tangents=32):
+        self.bits, self.threads, self.tangent_bits = bits, threads, tangents
 
     def slopes(self, word, draws, *options):
         like = FrozenModel(TOYBOX / "model", [], "sks", 1)
@@ -151,7 +151,7 @@ class Zoodip:
         return self.slopes(word, draws, "--derivative", "difference", "--eps", EPS)
 
     def tangents(self, word, draws):
-        return self.slopes(word, draws, "--derivative", "tangent")
+        return self.slopes(word, draws, "--derivative", "tangent", "--tangents", self.tangent_bits)
 
 
 # How, bits of the weights, what computes it (given threads), and the kind of its slopes.
@@ -167,6 +167,7 @@ WAYS = [
     ("everything in fp16", 32, lambda _: Networks(torch.float16), "tangents"),
     ("operands rounded once to fp16, sums in fp32", 32, lambda _: Networks(torch.float32, rounded), "tangents"),
     *((f"tangents, zoodip on the CPU, {bits}-bit weights", bits, lambda t, bits=bits: Zoodip(bits, t), "tangents") for bits in (32, 8, 4)),
+    ("the same, 8-bit weights and tangents in 8 bits", 8, lambda t: Zoodip(8, t, 8), "tangents"),
 ]
 
 

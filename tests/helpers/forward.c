@@ -1,5 +1,5 @@
 /* forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8|4] [--device cpu|cuda]
- *         [--derivative tangent|difference] [--eps E]
+ *         [--derivative tangent|difference] [--eps E] [--tangents 32|8]
  *
  * Runs the parts of a model whose inputs are present, so that anyone can compare them with diffusers. F32 and NCHW in
  * the files:
@@ -14,7 +14,7 @@
  * `directions` [B, vectors, dim]; `sample`, `timestep` and `target` like `sample`. Outputs: `loss` F64 [B], the mean
  * squared error of the prediction, and `slope` F64 [B], its derivative along the row's direction; `hidden` and
  * `noise_pred` with their derivatives `hidden_tangent` and `noise_pred_tangent`. Exact (tangent), or by the difference
- * between the word and the word moved by E, 1e-3 if not given, along the direction.
+ * between the word and the word moved by E, 1e-3 if not given, along the direction. --tangents: in how many bits.
  */
 #include "forward.h"
 
@@ -224,7 +224,7 @@ static struct error forward_all(struct job *job)
 
 struct options {
     int bits;
-    const char *device, *derivative, *eps, *files[3];
+    const char *device, *derivative, *eps, *tangents, *files[3];
     int file_count;
 };
 
@@ -235,6 +235,8 @@ static const char **option(struct options *o, const char *name)
         return &o->device;
     if (strcmp(name, "--derivative") == 0)
         return &o->derivative;
+    if (strcmp(name, "--tangents") == 0)
+        return &o->tangents;
     return strcmp(name, "--eps") == 0 ? &o->eps : NULL;
 }
 
@@ -252,7 +254,7 @@ static struct error read_options(struct options *o, int argc, char **argv)
     }
     if (o->file_count < 3 || (o->bits != 32 && o->bits != 16 && o->bits != 8 && o->bits != 4))
         return error_input("usage: forward MODEL_DIR IN.safetensors OUT.safetensors [--bits 32|16|8|4] [--device "
-                           "cpu|cuda] [--derivative tangent|difference] [--eps E]");
+                           "cpu|cuda] [--derivative tangent|difference] [--eps E] [--tangents 32|8]");
     return ok();
 }
 
@@ -280,6 +282,7 @@ static struct error work(int argc, char **argv)
     TRY(safetensors_open(&job.in, o.files[1]));
     struct error e = device_open(&job.device, device_kinds(), o.device, 0, pool_default_threads(1));
     if (e.code == ERROR_NONE) {
+        device_set_tangents(job.device, o.tangents ? atoi(o.tangents) : 32);
         e = forward_options(&job, &o);
         device_close(job.device);
     }

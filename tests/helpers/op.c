@@ -13,7 +13,7 @@
  * the residual, or a norm's x); for 4-bit codes, the shape that they do not show: out, in, kernel, cycle.
  *
  * Tangents: with `of` I32 [1, 1, 1, lanes] among the tensors, lanes [0, primal=) are primal, the others tangents of
- * scale 2^log2=. Tensors of fewer lanes have the primal ones.
+ * scale 2^log2=, multiplied in tangent_bits= (32 or 8). Tensors of fewer lanes have the primal ones.
  */
 #include <math.h>
 #include <stdio.h>
@@ -339,6 +339,7 @@ static struct error run_lanes(const struct job *job, int64_t lane, int threads, 
     struct program *program = NULL;
     TRY(device_open(&r.device, device_kinds(), number(job, "device", 0) ? "cuda" : "cpu", 0, threads));
     struct error e = device_set_activations(r.device, number(job, "bfloat", 0));
+    device_set_tangents(r.device, (int)number(job, "tangent_bits", 32));
     if (e.code == ERROR_NONE)
         e = prepare(&r);
     if (e.code == ERROR_NONE)

@@ -1,7 +1,7 @@
+#include "device/cpu/attention.h"
+
 #include <math.h>
 #include <string.h>
-
-#include "device/cpu/cpu.h"
 
 /* Attention that never stores the matrix of scores (Dao et al., "FlashAttention", 2022): the keys are processed in
  * blocks, and each query keeps its largest score so far, the sum of its weights and its weighted sum of values, which
@@ -25,42 +25,10 @@
 
 enum {
     TERMS = 160,           /* terms of a score that are summed in one go: the rounding of longer sums would matter */
-    KEYS = 96,             /* most keys in a block */
+    KEYS = 192,            /* most keys in a block */
     KEY_NUMBERS = 32768,   /* most numbers in a block of keys: with as many values it stays in the L2 cache */
     QUERY_NUMBERS = 65536, /* the same for a task's queries and sums */
     QUERY_PANELS = 8,      /* most panels in a task */
-    GROUP = 8,             /* most tangents in a task */
-};
-
-struct attention {
-    const struct cpu *cpu;
-    const struct kernels *kernels;
-    struct tensor y, q, k, v;
-    int64_t primal;    /* lanes; those after them are tangents */
-    const int32_t *of; /* [y.lanes]: each lane's primal */
-    bool causal;
-    int64_t heads, size, padded_size; /* of a head; padded to whole tiles */
-    int64_t queries, keys, block_keys;
-    int64_t panels, blocks; /* panels in a task, tasks for a head of a lane */
-    int64_t group;          /* most tangents in a task */
-};
-
-/* One task and its thread's scratch. A task has a primal lane and some of its tangents, in this order. */
-struct query_block {
-    int64_t lanes[1 + GROUP], count;
-    bool leads;      /* does this task write the primal's result? */
-    int64_t channel; /* the head's first */
-    int64_t first, panels;
-    float *q, *o;      /* of each lane: [panels][size][panel], [panels][padded_size][panel] */
-    float *k, *v;      /* [block_keys][size], [block_keys][padded_size] */
-    float *weights;    /* [panels][block_keys][panel] */
-    float *statistics; /* [panels][3][panel] */
-
-    /* The tangents' */
-    float *k_tangent, *v_tangent; /* as k and v */
-    float *scores;                /* [block_keys][panel] */
-    float *means;                 /* of each lane: [panels][panel] */
-    float *moved;                 /* [panel]: how far the means have moved */
 };
 
 /* How many tangents of the same primal come before this one. */
@@ -88,13 +56,17 @@ static void choose_lanes(const struct attention *a, int64_t lane, struct query_b
             b->lanes[b->count++] = l;
 }
 
-/* Floats of scratch for a task with so many tangents. */
+/* Bytes of scratch for a task with so many tangents. */
 static int64_t scratch_for(const struct attention *a, int64_t tangents)
 {
     int64_t lanes = 1 + tangents, columns = a->panels * a->kernels->panel, keys = a->block_keys;
     int64_t both = a->size + a->padded_size; // a query's numbers and sums, a key's and values
     int64_t numbers = columns * (3 + keys + lanes * both) + keys * both;
-    return tangents == 0 ? numbers : numbers + columns * lanes + a->kernels->panel * (keys + 1) + keys * both;
+    struct attention_codes codes;
+    if (tangents > 0)
+        numbers += columns * lanes + a->kernels->panel * (keys + 1) + keys * both;
+    return numbers * (int64_t)sizeof(float) +
+           (tangents > 0 && a->unit ? attention8_lay_out(a, &codes, lanes, NULL) : 0);
 }
 
 static float *take(float **scratch, int64_t numbers)
@@ -125,6 +97,8 @@ static struct query_block lay_out(const struct attention *a, int64_t task, int t
     if (b.count > 1) {
         b.k_tangent = take(&scratch, keys * a->size);
         b.v_tangent = take(&scratch, keys * a->padded_size);
+        if (a->unit)
+            attention8_lay_out(a, &b.codes, b.count, (char *)scratch);
     }
     return b;
 }
@@ -157,6 +131,12 @@ static struct softmax statistics_of(const struct attention *a, const struct quer
     return (struct softmax){at, at + panel, at + 2 * panel};
 }
 
+/* Are the products of the task's tangents in codes? */
+static bool coded(const struct attention *a, const struct query_block *b)
+{
+    return a->unit && b->count > 1;
+}
+
 /* Queries as panels, times log2(e) / sqrt(size): scores are exponents of 2. */
 static void load_queries(const struct attention *a, const struct query_block *b, int64_t i)
 {
@@ -168,6 +148,8 @@ static void load_queries(const struct attention *a, const struct query_block *b,
         for (int64_t c = 0; c < a->size; c++)
             to[c * panel] = from[c] * scale;
     }
+    for (int64_t p = 0; coded(a, b) && p < b->panels; p++)
+        attention8_queries(a, b, i, p, queries_of(a, b, i, p));
 }
 
 static void begin(const struct attention *a, const struct query_block *b)
@@ -186,16 +168,19 @@ static void begin(const struct attention *a, const struct query_block *b)
     }
 }
 
-static void load_keys(const struct attention *a, const struct query_block *b, int64_t i, float *k, float *v,
-                      int64_t first, int64_t count)
+/* Keys [first, first + count) of lane i of the task, and their values. */
+static void load_keys(const struct attention *a, const struct query_block *b, int64_t i, int64_t first, int64_t count)
 {
     int64_t whole = round_up(count, a->kernels->rows), size = a->size, padded = a->padded_size, lane = b->lanes[i];
+    float *k = i > 0 ? b->k_tangent : b->k, *v = i > 0 ? b->v_tangent : b->v;
     for (int64_t j = 0; j < count; j++) {
         memcpy(k + j * size, tensor_row(a->k, lane, first + j) + b->channel, (size_t)size * sizeof(float));
         memcpy(v + j * padded, tensor_row(a->v, lane, first + j) + b->channel, (size_t)size * sizeof(float));
         memset(v + j * padded + size, 0, (size_t)(padded - size) * sizeof(float));
     }
     memset(k + count * size, 0, (size_t)((whole - count) * size) * sizeof(float));
+    if (coded(a, b))
+        attention8_keys(a, b, i > 0, count);
 }
 
 /* scores [count][panel] = (add ? scores : 0) + k q. */
@@ -228,6 +213,8 @@ static void weigh(const struct attention *a, const struct query_block *b, int64_
         visible[j] = (int32_t)(query + j + 1 - first);
     a->kernels->softmax(statistics_of(a, b, p), weights, count,
                         a->causal && first + count - 1 > query ? visible : NULL);
+    if (coded(a, b))
+        attention8_weights(a, b, p, weights, count);
 }
 
 /* Adds these keys to the sums of panel p. */
@@ -239,22 +226,42 @@ static void attend(const struct attention *a, const struct query_block *b, int64
     add_values(a, o, b->v, weights_of(a, b, p), count, first > 0);
 }
 
-/* The same for tangent i, before its primal's sums have these keys. */
-static void attend_tangent(const struct attention *a, const struct query_block *b, int64_t i, int64_t p, int64_t first,
-                           int64_t count)
+/* b->scores of tangent i: k q. + k. q. */
+static void score_tangent(const struct attention *a, const struct query_block *b, int64_t i, int64_t p, int64_t count)
 {
-    const float *weights = weights_of(a, b, p);
-    float *u = sums_of(a, b, i, p);
     bool moves = b->lanes[i] < a->q.lanes;
+    if (a->unit) {
+        attention8_scores(a, b, i, p, moves, count);
+        return;
+    }
     if (moves)
         multiply_queries(a, b->scores, b->k, queries_of(a, b, i, p), count, false);
     multiply_queries(a, b->scores, b->k_tangent, queries_of(a, b, 0, p), count, moves);
+}
+
+/* u = (add ? u : 0) + vt scores + v.t weights. */
+static void add_tangent_values(const struct attention *a, const struct query_block *b, float *u, int64_t p,
+                               int64_t count, bool add)
+{
+    if (a->unit) {
+        attention8_values(a, b, u, p, count, add);
+        return;
+    }
+    add_values(a, u, b->v, b->scores, count, add);
+    add_values(a, u, b->v_tangent, weights_of(a, b, p), count, true);
+}
+
+/* As attend for tangent i, before its primal's sums have these keys. */
+static void attend_tangent(const struct attention *a, const struct query_block *b, int64_t i, int64_t p, int64_t first,
+                           int64_t count)
+{
+    float *u = sums_of(a, b, i, p);
     struct softmax s = statistics_of(a, b, p);
-    a->kernels->softmax_tangent(s, means_of(a, b, i, p), b->moved, b->scores, weights, count);
+    score_tangent(a, b, i, p, count);
+    a->kernels->softmax_tangent(s, means_of(a, b, i, p), b->moved, b->scores, weights_of(a, b, p), count);
     if (first > 0)
         a->kernels->rescale_tangent(u, sums_of(a, b, 0, p), s.shrink, b->moved, a->padded_size);
-    add_values(a, u, b->v, b->scores, count, first > 0);
-    add_values(a, u, b->v_tangent, weights, count, true);
+    add_tangent_values(a, b, u, p, count, first > 0);
 }
 
 /* Adds keys [first, first + count) to all sums. */
@@ -263,11 +270,11 @@ static void attend_block(const struct attention *a, const struct query_block *b,
     int64_t panel = a->kernels->panel, from = 0; // the first panel that sees any of them
     while (a->causal && first > b->first + (from + 1) * panel - 1)
         from++;
-    load_keys(a, b, 0, b->k, b->v, first, count);
+    load_keys(a, b, 0, first, count);
     for (int64_t p = from; p < b->panels; p++)
         weigh(a, b, p, first, count);
     for (int64_t i = 1; i < b->count; i++) {
-        load_keys(a, b, i, b->k_tangent, b->v_tangent, first, count);
+        load_keys(a, b, i, first, count);
         for (int64_t p = from; p < b->panels; p++)
             attend_tangent(a, b, i, p, first, count);
     }
@@ -312,13 +319,15 @@ static void divide(struct attention *a)
     int64_t threads = pool_threads(a->cpu->pool), lanes = a->y.lanes, panel = a->kernels->panel;
     int64_t all = (a->queries + panel - 1) / panel;
     a->panels = clamp(QUERY_NUMBERS / (2 * a->padded_size * panel), 1, QUERY_PANELS);
+    if (a->unit && scratch_for(a, 1) > SCRATCH_BYTES) // follows from the head's size alone
+        a->unit = NULL;
     for (;; a->panels = (a->panels + 1) / 2) {
         a->blocks = (all + a->panels - 1) / a->panels;
         if (a->panels == 1 || a->primal * a->heads * a->blocks >= 4 * threads)
             break;
     }
-    int64_t room = SCRATCH_BYTES / (int64_t)sizeof(float), group = smaller(lanes - a->primal, GROUP);
-    while (group > 1 && scratch_for(a, group) > room)
+    int64_t group = smaller(lanes - a->primal, ATTENTION_GROUP);
+    while (group > 1 && scratch_for(a, group) > SCRATCH_BYTES)
         group--;
     for (a->group = group; a->group > 1; a->group = (a->group + 1) / 2) {
         int64_t tasks = 0;
@@ -337,10 +346,15 @@ void cpu_attention(struct device *device, struct tensor y, struct tensor q, stru
     a.primal = primal_lanes(device, y);
     a.of = a.primal < y.lanes ? tensor_data(device->tangents.of) : NULL;
     a.size = q.channels / heads;
-    a.padded_size = round_up(a.size, kernels->rows);
+    a.unit = device->tangent_bits == 8 && a.primal < y.lanes ? a.cpu->int8 : NULL;
+    a.padded_size = round_up(a.size, a.unit ? 12 : kernels->rows); // whole tiles of both kinds
     a.queries = tensor_positions(q);
     a.keys = tensor_positions(k);
     a.block_keys = clamp(KEY_NUMBERS / a.size / kernels->rows * kernels->rows, kernels->rows, KEYS);
+    if (a.unit) {
+        a.terms = round_up(a.size, a.unit->terms);
+        a.key_terms = round_up(a.block_keys, a.unit->terms);
+    }
     divide(&a);
     pool_run(a.cpu->pool, y.lanes * heads * a.blocks, attention_task, &a);
 }

@@ -91,8 +91,29 @@ static void cpu_read(struct device *d, void *to, struct tensor from)
     copy_rows(from, to, false);
 }
 
+static void cpu_set_tangents(struct device *d, int bits)
+{
+    const struct cpu *cpu = cpu_of(d);
+    snprintf(d->model, sizeof d->model, "cpu, %s%s%s", cpu->kernels->name, bits == 8 && cpu->int8 ? ", " : "",
+             bits == 8 && cpu->int8 ? cpu->int8->name : "");
+    if (bits == 8 && !cpu->int8)
+        snprintf(d->note, sizeof d->note, "quant.tangents: 8 takes floats here: %s has no products of 8 bits", d->name);
+}
+
+const struct int8_unit *cpu_int8(void)
+{
+    static const struct int8_unit *unit;
+    static bool known; // asked for with each op
+    const struct kernels *kernels = known ? NULL : pick_kernels();
+    if (kernels)
+        unit = int8_pick(kernels->panel);
+    known = true;
+    return unit;
+}
+
 static const struct device_ops cpu_ops = {
     .tangents = true,
+    .set_tangents = cpu_set_tangents,
     .close = cpu_close,
     .wait = cpu_wait,
     .alloc = cpu_alloc,
@@ -101,6 +122,7 @@ static const struct device_ops cpu_ops = {
     .weight_pack = cpu_weight_pack,
     .write = cpu_write,
     .read = cpu_read,
+    .code_blocks = cpu_code_blocks,
     .linear = cpu_linear,
     .conv = cpu_conv,
     .norm = cpu_norm,
@@ -127,6 +149,7 @@ struct error cpu_open(struct device **device, int index, int threads)
         return error_memory("the device");
     cpu->device.ops = &cpu_ops;
     cpu->kernels = kernels;
+    cpu->int8 = cpu_int8();
     struct error e = pool_open(&cpu->pool, threads);
     if (e.code == ERROR_NONE) {
         threads = pool_threads(cpu->pool);

@@ -9,7 +9,7 @@
 
 #include "base/pool.h"
 #include "device/backend.h"
-#include "device/cpu/kernels.h"
+#include "device/cpu/int8.h"
 
 enum { SCRATCH_BYTES = 2 << 20 }; /* for each thread */
 
@@ -17,7 +17,8 @@ struct cpu {
     struct device device;
     struct pool *pool;
     const struct kernels *kernels;
-    char *scratch; /* [threads][SCRATCH_BYTES] */
+    const struct int8_unit *int8; /* NULL: none that fits the kernels */
+    char *scratch;                /* [threads][SCRATCH_BYTES] */
 };
 
 static inline const struct cpu *cpu_of(const struct device *device)
@@ -37,6 +38,12 @@ static inline float *tensor_row(struct tensor t, int64_t lane, int64_t position)
     return (float *)tensor_data(t) + lane * t.lane_stride + position * t.row_stride;
 }
 
+/* Do a weight's 8-bit codes lie in fours, as int8.h takes them (see store.c)? */
+static inline bool in_fours(const struct weight *w)
+{
+    return w->type == I8 && w->in % 4 == 0;
+}
+
 static inline int64_t smaller(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -47,6 +54,9 @@ static inline int64_t mapped_lane(struct tensor map, int64_t lane)
 {
     return map.base ? ((const int32_t *)tensor_data(map))[lane] : lane;
 }
+
+/* What a CPU device of this machine multiplies codes with; NULL: it has nothing. */
+const struct int8_unit *cpu_int8(void);
 
 /* store.c */
 int64_t cpu_weight_place(const struct device *device, struct weight *w, char *at);

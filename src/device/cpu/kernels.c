@@ -1,5 +1,7 @@
 #include "device/cpu/kernels.h"
 
+#include <math.h>
+
 #include "base/rng_core.h"
 #include "device/cpu/kernels_vector.h"
 
@@ -85,6 +87,64 @@ static void widen(float *to, const void *from, enum dtype type, int64_t count)
         widen_bfloats(to, from, count);
     else
         widen_halves(to, from, count);
+}
+
+static void widen_fours(float *to, const uint8_t *from, int64_t count)
+{
+    for (int64_t k = 0; k < count; k += 4, from += 4 * PANEL, to += 4 * PANEL)
+        for (int half = 0; half < 2; half++) {
+            ivec fours;
+            memcpy(&fours, from + half * 4 * WIDTH, sizeof fours);
+            for (int i = 0; i < 4; i++)
+                store(to + i * PANEL + half * WIDTH, float_of((fours >> (8 * i)) & 255) - splat(128.f));
+        }
+}
+
+static void encode(int8_t *to, struct row_codes *row, const float *x, int64_t count)
+{
+    const vec magic = splat(0x1.8p23f); // adding it leaves the rounded number in the lowest bits
+    vec sizes = splat(0.f), nothing = splat(0.f);
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        vec v = load_some(x + i, count - i);
+        sizes = max_of(sizes, max_of(v, -v));
+        nothing = fma_of(v, splat(0.f), nothing); // is not a number where v is not finite
+    }
+    float size = largest_of(sizes);
+    bool finite = sum_of(nothing == splat(0.f)) == -WIDTH, zero = size < 0x1p-100f;
+    vec by = splat(zero || !finite ? 0.f : 127 / size);
+    ivec sum = {0};
+    for (int64_t i = 0; i < count; i += WIDTH) {
+        ivec codes = (ivec)fma_of(load_some(x + i, count - i), by, magic) - (ivec)magic;
+        bvec bytes = __builtin_convertvector(codes, bvec);
+        sum += codes;
+        memcpy(to + i, &bytes, (size_t)(count - i < WIDTH ? count - i : WIDTH));
+    }
+    row->scale = !finite ? NAN : zero ? 0 : size / 127;
+    row->excess = 128 * sum_of(sum);
+}
+
+static void encode_columns(uint8_t *to, float *scale, const float *x, int64_t count, int64_t terms)
+{
+    const vec magic = splat(0x1.8p23f + 128); // codes are written 128 higher
+    for (int half = 0; half < 2; half++, x += WIDTH, scale += WIDTH) {
+        vec size = splat(0.f), nothing = splat(0.f);
+        for (int64_t k = 0; k < count; k++) {
+            vec v = load(x + k * PANEL);
+            size = max_of(size, max_of(v, -v));
+            nothing = fma_of(v, splat(0.f), nothing);
+        }
+        size = choose(size < splat(0x1p-100f), splat(0.f), size);
+        vec by = choose(size > splat(0.f), splat(127.f) / size, splat(0.f));
+        store(scale, size / splat(127.f) + nothing);
+        for (int64_t k = 0; k < terms; k += 4) {
+            ivec fours = {0};
+            for (int i = 0; i < 4; i++) {
+                vec v = k + i < count ? load(x + (k + i) * PANEL) : splat(0.f);
+                fours |= (((ivec)fma_of(v, by, magic)) & 255) << (8 * i);
+            }
+            memcpy(to + (k * PANEL / 4 + half * WIDTH) * 4, &fours, sizeof fours);
+        }
+    }
 }
 
 /* Not one fused step: optimum-quanto rounds the product and then the difference. */
@@ -388,6 +448,9 @@ const struct kernels KERNELS = {
     .tile = tile,
     .tile_across = tile_across,
     .widen = widen,
+    .widen_fours = widen_fours,
+    .encode = encode,
+    .encode_columns = encode_columns,
     .unpack = unpack,
     .winograd_source = winograd_source,
     .winograd_weights = winograd_weights,

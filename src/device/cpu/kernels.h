@@ -43,6 +43,13 @@ struct norm_slope {
     float *scale, *shift, *mean, *dot_mean, *pull, *rest;
 };
 
+/* What belongs to the codes of a row's terms: a number is scale * code; excess is 128 times the sum of the codes, which
+ * int8.h's products have too much. */
+struct row_codes {
+    float scale;
+    int32_t excess;
+};
+
 struct kernels {
     const char *name;
     int64_t rows, panel;
@@ -55,6 +62,16 @@ struct kernels {
 
     /* count numbers kept as F16, BF16 or I8, count a multiple of the panel, to floats (codes unscaled). */
     void (*widen)(float *to, const void *from, enum dtype type, int64_t count);
+
+    /* Codes + 128 of four terms together, [count / 4][panel][4], to numbers [count][panel]. */
+    void (*widen_fours)(float *to, const uint8_t *from, int64_t count);
+
+    /* x [count] as codes of 8 bits, scale * code, scale = max |x| / 127; if a number is not finite, scale is not. */
+    void (*encode)(int8_t *to, struct row_codes *row, const float *x, int64_t count);
+
+    /* Columns of x [count][panel] as codes + 128, [terms / 4][panel][4], terms >= count; beyond count they are of 0. A
+     * column's scale [panel] is max |x| / 127. */
+    void (*encode_columns)(uint8_t *to, float *scale, const float *x, int64_t count, int64_t terms);
 
     /* count terms of 4-bit codes [count][panel / 2], byte j holding columns j and j + width (in its high half), to
      * scale * code - shift [count][panel]; scale, shift [panel]. */

@@ -23,6 +23,7 @@ enum { WIDTH = 4 };
 
 typedef float vec __attribute__((vector_size(4 * WIDTH)));
 typedef int32_t ivec __attribute__((vector_size(4 * WIDTH)));
+typedef int8_t bvec __attribute__((vector_size(WIDTH)));
 
 static inline vec splat(float x)
 {
@@ -106,6 +107,31 @@ static inline vec max_of(vec a, vec b)
     return (vec)_mm256_max_ps((__m256)a, (__m256)b);
 #else
     return choose(a > b, a, b);
+#endif
+}
+
+/* The largest element; the sum of all. */
+static inline float largest_of(vec v)
+{
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float largest = v[0];
+    for (int i = 1; i < WIDTH; i++)
+        largest = v[i] > largest ? v[i] : largest;
+    return largest;
+#endif
+}
+
+static inline int32_t sum_of(ivec v)
+{
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int32_t sum = 0;
+    for (int i = 0; i < WIDTH; i++)
+        sum += v[i];
+    return sum;
 #endif
 }
 

@@ -37,16 +37,22 @@ static int64_t nearest(int64_t at, int64_t in, int64_t out)
     return smaller(from, in - 1);
 }
 
-const float *product_source(const struct product *p, int64_t lane, int64_t row, int64_t column)
+int64_t product_position(const struct product *p, int64_t row, int64_t column)
 {
     int64_t height = p->conv.up ? p->y.height : p->x.height, width = p->conv.up ? p->y.width : p->x.width;
     if (row < 0 || row >= height || column < 0 || column >= width)
-        return NULL;
+        return -1;
     if (p->conv.up) {
         row = nearest(row, p->x.height, height);
         column = nearest(column, p->x.width, width);
     }
-    return tensor_row(p->x, lane, row * p->x.width + column);
+    return row * p->x.width + column;
+}
+
+const float *product_source(const struct product *p, int64_t lane, int64_t row, int64_t column)
+{
+    int64_t position = product_position(p, row, column);
+    return position < 0 ? NULL : tensor_row(p->x, lane, position);
 }
 
 /* The channels under one tap, or NULL outside. */
@@ -84,8 +90,7 @@ static void gather(const struct product *p, const struct block *b, int64_t first
     memset(b->x + b->rows * count, 0, (size_t)((b->tiles * p->kernels->rows - b->rows) * count) * sizeof *b->x);
 }
 
-/* Where a panel's terms from `first` on lie in the store. */
-static const char *panel_at(const struct product *p, int64_t panel, int64_t first)
+const char *product_panel(const struct product *p, int64_t panel, int64_t first)
 {
     return (const char *)p->weight->data + (panel * p->depth + first) * p->term_bytes;
 }
@@ -101,7 +106,8 @@ static void unpack_terms(const struct product *p, float *to, int64_t panel, int6
         int64_t next_channel = ((group + 1) * w->group - tap + taps - 1) / taps;
         int64_t run = smaller(smaller(next_channel, w->in) - channel, first + count - term);
         int64_t scales = (panel * groups + group) * width;
-        p->kernels->unpack(to, (const uint8_t *)panel_at(p, panel, term), w->scale + scales, w->shift + scales, run);
+        p->kernels->unpack(to, (const uint8_t *)product_panel(p, panel, term), w->scale + scales, w->shift + scales,
+                           run);
         to += run * width;
         term += run;
     }
@@ -109,11 +115,13 @@ static void unpack_terms(const struct product *p, float *to, int64_t panel, int6
 
 const float *product_terms(const struct product *p, float *wide, int64_t panel, int64_t first, int64_t count)
 {
-    const char *at = panel_at(p, panel, first);
+    const char *at = product_panel(p, panel, first);
     if (p->weight->type == F32)
         return (const float *)at;
     if (p->weight->group)
         unpack_terms(p, wide, panel, first, count);
+    else if (in_fours(p->weight))
+        p->kernels->widen_fours(wide, (const uint8_t *)at, count);
     else
         p->kernels->widen(wide, at, p->weight->type, count * p->kernels->panel);
     return wide;
@@ -125,7 +133,7 @@ static void add_terms(const struct product *p, const struct block *b, int64_t n,
 {
     const struct kernels *k = p->kernels;
     bool last = n + 1 == b->panels;
-    const char *next = panel_at(p, b->first_panel + (last ? 0 : n + 1), last ? first + count : first);
+    const char *next = product_panel(p, b->first_panel + (last ? 0 : n + 1), last ? first + count : first);
     int64_t next_terms = last ? smaller(count, p->depth - first - count) : count;
     int64_t lines = next_terms * p->term_bytes / 64;
 
@@ -170,15 +178,15 @@ void product_finish_row(const struct product *p, struct finish *f, int64_t lane,
     p->kernels->finish(f);
 }
 
-static void finish_block(const struct product *p, const struct block *b)
+void product_finish_rows(const struct product *p, const float *sums, int64_t padded, int64_t first_row, int64_t rows,
+                         int64_t first_panel, int64_t panels)
 {
-    const struct kernels *k = p->kernels;
-    struct finish f = product_finish(p, b->first_panel, b->panels);
-    f.sums = b->sums;
-    f.panel_stride = b->tiles * k->rows * k->panel;
-    int64_t lane = b->first_row / p->positions, position = b->first_row % p->positions;
-    for (int64_t r = 0; r < b->rows; r++, f.sums += k->panel) {
-        product_finish_row(p, &f, lane, position, b->first_panel);
+    struct finish f = product_finish(p, first_panel, panels);
+    f.sums = sums;
+    f.panel_stride = padded * p->kernels->panel;
+    int64_t lane = first_row / p->positions, position = first_row % p->positions;
+    for (int64_t r = 0; r < rows; r++, f.sums += p->kernels->panel) {
+        product_finish_row(p, &f, lane, position, first_panel);
         if (++position == p->positions)
             position = 0, lane++;
     }
@@ -203,7 +211,7 @@ static void product_task(void *arg, int64_t i, int thread)
         for (int64_t n = 0; n < b.panels; n++)
             add_terms(p, &b, n, first, count);
     }
-    finish_block(p, &b);
+    product_finish_rows(p, b.sums, b.tiles * k->rows, b.first_row, b.rows, b.first_panel, b.panels);
 }
 
 int64_t product_cut(struct product *p, int64_t most_rows, int64_t most_columns)
@@ -226,16 +234,21 @@ int64_t product_cut(struct product *p, int64_t most_rows, int64_t most_columns)
     }
 }
 
-static void multiply_rows(struct product *p)
+/* What both kinds of products have in common. */
+static void describe(struct product *p)
 {
     const struct weight *w = p->weight;
-    const struct kernels *k = p->cpu->kernels;
-    p->kernels = k;
+    const struct kernels *k = p->kernels = p->cpu->kernels;
     p->positions = tensor_positions(p->y);
     p->rows = p->y.lanes * p->positions;
     p->depth = weight_depth(w);
     p->term_bytes = w->group ? k->panel / 2 : k->panel * dtype_size(w->type);
     p->panels = w->gated ? (w->out / 2 + k->width - 1) / k->width : (w->out + k->panel - 1) / k->panel;
+}
+
+static void multiply_rows(struct product *p)
+{
+    describe(p);
     if (winograd_serves(p)) {
         winograd_multiply(p);
         return;
@@ -245,8 +258,8 @@ static void multiply_rows(struct product *p)
     pool_run(p->cpu->pool, product_cut(p, BLOCK_ROWS, CHUNK), product_task, p);
 }
 
-/* The product for lanes [first, first + count) of y. */
-static void multiply_lanes(struct product p, int64_t first, int64_t count)
+/* The product for lanes [first, first + count) of y, which are all primal or all tangents. */
+static void multiply_lanes(const struct device *device, struct product p, int64_t first, int64_t count)
 {
     struct tensor residual;
     if (p.epilogue.residual) {
@@ -257,21 +270,26 @@ static void multiply_lanes(struct product p, int64_t first, int64_t count)
     p.x = tensor_lanes(p.x, first, count);
     p.primal = first ? 0 : count;
     p.primals += first;
-    multiply_rows(&p);
+    if (first == 0 || !device->codes.base) {
+        multiply_rows(&p);
+        return;
+    }
+    describe(&p);
+    product8_multiply(&p, device->codes, device->code_rows);
 }
 
 static void multiply(const struct device *device, struct product *p)
 {
     int64_t lanes = p->y.lanes, primal = primal_lanes(device, p->y);
     p->primal = primal;
-    if (primal == lanes || p->epilogue.act == ACT_NONE) {
+    if (primal == lanes || (p->epilogue.act == ACT_NONE && !device->codes.base)) {
         multiply_rows(p);
         return;
     }
     p->factors = device->factors;
     p->primals = tensor_data(device->tangents.of);
-    multiply_lanes(*p, 0, primal);
-    multiply_lanes(*p, primal, lanes - primal);
+    multiply_lanes(device, *p, 0, primal);
+    multiply_lanes(device, *p, primal, lanes - primal);
 }
 
 void cpu_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)

@@ -31,16 +31,30 @@ struct product {
  * Sets block_rows, a multiple of the kernels' rows, row_blocks and chunk_panels. */
 int64_t product_cut(struct product *p, int64_t most_rows, int64_t most_columns);
 
+/* The position in x of a row and a column of the picture, enlarged if p->conv says so, or -1 outside; the channels
+ * there, or NULL. */
+int64_t product_position(const struct product *p, int64_t row, int64_t column);
+
 /* The channels of x at a row and a column of the picture, enlarged if p->conv says so, or NULL outside. */
 const float *product_source(const struct product *p, int64_t lane, int64_t row, int64_t column);
 
 /* Terms [first, first + count) of a panel, [count][panel]: in place, or in `wide`, which has room for them. */
 const float *product_terms(const struct product *p, float *wide, int64_t panel, int64_t first, int64_t count);
 
+/* Where a panel's terms from `first` on lie in the store. */
+const char *product_panel(const struct product *p, int64_t panel, int64_t first);
+
+/* Writes `rows` rows of y from sums [panels][padded][panel]. */
+void product_finish_rows(const struct product *p, const float *sums, int64_t padded, int64_t first_row, int64_t rows,
+                         int64_t first_panel, int64_t panels);
+
 /* What is the same for all rows that end at the same panels, and then one row of sums into y. f->sums and
  * f->panel_stride are the caller's. */
 struct finish product_finish(const struct product *p, int64_t first_panel, int64_t panels);
 void product_finish_row(const struct product *p, struct finish *f, int64_t lane, int64_t position, int64_t first_panel);
+
+/* A product of tangents in 8 bits (product8.c): x of codes, with code_rows, both dense; every lane is a tangent. */
+void product8_multiply(struct product *p, struct tensor codes, struct tensor code_rows);
 
 /* A 3x3 convolution in fewer multiplications (winograd.c): whether it is worth it, which follows from one lane's shape,
  * and the product. */

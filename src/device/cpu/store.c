@@ -5,7 +5,8 @@
 #include "device/quantize.h"
 
 /* A weight in the store: panels [columns / panel][k][panel] of the kept type, k over (ky, kx, channel); then the scales
- * of int8 and the bias, F32 [columns], in the panels' order. 4-bit codes lie two in a byte, a panel's first half of
+ * of int8 and the bias, F32 [columns], in the panels' order. Codes of 8 bits of four terms lie together if no four have
+ * terms of two taps, [k / 4][panel][4], each 128 higher, as int8.h takes them. 4-bit codes lie two in a byte, a panel's first half of
  * columns low and its second high; their scales and shifts are F32 [columns / panel][groups of a row][panel]. Columns
  * are the outputs, padded with zeros to whole panels. A gated layer's panel holds `width` values and then their gates,
  * so that one task computes both. */
@@ -76,6 +77,11 @@ static void pack_bias(const struct packing *p, int64_t column, int64_t o)
         ((float *)p->weight->bias)[column] = o >= 0 ? weight_row_bias(p->source, o) : 0;
 }
 
+static int64_t fours_place(int64_t term, int64_t panel, int64_t column)
+{
+    return (term / 4 * panel + column) * 4 + term % 4;
+}
+
 /* Task: one packed column. The file's order is (channel, tap), the panel's (tap, channel). */
 static void pack_column(void *arg, int64_t column, int thread)
 {
@@ -90,7 +96,10 @@ static void pack_column(void *arg, int64_t column, int thread)
     for (int64_t tap = 0; tap < taps; tap++)
         for (int64_t c = 0; c < w->in; c++) {
             int64_t at = (tap * w->in + c) * panel + column % panel, from = c * taps + tap;
-            if (w->type == I8)
+            if (in_fours(w))
+                ((uint8_t *)to)[fours_place(tap * w->in + c, panel, column % panel)] =
+                    (uint8_t)(((const int8_t *)row)[from] + 128);
+            else if (w->type == I8)
                 ((int8_t *)to)[at] = ((const int8_t *)row)[from];
             else
                 put_number(to, at, ((const float *)row)[from], w->type);

@@ -1,0 +1,142 @@
+#include "device/cpu/product.h"
+
+#include <string.h>
+
+/* Products of tangents with weights of 8 bits in integers. A tangent is no difference of large numbers: rounding it to
+ * 8 bits adds one to two per cent of noise to a slope, which leaves an estimate of a few directions as good as it was.
+ *
+ * First x becomes codes, each block of a position's channels with its own scale; then rows of codes, gathered as in
+ * product.c, are multiplied with the weight's codes block by block. The sums of a block are exact, and blocks are added
+ * in order, so the same holds as for product.c. */
+
+enum {
+    DEPTH = 640,      /* most channels in a block */
+    BLOCK_ROWS = 192, /* most rows in a task */
+    CHUNK = 640,      /* most packed columns in a task */
+    TOGETHER = 16,    /* positions that a task encodes */
+};
+
+struct product8 {
+    const struct product *product;
+    const struct int8_unit *unit;
+    struct tensor codes, code_rows;
+    int64_t blocks, block; /* of a position's channels; most channels in one */
+};
+
+/* A task's place and its thread's scratch. */
+struct block {
+    int64_t first_row, rows, padded; /* padded: to whole fours */
+    int64_t first_panel, panels;
+    bool in_place;            /* are rows multiplied where they were encoded? */
+    float *sums;              /* [panels][padded][panel] */
+    struct row_codes *scales; /* [padded] */
+    int8_t *x;                /* [padded][channels of a block] */
+};
+_Static_assert(BLOCK_ROWS *(CHUNK * sizeof(float) + sizeof(struct row_codes) + DEPTH) <= SCRATCH_BYTES,
+               "a task's scratch");
+
+static struct row_codes *row_codes_at(const struct product8 *p, int64_t position)
+{
+    return (struct row_codes *)tensor_data(p->code_rows) + position * p->blocks;
+}
+
+static int8_t *codes_at(const struct product8 *p, int64_t position)
+{
+    return (int8_t *)tensor_data(p->codes) + position * p->codes.channels;
+}
+
+/* Task: some positions of x, counted over all lanes. */
+static void encode_task(void *arg, int64_t task, int thread)
+{
+    (void)thread;
+    const struct product8 *p = arg;
+    const struct tensor x = p->product->x;
+    int64_t positions = tensor_positions(x), end = smaller((task + 1) * TOGETHER, x.lanes * positions);
+    for (int64_t i = task * TOGETHER; i < end; i++)
+        for (int64_t b = 0, first = 0; b < p->blocks; b++, first += p->block)
+            p->product->kernels->encode(codes_at(p, i) + first, row_codes_at(p, i) + b,
+                                        tensor_row(x, i / positions, i % positions) + first,
+                                        smaller(p->block, x.channels - first));
+}
+
+/* Where the codes of a row of the product come from under a tap: a position over all lanes, or -1 outside. */
+static int64_t source_of(const struct product *p, int64_t r, int64_t tap)
+{
+    int64_t lane = r / p->positions, position = r % p->positions;
+    if (!p->gathered)
+        return r;
+    int64_t row = position / p->y.width * p->conv.stride - p->conv.pad + tap / p->weight->kw;
+    int64_t column = position % p->y.width * p->conv.stride - p->conv.pad + tap % p->weight->kw;
+    int64_t from = product_position(p, row, column);
+    return from < 0 ? -1 : lane * tensor_positions(p->x) + from;
+}
+
+/* Channels [first, first + count), block `number`, under one tap of the task's rows. */
+static void gather(const struct product8 *p8, const struct block *b, int64_t tap, int64_t number, int64_t first,
+                   int64_t count)
+{
+    for (int64_t r = 0; r < b->padded; r++) {
+        int64_t from = r < b->rows ? source_of(p8->product, b->first_row + r, tap) : -1;
+        b->scales[r] = from < 0 ? (struct row_codes){0, 0} : row_codes_at(p8, from)[number];
+        if (b->in_place)
+            continue;
+        if (from < 0)
+            memset(b->x + r * count, 0, (size_t)count);
+        else
+            memcpy(b->x + r * count, codes_at(p8, from) + first, (size_t)count);
+    }
+}
+
+static void multiply_task(void *arg, int64_t i, int thread)
+{
+    const struct product8 *p8 = arg;
+    const struct product *p = p8->product;
+    const struct kernels *k = p->kernels;
+    struct block b = {.first_row = i % p->row_blocks * p->block_rows,
+                      .first_panel = i / p->row_blocks * p->chunk_panels};
+    b.rows = smaller(p->block_rows, p->rows - b.first_row);
+    b.padded = round_up(b.rows, 4);
+    b.in_place = !p->gathered && b.rows == b.padded;
+    b.panels = smaller(p->chunk_panels, p->panels - b.first_panel);
+    b.sums = cpu_scratch(p->cpu, thread);
+    b.scales = (struct row_codes *)(b.sums + BLOCK_ROWS * CHUNK);
+    b.x = (int8_t *)(b.scales + BLOCK_ROWS);
+
+    float ones[64]; // a weight's scales come last, in product_finish_rows
+    for (int64_t column = 0; column < k->panel; column++)
+        ones[column] = 1;
+    int64_t taps = p->weight->kh * p->weight->kw, channels = p->weight->in;
+    for (int64_t tap = 0; tap < taps; tap++)
+        for (int64_t number = 0, first = 0; first < channels; number++, first += p8->block) {
+            int64_t count = smaller(p8->block, channels - first);
+            gather(p8, &b, tap, number, first, count);
+            const int8_t *x = b.in_place ? codes_at(p8, b.first_row) + first : b.x;
+            int64_t stride = b.in_place ? channels : count;
+            for (int64_t n = 0; n < b.panels; n++)
+                p8->unit->multiply(b.sums + n * b.padded * k->panel, x, stride, b.scales,
+                                   (const uint8_t *)product_panel(p, b.first_panel + n, tap * channels + first), ones,
+                                   b.padded, count, tap > 0 || first > 0);
+        }
+    product_finish_rows(p, b.sums, b.padded, b.first_row, b.rows, b.first_panel, b.panels);
+}
+
+int64_t cpu_code_blocks(const struct device *device, struct tensor y, const struct weight *w, const struct conv *conv)
+{
+    const struct int8_unit *unit = cpu_int8();
+    (void)device;
+    struct product p = {
+        .y = y, .weight = w, .conv = conv ? *conv : (struct conv){.stride = 1}, .positions = tensor_positions(y)};
+    if (!unit || !in_fours(w) || (winograd_serves(&p) && !unit->taps))
+        return 0;
+    return (w->in + DEPTH - 1) / DEPTH;
+}
+
+void product8_multiply(struct product *p, struct tensor codes, struct tensor code_rows)
+{
+    struct product8 p8 = {.product = p, .unit = p->cpu->int8, .codes = codes, .code_rows = code_rows};
+    p8.blocks = code_rows.channels;
+    p8.block = round_up((codes.channels + p8.blocks - 1) / p8.blocks, codes.channels % 64 == 0 ? 64 : 4);
+    int64_t positions = p->x.lanes * tensor_positions(p->x);
+    pool_run(p->cpu->pool, (positions + TOGETHER - 1) / TOGETHER, encode_task, &p8);
+    pool_run(p->cpu->pool, product_cut(p, BLOCK_ROWS, CHUNK), multiply_task, &p8);
+}

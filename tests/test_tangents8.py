@@ -1,0 +1,246 @@
+"""Tangents in codes of 8 bits: each op against a plain model of the same rounding, networks by the noise of their slopes, and runs.
+
+The helper `op` also checks that a tangent's bits depend on no sibling and on no thread.
+"""
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from optimum.quanto import AbsmaxOptimizer, qint8, quantize_weight
+
+from conftest import SHAPES, agree, learned, make_model, metrics, mpirun, need_isa, program, refused, run, write_recipe
+from test_derivative import setting
+from test_ops import GEGLU, QUICK_GELU, activate, nchw, nhwc, op, seeded  # noqa: F401, two are fixtures
+from test_tangents import MODELS, Reference, forward, inputs_for, model_of
+
+NEEDS = "peers"
+# What multiplies codes, and the instruction set whose panels it takes.
+UNITS = {"amx": ("avx512", "amx_int8"), "avx512-vnni": ("avx512", "avx512_vnni"), "avx-vnni": ("avx2", "avx_vnni"), "avx2": ("avx2", "avx2")}
+DEPTH = 640  # most channels that share a scale
+
+
+def need_unit(unit):
+    need_isa(UNITS[unit][0])
+    if UNITS[unit][1] not in open("/proc/cpuinfo").read().split():
+        pytest.skip(f"no {unit} here")
+
+
+@pytest.fixture(params=UNITS)
+def eight(request, op, monkeypatch):  # noqa: F811
+    """Runs an op on one primal lane and its tangents, these in 8 bits, or in `tangent_bits`."""
+    need_unit(request.param)
+    monkeypatch.setenv("ZOODIP_INT8", request.param)
+
+    def call(name, tensors, **numbers):
+        of = torch.zeros(1, 1, 1, len(tensors.get("k", tensors["x"])), dtype=torch.int32)
+        return op(name, {**tensors, "of": of}, UNITS[request.param][0], **{"primal": 1, "tangent_bits": 8, "bits": 8, **numbers})
+
+    call.unit = request.param
+    return call
+
+
+def encoded(x):
+    """x by codes of 8 bits, each block of the last dimension with its own scale."""
+    blocks = -(-x.shape[-1] // DEPTH)
+    length = -(-x.shape[-1] // blocks)
+    length += -length % (64 if x.shape[-1] % 64 == 0 else 4)
+    parts = []
+    for part in x.split(length, -1):
+        size = part.abs().amax(-1, keepdim=True)
+        codes = (part.double() * torch.where(size > 0, 127 / size, 0).double()).round()
+        parts.append(codes * (size / 127).double())
+    return torch.cat(parts, -1)
+
+
+def as_kept(w):
+    codes = quantize_weight(w, qint8, 0, AbsmaxOptimizer()(w, qint8, 0))
+    return codes._data.double() * codes._scale.double()
+
+
+# -------------------------------------------------------------------------------- products
+
+
+@pytest.mark.parametrize("rows, inner, outer", [(1, 4, 1), (33, 36, 7), (77, 320, 64), (16, 768, 100), (70, 1280, 40), (5, 960, 33)])
+def test_linear_layers_round_x_and_nothing_else(eight, rows, inner, outer):
+    x, w, b = torch.randn(4, 1, rows, inner), torch.randn(outer, inner) / inner**0.5, torch.randn(outer)
+    x[2, 0, 0] = 0
+    residual = torch.randn(4, 1, rows, outer)
+    ours = eight("linear", {"x": x, "weight": w, "bias": b, "residual": residual}, channels=outer)
+    agree(ours[1:].double(), F.linear(encoded(x[1:]), as_kept(w)) + residual[1:], within=1e-6)
+    agree(ours[:1].double(), F.linear(x[:1].double(), as_kept(w), b.double()) + residual[:1])
+
+
+@pytest.mark.parametrize("act", [QUICK_GELU, GEGLU])
+def test_acts_slopes_are_the_floats(eight, act):
+    x, w, b = torch.randn(3, 1, 33, 64), torch.randn(52, 64) / 8, torch.randn(52)
+    ours = eight("linear", {"x": x, "weight": w, "bias": b}, channels=26 if act == GEGLU else 52, act=act, gated=int(act == GEGLU))
+
+    def value(u):
+        return u.chunk(2, -1)[0] * F.gelu(u.chunk(2, -1)[1]) if act == GEGLU else activate(u, act)
+
+    u, moved = F.linear(x[:1].double(), as_kept(w), b.double()), F.linear(encoded(x[1:]), as_kept(w))
+    theirs = torch.stack([torch.func.jvp(value, (u[0],), (m,))[1] for m in moved])
+    agree(ours[1:].double(), theirs, within=2e-6)
+
+
+@pytest.mark.parametrize("height, width, inner, outer, kernel, stride, pad", [
+    (8, 8, 64, 96, 3, 1, 1), (9, 7, 36, 40, 3, 1, 1), (9, 6, 32, 17, 3, 2, 1), (6, 6, 20, 4, 1, 1, 0), (5, 3, 660, 8, 3, 1, 1)])
+def test_convolutions(eight, height, width, inner, outer, kernel, stride, pad):
+    x, w = torch.randn(3, height, width, inner), torch.randn(outer, inner, kernel, kernel) / (inner * kernel**2) ** 0.5
+    exact, rounded = (nhwc(F.conv2d(nchw(t.double()), as_kept(w), stride=stride, padding=pad)) for t in (x[1:], encoded(x[1:])))
+    numbers = dict(channels=outer, height=exact.shape[1], width=exact.shape[2], stride=stride, pad=pad)
+    ours = eight("conv", {"x": x, "weight": w}, **numbers)
+    few_multiplications = kernel == 3 and stride == 1 and height > 5 and eight.unit != "amx"  # and these in floats
+    agree(ours[1:].double(), exact if few_multiplications else rounded, within=3e-6 if few_multiplications else 1e-6)
+
+
+def test_enlarging_convolutions(eight):
+    x, w = torch.randn(3, 4, 6, 20), torch.randn(19, 20, 3, 3) / 13
+    theirs = nhwc(F.conv2d(F.interpolate(nchw(encoded(x[1:])), (8, 12), mode="nearest"), as_kept(w), padding=1))
+    ours = eight("conv", {"x": x, "weight": w}, channels=19, height=8, width=12, pad=1, up=1)
+    agree(ours[1:].double(), theirs, within=1e-6 if eight.unit == "amx" else 0.02)
+
+
+@pytest.mark.parametrize("bits", [4, 16, 32])
+def test_weights_of_other_bits_are_multiplied_in_floats(eight, bits):
+    tensors = {"x": torch.randn(3, 1, 9, 128), "weight": torch.randn(33, 128)}
+    assert torch.equal(eight("linear", tensors, channels=33, bits=bits), eight("linear", tensors, channels=33, bits=bits, tangent_bits=32))
+
+
+def test_channels_that_are_no_multiple_of_four_are_multiplied_in_floats(eight):
+    tensors = {"x": torch.randn(3, 1, 9, 37), "weight": torch.randn(33, 37)}
+    assert torch.equal(eight("linear", tensors, channels=33), eight("linear", tensors, channels=33, tangent_bits=32))
+
+
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_not_hidden(eight, wrong):
+    x = torch.randn(3, 1, 9, 64)
+    x[1, 0, 4, 7] = wrong
+    y = eight("linear", {"x": x, "weight": torch.randn(33, 64)}, channels=33)
+    assert not torch.isfinite(y[1, 0, 4]).any() and torch.isfinite(y[1, 0, 3]).all() and torch.isfinite(y[2]).all()
+    q, k, v = (torch.randn(3, 1, 9, 32) for _ in range(3))
+    for tensor in (q, k, v):
+        tensor[1, 0, 4, 7] = wrong
+        y = eight("attention", {"x": q, "k": k, "v": v}, heads=2)
+        assert not torch.isfinite(y[1]).all() and torch.isfinite(y[2]).all()
+        tensor[1, 0, 4, 7] = 0
+
+
+# -------------------------------------------------------------------------------- attention
+
+
+def columns_encoded(x, dim):
+    size = x.abs().amax(dim, keepdim=True)
+    by = torch.where(size > 0, 127 / size, 0.0)
+    return (x * by).round() * size / 127
+
+
+def plain_attention(q, k, v, heads, causal, encode):
+    """The tangents, of whose products each factor is encoded along its sum; the keys are one block."""
+    cut = lambda t: t[:, 0].double().unflatten(-1, (heads, -1)).transpose(1, 2)
+    q, k, v = cut(q), cut(k), cut(v)
+    scores = q[:1] @ k[:1].transpose(2, 3) / q.shape[-1] ** 0.5
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[2:], dtype=torch.bool).triu(1), -torch.inf)
+    p = scores.softmax(-1)
+    moved = (encode(q[1:], -1) @ encode(k[:1], -1).transpose(2, 3) + encode(q[:1], -1) @ encode(k[1:], -1).transpose(2, 3)) / q.shape[-1] ** 0.5
+    moved = p * (moved - (p * moved).sum(-1, keepdim=True))
+    return (encode(moved, -1) @ encode(v[:1], -2) + encode(p, -1) @ encode(v[1:], -2)).transpose(1, 2).flatten(2)[:, None]
+
+
+def rms(x):
+    return x.double().square().mean().sqrt()
+
+
+@pytest.mark.parametrize("heads, size, queries, keys, causal", [(2, 40, 70, 77, 0), (1, 64, 77, 77, 1), (3, 20, 33, 192, 0), (2, 80, 5, 100, 0),
+                                                               (1, 160, 40, 64, 0)])
+def test_attention_rounds_the_factors_of_its_products(eight, heads, size, queries, keys, causal):
+    q, k, v = (torch.randn(4, 1, n, heads * size) for n in (queries, keys, keys))
+    ours = eight("attention", {"x": q, "k": k, "v": v}, heads=heads, causal=causal)[1:]
+    plain = plain_attention(q, k, v, heads, causal, columns_encoded)
+    exact = plain_attention(q, k, v, heads, causal, lambda x, dim: x)
+    rounding = rms(plain - exact)
+    assert rms(ours - plain) < 0.1 * rounding  # a number between two codes may take either
+    assert 0.003 < rounding / rms(exact) < 0.03
+
+
+def test_attention_over_many_blocks_of_keys_and_shifted_scores(eight):
+    """What all scores of a query have in common does not count: it is taken off before anything is rounded."""
+    q, k, v = (torch.randn(3, 1, n, 48) for n in (50, 1000, 1000))
+    q[:, ..., 0], k[:1, ..., 0], k[1:, ..., 0] = 1, 0, 20
+    ours = eight("attention", {"x": q, "k": k, "v": v}, heads=1)[1:]
+    exact = plain_attention(q, k, v, 1, 0, lambda x, dim: x)
+    assert rms(ours - exact) < 0.06 * rms(exact)
+
+
+def test_queries_without_tangents(eight):
+    q, k, v = (torch.randn(3, 1, n, 40) for n in (30, 77, 77))
+    q[1:] = 0
+    whole = eight("attention", {"x": q, "k": k, "v": v}, heads=2)
+    assert torch.equal(eight("attention", {"x": q[:1], "k": k, "v": v}, heads=2), whole)
+
+
+# -------------------------------------------------------------------------------- networks
+
+
+def noise_of(pairs):
+    """The rms of the difference of slopes over that of the exact ones."""
+    exact, eight = (torch.cat([p[i] for p in pairs]) for i in (0, 1))
+    return (rms(exact - eight) / rms(exact)).item()
+
+
+# In "second" a norm has groups of four numbers, of which it takes two away, and with them most of the tangent.
+@pytest.mark.parametrize("name, most", [("plain", 0.05), ("deep", 0.07), ("stacked", 0.05), ("wide", 0.05), ("late", 0.05), ("second", 0.2)])
+def test_slopes_of_random_models(tmp_path, name, most):
+    shape, vectors, length, size = MODELS[name]
+    pairs = []
+    for seed in range(4):
+        folder = model_of(shape, tmp_path / f"model{seed}", seed=seed)
+        given = inputs_for(Reference(folder), vectors, length, size)
+        exact, eight = (forward(folder, tmp_path, given, "tangent", "--bits", "8", "--tangents", bits) for bits in ("32", "8"))
+        assert torch.equal(exact["loss"], eight["loss"]) and torch.equal(exact["noise_pred"], eight["noise_pred"])
+        assert not torch.equal(exact["slope"], eight["slope"])
+        pairs.append((exact["slope"] / rms(exact["slope"]), eight["slope"] / rms(exact["slope"])))
+    assert noise_of(pairs) < most
+
+
+# -------------------------------------------------------------------------------- runs
+
+EIGHT = dict(optim__steps=6, zo__n=5, zo__tau=3, zo__derivative="tangent", quant__tangents=8, output__prompts=[])
+
+
+def slopes_of(output):
+    return [m["slopes"] for m in metrics(output)]
+
+
+def test_the_same_bits_on_any_ranks_and_after_a_resume(tmp_path):
+    config, output = write_recipe(tmp_path / "1", **EIGHT)
+    run(program("zoodip"), "train", config, threads=2)
+    for ranks, threads in ((2, 1), (3, 2)):
+        other, there = write_recipe(tmp_path / str(ranks), **EIGHT)
+        mpirun(ranks, program("zoodip"), "train", other, threads=threads)
+        assert (learned(there), slopes_of(there)) == (learned(output), slopes_of(output))
+    other, there = write_recipe(tmp_path / "two", **EIGHT)
+    run(program("zoodip"), "train", other, "--set", "optim.steps=3", threads=1)
+    run(program("zoodip"), "train", other, "--resume", threads=2)
+    assert learned(there) == learned(output)
+    refused(run(program("zoodip"), "train", other, "--resume", "--quiet", *setting(quant__tangents=32, optim__steps=9), check=False), "quant.tangents")
+
+
+def test_floats_where_there_is_no_unit(tmp_path):
+    config, output = write_recipe(tmp_path, **EIGHT)
+    done = run(program("zoodip"), "train", config, threads=1, env={"ZOODIP_ISA": "generic"})
+    assert "quant.tangents: 8 takes floats here" in done.stderr
+    run(program("zoodip"), "train", config, "--overwrite", *setting(quant__tangents=32), threads=1, env={"ZOODIP_ISA": "generic"})
+    floats = learned(output)
+    run(program("zoodip"), "train", config, "--overwrite", threads=1, env={"ZOODIP_ISA": "generic"})
+    assert learned(output) == floats
+
+
+def test_inspect_plans_the_arena_to_the_byte(tmp_path):
+    model = make_model(tmp_path / "model", SHAPES["stacked"])
+    config, _ = write_recipe(tmp_path, **dict(EIGHT, model=str(model)))
+    planned = json.loads(run(program("zoodip"), "inspect", config).stdout)["step"]["arena_bytes"]["tangent"]
+    measured = json.loads(run(program("zoodip"), "bench", config, "--evaluations", 6).stdout.splitlines()[-1])
+    assert measured["arena_bytes"] == planned
