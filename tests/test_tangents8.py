@@ -154,7 +154,7 @@ def rms(x):
 
 
 @pytest.mark.parametrize("heads, size, queries, keys, causal", [(2, 40, 70, 77, 0), (1, 64, 77, 77, 1), (3, 20, 33, 192, 0), (2, 80, 5, 100, 0),
-                                                               (1, 160, 40, 64, 0)])
+                                                               (1, 160, 40, 64, 0), (1, 256, 30, 120, 0), (1, 1024, 9, 24, 0)])
 def test_attention_rounds_the_factors_of_its_products(eight, heads, size, queries, keys, causal):
     q, k, v = (torch.randn(4, 1, n, heads * size) for n in (queries, keys, keys))
     ours = eight("attention", {"x": q, "k": k, "v": v}, heads=heads, causal=causal)[1:]
@@ -172,6 +172,14 @@ def test_attention_over_many_blocks_of_keys_and_shifted_scores(eight):
     ours = eight("attention", {"x": q, "k": k, "v": v}, heads=1)[1:]
     exact = plain_attention(q, k, v, 1, 0, lambda x, dim: x)
     assert rms(ours - exact) < 0.06 * rms(exact)
+
+
+@pytest.mark.parametrize("size, keys", [(48, 77), (176, 400), (256, 200), (320, 110), (1024, 50)])
+def test_attention_of_any_heads_size_and_number_of_keys(eight, size, keys):
+    q, k, v = (torch.randn(3, 1, n, size) for n in (20, keys, keys))
+    ours = eight("attention", {"x": q, "k": k, "v": v}, heads=1)[1:]
+    exact = plain_attention(q, k, v, 1, 0, lambda x, dim: x)
+    assert rms(ours - exact) < 0.03 * rms(exact)
 
 
 def test_queries_without_tangents(eight):

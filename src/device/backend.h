@@ -142,7 +142,7 @@ struct device {
     struct buffer arena;
     int64_t programs;               /* in existence; the arena is freed with the last */
     struct tangents tangents;       /* of.base is NULL where there are none */
-    int tangent_bits;               /* 32, or 8: see device_set_tangents */
+    int tangent_bits;               /* 8, or any other for floats: see device_set_tangents */
     struct tensor factors;          /* of the op that is being run, see take_factors in ops.c */
     struct tensor codes, code_rows; /* likewise, see take_codes */
     struct program *program;        /* the one being made or run */

@@ -92,9 +92,9 @@ bool device_computes(const struct device *device); /* false: it only plans a GPU
  * bits, float's range). Call it before any weight is made. The CPU computes in float either way. */
 struct error device_set_activations(struct device *device, bool bfloat);
 
-/* In how many bits tangents are multiplied with weights of 8 bits: 32 (float, the default) or 8, where the device can
- * (their numbers are then rounded to codes, each block of a position's channels with a scale of its own). Call it before
- * any program is made. */
+/* In how many bits tangents are multiplied, with weights of 8 bits and in attention: 32 (float, the default) or 8, where
+ * the device can (numbers are then rounded to codes, each block of a position's channels with a scale of its own). Call
+ * it before any program is made. */
 void device_set_tangents(struct device *device, int bits);
 
 /* Memory that the device holds, in bytes, by purpose. Host memory of the CPU's shared store is not included. */

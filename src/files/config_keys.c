@@ -154,7 +154,8 @@ const struct key config_keys[] = {
     {"quant.activations", NAME, AT(quant.activations), true, "\"fp16\"", .names = activation_names,
      .meaning = "operands of a GPU's products: pairs of fp16 numbers, or of bf16 for models that overflow"},
     {"quant.tangents", INTEGER, AT(quant.tangents), true, "32", 8, 32, .check = check_tangents, .before = "32",
-     .meaning = "bits in which tangents are multiplied with 8-bit weights: 32 (float), or 8 on integer units"},
+     .meaning = "bits in which tangents are multiplied, with 8-bit weights and in attention: 32 (float), or 8 on "
+                "integer units"},
     {"output.dir", TEXT, AT(output.dir), false, NULL, .meaning = "the folder for everything that the run writes"},
     {"output.save_every", INTEGER, AT(output.save_every), false, "5000", 0, 1000000000,
      .meaning = "steps between saved embeddings; 0: only at the end"},

@@ -21,10 +21,12 @@
  *     mean' = mean + sum p (s. - mean) / l
  *     u' = shrink (u - (mean' - mean) o) + sum p (s. - mean') v + p v.
  *
- * So what all s. of a query have in common, which has no effect on y., is taken off before anything is rounded. */
+ * So what all s. of a query have in common, which has no effect on y., is taken off before their products with weights
+ * are rounded. */
 
 enum {
     TERMS = 160,           /* terms of a score that are summed in one go: the rounding of longer sums would matter */
+    WHOLE = 12,            /* rows that are whole tiles of all kernels, and whole fours of codes */
     KEYS = 192,            /* most keys in a block */
     KEY_NUMBERS = 32768,   /* most numbers in a block of keys: with as many values it stays in the L2 cache */
     QUERY_NUMBERS = 65536, /* the same for a task's queries and sums */
@@ -171,7 +173,7 @@ static void begin(const struct attention *a, const struct query_block *b)
 /* Keys [first, first + count) of lane i of the task, and their values. */
 static void load_keys(const struct attention *a, const struct query_block *b, int64_t i, int64_t first, int64_t count)
 {
-    int64_t whole = round_up(count, a->kernels->rows), size = a->size, padded = a->padded_size, lane = b->lanes[i];
+    int64_t whole = round_up(count, WHOLE), size = a->size, padded = a->padded_size, lane = b->lanes[i];
     float *k = i > 0 ? b->k_tangent : b->k, *v = i > 0 ? b->v_tangent : b->v;
     for (int64_t j = 0; j < count; j++) {
         memcpy(k + j * size, tensor_row(a->k, lane, first + j) + b->channel, (size_t)size * sizeof(float));
@@ -347,10 +349,10 @@ void cpu_attention(struct device *device, struct tensor y, struct tensor q, stru
     a.of = a.primal < y.lanes ? tensor_data(device->tangents.of) : NULL;
     a.size = q.channels / heads;
     a.unit = device->tangent_bits == 8 && a.primal < y.lanes ? a.cpu->int8 : NULL;
-    a.padded_size = round_up(a.size, a.unit ? 12 : kernels->rows); // whole tiles of both kinds
+    a.padded_size = round_up(a.size, a.unit ? WHOLE : kernels->rows);
     a.queries = tensor_positions(q);
     a.keys = tensor_positions(k);
-    a.block_keys = clamp(KEY_NUMBERS / a.size / kernels->rows * kernels->rows, kernels->rows, KEYS);
+    a.block_keys = clamp(KEY_NUMBERS / a.size / WHOLE * WHOLE, WHOLE, KEYS);
     if (a.unit) {
         a.terms = round_up(a.size, a.unit->terms);
         a.key_terms = round_up(a.block_keys, a.unit->terms);

@@ -2,8 +2,8 @@
 
 #include <string.h>
 
-/* The products of attention's tangents in codes of 8 bits. What is rounded is p (s. - mean), from which what a query's
- * scores have in common is gone; weights are coded relative to the largest of their block. */
+/* The products of attention's tangents in codes of 8 bits: the factors of k q., k. q, v.t p and vt (p (s. - mean)) are
+ * rounded, the last without what a query's scores have in common; weights relative to the largest of their block. */
 
 /* A part of `bytes` bytes at the end of what has been taken, or NULL if it is only counted. */
 static void *take(char *scratch, int64_t *taken, int64_t bytes)
@@ -64,7 +64,7 @@ void attention8_keys(const struct attention *a, const struct query_block *b, boo
     int8_t *k_codes = tangent ? c->k_tangent : c->k, *v_codes = tangent ? c->v_tangent : c->v;
     struct row_codes *k_rows = tangent ? c->k_tangent_rows : c->k_rows;
     struct row_codes *v_rows = tangent ? c->v_tangent_rows : c->v_rows;
-    for (int64_t key = 0; key < round_up(count, 4); key++) // the keys after the last are zeros
+    for (int64_t key = 0; key < round_up(count, 4); key++) // load_keys leaves zeros after the last
         encode_row(a, k_codes + key * a->terms, k_rows + key, k + key * a->size, a->size, a->terms);
     for (int64_t channel = 0; channel < a->padded_size; channel++) {
         for (int64_t key = 0; key < count; key++)

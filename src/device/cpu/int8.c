@@ -3,7 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#ifdef ZOODIP_X86
+// older compilers lack the intrinsics
+#if defined(ZOODIP_X86) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
 
 #include <immintrin.h>
 #include <sys/syscall.h>
@@ -106,11 +107,10 @@ AMX static void multiply_amx(float *c, const int8_t *x, int64_t stride, const st
                              const float *columns, int64_t rows, int64_t count, bool add)
 {
     _Alignas(64) int32_t sums[32 * 32];
+    static const struct tile_shapes shapes = {
+        1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
     int64_t r = 0;
     if (count % 64 == 0 && rows >= 16) {
-        struct tile_shapes shapes = {.palette = 1};
-        for (int i = 0; i < 8; i++)
-            shapes.bytes_of_row[i] = 64, shapes.rows[i] = 16;
         _tile_loadconfig(&shapes);
         for (int64_t tile; rows - r >= 16; r += tile) {
             tile = rows - r >= 32 ? 32 : 16;

@@ -111,7 +111,12 @@ static void encode(int8_t *to, struct row_codes *row, const float *x, int64_t co
     }
     float size = largest_of(sizes);
     bool finite = sum_of(nothing == splat(0.f)) == -WIDTH, zero = size < 0x1p-100f;
-    vec by = splat(zero || !finite ? 0.f : 127 / size);
+    if (zero || !finite) {
+        memset(to, 0, (size_t)count);
+        *row = (struct row_codes){finite ? 0 : NAN, 0};
+        return;
+    }
+    vec by = splat(127 / size);
     ivec sum = {0};
     for (int64_t i = 0; i < count; i += WIDTH) {
         ivec codes = (ivec)fma_of(load_some(x + i, count - i), by, magic) - (ivec)magic;
@@ -119,8 +124,7 @@ static void encode(int8_t *to, struct row_codes *row, const float *x, int64_t co
         sum += codes;
         memcpy(to + i, &bytes, (size_t)(count - i < WIDTH ? count - i : WIDTH));
     }
-    row->scale = !finite ? NAN : zero ? 0 : size / 127;
-    row->excess = 128 * sum_of(sum);
+    *row = (struct row_codes){size / 127, 128 * sum_of(sum)};
 }
 
 static void encode_columns(uint8_t *to, float *scale, const float *x, int64_t count, int64_t terms)

@@ -10,8 +10,8 @@
  * blocks are added in order. So a number of y depends neither on how rows and columns are divided among tasks nor on
  * other rows. Tasks are (block of rows, chunk of panels).
  *
- * Tangents are rows like all others, without bias. With an act they make a second product, after that of the primal
- * lanes, which leaves the numbers by which the tangents' sums are multiplied. */
+ * Tangents are rows like all others, without bias. With an act, or in codes (product8.c), they make a second
+ * product, after that of the primal lanes, which leaves the numbers by which the tangents' sums are multiplied. */
 
 enum {
     DEPTH = 320,     /* most terms in a block: a panel's block stays in the L1 cache, with a tile of x */
@@ -234,7 +234,7 @@ int64_t product_cut(struct product *p, int64_t most_rows, int64_t most_columns)
     }
 }
 
-/* What both kinds of products have in common. */
+/* What all kinds of products have in common. */
 static void describe(struct product *p)
 {
     const struct weight *w = p->weight;

@@ -1,6 +1,6 @@
 /* device/cpu/product.h
  *
- * One product y = x Wt, of a linear layer or a convolution, as product.c and winograd.c share it: a tall matrix of rows
+ * One product y = x Wt, of a linear layer or a convolution, as product.c, product8.c and winograd.c share it: a tall matrix of rows
  * times the weight's panels, cut into tasks of (block of rows, chunk of panels). A row is a position of a lane, or in
  * winograd.c a square of positions.
  */
@@ -31,8 +31,7 @@ struct product {
  * Sets block_rows, a multiple of the kernels' rows, row_blocks and chunk_panels. */
 int64_t product_cut(struct product *p, int64_t most_rows, int64_t most_columns);
 
-/* The position in x of a row and a column of the picture, enlarged if p->conv says so, or -1 outside; the channels
- * there, or NULL. */
+/* The position in x of a row and a column of the picture, enlarged if p->conv says so, or -1 outside. */
 int64_t product_position(const struct product *p, int64_t row, int64_t column);
 
 /* The channels of x at a row and a column of the picture, enlarged if p->conv says so, or NULL outside. */

@@ -3,7 +3,7 @@
 #include <string.h>
 
 /* Products of tangents with weights of 8 bits in integers. A tangent is no difference of large numbers: rounding it to
- * 8 bits adds one to two per cent of noise to a slope, which leaves an estimate of a few directions as good as it was.
+ * 8 bits adds two to three per cent of noise to a slope, which leaves an estimate of a few directions as good as it was.
  *
  * First x becomes codes, each block of a position's channels with its own scale; then rows of codes, gathered as in
  * product.c, are multiplied with the weight's codes block by block. The sums of a block are exact, and blocks are added
