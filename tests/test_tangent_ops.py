@@ -4,7 +4,6 @@ The helper `op` also runs every case again for some lanes alone, a tangent after
 fails where a single bit differs: so every test here checks that a tangent depends on its primal only.
 """
 
-
 import pytest
 import torch
 import torch.nn.functional as F

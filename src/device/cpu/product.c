@@ -37,7 +37,8 @@ static int64_t nearest(int64_t at, int64_t in, int64_t out)
     return smaller(from, in - 1);
 }
 
-int64_t product_position(const struct product *p, int64_t row, int64_t column)
+/* The position in x of a row and a column of the picture, enlarged if p->conv says so, or -1 outside. */
+static int64_t position_of(const struct product *p, int64_t row, int64_t column)
 {
     int64_t height = p->conv.up ? p->y.height : p->x.height, width = p->conv.up ? p->y.width : p->x.width;
     if (row < 0 || row >= height || column < 0 || column >= width)
@@ -51,16 +52,15 @@ int64_t product_position(const struct product *p, int64_t row, int64_t column)
 
 const float *product_source(const struct product *p, int64_t lane, int64_t row, int64_t column)
 {
-    int64_t position = product_position(p, row, column);
+    int64_t position = position_of(p, row, column);
     return position < 0 ? NULL : tensor_row(p->x, lane, position);
 }
 
-/* The channels under one tap, or NULL outside. */
-static const float *under_tap(const struct product *p, int64_t lane, int64_t position, int64_t tap)
+int64_t product_under_tap(const struct product *p, int64_t position, int64_t tap)
 {
     int64_t row = position / p->y.width * p->conv.stride - p->conv.pad + tap / p->weight->kw;
     int64_t column = position % p->y.width * p->conv.stride - p->conv.pad + tap % p->weight->kw;
-    return product_source(p, lane, row, column);
+    return position_of(p, row, column);
 }
 
 /* Terms [first, first + count) of one row. */
@@ -73,9 +73,9 @@ static void gather_row(const struct product *p, float *to, int64_t row, int64_t 
     }
     for (int64_t tap = first / channels, skip = first % channels; count > 0; tap++, skip = 0) {
         int64_t length = smaller(channels - skip, count);
-        const float *from = under_tap(p, lane, position, tap);
-        if (from)
-            memcpy(to, from + skip, (size_t)length * sizeof *to);
+        int64_t from = product_under_tap(p, position, tap);
+        if (from >= 0)
+            memcpy(to, tensor_row(p->x, lane, from) + skip, (size_t)length * sizeof *to);
         else
             memset(to, 0, (size_t)length * sizeof *to);
         to += length;

@@ -31,8 +31,8 @@ struct product {
  * Sets block_rows, a multiple of the kernels' rows, row_blocks and chunk_panels. */
 int64_t product_cut(struct product *p, int64_t most_rows, int64_t most_columns);
 
-/* The position in x of a row and a column of the picture, enlarged if p->conv says so, or -1 outside. */
-int64_t product_position(const struct product *p, int64_t row, int64_t column);
+/* The position in x under a tap of a position in y, or -1 outside. */
+int64_t product_under_tap(const struct product *p, int64_t position, int64_t tap);
 
 /* The channels of x at a row and a column of the picture, enlarged if p->conv says so, or NULL outside. */
 const float *product_source(const struct product *p, int64_t lane, int64_t row, int64_t column);

@@ -62,13 +62,10 @@ static void encode_task(void *arg, int64_t task, int thread)
 /* Where the codes of a row of the product come from under a tap: a position over all lanes, or -1 outside. */
 static int64_t source_of(const struct product *p, int64_t r, int64_t tap)
 {
-    int64_t lane = r / p->positions, position = r % p->positions;
     if (!p->gathered)
         return r;
-    int64_t row = position / p->y.width * p->conv.stride - p->conv.pad + tap / p->weight->kw;
-    int64_t column = position % p->y.width * p->conv.stride - p->conv.pad + tap % p->weight->kw;
-    int64_t from = product_position(p, row, column);
-    return from < 0 ? -1 : lane * tensor_positions(p->x) + from;
+    int64_t from = product_under_tap(p, r % p->positions, tap);
+    return from < 0 ? -1 : r / p->positions * tensor_positions(p->x) + from;
 }
 
 /* Channels [first, first + count), block `number`, under one tap of the task's rows. */
