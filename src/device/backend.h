@@ -47,6 +47,8 @@ typedef void conv_op(struct device *device, struct tensor y, struct tensor x, co
 typedef int64_t code_blocks(const struct device *device, struct tensor y, const struct weight *w,
                             const struct conv *conv);
 code_blocks cpu_code_blocks; /* the CPU's, which a simulated device asks too */
+/* rms [channels] of the tangent x, lane `lane`, over its positions. */
+typedef void channel_rms(struct device *device, double *rms, struct tensor x, int64_t lane);
 typedef void norm_op(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
                      float eps, enum act act);
 typedef void attention_op(struct device *device, struct tensor y, struct tensor q, struct tensor k, struct tensor v,
@@ -88,6 +90,7 @@ struct device_ops {
     void (*write)(struct device *device, struct tensor to, const void *from);
     void (*read)(struct device *device, void *to, struct tensor from);
     code_blocks *code_blocks; /* NULL: none */
+    channel_rms *channel_rms;
     linear_op *linear;
     conv_op *conv;
     norm_op *norm;
@@ -111,6 +114,14 @@ struct device_ops {
 struct span {
     int64_t offset, bytes;
     int64_t allocated, freed;
+};
+
+/* A product whose tangents may be in codes, and which of its channels stay out of them. */
+struct coded {
+    const struct weight *weight;
+    bool known; /* by device_find_outliers or device_set_outliers */
+    int64_t count;
+    int32_t outliers[OUTLIERS]; /* rising */
 };
 
 struct program {
@@ -144,10 +155,18 @@ struct device {
     struct tangents tangents;       /* of.base is NULL where there are none */
     int tangent_bits;               /* 8, or any other for floats: see device_set_tangents */
     struct tensor factors;          /* of the op that is being run, see take_factors in ops.c */
-    struct tensor codes, code_rows; /* likewise, see take_codes */
-    struct program *program;        /* the one being made or run */
-    int64_t cursor;                 /* its tensors so far */
-    int64_t clock;                  /* a dry pass's allocations and frees so far */
+    struct tensor codes, code_rows; /* likewise, see take_codes; used if */
+    bool has_codes;                 /* see device_has_codes; set by open */
+    bool encodes;                   /* the op does take codes */
+    const struct coded *coded;      /* likewise: the op's outliers */
+    int no_codes;                   /* families that take floats all the same (device_use_codes) */
+    int coded_families;             /* see device_code_families */
+    bool finds_outliers;
+    struct coded *products; /* [product_count] */
+    int64_t product_count, product_room;
+    struct program *program; /* the one being made or run */
+    int64_t cursor;          /* its tensors so far */
+    int64_t clock;           /* a dry pass's allocations and frees so far */
     bool dry;
 };
 
@@ -158,6 +177,11 @@ void device_fail(struct device *device, struct error e);
 
 /* A GPU's scratch: partial sums of norms, and what a kernel found wrong with contents. */
 enum { GPU_MOMENTS = 1 << 16, GPU_SCRATCH = GPU_MOMENTS * 8 + 128 };
+
+/* device/outliers.c: the entry of a product in codes, which is made when there is none yet; NULL after an error. And with
+ * device_find_outliers its outliers, from lane `lane` of x, unless they are known. */
+struct coded *coded_product(struct device *device, const struct weight *w);
+void find_outliers(struct device *device, struct coded *product, struct tensor x, int64_t lane);
 
 /* device/layout.c: after the dry pass, places all tensors and says how large an arena they need. */
 struct error layout_make(struct program *program);

@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "device/backend.h"
 
 struct error device_open(struct device **device, const struct device_kind *kinds, const char *name, int index,
@@ -28,6 +29,7 @@ void device_close(struct device *d)
     if (!d)
         return;
     device_memory_free(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
+    memory_free(d->products);
     d->ops->close(d);
 }
 
@@ -56,6 +58,21 @@ void device_set_tangents(struct device *d, int bits)
     d->tangent_bits = bits;
     if (d->ops->set_tangents)
         d->ops->set_tangents(d, bits);
+}
+
+void device_use_codes(struct device *d, int families)
+{
+    d->no_codes = CODES_ALL & ~families;
+}
+
+bool device_has_codes(const struct device *d)
+{
+    return d->has_codes;
+}
+
+int device_code_families(const struct device *d)
+{
+    return d->coded_families;
 }
 
 struct error device_set_activations(struct device *d, bool bfloat)

@@ -97,6 +97,30 @@ struct error device_set_activations(struct device *device, bool bfloat);
  * it before any program is made. */
 void device_set_tangents(struct device *device, int bits);
 
+/* Products in codes come in families, one bit each. device_use_codes: from now on only those in `families` (at first
+ * all) take codes, and the others floats, in programs that exist, too. device_code_families: those that programs made so
+ * far have in codes; 0 where tangents are multiplied in floats anyway. */
+enum { CODES_ATTENTION = 1, CODES_CONV = 2, CODES_LINEAR = 4, CODES_ALL = 7 };
+void device_use_codes(struct device *device, int families);
+int device_code_families(const struct device *device);
+bool device_has_codes(const struct device *device); /* can it multiply codes? */
+
+/* Outliers: a few channels of a product's x whose tangents are so much larger than the others' that those would drown in
+ * codes of one scale. They stay out of the codes and are multiplied in floats. Products are numbered in the order in
+ * which the device's programs first have them. While `find` is on, products of tangents in floats look at the first
+ * tangent: an outlier has 6 times the median of the channels' root mean squares, or more; there are at most
+ * OUTLIERS of a product, and a sixteenth of its channels. */
+enum { OUTLIERS = 32 };
+struct outlier {
+    int32_t product, channel;
+};
+void device_find_outliers(struct device *device, bool find);
+
+/* device_outliers: those of all products, *count of them; to may be NULL. device_set_outliers puts others in their place;
+ * ERROR_BAD_INPUT if the device has no such products. */
+void device_outliers(const struct device *device, struct outlier *to, int64_t *count);
+struct error device_set_outliers(struct device *device, const struct outlier *from, int64_t count);
+
 /* Memory that the device holds, in bytes, by purpose. Host memory of the CPU's shared store is not included. */
 enum memory_kind { MEMORY_WEIGHTS, MEMORY_ACTIVATIONS, MEMORY_STATE, MEMORY_SCRATCH, MEMORY_KINDS };
 struct memory_use {

@@ -154,9 +154,10 @@ static void free_factors(struct device *d)
 }
 
 /* For products of tangents in 8 bits: x's codes, and the scale of each block (and what belongs to it) [tangent lanes,
- * .., blocks]. */
+ * .., blocks]. They are taken whether or not the family uses codes just now, so that a program need not be made anew. */
 static void take_codes(struct device *d, struct tensor y, struct tensor x, const struct weight *w, const struct conv *c)
 {
+    int family = c ? CODES_CONV : CODES_LINEAR;
     int64_t primal = primal_lanes(d, y), tangents = y.lanes - primal;
     int64_t blocks = tangents > 0 && d->tangent_bits == 8 && d->ops->code_blocks && is_product(w)
                          ? d->ops->code_blocks(d, y, w, c)
@@ -165,12 +166,19 @@ static void take_codes(struct device *d, struct tensor y, struct tensor x, const
         return;
     d->codes = device_alloc(d, I8, tangents, x.height, x.width, x.channels);
     d->code_rows = device_alloc(d, I64, tangents, x.height, x.width, blocks);
+    d->coded_families |= family;
+    struct coded *product = coded_product(d, w);
+    d->coded = product;
+    d->encodes = product && !(d->no_codes & family);
+    if (product && !d->dry && !d->encodes)
+        find_outliers(d, product, x, primal);
 }
 
 static void free_codes(struct device *d)
 {
     if (!d->codes.base)
         return;
+    d->encodes = false;
     device_free(d, &d->code_rows);
     device_free(d, &d->codes);
 }
@@ -242,6 +250,8 @@ static struct error check_attention(const struct device *d, struct tensor y, str
 void op_attention(struct device *d, struct tensor y, struct tensor q, struct tensor k, struct tensor v, int64_t heads,
                   bool causal)
 {
+    if (primal_lanes(d, y) < y.lanes && d->tangent_bits == 8 && d->has_codes)
+        d->coded_families |= CODES_ATTENTION;
     if (ready(d, check_attention(d, y, q, k, v, heads, causal)))
         d->ops->attention(d, y, q, k, v, heads, causal);
 }

@@ -231,11 +231,27 @@ static inline struct error give_all(struct job *job, const struct derivative *r)
 
 /* -------------------------------------------------------------------------------- all of it */
 
+/* Outliers are found in floats, as a run does before its first step in codes. */
+static inline struct error run_after_finding(struct device *device, struct program *program)
+{
+    device_use_codes(device, 0);
+    device_find_outliers(device, true);
+    TRY(program_run(program));
+    device_find_outliers(device, false);
+    device_use_codes(device, CODES_ALL);
+    TRY(program_run(program));
+    return device_wait(device);
+}
+
 static inline struct error derivative_run(struct job *job, struct derivative *r)
 {
+    struct program *program;
     TRY(find_inputs(job, r));
     TRY(keep_tensors(job, r));
-    TRY(run_once(r->device, derivative_body, r));
+    TRY(program_new(r->device, derivative_body, r, &program));
+    struct error e = run_after_finding(r->device, program);
+    program_free(program);
+    TRY(e);
     return give_all(job, r);
 }
 

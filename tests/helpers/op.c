@@ -13,7 +13,8 @@
  * the residual, or a norm's x); for 4-bit codes, the shape that they do not show: out, in, kernel, cycle.
  *
  * Tangents: with `of` I32 [1, 1, 1, lanes] among the tensors, lanes [0, primal=) are primal, the others tangents of
- * scale 2^log2=, multiplied in tangent_bits= (32 or 8). Tensors of fewer lanes have the primal ones.
+ * scale 2^log2=, multiplied in tangent_bits= (32 or 8), after a run in floats that finds outliers= (0 or 1). Tensors of
+ * fewer lanes have the primal ones.
  */
 #include <math.h>
 #include <stdio.h>
@@ -344,6 +345,13 @@ static struct error run_lanes(const struct job *job, int64_t lane, int threads, 
         e = prepare(&r);
     if (e.code == ERROR_NONE)
         e = program_new(r.device, body, &r, &program);
+    if (e.code == ERROR_NONE && number(job, "outliers", 0)) { // run in floats first
+        device_use_codes(r.device, 0);
+        device_find_outliers(r.device, true);
+        e = program_run(program);
+        device_find_outliers(r.device, false);
+        device_use_codes(r.device, CODES_ALL);
+    }
     if (e.code == ERROR_NONE)
         e = program_run(program);
     if (e.code == ERROR_NONE) {

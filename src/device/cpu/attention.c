@@ -348,7 +348,8 @@ void cpu_attention(struct device *device, struct tensor y, struct tensor q, stru
     a.primal = primal_lanes(device, y);
     a.of = a.primal < y.lanes ? tensor_data(device->tangents.of) : NULL;
     a.size = q.channels / heads;
-    a.unit = device->tangent_bits == 8 && a.primal < y.lanes ? a.cpu->int8 : NULL;
+    bool codes = device->tangent_bits == 8 && !(device->no_codes & CODES_ATTENTION);
+    a.unit = codes && a.primal < y.lanes ? a.cpu->int8 : NULL;
     a.padded_size = round_up(a.size, a.unit ? WHOLE : kernels->rows);
     a.queries = tensor_positions(q);
     a.keys = tensor_positions(k);

@@ -125,6 +125,7 @@ static const struct device_ops cpu_ops = {
     .write = cpu_write,
     .read = cpu_read,
     .code_blocks = cpu_code_blocks,
+    .channel_rms = cpu_channel_rms,
     .linear = cpu_linear,
     .conv = cpu_conv,
     .norm = cpu_norm,
@@ -152,6 +153,7 @@ struct error cpu_open(struct device **device, int index, int threads)
     cpu->device.ops = &cpu_ops;
     cpu->kernels = kernels;
     cpu->int8 = cpu_int8();
+    cpu->device.has_codes = cpu->int8;
     struct error e = pool_open(&cpu->pool, threads);
     if (e.code == ERROR_NONE) {
         threads = pool_threads(cpu->pool);

@@ -62,6 +62,8 @@ const struct int8_unit *cpu_int8(void);
 int64_t cpu_weight_place(const struct device *device, struct weight *w, char *at);
 struct error cpu_weight_pack(struct device *device, const struct weight *w, const struct weight_source *source);
 
+channel_rms cpu_channel_rms; /* norm.c */
+
 /* The ops: product.c, attention.c, norm.c, pointwise.c, step.c. */
 linear_op cpu_linear;
 conv_op cpu_conv;

@@ -179,3 +179,15 @@ void cpu_norm(struct device *device, struct tensor y, struct tensor x, const str
         norm_lanes(&n, primal, x.lanes - primal);
     norm_lanes(&n, 0, primal);
 }
+
+void cpu_channel_rms(struct device *device, double *rms, struct tensor x, int64_t lane)
+{
+    int64_t positions = tensor_positions(x);
+    (void)device;
+    memset(rms, 0, (size_t)x.channels * sizeof *rms);
+    for (int64_t i = 0; i < positions; i++)
+        for (int64_t c = 0; c < x.channels; c++)
+            rms[c] += (double)tensor_row(x, lane, i)[c] * (double)tensor_row(x, lane, i)[c];
+    for (int64_t c = 0; c < x.channels; c++)
+        rms[c] = sqrt(rms[c] / (double)positions);
+}

@@ -270,19 +270,19 @@ static void multiply_lanes(const struct device *device, struct product p, int64_
     p.x = tensor_lanes(p.x, first, count);
     p.primal = first ? 0 : count;
     p.primals += first;
-    if (first == 0 || !device->codes.base) {
+    if (first == 0 || !device->encodes) {
         multiply_rows(&p);
         return;
     }
     describe(&p);
-    product8_multiply(&p, device->codes, device->code_rows);
+    product8_multiply(&p, device->codes, device->code_rows, device->coded);
 }
 
 static void multiply(const struct device *device, struct product *p)
 {
     int64_t lanes = p->y.lanes, primal = primal_lanes(device, p->y);
     p->primal = primal;
-    if (primal == lanes || (p->epilogue.act == ACT_NONE && !device->codes.base)) {
+    if (primal == lanes || (p->epilogue.act == ACT_NONE && !device->encodes)) {
         multiply_rows(p);
         return;
     }

@@ -52,8 +52,9 @@ void product_finish_rows(const struct product *p, const float *sums, int64_t pad
 struct finish product_finish(const struct product *p, int64_t first_panel, int64_t panels);
 void product_finish_row(const struct product *p, struct finish *f, int64_t lane, int64_t position, int64_t first_panel);
 
-/* A product of tangents in 8 bits (product8.c): x of codes, with code_rows, both dense; every lane is a tangent. */
-void product8_multiply(struct product *p, struct tensor codes, struct tensor code_rows);
+/* A product of tangents in 8 bits (product8.c): x of codes, with code_rows, both dense; every lane is a tangent. The
+ * outliers of `coded` stay floats. */
+void product8_multiply(struct product *p, struct tensor codes, struct tensor code_rows, const struct coded *coded);
 
 /* A 3x3 convolution in fewer multiplications (winograd.c): whether it is worth it, which follows from one lane's shape,
  * and the product. */

@@ -7,32 +7,37 @@
  *
  * First x becomes codes, each block of a position's channels with its own scale; then rows of codes, gathered as in
  * product.c, are multiplied with the weight's codes block by block. The sums of a block are exact, and blocks are added
- * in order, so the same holds as for product.c. */
+ * in order, so the same holds as for product.c. Outliers, a few channels (device.h), are 0 in the codes; the products of
+ * their numbers are added in floats. */
 
 enum {
     DEPTH = 640,      /* most channels in a block */
     BLOCK_ROWS = 192, /* most rows in a task */
     CHUNK = 640,      /* most packed columns in a task */
     TOGETHER = 16,    /* positions that a task encodes */
+    WHOLE = 12,       /* a multiple of the units' and of the kernels' rows */
 };
 
 struct product8 {
     const struct product *product;
     const struct int8_unit *unit;
     struct tensor codes, code_rows;
+    const struct coded *coded;
     int64_t blocks, block; /* of a position's channels; most channels in one */
 };
 
 /* A task's place and its thread's scratch. */
 struct block {
-    int64_t first_row, rows, padded; /* padded: to whole fours */
+    int64_t first_row, rows, padded;
     int64_t first_panel, panels;
     bool in_place;            /* are rows multiplied where they were encoded? */
     float *sums;              /* [panels][padded][panel] */
     struct row_codes *scales; /* [padded] */
     int8_t *x;                /* [padded][channels of a block] */
+    float *outliers;          /* [padded][outliers under all taps, at most OUTLIERS of them] */
 };
-_Static_assert(BLOCK_ROWS *(CHUNK * sizeof(float) + sizeof(struct row_codes) + DEPTH) <= SCRATCH_BYTES,
+_Static_assert(BLOCK_ROWS *(CHUNK * sizeof(float) + sizeof(struct row_codes) + DEPTH + OUTLIERS * sizeof(float)) <=
+                   SCRATCH_BYTES,
                "a task's scratch");
 
 static struct row_codes *row_codes_at(const struct product8 *p, int64_t position)
@@ -45,6 +50,22 @@ static int8_t *codes_at(const struct product8 *p, int64_t position)
     return (int8_t *)tensor_data(p->codes) + position * p->codes.channels;
 }
 
+/* Block b of position i: channels [first, first + count) of its row, without outliers. */
+static void encode_block(const struct product8 *p, int64_t i, int64_t b, const float *row, int64_t first, int64_t count)
+{
+    float rest[DEPTH];
+    const float *from = row + first;
+    for (int64_t k = 0; k < p->coded->count; k++) {
+        int64_t channel = p->coded->outliers[k] - first;
+        if (channel < 0 || channel >= count)
+            continue;
+        if (from != rest)
+            from = memcpy(rest, row + first, (size_t)count * sizeof *rest);
+        rest[channel] = 0;
+    }
+    p->product->kernels->encode(codes_at(p, i) + first, row_codes_at(p, i) + b, from, count);
+}
+
 /* Task: some positions of x, counted over all lanes. */
 static void encode_task(void *arg, int64_t task, int thread)
 {
@@ -54,9 +75,8 @@ static void encode_task(void *arg, int64_t task, int thread)
     int64_t positions = tensor_positions(x), end = smaller((task + 1) * TOGETHER, x.lanes * positions);
     for (int64_t i = task * TOGETHER; i < end; i++)
         for (int64_t b = 0, first = 0; b < p->blocks; b++, first += p->block)
-            p->product->kernels->encode(codes_at(p, i) + first, row_codes_at(p, i) + b,
-                                        tensor_row(x, i / positions, i % positions) + first,
-                                        smaller(p->block, x.channels - first));
+            encode_block(p, i, b, tensor_row(x, i / positions, i % positions), first,
+                         smaller(p->block, x.channels - first));
 }
 
 /* Where the codes of a row of the product come from under a tap: a position over all lanes, or -1 outside. */
@@ -84,6 +104,32 @@ static void gather(const struct product8 *p8, const struct block *b, int64_t tap
     }
 }
 
+/* The outliers' products under one tap. */
+static void add_outliers(const struct product8 *p8, const struct block *b, int64_t tap)
+{
+    const struct product *p = p8->product;
+    const struct kernels *k = p->kernels;
+    int64_t count = p8->coded->count, panel = k->panel;
+    const int32_t *channels = p8->coded->outliers;
+    for (int64_t r = 0; r < b->padded; r++) {
+        int64_t from = r < b->rows ? source_of(p, b->first_row + r, tap) : -1, positions = tensor_positions(p->x);
+        const float *row = from < 0 ? NULL : tensor_row(p->x, from / positions, from % positions);
+        for (int64_t c = 0; c < count; c++)
+            b->outliers[r * count + c] = row ? row[channels[c]] : 0;
+    }
+    float terms[OUTLIERS * 64];
+    for (int64_t n = 0; n < b->panels; n++) {
+        for (int64_t c = 0; c < count; c++) {
+            int64_t term = tap * p->weight->in + channels[c];
+            const uint8_t *fours = (const uint8_t *)product_panel(p, b->first_panel + n, term / 4 * 4) + term % 4;
+            for (int64_t column = 0; column < panel; column++)
+                terms[c * panel + column] = (float)(fours[4 * column] - 128);
+        }
+        for (int64_t r = 0; r < b->padded; r += k->rows)
+            k->tile(b->sums + (n * b->padded + r) * panel, b->outliers + r * count, count, terms, count, true);
+    }
+}
+
 static void multiply_task(void *arg, int64_t i, int thread)
 {
     const struct product8 *p8 = arg;
@@ -92,18 +138,19 @@ static void multiply_task(void *arg, int64_t i, int thread)
     struct block b = {.first_row = i % p->row_blocks * p->block_rows,
                       .first_panel = i / p->row_blocks * p->chunk_panels};
     b.rows = smaller(p->block_rows, p->rows - b.first_row);
-    b.padded = round_up(b.rows, 4);
+    b.padded = round_up(b.rows, WHOLE);
     b.in_place = !p->gathered && b.rows == b.padded;
     b.panels = smaller(p->chunk_panels, p->panels - b.first_panel);
     b.sums = cpu_scratch(p->cpu, thread);
     b.scales = (struct row_codes *)(b.sums + BLOCK_ROWS * CHUNK);
     b.x = (int8_t *)(b.scales + BLOCK_ROWS);
+    b.outliers = (float *)(b.x + BLOCK_ROWS * DEPTH);
 
     float ones[64]; // a weight's scales come last, in product_finish_rows
     for (int64_t column = 0; column < k->panel; column++)
         ones[column] = 1;
     int64_t taps = p->weight->kh * p->weight->kw, channels = p->weight->in;
-    for (int64_t tap = 0; tap < taps; tap++)
+    for (int64_t tap = 0; tap < taps; tap++) {
         for (int64_t number = 0, first = 0; first < channels; number++, first += p8->block) {
             int64_t count = smaller(p8->block, channels - first);
             gather(p8, &b, tap, number, first, count);
@@ -114,6 +161,9 @@ static void multiply_task(void *arg, int64_t i, int thread)
                                    (const uint8_t *)product_panel(p, b.first_panel + n, tap * channels + first), ones,
                                    b.padded, count, tap > 0 || first > 0);
         }
+        if (p8->coded->count > 0)
+            add_outliers(p8, &b, tap);
+    }
     product_finish_rows(p, b.sums, b.padded, b.first_row, b.rows, b.first_panel, b.panels);
 }
 
@@ -128,9 +178,9 @@ int64_t cpu_code_blocks(const struct device *device, struct tensor y, const stru
     return (w->in + DEPTH - 1) / DEPTH;
 }
 
-void product8_multiply(struct product *p, struct tensor codes, struct tensor code_rows)
+void product8_multiply(struct product *p, struct tensor codes, struct tensor code_rows, const struct coded *coded)
 {
-    struct product8 p8 = {.product = p, .unit = p->cpu->int8, .codes = codes, .code_rows = code_rows};
+    struct product8 p8 = {.product = p, .unit = p->cpu->int8, .codes = codes, .code_rows = code_rows, .coded = coded};
     p8.blocks = code_rows.channels;
     p8.block = round_up((codes.channels + p8.blocks - 1) / p8.blocks, codes.channels % 64 == 0 ? 64 : 4);
     int64_t positions = p->x.lanes * tensor_positions(p->x);
