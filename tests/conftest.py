@@ -138,7 +138,7 @@ def change_checkpoint(path, change):
     facts = header["__metadata__"]
     change(facts)
     crc = zlib.crc32("".join(facts[key] + "\0" for key in facts if key != "crc32").encode())
-    for tensor in (name for name in ("embedding", "m", "v", "history", "noise", "best", "basis") if name in header):
+    for tensor in (name for name in ("embedding", "m", "v", "history", "noise", "best", "basis", "slopes", "outliers") if name in header):
         first, end = header[tensor]["data_offsets"]
         crc = zlib.crc32(struct.pack("<2q", *header[tensor]["shape"]) + data[size + first : size + end], crc)
     facts["crc32"] = f"{crc:08x}"

@@ -47,6 +47,7 @@ typedef void conv_op(struct device *device, struct tensor y, struct tensor x, co
 typedef int64_t code_blocks(const struct device *device, struct tensor y, const struct weight *w,
                             const struct conv *conv);
 code_blocks cpu_code_blocks; /* the CPU's, which a simulated device asks too */
+bool cpu_has_codes(void);    /* likewise */
 /* rms [channels] of the tangent x, lane `lane`, over its positions. */
 typedef void channel_rms(struct device *device, double *rms, struct tensor x, int64_t lane);
 typedef void norm_op(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
@@ -160,9 +161,10 @@ struct device {
     bool encodes;                   /* the op does take codes */
     const struct coded *coded;      /* likewise: the op's outliers */
     int no_codes;                   /* families that take floats all the same (device_use_codes) */
-    int coded_families;             /* see device_code_families */
     bool finds_outliers;
-    struct coded *products; /* [product_count] */
+    struct coded *products;   /* [product_count] */
+    struct outlier *outliers; /* [outlier_count]: as device_set_outliers got them, for products that are new later */
+    int64_t outlier_count;
     int64_t product_count, product_room;
     struct program *program; /* the one being made or run */
     int64_t cursor;          /* its tensors so far */

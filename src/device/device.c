@@ -30,6 +30,7 @@ void device_close(struct device *d)
         return;
     device_memory_free(d, MEMORY_ACTIVATIONS, d->arena.memory, d->arena.bytes);
     memory_free(d->products);
+    memory_free(d->outliers);
     d->ops->close(d);
 }
 
@@ -65,14 +66,14 @@ void device_use_codes(struct device *d, int families)
     d->no_codes = CODES_ALL & ~families;
 }
 
+int device_tangents(const struct device *d)
+{
+    return d->tangent_bits;
+}
+
 bool device_has_codes(const struct device *d)
 {
     return d->has_codes;
-}
-
-int device_code_families(const struct device *d)
-{
-    return d->coded_families;
 }
 
 struct error device_set_activations(struct device *d, bool bfloat)

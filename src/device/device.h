@@ -97,13 +97,13 @@ struct error device_set_activations(struct device *device, bool bfloat);
  * it before any program is made. */
 void device_set_tangents(struct device *device, int bits);
 
-/* Products in codes come in families, one bit each. device_use_codes: from now on only those in `families` (at first
- * all) take codes, and the others floats, in programs that exist, too. device_code_families: those that programs made so
- * far have in codes; 0 where tangents are multiplied in floats anyway. */
+int device_tangents(const struct device *device);
+bool device_has_codes(const struct device *device); /* can it multiply in 8 bits? */
+
+/* Products in codes come in families, one bit each: from now on only those in `families` (at first all) take codes, and
+ * the others floats, in programs that exist, too. */
 enum { CODES_ATTENTION = 1, CODES_CONV = 2, CODES_LINEAR = 4, CODES_ALL = 7 };
 void device_use_codes(struct device *device, int families);
-int device_code_families(const struct device *device);
-bool device_has_codes(const struct device *device); /* can it multiply codes? */
 
 /* Outliers: a few channels of a product's x whose tangents are so much larger than the others' that those would drown in
  * codes of one scale. They stay out of the codes and are multiplied in floats. Products are numbered in the order in
@@ -116,8 +116,9 @@ struct outlier {
 };
 void device_find_outliers(struct device *device, bool find);
 
-/* device_outliers: those of all products, *count of them; to may be NULL. device_set_outliers puts others in their place;
- * ERROR_BAD_INPUT if the device has no such products. */
+/* device_outliers: those of all products, by product and channel, *count of them; to may be NULL. device_set_outliers
+ * puts others in their place, also for programs made later, whose dry pass refuses a channel that a product does not
+ * have. */
 void device_outliers(const struct device *device, struct outlier *to, int64_t *count);
 struct error device_set_outliers(struct device *device, const struct outlier *from, int64_t count);
 

@@ -166,7 +166,6 @@ static void take_codes(struct device *d, struct tensor y, struct tensor x, const
         return;
     d->codes = device_alloc(d, I8, tangents, x.height, x.width, x.channels);
     d->code_rows = device_alloc(d, I64, tangents, x.height, x.width, blocks);
-    d->coded_families |= family;
     struct coded *product = coded_product(d, w);
     d->coded = product;
     d->encodes = product && !(d->no_codes & family);
@@ -250,8 +249,6 @@ static struct error check_attention(const struct device *d, struct tensor y, str
 void op_attention(struct device *d, struct tensor y, struct tensor q, struct tensor k, struct tensor v, int64_t heads,
                   bool causal)
 {
-    if (primal_lanes(d, y) < y.lanes && d->tangent_bits == 8 && d->has_codes)
-        d->coded_families |= CODES_ATTENTION;
     if (ready(d, check_attention(d, y, q, k, v, heads, causal)))
         d->ops->attention(d, y, q, k, v, heads, causal);
 }

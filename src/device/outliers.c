@@ -6,6 +6,25 @@
 
 static const double MUCH_LARGER = 6; /* than the median */
 
+/* Those of product i that were set. */
+static struct error fill(const struct device *d, int64_t i)
+{
+    struct coded *p = &d->products[i];
+    p->known = d->outliers;
+    p->count = 0;
+    for (int64_t k = 0; k < d->outlier_count; k++) {
+        const struct outlier *o = &d->outliers[k];
+        if (o->product != i)
+            continue;
+        if (p->count == OUTLIERS || o->channel < 0 || o->channel >= p->weight->in)
+            return error_input("channel %lld of product %lld cannot stay out of codes: the product has %lld channels, "
+                               "and at most %d stay out",
+                               (long long)o->channel, (long long)i, (long long)p->weight->in, (int)OUTLIERS);
+        p->outliers[p->count++] = o->channel;
+    }
+    return ok();
+}
+
 struct coded *coded_product(struct device *d, const struct weight *w)
 {
     for (int64_t i = 0; i < d->product_count; i++)
@@ -17,8 +36,11 @@ struct coded *coded_product(struct device *d, const struct weight *w)
         return NULL;
     }
     d->products = more;
-    more += d->product_count++;
+    more += d->product_count;
     *more = (struct coded){.weight = w};
+    struct error e = fill(d, d->product_count++);
+    if (e.code != ERROR_NONE)
+        device_fail(d, e);
     return more;
 }
 
@@ -65,16 +87,10 @@ void find_outliers(struct device *d, struct coded *p, struct tensor x, int64_t l
     memory_free(rms);
 }
 
-static void forget(struct device *d)
-{
-    for (int64_t i = 0; i < d->product_count; i++)
-        d->products[i].known = false, d->products[i].count = 0;
-}
-
 void device_find_outliers(struct device *d, bool find)
 {
-    if (find)
-        forget(d);
+    for (int64_t i = 0; i < d->product_count && find; i++)
+        d->products[i].known = false, d->products[i].count = 0;
     d->finds_outliers = find;
 }
 
@@ -89,17 +105,14 @@ void device_outliers(const struct device *d, struct outlier *to, int64_t *count)
 
 struct error device_set_outliers(struct device *d, const struct outlier *from, int64_t count)
 {
-    forget(d);
-    for (int64_t i = 0; i < count; i++) {
-        struct coded *p =
-            from[i].product >= 0 && from[i].product < d->product_count ? &d->products[from[i].product] : NULL;
-        if (!p || p->count == OUTLIERS || from[i].channel < (p->count ? p->outliers[p->count - 1] + 1 : 0) ||
-            from[i].channel >= p->weight->in)
-            return error_input("outlier %lld, channel %lld of product %lld, does not fit the model", (long long)i,
-                               (long long)from[i].channel, (long long)from[i].product);
-        p->outliers[p->count++] = from[i].channel;
-    }
+    memory_free(d->outliers);
+    d->outlier_count = 0;
+    d->outliers = memory_alloc(count, sizeof *d->outliers);
+    if (!d->outliers)
+        return error_memory("the products' outliers");
+    memcpy(d->outliers, from, (size_t)count * sizeof *from);
+    d->outlier_count = count;
     for (int64_t i = 0; i < d->product_count; i++)
-        d->products[i].known = true;
+        TRY(fill(d, i));
     return ok();
 }

@@ -98,6 +98,7 @@ struct error device_simulate(struct device **device, bool tangents)
     };
     struct device *d = &simulated->device;
     d->ops = &simulated->ops;
+    d->has_codes = tangents && cpu_has_codes();
     snprintf(d->name, sizeof d->name, "a GPU, planned");
     void *scratch;
     *device = d;

@@ -336,6 +336,8 @@ static bool shapes_training(const struct config *config, const struct key *key)
         return config->optim.patience > 0;
     if (key->offset == offsetof(struct config, zo.eps))
         return config->zo.derivative != DERIVATIVE_TANGENT;
+    if (key->offset == offsetof(struct config, quant.tangents))
+        return config->zo.derivative == DERIVATIVE_TANGENT;
     return key->trains;
 }
 

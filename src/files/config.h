@@ -100,7 +100,7 @@ struct config {
     struct {
         int64_t bits;            /* 4, 8, 16 or 32 */
         const char *activations; /* "fp16" or "bf16": the operands of a GPU's products, in pairs */
-        int64_t tangents;        /* 32 or 8: bits in which tangents are multiplied */
+        int64_t tangents;        /* bits in which tangents are multiplied: 8, 16, 32; 0: auto */
     } quant;
     struct {
         char *dir;
@@ -165,7 +165,7 @@ char *config_json(const struct config *config);
 /* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out
  * output.* but validate_every, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run
  * may be moved or prolonged; optim.minutes, since time does not repeat itself; optim.min_gain without optim.patience,
- * and zo.eps beside tangents, which have no use for it; and model, data.images and data.captions, which are compared by
+ * zo.eps beside tangents and quant.tangents beside differences, which have no use for it; and model, data.images and data.captions, which are compared by
  * what they lead to (files/origin.h). NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);
 

@@ -67,7 +67,9 @@ static struct error check_bits(const struct config *config)
 static struct error check_tangents(const struct config *config)
 {
     int64_t bits = config->quant.tangents;
-    return bits == 8 || bits == 32 ? ok() : error_input("is %lld, expected 8 or 32", (long long)bits);
+    if (bits != 0 && bits != 8 && bits != 16 && bits != 32)
+        return error_input("is %lld, expected 8, 16, 32 or \"auto\"", (long long)bits);
+    return ok();
 }
 
 #define AT(field) offsetof(struct config, field)
@@ -153,9 +155,11 @@ const struct key config_keys[] = {
      .meaning = "bits of weights in memory: 8 (int8), 4, 16 or 32; a quantized model keeps its own"},
     {"quant.activations", NAME, AT(quant.activations), true, "\"fp16\"", .names = activation_names,
      .meaning = "operands of a GPU's products: pairs of fp16 numbers, or of bf16 for models that overflow"},
-    {"quant.tangents", INTEGER, AT(quant.tangents), true, "32", 8, 32, .check = check_tangents, .before = "32",
-     .meaning = "bits in which tangents are multiplied, with 8-bit weights and in attention: 32 (float), or 8 on "
-                "integer units"},
+    {"quant.tangents", INTEGER, AT(quant.tangents), true, "\"auto\"", 8, 32, .check = check_tangents, .zero = "auto",
+     .before = "32",
+     .meaning =
+         "bits in which tangents are multiplied: 32 or 16 (on the CPU both are float), or 8 with 8-bit weights on "
+         "integer units; auto: as the checkpoint, or 8 where that is possible"},
     {"output.dir", TEXT, AT(output.dir), false, NULL, .meaning = "the folder for everything that the run writes"},
     {"output.save_every", INTEGER, AT(output.save_every), false, "5000", 0, 1000000000,
      .meaning = "steps between saved embeddings; 0: only at the end"},

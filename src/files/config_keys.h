@@ -34,7 +34,7 @@ struct key {
     const char *const *names; /* NAME, POSITION: what is allowed, ended by NULL; or */
     const char *(*name_at)(int position);
     struct error (*check)(const struct config *config);
-    const char *zero;   /* NUMBER: a text that stands for 0, which `low` leaves out; NULL: none */
+    const char *zero;   /* INTEGER, NUMBER: a text that stands for 0, which `low` leaves out; NULL: none */
     const char *before; /* JSON: what all runs were made with before the key existed, for recipes without it */
     const char *meaning;
 };

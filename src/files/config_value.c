@@ -17,15 +17,13 @@ static void *field(const struct config *config, const struct key *key)
 static void expect(char out[256], const struct key *key)
 {
     switch (key->kind) {
-    case INTEGER:
-        snprintf(out, 256, "a whole number from %.16g to %.16g", key->low, key->high);
-        break;
     case PAIR:
         snprintf(out, 256, "a list of two whole numbers from %.16g to %.16g", key->low, key->high);
         break;
+    case INTEGER:
     case NUMBER:
-        snprintf(out, 256, "a number from %.16g to %.16g%s%s%s", key->low, key->high, key->zero ? ", or \"" : "",
-                 key->zero ? key->zero : "", key->zero ? "\"" : "");
+        snprintf(out, 256, "a %snumber from %.16g to %.16g%s%s%s", key->kind == INTEGER ? "whole " : "", key->low,
+                 key->high, key->zero ? ", or \"" : "", key->zero ? key->zero : "", key->zero ? "\"" : "");
         break;
     case BOOLEAN:
         snprintf(out, 256, "true or false");
@@ -116,7 +114,7 @@ static struct error set_texts(struct texts *texts, const struct key *key, const 
 static struct error set_number(double *number, const struct key *key, const cJSON *value)
 {
     bool zero = key->zero && cJSON_IsString(value) && strcmp(value->valuestring, key->zero) == 0;
-    if (!zero && !number_fits(key, value, false))
+    if (!zero && !number_fits(key, value, key->kind == INTEGER))
         return unexpected(key, value);
     *number = zero ? 0 : value->valuedouble;
     return ok();
@@ -147,11 +145,11 @@ struct error config_value_set(struct config *config, const struct key *key, cons
 {
     void *to = field(config, key);
     int position;
+    double number;
     switch (key->kind) {
     case INTEGER:
-        if (!number_fits(key, value, true))
-            return unexpected(key, value);
-        *(int64_t *)to = (int64_t)value->valuedouble;
+        TRY(set_number(&number, key, value));
+        *(int64_t *)to = (int64_t)number;
         return ok();
     case NUMBER:
         return set_number(to, key, value);
@@ -219,12 +217,12 @@ cJSON *config_value_json(const struct config *config, const struct key *key)
 {
     const void *from = field(config, key);
     const struct texts *texts = from;
+    double number;
     switch (key->kind) {
     case INTEGER:
-        return number_json((double)*(const int64_t *)from);
     case NUMBER:
-        return key->zero && *(const double *)from == 0 ? cJSON_CreateString(key->zero)
-                                                       : number_json(*(const double *)from);
+        number = key->kind == INTEGER ? (double)*(const int64_t *)from : *(const double *)from;
+        return key->zero && number == 0 ? cJSON_CreateString(key->zero) : number_json(number);
     case BOOLEAN:
         return cJSON_CreateBool(*(const bool *)from);
     case PAIR:

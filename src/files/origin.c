@@ -95,6 +95,15 @@ enum derivative recipe_derivative(const char *text)
     return found;
 }
 
+int64_t recipe_tangents(const char *text)
+{
+    cJSON *recipe = parse_recipe(text);
+    const cJSON *quant = cJSON_GetObjectItemCaseSensitive(recipe, "quant");
+    double bits = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(quant, "tangents"));
+    cJSON_Delete(recipe);
+    return bits > 0 ? (int64_t)bits : 0; // else it is a text, auto
+}
+
 double recipe_rate(const char *text)
 {
     cJSON *recipe = parse_recipe(text);

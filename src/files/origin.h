@@ -46,6 +46,9 @@ bool recipe_differs(char text[RECIPE_DIFFERENCE], const char *theirs, const char
 /* Which derivative the run of a recipe takes; DERIVATIVE_AUTO if it does not say, or is none. */
 enum derivative recipe_derivative(const char *recipe);
 
+/* Its quant.tangents, as struct config has it. */
+int64_t recipe_tangents(const char *recipe);
+
 /* Its learning rate; 0 if it does not say. */
 double recipe_rate(const char *recipe);
 

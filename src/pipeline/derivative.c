@@ -65,30 +65,49 @@ struct error derivative_choose(struct config *c, const struct derivative_facts *
         chosen = choose(c, facts, why);
     TRY(check(c, facts, chosen));
     c->zo.derivative = chosen;
+    if (c->quant.tangents == 0 && chosen == facts->checkpoint)
+        c->quant.tangents = facts->tangents;
     return ok();
+}
+
+int tangent_bits(const struct config *c, const struct pipeline *p)
+{
+    bool codes = p->most_bits == 8 && device_has_codes(p->device);
+    bool eight = c->quant.tangents == 8 || (c->quant.tangents == 0 && codes);
+    return eight && c->zo.derivative == DERIVATIVE_TANGENT ? 8 : 32;
 }
 
 /* -------------------------------------------------------------------------------- a run's */
 
-struct error derivative_of_run(const char *run, enum derivative *derivative)
+/* What the newest intact checkpoint in the folder says, if there is one. */
+static struct error find_facts(const char *run, struct derivative_facts *facts)
 {
     char folder[PATH_SIZE], *recipe;
-    *derivative = DERIVATIVE_AUTO;
+    facts->checkpoint = DERIVATIVE_AUTO;
     TRY(path_join(folder, run, "checkpoints"));
     TRY(checkpoint_recipe(folder, &recipe));
-    if (recipe)
-        *derivative = recipe_derivative(recipe);
+    if (recipe) {
+        facts->checkpoint = recipe_derivative(recipe);
+        facts->tangents = recipe_tangents(recipe);
+    }
     memory_free(recipe);
     return ok();
 }
 
-/* Rank 0. Checkpoints that an --overwrite has given up count no more. */
-static struct error find_checkpoint(const struct config *c, enum start start, enum derivative *derivative)
+struct error derivative_of_run(const char *run, enum derivative *derivative)
 {
-    *derivative = DERIVATIVE_AUTO;
+    struct derivative_facts facts;
+    struct error e = find_facts(run, &facts);
+    *derivative = facts.checkpoint;
+    return e;
+}
+
+/* Rank 0. Checkpoints that an --overwrite has given up count no more. */
+static struct error find_checkpoint(const struct config *c, enum start start, struct derivative_facts *facts)
+{
     if (start != START_RESUME || previous_given_up(c->output.dir))
         return ok();
-    return derivative_of_run(c->output.dir, derivative);
+    return find_facts(c->output.dir, facts);
 }
 
 struct error derivative_settle(struct config *config, struct pipeline *p, enum start start, const char **why)
@@ -96,18 +115,34 @@ struct error derivative_settle(struct config *config, struct pipeline *p, enum s
     struct comm *all = p->all;
     double lacks = !device_has_tangents(p->device);
     struct derivative_facts facts = {.checkpoint = DERIVATIVE_AUTO};
-    TRY(comm_agree(all, comm_rank(all) == 0 ? find_checkpoint(config, start, &facts.checkpoint) : ok()));
-    TRY(comm_broadcast(all, &facts.checkpoint, sizeof facts.checkpoint, 0));
+    TRY(comm_agree(all, comm_rank(all) == 0 ? find_checkpoint(config, start, &facts) : ok()));
+    TRY(comm_broadcast(all, &facts, sizeof facts, 0));
     TRY(comm_sum(all, &lacks, 1));
     facts.device_has_tangents = lacks == 0;
     return comm_agree(all, derivative_choose(config, &facts, why));
 }
 
-void derivative_log(const struct config *c, const char *why)
+static void log_tangents(const struct config *c, const struct pipeline *p)
+{
+    int bits = tangent_bits(c, p);
+    if (bits == 8 && !device_has_codes(p->device))
+        log_warning(
+            "%s", config_blame(c, "quant.tangents",
+                               error_input("8 takes floats here: %s has no products of 8 bits", device_name(p->device)))
+                      .text);
+    else if (c->quant.tangents == 0)
+        log_line("quant.tangents: auto takes %d bits", bits);
+    else
+        log_line("quant.tangents: %d bits%s", bits, c->quant.tangents == 16 ? " for 16, on the CPU" : "");
+}
+
+void derivative_log(const struct config *c, const struct pipeline *p, const char *why)
 {
     const char *name = derivative_name(c->zo.derivative);
     if (why)
         log_line("zo.derivative: auto takes %s, %s", name, why);
     else
         log_line("zo.derivative: %s", name);
+    if (c->zo.derivative == DERIVATIVE_TANGENT)
+        log_tangents(c, p);
 }

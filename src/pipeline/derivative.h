@@ -18,12 +18,17 @@
 struct derivative_facts {
     bool device_has_tangents;
     enum derivative checkpoint; /* of the run that is continued; DERIVATIVE_AUTO: there is none */
+    int64_t tangents;           /* its quant.tangents, which a config with auto takes over */
 };
 
 /* Replaces auto in config->zo.derivative: by the checkpoint's; by differences where the device has no tangents or
  * zo.sides is 2; else by what is best on the CPU. *why: the reason of auto's choice, a static text; NULL if the config
  * chose. ERROR_BAD_INPUT names a tangent that the device does not have, and a choice that is not the checkpoint's. */
 struct error derivative_choose(struct config *config, const struct derivative_facts *facts, const char **why);
+
+/* The bits in which the run's tangents are multiplied: quant.tangents, or for auto 8 if the pipeline's weights have 8 bits
+ * and its device has products of codes. */
+int tangent_bits(const struct config *config, const struct pipeline *p);
 
 /* The same for a run that begins in a pipeline, START_RESUME with the checkpoints in output.dir, which rank 0 reads.
  * Collective over p->all; each rank has read its config. */
@@ -32,7 +37,7 @@ struct error derivative_settle(struct config *config, struct pipeline *p, enum s
 /* The derivative of the run that has left FOLDER: by its newest intact checkpoint; DERIVATIVE_AUTO if there is none. */
 struct error derivative_of_run(const char *folder, enum derivative *derivative);
 
-/* Logs which one it is. For rank 0 of those who learn. */
-void derivative_log(const struct config *config, const char *why);
+/* Logs which one it is, and how tangents are multiplied. For rank 0 of those who learn. */
+void derivative_log(const struct config *config, const struct pipeline *p, const char *why);
 
 #endif

@@ -45,7 +45,6 @@ struct pipeline_choice pipeline_choice_of(const struct config *config)
         .device = config->device,
         .bits = (int)config->quant.bits,
         .bfloat = strcmp(config->quant.activations, "bf16") == 0,
-        .tangent_bits = (int)config->quant.tangents,
         .encodes = true,
         .config = config,
     };
@@ -115,7 +114,6 @@ static struct error open_device(struct pipeline *p, const struct device_kind *de
                                   : device_open(&p->device, devices, c->device, comm_local_rank(p->all), threads);
     progress_end(&progress);
     TRY(blame(c, "device", e));
-    device_set_tangents(p->device, c->tangent_bits);
     return blame(c, "quant.activations", device_set_activations(p->device, c->bfloat));
 }
 
@@ -153,8 +151,6 @@ static const char *find_difference(const struct pipeline_choice *a, const struct
         return "device";
     if (a->bits != b->bits)
         return "quant.bits";
-    if (a->tangent_bits != b->tangent_bits)
-        return "quant.tangents";
     return a->bfloat != b->bfloat ? "quant.activations" : NULL;
 }
 

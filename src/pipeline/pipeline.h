@@ -25,7 +25,6 @@ struct pipeline_choice {
     const char *device;          /* as device_open takes it; must outlive the pipeline */
     int bits;                    /* of text encoder and UNet: 4, 8, 16 or 32; 0: as stored */
     bool bfloat;                 /* see device_set_activations */
-    int tangent_bits;            /* see device_set_tangents */
     bool encodes;                /* pictures will be encoded, so the VAE needs its encoder */
     const struct config *config; /* where the choice comes from, for errors; NULL: from the command line's options */
 };

@@ -66,6 +66,20 @@ static void add_looks(struct facts *f, const struct training *t)
     add_fact(f, "validation loss at the end", "%.5f", l->newest);
 }
 
+/* How far its slopes were from exact ones. */
+static void add_noise(struct facts *f, const struct training *t)
+{
+    const struct slope_noise *n = &t->state.noise;
+    bool enough;
+    double noise = slope_noise_of(n, &enough);
+    if (n->compared > 0)
+        add_fact(f, "noise of slopes in 8 bits", "%.1f %%, in the last %lld compared%s", 100 * noise,
+                 (long long)n->count, enough ? "" : ": too few for a verdict");
+    if (n->fallen)
+        add_fact(f, "in floats all the same", "%s%s%s", "attention", n->fallen & CODES_CONV ? ", convolutions" : "",
+                 n->fallen & CODES_LINEAR ? ", linear layers" : "");
+}
+
 static void add_run(struct facts *f, const struct learning *l)
 {
     const struct pipeline *p = l->subject->pipeline;
@@ -73,6 +87,7 @@ static void add_run(struct facts *f, const struct learning *l)
     add_fact(f, "device", "%s", device_name(p->device));
     add_fact(f, "ranks", "%d", comm_size(p->comm));
     add_fact(f, "derivative", "%s", derivative_name(l->subject->config.zo.derivative));
+    add_noise(f, t);
     char why[ENDING_TEXT];
     ending_why(why, &t->state.ending, t->parts.config);
     add_fact(f, "steps", "%lld%s%s", (long long)t->state.step, why[0] ? ", ended by " : "", why);

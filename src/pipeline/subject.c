@@ -191,7 +191,7 @@ struct error subject_read(struct subject *s, struct pipeline *p, struct config *
 
 void subject_log_choices(const struct subject *s)
 {
-    derivative_log(&s->config, s->derivative_why);
+    derivative_log(&s->config, s->pipeline, s->derivative_why);
     if (s->rate_was_auto)
         learning_rate_log(&s->config);
 }
@@ -332,6 +332,7 @@ struct error subject_start(struct subject *s)
 struct training_parts subject_parts(const struct subject *s)
 {
     const struct pipeline *p = s->pipeline;
+    device_set_tangents(p->device, tangent_bits(&s->config, p));
     return (struct training_parts){
         .config = &s->config,
         .comm = p->comm,

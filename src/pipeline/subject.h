@@ -62,7 +62,7 @@ struct error subject_start(struct subject *s);
 /* What a run of the subject stands on; after pipeline_compare. The texts stay the subject's. */
 struct origin subject_origin(struct subject *s);
 
-/* What training needs, from a started subject. */
+/* What training needs, from a started subject, as which the device multiplies tangents from then on. */
 struct training_parts subject_parts(const struct subject *s);
 
 #endif

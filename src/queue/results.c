@@ -154,6 +154,8 @@ static bool differs(char difference[RECIPE_DIFFERENCE], const char *theirs, cons
         return recipe_differs(difference, theirs, job->recipe);
     if (as_there.zo.derivative == DERIVATIVE_AUTO)
         as_there.zo.derivative = recipe_derivative(theirs);
+    if (as_there.quant.tangents == 0)
+        as_there.quant.tangents = recipe_tangents(theirs);
     if (as_there.optim.lr == 0)
         as_there.optim.lr = recipe_rate(theirs);
     char *ours = config_recipe(&as_there);

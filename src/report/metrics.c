@@ -177,6 +177,8 @@ static void put_line(FILE *out, const struct metric *metric)
         put_number(out, ", \"validation_loss\": ", metric->validation);
         fprintf(out, ", \"best_step\": %lld", (long long)metric->best_step);
     }
+    if (!isnan(metric->slope_noise))
+        put_number(out, ", \"slope_noise\": ", metric->slope_noise);
     put_number(out, ", \"grad_norm\": ", metric->grad_norm);
     fprintf(out, ", \"removed\": %lld", (long long)metric->removed);
     put_number(out, ", \"lr\": ", metric->lr);

@@ -5,7 +5,8 @@
  *
  * A line is a JSON object, numbers with 17 significant digits (they read back as the same double); keys: step, loss,
  * losses, slopes, validation_start (the validation loss before the first step; in the first line), validation_loss and
- * best_step (in lines of steps that a validation follows), grad_norm, removed, lr, seconds, evaluations_per_second,
+ * best_step (in lines of steps that a validation follows), slope_noise (in lines of steps whose slopes were computed both
+ * in codes and in floats), grad_norm, removed, lr, seconds, evaluations_per_second,
  * ended (in the line of the last step, of a run that ended by itself: why). NaN and infinity are written as null.
  *
  * Invariant: the file never holds part of a line, unless the process died while it wrote the last one.
@@ -25,11 +26,12 @@ struct metric {
                              direction 0 alone */
     const double *slopes; /* [slope_count], row-major [picture, direction 1..n]: derivatives of a picture's loss */
     int64_t loss_count, slope_count;
-    double validation; /* NAN if it was not due */
-    int64_t best_step; /* then: that of the least so far, or 0 if that is the start's */
-    double start;      /* the validation loss before the first step, in the first line that knows it; else NAN */
-    double grad_norm;  /* of the projected gradient */
-    int64_t removed;   /* directions taken out of this step's gradient */
+    double validation;  /* NAN if it was not due */
+    int64_t best_step;  /* then: that of the least so far, or 0 if that is the start's */
+    double start;       /* the validation loss before the first step, in the first line that knows it; else NAN */
+    double slope_noise; /* of tangents in codes, in lines of steps that were compared (zo/guard.h); else NAN */
+    double grad_norm;   /* of the projected gradient */
+    int64_t removed;    /* directions taken out of this step's gradient */
     double lr;
     double seconds; /* of this step */
     double evaluations_per_second;

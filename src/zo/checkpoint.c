@@ -17,15 +17,25 @@
 enum { FORMAT = 2, NUMBER_TEXT = 24, FORMAT_TEXT = 40 };
 
 /* The metadata besides the checksum: its own facts, those of the origin, and some that may be missing. */
-enum { FORMAT_FACT, STEP_FACT, UPDATES_FACT, OWN_FACTS, LOOKS_FACT = OWN_FACTS + ORIGIN_FACTS, ENDING_FACT, FACTS };
+enum {
+    FORMAT_FACT,
+    STEP_FACT,
+    UPDATES_FACT,
+    OWN_FACTS,
+    LOOKS_FACT = OWN_FACTS + ORIGIN_FACTS,
+    ENDING_FACT,
+    NOISE_FACT,
+    FACTS
+};
 
 /* -------------------------------------------------------------------------------- what a file holds */
 
 static const char *fact_name(int i)
 {
     static const char *const own[OWN_FACTS] = {"format", "step", "updates"};
+    static const char *const later[FACTS - LOOKS_FACT] = {"looks", "ending", "slope_noise"};
     if (i >= LOOKS_FACT)
-        return i == LOOKS_FACT ? "looks" : "ending";
+        return later[i - LOOKS_FACT];
     return i < OWN_FACTS ? own[i] : origin_name((enum origin_fact)(i - OWN_FACTS));
 }
 
@@ -122,7 +132,7 @@ static int drop_empty(struct entry tensors[STATE_TENSORS])
 struct error checkpoint_write(const struct state *s, const char *folder, const struct origin *origin, int64_t keep)
 {
     char path[PATH_SIZE], format[FORMAT_TEXT], step[NUMBER_TEXT], looks[LOOKED_TEXT], sum[NUMBER_TEXT];
-    char ending[ENDING_TEXT];
+    char ending[ENDING_TEXT], noise[SLOPE_NOISE_TEXT];
     bool ends = s->ending.by != ENDED_BY_STEPS || s->ending.seconds > 0;
     TRY(folder_make(folder));
     TRY(step_path(path, folder, s->step));
@@ -132,8 +142,13 @@ struct error checkpoint_write(const struct state *s, const char *folder, const s
     format_text(format, FORMAT);
     looked_text(looks, &s->looked);
     ending_text(ending, &s->ending);
-    const char *facts[FACTS] = {
-        format, step, step, [LOOKS_FACT] = s->looked.draws > 0 ? looks : NULL, [ENDING_FACT] = ends ? ending : NULL};
+    slope_noise_text(noise, &s->noise);
+    const char *facts[FACTS] = {format,
+                                step,
+                                step,
+                                [LOOKS_FACT] = s->looked.draws > 0 ? looks : NULL,
+                                [ENDING_FACT] = ends ? ending : NULL,
+                                [NOISE_FACT] = s->noise.compared > 0 ? noise : NULL};
     memcpy(facts + OWN_FACTS, origin->facts, sizeof origin->facts);
     snprintf(sum, sizeof sum, "%08x", checksum(tensors, facts));
     const char *metadata[2 * (FACTS + 1)];
@@ -158,6 +173,7 @@ struct reading {
     struct origin origin; /* some of them */
     struct looked looked; /* all 0 in a file without them */
     struct ending ending; /* likewise */
+    struct slope_noise noise;
 };
 
 /* ERROR_FAILED if the file is no checkpoint, ERROR_BAD_INPUT if it is one of another format. */
@@ -208,6 +224,9 @@ static struct error check_whole(struct reading *r, const char *path)
     r->ending = (struct ending){0};
     if (r->facts[ENDING_FACT] && !ending_parse(&r->ending, r->facts[ENDING_FACT]))
         return error_failed("%s: not a checkpoint: its ending is %.100s", path, r->facts[ENDING_FACT]);
+    r->noise = (struct slope_noise){0};
+    if (r->facts[NOISE_FACT] && !slope_noise_parse(&r->noise, r->facts[NOISE_FACT]))
+        return error_failed("%s: not a checkpoint: its slope_noise is %.100s", path, r->facts[NOISE_FACT]);
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *found = safetensors_find(&r->file, r->tensors[i].name);
         if (!found && i >= STATE_ALWAYS)
@@ -236,10 +255,12 @@ static struct error check_whole(struct reading *r, const char *path)
 /* Does it fit the run's shapes? ERROR_BAD_INPUT if not. */
 static struct error check_shapes(const struct reading *r, const struct state *s, const char *path)
 {
-    const int64_t most[STATE_TENSORS] = {1, 1, 1, s->subspace.tau - 1, s->subspace.tau - 1, 1, s->basis.dim};
-    const int64_t least[STATE_TENSORS] = {1, 1, 1, 0, 0, 0, s->coordinates ? 0 : s->basis.dim};
+    enum { MANY = 1 << 20 };
+    const int64_t most[STATE_TENSORS] = {1,           1,   1, s->subspace.tau - 1, s->subspace.tau - 1, 1, s->basis.dim,
+                                         SLOPES_KEPT, MANY};
+    const int64_t least[STATE_TENSORS] = {1, 1, 1, 0, 0, 0, s->coordinates ? 0 : s->basis.dim, 0, 0};
     int64_t moments = s->coordinates ? r->tensors[STATE_BASIS].shape[0] : s->dim;
-    const int64_t lengths[STATE_TENSORS] = {s->dim, moments, moments, s->dim, s->dim, s->dim, s->basis.dim};
+    const int64_t lengths[STATE_TENSORS] = {s->dim, moments, moments, s->dim, s->dim, s->dim, s->basis.dim, 2, 2};
     for (int i = 0; i < STATE_TENSORS; i++) {
         const struct entry *t = &r->tensors[i];
         if (i >= STATE_ALWAYS && t->count == 0)
@@ -260,10 +281,13 @@ static void copy_rows(float *to, const struct entry *from)
 
 static struct error copy_state(struct state *s, const struct reading *r)
 {
-    const struct entry *basis = &r->tensors[STATE_BASIS];
-    float *rows = memory_alloc(basis->count, sizeof *rows);
-    if (!rows)
-        return error_memory("the directions");
+    const struct entry *basis = &r->tensors[STATE_BASIS], *outliers = &r->tensors[STATE_OUTLIERS];
+    float *rows = memory_alloc(basis->count, sizeof *rows), *apart = memory_alloc(outliers->count, sizeof *apart);
+    if (!rows || !apart) {
+        memory_free(rows);
+        memory_free(apart);
+        return error_memory("the state");
+    }
     s->step = strtoll(r->facts[STEP_FACT], NULL, 10);
     copy_rows(s->embedding, &r->tensors[0]);
     copy_rows(s->m, &r->tensors[1]);
@@ -275,6 +299,13 @@ static struct error copy_state(struct state *s, const struct reading *r)
     s->looked = r->looked;
     s->ending = r->ending;
     copy_rows(s->best, &r->tensors[STATE_BEST]);
+    s->noise = r->noise;
+    s->noise.count = r->tensors[STATE_SLOPES].shape[0];
+    copy_rows(s->noise.slopes[0], &r->tensors[STATE_SLOPES]);
+    copy_rows(apart, outliers);
+    memory_free(s->outliers);
+    s->outliers = apart;
+    s->outlier_count = outliers->shape[0];
     copy_rows(rows, basis);
     memory_free(s->basis.rows);
     s->basis.rows = rows;

@@ -1,11 +1,11 @@
 /* zo/checkpoint.h
  *
  * A run's state (zo/state.h) in one safetensors file `checkpoints/step-N.safetensors`: the tensors embedding, m and v
- * (Adam's moments), history, noise (the removed directions) and, if there are any, best (the best word) and basis (of
- * zo.directions), F32 [rows, dim], and in the metadata format, step, updates (Adam's, always as many as steps), the
+ * (Adam's moments), history, noise (the removed directions) and, if there are any, best (the best word), basis (of
+ * zo.directions), slopes and outliers (zo/guard.h), F32 [rows, dim], and in the metadata format, step, updates (Adam's, always as many as steps), the
  * facts of its origin (files/origin.h), looks (what they have found, zo/looks.h; those of versions before 0.5.0 have
- * none), ending (zo/ending.h, if the run ends otherwise than after optim.steps, or counts its minutes) and crc32,
- * zlib's checksum of all the others.
+ * none), ending (zo/ending.h, if the run ends otherwise than after optim.steps, or counts its minutes), slope_noise
+ * (base/slope_noise.h, if slopes were compared) and crc32, zlib's checksum of all the others.
  *
  * A checkpoint appears whole or not at all (file_write_whole); one that is short, damaged, of another format or origin,
  * or with a number that is infinite or NaN, is never used: resume continues from the newest that is intact.

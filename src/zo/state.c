@@ -27,6 +27,7 @@ void state_free(struct state *s)
     memory_free(s->best);
     subspace_free(&s->subspace);
     basis_free(&s->basis);
+    memory_free(s->outliers);
     *s = (struct state){0};
 }
 
@@ -37,19 +38,25 @@ int64_t state_moments(const struct state *s)
 
 struct error state_broadcast(struct state *s, struct comm *comm)
 {
-    int64_t counts[] = {s->step, s->subspace.filled, s->subspace.removed_rows, s->basis.rank};
+    int64_t counts[] = {s->step, s->subspace.filled, s->subspace.removed_rows, s->basis.rank, s->outlier_count};
     TRY(comm_broadcast(comm, counts, sizeof counts, 0));
     s->step = counts[0];
     s->subspace.filled = counts[1];
     s->subspace.removed_rows = counts[2];
     TRY(comm_broadcast(comm, &s->looked, sizeof s->looked, 0));
     TRY(comm_broadcast(comm, &s->ending, sizeof s->ending, 0));
+    TRY(comm_broadcast(comm, &s->noise, sizeof s->noise, 0));
     if (s->basis.rank != counts[3]) // no other rank had any
         s->basis.rows = memory_alloc(counts[3] * s->basis.dim, sizeof *s->basis.rows);
     s->basis.rank = counts[3];
-    TRY(comm_agree(comm, s->basis.rank == 0 || s->basis.rows ? ok() : error_memory("the directions")));
-    float *const rows[STATE_TENSORS] = {s->embedding,        s->m,    s->v,         s->subspace.history,
-                                        s->subspace.removed, s->best, s->basis.rows};
+    if (s->outlier_count != counts[4])
+        s->outliers = memory_alloc(2 * counts[4], sizeof *s->outliers);
+    s->outlier_count = counts[4];
+    bool room = (s->basis.rank == 0 || s->basis.rows) && (s->outlier_count == 0 || s->outliers);
+    TRY(comm_agree(comm, room ? ok() : error_memory("the state")));
+    float *const rows[STATE_TENSORS] = {s->embedding,        s->m,    s->v,          s->subspace.history,
+                                        s->subspace.removed, s->best, s->basis.rows, s->noise.slopes[0],
+                                        s->outliers};
     struct entry tensors[STATE_TENSORS];
     state_tensors(s, tensors);
     for (int i = 0; i < STATE_TENSORS; i++)
@@ -87,6 +94,8 @@ void state_tensors(const struct state *s, struct entry tensors[STATE_TENSORS])
     tensors[4] = rows_entry("noise", s->subspace.removed, s->subspace.removed_rows, s->dim);
     tensors[STATE_BEST] = rows_entry("best", s->best, s->looked.best_step > 0, s->dim);
     tensors[STATE_BASIS] = rows_entry("basis", s->basis.rows, s->basis.rank, s->basis.dim);
+    tensors[STATE_SLOPES] = rows_entry("slopes", s->noise.slopes[0], s->noise.count, 2);
+    tensors[STATE_OUTLIERS] = rows_entry("outliers", s->outliers, s->outlier_count, 2);
 }
 
 uint32_t state_crc(uint32_t sum, const struct entry tensors[STATE_TENSORS])
@@ -104,12 +113,14 @@ uint32_t state_crc(uint32_t sum, const struct entry tensors[STATE_TENSORS])
 uint32_t state_hash(const struct state *s)
 {
     struct entry tensors[STATE_TENSORS];
-    char looked[LOOKED_TEXT], ending[ENDING_TEXT];
+    char looked[LOOKED_TEXT], ending[ENDING_TEXT], noise[SLOPE_NOISE_TEXT];
     struct ending agreed = s->ending;
     agreed.seconds = 0; // rank 0's alone
     state_tensors(s, tensors);
     looked_text(looked, &s->looked);
     ending_text(ending, &agreed);
+    slope_noise_text(noise, &s->noise);
     uint32_t sum = (uint32_t)crc32_z(0, (const void *)looked, strlen(looked));
+    sum = (uint32_t)crc32_z(sum, (const void *)noise, strlen(noise));
     return state_crc((uint32_t)crc32_z(sum, (const void *)ending, strlen(ending)), tensors);
 }

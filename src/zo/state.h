@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "base/slope_noise.h"
 #include "cluster/comm.h"
 #include "files/safetensors.h"
 #include "zo/basis.h"
@@ -28,7 +29,10 @@ struct state {
     bool coordinates;     /* zo.directions text: the moments are of the gradient's coordinates in the basis */
     struct ending ending; /* its seconds are rank 0's */
     struct looked looked;
-    float *best; /* [dim]: the word of looked.best_step, if that is not 0 */
+    float *best;              /* [dim]: the word of looked.best_step, if that is not 0 */
+    struct slope_noise noise; /* of tangents in codes (zo/guard.h) */
+    float *outliers;          /* [outlier_count, 2]: product and channel of each (device.h), which stay out of codes */
+    int64_t outlier_count;
 };
 
 /* tau and nu as in zo/subspace.h; without a basis, which is for the caller to set. Free with state_free. */
@@ -49,9 +53,9 @@ const float *state_kept(const struct state *s);
 int64_t state_kept_step(const struct state *s);
 
 /* The tensors of a state, as a checkpoint names them: embedding, m, v, history, noise (the removed directions), best
- * (the best word) and basis, each F32 [rows, dim] (basis, m, v: their own lengths). Those after the first STATE_ALWAYS
- * are left out of file and checksum while they have no rows. */
-enum { STATE_ALWAYS = 5, STATE_BEST = STATE_ALWAYS, STATE_BASIS, STATE_TENSORS };
+ * (the best word), basis, slopes (of struct slope_noise) and outliers, each F32 [rows, dim] (all but the words: their
+ * own lengths). Those after the first STATE_ALWAYS are left out of file and checksum while they have no rows. */
+enum { STATE_ALWAYS = 5, STATE_BEST = STATE_ALWAYS, STATE_BASIS, STATE_SLOPES, STATE_OUTLIERS, STATE_TENSORS };
 void state_tensors(const struct state *s, struct entry tensors[STATE_TENSORS]);
 
 /* Continues a CRC-32 over the tensors' shapes and numbers. */

@@ -85,11 +85,11 @@ static struct error compare_ranks(struct training *t)
     return comm_agree(t->parts.comm, e);
 }
 
-static void find_slopes(struct training *t)
+void training_find_slopes(const struct training *t, double *slopes)
 {
     const struct step_slots slots = step_slots_of(t->parts.config);
     for (int64_t j = 0; j < slots.batch * slots.n; j++)
-        t->slopes[j] = step_slope(&slots, t->slots, j % slots.n + 1, j / slots.n, 1);
+        slopes[j] = step_slope(&slots, t->slots, j % slots.n + 1, j / slots.n, 1);
 }
 
 static double norm(const double *x, int64_t count)
@@ -182,8 +182,10 @@ static struct error step_and_records(struct training *t, const struct training_c
                        .validation = NAN,
                        .start = t->start_is_new ? t->state.looked.start : NAN};
     t->start_is_new = false;
+    TRY(guard_before(t, t->state.step + 1));
     TRY(do_step(t, &m, stop));
-    find_slopes(t);
+    training_find_slopes(t, t->slopes);
+    guard_after(t, &m);
     m.step = t->state.step;
     m.loss = step_mean(t->slots, 1, t->draws.shape.batch);
     m.grad_norm = norm(t->gradient, t->state.dim);
@@ -339,7 +341,8 @@ static struct error make_programs(struct training *t)
 static struct error check_programs(struct training *t, double *cost)
 {
     TRY(lane_check(t, cost));
-    step_whole_only(&t->step);
+    if (!t->guard.watches) // it evaluates without an update
+        step_whole_only(&t->step);
     step_put(&t->step, &t->state);
     return ok();
 }
@@ -351,6 +354,7 @@ static struct error make(struct training *t, bool resume)
     TRY(comm_agree(comm, make_state(t)));
     if (resume)
         TRY(read_state(t));
+    TRY(guard_begin(t));
     TRY(comm_agree(comm, make_programs(t)));
     TRY(coordinates_begin(t));
     TRY(comm_agree(comm, check_programs(t, &cost)));
@@ -397,6 +401,7 @@ void training_free(struct training *t)
     memory_free(t->slopes);
     memory_free(t->gradient);
     gauss_newton_free(t);
+    guard_free(t);
     memory_free(t->start);
     *t = (struct training){0};
 }

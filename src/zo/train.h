@@ -16,6 +16,7 @@
 #include "zo/basis.h"
 #include "zo/draws.h"
 #include "zo/gauss_newton.h"
+#include "zo/guard.h"
 #include "zo/lanes.h"
 #include "zo/looks.h"
 #include "zo/parts.h"
@@ -39,10 +40,11 @@ struct training {
     struct step step;
     struct text_basis finder; /* of zo.directions text */
     struct gauss_newton gauss_newton;
+    struct guard guard;
     double lr;              /* of the step that goes on */
     struct balance balance; /* which rank evaluates which lanes, or tangents */
     double *slots;          /* losses and slopes [lanes] (struct step_slots), after them the notes (zo/exchange.h) */
-    double *slopes;         /* [batch n]: b n + i - 1 is that of picture b's loss along direction i */
+    double *slopes;         /* [batch n]: of the newest step, see training_find_slopes */
     double *gradient;       /* [dim] */
     struct validation validation;
     float *start;      /* [dim]: the word before the first step */
@@ -82,6 +84,9 @@ struct error training_run(struct training *t, const struct training_calls *calls
 
 /* One step and nothing else: no records, no files. Collective. */
 struct error training_step(struct training *t);
+
+/* The slopes in t->slots [batch n]: b n + i - 1 is that of picture b's loss along direction i. */
+void training_find_slopes(const struct training *t, double *slopes);
 
 /* What a rank does in the steps up to `step` and the looks between and after them, in evaluations. */
 double training_work(const struct training *t, int64_t step);

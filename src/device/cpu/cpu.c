@@ -96,10 +96,11 @@ static void cpu_set_tangents(struct device *d, int bits)
     const struct cpu *cpu = cpu_of(d);
     snprintf(d->model, sizeof d->model, "cpu, %s%s%s", cpu->kernels->name, bits == 8 && cpu->int8 ? ", " : "",
              bits == 8 && cpu->int8 ? cpu->int8->name : "");
-    size_t said = strlen(d->note);
-    if (bits == 8 && !cpu->int8)
-        snprintf(d->note + said, sizeof d->note - said,
-                 "%squant.tangents: 8 takes floats here: %s has no products of 8 bits", said ? "; " : "", d->name);
+}
+
+bool cpu_has_codes(void)
+{
+    return cpu_int8();
 }
 
 const struct int8_unit *cpu_int8(void)
