@@ -96,6 +96,9 @@ static struct error find_scales(struct text_encoder *t)
         count += width;
     }
     memory_free(row);
+    // the system has mapped most of the table around those rows, of which a run needs a few
+    for (int64_t i = 0; i < t->weights.file.entry_count; i++)
+        safetensors_forget(&t->weights.file, &t->weights.file.entries[i]);
     double rms = sqrt(sum / (double)count);
     t->table_rms = rms > 0 && isfinite(rms) ? rms : 1;
     t->tangent_scale = exp2(round(log2(t->table_rms)));
