@@ -41,7 +41,9 @@ struct error rebalance_lanes(struct training *t)
 bool rebalance_needs_cost(const struct training *t)
 {
     const struct device *d = t->parts.device;
-    return t->balance.work.group > 1 && !exchange_on_devices(t) && device_identity(d) == 0 && device_computes(d);
+    const struct share_work *work = &t->balance.work;
+    bool counts = t->balance.size > 1 && work->group > 1 && work->pieces > work->group;
+    return counts && !exchange_on_devices(t) && device_identity(d) == 0 && device_computes(d);
 }
 
 struct error rebalance_by_cost(struct training *t, double gamma)
