@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 54 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 55 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -101,6 +101,7 @@ struct config {
         int64_t bits;            /* 4, 8, 16 or 32 */
         const char *activations; /* "fp16" or "bf16": the operands of a GPU's products, in pairs */
         int64_t tangents;        /* bits in which tangents are multiplied: 8, 16, 32; 0: auto */
+        char *cache;             /* a folder, or NULL */
     } quant;
     struct {
         char *dir;

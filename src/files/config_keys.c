@@ -160,6 +160,8 @@ const struct key config_keys[] = {
      .meaning =
          "bits in which tangents are multiplied: 32 or 16 (on the CPU both are float), or 8 with 8-bit weights on "
          "integer units; auto: as the checkpoint, or 8 where that is possible"},
+    {"quant.cache", TEXT, AT(quant.cache), false, "null",
+     .meaning = "a folder that keeps weights that were quantized, by what the model holds, for runs to come"},
     {"output.dir", TEXT, AT(output.dir), false, NULL, .meaning = "the folder for everything that the run writes"},
     {"output.save_every", INTEGER, AT(output.save_every), false, "5000", 0, 1000000000,
      .meaning = "steps between saved embeddings; 0: only at the end"},

@@ -88,20 +88,21 @@ static struct error check_mount(const char *path)
                : error_input("%s: is a mount point; name a new folder in it", path);
 }
 
-/* ".NAME.zoodip-new" beside the folder. */
-static struct error name_beside(char out[PATH_SIZE], const char *path, const char *ending)
+/* ".NAME.zoodip-new" beside the folder, or ".NAME.HOST.zoodip-new". */
+static struct error name_beside(char out[PATH_SIZE], const char *path, const char *host, const char *ending)
 {
     const char *name = path_name(path);
-    int length = snprintf(out, PATH_SIZE, "%.*s.%.200s.zoodip-%s", (int)(name - path), path, name, ending);
+    int length = snprintf(out, PATH_SIZE, "%.*s.%.200s%s%.40s.zoodip-%s", (int)(name - path), path, name,
+                          *host ? "." : "", host, ending);
     return length < PATH_SIZE ? ok() : error_input("%s: is too long a path", path);
 }
 
-static struct error find_names(struct whole_folder *f, const char *path)
+static struct error find_names(struct whole_folder *f, const char *path, const char *host)
 {
     TRY(find_path(f->path, path));
     TRY(check_mount(f->path));
-    TRY(name_beside(f->temporary, f->path, "new"));
-    return name_beside(f->old, f->path, "old");
+    TRY(name_beside(f->temporary, f->path, host, "new"));
+    return name_beside(f->old, f->path, host, "old");
 }
 
 /* -------------------------------------------------------------------------------- writing */
@@ -119,12 +120,13 @@ static struct error begin_again(const struct whole_folder *f)
     return e;
 }
 
-struct error whole_folder_begin(struct whole_folder *f, const char *path)
+struct error whole_folder_begin(struct whole_folder *f, const char *path, const char *host, double wait)
 {
     *f = (struct whole_folder){0};
-    TRY(find_names(f, path));
+    f->first_stays = *host != 0;
+    TRY(find_names(f, path, host));
     TRY(folder_make(f->temporary));
-    TRY(claim_folder(&f->claim, f->temporary, 1));
+    TRY(claim_folder(&f->claim, f->temporary, wait));
     struct error e = begin_again(f);
     if (e.code != ERROR_NONE)
         claim_release(&f->claim);
@@ -150,6 +152,8 @@ static struct error replace(const struct whole_folder *f)
         return ok();
     if (errno != ENOTEMPTY && errno != EEXIST)
         return error_errno("write", f->path);
+    if (f->first_stays)
+        return ok();
     if (renameat2(AT_FDCWD, f->temporary, AT_FDCWD, f->path, RENAME_EXCHANGE) == 0)
         return ok();
     return errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP ? replace_in_two(f)

@@ -20,15 +20,17 @@ struct whole_folder {
     char temporary[PATH_SIZE]; /* write into this folder; made by begin */
     char path[PATH_SIZE];      /* private, as is the rest: without links and final slashes */
     char old[PATH_SIZE];
+    bool first_stays;
     struct claim claim;
 };
 
-/* Makes the folder to write into. ERROR_FAILED if another process of this machine is writing it, too. Nothing is owned
- * after an error. */
-struct error whole_folder_begin(struct whole_folder *f, const char *path);
+/* Makes the folder to write into. ERROR_FAILED if another process of this machine is still writing it, too, after `wait`
+ * seconds, or has made it appear meanwhile. Nothing is owned after an error. `host`: this machine's name where several
+ * may write the same folder at once, each as .NAME.HOST.zoodip-new, and the first that appears stays; else "". */
+struct error whole_folder_begin(struct whole_folder *f, const char *path, const char *host, double wait);
 
 /* Makes the folder appear in place of an older one, which is removed with all that it holds: whether that is wanted, the
- * caller has checked. If `good` is false, removes what was written instead. */
+ * caller has checked. With a host an older one stays, and the new one is removed. If `good` is false, removes what was written instead. */
 struct error whole_folder_end(struct whole_folder *f, bool good);
 
 #endif

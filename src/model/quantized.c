@@ -207,6 +207,11 @@ static void free_part(struct part *p)
     safetensors_close(&p->in);
 }
 
+const char *quantized_weights(const char *part)
+{
+    return strcmp(part, "text_encoder") == 0 ? text_weights : weights;
+}
+
 static struct error quantize_part(const char *folder, const char *out, const char *part, int bits)
 {
     char path[PATH_SIZE], to[PATH_SIZE];
@@ -217,7 +222,7 @@ static struct error quantize_part(const char *folder, const char *out, const cha
     TRY(safetensors_open(&p.in, path));
     struct error e = fill_part(&p, part);
     if (e.code == ERROR_NONE)
-        e = write_part(&p, to, strcmp(part, "text_encoder") == 0 ? text_weights : weights);
+        e = write_part(&p, to, quantized_weights(part));
     free_part(&p);
     return e;
 }
@@ -328,6 +333,12 @@ static struct error check_output(const char *folder, const char *out, bool overw
                : ok();
 }
 
+struct error quantized_write_part(const char *folder, const char *out, const char *part, int bits)
+{
+    TRY(copy_files(folder, out, part));
+    return quantize_part(folder, out, part, bits);
+}
+
 static struct error write_all(const char *folder, const char *out, int bits, void (*progress)(const char *part))
 {
     for (size_t i = 0; i < sizeof copied / sizeof *copied; i++)
@@ -347,7 +358,7 @@ struct error quantized_write(const char *folder, const char *out, int bits, bool
     TRY(error_in(model_folder_check(folder), "--model"));
     TRY(error_in(check_output(folder, out, overwrite), "--output"));
     TRY(contents_tensors(folder, pool_default_threads(1), &contents));
-    TRY(error_in(whole_folder_begin(&whole, out), "--output"));
+    TRY(error_in(whole_folder_begin(&whole, out, "", 1), "--output"));
     struct error e = write_all(folder, whole.temporary, bits, progress);
     if (e.code == ERROR_NONE)
         e = error_in(check_output(folder, out, overwrite), "--output"); // minutes have passed

@@ -25,4 +25,10 @@
 struct error quantized_write(const char *folder, const char *out, int bits, bool overwrite,
                              void (*progress)(const char *part));
 
+/* Writes one part of it, of `model_parts`, to the folder OUT, which exists. */
+struct error quantized_write_part(const char *folder, const char *out, const char *part, int bits);
+
+/* The name of the file with the weights of a part that was written. */
+const char *quantized_weights(const char *part);
+
 #endif

@@ -331,6 +331,7 @@ static const struct weight *layer(struct weights *w, const char *name, int64_t o
     const struct weight *weight = hand_over(w, name, &source, bits);
     w->least_bits = !w->least_bits || bits < w->least_bits ? bits : w->least_bits;
     w->most_bits = bits > w->most_bits ? bits : w->most_bits;
+    w->quantizes |= !stays && bits < 16;
     if (w->filling)
         safetensors_forget(&w->file, numbers);
     if (w->filling)

@@ -41,6 +41,7 @@ struct store store_simulated(void);
 struct weights {
     int64_t memory_bytes;      /* of the packed weights */
     int least_bits, most_bits; /* in which linear and convolution weights are kept */
+    bool quantizes;            /* some of them become codes of 8 or 4 bits in this load */
     struct safetensors file;
 
     /* private */

@@ -1,5 +1,6 @@
 #include "pipeline/pipeline.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@
 #include "model/contents.h"
 #include "model/model_folder.h"
 #include "pipeline/gpu_link.h"
+#include "pipeline/quant_cache.h"
 
 /* -------------------------------------------------------------------------------- shared weights */
 
@@ -45,6 +47,8 @@ struct pipeline_choice pipeline_choice_of(const struct config *config)
         .device = config->device,
         .bits = (int)config->quant.bits,
         .bfloat = strcmp(config->quant.activations, "bf16") == 0,
+        .cache = config->quant.cache,
+        .cache_wait = fmin(300, config->cluster.timeout / 2),
         .encodes = true,
         .config = config,
     };
@@ -84,6 +88,7 @@ static void note_bits(struct pipeline *p, const struct weights *part)
 {
     p->least_bits = !p->least_bits || part->least_bits < p->least_bits ? part->least_bits : p->least_bits;
     p->most_bits = part->most_bits > p->most_bits ? part->most_bits : p->most_bits;
+    p->quantizes |= part->quantizes;
 }
 
 /* Checks that every layer of every part exists and has its shape. */
@@ -120,8 +125,10 @@ static struct error open_device(struct pipeline *p, const struct device_kind *de
 static struct error open_all(struct pipeline *p, const struct device_kind *devices)
 {
     p->model = memory_string(p->choice.model);
-    if (!p->model)
+    p->cache = p->choice.cache ? memory_string(p->choice.cache) : NULL;
+    if (!p->model || (p->choice.cache && !p->cache))
         return error_memory("the model's name");
+    TRY(blame(&p->choice, "quant.cache", quant_cache_check(p->cache)));
     TRY(read_settings(p));
     TRY(open_device(p, devices));
     return check_weights(p);
@@ -136,6 +143,7 @@ struct error pipeline_open(struct pipeline *p, const struct pipeline_choice *cho
     struct error e = open_all(p, devices);
     progress_end(&progress);
     p->choice.model = p->model;
+    p->choice.cache = p->cache;
     p->choice.config = NULL; // it need not outlive this call
     if (e.code != ERROR_NONE)
         pipeline_close(p);
@@ -151,6 +159,8 @@ static const char *find_difference(const struct pipeline_choice *a, const struct
         return "device";
     if (a->bits != b->bits)
         return "quant.bits";
+    if (!a->cache != !b->cache || (a->cache && strcmp(a->cache, b->cache) != 0))
+        return "quant.cache";
     return a->bfloat != b->bfloat ? "quant.activations" : NULL;
 }
 
@@ -207,6 +217,7 @@ void pipeline_close(struct pipeline *p)
     noise_schedule_free(&p->schedule);
     device_close(p->device);
     memory_free(p->model);
+    memory_free(p->cache);
     if (p->comm != p->all)
         comm_close(p->comm);
     *p = (struct pipeline){0};
@@ -254,8 +265,10 @@ void pipeline_log_loading(const struct pipeline *p)
 struct error pipeline_load(struct pipeline *p)
 {
     int bits = p->choice.bits;
-    TRY(comm_agree(p->all, text_encoder_load(&p->text, p->device, p->model, bits, store_of(p, p->all))));
-    return comm_agree(p->all, unet_load(&p->unet, p->device, p->model, bits, store_of(p, p->all)));
+    char folder[PATH_SIZE];
+    TRY(quant_cache_find(p, folder));
+    TRY(comm_agree(p->all, text_encoder_load(&p->text, p->device, folder, bits, store_of(p, p->all))));
+    return comm_agree(p->all, unet_load(&p->unet, p->device, folder, bits, store_of(p, p->all)));
 }
 
 void pipeline_unload(struct pipeline *p)

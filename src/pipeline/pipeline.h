@@ -25,6 +25,8 @@ struct pipeline_choice {
     const char *device;          /* as device_open takes it; must outlive the pipeline */
     int bits;                    /* of text encoder and UNet: 4, 8, 16 or 32; 0: as stored */
     bool bfloat;                 /* see device_set_activations */
+    const char *cache;           /* quant.cache, or NULL */
+    double cache_wait;           /* seconds, for another run that is writing there */
     bool encodes;                /* pictures will be encoded, so the VAE needs its encoder */
     const struct config *config; /* where the choice comes from, for errors; NULL: from the command line's options */
 };
@@ -50,6 +52,8 @@ struct pipeline {
     /* private */
     struct pipeline_choice choice;
     int least_bits;
+    bool quantizes;           /* weights become codes in pipeline_load */
+    char *cache;              /* the choice's */
     struct model_files files; /* as they were when the weights were checked */
     uint32_t stamp;           /* of these files */
 };
@@ -92,7 +96,8 @@ void pipeline_log_loading(const struct pipeline *p);
 /* The VAE, in memory shared by the node's ranks of `comm`. Collective there. Free with vae_free. */
 struct error pipeline_vae(struct pipeline *p, struct comm *comm, bool encoder, bool decoder, struct vae *vae);
 
-/* Loads text encoder and UNet; frees both. Collective over all. */
+/* Loads text encoder and UNet, from the cache (pipeline/quant_cache.h) or the model's folder; frees both. Collective over
+ * all. */
 struct error pipeline_load(struct pipeline *p);
 void pipeline_unload(struct pipeline *p);
 
