@@ -28,81 +28,100 @@
 /* Independent sums, which with both factors fit into AVX2's sixteen registers. */
 enum { SUMS = 12, MOST_BYTES = SUMS * 64 };
 
-/* Each runs `rounds` rounds and writes its sums, so that they are computed: SUMS products a round, of tiles TILES. */
-AVX2 static void fma256(int64_t rounds, char *out)
+/* Each runs `rounds` rounds: SUMS products a round, of tiles TILES. The sums begin with different numbers and are written,
+ * so that the compiler computes all of them. */
+AVX2 static void fma256(int64_t rounds, void *out)
 {
     __m256 sums[SUMS], x = _mm256_set1_ps(0.5f), y = _mm256_set1_ps(0.25f);
+#pragma GCC unroll 12
     for (int i = 0; i < SUMS; i++)
-        sums[i] = _mm256_setzero_ps();
+        sums[i] = _mm256_set1_ps((float)i);
     for (int64_t round = 0; round < rounds; round++)
 #pragma GCC unroll 12
         for (int i = 0; i < SUMS; i++)
             sums[i] = _mm256_fmadd_ps(x, y, sums[i]);
-    memcpy(out, sums, sizeof sums);
+#pragma GCC unroll 12
+    for (int i = 0; i < SUMS; i++)
+        _mm256_storeu_ps((float *)out + i * 8, sums[i]);
 }
 
-AVX512 static void fma512(int64_t rounds, char *out)
+AVX512 static void fma512(int64_t rounds, void *out)
 {
     __m512 sums[SUMS], x = _mm512_set1_ps(0.5f), y = _mm512_set1_ps(0.25f);
+#pragma GCC unroll 12
     for (int i = 0; i < SUMS; i++)
-        sums[i] = _mm512_setzero_ps();
+        sums[i] = _mm512_set1_ps((float)i);
     for (int64_t round = 0; round < rounds; round++)
 #pragma GCC unroll 12
         for (int i = 0; i < SUMS; i++)
             sums[i] = _mm512_fmadd_ps(x, y, sums[i]);
-    memcpy(out, sums, sizeof sums);
+#pragma GCC unroll 12
+    for (int i = 0; i < SUMS; i++)
+        _mm512_storeu_ps((float *)out + i * 16, sums[i]);
 }
 
 /* Pairs of products in 16 bits, pairs of these in 32, and the addition: three instructions. */
-AVX2 static void pairs256(int64_t rounds, char *out)
+AVX2 static void pairs256(int64_t rounds, void *out)
 {
     __m256i sums[SUMS], x = _mm256_set1_epi8(3), y = _mm256_set1_epi8(-2), ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 12
     for (int i = 0; i < SUMS; i++)
-        sums[i] = _mm256_setzero_si256();
+        sums[i] = _mm256_set1_epi32(i);
     for (int64_t round = 0; round < rounds; round++)
 #pragma GCC unroll 12
         for (int i = 0; i < SUMS; i++) {
             __asm__("" : "+x"(x)); // may be another factor now: the products are computed each time
             sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(_mm256_maddubs_epi16(x, y), ones));
         }
-    memcpy(out, sums, sizeof sums);
+#pragma GCC unroll 12
+    for (int i = 0; i < SUMS; i++)
+        _mm256_storeu_si256((__m256i *)out + i, sums[i]);
 }
 
-AVX_VNNI static void vnni256(int64_t rounds, char *out)
+AVX_VNNI static void vnni256(int64_t rounds, void *out)
 {
     __m256i sums[SUMS], x = _mm256_set1_epi8(3), y = _mm256_set1_epi8(-2);
+#pragma GCC unroll 12
     for (int i = 0; i < SUMS; i++)
-        sums[i] = _mm256_setzero_si256();
+        sums[i] = _mm256_set1_epi32(i);
     for (int64_t round = 0; round < rounds; round++)
 #pragma GCC unroll 12
         for (int i = 0; i < SUMS; i++)
             sums[i] = _mm256_dpbusd_avx_epi32(sums[i], x, y);
-    memcpy(out, sums, sizeof sums);
+#pragma GCC unroll 12
+    for (int i = 0; i < SUMS; i++)
+        _mm256_storeu_si256((__m256i *)out + i, sums[i]);
 }
 
-AVX512 static void vnni512(int64_t rounds, char *out)
+AVX512 static void vnni512(int64_t rounds, void *out)
 {
     __m512i sums[SUMS], x = _mm512_set1_epi8(3), y = _mm512_set1_epi8(-2);
+#pragma GCC unroll 12
     for (int i = 0; i < SUMS; i++)
-        sums[i] = _mm512_setzero_si512();
+        sums[i] = _mm512_set1_epi32(i);
     for (int64_t round = 0; round < rounds; round++)
 #pragma GCC unroll 12
         for (int i = 0; i < SUMS; i++)
             sums[i] = _mm512_dpbusd_epi32(sums[i], x, y);
-    memcpy(out, sums, sizeof sums);
+#pragma GCC unroll 12
+    for (int i = 0; i < SUMS; i++)
+        _mm512_storeu_si512((__m512i *)out + i, sums[i]);
 }
 
-AVX512 static void bf16_512(int64_t rounds, char *out)
+AVX512 static void bf16_512(int64_t rounds, void *out)
 {
     __m512 sums[SUMS];
     __m512bh x = _mm512_cvtne2ps_pbh(_mm512_set1_ps(0.5f), _mm512_set1_ps(0.5f));
+#pragma GCC unroll 12
     for (int i = 0; i < SUMS; i++)
-        sums[i] = _mm512_setzero_ps();
+        sums[i] = _mm512_set1_ps((float)i);
     for (int64_t round = 0; round < rounds; round++)
 #pragma GCC unroll 12
         for (int i = 0; i < SUMS; i++)
             sums[i] = _mm512_dpbf16_ps(sums[i], x, x);
-    memcpy(out, sums, sizeof sums);
+#pragma GCC unroll 12
+    for (int i = 0; i < SUMS; i++)
+        _mm512_storeu_ps((float *)out + i * 16, sums[i]);
 }
 
 /* Two by two tiles of 16 rows of 64 bytes, as many sums as tiles leave room for. */
@@ -130,7 +149,7 @@ AMX static void begin_tiles(void)
     _tile_zero(7);
 }
 
-AMX static void tiles_int8(int64_t rounds, char *out)
+AMX static void tiles_int8(int64_t rounds, void *out)
 {
     (void)out; // the compiler leaves out no instruction on tiles
     begin_tiles();
@@ -143,7 +162,7 @@ AMX static void tiles_int8(int64_t rounds, char *out)
     _tile_release();
 }
 
-AMX static void tiles_bf16(int64_t rounds, char *out)
+AMX static void tiles_bf16(int64_t rounds, void *out)
 {
     (void)out;
     begin_tiles();
@@ -211,7 +230,7 @@ static bool has_amx_bf16(void)
 struct unit {
     const char *numbers, *name;
     int64_t operations; /* of a round */
-    void (*run)(int64_t rounds, char *out);
+    void (*run)(int64_t rounds, void *out);
     bool (*runs_here)(void);
 };
 
