@@ -22,9 +22,11 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from conftest import BUILD, NIGHTLY, ROOT, program, run, write_recipe
 
 sys.path[:0] = [str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "bench")]
+import families  # noqa: E402
 import library  # noqa: E402
 import model  # noqa: E402
 import ncu  # noqa: E402
+import peers  # noqa: E402
 import proof  # noqa: E402
 import roofline  # noqa: E402
 import scaling  # noqa: E402
@@ -78,6 +80,41 @@ def test_the_roofline_counts_the_operations_that_pytorch_counts():
         network("unet", model.UNET)(torch.zeros(1, 4, 64, 64), torch.zeros(1), hidden)
     causal = step.families["text: attention"].useful  # half of what PyTorch counts
     assert sum(w.useful for w in step.families.values()) + causal == pytest.approx(counter.get_total_flops(), rel=1e-3)
+
+
+def test_a_profiles_families_have_the_operations_of_the_roofline(small):
+    counted = families.operations(small, 3, 512)
+    text, unet = (json.loads((small / part / "config.json").read_text()) for part in ("text_encoder", "unet"))
+    step = roofline.Step(bits=8, bandwidth=1, peak=1)
+    roofline.text_encoder(step, text, 3)
+    roofline.UNet(step, unet, 3, 64).walk()
+    assert sum(counted.values()) == pytest.approx(sum(w.useful for w in step.families.values()))
+    assert all(counted[family] > 0 for family in ("linear layers", "convolutions", "attention"))
+
+
+@pytest.mark.parametrize("calls, found", [
+    (["tile", "winograd_task", "pool_run", "cpu_conv", "op_conv", "unet_forward"], ("convolutions", "float products")),
+    (["winograd_source", "winograd_task", "op_conv"], ("convolutions", "Winograd's transforms")),
+    (["tile512.constprop.0", "multiply512", "multiply_task", "op_linear"], ("linear layers", "products of codes")),
+    (["memmove", "encode", "encode_task", "op_linear"], ("linear layers", "to codes")),
+    (["memmove", "op_copy", "unet_forward"], ("copies and other ops", "rest")), ([], ("rest", "rest"))])
+def test_a_sample_belongs_to_the_op_and_the_innermost_kind_of_work(calls, found):
+    assert (families.family_of(calls), families.kind_of(calls)) == found
+
+
+@pytest.mark.parametrize("peer", ["torch", "channels_last"])
+def test_a_peer_measures_a_steps_lanes(small, peer):
+    row = peers.measure(peer, argparse.Namespace(model=small, lanes=2, evaluations=3, size=64, threads=1))
+    assert row["name"] == peers.TITLES[peer] and row["evaluations"] == 4 and row["seconds"] > 0
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="units of other processors are not measured")
+def test_peaks_of_wider_units_are_higher():
+    rows = [json.loads(line) for line in run(program("tests/peaks")).stdout.splitlines()]
+    best = {(row["numbers"], row["unit"]): row["best"] for row in rows}
+    assert all(0 < row["median"] <= row["best"] for row in rows)
+    for narrow, wide in ((("fp32", "avx2"), ("fp32", "avx512")), (("int8", "avx-vnni"), ("int8", "avx512-vnni"))):
+        assert wide not in best or narrow not in best or best[wide] > 0.9 * best[narrow]
 
 
 def test_the_scaling_model_finds_its_terms_again_and_draws_them(tmp_path):

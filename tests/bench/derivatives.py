@@ -21,7 +21,7 @@ from pathlib import Path
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parent.parent)]
 import bench  # noqa: E402
 from arguments import arguments  # noqa: E402
-from conftest import TOYBOX, environment, program, run, write_recipe  # noqa: E402
+from conftest import environment, program, run, write_recipe  # noqa: E402
 
 
 def toybox_config(folder, bits):
@@ -29,11 +29,9 @@ def toybox_config(folder, bits):
 
 
 def sd15_config(folder, bits):
-    """One picture, since only steps are measured."""
     path = bench.write_config(folder, bench.write_model(bench.FOLDER / "model"), 3, 8, 512)
     config = json.loads(path.read_text())
     config["quant"]["tangents"] = bits
-    config["data"]["images"] = [str(TOYBOX / "subjects" / "bear5" / "00.png")]
     path = folder / "derivatives.json"
     path.write_text(json.dumps(config))
     return path
