@@ -100,7 +100,7 @@ def main():
         print(f"{peak['numbers']} by {peak['unit']}: at most {peak['best']:,.0f} Gop/s of a core, {a.threads * peak['best']:,.0f} in all")
         peaks[peak["numbers"]] = max(peaks.get(peak["numbers"], 0), a.threads * peak["best"])
     sets = [word for s in a.set for word in ("--set", s)]
-    result, samples = profile([BUILD / "zoodip", "bench", a.config, *sets, "--evaluations", str(a.evaluations), "--quiet"], a.threads)
+    result, samples = profile([BUILD / "zoodip", "bench", a.config.resolve(), *sets, "--evaluations", str(a.evaluations), "--quiet"], a.threads)
     model = next((s.split("=", 1)[1] for s in a.set if s.startswith("model=")), json.loads(a.config.read_text())["model"])
     useful = operations(ROOT / model, result["lanes"], result["resolution"])
     counts = Counter((family_of(calls), kind_of(calls)) for calls in samples)
