@@ -162,6 +162,17 @@ static void unpack(float *to, const uint8_t *from, const float *scale, const flo
     }
 }
 
+static void unpack_fours(uint8_t *to, const uint8_t *from, int64_t count)
+{
+    for (int64_t k = 0; k < count; k += 4, from += 4 * WIDTH, to += 4 * PANEL)
+        for (int half = 0; half < 2; half++) {
+            ivec fours = {0};
+            for (int i = 0; i < 4; i++)
+                fours |= ((load_bytes(from + i * WIDTH) >> (4 * half) & 15) + 128) << (8 * i);
+            memcpy(to + half * 4 * WIDTH, &fours, sizeof fours);
+        }
+}
+
 /* scale, bias, lane_bias, act of one vector of sums */
 static inline vec finish_vector(const struct finish *f, const float *sums, int64_t packed, int64_t column,
                                 int64_t count)
@@ -456,6 +467,7 @@ const struct kernels KERNELS = {
     .encode = encode,
     .encode_columns = encode_columns,
     .unpack = unpack,
+    .unpack_fours = unpack_fours,
     .winograd_source = winograd_source,
     .winograd_weights = winograd_weights,
     .winograd_result = winograd_result,

@@ -77,6 +77,9 @@ struct kernels {
      * scale * code - shift [count][panel]; scale, shift [panel]. */
     void (*unpack)(float *to, const uint8_t *from, const float *scale, const float *shift, int64_t count);
 
+    /* The codes alone, + 128, of four terms together [count / 4][panel][4]. */
+    void (*unpack_fours)(uint8_t *to, const uint8_t *from, int64_t count);
+
     /* The transforms of winograd.c, whose squares are numbered row by row. What lies under a square, from [36][count],
      * and the taps of a 3x3 weight, from [9][count], count a multiple of the panel, become 36 rows of count numbers,
      * `stride` apart or dense; 36 rows of sums, [panel] each, become the 16 of a square. */

@@ -8,13 +8,18 @@
  * First x becomes codes, each block of a position's channels with its own scale; then rows of codes, gathered as in
  * product.c, are multiplied with the weight's codes block by block. The sums of a block are exact, and blocks are added
  * in order, so the same holds as for product.c. Outliers, a few channels (device.h), are 0 in the codes; the products of
- * their numbers are added in floats. */
+ * their numbers are added in floats.
+ *
+ * With weights of 4 bits the blocks are their groups: a number is scale * code - shift, so that a group's sum is
+ * scale * (sum of codes' products) - shift * (sum of x), and the second part is a product of floats, with a term for each
+ * group. */
 
 enum {
     DEPTH = 640,      /* most channels in a block */
     BLOCK_ROWS = 192, /* most rows in a task */
     CHUNK = 640,      /* most packed columns in a task */
     TOGETHER = 16,    /* positions that a task encodes */
+    WIDEST = 32,      /* columns of a panel */
     WHOLE = 12,       /* a multiple of the units' and of the kernels' rows */
 };
 
@@ -34,7 +39,7 @@ struct block {
     float *sums;              /* [panels][padded][panel] */
     struct row_codes *scales; /* [padded] */
     int8_t *x;                /* [padded][channels of a block] */
-    float *outliers;          /* [padded][outliers under all taps, at most OUTLIERS of them] */
+    float *outliers;          /* [padded][at most OUTLIERS]: what is multiplied in floats */
 };
 _Static_assert(BLOCK_ROWS *(CHUNK * sizeof(float) + sizeof(struct row_codes) + DEPTH + OUTLIERS * sizeof(float)) <=
                    SCRATCH_BYTES,
@@ -104,12 +109,19 @@ static void gather(const struct product8 *p8, const struct block *b, int64_t tap
     }
 }
 
+/* Adds to the sums of panel n: b->outliers [padded][count] times terms [count][panel]. */
+static void add_floats(const struct product8 *p8, const struct block *b, int64_t count, const float *terms, int64_t n)
+{
+    const struct kernels *k = p8->product->kernels;
+    for (int64_t r = 0; r < b->padded; r += k->rows)
+        k->tile(b->sums + (n * b->padded + r) * k->panel, b->outliers + r * count, count, terms, count, true);
+}
+
 /* The outliers' products under one tap. */
 static void add_outliers(const struct product8 *p8, const struct block *b, int64_t tap)
 {
     const struct product *p = p8->product;
-    const struct kernels *k = p->kernels;
-    int64_t count = p8->coded->count, panel = k->panel;
+    int64_t count = p8->coded->count, panel = p->kernels->panel;
     const int32_t *channels = p8->coded->outliers;
     for (int64_t r = 0; r < b->padded; r++) {
         int64_t from = r < b->rows ? source_of(p, b->first_row + r, tap) : -1, positions = tensor_positions(p->x);
@@ -117,16 +129,61 @@ static void add_outliers(const struct product8 *p8, const struct block *b, int64
         for (int64_t c = 0; c < count; c++)
             b->outliers[r * count + c] = row ? row[channels[c]] : 0;
     }
-    float terms[OUTLIERS * 64];
+    float terms[OUTLIERS * WIDEST], four[4 * WIDEST];
     for (int64_t n = 0; n < b->panels; n++) {
         for (int64_t c = 0; c < count; c++) {
             int64_t term = tap * p->weight->in + channels[c];
-            const uint8_t *fours = (const uint8_t *)product_panel(p, b->first_panel + n, term / 4 * 4) + term % 4;
-            for (int64_t column = 0; column < panel; column++)
-                terms[c * panel + column] = (float)(fours[4 * column] - 128);
+            const float *numbers = product_terms(p, four, b->first_panel + n, term / 4 * 4, 4);
+            memcpy(terms + c * panel, numbers + term % 4 * panel, (size_t)panel * sizeof *terms);
         }
-        for (int64_t r = 0; r < b->padded; r += k->rows)
-            k->tile(b->sums + (n * b->padded + r) * panel, b->outliers + r * count, count, terms, count, true);
+        add_floats(p8, b, count, terms, n);
+    }
+}
+
+/* The groups' shifts times the rows' sums, some groups at a time. */
+static void take_off_shifts(const struct product8 *p8, const struct block *b)
+{
+    const struct product *p = p8->product;
+    int64_t panel = p->kernels->panel, groups = p8->blocks;
+    float shifts[OUTLIERS * WIDEST];
+    for (int64_t first = 0, count; first < groups; first += count) {
+        count = smaller(OUTLIERS, groups - first);
+        for (int64_t r = 0; r < b->padded; r++)
+            for (int64_t g = 0; g < count; g++) {
+                int64_t from = r < b->rows ? source_of(p, b->first_row + r, 0) : -1;
+                struct row_codes row = from < 0 ? (struct row_codes){0, 0} : row_codes_at(p8, from)[first + g];
+                b->outliers[r * count + g] = row.scale * (float)(row.excess / 128);
+            }
+        for (int64_t n = 0; n < b->panels; n++) {
+            const float *shift = p->weight->shift + ((b->first_panel + n) * groups + first) * panel;
+            for (int64_t i = 0; i < count * panel; i++)
+                shifts[i] = -shift[i];
+            add_floats(p8, b, count, shifts, n);
+        }
+    }
+}
+
+/* Channels [first, first + count), block `number`, under a tap, of the task's panels. */
+static void multiply_block(const struct product8 *p8, const struct block *b, int64_t tap, int64_t number, int64_t first,
+                           int64_t count)
+{
+    const struct product *p = p8->product;
+    int64_t panel = p->kernels->panel, channels = p->weight->in;
+    const int8_t *x = b->in_place ? codes_at(p8, b->first_row) + first : b->x;
+    uint8_t fours[DEPTH * WIDEST];
+    float ones[WIDEST]; // the scales of weights of 8 bits come last, in product_finish_rows
+    for (int64_t column = 0; column < panel; column++)
+        ones[column] = 1;
+    for (int64_t n = 0; n < b->panels; n++) {
+        int64_t at = b->first_panel + n;
+        const uint8_t *w = (const uint8_t *)product_panel(p, at, tap * channels + first);
+        const float *columns = ones;
+        if (p->weight->group) {
+            p->kernels->unpack_fours(fours, w, count);
+            columns = p->weight->scale + (at * p8->blocks + number) * panel;
+        }
+        p8->unit->multiply(b->sums + n * b->padded * panel, x, b->in_place ? channels : count, b->scales,
+                           p->weight->group ? fours : w, columns, b->padded, count, tap > 0 || first > 0);
     }
 }
 
@@ -134,7 +191,6 @@ static void multiply_task(void *arg, int64_t i, int thread)
 {
     const struct product8 *p8 = arg;
     const struct product *p = p8->product;
-    const struct kernels *k = p->kernels;
     struct block b = {.first_row = i % p->row_blocks * p->block_rows,
                       .first_panel = i / p->row_blocks * p->chunk_panels};
     b.rows = smaller(p->block_rows, p->rows - b.first_row);
@@ -146,24 +202,18 @@ static void multiply_task(void *arg, int64_t i, int thread)
     b.x = (int8_t *)(b.scales + BLOCK_ROWS);
     b.outliers = (float *)(b.x + BLOCK_ROWS * DEPTH);
 
-    float ones[64]; // a weight's scales come last, in product_finish_rows
-    for (int64_t column = 0; column < k->panel; column++)
-        ones[column] = 1;
     int64_t taps = p->weight->kh * p->weight->kw, channels = p->weight->in;
     for (int64_t tap = 0; tap < taps; tap++) {
         for (int64_t number = 0, first = 0; first < channels; number++, first += p8->block) {
             int64_t count = smaller(p8->block, channels - first);
             gather(p8, &b, tap, number, first, count);
-            const int8_t *x = b.in_place ? codes_at(p8, b.first_row) + first : b.x;
-            int64_t stride = b.in_place ? channels : count;
-            for (int64_t n = 0; n < b.panels; n++)
-                p8->unit->multiply(b.sums + n * b.padded * k->panel, x, stride, b.scales,
-                                   (const uint8_t *)product_panel(p, b.first_panel + n, tap * channels + first), ones,
-                                   b.padded, count, tap > 0 || first > 0);
+            multiply_block(p8, &b, tap, number, first, count);
         }
         if (p8->coded->count > 0)
             add_outliers(p8, &b, tap);
     }
+    if (p->weight->group)
+        take_off_shifts(p8, &b);
     product_finish_rows(p, b.sums, b.padded, b.first_row, b.rows, b.first_panel, b.panels);
 }
 
@@ -173,6 +223,8 @@ int64_t cpu_code_blocks(const struct device *device, struct tensor y, const stru
     (void)device;
     struct product p = {
         .y = y, .weight = w, .conv = conv ? *conv : (struct conv){.stride = 1}, .positions = tensor_positions(y)};
+    if (unit && w->group && w->group <= DEPTH && w->group % 4 == 0 && w->kh * w->kw == 1)
+        return w->in / w->group;
     if (!unit || !in_fours(w) || (winograd_serves(&p) && !unit->taps))
         return 0;
     return (w->in + DEPTH - 1) / DEPTH;
@@ -182,7 +234,9 @@ void product8_multiply(struct product *p, struct tensor codes, struct tensor cod
 {
     struct product8 p8 = {.product = p, .unit = p->cpu->int8, .codes = codes, .code_rows = code_rows, .coded = coded};
     p8.blocks = code_rows.channels;
-    p8.block = round_up((codes.channels + p8.blocks - 1) / p8.blocks, codes.channels % 64 == 0 ? 64 : 4);
+    p8.block = p->weight->group
+                   ? p->weight->group
+                   : round_up((codes.channels + p8.blocks - 1) / p8.blocks, codes.channels % 64 == 0 ? 64 : 4);
     int64_t positions = p->x.lanes * tensor_positions(p->x);
     pool_run(p->cpu->pool, (positions + TOGETHER - 1) / TOGETHER, encode_task, &p8);
     pool_run(p->cpu->pool, product_cut(p, BLOCK_ROWS, CHUNK), multiply_task, &p8);
