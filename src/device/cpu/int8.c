@@ -26,6 +26,13 @@ INLINED int32_t four(const int8_t *x)
 
 /* -------------------------------------------------------------------------------- panels of 32: AVX-512, AMX */
 
+/* Written out, as are its like below: around the intrinsic GCC copies every sum, and stores it at each step. */
+AVX512 INLINED __m512i add_fours512(__m512i sums, __m512i w, __m512i fours)
+{
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(w), "v"(fours));
+    return sums;
+}
+
 AVX512 INLINED void add_sums512(float *c, __m512i sums, const struct row_codes *codes, const float *columns, bool add)
 {
     __m512 numbers = _mm512_cvtepi32_ps(_mm512_sub_epi32(sums, _mm512_set1_epi32(codes->excess)));
@@ -47,8 +54,8 @@ AVX512 INLINED void tile512(float *c, const int8_t *x, int64_t stride, const str
 #pragma GCC unroll 12
         for (int r = 0; r < tile; r++) {
             __m512i fours = _mm512_set1_epi32(four(x + r * stride + k));
-            sums[r][0] = _mm512_dpbusd_epi32(sums[r][0], w0, fours);
-            sums[r][1] = _mm512_dpbusd_epi32(sums[r][1], w1, fours);
+            sums[r][0] = add_fours512(sums[r][0], w0, fours);
+            sums[r][1] = add_fours512(sums[r][1], w1, fours);
         }
     }
 #pragma GCC unroll 12
@@ -144,6 +151,12 @@ AVX2 INLINED void add_sums256(float *c, __m256i sums, float scale, const float *
                                         _mm256_loadu_ps(columns), old));
 }
 
+AVX_VNNI INLINED __m256i add_fours256(__m256i sums, __m256i w, __m256i fours)
+{
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sums) : "x"(w), "x"(fours));
+    return sums;
+}
+
 /* `tile` rows, of which the compiler knows the number. */
 AVX_VNNI INLINED void tile256(float *c, const int8_t *x, int64_t stride, const struct row_codes *codes,
                               const uint8_t *w, const float *columns, int tile, int64_t count, bool add)
@@ -158,8 +171,8 @@ AVX_VNNI INLINED void tile256(float *c, const int8_t *x, int64_t stride, const s
 #pragma GCC unroll 6
         for (int r = 0; r < tile; r++) {
             __m256i fours = _mm256_set1_epi32(four(x + r * stride + k));
-            sums[r][0] = _mm256_dpbusd_avx_epi32(sums[r][0], w0, fours);
-            sums[r][1] = _mm256_dpbusd_avx_epi32(sums[r][1], w1, fours);
+            sums[r][0] = add_fours256(sums[r][0], w0, fours);
+            sums[r][1] = add_fours256(sums[r][1], w1, fours);
         }
     }
 #pragma GCC unroll 6
@@ -192,18 +205,21 @@ AVX2 static void multiply_avx2(float *c, const int8_t *x, int64_t stride, const 
     const __m256i excess = _mm256_set1_epi8(-128);
     for (int64_t row = 0; row < rows; row += 4) {
         __m256i sums[4][2];
+#pragma GCC unroll 4
         for (int r = 0; r < 4; r++)
             sums[r][0] = sums[r][1] = _mm256_setzero_si256();
         for (int64_t k = 0; k < count; k += 4) {
             __m256i w0 = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(w + k * 16)), excess);
             __m256i w1 = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(w + k * 16 + 32)), excess);
             __m256i size0 = _mm256_abs_epi8(w0), size1 = _mm256_abs_epi8(w1);
+#pragma GCC unroll 4
             for (int r = 0; r < 4; r++) {
                 __m256i fours = _mm256_set1_epi32(four(x + (row + r) * stride + k));
                 sums[r][0] = add_pairs(sums[r][0], w0, size0, fours);
                 sums[r][1] = add_pairs(sums[r][1], w1, size1, fours);
             }
         }
+#pragma GCC unroll 4
         for (int r = 0; r < 4; r++)
             for (int half = 0; half < 2; half++)
                 add_sums256(c + (row + r) * 16 + half * 8, sums[r][half], codes[row + r].scale, columns + half * 8,
