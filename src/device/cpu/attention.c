@@ -66,7 +66,7 @@ static int64_t scratch_for(const struct attention *a, int64_t tangents)
     int64_t numbers = columns * (3 + keys + lanes * both) + keys * both;
     struct attention_codes codes;
     if (tangents > 0)
-        numbers += columns * lanes + a->kernels->panel * (keys + 1) + keys * both;
+        numbers += columns * lanes + a->kernels->panel * (keys + 1) + (a->unit ? 0 : keys * both);
     return numbers * (int64_t)sizeof(float) +
            (tangents > 0 && a->unit ? attention8_lay_out(a, &codes, lanes, NULL) : 0);
 }
@@ -76,6 +76,12 @@ static float *take(float **scratch, int64_t numbers)
     float *from = *scratch;
     *scratch += numbers;
     return from;
+}
+
+/* Are the products of the task's tangents in codes? */
+static bool coded(const struct attention *a, const struct query_block *b)
+{
+    return a->unit && b->count > 1;
 }
 
 static struct query_block lay_out(const struct attention *a, int64_t task, int thread)
@@ -96,11 +102,11 @@ static struct query_block lay_out(const struct attention *a, int64_t task, int t
     }
     b.k = take(&scratch, keys * a->size);
     b.v = take(&scratch, keys * a->padded_size);
-    if (b.count > 1) {
+    if (coded(a, &b)) {
+        attention8_lay_out(a, &b.codes, b.count, (char *)scratch);
+    } else if (b.count > 1) {
         b.k_tangent = take(&scratch, keys * a->size);
         b.v_tangent = take(&scratch, keys * a->padded_size);
-        if (a->unit)
-            attention8_lay_out(a, &b.codes, b.count, (char *)scratch);
     }
     return b;
 }
@@ -131,12 +137,6 @@ static struct softmax statistics_of(const struct attention *a, const struct quer
     int64_t panel = a->kernels->panel;
     float *at = b->statistics + p * 3 * panel;
     return (struct softmax){at, at + panel, at + 2 * panel};
-}
-
-/* Are the products of the task's tangents in codes? */
-static bool coded(const struct attention *a, const struct query_block *b)
-{
-    return a->unit && b->count > 1;
 }
 
 /* Queries as panels, times log2(e) / sqrt(size): scores are exponents of 2. */
@@ -173,6 +173,11 @@ static void begin(const struct attention *a, const struct query_block *b)
 /* Keys [first, first + count) of lane i of the task, and their values. */
 static void load_keys(const struct attention *a, const struct query_block *b, int64_t i, int64_t first, int64_t count)
 {
+    if (coded(a, b)) {
+        attention8_keys(a, b, i, first, count);
+        if (i > 0)
+            return;
+    }
     int64_t whole = round_up(count, WHOLE), size = a->size, padded = a->padded_size, lane = b->lanes[i];
     float *k = i > 0 ? b->k_tangent : b->k, *v = i > 0 ? b->v_tangent : b->v;
     for (int64_t j = 0; j < count; j++) {
@@ -181,8 +186,6 @@ static void load_keys(const struct attention *a, const struct query_block *b, in
         memset(v + j * padded + size, 0, (size_t)(padded - size) * sizeof(float));
     }
     memset(k + count * size, 0, (size_t)((whole - count) * size) * sizeof(float));
-    if (coded(a, b))
-        attention8_keys(a, b, i > 0, count);
 }
 
 /* scores [count][panel] = (add ? scores : 0) + k q. */

@@ -20,7 +20,6 @@ struct attention_codes {
     float *q_scales;                           /* of each lane: [panels][panel] */
     uint8_t *weights, *scores;                 /* [panels] and one: [key_terms / 4][panel][4] */
     float *weight_scales, *score_scales;       /* [panels][panel], [panel] */
-    float *row;                                /* [key_terms]: a channel's values */
 };
 
 struct attention {
@@ -50,7 +49,7 @@ struct query_block {
     float *statistics; /* [panels][3][panel] */
 
     /* The tangents' */
-    float *k_tangent, *v_tangent; /* as k and v */
+    float *k_tangent, *v_tangent; /* as k and v, where a->unit is not given */
     float *scores;                /* [block_keys][panel] */
     float *means;                 /* of each lane: [panels][panel] */
     float *moved;                 /* [panel]: how far the means have moved */
@@ -60,10 +59,10 @@ struct query_block {
 /* attention8.c. Lays out a task's codes, for so many lanes, in `scratch` (NULL: only counts); returns their bytes. */
 int64_t attention8_lay_out(const struct attention *a, struct attention_codes *codes, int64_t lanes, char *scratch);
 
-/* Encodes what each product takes: lane i's queries of panel p [size][panel]; a block of `count` keys and values of the
- * primal (as b->k, b->v) or, with `tangent`, of a tangent (b->k_tangent, b->v_tangent); the primal's weights of panel p. */
+/* Encodes what each product takes: lane i's queries of panel p [size][panel]; its keys [first, first + count) and their
+ * values; the primal's weights of panel p. */
 void attention8_queries(const struct attention *a, const struct query_block *b, int64_t i, int64_t p, const float *q);
-void attention8_keys(const struct attention *a, const struct query_block *b, bool tangent, int64_t count);
+void attention8_keys(const struct attention *a, const struct query_block *b, int64_t i, int64_t first, int64_t count);
 void attention8_weights(const struct attention *a, const struct query_block *b, int64_t p, const float *weights,
                         int64_t count);
 

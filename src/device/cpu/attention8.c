@@ -31,7 +31,6 @@ int64_t attention8_lay_out(const struct attention *a, struct attention_codes *c,
     c->weight_scales = take(scratch, &taken, columns * scale);
     c->scores = take(scratch, &taken, panel * a->key_terms);
     c->score_scales = take(scratch, &taken, panel * scale);
-    c->row = take(scratch, &taken, a->key_terms * scale);
     return taken;
 }
 
@@ -50,27 +49,24 @@ void attention8_queries(const struct attention *a, const struct query_block *b, 
     a->kernels->encode_columns(queries_of(a, b, i, p), query_scales_of(a, b, i, p), q, a->size, a->terms);
 }
 
-static void encode_row(const struct attention *a, int8_t *to, struct row_codes *row, const float *x, int64_t count,
-                       int64_t terms)
-{
-    a->kernels->encode(to, row, x, count);
-    memset(to + count, 0, (size_t)(terms - count));
-}
-
-void attention8_keys(const struct attention *a, const struct query_block *b, bool tangent, int64_t count)
+void attention8_keys(const struct attention *a, const struct query_block *b, int64_t i, int64_t first, int64_t count)
 {
     const struct attention_codes *c = &b->codes;
-    const float *k = tangent ? b->k_tangent : b->k, *v = tangent ? b->v_tangent : b->v;
-    int8_t *k_codes = tangent ? c->k_tangent : c->k, *v_codes = tangent ? c->v_tangent : c->v;
-    struct row_codes *k_rows = tangent ? c->k_tangent_rows : c->k_rows;
-    struct row_codes *v_rows = tangent ? c->v_tangent_rows : c->v_rows;
-    for (int64_t key = 0; key < round_up(count, 4); key++) // load_keys leaves zeros after the last
-        encode_row(a, k_codes + key * a->terms, k_rows + key, k + key * a->size, a->size, a->terms);
-    for (int64_t channel = 0; channel < a->padded_size; channel++) {
-        for (int64_t key = 0; key < count; key++)
-            c->row[key] = v[key * a->padded_size + channel];
-        encode_row(a, v_codes + channel * a->key_terms, v_rows + channel, c->row, count, a->key_terms);
+    int8_t *k_codes = i > 0 ? c->k_tangent : c->k, *v_codes = i > 0 ? c->v_tangent : c->v;
+    struct row_codes *k_rows = i > 0 ? c->k_tangent_rows : c->k_rows;
+    struct row_codes *v_rows = i > 0 ? c->v_tangent_rows : c->v_rows;
+    int64_t lane = b->lanes[i], whole = round_up(count, 4), left = a->padded_size - a->size;
+    for (int64_t key = 0; key < count; key++) {
+        a->kernels->encode(k_codes + key * a->terms, k_rows + key, tensor_row(a->k, lane, first + key) + b->channel,
+                           a->size);
+        memset(k_codes + key * a->terms + a->size, 0, (size_t)(a->terms - a->size));
     }
+    memset(k_codes + count * a->terms, 0, (size_t)((whole - count) * a->terms));
+    memset(k_rows + count, 0, (size_t)(whole - count) * sizeof *k_rows);
+    a->kernels->encode_across(v_codes, a->key_terms, v_rows, tensor_row(a->v, lane, first) + b->channel,
+                              a->v.row_stride, count, a->size);
+    memset(v_codes + a->size * a->key_terms, 0, (size_t)(left * a->key_terms));
+    memset(v_rows + a->size, 0, (size_t)left * sizeof *v_rows);
 }
 
 void attention8_weights(const struct attention *a, const struct query_block *b, int64_t p, const float *weights,

@@ -12,6 +12,7 @@ enum { ROWS = 6 }; /* 12 sums, 2 vectors of b, one of a: of 16 registers */
 #endif
 enum { PANEL = 2 * WIDTH };
 
+#include "device/cpu/kernels_codes.h"
 #include "device/cpu/kernels_winograd.h"
 
 /* -------------------------------------------------------------------------------- products */
@@ -98,57 +99,6 @@ static void widen_fours(float *to, const uint8_t *from, int64_t count)
             for (int i = 0; i < 4; i++)
                 store(to + i * PANEL + half * WIDTH, float_of((fours >> (8 * i)) & 255) - splat(128.f));
         }
-}
-
-static void encode(int8_t *to, struct row_codes *row, const float *x, int64_t count)
-{
-    const vec magic = splat(0x1.8p23f); // adding it leaves the rounded number in the lowest bits
-    vec sizes = splat(0.f), nothing = splat(0.f);
-    for (int64_t i = 0; i < count; i += WIDTH) {
-        vec v = load_some(x + i, count - i);
-        sizes = max_of(sizes, max_of(v, -v));
-        nothing = fma_of(v, splat(0.f), nothing); // is not a number where v is not finite
-    }
-    float size = largest_of(sizes);
-    bool finite = sum_of(nothing == splat(0.f)) == -WIDTH, zero = size < 0x1p-100f;
-    if (zero || !finite) {
-        memset(to, 0, (size_t)count);
-        *row = (struct row_codes){finite ? 0 : NAN, 0};
-        return;
-    }
-    vec by = splat(127 / size);
-    ivec sum = {0};
-    for (int64_t i = 0; i < count; i += WIDTH) {
-        ivec codes = (ivec)fma_of(load_some(x + i, count - i), by, magic) - (ivec)magic;
-        bvec bytes = __builtin_convertvector(codes, bvec);
-        sum += codes;
-        memcpy(to + i, &bytes, (size_t)(count - i < WIDTH ? count - i : WIDTH));
-    }
-    *row = (struct row_codes){size / 127, 128 * sum_of(sum)};
-}
-
-static void encode_columns(uint8_t *to, float *scale, const float *x, int64_t count, int64_t terms)
-{
-    const vec magic = splat(0x1.8p23f + 128); // codes are written 128 higher
-    for (int half = 0; half < 2; half++, x += WIDTH, scale += WIDTH) {
-        vec size = splat(0.f), nothing = splat(0.f);
-        for (int64_t k = 0; k < count; k++) {
-            vec v = load(x + k * PANEL);
-            size = max_of(size, max_of(v, -v));
-            nothing = fma_of(v, splat(0.f), nothing);
-        }
-        size = choose(size < splat(0x1p-100f), splat(0.f), size);
-        vec by = choose(size > splat(0.f), splat(127.f) / size, splat(0.f));
-        store(scale, size / splat(127.f) + nothing);
-        for (int64_t k = 0; k < terms; k += 4) {
-            ivec fours = {0};
-            for (int i = 0; i < 4; i++) {
-                vec v = k + i < count ? load(x + (k + i) * PANEL) : splat(0.f);
-                fours |= (((ivec)fma_of(v, by, magic)) & 255) << (8 * i);
-            }
-            memcpy(to + (k * PANEL / 4 + half * WIDTH) * 4, &fours, sizeof fours);
-        }
-    }
 }
 
 /* Not one fused step: optimum-quanto rounds the product and then the difference. */
@@ -465,6 +415,7 @@ const struct kernels KERNELS = {
     .widen = widen,
     .widen_fours = widen_fours,
     .encode = encode,
+    .encode_across = encode_across,
     .encode_columns = encode_columns,
     .unpack = unpack,
     .unpack_fours = unpack_fours,

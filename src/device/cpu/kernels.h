@@ -69,6 +69,11 @@ struct kernels {
     /* x [count] as codes of 8 bits, scale * code, scale = max |x| / 127; if a number is not finite, scale is not. */
     void (*encode)(int8_t *to, struct row_codes *row, const float *x, int64_t count);
 
+    /* The same of each column of x [count][columns], with `stride` from row to row: codes [columns][terms], terms >=
+     * count a multiple of 4; beyond count they are 0. */
+    void (*encode_across)(int8_t *to, int64_t terms, struct row_codes *rows, const float *x, int64_t stride,
+                          int64_t count, int64_t columns);
+
     /* Columns of x [count][panel] as codes + 128, [terms / 4][panel][4], terms >= count; beyond count they are of 0. A
      * column's scale [panel] is max |x| / 127. */
     void (*encode_columns)(uint8_t *to, float *scale, const float *x, int64_t count, int64_t terms);

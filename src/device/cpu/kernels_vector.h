@@ -62,21 +62,58 @@ static inline vec float_of(ivec v)
     return __builtin_convertvector(v, vec);
 }
 
+#if defined(__AVX512F__)
+/* A mask of the first elements, of which there are fewer than WIDTH. */
+static inline __mmask16 first_of(int64_t count)
+{
+    return (__mmask16)((1u << count) - 1);
+}
+#endif
+
 static inline vec load_some(const float *from, int64_t count)
 {
     if (count >= WIDTH)
         return load(from);
+#if defined(__AVX512F__)
+    return (vec)_mm512_maskz_loadu_ps(first_of(count), from);
+#else
     vec v = {0};
     memcpy(&v, from, (size_t)count * sizeof *from);
     return v;
+#endif
 }
 
 static inline void store_some(float *to, vec v, int64_t count)
 {
-    if (count >= WIDTH)
+    if (count >= WIDTH) {
         store(to, v);
+        return;
+    }
+#if defined(__AVX512F__)
+    _mm512_mask_storeu_ps(to, first_of(count), (__m512)v);
+#else
+    memcpy(to, &v, (size_t)count * sizeof *to);
+#endif
+}
+
+/* Elements that fit into bytes, as such. */
+static inline void store_bytes(int8_t *to, ivec v, int64_t count)
+{
+#if defined(__AVX512F__)
+    _mm512_mask_cvtepi32_storeu_epi8(to, count >= WIDTH ? (__mmask16)-1 : first_of(count), (__m512i)v);
+#else
+#if defined(__AVX2__)
+    __m256i all = (__m256i)v;
+    __m128i pairs = _mm_packs_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+    int64_t bytes = _mm_cvtsi128_si64(_mm_packs_epi16(pairs, pairs));
+#else
+    bvec bytes = __builtin_convertvector(v, bvec);
+#endif
+    if (count >= WIDTH)
+        memcpy(to, &bytes, sizeof bytes);
     else
-        memcpy(to, &v, (size_t)count * sizeof *to);
+        memcpy(to, &bytes, (size_t)count);
+#endif
 }
 
 /* mask's elements are all ones or all zeros */
@@ -110,13 +147,33 @@ static inline vec max_of(vec a, vec b)
 #endif
 }
 
-/* The largest element; the sum of all. */
-static inline float largest_of(vec v)
+/* The bits of |x|, which as integers are ordered as the numbers are, with what is not finite from SIZE_OF_INFINITY on. */
+enum { SIZE_OF_INFINITY = 0x7f800000 };
+
+static inline ivec size_of(vec x)
+{
+    return (ivec)x & 0x7fffffff;
+}
+
+static inline ivec larger_of(ivec a, ivec b)
 {
 #if defined(__AVX512F__)
-    return _mm512_reduce_max_ps((__m512)v);
+    return (ivec)_mm512_max_epi32((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return (ivec)_mm256_max_epi32((__m256i)a, (__m256i)b);
 #else
-    float largest = v[0];
+    ivec more = a > b;
+    return (more & a) | (~more & b);
+#endif
+}
+
+/* The largest element; the sum of all. */
+static inline int32_t largest_of(ivec v)
+{
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_epi32((__m512i)v);
+#else
+    int32_t largest = v[0];
     for (int i = 1; i < WIDTH; i++)
         largest = v[i] > largest ? v[i] : largest;
     return largest;
