@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from conftest import learned, make_model, metrics, mpirun, program, refused, run, write_recipe
+from conftest import learned, make_model, metrics, mpirun, need_isa, program, refused, run, write_recipe
 from live import afresh, caught, kill, nearly_done, start, steps
 from test_derivative import setting
 from test_tangents8 import SHAPES, fold_outliers
@@ -154,3 +154,30 @@ def test_a_value_that_is_none(tmp_path):
     refused(run(program("zoodip"), "train", config, "--quiet", *setting(quant__tangents=9), check=False), 'quant.tangents: is 9, expected 8, 16, 32 or "auto"')
     refused(run(program("zoodip"), "train", config, "--quiet", *setting(quant__tangents="exact"), check=False), 'or "auto"')
     assert json.loads(run(program("tests/config"), config).stdout)["quant"]["tangents"] == "auto"
+
+
+# -------------------------------------------------------------------------------- zo.derivative
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory):
+    unet = dict(SHAPES["plain"]["unet"], block_out_channels=(320, 32), norm_num_groups=32, layers_per_block=1, attention_head_dim=8,
+                down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))
+    return make_model(tmp_path_factory.mktemp("wide") / "model", dict(SHAPES["plain"], unet=unet))
+
+
+@pytest.mark.parametrize("isa, unit, pays", [("avx512", "avx512-vnni", True), ("avx2", "avx-vnni", True), ("avx2", "avx2", False), ("generic", "", False)])
+def test_auto_takes_tangents_where_a_step_takes_less_time(tmp_path, wide, isa, unit, pays):
+    need_isa(isa)
+    flags = open("/proc/cpuinfo").read().split()
+    if unit.replace("-", "_") not in ["", *flags]:
+        pytest.skip(f"no {unit} here")
+    env = {"ZOODIP_ISA": isa} | ({"ZOODIP_INT8": unit} if unit else {})
+    config, output = write_recipe(tmp_path, model=str(wide), data__resolution=0, optim__steps=2, zo__tau=2, output__prompts=[])
+    said = run(program("zoodip"), "train", config, threads=2, env=env).stderr
+    kind = "tangent" if pays else "difference"
+    assert f"zo.derivative: auto takes {kind}" in said and ("quant.tangents: auto takes 8 bits" in said) == pays
+    assert json.loads(run(program("zoodip"), "inspect", config, env=env).stdout)["step"]["derivative"] == kind
+    # other weights, or tangents that must be floats
+    for changes in (dict(quant__bits=32), dict(quant__tangents=32)):
+        assert "zo.derivative: auto takes difference" in run(program("zoodip"), "train", config, "--overwrite", *setting(**changes), threads=2, env=env).stderr

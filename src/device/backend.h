@@ -46,8 +46,8 @@ typedef void conv_op(struct device *device, struct tensor y, struct tensor x, co
  * product takes floats. conv NULL: a linear layer. */
 typedef int64_t code_blocks(const struct device *device, struct tensor y, const struct weight *w,
                             const struct conv *conv);
-code_blocks cpu_code_blocks; /* the CPU's, which a simulated device asks too */
-bool cpu_has_codes(void);    /* likewise */
+code_blocks cpu_code_blocks;                    /* the CPU's, which a simulated device asks too */
+void cpu_describe_codes(struct device *device); /* sets has_codes and tangents_pay_from, likewise */
 /* rms [channels] of the tangent x, lane `lane`, over its positions. */
 typedef void channel_rms(struct device *device, double *rms, struct tensor x, int64_t lane);
 typedef void norm_op(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
@@ -158,6 +158,7 @@ struct device {
     struct tensor factors;          /* of the op that is being run, see take_factors in ops.c */
     struct tensor codes, code_rows; /* likewise, see take_codes; used if */
     bool has_codes;                 /* see device_has_codes; set by open */
+    int64_t tangents_pay_from;      /* channels, see device_tangents_pay; 0: never. Set by open */
     bool encodes;                   /* the op does take codes */
     const struct coded *coded;      /* likewise: the op's outliers */
     int no_codes;                   /* families that take floats all the same (device_use_codes) */

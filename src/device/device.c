@@ -61,6 +61,11 @@ void device_set_tangents(struct device *d, int bits)
         d->ops->set_tangents(d, bits);
 }
 
+bool device_tangents_pay(const struct device *d, int64_t channels)
+{
+    return d->tangents_pay_from > 0 && channels >= d->tangents_pay_from;
+}
+
 void device_use_codes(struct device *d, int families)
 {
     d->no_codes = CODES_ALL & ~families;

@@ -100,6 +100,10 @@ void device_set_tangents(struct device *device, int bits);
 int device_tangents(const struct device *device);
 bool device_has_codes(const struct device *device); /* can it multiply in 8 bits? */
 
+/* Do tangents in 8 bits take less time than evaluations, in a network with weights of 8 bits whose first layers have so
+ * many channels? */
+bool device_tangents_pay(const struct device *device, int64_t channels);
+
 /* Products in codes come in families, one bit each: from now on only those in `families` (at first all) take codes, and
  * the others floats, in programs that exist, too. */
 enum { CODES_ATTENTION = 1, CODES_CONV = 2, CODES_LINEAR = 4, CODES_ALL = 7 };

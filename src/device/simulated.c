@@ -98,7 +98,8 @@ struct error device_simulate(struct device **device, bool tangents)
     };
     struct device *d = &simulated->device;
     d->ops = &simulated->ops;
-    d->has_codes = tangents && cpu_has_codes();
+    if (tangents)
+        cpu_describe_codes(d);
     snprintf(d->name, sizeof d->name, "a GPU, planned");
     void *scratch;
     *device = d;

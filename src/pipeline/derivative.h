@@ -17,12 +17,13 @@
 /* What the choice depends on besides the config. */
 struct derivative_facts {
     bool device_has_tangents;
+    bool tangents_pay;          /* in 8 bits they take less time (device_tangents_pay) */
     enum derivative checkpoint; /* of the run that is continued; DERIVATIVE_AUTO: there is none */
     int64_t tangents;           /* its quant.tangents, which a config with auto takes over */
 };
 
 /* Replaces auto in config->zo.derivative: by the checkpoint's; by differences where the device has no tangents or
- * zo.sides is 2; else by what is best on the CPU. *why: the reason of auto's choice, a static text; NULL if the config
+ * zo.sides is 2; else, on the CPU, by tangents if they take less time in 8 bits. *why: the reason of auto's choice, a static text; NULL if the config
  * chose. ERROR_BAD_INPUT names a tangent that the device does not have, and a choice that is not the checkpoint's. */
 struct error derivative_choose(struct config *config, const struct derivative_facts *facts, const char **why);
 

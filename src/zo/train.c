@@ -66,8 +66,15 @@ struct error training_step(struct training *t)
 {
     struct metric m = {0};
     bool stop;
+    bool compares = t->state.noise.compared == 0; // outliers cost time, so those who measure steps have them, too
     TRY(coordinates_refresh(t));
-    return do_step(t, &m, &stop);
+    if (compares)
+        TRY(guard_before(t, t->state.step + 1));
+    TRY(do_step(t, &m, &stop));
+    training_find_slopes(t, t->slopes);
+    if (compares)
+        guard_after(t, &m);
+    return ok();
 }
 
 /* -------------------------------------------------------------------------------- between steps */

@@ -82,7 +82,7 @@ struct training_calls {
  * a signal, with everything saved. */
 struct error training_run(struct training *t, const struct training_calls *calls);
 
-/* One step and nothing else: no records, no files. Collective. */
+/* One step and nothing else: no records, no files, slopes compared only in the first. Collective. */
 struct error training_step(struct training *t);
 
 /* The slopes in t->slots [batch n]: b n + i - 1 is that of picture b's loss along direction i. */

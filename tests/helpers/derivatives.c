@@ -13,6 +13,7 @@
 #include "device/kinds.h"
 #include "helper.h"
 #include "load.h"
+#include "pipeline/derivative.h"
 #include "pipeline/subject.h"
 #include "zo/lane_check.h"
 #include "zo/train.h"
@@ -89,6 +90,7 @@ static struct error measure(const struct subject *s, int64_t rounds, int64_t n)
         c->zo.n = n;
         c->zo.derivative = kinds[made];
         parts.config = c;
+        device_set_tangents(parts.device, tangent_bits(c, s->pipeline)); // differences, the first, have none
         p.seconds[made] = memory_alloc(2 * rounds + 1, sizeof(double));
         e = p.seconds[made] ? training_new(&p.trainings[made], &parts, false) : error_memory("the times");
         made += e.code == ERROR_NONE;

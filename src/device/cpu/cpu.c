@@ -98,9 +98,11 @@ static void cpu_set_tangents(struct device *d, int bits)
              bits == 8 && cpu->int8 ? cpu->int8->name : "");
 }
 
-bool cpu_has_codes(void)
+void cpu_describe_codes(struct device *d)
 {
-    return cpu_int8();
+    const struct int8_unit *unit = cpu_int8();
+    d->has_codes = unit;
+    d->tangents_pay_from = unit ? unit->tangents_pay_from : 0;
 }
 
 const struct int8_unit *cpu_int8(void)
@@ -154,7 +156,7 @@ struct error cpu_open(struct device **device, int index, int threads)
     cpu->device.ops = &cpu_ops;
     cpu->kernels = kernels;
     cpu->int8 = cpu_int8();
-    cpu->device.has_codes = cpu->int8;
+    cpu_describe_codes(&cpu->device);
     struct error e = pool_open(&cpu->pool, threads);
     if (e.code == ERROR_NONE) {
         threads = pool_threads(cpu->pool);

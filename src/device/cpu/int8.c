@@ -266,10 +266,10 @@ const struct int8_unit *int8_pick(int64_t panel)
         int64_t panel;
         bool (*runs_here)(void);
     } fastest_first[] = {
-        {{"amx", 64, multiply_amx, true}, 32, has_amx},
-        {{"avx512-vnni", 4, multiply512, false}, 32, has_avx512},
-        {{"avx-vnni", 4, multiply_vnni, false}, 16, has_avx_vnni},
-        {{"avx2", 4, multiply_avx2, false}, 16, has_avx2},
+        {{"amx", 64, multiply_amx, 320, true}, 32, has_amx},
+        {{"avx512-vnni", 4, multiply512, 320, false}, 32, has_avx512},
+        {{"avx-vnni", 4, multiply_vnni, 320, false}, 16, has_avx_vnni},
+        {{"avx2", 4, multiply_avx2, 0, false}, 16, has_avx2},
     };
     const char *asked = getenv("ZOODIP_INT8");
     for (size_t i = 0; i < sizeof fastest_first / sizeof *fastest_first; i++)

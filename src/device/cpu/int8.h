@@ -18,6 +18,10 @@ struct int8_unit {
     void (*multiply)(float *c, const int8_t *x, int64_t stride, const struct row_codes *codes, const uint8_t *w,
                      const float *columns, int64_t rows, int64_t count, bool add);
 
+    /* A network with so many channels or more is evaluated faster by tangents in codes than by evaluations, as
+     * measured (results/README.md); 0: none is. */
+    int64_t tangents_pay_from;
+
     bool taps; /* are 3x3 convolutions faster by all their multiplications than winograd.c's in float? */
 };
 
