@@ -130,20 +130,28 @@ def learned(output):
     return (Path(output) / "learned_embeds.safetensors").read_bytes()
 
 
-def change_checkpoint(path, change):
-    """Changes the facts of a checkpoint by change(facts), and its CRC-32 with them."""
+CHECKPOINT_TENSORS = "embedding", "m", "v", "history", "noise", "best", "basis", "slopes", "outliers"
+
+
+def change_checkpoint(path, change=lambda facts: None, **tensors):
+    """Changes the facts of a checkpoint by change(facts), and tensors, each to (shape, bytes), and its CRC-32 with them."""
     data = Path(path).read_bytes()
     size = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:size])
-    facts = header["__metadata__"]
+    facts = header.pop("__metadata__")
     change(facts)
+    kept = {name: (t["shape"], data[size + t["data_offsets"][0]:size + t["data_offsets"][1]]) for name, t in header.items()} | tensors
     crc = zlib.crc32("".join(facts[key] + "\0" for key in facts if key != "crc32").encode())
-    for tensor in (name for name in ("embedding", "m", "v", "history", "noise", "best", "basis", "slopes", "outliers") if name in header):
-        first, end = header[tensor]["data_offsets"]
-        crc = zlib.crc32(struct.pack("<2q", *header[tensor]["shape"]) + data[size + first : size + end], crc)
+    header, numbers = {"__metadata__": facts}, b""
+    for name in (name for name in CHECKPOINT_TENSORS if name in kept):
+        shape, more = kept[name]
+        if more or name in CHECKPOINT_TENSORS[:5]:
+            crc = zlib.crc32(struct.pack("<2q", *shape) + more, crc)
+        header[name] = dict(dtype="F32", shape=shape, data_offsets=[len(numbers), len(numbers) + len(more)])
+        numbers += more
     facts["crc32"] = f"{crc:08x}"
     text = json.dumps(header, separators=(",", ":")).encode()
-    Path(path).write_bytes(struct.pack("<Q", len(text)) + text + data[size:])
+    Path(path).write_bytes(struct.pack("<Q", len(text)) + text + numbers)
 
 
 def losses_of(output):

@@ -2,10 +2,12 @@
 which bits quant.tangents takes."""
 import json
 import re
+import shutil
+import struct
 
 import pytest
 
-from conftest import learned, make_model, metrics, mpirun, need_isa, program, refused, run, write_recipe
+from conftest import change_checkpoint, learned, make_model, metrics, mpirun, need_isa, program, recipe, refused, run, write_recipe
 from live import afresh, caught, kill, nearly_done, start, steps
 from test_derivative import setting
 from test_tangents8 import SHAPES, fold_outliers
@@ -111,6 +113,42 @@ def test_a_run_goes_on_with_the_same_comparisons(tmp_path):
         kill(process, config)
     mpirun(3, program("zoodip"), "train", config, "--resume")
     assert learned(output) == learned(whole) and noises(output) == noises(whole)
+
+
+def test_subjects_of_a_queue_are_numbered_alike(tmp_path):
+    """Which convolutions take codes depends on the pictures' size, and a rank without tangents has no programs: neither changes
+    which product an outlier of the next subject belongs to."""
+    model = make_model(tmp_path / "model", SHAPES["deep"])
+    fold_outliers(model, share=0.05, by=300)
+    changes = dict(model=str(model), quant__tangents=8, data__resolution=64, output__checkpoint_every=1, output__checkpoint_keep=0)
+    _, alone, said = train(tmp_path / "alone", **changes)
+    assert "stay float" in said
+    jobs = [dict(name="a", data=dict(resolution=128), zo=dict(n=1), optim=dict(steps=2)), dict(name="b")]
+    for ranks in (1, 2):
+        output = tmp_path / f"queue{ranks}"
+        path = tmp_path / f"jobs{ranks}.json"
+        path.write_text(json.dumps({"defaults": recipe(output, **{**RUN, **changes}), "jobs": jobs}))
+        mpirun(ranks, program("zoodip"), "run", path, "--groups", 1)
+        assert learned(output / "b") == learned(alone), ranks
+        shutil.rmtree(tmp_path / "alone" / "out" / "checkpoints")
+        shutil.copytree(output / "b" / "checkpoints", tmp_path / "alone" / "out" / "checkpoints")
+        for step in (3, 4):  # so that there is something left to do
+            (tmp_path / "alone" / "out" / "checkpoints" / f"step-{step}.safetensors").unlink()
+        run(program("zoodip"), "train", tmp_path / "alone" / "config.json", "--resume")
+        assert learned(alone) == learned(output / "b")
+
+
+@pytest.mark.parametrize("name, shape, numbers, says", [
+    ("slopes", [10**9, 0], [], "not empty"), ("outliers", [10**9, 0], [], "not empty"), ("basis", [10**9, 0], [], "not empty"),
+    ("slopes", [40, 2], [1.0] * 80, "slopes: shape [40, 2]"), ("outliers", [1, 3], [0, 1, 2], "outliers: shape [1, 3]"),
+    ("outliers", [1, 2], [-1, 3], "outliers: expected pairs"), ("outliers", [1, 2], [0, 0.5], "outliers: expected pairs"),
+    ("outliers", [1, 2], [1e30, 0], "outliers: expected pairs"), ("outliers", [2, 2], [0, 7, 0, 7], "outliers: expected pairs"),
+    ("outliers", [1, 2], [0, 1e6], "outliers: channel 1000000 of product 0")])
+def test_checkpoints_that_cannot_be(tmp_path, name, shape, numbers, says):
+    config, output, _ = train(tmp_path, quant__tangents=8, optim__steps=2)
+    change_checkpoint(output / "checkpoints" / "step-2.safetensors", **{name: (shape, struct.pack(f"<{len(numbers)}f", *numbers))})
+    done = run(program("zoodip"), "train", config, "--resume", *setting(optim__steps=4), check=False)
+    assert done.returncode in (1, 2) and says in done.stderr, done.stderr
 
 
 # -------------------------------------------------------------------------------- quant.tangents

@@ -117,7 +117,7 @@ struct span {
     int64_t allocated, freed;
 };
 
-/* A product whose tangents may be in codes, and which of its channels stay out of them. */
+/* A product with weights of 8 or 4 bits, whose tangents may be in codes, and which of its channels stay out of them. */
 struct coded {
     const struct weight *weight;
     bool known; /* by device_find_outliers or device_set_outliers */

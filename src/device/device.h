@@ -110,14 +110,16 @@ enum { CODES_ATTENTION = 1, CODES_CONV = 2, CODES_LINEAR = 4, CODES_ALL = 7 };
 void device_use_codes(struct device *device, int families);
 
 /* Outliers: a few channels of a product's x whose tangents are so much larger than the others' that those would drown in
- * codes of one scale. They stay out of the codes and are multiplied in floats. Products are numbered in the order in
- * which the device's programs first have them. While `find` is on, products of tangents in floats look at the first
+ * codes of one scale. They stay out of the codes and are multiplied in floats. Products with weights of 8 or 4 bits are
+ * numbered in the order in which programs with tangents first have them, from device_number_products on: so by the
+ * networks alone, if a program of all of them is the next to be made. While `find` is on, products of tangents in floats look at the first
  * tangent: an outlier has 6 times the median of the channels' root mean squares, or more; there are at most
  * OUTLIERS of a product, and a sixteenth of its channels. */
 enum { OUTLIERS = 32 };
 struct outlier {
     int32_t product, channel;
 };
+void device_number_products(struct device *device);
 void device_find_outliers(struct device *device, bool find);
 
 /* device_outliers: those of all products, by product and channel, *count of them; to may be NULL. device_set_outliers

@@ -159,17 +159,17 @@ static void take_codes(struct device *d, struct tensor y, struct tensor x, const
 {
     int family = c ? CODES_CONV : CODES_LINEAR;
     int64_t primal = primal_lanes(d, y), tangents = y.lanes - primal;
-    int64_t blocks = tangents > 0 && d->tangent_bits == 8 && d->ops->code_blocks && is_product(w)
-                         ? d->ops->code_blocks(d, y, w, c)
-                         : 0;
+    if (tangents == 0 || d->tangent_bits != 8 || !d->ops->code_blocks || !is_product(w) || !(w->type == I8 || w->group))
+        return;
+    struct coded *product = coded_product(d, w); // even if it takes no codes, which depends on shapes and processor
+    int64_t blocks = product ? d->ops->code_blocks(d, y, w, c) : 0;
     if (blocks == 0)
         return;
     d->codes = device_alloc(d, I8, tangents, x.height, x.width, x.channels);
     d->code_rows = device_alloc(d, I64, tangents, x.height, x.width, blocks);
-    struct coded *product = coded_product(d, w);
     d->coded = product;
-    d->encodes = product && !(d->no_codes & family);
-    if (product && !d->dry && !d->encodes)
+    d->encodes = !(d->no_codes & family);
+    if (!d->dry && !d->encodes)
         find_outliers(d, product, x, primal);
 }
 

@@ -17,7 +17,8 @@ static struct error fill(const struct device *d, int64_t i)
         if (o->product != i)
             continue;
         if (p->count == OUTLIERS || o->channel < 0 || o->channel >= p->weight->in)
-            return error_input("channel %lld of product %lld cannot stay out of codes: the product has %lld channels, "
+            return error_input("the checkpoint's outliers: channel %lld of product %lld cannot stay out of codes: the "
+                               "product has %lld channels, "
                                "and at most %d stay out",
                                (long long)o->channel, (long long)i, (long long)p->weight->in, (int)OUTLIERS);
         p->outliers[p->count++] = o->channel;
@@ -85,6 +86,11 @@ void find_outliers(struct device *d, struct coded *p, struct tensor x, int64_t l
         p->outliers[p->count++] = (int32_t)at;
     qsort(p->outliers, (size_t)p->count, sizeof *p->outliers, rising_channels);
     memory_free(rms);
+}
+
+void device_number_products(struct device *d)
+{
+    d->product_count = 0;
 }
 
 void device_find_outliers(struct device *d, bool find)

@@ -127,7 +127,9 @@ struct error whole_folder_begin(struct whole_folder *f, const char *path, const 
     TRY(find_names(f, path, host));
     TRY(folder_make(f->temporary));
     TRY(claim_folder(&f->claim, f->temporary, wait));
-    struct error e = begin_again(f);
+    struct error e = claim_check(&f->claim, f->temporary); // whom we waited for may have removed it
+    if (e.code == ERROR_NONE)
+        e = begin_again(f);
     if (e.code != ERROR_NONE)
         claim_release(&f->claim);
     return e;

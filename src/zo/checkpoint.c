@@ -1,6 +1,7 @@
 #include "zo/checkpoint.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -231,9 +232,10 @@ static struct error check_whole(struct reading *r, const char *path)
         const struct entry *found = safetensors_find(&r->file, r->tensors[i].name);
         if (!found && i >= STATE_ALWAYS)
             continue; // without rows
-        if (!found || found->type != F32 || found->dimensions != 2)
-            return error_failed("%s: not a checkpoint: expected a tensor \"%s\", F32 with two dimensions", path,
-                                r->tensors[i].name);
+        bool whole = i < STATE_ALWAYS || (found && found->count > 0);
+        if (!found || found->type != F32 || found->dimensions != 2 || !whole)
+            return error_failed("%s: not a checkpoint: expected a tensor \"%s\", F32 with two dimensions%s", path,
+                                r->tensors[i].name, whole ? "" : ", not empty");
         r->tensors[i] = *found;
     }
     if ((r->looked.best_step > 0) != (r->tensors[STATE_BEST].count > 0))
@@ -250,6 +252,18 @@ static struct error check_whole(struct reading *r, const char *path)
         return error_failed("%s: damaged: the CRC-32 of its contents is %s, expected %.8s", path, sum,
                             written ? written : "nothing");
     return ok();
+}
+
+/* Pairs of a product and a channel, rising. */
+static bool are_outliers(const struct entry *t)
+{
+    const float *x = t->data, most = 1 << 20;
+    bool good = true;
+    for (int64_t i = 0; i < t->count; i++)
+        good = good && x[i] >= 0 && x[i] < most && x[i] == floorf(x[i]);
+    for (int64_t i = 2; i < t->count; i += 2)
+        good = good && (x[i] > x[i - 2] || (x[i] == x[i - 2] && x[i + 1] > x[i - 1]));
+    return good;
 }
 
 /* Does it fit the run's shapes? ERROR_BAD_INPUT if not. */
@@ -270,6 +284,8 @@ static struct error check_shapes(const struct reading *r, const struct state *s,
                                path, t->name, (long long)t->shape[0], (long long)t->shape[1], (long long)s->dim,
                                (long long)s->subspace.tau);
     }
+    if (!are_outliers(&r->tensors[STATE_OUTLIERS]))
+        return error_input("%s: outliers: expected pairs of a product and a channel, rising", path);
     return ok();
 }
 

@@ -64,14 +64,16 @@ static struct error turn(struct state *s, const struct basis *to)
 
 /* -------------------------------------------------------------------------------- finding a basis */
 
-/* At the word as it stands; those after the first one have its rank. */
+/* At the word as it stands, in floats: nothing compares it; those after the first one have its rank. */
 static struct error find_text(struct training *t)
 {
     struct state *s = &t->state;
     const struct config *c = t->parts.config;
     struct basis found = {0};
     int64_t rank = s->basis.rank > 0 ? s->basis.rank : rank_asked(c);
+    device_use_codes(t->parts.device, 0);
     struct error e = text_basis_find(&t->finder, s->embedding, c->zo.n, rank, &found);
+    guard_use_codes(t);
     if (e.code == ERROR_NONE && s->basis.rank > 0)
         e = comm_agree(t->parts.comm, turn(s, &found));
     if (e.code != ERROR_NONE) {

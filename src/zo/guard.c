@@ -87,6 +87,11 @@ static struct error share_outliers(struct training *t)
 
 /* -------------------------------------------------------------------------------- comparing */
 
+void guard_use_codes(const struct training *t)
+{
+    device_use_codes(t->parts.device, CODES_ALL & ~(int)t->state.noise.fallen);
+}
+
 /* Step k's slots by all ranks, in floats. */
 static struct error evaluate_exactly(struct training *t, int64_t k)
 {
@@ -99,7 +104,7 @@ static struct error evaluate_exactly(struct training *t, int64_t k)
     device_read(d, t->slots, t->step.slots);
     e = error_first(e, device_wait(d));
     device_find_outliers(d, false);
-    device_use_codes(d, CODES_ALL & ~(int)t->state.noise.fallen);
+    guard_use_codes(t);
     TRY(comm_agree(t->parts.comm, e));
     return comm_sum(t->parts.comm, t->slots, t->lanes);
 }
@@ -143,7 +148,7 @@ void guard_after(struct training *t, struct metric *m)
     slope_noise_add(n, t->slopes, t->guard.exact, t->parts.config->optim.batch_size * t->parts.config->zo.n);
     m->slope_noise = slope_noise_of(n, &enough);
     int64_t fell = slope_noise_judge(n, CODES_ALL);
-    device_use_codes(t->parts.device, CODES_ALL & ~(int)n->fallen);
+    guard_use_codes(t);
     say(t, m->slope_noise, enough && !before, fell);
 }
 
@@ -156,7 +161,7 @@ struct error guard_begin(struct training *t)
     double codes = c->zo.derivative == DERIVATIVE_TANGENT && device_has_codes(d) && device_tangents(d) == 8;
     TRY(comm_sum(t->parts.comm, &codes, 1));
     t->guard = (struct guard){.watches = codes > 0};
-    device_use_codes(d, CODES_ALL & ~(int)t->state.noise.fallen);
+    guard_use_codes(t);
     t->guard.exact = memory_alloc(c->optim.batch_size * c->zo.n, sizeof *t->guard.exact);
     return comm_agree(t->parts.comm, t->guard.exact ? set_outliers(t) : error_memory("slopes"));
 }

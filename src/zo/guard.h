@@ -26,6 +26,9 @@ struct guard {
 struct error guard_begin(struct training *t);
 void guard_free(struct training *t);
 
+/* From here on the device takes codes where the state says so. */
+void guard_use_codes(const struct training *t);
+
 /* Before step k: if it is due, computes its slopes in floats. Collective. */
 struct error guard_before(struct training *t, int64_t k);
 

@@ -355,6 +355,7 @@ static struct error make(struct step *s, const struct lane_sources *sources, boo
     TRY(keep_tensors(s));
     if (s->share.count > 0)
         TRY(make_lanes(s, sources));
+    device_number_products(d);
     TRY(program_new(d, evaluate_body, s, &s->evaluate));
     return whole ? program_new(d, whole_body, s, &s->whole) : program_new(d, update_body, s, &s->update);
 }

@@ -179,7 +179,6 @@ double training_work(const struct training *t, int64_t step)
 static struct error step_and_records(struct training *t, const struct training_calls *calls, bool *stop)
 {
     const struct config *c = t->parts.config;
-    double began = clock_seconds();
     int64_t by = t->state.ending.by;
     bool tangents = c->zo.derivative == DERIVATIVE_TANGENT;
     struct metric m = {.losses = t->slots,
@@ -190,6 +189,7 @@ static struct error step_and_records(struct training *t, const struct training_c
                        .start = t->start_is_new ? t->state.looked.start : NAN};
     t->start_is_new = false;
     TRY(guard_before(t, t->state.step + 1));
+    double began = clock_seconds(); // the others take as long without the comparison
     TRY(do_step(t, &m, stop));
     training_find_slopes(t, t->slopes);
     guard_after(t, &m);
