@@ -139,7 +139,7 @@ def test_subjects_of_a_queue_are_numbered_alike(tmp_path):
 
 
 @pytest.mark.parametrize("name, shape, numbers, says", [
-    ("slopes", [10**9, 0], [], "not empty"), ("outliers", [10**9, 0], [], "not empty"), ("basis", [10**9, 0], [], "not empty"),
+    ("slopes", [10**9, 0], [], "no checkpoint"), ("outliers", [10**9, 0], [], "no checkpoint"), ("basis", [10**9, 0], [], "no checkpoint"),
     ("slopes", [40, 2], [1.0] * 80, "slopes: shape [40, 2]"), ("outliers", [1, 3], [0, 1, 2], "outliers: shape [1, 3]"),
     ("outliers", [1, 2], [-1, 3], "outliers: expected pairs"), ("outliers", [1, 2], [0, 0.5], "outliers: expected pairs"),
     ("outliers", [1, 2], [1e30, 0], "outliers: expected pairs"), ("outliers", [2, 2], [0, 7, 0, 7], "outliers: expected pairs"),

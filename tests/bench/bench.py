@@ -103,7 +103,7 @@ def bench_zoodip(a, lanes, bits, tangents=False):
     """For one lane: two ranks with a lane each share the cores; memory is that of the larger rank."""
     ranks, config = (2 if lanes == 1 else 1), write_config(FOLDER, weights(bits), lanes, bits, a.size)
     launcher = [] if ranks == 1 else [ROOT / "launch" / "run.sh", "-n", ranks]
-    sets = ["--set", "zo.derivative=tangent", "--set", "quant.tangents=8"] if tangents else []
+    sets = ["--set", f"zo.derivative={'tangent' if tangents else 'difference'}", "--set", "quant.tangents=8"]
     output, peak = run_child([*launcher, BUILD / "zoodip", "bench", config, *sets, "--evaluations", a.evaluations], max(1, a.threads // ranks))
     name = f"zoodip {'int8' if bits == 8 else f'{bits} bits'}" + (", 2 ranks" if ranks == 2 else "") + (", tangents in 8 bits" if tangents else "")
     return dict(json.loads(output.splitlines()[-1]), name=name, lanes=lanes, peak_bytes=peak)
