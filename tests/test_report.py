@@ -45,6 +45,7 @@ def test_lines_read_back_to_the_same_doubles(tmp_path):
     assert third["slopes"] == [third["loss"] / 7, -1 / third["loss"]]
     assert third["grad_norm"] == 1 / 3 and third["lr"] == 0.03
     assert [line["step"] for line in read if "validation_loss" in line] == [1, 51]
+    assert {line["step"]: line["slope_noise"] for line in read if "slope_noise" in line} == {s: math.exp(-s / 200) / 50 for s in (2, 22, 42)}
     assert read[6]["loss"] is None, "infinity is no JSON number"
 
 

@@ -29,6 +29,7 @@ static struct error write_steps(const char *folder, int64_t from, int64_t count)
             .slopes = (const double[]){loss / 7, -1 / loss},
             .slope_count = 2,
             .validation = step % 50 == 1 ? 0.0244 + 0.0062 * fall : NAN,
+            .slope_noise = step % 20 == 2 ? fall / 50 : NAN,
             .best_step = step,
             .start = step == 1 ? 0.0306 : NAN,
             .grad_norm = 1.0 / 3,
