@@ -142,16 +142,15 @@ static struct softmax statistics_of(const struct attention *a, const struct quer
 /* Queries as panels, times log2(e) / sqrt(size): scores are exponents of 2. */
 static void load_queries(const struct attention *a, const struct query_block *b, int64_t i)
 {
-    int64_t panel = a->kernels->panel;
     float scale = (float)(1.4426950408889634 / sqrt((double)a->size));
-    for (int64_t j = 0; j < b->panels * panel; j++) {
-        float *to = queries_of(a, b, i, j / panel) + j % panel;
-        const float *from = tensor_row(a->q, b->lanes[i], smaller(b->first + j, a->queries - 1)) + b->channel;
-        for (int64_t c = 0; c < a->size; c++)
-            to[c * panel] = from[c] * scale;
+    for (int64_t p = 0; p < b->panels; p++) {
+        int64_t first = b->first + p * a->kernels->panel;
+        float *q = queries_of(a, b, i, p);
+        a->kernels->rows_to_panel(q, tensor_row(a->q, b->lanes[i], first) + b->channel, a->q.row_stride,
+                                  smaller(a->kernels->panel, a->queries - first), a->size, scale);
+        if (coded(a, b))
+            attention8_queries(a, b, i, p, q);
     }
-    for (int64_t p = 0; coded(a, b) && p < b->panels; p++)
-        attention8_queries(a, b, i, p, queries_of(a, b, i, p));
 }
 
 static void begin(const struct attention *a, const struct query_block *b)
@@ -289,13 +288,11 @@ static void attend_block(const struct attention *a, const struct query_block *b,
 
 static void store_queries(const struct attention *a, const struct query_block *b, int64_t i)
 {
-    int64_t panel = a->kernels->panel, end = smaller(b->panels * panel, a->queries - b->first);
-    for (int64_t j = 0; j < end; j++) {
-        float *to = tensor_row(a->y, b->lanes[i], b->first + j) + b->channel;
-        const float *from = sums_of(a, b, i, j / panel) + j % panel;
-        float share = 1 / statistics_of(a, b, j / panel).total[j % panel];
-        for (int64_t c = 0; c < a->size; c++)
-            to[c] = from[c * panel] * share;
+    for (int64_t p = 0; p < b->panels; p++) {
+        int64_t first = b->first + p * a->kernels->panel;
+        a->kernels->panel_to_rows(tensor_row(a->y, b->lanes[i], first) + b->channel, a->y.row_stride,
+                                  smaller(a->kernels->panel, a->queries - first), sums_of(a, b, i, p), a->size,
+                                  statistics_of(a, b, p).total);
     }
 }
 

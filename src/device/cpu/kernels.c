@@ -13,6 +13,7 @@ enum { ROWS = 6 }; /* 12 sums, 2 vectors of b, one of a: of 16 registers */
 enum { PANEL = 2 * WIDTH };
 
 #include "device/cpu/kernels_codes.h"
+#include "device/cpu/kernels_transpose.h"
 #include "device/cpu/kernels_winograd.h"
 
 /* -------------------------------------------------------------------------------- products */
@@ -427,6 +428,8 @@ const struct kernels KERNELS = {
     .softmax_tangent = softmax_tangent,
     .rescale = rescale,
     .rescale_tangent = rescale_tangent,
+    .rows_to_panel = rows_to_panel,
+    .panel_to_rows = panel_to_rows,
     .scale_shift = scale_shift,
     .norm_slope = norm_slope,
     .gather_moments = gather_moments,

@@ -110,6 +110,13 @@ struct kernels {
     /* u [count][panel] = factor [panel] * (u - moved [panel] * o). */
     void (*rescale_tangent)(float *u, const float *o, const float *factor, const float *moved, int64_t count);
 
+    /* Rows of count numbers, up to a panel's columns of them and `stride` apart, and a panel [count][panel]: each row
+     * times `factor` becomes a column, the last row all further ones too; the first columns times 1 / divisor [panel]
+     * become rows. */
+    void (*rows_to_panel)(float *to, const float *from, int64_t stride, int64_t rows, int64_t count, float factor);
+    void (*panel_to_rows)(float *to, int64_t stride, int64_t rows, const float *from, int64_t count,
+                          const float *divisor);
+
     /* y = act(x * scale + shift), act NONE or SILU; y may be x. */
     void (*scale_shift)(float *y, const float *x, const float *scale, const float *shift, int64_t count, enum act act);
 
