@@ -31,6 +31,8 @@ enum {
     KEY_NUMBERS = 32768,   /* most numbers in a block of keys: with as many values it stays in the L2 cache */
     QUERY_NUMBERS = 65536, /* the same for a task's queries and sums */
     QUERY_PANELS = 8,      /* most panels in a task */
+    CODED_PANELS = 16,     /* most where each task makes codes of its keys, so that fewer make the same ones */
+    LEAST_PANELS = 4,      /* so many are worth another group of tangents */
 };
 
 /* How many tangents of the same primal come before this one. */
@@ -62,13 +64,14 @@ static void choose_lanes(const struct attention *a, int64_t lane, struct query_b
 static int64_t scratch_for(const struct attention *a, int64_t tangents)
 {
     int64_t lanes = 1 + tangents, columns = a->panels * a->kernels->panel, keys = a->block_keys;
-    int64_t both = a->size + a->padded_size; // a query's numbers and sums, a key's and values
-    int64_t numbers = columns * (3 + keys + lanes * both) + keys * both;
+    bool in_codes = tangents > 0 && a->unit;
+    int64_t both = a->size + a->padded_size; // a key's numbers and values
+    int64_t numbers = columns * (3 + keys + lanes * a->padded_size) + keys * both;
     struct attention_codes codes;
+    numbers += a->size * (in_codes ? columns + a->kernels->panel : lanes * columns);
     if (tangents > 0)
-        numbers += columns * lanes + a->kernels->panel * (keys + 1) + (a->unit ? 0 : keys * both);
-    return numbers * (int64_t)sizeof(float) +
-           (tangents > 0 && a->unit ? attention8_lay_out(a, &codes, lanes, NULL) : 0);
+        numbers += columns * lanes + a->kernels->panel * (keys + 1) + (in_codes ? 0 : keys * both);
+    return numbers * (int64_t)sizeof(float) + (in_codes ? attention8_lay_out(a, &codes, lanes, NULL) : 0);
 }
 
 static float *take(float **scratch, int64_t numbers)
@@ -93,7 +96,7 @@ static struct query_block lay_out(const struct attention *a, int64_t task, int t
     float *scratch = cpu_scratch(a->cpu, thread);
     b.statistics = take(&scratch, 3 * columns);
     b.weights = take(&scratch, keys * columns);
-    b.q = take(&scratch, b.count * a->size * columns);
+    b.q = take(&scratch, (coded(a, &b) ? 1 : b.count) * a->size * columns);
     b.o = take(&scratch, b.count * a->padded_size * columns);
     if (b.count > 1) {
         b.means = take(&scratch, b.count * columns);
@@ -103,6 +106,7 @@ static struct query_block lay_out(const struct attention *a, int64_t task, int t
     b.k = take(&scratch, keys * a->size);
     b.v = take(&scratch, keys * a->padded_size);
     if (coded(a, &b)) {
+        b.q_tangent = take(&scratch, a->size * panel);
         attention8_lay_out(a, &b.codes, b.count, (char *)scratch);
     } else if (b.count > 1) {
         b.k_tangent = take(&scratch, keys * a->size);
@@ -145,7 +149,7 @@ static void load_queries(const struct attention *a, const struct query_block *b,
     float scale = (float)(1.4426950408889634 / sqrt((double)a->size));
     for (int64_t p = 0; p < b->panels; p++) {
         int64_t first = b->first + p * a->kernels->panel;
-        float *q = queries_of(a, b, i, p);
+        float *q = coded(a, b) && i > 0 ? b->q_tangent : queries_of(a, b, i, p);
         a->kernels->rows_to_panel(q, tensor_row(a->q, b->lanes[i], first) + b->channel, a->q.row_stride,
                                   smaller(a->kernels->panel, a->queries - first), a->size, scale);
         if (coded(a, b))
@@ -323,12 +327,18 @@ static void divide(struct attention *a)
     a->panels = clamp(QUERY_NUMBERS / (2 * a->padded_size * panel), 1, QUERY_PANELS);
     if (a->unit && scratch_for(a, 1) > SCRATCH_BYTES) // follows from the head's size alone
         a->unit = NULL;
+    int64_t group = smaller(lanes - a->primal, ATTENTION_GROUP);
+    if (a->unit) {
+        int64_t least = smaller(a->panels, LEAST_PANELS); // a tangent fits with these
+        for (a->panels = CODED_PANELS; a->panels > least && scratch_for(a, group) > SCRATCH_BYTES;)
+            a->panels--;
+    }
     for (;; a->panels = (a->panels + 1) / 2) {
         a->blocks = (all + a->panels - 1) / a->panels;
         if (a->panels == 1 || a->primal * a->heads * a->blocks >= 4 * threads)
             break;
     }
-    int64_t group = smaller(lanes - a->primal, ATTENTION_GROUP);
+    a->panels = (all + a->blocks - 1) / a->blocks; // alike in all tasks
     while (group > 1 && scratch_for(a, group) > SCRATCH_BYTES)
         group--;
     for (a->group = group; a->group > 1; a->group = (a->group + 1) / 2) {

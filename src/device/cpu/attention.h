@@ -43,7 +43,8 @@ struct query_block {
     bool leads;      /* does this task write the primal's result? */
     int64_t channel; /* the head's first */
     int64_t first, panels;
-    float *q, *o;      /* of each lane: [panels][size][panel], [panels][padded_size][panel] */
+    float *q, *o;      /* of each lane: [panels][size][panel] (the primal's alone where a->unit is given),
+                        * [panels][padded_size][panel] */
     float *k, *v;      /* [block_keys][size], [block_keys][padded_size] */
     float *weights;    /* [panels][block_keys][panel] */
     float *statistics; /* [panels][3][panel] */
@@ -54,6 +55,7 @@ struct query_block {
     float *means;                 /* of each lane: [panels][panel] */
     float *moved;                 /* [panel]: how far the means have moved */
     struct attention_codes codes; /* where a->unit is given */
+    float *q_tangent;             /* [size][panel]: one panel's, until they are codes */
 };
 
 /* attention8.c. Lays out a task's codes, for so many lanes, in `scratch` (NULL: only counts); returns their bytes. */
