@@ -40,8 +40,10 @@ struct block {
     struct row_codes *scales; /* [padded] */
     int8_t *x;                /* [padded][channels of a block] */
     float *outliers;          /* [padded][at most OUTLIERS]: what is multiplied in floats */
+    uint8_t *fours;           /* a block of a panel of weights of 4 bits, as units take them */
 };
-_Static_assert(BLOCK_ROWS *(CHUNK * sizeof(float) + sizeof(struct row_codes) + DEPTH + OUTLIERS * sizeof(float)) <=
+_Static_assert(BLOCK_ROWS *(CHUNK * sizeof(float) + sizeof(struct row_codes) + DEPTH + OUTLIERS * sizeof(float)) +
+                       DEPTH * WIDEST <=
                    SCRATCH_BYTES,
                "a task's scratch");
 
@@ -170,7 +172,6 @@ static void multiply_block(const struct product8 *p8, const struct block *b, int
     const struct product *p = p8->product;
     int64_t panel = p->kernels->panel, channels = p->weight->in;
     const int8_t *x = b->in_place ? codes_at(p8, b->first_row) + first : b->x;
-    uint8_t fours[DEPTH * WIDEST];
     float ones[WIDEST]; // the scales of weights of 8 bits come last, in product_finish_rows
     for (int64_t column = 0; column < panel; column++)
         ones[column] = 1;
@@ -179,11 +180,11 @@ static void multiply_block(const struct product8 *p8, const struct block *b, int
         const uint8_t *w = (const uint8_t *)product_panel(p, at, tap * channels + first);
         const float *columns = ones;
         if (p->weight->group) {
-            p->kernels->unpack_fours(fours, w, count);
+            p->kernels->unpack_fours(b->fours, w, count);
             columns = p->weight->scale + (at * p8->blocks + number) * panel;
         }
         p8->unit->multiply(b->sums + n * b->padded * panel, x, b->in_place ? channels : count, b->scales,
-                           p->weight->group ? fours : w, columns, b->padded, count, tap > 0 || first > 0);
+                           p->weight->group ? b->fours : w, columns, b->padded, count, tap > 0 || first > 0);
     }
 }
 
@@ -201,6 +202,7 @@ static void multiply_task(void *arg, int64_t i, int thread)
     b.scales = (struct row_codes *)(b.sums + BLOCK_ROWS * CHUNK);
     b.x = (int8_t *)(b.scales + BLOCK_ROWS);
     b.outliers = (float *)(b.x + BLOCK_ROWS * DEPTH);
+    b.fours = (uint8_t *)(b.outliers + BLOCK_ROWS * OUTLIERS);
 
     int64_t taps = p->weight->kh * p->weight->kw, channels = p->weight->in;
     for (int64_t tap = 0; tap < taps; tap++) {
