@@ -10,13 +10,13 @@ import pytest
 from conftest import change_checkpoint, learned, make_model, metrics, mpirun, need_isa, program, recipe, refused, run, write_recipe
 from live import afresh, caught, kill, nearly_done, start, steps
 from test_derivative import setting
-from test_tangents8 import SHAPES, fold_outliers
+from test_tangents8 import FLAGS, HAS_CODES, SHAPES, fold_outliers
 
 NEEDS = "peers"
 RUN = dict(optim__steps=4, zo__n=8, zo__tau=3, zo__derivative="tangent", output__prompts=[])
 
 
-pytestmark = pytest.mark.skipif("avx2" not in open("/proc/cpuinfo").read().split(), reason="this processor multiplies no codes")
+pytestmark = pytest.mark.skipif(not HAS_CODES, reason="this processor multiplies no codes")
 
 
 def train(folder, *more, ranks=1, env=None, **changes):
@@ -207,8 +207,7 @@ def wide(tmp_path_factory):
 @pytest.mark.parametrize("isa, unit, pays", [("avx512", "avx512-vnni", True), ("avx2", "avx-vnni", True), ("avx2", "avx2", False), ("generic", "", False)])
 def test_auto_takes_tangents_where_a_step_takes_less_time(tmp_path, wide, isa, unit, pays):
     need_isa(isa)
-    flags = open("/proc/cpuinfo").read().split()
-    if unit.replace("-", "_") not in ["", *flags]:
+    if unit.replace("-", "_") not in ["", *FLAGS]:
         pytest.skip(f"no {unit} here")
     env = {"ZOODIP_ISA": isa} | ({"ZOODIP_INT8": unit} if unit else {})
     config, output = write_recipe(tmp_path, model=str(wide), data__resolution=0, optim__steps=2, zo__tau=2, output__prompts=[])
