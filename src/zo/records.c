@@ -84,12 +84,18 @@ static void remove_previous(const struct training *t)
         log_warning("%s", e.text);
 }
 
+static struct error check_folder(const struct training *t)
+{
+    return t->calls && t->calls->check ? t->calls->check(t->calls->arg) : ok();
+}
+
 static struct error save_checkpoint(struct training *t)
 {
     const struct config *c = t->parts.config;
     char folder[PATH_SIZE];
     TRY(path_join(folder, c->output.dir, "checkpoints"));
     t->records.last_checkpoint = clock_seconds();
+    TRY(check_folder(t)); // again: words have been written meanwhile, which may take long
     TRY(checkpoint_write(&t->state, folder, &t->parts.origin, c->output.checkpoint_keep));
     remove_previous(t);
     return ok();
@@ -101,11 +107,6 @@ static bool checkpoint_due(const struct training *t)
     double minutes = c->output.checkpoint_minutes;
     return state_due(&t->state, c->output.checkpoint_every) ||
            (minutes > 0 && clock_seconds() - t->records.last_checkpoint >= 60 * minutes);
-}
-
-static struct error check_folder(const struct training *t)
-{
-    return t->calls && t->calls->check ? t->calls->check(t->calls->arg) : ok();
 }
 
 /* All that is not on the disk yet. Each file is tried even if the one before failed: a full disk may still have room for
