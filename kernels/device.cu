@@ -16,6 +16,7 @@
 extern "C" {
 #include "base/memory.h"
 #include "base/pool.h"
+#include "device/gpu.h"
 #include "device/kinds.h"
 }
 #include "device/tiles.h"
@@ -249,6 +250,8 @@ static struct error run(struct program *p)
     struct device *device = p->device;
     if (device->error.code != ERROR_NONE)
         return ok(); // it sticks until device_wait
+    if (device->finds_outliers)
+        return program_pass(p); // ops look at what they have computed, which a graph has no place for
     if (!p->compiled || p->generation != device->generation)
         TRY(compile(p));
     const struct graph *g = (const struct graph *)p->compiled;
@@ -277,6 +280,7 @@ static void close_device(struct device *device)
 static const struct device_ops *table()
 {
     static struct device_ops ops;
+    ops.tangents = true;
     ops.close = close_device;
     ops.wait = wait_for_stream;
     ops.alloc = alloc_memory;
@@ -286,6 +290,8 @@ static const struct device_ops *table()
     ops.run = run;
     ops.free_compiled = cuda_free_graph;
     ops.set_activations = set_activations;
+    ops.code_blocks = gpu_code_blocks;
+    ops.product_work = gpu_product_work;
     ops.weight_place = place_weight;
     ops.weight_pack = pack_weight;
     ops.write = write_tensor;
@@ -369,6 +375,7 @@ struct error cuda_open(struct device **device, int index, int threads)
         return error_memory("the device");
     g->cuda.device.ops = table();
     g->cuda.index = index % count;
+    gpu_describe_codes(&g->cuda.device);
     struct error e = open_parts(g, threads);
     if (e.code != ERROR_NONE) {
         close_device(&g->cuda.device);

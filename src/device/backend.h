@@ -47,6 +47,10 @@ typedef void conv_op(struct device *device, struct tensor y, struct tensor x, co
 typedef int64_t code_blocks(const struct device *device, struct tensor y, const struct weight *w,
                             const struct conv *conv);
 code_blocks cpu_code_blocks;                    /* the CPU's, which a simulated device asks too */
+/* Bytes of workspace that a product takes from the arena, in a program with tangents (device/gpu.h); coded: are its
+ * tangents' codes kept there, too? */
+typedef int64_t product_work(const struct device *device, struct tensor y, struct tensor x, const struct weight *w,
+                             bool coded);
 void cpu_describe_codes(struct device *device); /* sets has_codes and tangents_pay_from, likewise */
 /* rms [channels] of the tangent x, lane `lane`, over its positions. */
 typedef void channel_rms(struct device *device, double *rms, struct tensor x, int64_t lane);
@@ -90,7 +94,8 @@ struct device_ops {
     struct error (*weight_pack)(struct device *device, const struct weight *w, const struct weight_source *source);
     void (*write)(struct device *device, struct tensor to, const void *from);
     void (*read)(struct device *device, void *to, struct tensor from);
-    code_blocks *code_blocks; /* NULL: none */
+    code_blocks *code_blocks;   /* NULL: none */
+    product_work *product_work; /* NULL: products take no workspace but codes and code_rows */
     channel_rms *channel_rms;
     linear_op *linear;
     conv_op *conv;
@@ -143,7 +148,7 @@ struct device {
     int64_t identity;   /* see device_identity */
     char joined_by[40]; /* see device_joined_by; set by ops->join */
     struct error error; /* the first since the last device_wait */
-    int64_t generation; /* grows whenever memory that programs point into has moved */
+    int64_t generation; /* grows whenever memory that programs point into has moved, or ops do something else */
 
     char note[300];
     bool joined;
@@ -156,7 +161,8 @@ struct device {
     struct tangents tangents;       /* of.base is NULL where there are none */
     int tangent_bits;               /* 8, or any other for floats: see device_set_tangents */
     struct tensor factors;          /* of the op that is being run, see take_factors in ops.c */
-    struct tensor codes, code_rows; /* likewise, see take_codes; used if */
+    struct tensor codes, code_rows; /* likewise, see take_codes; used if the op encodes */
+    struct tensor work;             /* likewise, see take_work: U8 [1, 1, 1, bytes]; base NULL: none */
     bool has_codes;                 /* see device_has_codes; set by open */
     int64_t tangents_pay_from;      /* channels, see device_tangents_pay; 0: never. Set by open */
     bool encodes;                   /* the op does take codes */

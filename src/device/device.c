@@ -68,7 +68,9 @@ bool device_tangents_pay(const struct device *d, int64_t channels)
 
 void device_use_codes(struct device *d, int families)
 {
-    d->no_codes = CODES_ALL & ~families;
+    int none = CODES_ALL & ~families;
+    d->generation += d->no_codes != none;
+    d->no_codes = none;
 }
 
 int device_tangents(const struct device *d)

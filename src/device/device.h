@@ -84,17 +84,21 @@ const char *device_note(const struct device *device);  /* what the user should k
 
 /* A simulated GPU: it allocates and counts memory as the CUDA device does but computes nothing; programs run to no
  * effect, and reads leave host memory as it is. A run that is performed on it shows what memory the run would need.
- * With tangents, which the CUDA device does not have, its programs' arenas are the CPU's. */
-struct error device_simulate(struct device **device, bool tangents);
+ * of_cpu: its programs' arenas are the CPU's. */
+struct error device_simulate(struct device **device, bool of_cpu);
 bool device_computes(const struct device *device); /* false: it only plans a GPU's memory */
 
 /* The operands of products on a GPU: pairs of halves (11 + 11 bits, up to 65504; the default) or of bfloats (8 + 8
  * bits, float's range). Call it before any weight is made. The CPU computes in float either way. */
 struct error device_set_activations(struct device *device, bool bfloat);
 
-/* In how many bits tangents are multiplied, with weights of 8 bits and in attention: 32 (float, the default) or 8, where
- * the device can (numbers are then rounded to codes, each block of a position's channels with a scale of its own). Call
- * it before any program is made. */
+/* In how many bits the products of programs with tangents are: 32 (float; the default), or, where the device can,
+ *
+ *     16   on a GPU: halves, or bfloats, for primal lanes too
+ *     8    tangents with weights of 8 bits as codes, each block of a position's channels with a scale of its own; on the
+ *          CPU in attention too. On a GPU all else is in 16
+ *
+ * Call it before any program is made. */
 void device_set_tangents(struct device *device, int bits);
 
 int device_tangents(const struct device *device);

@@ -165,30 +165,47 @@ static void take_codes(struct device *d, struct tensor y, struct tensor x, const
     int64_t blocks = product ? d->ops->code_blocks(d, y, w, c) : 0;
     if (blocks == 0)
         return;
-    d->codes = device_alloc(d, I8, tangents, x.height, x.width, x.channels);
-    d->code_rows = device_alloc(d, I64, tangents, x.height, x.width, blocks);
+    if (!d->ops->product_work) {
+        d->codes = device_alloc(d, I8, tangents, x.height, x.width, x.channels);
+        d->code_rows = device_alloc(d, I64, tangents, x.height, x.width, blocks);
+    }
     d->coded = product;
     d->encodes = !(d->no_codes & family);
     if (!d->dry && !d->encodes)
         find_outliers(d, product, x, primal);
 }
 
-static void free_codes(struct device *d)
+/* A GPU's: x rounded for the matrix units, of all lanes. */
+static void take_work(struct device *d, struct tensor y, struct tensor x, const struct weight *w)
 {
-    if (!d->codes.base)
+    if (!d->ops->product_work || !tangents_on(d) || !is_product(w))
         return;
+    int64_t bytes = d->ops->product_work(d, y, x, w, d->coded);
+    if (bytes > 0)
+        d->work = device_alloc(d, U8, 1, 1, 1, bytes);
+}
+
+/* Frees what take_codes and take_work have taken. */
+static void free_encoded(struct device *d)
+{
+    if (d->work.base)
+        device_free(d, &d->work);
+    if (d->codes.base) {
+        device_free(d, &d->code_rows);
+        device_free(d, &d->codes);
+    }
+    d->coded = NULL;
     d->encodes = false;
-    device_free(d, &d->code_rows);
-    device_free(d, &d->codes);
 }
 
 void op_linear(struct device *d, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
 {
     take_factors(d, y, e.act);
     take_codes(d, y, x, w, NULL);
+    take_work(d, y, x, w);
     if (ready(d, check_linear(d, y, x, w, e)))
         d->ops->linear(d, y, x, w, e);
-    free_codes(d);
+    free_encoded(d);
     free_factors(d);
 }
 
@@ -208,9 +225,10 @@ void op_conv(struct device *d, struct tensor y, struct tensor x, const struct we
 {
     take_factors(d, y, e.act);
     take_codes(d, y, x, w, &c);
+    take_work(d, y, x, w);
     if (ready(d, check_conv(d, y, x, w, c, e)))
         d->ops->conv(d, y, x, w, c, e);
-    free_codes(d);
+    free_encoded(d);
     free_factors(d);
 }
 

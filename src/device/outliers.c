@@ -97,6 +97,7 @@ void device_find_outliers(struct device *d, bool find)
 {
     for (int64_t i = 0; i < d->product_count && find; i++)
         d->products[i].known = false, d->products[i].count = 0;
+    d->generation += d->finds_outliers != find;
     d->finds_outliers = find;
 }
 
@@ -118,6 +119,7 @@ struct error device_set_outliers(struct device *d, const struct outlier *from, i
         return error_memory("the products' outliers");
     memcpy(d->outliers, from, (size_t)count * sizeof *from);
     d->outlier_count = count;
+    d->generation++;
     for (int64_t i = 0; i < d->product_count; i++)
         TRY(fill(d, i));
     return ok();

@@ -3,6 +3,7 @@
 
 #include "base/memory.h"
 #include "device/backend.h"
+#include "device/gpu.h"
 #include "device/tiles.h"
 
 struct simulated {
@@ -77,14 +78,15 @@ static void read_tensor(struct device *d, void *to, struct tensor from)
     (void)from;
 }
 
-struct error device_simulate(struct device **device, bool tangents)
+struct error device_simulate(struct device **device, bool of_cpu)
 {
     struct simulated *simulated = memory_alloc(1, sizeof *simulated);
     if (!simulated)
         return error_memory("a plan");
     simulated->ops = (struct device_ops){
-        .tangents = tangents,
-        .code_blocks = tangents ? cpu_code_blocks : NULL,
+        .tangents = true,
+        .code_blocks = of_cpu ? cpu_code_blocks : gpu_code_blocks,
+        .product_work = of_cpu ? NULL : gpu_product_work,
         .close = close_device,
         .wait = wait_for_stream,
         .alloc = alloc_memory,
@@ -98,8 +100,10 @@ struct error device_simulate(struct device **device, bool tangents)
     };
     struct device *d = &simulated->device;
     d->ops = &simulated->ops;
-    if (tangents)
+    if (of_cpu)
         cpu_describe_codes(d);
+    else
+        gpu_describe_codes(d);
     snprintf(d->name, sizeof d->name, "a GPU, planned");
     void *scratch;
     *device = d;

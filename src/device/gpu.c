@@ -1,0 +1,43 @@
+#include "device/gpu.h"
+
+#include "device/tiles.h"
+
+enum { BLOCK = 640 }; /* most channels in a block */
+
+struct gpu_work gpu_work_of(const struct device *d, struct tensor x, bool coded)
+{
+    struct gpu_work work = {.numbers = round_up(x.channels, TILE_DEPTH)};
+    int64_t row = 2 * work.numbers * tensor_positions(x), primal = primal_lanes(d, x);
+    work.codes = primal * row;
+    work.scales = round_up(x.lanes * row, 128);
+    work.bytes = work.scales;
+    if (coded) {
+        work.blocks = (x.channels + BLOCK - 1) / BLOCK;
+        work.block = round_up((x.channels + work.blocks - 1) / work.blocks, x.channels % 64 == 0 ? 64 : 4);
+        work.bytes += (x.lanes - primal) * tensor_positions(x) * work.blocks * (int64_t)sizeof(float);
+    }
+    return work;
+}
+
+void gpu_describe_codes(struct device *d)
+{
+    d->has_codes = true;
+    d->tangents_pay_from = 0;
+}
+
+/* The matrix units take 32 codes at a time, which must share a scale. */
+int64_t gpu_code_blocks(const struct device *d, struct tensor y, const struct weight *w, const struct conv *conv)
+{
+    (void)d;
+    (void)y;
+    (void)conv;
+    bool whole = w->in <= BLOCK || w->in % 64 == 0;
+    return w->type == I8 && w->in % 4 == 0 && whole ? (w->in + BLOCK - 1) / BLOCK : 0;
+}
+
+int64_t gpu_product_work(const struct device *d, struct tensor y, struct tensor x, const struct weight *w, bool coded)
+{
+    (void)y;
+    (void)w;
+    return gpu_rounds_once(d) ? gpu_work_of(d, x, coded).bytes : 0;
+}

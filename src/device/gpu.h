@@ -1,0 +1,52 @@
+/* device/gpu.h
+ *
+ * What the CUDA device's products keep beside their tensors in a program with tangents. Plain C, as device/tiles.h is, so
+ * that a GPU's memory can be planned on a machine without one.
+ *
+ * There operands go into the matrix units rounded once (device_set_tangents: 16 bits, or 8), so x is rounded once for a
+ * product instead of in each of its tiles. The workspace holds, for every lane and position of x, a row of numbers:
+ *
+ *     halves (or bfloats)   [lanes][positions][numbers], 2 bytes each; numbers: channels padded with zeros to whole chunks
+ *                           of 32; in each sixteen first every thread's channels 4t, 4t+1, then every thread's 4t+2,
+ *                           4t+3, as in 16-bit weights (device/tiles.h)
+ *     codes                 [tangents][positions][numbers], a byte each, in the order of channels; they lie where the
+ *                           tangents' halves would lie
+ *     scales                float [tangents][positions][blocks], after the halves
+ *
+ * A block of channels has one scale, and is as long as on the CPU, so that both round alike.
+ */
+#ifndef ZOODIP_DEVICE_GPU_H
+#define ZOODIP_DEVICE_GPU_H
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#include "device/backend.h"
+
+struct gpu_work {
+    int64_t numbers;       /* of a row */
+    int64_t block, blocks; /* channels of a block, and how many there are; 0: no codes */
+    int64_t codes, scales; /* bytes from the start of the workspace */
+    int64_t bytes;
+};
+
+/* Do products round their operands once, rather than to a pair of halves: is this a program of tangents in 16 or 8
+ * bits? */
+static inline bool gpu_rounds_once(const struct device *device)
+{
+    return device->tangents.of.base && (device->tangent_bits == 8 || device->tangent_bits == 16);
+}
+
+/* coded: are there blocks of codes? */
+struct gpu_work gpu_work_of(const struct device *device, struct tensor x, bool coded);
+
+code_blocks gpu_code_blocks;
+product_work gpu_product_work;
+void gpu_describe_codes(struct device *device); /* sets has_codes and tangents_pay_from */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
