@@ -27,13 +27,13 @@ struct cuda {
     enum operand operand;
     cudaStream_t stream;
     struct bad_content *bad_content; /* on the GPU; device_wait reads it */
-    float2 *moments;                 /* [MOMENTS] on the GPU: scratch of norm.cu, between its two kernels */
+    float4 *moments;                 /* [MOMENTS] on the GPU: scratch of norm.cu, between its two kernels */
     struct link *link;               /* to the other ranks' GPUs; NULL: not joined */
     struct program *collective;      /* the one whose graph has collectives; NULL: none */
     bool pending; /* a collective was enqueued, or is being captured: wait for the stream only with nccl_wait */
 };
 
-enum { MOMENTS = GPU_MOMENTS }; /* 64 chunks of 32 groups for 32 lanes: 512 KiB */
+enum { MOMENTS = GPU_MOMENTS }; /* 64 chunks of 32 groups for 32 lanes: 1 MiB */
 
 /* What is wrong with a tensor's contents, which only kernels can see: an id, a lane or a step's choice that does not
  * exist. */
@@ -124,6 +124,22 @@ __device__ static inline float activated(float x, enum act act)
         return x / (1.0f + expf(-1.702f * x));
     default:
         return x;
+    }
+}
+
+/* activated's derivative. */
+__device__ static inline float act_slope(float x, enum act act)
+{
+    float sigmoid = 1.0f / (1.0f + expf(act == ACT_QUICK_GELU ? -1.702f * x : -x));
+    switch (act) {
+    case ACT_SILU:
+        return sigmoid * fmaf(x, 1.0f - sigmoid, 1.0f);
+    case ACT_GELU: // Phi(x) + x phi(x)
+        return fmaf(x * 0.39894228f, expf(-0.5f * x * x), 0.5f * erfcf(-0.70710678f * x));
+    case ACT_QUICK_GELU:
+        return sigmoid * fmaf(1.702f * x, 1.0f - sigmoid, 1.0f);
+    default:
+        return 1.0f;
     }
 }
 

@@ -7,9 +7,13 @@
  * (chunk, group) to scratch; the second combines a group's chunks and normalizes. A layer norm's row belongs to one
  * warp.
  *
+ * Tangents (device/device.h): y. = gain r (x. - mean x. - (x - mean x) pull), pull = r^2 mean((x - mean x)(x. - mean x.)).
+ * A tangent finds its primal's mean and variance again, beside its own sums: x must be read for these in any case.
+ *
  * Accuracy. Deviations are from the mean of the same numbers, in a second pass, which reads from the cache; parts are
  * combined as in Chan, Golub, LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
- * (1979): M2 = sum M2_i + sum n_i (m_i - m)^2. No result is the difference of two big numbers, whatever the mean.
+ * (1979): M2 = sum M2_i + sum n_i (m_i - m)^2, and likewise for products of two deviations. No result is the difference
+ * of two big numbers, whatever the mean.
  *
  * Lanes (device/device.h): chunks follow from one lane's positions and groups; lanes are a grid
  * dimension, or a launch of their own where scratch is short. Every sum is a loop of fixed stride and a tree of fixed
@@ -33,12 +37,67 @@ template <int V> struct alignas(4 * V) channels_of {
     float at[V];
 };
 
+/* sum + (x - x_centre), each of V numbers. */
+template <int V> __device__ float add_deviations(float sum, const float *x, float x_centre)
+{
+    channels_of<V> numbers = *(const channels_of<V> *)x;
+    for (int i = 0; i < V; i++)
+        sum += numbers.at[i] - x_centre;
+    return sum;
+}
+
+/* sum + (x - x_centre) (z - z_centre), each of V numbers. */
+template <int V>
+__device__ float add_products(float sum, const float *x, float x_centre, const float *z, float z_centre)
+{
+    channels_of<V> left = *(const channels_of<V> *)x, right = *(const channels_of<V> *)z;
+    for (int i = 0; i < V; i++)
+        sum = fmaf(left.at[i] - x_centre, right.at[i] - z_centre, sum);
+    return sum;
+}
+
+/* Of some numbers x, and with tangents of their x.: means, and sums of (x - mean)^2 and (x - mean) (x. - dot_mean). */
+struct moments {
+    float mean, square;
+    float dot_mean, product;
+};
+
+/* What a number is normalized by: its group's or row's. */
+struct normal {
+    float mean, factor; /* factor: 1 / sqrt(variance + eps) */
+    float dot_mean, pull;
+};
+
+template <bool TANGENT> __device__ normal normal_of(const moments &m, float numbers, float eps)
+{
+    float factor = 1 / sqrtf(m.square / numbers + eps);
+    return {m.mean, factor, m.dot_mean, TANGENT ? factor * factor * (m.product / numbers) : 0};
+}
+
+/* y of V channels of x, with gain and shift (NULL: none) of the first; dot: a tangent's x. */
+template <int V, bool TANGENT>
+__device__ void normalize(float *y, const float *x, const float *dot, const normal (&by)[V], const float (&gain)[V],
+                          const float (&shift)[V], enum act act)
+{
+    channels_of<V> from = *(const channels_of<V> *)x, slopes = *(const channels_of<V> *)(TANGENT ? dot : x), to;
+    for (int i = 0; i < V; i++) {
+        float away = from.at[i] - by[i].mean, scale = by[i].factor * gain[i], u = fmaf(away, scale, shift[i]);
+        if (TANGENT)
+            to.at[i] = act_slope(u, act) * (scale * fmaf(-away, by[i].pull, slopes.at[i] - by[i].dot_mean));
+        else
+            to.at[i] = activated(u, act);
+    }
+    *(channels_of<V> *)y = to;
+}
+
 /* -------------------------------------------------------------------------------- groups: moments */
 
 struct group_args {
     struct view<float> y, x;
+    struct view<int32_t> of;   /* tangent lanes' primals */
+    int first_lane, lanes;     /* of x and y, which this launch is about */
     const float *gain, *shift; /* shift NULL: none */
-    float2 *moments;           /* [lanes, groups, chunks]: mean, sum of squared deviations */
+    float4 *moments;           /* [lanes, groups, chunks]: struct moments */
     int groups, size;          /* channels in a group */
     int chunks, rows;          /* positions in a chunk; the last may have fewer */
     float eps;
@@ -50,21 +109,15 @@ __device__ int rows_in(const struct group_args &a, int chunk)
     return min(a.rows, a.x.positions - chunk * a.rows);
 }
 
-/* Sum over `rows` positions of one group of (x - centre), or of its square: V channels a step, strided over the
- * warp. */
-template <int V, bool SQUARED>
-__device__ float sum_group(const struct group_args &a, const float *from, int rows, float centre)
+/* Sum over `rows` positions of one group of what add(sum, row, channel) adds for V channels; strided over the warp. */
+template <int V, class Add> __device__ float sum_group(const struct group_args &a, int rows, Add add)
 {
     int across = a.size / V, row_step = 32 / across, channel_step = 32 % across;
     int row = (int)threadIdx.x % 32 / across, channel = (int)threadIdx.x % 32 % across;
     float sum = 0;
 #pragma unroll 4
     while (row < rows) {
-        channels_of<V> x = *(const channels_of<V> *)(from + row * a.x.row_stride + channel * V);
-        for (int i = 0; i < V; i++) {
-            float away = x.at[i] - centre;
-            sum = SQUARED ? fmaf(away, away, sum) : sum + away;
-        }
+        sum = add(sum, row, channel * V);
         row += row_step;
         channel += channel_step;
         if (channel >= across) {
@@ -75,78 +128,114 @@ __device__ float sum_group(const struct group_args &a, const float *from, int ro
     return sum_over_warp(sum);
 }
 
-/* Block: WARPS groups of one chunk of one lane. The first number serves as a first centre, so that even the mean is a
- * sum of small numbers. */
-template <int V> __global__ void __launch_bounds__(THREADS) group_moments(const struct group_args a)
+/* The first number serves as a first centre, so that even the mean is a sum of small numbers. */
+template <int V> __device__ float mean_of_group(const struct group_args &a, const float *from, int rows)
 {
-    int chunk = (int)blockIdx.x, lane = (int)blockIdx.z, group = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32;
+    float guess = from[0];
+    auto add = [=, &a](float sum, int row, int channel) {
+        return add_deviations<V>(sum, from + row * a.x.row_stride + channel, guess);
+    };
+    return guess + sum_group<V>(a, rows, add) / (float)(rows * a.size);
+}
+
+/* Sum of (x - mean) (z - z_mean) over a group. */
+template <int V>
+__device__ float product_of_group(const struct group_args &a, int rows, const float *x, float mean, const float *z,
+                                  float z_mean)
+{
+    auto add = [=, &a](float sum, int row, int channel) {
+        int64_t at = row * a.x.row_stride + channel;
+        return add_products<V>(sum, x + at, mean, z + at, z_mean);
+    };
+    return sum_group<V>(a, rows, add);
+}
+
+/* Block: WARPS groups of one chunk of one lane. */
+template <int V, bool TANGENT> __global__ void __launch_bounds__(THREADS) group_moments(const struct group_args a)
+{
+    int chunk = (int)blockIdx.x, lane = a.first_lane + (int)blockIdx.z;
+    int group = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32;
     if (group >= a.groups)
         return;
-    const float *from = row_of(a.x, lane, chunk * a.rows) + group * a.size;
-    int rows = rows_in(a, chunk);
-    float guess = from[0], mean = guess + sum_group<V, false>(a, from, rows, guess) / (float)(rows * a.size);
-    float square = sum_group<V, true>(a, from, rows, mean);
+    int rows = rows_in(a, chunk), first = group * a.size;
+    const float *x = row_of(a.x, TANGENT ? a.of.data[lane] : lane, chunk * a.rows) + first;
+    moments m = {mean_of_group<V>(a, x, rows), 0, 0, 0};
+    m.square = product_of_group<V>(a, rows, x, m.mean, x, m.mean);
+    if (TANGENT) {
+        const float *dot = row_of(a.x, lane, chunk * a.rows) + first;
+        m.dot_mean = mean_of_group<V>(a, dot, rows);
+        m.product = product_of_group<V>(a, rows, x, m.mean, dot, m.dot_mean);
+    }
     if (threadIdx.x % 32 == 0)
-        a.moments[((int64_t)lane * a.groups + group) * a.chunks + chunk] = make_float2(mean, square);
+        a.moments[((int64_t)blockIdx.z * a.groups + group) * a.chunks + chunk] =
+            make_float4(m.mean, m.square, m.dot_mean, m.product);
 }
 
 /* -------------------------------------------------------------------------------- groups: apply */
 
-/* The warp combines the chunks of one group into (mean, 1 / sqrt(variance + eps)). Chunks are weighted by their rows;
- * all but the last have the same size. */
-__device__ float2 join_chunks(const struct group_args &a, int lane, int group)
+/* Of all chunks of a group: the mean of what is `at` in float4, weighted by their rows; all but the last have the same
+ * size. */
+template <int AT> __device__ float join_means(const struct group_args &a, const float4 *from)
 {
-    const float2 *from = a.moments + ((int64_t)lane * a.groups + group) * a.chunks;
-    float total = (float)a.x.positions, guess = from[0].x, sum = 0, square = 0;
+    const float *at = (const float *)from + AT;
+    float guess = at[0], sum = 0;
     for (int c = (int)threadIdx.x % 32; c < a.chunks; c += 32)
-        sum = fmaf((float)rows_in(a, c), from[c].x - guess, sum);
-    float mean = guess + sum_over_warp(sum) / total;
+        sum = fmaf((float)rows_in(a, c), at[4 * c] - guess, sum);
+    return guess + sum_over_warp(sum) / (float)a.x.positions;
+}
+
+/* The warp combines the chunks of one group. */
+template <bool TANGENT> __device__ normal join_chunks(const struct group_args &a, int part_lane, int group)
+{
+    const float4 *from = a.moments + ((int64_t)part_lane * a.groups + group) * a.chunks;
+    moments m = {join_means<0>(a, from), 0, TANGENT ? join_means<2>(a, from) : 0, 0};
     for (int c = (int)threadIdx.x % 32; c < a.chunks; c += 32) {
-        float away = from[c].x - mean;
-        square += fmaf((float)(rows_in(a, c) * a.size) * away, away, from[c].y);
+        float away = from[c].x - m.mean, weighted = (float)(rows_in(a, c) * a.size) * away;
+        m.square += fmaf(weighted, away, from[c].y);
+        if (TANGENT)
+            m.product += fmaf(weighted, from[c].z - m.dot_mean, from[c].w);
     }
-    float variance = sum_over_warp(square) / (total * (float)a.size);
-    return make_float2(mean, 1 / sqrtf(variance + a.eps));
+    m.square = sum_over_warp(m.square);
+    if (TANGENT)
+        m.product = sum_over_warp(m.product);
+    return normal_of<TANGENT>(m, (float)a.x.positions * (float)a.size, a.eps);
 }
 
 struct apply_shared {
-    float2 of[SLAB + 1]; /* by group, counted from the slab's first: mean, factor */
+    normal of[SLAB + 1]; /* by group, counted from the slab's first */
 };
 
 /* Block: up to SLAB channels of one chunk of one lane. A thread keeps its channels and loops over the rows. */
-template <int V> __global__ void __launch_bounds__(THREADS) group_apply(const struct group_args a)
+template <int V, bool TANGENT> __global__ void __launch_bounds__(THREADS) group_apply(const struct group_args a)
 {
     struct apply_shared *s = (struct apply_shared *)shared_memory;
-    int chunk = (int)blockIdx.x, lane = (int)blockIdx.z, slab = (int)blockIdx.y * SLAB;
+    int chunk = (int)blockIdx.x, lane = a.first_lane + (int)blockIdx.z, slab = (int)blockIdx.y * SLAB;
     int width = min(SLAB, a.x.channels - slab), first = slab / a.size, last = (slab + width - 1) / a.size;
     for (int group = first + (int)threadIdx.x / 32; group <= last; group += WARPS) {
-        float2 joined = join_chunks(a, lane, group);
+        normal joined = join_chunks<TANGENT>(a, (int)blockIdx.z, group);
         if (threadIdx.x % 32 == 0)
             s->of[group - first] = joined;
     }
     __syncthreads();
 
     int across = (width + V - 1) / V, down = max(1, THREADS / across), rows = rows_in(a, chunk);
+    int primal = TANGENT ? a.of.data[lane] : lane;
     if ((int)threadIdx.x >= across * down)
         return;
     for (int unit = (int)threadIdx.x % across; unit < across; unit += THREADS) {
-        float mean[V], by[V], plus[V];
+        int channel = slab + unit * V;
+        normal by[V];
+        float gain[V], shift[V];
         for (int i = 0; i < V; i++) {
-            int channel = slab + unit * V + i;
-            float2 moments = s->of[channel / a.size - first];
-            mean[i] = moments.x;
-            by[i] = moments.y * a.gain[channel];
-            plus[i] = a.shift ? a.shift[channel] : 0;
+            by[i] = s->of[(channel + i) / a.size - first];
+            gain[i] = a.gain[channel + i];
+            shift[i] = a.shift ? a.shift[channel + i] : 0;
         }
 #pragma unroll 4
         for (int row = (int)threadIdx.x / across; row < rows; row += down) {
             int position = chunk * a.rows + row;
-            auto *from = (const channels_of<V> *)(row_of(a.x, lane, position) + slab) + unit;
-            auto *to = (channels_of<V> *)(row_of(a.y, lane, position) + slab) + unit;
-            channels_of<V> x = *from;
-            for (int i = 0; i < V; i++)
-                x.at[i] = activated(fmaf(x.at[i] - mean[i], by[i], plus[i]), a.act);
-            *to = x;
+            const float *x = row_of(a.x, primal, position) + channel, *dot = row_of(a.x, lane, position) + channel;
+            normalize<V, TANGENT>(row_of(a.y, lane, position) + channel, x, dot, by, gain, shift, a.act);
         }
     }
 }
@@ -155,41 +244,58 @@ template <int V> __global__ void __launch_bounds__(THREADS) group_apply(const st
 
 struct layer_args {
     struct view<float> y, x;
+    struct view<int32_t> of; /* tangent lanes' primals */
+    int first_lane;
     const float *gain, *shift;
     float eps;
     enum act act;
 };
 
-template <int V, bool SQUARED> __device__ float sum_row(const float *from, int channels, float centre)
+template <int V> __device__ float mean_of_row(const float *from, int channels)
+{
+    float guess = from[0], sum = 0;
+#pragma unroll 4
+    for (int c = (int)threadIdx.x % 32 * V; c < channels; c += 32 * V)
+        sum = add_deviations<V>(sum, from + c, guess);
+    return guess + sum_over_warp(sum) / (float)channels;
+}
+
+/* Sum of (x - mean) (z - z_mean) over a row. */
+template <int V> __device__ float product_of_row(int channels, const float *x, float mean, const float *z, float z_mean)
 {
     float sum = 0;
 #pragma unroll 4
-    for (int c = (int)threadIdx.x % 32 * V; c < channels; c += 32 * V) {
-        channels_of<V> x = *(const channels_of<V> *)(from + c);
-        for (int i = 0; i < V; i++) {
-            float away = x.at[i] - centre;
-            sum = SQUARED ? fmaf(away, away, sum) : sum + away;
-        }
-    }
+    for (int c = (int)threadIdx.x % 32 * V; c < channels; c += 32 * V)
+        sum = add_products<V>(sum, x + c, mean, z + c, z_mean);
     return sum_over_warp(sum);
 }
 
 /* Warp: one row. */
-template <int V> __global__ void __launch_bounds__(THREADS) layer_norm(const struct layer_args a)
+template <int V, bool TANGENT> __global__ void __launch_bounds__(THREADS) layer_norm(const struct layer_args a)
 {
     int position = (int)blockIdx.x * WARPS + (int)threadIdx.x / 32, channels = a.x.channels;
+    int lane = a.first_lane + (int)blockIdx.z;
     if (position >= a.x.positions)
         return;
-    const float *from = row_of(a.x, (int)blockIdx.z, position);
-    float *to = row_of(a.y, (int)blockIdx.z, position);
-    float guess = from[0], mean = guess + sum_row<V, false>(from, channels, guess) / (float)channels;
-    float variance = sum_row<V, true>(from, channels, mean) / (float)channels, factor = 1 / sqrtf(variance + a.eps);
+    const float *dot = row_of(a.x, lane, position), *x = TANGENT ? row_of(a.x, a.of.data[lane], position) : dot;
+    float *to = row_of(a.y, lane, position);
+    moments m = {mean_of_row<V>(x, channels), 0, 0, 0};
+    m.square = product_of_row<V>(channels, x, m.mean, x, m.mean);
+    if (TANGENT) {
+        m.dot_mean = mean_of_row<V>(dot, channels);
+        m.product = product_of_row<V>(channels, x, m.mean, dot, m.dot_mean);
+    }
+    normal of_row = normal_of<TANGENT>(m, (float)channels, a.eps), by[V];
+    for (int i = 0; i < V; i++)
+        by[i] = of_row;
 #pragma unroll 2
     for (int c = (int)threadIdx.x % 32 * V; c < channels; c += 32 * V) {
-        channels_of<V> x = *(const channels_of<V> *)(from + c);
-        for (int i = 0; i < V; i++)
-            x.at[i] = activated(fmaf(x.at[i] - mean, factor * a.gain[c + i], a.shift ? a.shift[c + i] : 0), a.act);
-        *(channels_of<V> *)(to + c) = x;
+        float gain[V], shift[V];
+        for (int i = 0; i < V; i++) {
+            gain[i] = a.gain[c + i];
+            shift[i] = a.shift ? a.shift[c + i] : 0;
+        }
+        normalize<V, TANGENT>(to + c, x + c, dot + c, by, gain, shift, a.act);
     }
 }
 
@@ -201,63 +307,75 @@ bool in_pieces_of(struct tensor t, int64_t by)
            t.lane_stride % by == 0;
 }
 
-void norm_layers(struct device *device, struct tensor y, struct tensor x, const struct layer_args &a)
+/* Lanes [first, first + count), all of a kind. */
+template <bool TANGENT>
+void norm_layers(struct device *device, struct tensor y, struct tensor x, struct layer_args a, int64_t first,
+                 int64_t count)
 {
-    dim3 grid((unsigned)blocks_for(a.x.positions, WARPS), 1, (unsigned)x.lanes);
+    dim3 grid((unsigned)blocks_for(a.x.positions, WARPS), 1, (unsigned)count);
     bool wide = in_pieces_of(x, 4) && in_pieces_of(y, 4) && x.channels % 4 == 0;
-    launch(device, "layer_norm", wide ? layer_norm<4> : layer_norm<1>, grid, THREADS, 0, a);
+    a.first_lane = (int)first;
+    launch(device, "layer_norm", wide ? layer_norm<4, TANGENT> : layer_norm<1, TANGENT>, grid, THREADS, 0, a);
 }
 
-void moments_of_groups(struct device *device, struct tensor x, const struct group_args &a)
+template <bool TANGENT> void moments_of_groups(struct device *device, struct tensor x, const struct group_args &a)
 {
-    dim3 grid((unsigned)a.chunks, (unsigned)blocks_for(a.groups, WARPS), (unsigned)a.x.lanes);
+    dim3 grid((unsigned)a.chunks, (unsigned)blocks_for(a.groups, WARPS), (unsigned)a.lanes);
     bool fours = in_pieces_of(x, 4) && a.size % 4 == 0, twos = in_pieces_of(x, 2) && a.size % 2 == 0;
     launch(device, "group_moments",
-           fours  ? group_moments<4>
-           : twos ? group_moments<2>
-                  : group_moments<1>,
+           fours  ? group_moments<4, TANGENT>
+           : twos ? group_moments<2, TANGENT>
+                  : group_moments<1, TANGENT>,
            grid, THREADS, 0, a);
 }
 
+template <bool TANGENT>
 void apply_to_groups(struct device *device, struct tensor y, struct tensor x, const struct group_args &a)
 {
-    dim3 grid((unsigned)a.chunks, (unsigned)blocks_for(x.channels, SLAB), (unsigned)a.x.lanes);
+    dim3 grid((unsigned)a.chunks, (unsigned)blocks_for(x.channels, SLAB), (unsigned)a.lanes);
     bool fours = in_pieces_of(x, 4) && in_pieces_of(y, 4) && x.channels % 4 == 0;
-    launch(device, "group_apply", fours ? group_apply<4> : group_apply<1>, grid, THREADS, sizeof(struct apply_shared),
-           a);
+    launch(device, "group_apply", fours ? group_apply<4, TANGENT> : group_apply<1, TANGENT>, grid, THREADS,
+           sizeof(struct apply_shared), a);
 }
 
-/* As many lanes at a time as scratch holds. */
-void norm_groups(struct device *device, struct tensor y, struct tensor x, struct group_args a)
+/* Lanes [first, first + count), all of a kind, as many at a time as scratch holds. */
+template <bool TANGENT>
+void norm_groups(struct device *device, struct tensor y, struct tensor x, struct group_args a, int64_t first,
+                 int64_t count)
 {
     int64_t positions = a.x.positions, wanted = blocks_for(positions * a.size, CHUNK);
     int64_t most = MOMENTS / a.groups < MOST_CHUNKS ? MOMENTS / a.groups : MOST_CHUNKS;
     a.rows = (int)blocks_for(positions, wanted < most ? wanted : most);
     a.chunks = (int)blocks_for(positions, a.rows);
-    int64_t together = MOMENTS / ((int64_t)a.groups * a.chunks);
-    for (int64_t first = 0; first < x.lanes; first += together) {
-        struct group_args part = a;
-        part.x.data += first * x.lane_stride;
-        part.y.data += first * y.lane_stride;
-        part.x.lanes = part.y.lanes = (int)(x.lanes - first < together ? x.lanes - first : together);
-        moments_of_groups(device, x, part);
-        apply_to_groups(device, y, x, part);
+    int64_t together = MOMENTS / ((int64_t)a.groups * a.chunks), end = first + count;
+    for (; first < end; first += together) {
+        a.first_lane = (int)first;
+        a.lanes = (int)(end - first < together ? end - first : together);
+        moments_of_groups<TANGENT>(device, x, a);
+        apply_to_groups<TANGENT>(device, y, x, a);
     }
 }
 
 } // namespace
 
+/* Tangents first: y may be x, and they read their primals'. */
 void cuda_norm(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
                float eps, enum act act)
 {
     const float *gain = (const float *)w->data;
+    int64_t primal = primal_lanes(device, x), tangents = x.lanes - primal;
+    struct view<int32_t> of = view_of<int32_t>(device->tangents.of);
     if (groups == 0) {
-        norm_layers(device, y, x, {view_of<float>(y), view_of<float>(x), gain, w->bias, eps, act});
+        struct layer_args a = {view_of<float>(y), view_of<float>(x), of, 0, gain, w->bias, eps, act};
+        if (tangents > 0)
+            norm_layers<true>(device, y, x, a, primal, tangents);
+        norm_layers<false>(device, y, x, a, 0, primal);
         return;
     }
     struct group_args a = {};
     a.y = view_of<float>(y);
     a.x = view_of<float>(x);
+    a.of = of;
     a.gain = gain;
     a.shift = w->bias;
     a.moments = cuda_of(device)->moments;
@@ -265,5 +383,7 @@ void cuda_norm(struct device *device, struct tensor y, struct tensor x, const st
     a.size = (int)(x.channels / groups);
     a.eps = eps;
     a.act = act;
-    norm_groups(device, y, x, a);
+    if (tangents > 0)
+        norm_groups<true>(device, y, x, a, primal, tangents);
+    norm_groups<false>(device, y, x, a, 0, primal);
 }

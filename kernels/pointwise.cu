@@ -6,8 +6,8 @@
  * that only a kernel can see (ids, maps) are checked where they are used: a bad one is reported (report_content) and
  * not used.
  *
- * Lanes (device/device.h): a number depends on its own inputs alone. A loss is summed by one block, in double: thread t
- * sums numbers t, t + THREADS, ..., then a tree of fixed form adds the threads' sums.
+ * Lanes (device/device.h): a number depends on its own inputs alone, a tangent's on its primal's too. A loss is summed by
+ * one block, in double: thread t sums numbers t, t + THREADS, ..., then a tree of fixed form adds the threads' sums.
  */
 #include "kernels/cuda.h"
 
@@ -33,6 +33,7 @@ template <class T> struct copy_args {
     struct view<T> y, x;
     struct view<int32_t> map;
     int source_lanes;
+    int lanes; /* of y that are copied; all others are tangents of what does not depend on the word */
     struct bad_content *bad_content;
 };
 
@@ -51,16 +52,17 @@ template <class T> __global__ void __launch_bounds__(THREADS) copy(const struct 
 {
     int64_t i = thread_number();
     int position = (int)(i / a.y.channels), channel = (int)(i % a.y.channels), lane = (int)blockIdx.y;
-    int from = lane_to_read(a.map, lane, a.source_lanes, a.bad_content);
+    int from = lane < a.lanes ? lane_to_read(a.map, lane, a.source_lanes, a.bad_content) : 0;
     if (from >= 0 && position < a.y.positions)
-        row_of(a.y, lane, position)[channel] = row_of(a.x, from, position)[channel];
+        row_of(a.y, lane, position)[channel] = lane < a.lanes ? row_of(a.x, from, position)[channel] : T();
 }
 
 /* Both tensors in pieces of T. */
 template <class T> void copy_pieces(struct device *device, struct tensor y, struct tensor x, struct tensor map)
 {
+    int lanes = (int)(only_primal(device, x, y) ? x.lanes : y.lanes);
     struct copy_args<T> a = {
-        view_of<T>(y), view_of<T>(x), view_of<int32_t>(map), (int)x.lanes, cuda_of(device)->bad_content
+        view_of<T>(y), view_of<T>(x), view_of<int32_t>(map), (int)x.lanes, lanes, cuda_of(device)->bad_content
     };
     int64_t size = dtype_size(y.type), piece = (int64_t)sizeof(T);
     for (struct view<T> *v : {&a.y, &a.x}) {
@@ -85,6 +87,9 @@ struct embed_args {
     struct view<const int32_t> ids;
     struct table table, positions;
     int64_t first;
+    struct view<int32_t> of; /* tangent lanes' primals */
+    int primal;              /* lanes */
+    float scale;             /* of tangents */
     struct bad_content *bad_content;
 };
 
@@ -95,18 +100,30 @@ __device__ const float *find_row(const struct table &t, int id, int dim)
     return place < 0 ? NULL : t.rows + (int64_t)place * dim;
 }
 
+/* Only the word's rows have a derivative: a tangent lane's own, which are its direction. */
+__device__ void embed_tangent(const struct embed_args &a, int lane, int position, const float *direction)
+{
+    if (lane_to_read(a.of, lane, a.primal, a.bad_content) < 0)
+        return;
+    for (int c = (int)threadIdx.x; c < a.y.channels; c += THREADS)
+        row_of(a.y, lane, position)[c] = direction ? a.scale * direction[c] : 0;
+}
+
 /* Block: one position of one lane. */
 __global__ void __launch_bounds__(THREADS) embed(const struct embed_args a)
 {
     int position = (int)blockIdx.x, lane = (int)blockIdx.y, dim = a.y.channels, id = *row_of(a.ids, lane, position);
-    const float *word = NULL, *place = find_row(a.positions, position, dim);
-    if (id < a.first)
-        word = find_row(a.table, id, dim);
-    else if (id - a.first < a.rows.positions)
-        word = row_of(a.rows, lane, (int)(id - a.first));
+    const float *own = NULL, *place = find_row(a.positions, position, dim);
+    if (id >= a.first && id - a.first < a.rows.positions)
+        own = row_of(a.rows, lane, (int)(id - a.first));
+    const float *word = id < a.first ? find_row(a.table, id, dim) : own;
     if (!word || !place) {
         if (threadIdx.x == 0)
             report_content(a.bad_content, BAD_ID, word ? position : id);
+        return;
+    }
+    if (lane >= a.primal) {
+        embed_tangent(a, lane, position, own);
         return;
     }
     for (int c = (int)threadIdx.x; c < dim; c += THREADS)
@@ -147,8 +164,9 @@ enum { LOSS_THREADS = 1024 };
 struct loss_args {
     struct view<double> slots;
     struct view<const float> pred, target;
-    struct view<int32_t> map;
-    int target_lanes;
+    struct view<int32_t> map, of; /* of: tangent lanes' primals */
+    int target_lanes, primal;     /* primal: lanes of pred */
+    double scale;                 /* of tangents */
     struct bad_content *bad_content;
 };
 
@@ -156,12 +174,14 @@ struct loss_shared {
     double of_warp[32];
 };
 
-/* Block: one lane. */
+/* Block: one lane. A tangent's is the loss's derivative, from its primal's prediction and target. */
 __global__ void __launch_bounds__(LOSS_THREADS) mean_squared_error(const struct loss_args a)
 {
     struct loss_shared *s = (struct loss_shared *)shared_memory;
     int lane = (int)blockIdx.x, thread = (int)threadIdx.x, channels = a.pred.channels;
-    int from = lane_to_read(a.map, lane, a.target_lanes, a.bad_content);
+    bool tangent = lane >= a.primal;
+    int primal = tangent ? lane_to_read(a.of, lane, a.primal, a.bad_content) : lane;
+    int from = primal < 0 ? -1 : lane_to_read(a.map, primal, a.target_lanes, a.bad_content);
     if (from < 0)
         return;
     int64_t numbers = (int64_t)a.pred.positions * channels;
@@ -169,8 +189,8 @@ __global__ void __launch_bounds__(LOSS_THREADS) mean_squared_error(const struct 
     for (int64_t i = thread; i < numbers; i += LOSS_THREADS) {
         int position = (int)(i / channels), channel = (int)(i % channels);
         double away =
-            (double)row_of(a.pred, lane, position)[channel] - (double)row_of(a.target, from, position)[channel];
-        sum = fma(away, away, sum);
+            (double)row_of(a.pred, primal, position)[channel] - (double)row_of(a.target, from, position)[channel];
+        sum = fma(away, tangent ? (double)row_of(a.pred, lane, position)[channel] : away, sum);
     }
     sum = sum_over_warp(sum);
     if (thread % 32 == 0)
@@ -180,7 +200,7 @@ __global__ void __launch_bounds__(LOSS_THREADS) mean_squared_error(const struct 
         return;
     sum = sum_over_warp(s->of_warp[thread]);
     if (thread == 0)
-        *row_of(a.slots, lane, 0) = sum / (double)numbers;
+        *row_of(a.slots, lane, 0) = (tangent ? 2 * sum / a.scale : sum) / (double)numbers;
 }
 
 } // namespace
@@ -205,10 +225,16 @@ void cuda_copy(struct device *device, struct tensor y, struct tensor x, struct t
 void cuda_embed(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
                 const struct weight *positions, struct tensor rows, int64_t first)
 {
-    struct embed_args a = {view_of<float>(y),           view_of<const float>(rows),
-                           view_of<const int32_t>(ids), table_of(table),
-                           table_of(positions),         first,
-                           cuda_of(device)->bad_content};
+    struct embed_args a = {view_of<float>(y),
+                           view_of<const float>(rows),
+                           view_of<const int32_t>(ids),
+                           table_of(table),
+                           table_of(positions),
+                           first,
+                           view_of<int32_t>(device->tangents.of)};
+    a.primal = (int)primal_lanes(device, y);
+    a.scale = (float)device->tangents.scale;
+    a.bad_content = cuda_of(device)->bad_content;
     launch(device, "embed", embed, dim3((unsigned)a.y.positions, (unsigned)y.lanes), THREADS, 0, a);
 }
 
@@ -221,7 +247,11 @@ void cuda_timestep(struct device *device, struct tensor y, struct tensor t, bool
 void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
 {
     struct loss_args a = {view_of<double>(slots), view_of<const float>(pred), view_of<const float>(target),
-                          view_of<int32_t>(map),  (int)target.lanes,          cuda_of(device)->bad_content};
+                          view_of<int32_t>(map), view_of<int32_t>(device->tangents.of)};
+    a.target_lanes = (int)target.lanes;
+    a.primal = (int)primal_lanes(device, pred);
+    a.scale = device->tangents.scale;
+    a.bad_content = cuda_of(device)->bad_content;
     launch(device, "mean_squared_error", mean_squared_error, dim3((unsigned)pred.lanes), LOSS_THREADS,
            sizeof(struct loss_shared), a);
 }

@@ -185,7 +185,7 @@ enum { NORM_CHANNELS = 32768 }; /* the most that op_norm takes */
 void device_fail(struct device *device, struct error e);
 
 /* A GPU's scratch: partial sums of norms, and what a kernel found wrong with contents. */
-enum { GPU_MOMENTS = 1 << 16, GPU_SCRATCH = GPU_MOMENTS * 8 + 128 };
+enum { GPU_MOMENTS = 1 << 16, GPU_SCRATCH = GPU_MOMENTS * 16 + 128 };
 
 /* device/outliers.c: the entry of a product in codes, which is made when there is none yet; NULL after an error. And with
  * device_find_outliers its outliers, from lane `lane` of x, unless they are known. */
