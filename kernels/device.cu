@@ -280,7 +280,6 @@ static void close_device(struct device *device)
 static const struct device_ops *table()
 {
     static struct device_ops ops;
-    ops.tangents = true;
     ops.close = close_device;
     ops.wait = wait_for_stream;
     ops.alloc = alloc_memory;

@@ -225,13 +225,14 @@ void cuda_copy(struct device *device, struct tensor y, struct tensor x, struct t
 void cuda_embed(struct device *device, struct tensor y, struct tensor ids, const struct weight *table,
                 const struct weight *positions, struct tensor rows, int64_t first)
 {
-    struct embed_args a = {view_of<float>(y),
-                           view_of<const float>(rows),
-                           view_of<const int32_t>(ids),
-                           table_of(table),
-                           table_of(positions),
-                           first,
-                           view_of<int32_t>(device->tangents.of)};
+    struct embed_args a = {};
+    a.y = view_of<float>(y);
+    a.rows = view_of<const float>(rows);
+    a.ids = view_of<const int32_t>(ids);
+    a.table = table_of(table);
+    a.positions = table_of(positions);
+    a.first = first;
+    a.of = view_of<int32_t>(device->tangents.of);
     a.primal = (int)primal_lanes(device, y);
     a.scale = (float)device->tangents.scale;
     a.bad_content = cuda_of(device)->bad_content;
@@ -246,8 +247,12 @@ void cuda_timestep(struct device *device, struct tensor y, struct tensor t, bool
 
 void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
 {
-    struct loss_args a = {view_of<double>(slots), view_of<const float>(pred), view_of<const float>(target),
-                          view_of<int32_t>(map), view_of<int32_t>(device->tangents.of)};
+    struct loss_args a = {};
+    a.slots = view_of<double>(slots);
+    a.pred = view_of<const float>(pred);
+    a.target = view_of<const float>(target);
+    a.map = view_of<int32_t>(map);
+    a.of = view_of<int32_t>(device->tangents.of);
     a.target_lanes = (int)target.lanes;
     a.primal = (int)primal_lanes(device, pred);
     a.scale = device->tangents.scale;

@@ -309,12 +309,13 @@ static struct error inspect_run(const char *folder)
 /* -------------------------------------------------------------------------------- configs */
 
 /* The plan as numbers, beside the config's keys. */
-static void add_plan(cJSON *root, const struct memory_plan *plan)
+static void add_plan(cJSON *root, const struct config_plan *plan)
 {
     cJSON *all = cJSON_AddObjectToObject(root, "memory_plan");
-    cJSON_AddNumberToObject(all, "bytes", (double)plan->most);
+    cJSON_AddStringToObject(all, "derivative", derivative_name(plan->takes_there));
+    cJSON_AddNumberToObject(all, "bytes", (double)plan->on.most);
     for (int i = 0; i < PHASES; i++) {
-        const struct memory_use *u = &plan->phases[i];
+        const struct memory_use *u = &plan->on.phases[i];
         cJSON *phase = cJSON_AddObjectToObject(all, memory_plan_phase(i));
         cJSON_AddNumberToObject(phase, "weights", (double)u->peak[MEMORY_WEIGHTS]);
         cJSON_AddNumberToObject(phase, "activations", (double)u->peak[MEMORY_ACTIVATIONS]);
@@ -345,8 +346,6 @@ static void print_step(const struct config_plan *plan)
              derivative_name(plan->takes), (double)plan->difference / 1e6, tangent);
     if (plan->rate_was_auto)
         log_line("optim.lr auto is %g", plan->lr);
-    if (!plan->gpu)
-        log_line("no memory plan of a GPU, which has no tangents yet");
 }
 
 /* What the whole run does. */
@@ -383,24 +382,14 @@ static struct error find_plan(cJSON *root, const char *path, const struct text_l
     TRY(e);
     add_step(root, &plan);
     print_step(&plan);
-    if (plan.gpu)
-        add_plan(root, &plan.on);
-    if (plan.gpu && !log_is_quiet()) {
+    add_plan(root, &plan);
+    if (!log_is_quiet()) {
         memory_plan_print(&plan.on, stderr);
         fprintf(stderr,
-                "for one GPU that evaluates all lanes; the CUDA context, kernel code and NCCL's buffers are extra\n");
+                "for one GPU that evaluates all lanes, with zo.derivative %s; the CUDA context, kernel code and NCCL's "
+                "buffers are extra\n",
+                derivative_name(plan.takes_there));
     }
-    return ok();
-}
-
-/* Without opening it: a run on a GPU is refused by what the config says. */
-static struct error check_device(struct config *config)
-{
-    const struct derivative_facts facts = {.device_has_tangents = strcmp(config->device, "cuda") != 0};
-    enum derivative asked = config->zo.derivative;
-    const char *why;
-    TRY(derivative_choose(config, &facts, &why));
-    config->zo.derivative = asked;
     return ok();
 }
 
@@ -408,15 +397,13 @@ static struct error inspect_config(const char *path, const struct text_list *set
 {
     struct config config;
     TRY(config_read(&config, path, sets));
-    struct error e = check_device(&config);
-    char *text = e.code == ERROR_NONE ? config_json(&config) : NULL;
+    char *text = config_json(&config);
     cJSON *root = text ? cJSON_Parse(text) : NULL;
     if (root)
         add_evaluations(root, &config);
     config_free(&config);
     memory_free(text);
-    TRY(e);
-    e = root ? find_plan(root, path, sets, comm) : error_memory("the config");
+    struct error e = root ? find_plan(root, path, sets, comm) : error_memory("the config");
     text = e.code == ERROR_NONE ? cJSON_Print(root) : NULL;
     if (text)
         printf("%s\n", text);

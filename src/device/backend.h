@@ -46,7 +46,7 @@ typedef void conv_op(struct device *device, struct tensor y, struct tensor x, co
  * product takes floats. conv NULL: a linear layer. */
 typedef int64_t code_blocks(const struct device *device, struct tensor y, const struct weight *w,
                             const struct conv *conv);
-code_blocks cpu_code_blocks;                    /* the CPU's, which a simulated device asks too */
+code_blocks cpu_code_blocks; /* the CPU's, which a simulated device asks too */
 /* Bytes of workspace that a product takes from the arena, in a program with tangents (device/gpu.h); coded: are its
  * tangents' codes kept there, too? */
 typedef int64_t product_work(const struct device *device, struct tensor y, struct tensor x, const struct weight *w,
@@ -75,7 +75,6 @@ typedef void sum_op(struct device *device, struct tensor slots);
 typedef void broadcast_op(struct device *device, struct tensor t, int root);
 
 struct device_ops {
-    bool tangents; /* linear, conv, norm, attention, copy, embed and loss know tangent lanes (device->tangents) */
     void (*close)(struct device *device);
     struct error (*wait)(struct device *device);
     struct error (*alloc)(struct device *device, int64_t bytes, void **memory); /* zeroed */
@@ -163,8 +162,8 @@ struct device {
     struct tensor factors;          /* of the op that is being run, see take_factors in ops.c */
     struct tensor codes, code_rows; /* likewise, see take_codes; used if the op encodes */
     struct tensor work;             /* likewise, see take_work: U8 [1, 1, 1, bytes]; base NULL: none */
-    bool has_codes;                 /* see device_has_codes; set by open */
-    int64_t tangents_pay_from;      /* channels, see device_tangents_pay; 0: never. Set by open */
+    bool has_codes, has_halves;     /* see device_has_codes; set by open */
+    int64_t tangents_pay_from;      /* the CPU's: channels, see device_tangents_pay; 0: never. Set by open */
     bool encodes;                   /* the op does take codes */
     const struct coded *coded;      /* likewise: the op's outliers */
     int no_codes;                   /* families that take floats all the same (device_use_codes) */

@@ -61,9 +61,11 @@ void device_set_tangents(struct device *d, int bits)
         d->ops->set_tangents(d, bits);
 }
 
-bool device_tangents_pay(const struct device *d, int64_t channels)
+bool device_tangents_pay(const struct device *d, int bits, int weight_bits, int64_t channels)
 {
-    return d->tangents_pay_from > 0 && channels >= d->tangents_pay_from;
+    if (d->has_halves)
+        return bits <= 16;
+    return bits == 8 && weight_bits == 8 && d->tangents_pay_from > 0 && channels >= d->tangents_pay_from;
 }
 
 void device_use_codes(struct device *d, int families)
@@ -81,6 +83,11 @@ int device_tangents(const struct device *d)
 bool device_has_codes(const struct device *d)
 {
     return d->has_codes;
+}
+
+bool device_has_halves(const struct device *d)
+{
+    return d->has_halves;
 }
 
 struct error device_set_activations(struct device *d, bool bfloat)

@@ -102,11 +102,12 @@ struct error device_set_activations(struct device *device, bool bfloat);
 void device_set_tangents(struct device *device, int bits);
 
 int device_tangents(const struct device *device);
-bool device_has_codes(const struct device *device); /* can it multiply in 8 bits? */
+bool device_has_codes(const struct device *device);  /* can it multiply in 8 bits? */
+bool device_has_halves(const struct device *device); /* in 16 bits? */
 
-/* Do tangents in 8 bits take less time than evaluations, in a network with weights of 8 bits whose first layers have so
- * many channels? */
-bool device_tangents_pay(const struct device *device, int64_t channels);
+/* Do tangents in so many bits take less time than evaluations, in a network whose weights have `weight_bits` and whose
+ * first layers have so many channels? */
+bool device_tangents_pay(const struct device *device, int bits, int weight_bits, int64_t channels);
 
 /* Products in codes come in families, one bit each: from now on only those in `families` (at first all) take codes, and
  * the others floats, in programs that exist, too. */
@@ -220,8 +221,7 @@ struct tangents {
 };
 void tangents_begin(struct device *device, const struct tangents *tangents);
 void tangents_end(struct device *device);
-bool tangents_on(const struct device *device);         /* are we between the two? */
-bool device_has_tangents(const struct device *device); /* if not, tangents_begin is an error */
+bool tangents_on(const struct device *device); /* are we between the two? */
 
 /* Waits for the stream and returns the first error, which is then cleared. */
 struct error device_wait(struct device *device);

@@ -21,8 +21,7 @@ struct gpu_work gpu_work_of(const struct device *d, struct tensor x, bool coded)
 
 void gpu_describe_codes(struct device *d)
 {
-    d->has_codes = true;
-    d->tangents_pay_from = 0;
+    d->has_codes = d->has_halves = true;
 }
 
 /* The matrix units take 32 codes at a time, which must share a scale. */

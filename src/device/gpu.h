@@ -43,7 +43,7 @@ struct gpu_work gpu_work_of(const struct device *device, struct tensor x, bool c
 
 code_blocks gpu_code_blocks;
 product_work gpu_product_work;
-void gpu_describe_codes(struct device *device); /* sets has_codes and tangents_pay_from */
+void gpu_describe_codes(struct device *device); /* sets has_codes and has_halves */
 
 #ifdef __cplusplus
 }

@@ -35,15 +35,8 @@ bool device_computes(const struct device *d)
     return d->ops->linear;
 }
 
-bool device_has_tangents(const struct device *d)
-{
-    return d->ops->tangents;
-}
-
 static struct error check_tangents(const struct device *d, const struct tangents *t)
 {
-    if (!d->ops->tangents)
-        return error_failed("%s: has no tangents", d->name);
     bool map = t->of.base && t->of.type == I32 && t->of.lanes == 1 && tensor_positions(t->of) == 1;
     if (!map || t->primal < 1 || t->primal > t->of.channels || !(t->scale > 0))
         return error_failed("tangents_begin: %lld primal of %lld lanes", (long long)t->primal,

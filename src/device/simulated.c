@@ -84,7 +84,6 @@ struct error device_simulate(struct device **device, bool of_cpu)
     if (!simulated)
         return error_memory("a plan");
     simulated->ops = (struct device_ops){
-        .tangents = true,
         .code_blocks = of_cpu ? cpu_code_blocks : gpu_code_blocks,
         .product_work = of_cpu ? NULL : gpu_product_work,
         .close = close_device,

@@ -8,8 +8,6 @@
 
 enum { COLUMNS_AT_ONCE = 32 };
 
-static const double STEP = 1.0 / 64; /* of a difference, in lengths of a usual row of the token table */
-
 static int64_t least(int64_t a, int64_t b)
 {
     return a < b ? a : b;
@@ -125,10 +123,10 @@ static struct error make_root(struct text_jacobian *j, const struct unet *unet, 
 
 /* -------------------------------------------------------------------------------- lanes */
 
-/* Lane 0 is the word and each other one a tangent, or each column has two lanes: the word moved along it and back. */
+/* Lane 0 is the word and each other one a tangent. */
 static int64_t lanes_of(const struct text_jacobian *j)
 {
-    return j->tangents ? 1 + j->columns : 2 * j->columns;
+    return 1 + j->columns;
 }
 
 static struct error body(void *arg)
@@ -136,13 +134,11 @@ static struct error body(void *arg)
     const struct text_jacobian *j = arg;
     struct device *d = j->device;
     const struct tangents tangents = {.primal = 1, .of = j->of, .scale = j->text->tangent_scale};
-    if (j->tangents)
-        tangents_begin(d, &tangents);
+    tangents_begin(d, &tangents);
     struct tensor hidden = text_encoder_forward(d, j->text, j->ids, j->rows, j->first_id);
     op_linear(d, j->out, hidden, j->root, (struct epilogue){0});
     device_free(d, &hidden);
-    if (j->tangents)
-        tangents_end(d);
+    tangents_end(d);
     return ok();
 }
 
@@ -196,8 +192,8 @@ static struct error make(struct text_jacobian *j, const struct unet *unet, int64
 }
 
 struct error text_jacobian_new(struct text_jacobian *j, struct device *device, const struct text_encoder *text,
-                               const struct unet *unet, const struct text_jacobian_shape *shape, bool tangents,
-                               int64_t arena, struct pool *pool)
+                               const struct unet *unet, const struct text_jacobian_shape *shape, int64_t arena,
+                               struct pool *pool)
 {
     *j = (struct text_jacobian){.device = device,
                                 .text = text,
@@ -205,8 +201,7 @@ struct error text_jacobian_new(struct text_jacobian *j, struct device *device, c
                                 .length = shape->length,
                                 .vectors = shape->vectors,
                                 .width = text->config.width,
-                                .first_id = shape->first_id,
-                                .tangents = tangents};
+                                .first_id = shape->first_id};
     struct error e = make(j, unet, arena, pool);
     if (e.code != ERROR_NONE)
         text_jacobian_free(j);
@@ -230,24 +225,17 @@ void text_jacobian_free(struct text_jacobian *j)
 
 /* -------------------------------------------------------------------------------- a caption */
 
-static double step_of(const struct text_jacobian *j)
-{
-    return STEP * j->text->tangent_scale * sqrt((double)j->width);
-}
-
 static void write_lanes(const struct text_jacobian *j, const int32_t *ids, const float *embedding, int64_t first)
 {
     int64_t lanes = lanes_of(j);
     for (int64_t l = 0; l < lanes; l++) {
         float *row = j->rows_now + l * j->dim;
-        int64_t column = first + (j->tangents ? l - 1 : l / 2);
+        int64_t column = first + l - 1;
         memcpy(j->ids_now + l * j->length, ids, (size_t)j->length * sizeof *ids);
         memset(row, 0, (size_t)j->dim * sizeof *row);
-        if (!j->tangents || l == 0)
+        if (l == 0)
             memcpy(row, embedding, (size_t)j->dim * sizeof *row);
-        if (!j->tangents && column < j->dim)
-            row[column] += (float)(l % 2 ? -step_of(j) : step_of(j));
-        else if (l > 0 && column < j->dim)
+        else if (column < j->dim)
             row[column] = 1;
     }
     device_write(j->device, j->ids, j->ids_now);
@@ -255,17 +243,14 @@ static void write_lanes(const struct text_jacobian *j, const int32_t *ids, const
 }
 
 /* Of the batch's columns, which are in `found`, the numbers from position `from` on. */
-static void keep_columns(const struct text_jacobian *j, const float *embedding, int64_t first, int64_t from)
+static void keep_columns(const struct text_jacobian *j, int64_t first, int64_t from)
 {
     int64_t lane = j->length * j->width, count = lane - from * j->width, end = least(first + j->columns, j->dim);
     for (int64_t c = first; c < end; c++) {
-        const float *at = j->found + (j->tangents ? 1 + c - first : 2 * (c - first)) * lane + from * j->width;
+        const float *at = j->found + (1 + c - first) * lane + from * j->width;
         float *to = j->jacobian + c * count;
-        // what the steps were after rounding
-        float up = embedding[c] + (float)step_of(j), down = embedding[c] - (float)step_of(j);
-        double scale = j->tangents ? 1 / j->text->tangent_scale : 1 / ((double)up - down);
         for (int64_t i = 0; i < count; i++)
-            to[i] = (float)(((double)at[i] - (j->tangents ? 0 : at[lane + i])) * scale);
+            to[i] = (float)((double)at[i] / j->text->tangent_scale);
     }
 }
 
@@ -286,7 +271,7 @@ struct error text_jacobian_add(struct text_jacobian *j, const int32_t *ids, cons
     TRY(program_run(j->program));
     device_read(j->device, j->found, j->out);
     TRY(device_wait(j->device));
-    keep_columns(j, embedding, first, from);
+    keep_columns(j, first, from);
     const struct vectors_view view = {j->jacobian, j->dim, count, count, 1};
     struct error e = symmetric_add_products(products, &view, first, least(first + j->columns, j->dim), pool);
     if (k + 1 == j->batches) {

@@ -8,13 +8,10 @@
  * M has eigenvectors V and eigenvalues L, so that Xpt M Xp = Ypt Yp with Yp = L^1/2 Vt Xp: a linear layer behind the
  * text encoder, as wide as it. Its tangents along the word's unit vectors are J's columns, up to a rotation that JtJ
  * does not see; positions before the word have none. Weights count as the device has them, dequantized.
- *
- * On a device without tangents a column is (Y(e + h u) - Y(e - h u)) / 2h.
  */
 #ifndef ZOODIP_MODEL_TEXT_JACOBIAN_H
 #define ZOODIP_MODEL_TEXT_JACOBIAN_H
 
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -32,7 +29,6 @@ struct text_jacobian {
     const struct text_encoder *text;
     int64_t length, vectors, width, columns; /* columns: of a batch */
     int32_t first_id;
-    bool tangents;
     struct weight *root; /* of M */
     void *root_memory, *root_uploaded;
     int64_t root_bytes;
@@ -50,11 +46,11 @@ struct text_jacobian_shape {
     int32_t first_id;
 };
 
-/* Text encoder and UNet are borrowed. tangents: the device has them. Batches are as large as fits into `arena` bytes of
+/* Text encoder and UNet are borrowed. Batches are as large as fits into `arena` bytes of
  * the device's arena. On a simulated device it only allocates. Free with text_jacobian_free. */
 struct error text_jacobian_new(struct text_jacobian *j, struct device *device, const struct text_encoder *text,
-                               const struct unet *unet, const struct text_jacobian_shape *shape, bool tangents,
-                               int64_t arena, struct pool *pool);
+                               const struct unet *unet, const struct text_jacobian_shape *shape, int64_t arena,
+                               struct pool *pool);
 void text_jacobian_free(struct text_jacobian *j);
 
 /* Batch k = 0 .. batches - 1, one after the other: finds its columns at the word `embedding` [dim] in the caption ids

@@ -17,11 +17,10 @@ static enum derivative choose(const struct config *c, const struct derivative_fa
         *why = "because zo.sides is 2";
         return DERIVATIVE_DIFFERENCE;
     }
-    if (!facts->device_has_tangents) {
-        *why = "because the device has no tangents";
-        return DERIVATIVE_DIFFERENCE;
-    }
-    *why = facts->tangents_pay ? "which take less time in 8 bits" : "on the CPU";
+    if (facts->tangents_pay)
+        *why = facts->tangent_bits == 8 ? "which take less time in 8 bits" : "which take less time in 16 bits";
+    else
+        *why = facts->gpu ? "because tangents in 32 bits take more time" : "on the CPU";
     return facts->tangents_pay ? DERIVATIVE_TANGENT : DERIVATIVE_DIFFERENCE;
 }
 
@@ -35,17 +34,7 @@ static struct error check(const struct config *c, const struct derivative_facts 
             error_input("is %s, but the checkpoints in %.200s are of a run with %s; expected %s or auto, "
                         "another output.dir, or --overwrite",
                         name, c->output.dir, there, there));
-    if (chosen != DERIVATIVE_TANGENT)
-        return ok();
-    if (!facts->device_has_tangents && c->zo.derivative == DERIVATIVE_AUTO)
-        return config_blame(c, "zo.derivative",
-                            error_input("auto is tangent, as in the checkpoint: the CUDA device has no tangents yet, "
-                                        "expected device cpu, or --overwrite"));
-    if (!facts->device_has_tangents)
-        return config_blame(
-            c, "zo.derivative",
-            error_input("is tangent: the CUDA device has no tangents yet, expected difference or auto"));
-    if (c->zo.sides != 1)
+    if (chosen == DERIVATIVE_TANGENT && c->zo.sides != 1)
         return config_blame(
             c, "zo.sides",
             error_input("is %lld, but the checkpoints in %.200s are of a run with tangents; expected 1, "
@@ -67,11 +56,18 @@ struct error derivative_choose(struct config *c, const struct derivative_facts *
     return ok();
 }
 
-int tangent_bits(const struct config *c, const struct pipeline *p)
+/* If the run takes them. */
+static int bits_of_tangents(const struct config *c, const struct pipeline *p)
 {
     bool codes = p->most_bits == 8 && device_has_codes(p->device);
-    bool eight = c->quant.tangents == 8 || (c->quant.tangents == 0 && codes);
-    return eight && c->zo.derivative == DERIVATIVE_TANGENT ? 8 : 32;
+    if (c->quant.tangents == 8 || (c->quant.tangents == 0 && codes))
+        return 8;
+    return c->quant.tangents != 32 && device_has_halves(p->device) ? 16 : 32;
+}
+
+int tangent_bits(const struct config *c, const struct pipeline *p)
+{
+    return c->zo.derivative == DERIVATIVE_TANGENT ? bits_of_tangents(c, p) : 32;
 }
 
 /* -------------------------------------------------------------------------------- a run's */
@@ -107,22 +103,18 @@ static struct error find_checkpoint(const struct config *c, enum start start, st
     return find_facts(c->output.dir, facts);
 }
 
-static bool tangents_pay(const struct config *c, const struct pipeline *p)
-{
-    bool eight = c->quant.tangents == 0 || c->quant.tangents == 8;
-    return eight && p->most_bits == 8 && device_tangents_pay(p->device, p->unet_config.channels[0]);
-}
-
 struct error derivative_settle(struct config *config, struct pipeline *p, enum start start, const char **why)
 {
     struct comm *all = p->all;
-    double lacks[] = {!device_has_tangents(p->device), !tangents_pay(config, p)};
+    int bits = bits_of_tangents(config, p);
+    double dear = !device_tangents_pay(p->device, bits, p->most_bits, p->unet_config.channels[0]);
     struct derivative_facts facts = {.checkpoint = DERIVATIVE_AUTO};
     TRY(comm_agree(all, comm_rank(all) == 0 ? find_checkpoint(config, start, &facts) : ok()));
     TRY(comm_broadcast(all, &facts, sizeof facts, 0));
-    TRY(comm_sum(all, lacks, 2));
-    facts.device_has_tangents = lacks[0] == 0;
-    facts.tangents_pay = lacks[1] == 0;
+    TRY(comm_sum(all, &dear, 1));
+    facts.tangents_pay = dear == 0;
+    facts.tangent_bits = bits;
+    facts.gpu = device_has_halves(p->device);
     return comm_agree(all, derivative_choose(config, &facts, why));
 }
 
@@ -137,7 +129,7 @@ static void log_tangents(const struct config *c, const struct pipeline *p)
     else if (c->quant.tangents == 0)
         log_line("quant.tangents: auto takes %d bits", bits);
     else
-        log_line("quant.tangents: %d bits%s", bits, c->quant.tangents == 16 ? " for 16, on the CPU" : "");
+        log_line("quant.tangents: %d bits%s", bits, c->quant.tangents == 16 && bits == 32 ? " for 16, on the CPU" : "");
 }
 
 void derivative_log(const struct config *c, const struct pipeline *p, const char *why)

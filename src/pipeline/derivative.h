@@ -16,19 +16,21 @@
 
 /* What the choice depends on besides the config. */
 struct derivative_facts {
-    bool device_has_tangents;
-    bool tangents_pay;          /* in 8 bits they take less time (device_tangents_pay) */
+    bool tangents_pay; /* they take less time (device_tangents_pay) */
+    int tangent_bits;  /* in which they would be multiplied */
+    bool gpu;
     enum derivative checkpoint; /* of the run that is continued; DERIVATIVE_AUTO: there is none */
     int64_t tangents;           /* its quant.tangents, which a config with auto takes over */
 };
 
-/* Replaces auto in config->zo.derivative: by the checkpoint's; by differences where the device has no tangents or
- * zo.sides is 2; else, on the CPU, by tangents if they take less time in 8 bits. *why: the reason of auto's choice, a static text; NULL if the config
- * chose. ERROR_BAD_INPUT names a tangent that the device does not have, and a choice that is not the checkpoint's. */
+/* Replaces auto in config->zo.derivative: by the checkpoint's; by differences where zo.sides is 2; else by tangents if
+ * they take less time. *why: the reason of auto's choice, a static text; NULL if the config chose. ERROR_BAD_INPUT names
+ * a choice that is not the checkpoint's. */
 struct error derivative_choose(struct config *config, const struct derivative_facts *facts, const char **why);
 
-/* The bits in which the run's tangents are multiplied: quant.tangents, or for auto 8 if the pipeline's weights have 8 bits
- * and its device has products of codes. */
+/* The bits in which the run's tangents are multiplied: quant.tangents, but 32 for 16 on the CPU; for auto 8 if the
+ * pipeline's weights have 8 bits and its device has products of codes, else 16 on a GPU and 32 on the CPU. 32 with
+ * differences. */
 int tangent_bits(const struct config *config, const struct pipeline *p);
 
 /* The same for a run that begins in a pipeline, START_RESUME with the checkpoints in output.dir, which rank 0 reads.

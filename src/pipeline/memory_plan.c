@@ -3,6 +3,7 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/progress.h"
+#include "pipeline/derivative.h"
 #include "pipeline/pictures.h"
 #include "zo/train.h"
 
@@ -67,22 +68,27 @@ static struct error end_trial(struct trial *t, struct error e)
     return e;
 }
 
-/* A pipeline on a simulated GPU, and in it the subject that another pipeline has read. */
+/* A pipeline on a simulated GPU, and in it the subject that another pipeline has read; with zo.derivative auto it takes
+ * what a GPU does. */
 static struct error open_again(struct pipeline *p, struct subject *s, const struct subject *from)
 {
     struct config config;
     TRY(config_copy(&config, &from->config));
     struct pipeline_choice choice = pipeline_choice_of(&config);
     choice.device = "cuda";
+    const char *why;
     struct error e = pipeline_open(p, &choice, from->pipeline->comm, NULL);
+    if (e.code == ERROR_NONE && config.zo.derivative == DERIVATIVE_AUTO)
+        e = derivative_settle(&config, p, START_NEW, &why);
     if (e.code == ERROR_NONE)
         e = subject_again(s, p, &config, from);
     config_free(&config);
     return e;
 }
 
-/* The plan of a subject that has been read: each phase grows to what it needs. */
-static struct error plan_again(struct memory_plan *plan, const struct subject *from, enum phase until, bool last)
+/* The plan of a subject that has been read: each phase grows to what it needs. *takes: its zo.derivative; may be NULL. */
+static struct error plan_again(struct memory_plan *plan, const struct subject *from, enum phase until, bool last,
+                               enum derivative *takes)
 {
     struct pipeline p = {0};
     struct subject s = {0};
@@ -93,6 +99,8 @@ static struct error plan_again(struct memory_plan *plan, const struct subject *f
         e = pipeline_link(&p, &s.config);
     if (e.code == ERROR_NONE)
         e = count_phases(plan, &s, until, last);
+    if (takes)
+        *takes = s.config.zo.derivative;
     subject_free(&s);
     pipeline_close(&p);
     return end_trial(&trial, e);
@@ -100,7 +108,7 @@ static struct error plan_again(struct memory_plan *plan, const struct subject *f
 
 struct error memory_plan_job(struct memory_plan *plan, const struct subject *s)
 {
-    return plan_again(plan, s, PHASE_PICTURES, false);
+    return plan_again(plan, s, PHASE_PICTURES, false, NULL);
 }
 
 /* -------------------------------------------------------------------------------- a config's plan */
@@ -128,8 +136,8 @@ static struct error find_arenas(struct config_plan *plan, struct subject *s)
     return find_arena(s, DERIVATIVE_DIFFERENCE, &plan->difference);
 }
 
-/* As on a CPU, with tangents. */
-static struct error open_with_tangents(struct pipeline *p, struct subject *s, struct config *config, struct comm *comm)
+/* As on a CPU. */
+static struct error open_on_cpu(struct pipeline *p, struct subject *s, struct config *config, struct comm *comm)
 {
     struct pipeline_choice choice = pipeline_choice_of(config);
     choice.device = "cpu";
@@ -148,17 +156,19 @@ struct error memory_plan_config(struct config_plan *plan, const char *path, cons
     struct config config;
     struct trial trial;
     TRY(config_read(&config, path, sets));
-    *plan = (struct config_plan){.gpu = config.zo.derivative != DERIVATIVE_TANGENT};
+    *plan = (struct config_plan){0};
+    const enum derivative asked = config.zo.derivative;
     begin_trial(&trial);
-    struct error e = open_with_tangents(&p, &s, &config, comm);
+    struct error e = open_on_cpu(&p, &s, &config, comm);
     config_free(&config);
     if (e.code == ERROR_NONE) {
         plan->takes = s.config.zo.derivative;
         plan->lr = s.config.optim.lr;
         plan->rate_was_auto = s.rate_was_auto;
         e = find_arenas(plan, &s);
-        if (e.code == ERROR_NONE && plan->gpu)
-            e = plan_again(&plan->on, &s, PHASE_PICTURES, true);
+        s.config.zo.derivative = asked;
+        if (e.code == ERROR_NONE)
+            e = plan_again(&plan->on, &s, PHASE_PICTURES, true, &plan->takes_there);
         subject_close(&s);
     }
     return end_trial(&trial, e);
@@ -239,7 +249,7 @@ struct error memory_plan_check(struct memory_plan *plan, const struct subject *s
     *plan = (struct memory_plan){0};
     if (device_identity(s->pipeline->device) == 0)
         return ok();
-    TRY(plan_again(plan, s, last, true));
+    TRY(plan_again(plan, s, last, true, NULL));
     return memory_plan_fits(plan, s->pipeline->device, s->pipeline->comm);
 }
 

@@ -24,13 +24,12 @@ struct memory_plan {
 
 /* What a config's run would need, for those who ask before they run it. */
 struct config_plan {
-    bool gpu;              /* can a GPU run it? */
-    struct memory_plan on; /* what it needs of that GPU, from the first phase to the last */
+    struct memory_plan on; /* what it needs of a GPU, from the first phase to the last */
     double lr;             /* that it takes, and whether that was auto */
     bool rate_was_auto;
-    enum derivative takes; /* the zo.derivative that it takes on the CPU */
-    int64_t difference;    /* bytes of a step's arena by differences, on one rank of any device */
-    int64_t tangent;       /* the same by tangents; 0 with zo.sides 2 */
+    enum derivative takes, takes_there; /* the zo.derivative that it takes on the CPU, and on a GPU */
+    int64_t difference;                 /* bytes of a step's arena by differences, on one rank of the CPU */
+    int64_t tangent;                    /* the same by tangents; 0 with zo.sides 2 */
 };
 
 /* Alone: the communicator has one rank. */

@@ -216,8 +216,7 @@ struct error text_basis_new(struct text_basis *t, const struct training_parts *p
     const struct text_jacobian_shape shape = {parts->dataset->length, parts->config->token.vectors, parts->first_id};
     struct error e = open_pool(&t->pool, parts->comm);
     if (e.code == ERROR_NONE)
-        e = text_jacobian_new(&t->jacobian, parts->device, parts->text, parts->unet, &shape,
-                              device_has_tangents(parts->device), arena, t->pool);
+        e = text_jacobian_new(&t->jacobian, parts->device, parts->text, parts->unet, &shape, arena, t->pool);
     if (e.code != ERROR_NONE)
         text_basis_free(t);
     return e;

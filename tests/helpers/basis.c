@@ -1,10 +1,9 @@
-/* basis [--bits 32|16|8|4] [--difference] [--rank R] [--least K] {MODEL_DIR IN.safetensors OUT.safetensors}...
+/* basis [--bits 32|16|8|4] [--device cpu|cuda] [--tangents 32|16|8] [--rank R] [--least K] {MODEL_DIR IN.safetensors OUT.safetensors}...
  *
  * Where a word's gradients lie (zo/basis.h), for a case of three arguments each. Inputs: `input_ids` I32 [captions,
  * length], in which ids from `first_id` I32 [1, 1] on are the word's, and `embedding` F32 [vectors, width]. Outputs:
  * JtJ's eigenvalues `values` F64 [1, dim] and eigenvectors `vectors` F64 [dim, dim], `basis` F32 [rank, dim] for zo.rank
- * R and zo.n K, its share of the trace `held` F64 [1, 1], and the token table's `root` F32 [width, width]. With
- * --difference, J is found as on a device without tangents.
+ * R and zo.n K, its share of the trace `held` F64 [1, 1], and the token table's `root` F32 [width, width].
  */
 #include "zo/basis.h"
 
@@ -15,8 +14,8 @@
 #include "helper.h"
 
 struct options {
-    int bits;
-    bool difference;
+    const char *device;
+    int bits, tangents;
     int64_t rank, least;
 };
 
@@ -43,21 +42,9 @@ static struct error write_all(const struct trial *t, const double *values, const
     return comm_rank(t->parts.comm) == 0 ? safetensors_write(t->out, entries, 5, NULL, 0) : ok();
 }
 
-/* As without tangents. */
-static struct error by_difference(struct text_basis *b)
-{
-    struct text_jacobian *j = &b->jacobian;
-    const struct text_jacobian_shape shape = {j->length, j->vectors, j->first_id};
-    const struct training_parts *p = &b->parts;
-    text_jacobian_free(j);
-    return text_jacobian_new(j, p->device, p->text, p->unet, &shape, false, 1 << 20, b->pool);
-}
-
 static struct error find_all(struct trial *t, struct text_basis *b, double *values, int64_t dim)
 {
     struct basis text = {0}, table = {0};
-    if (t->options->difference)
-        TRY(by_difference(b));
     struct error e = text_basis_spectrum(b, t->embedding, values, values + dim);
     if (e.code == ERROR_NONE)
         e = text_basis_find(b, t->embedding, t->options->least, t->options->rank, &text);
@@ -118,20 +105,23 @@ static struct error run_case(const struct options *o, struct device *device, str
 
 static struct error run(int argc, char **argv, struct comm *comm)
 {
-    struct options o = {.bits = 32, .least = 1};
+    struct options o = {.device = "cpu", .bits = 32, .tangents = 32, .least = 1};
     int i = 1;
     for (; i < argc && argv[i][0] == '-'; i++) {
-        if (strcmp(argv[i], "--difference") == 0)
-            o.difference = true;
+        if (strcmp(argv[i], "--device") == 0)
+            o.device = argv[++i];
         else if (strcmp(argv[i], "--bits") == 0)
             o.bits = atoi(argv[++i]);
+        else if (strcmp(argv[i], "--tangents") == 0)
+            o.tangents = atoi(argv[++i]);
         else if (strcmp(argv[i], "--rank") == 0)
             o.rank = atoi(argv[++i]);
         else
             o.least = atoi(argv[++i]);
     }
     struct device *device;
-    TRY(device_open(&device, device_kinds(), "cpu", 0, pool_default_threads(comm_local_size(comm))));
+    TRY(device_open(&device, device_kinds(), o.device, 0, pool_default_threads(comm_local_size(comm))));
+    device_set_tangents(device, o.tangents);
     struct error e = ok();
     for (; i + 2 < argc && e.code == ERROR_NONE; i += 3)
         e = run_case(&o, device, comm, argv + i);

@@ -267,8 +267,6 @@ static inline struct error load_both(const struct job *job, struct derivative *r
 
 static inline struct error forward_derivative(struct job *job, bool tangents, double eps)
 {
-    if (tangents && !device_has_tangents(job->device))
-        return error_input("--derivative: %s: has no tangents, expected difference", device_name(job->device));
     struct derivative r = {.tangents = tangents, .eps = eps, .device = job->device};
     struct error e = load_both(job, &r);
     if (e.code == ERROR_NONE)

@@ -117,7 +117,6 @@ const struct int8_unit *cpu_int8(void)
 }
 
 static const struct device_ops cpu_ops = {
-    .tangents = true,
     .set_tangents = cpu_set_tangents,
     .close = cpu_close,
     .wait = cpu_wait,
