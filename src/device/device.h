@@ -52,6 +52,7 @@ struct weight_source {
     int64_t out, in, kh, kw; /* linear layers: kh = kw = 1; a norm's gain and shift: data and bias of [out], in = 0 */
     bool gated;              /* the output goes through ACT_GEGLU: rows [0, out/2) are values, [out/2, out) gates */
     bool table;              /* [out, in] rows for op_embed: not copied, so `data` must outlive the handle */
+    const struct weight_source *next; /* a layer of the same x, whose outputs come after these; NULL: none */
 };
 
 enum act { ACT_NONE, ACT_SILU, ACT_GELU, ACT_QUICK_GELU, ACT_GEGLU };

@@ -162,6 +162,14 @@ void quantize_weight4(uint8_t *packed, void *scales, void *shifts, const void *w
     }
 }
 
+/* The one of joined sources that a row lies in; the row is then counted from its first. */
+static const struct weight_source *part_with(const struct weight_source *s, int64_t *row)
+{
+    for (; *row >= s->out; s = s->next)
+        *row -= s->out;
+    return s;
+}
+
 static int64_t depth_of(const struct weight_source *s)
 {
     return s->in * s->kh * s->kw;
@@ -190,6 +198,7 @@ static void unpack_row(const struct weight_source *s, int64_t row, uint8_t *code
 
 float weight_row_codes8(const struct weight_source *s, int64_t row, int8_t *codes)
 {
+    s = part_with(s, &row);
     int64_t depth = depth_of(s);
     const char *from = (const char *)s->data + row * depth * dtype_size(s->type);
     char narrow[sizeof(float)];
@@ -206,12 +215,14 @@ float weight_row_codes8(const struct weight_source *s, int64_t row, int8_t *code
 float weight_row_bias(const struct weight_source *s, int64_t row)
 {
     float bias;
+    s = part_with(s, &row);
     dtype_to_float(&bias, (const char *)s->bias + row * dtype_size(s->bias_type), s->bias_type, 1);
     return bias;
 }
 
 void weight_row_codes4(const struct weight_source *s, int64_t row, uint8_t *codes, float *scales, float *shifts)
 {
+    s = part_with(s, &row);
     int64_t depth = depth_of(s), length = quantize_group(depth), groups = depth / length;
     if (s->type == U8) {
         unpack_row(s, row, codes);
@@ -247,6 +258,7 @@ static void row_from_codes(const struct weight_source *s, int64_t row, float *to
 
 void weight_row_floats(const struct weight_source *s, int64_t row, float *to)
 {
+    s = part_with(s, &row);
     int64_t depth = depth_of(s);
     if (s->type == U8) {
         row_from_codes(s, row, to);

@@ -47,6 +47,8 @@ bool quantize_fits4(const void *weights, enum dtype type, int64_t out, int64_t d
 void quantize_weight4(uint8_t *packed, void *scales, void *shifts, const void *weights, enum dtype type, int64_t out,
                       int64_t depth, int64_t last);
 
+/* In what follows a row may be of the sources joined to a source (next). */
+
 /* Row `row` of a source as int8 codes [depth], in the file's order; returns their scale. Codes of the source are used
  * as they are; floats are quantized. */
 float weight_row_codes8(const struct weight_source *source, int64_t row, int8_t *codes);

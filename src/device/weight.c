@@ -19,7 +19,7 @@ int64_t device_store_bytes(const struct device *d)
     return d->store_used;
 }
 
-static enum dtype kept_type(const struct weight_source *s, int bits)
+static enum dtype kept_type_of_one(const struct weight_source *s, int bits)
 {
     if (s->table)
         return s->type;
@@ -30,6 +30,24 @@ static enum dtype kept_type(const struct weight_source *s, int bits)
     if (bits == 4)
         return quantize_cycles(s->out, s->in * s->kh * s->kw) ? F32 : U8;
     return s->type == BF16 || (s->scale && s->scale_type == BF16) ? BF16 : F16;
+}
+
+/* Joined sources that would be kept in different types are kept as floats. */
+static enum dtype kept_type(const struct weight_source *s, int bits)
+{
+    enum dtype type = kept_type_of_one(s, bits);
+    while ((s = s->next))
+        if (kept_type_of_one(s, bits) != type)
+            return F32;
+    return type;
+}
+
+static int64_t outputs_of(const struct weight_source *s)
+{
+    int64_t out = 0;
+    for (; s; s = s->next)
+        out += s->out;
+    return out;
 }
 
 /* May a source be kept in `bits`? */
@@ -53,13 +71,14 @@ static void pack_norm(const struct weight *w, const struct weight_source *s)
 
 struct error weight_new(struct device *d, const struct weight_source *s, int bits, struct weight **weight)
 {
-    TRY(check_bits(s, bits));
+    for (const struct weight_source *part = s; part; part = part->next)
+        TRY(check_bits(part, bits));
     if (s->out < 1 || s->in < 0 || s->kh < 1 || s->kw < 1 || (s->gated && s->out % 2 != 0))
         return error_failed("a weight of a shape that no layer has");
     struct weight *w = memory_alloc(1, sizeof *w);
     if (!w)
         return error_memory("a weight's handle");
-    *w = (struct weight){.out = s->out,
+    *w = (struct weight){.out = outputs_of(s),
                          .in = s->in,
                          .kh = s->kh,
                          .kw = s->kw,

@@ -52,6 +52,15 @@ struct tensor block_linear(struct device *d, const struct weight *w, struct tens
     return y;
 }
 
+void block_self_attention(struct device *d, const struct weight *qkv, struct tensor x, int64_t heads, bool causal)
+{
+    int64_t c = x.channels;
+    struct tensor all = block_linear(d, qkv, x, 3 * c);
+    op_attention(d, x, tensor_channels(all, 0, c), tensor_channels(all, c, c), tensor_channels(all, 2 * c, c), heads,
+                 causal);
+    device_free(d, &all);
+}
+
 static const struct conv same = {.stride = 1, .pad = 1};
 
 /* Norm and silu of x, first convolution, the timestep added to every position; norm and silu again. h [like x] is room

@@ -48,4 +48,8 @@ struct tensor block_linear(struct device *d, const struct weight *w, struct tens
 struct tensor block_conv(struct device *d, const struct weight *w, struct tensor x, int64_t height, int64_t width,
                          int64_t out, struct conv c);
 
+/* x becomes what the attention of its positions to each other gives; qkv: the layers of queries, keys and values,
+ * joined. */
+void block_self_attention(struct device *d, const struct weight *qkv, struct tensor x, int64_t heads, bool causal);
+
 #endif

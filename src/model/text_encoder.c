@@ -9,7 +9,7 @@
 #include "model/blocks.h"
 
 struct text_layer {
-    const struct weight *norm1, *q, *k, *v, *out, *norm2, *fc1, *fc2;
+    const struct weight *norm1, *qkv, *out, *norm2, *fc1, *fc2;
 };
 
 struct error text_config_read(struct text_config *c, const char *folder)
@@ -45,15 +45,14 @@ static void load(void *arg, struct weights *w)
 {
     struct text_encoder *t = arg;
     const struct text_config *c = &t->config;
+    static const char *const all[] = {".q_proj", ".k_proj", ".v_proj", NULL};
     t->tokens = weights_table(w, c->vocab, c->width, "text_model.embeddings.token_embedding");
     t->positions = weights_table(w, c->positions, c->width, "text_model.embeddings.position_embedding");
     for (int64_t i = 0; i < c->layers; i++) {
         struct text_layer *l = &t->layers[i];
         int n = (int)i;
         l->norm1 = weights_norm(w, c->width, "text_model.encoder.layers.%d.layer_norm1", n);
-        l->q = weights_linear(w, c->width, c->width, true, "text_model.encoder.layers.%d.self_attn.q_proj", n);
-        l->k = weights_linear(w, c->width, c->width, true, "text_model.encoder.layers.%d.self_attn.k_proj", n);
-        l->v = weights_linear(w, c->width, c->width, true, "text_model.encoder.layers.%d.self_attn.v_proj", n);
+        l->qkv = weights_joined(w, c->width, c->width, true, all, "text_model.encoder.layers.%d.self_attn", n);
         l->out = weights_linear(w, c->width, c->width, true, "text_model.encoder.layers.%d.self_attn.out_proj", n);
         l->norm2 = weights_norm(w, c->width, "text_model.encoder.layers.%d.layer_norm2", n);
         l->fc1 = weights_linear(w, c->inner, c->width, true, "text_model.encoder.layers.%d.mlp.fc1", n);
@@ -156,13 +155,7 @@ struct tensor text_encoder_forward(struct device *d, const struct text_encoder *
 
         // causal attention
         op_norm(d, h, x, l->norm1, 0, c->eps, ACT_NONE);
-        struct tensor q = block_linear(d, l->q, h, c->width);
-        struct tensor k = block_linear(d, l->k, h, c->width);
-        struct tensor v = block_linear(d, l->v, h, c->width);
-        op_attention(d, h, q, k, v, c->heads, true);
-        device_free(d, &v);
-        device_free(d, &k);
-        device_free(d, &q);
+        block_self_attention(d, l->qkv, h, c->heads, true);
         op_linear(d, x, h, l->out, (struct epilogue){.residual = &x});
 
         // feed forward

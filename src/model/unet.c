@@ -12,8 +12,8 @@ static const float transformer_eps = 1e-6f, layer_norm_eps = 1e-5f;
 
 /* BasicTransformerBlock: norm ─ self-attention ─(+)─ norm ─ cross-attention ─(+)─ norm ─ geglu ─ linear ─(+) */
 struct transformer_block {
-    const struct weight *norm1, *q1, *k1, *v1, *out1;
-    const struct weight *norm2, *q2, *k2, *v2, *out2;
+    const struct weight *norm1, *qkv1, *out1;
+    const struct weight *norm2, *q2, *kv2, *out2;
     const struct weight *norm3, *gated, *down;
 };
 
@@ -44,16 +44,14 @@ struct unet_layers {
 static void load_transformer_block(struct transformer_block *b, struct weights *w, int64_t channels, int64_t cross_dim,
                                    const char *name)
 {
+    static const char *const all[] = {".to_q", ".to_k", ".to_v", NULL}, *const of_the_text[] = {".to_k", ".to_v", NULL};
     int64_t c = channels, inner = 4 * channels;
     b->norm1 = weights_norm(w, c, "%s.norm1", name);
-    b->q1 = weights_linear(w, c, c, false, "%s.attn1.to_q", name);
-    b->k1 = weights_linear(w, c, c, false, "%s.attn1.to_k", name);
-    b->v1 = weights_linear(w, c, c, false, "%s.attn1.to_v", name);
+    b->qkv1 = weights_joined(w, c, c, false, all, "%s.attn1", name);
     b->out1 = weights_linear(w, c, c, true, "%s.attn1.to_out.0", name);
     b->norm2 = weights_norm(w, c, "%s.norm2", name);
     b->q2 = weights_linear(w, c, c, false, "%s.attn2.to_q", name);
-    b->k2 = weights_linear(w, c, cross_dim, false, "%s.attn2.to_k", name);
-    b->v2 = weights_linear(w, c, cross_dim, false, "%s.attn2.to_v", name);
+    b->kv2 = weights_joined(w, c, cross_dim, false, of_the_text, "%s.attn2", name);
     b->out2 = weights_linear(w, c, c, true, "%s.attn2.to_out.0", name);
     b->norm3 = weights_norm(w, c, "%s.norm3", name);
     b->gated = weights_gated(w, 2 * inner, c, "%s.ff.net.0.proj", name);
@@ -171,10 +169,8 @@ typedef struct error take_product(void *arg, const struct weight *weight, int64_
 
 static struct error take_transformer(const struct transformer *t, take_product *take, void *arg)
 {
-    for (int64_t i = 0; i < t->depth; i++) {
-        TRY(take(arg, t->blocks[i].k2, t->channels));
-        TRY(take(arg, t->blocks[i].v2, t->channels));
-    }
+    for (int64_t i = 0; i < t->depth; i++)
+        TRY(take(arg, t->blocks[i].kv2, 2 * t->channels));
     return ok();
 }
 
@@ -231,13 +227,7 @@ static void self_attention(struct device *d, const struct transformer *t, const 
 {
     struct tensor h = block_alloc(d, x, t->channels);
     op_norm(d, h, x, b->norm1, 0, layer_norm_eps, ACT_NONE);
-    struct tensor q = block_linear(d, b->q1, h, t->channels);
-    struct tensor k = block_linear(d, b->k1, h, t->channels);
-    struct tensor v = block_linear(d, b->v1, h, t->channels);
-    op_attention(d, h, q, k, v, t->heads, false);
-    device_free(d, &v);
-    device_free(d, &k);
-    device_free(d, &q);
+    block_self_attention(d, b->qkv1, h, t->heads, false);
     op_linear(d, x, h, b->out1, (struct epilogue){.residual = &x});
     device_free(d, &h);
 }
@@ -253,12 +243,11 @@ static void cross_attention(struct flow *f, const struct transformer *t, const s
     device_free(d, &h);
     if (!f->per_lane)
         split_lanes(f, &q, x);
-    struct tensor k = block_linear(d, b->k2, f->hidden, t->channels);
-    struct tensor v = block_linear(d, b->v2, f->hidden, t->channels);
+    struct tensor kv = block_linear(d, b->kv2, f->hidden, 2 * t->channels);
+    struct tensor k = tensor_channels(kv, 0, t->channels), v = tensor_channels(kv, t->channels, t->channels);
     h = block_alloc(d, *x, t->channels);
     op_attention(d, h, q, k, v, t->heads, false);
-    device_free(d, &v);
-    device_free(d, &k);
+    device_free(d, &kv);
     device_free(d, &q);
     op_linear(d, *x, h, b->out2, (struct epilogue){.residual = x});
     device_free(d, &h);

@@ -37,8 +37,8 @@ struct unet_input {
     struct tensor map;      /* I32 [1, 1, 1, lanes]: the picture of each lane */
 };
 
-/* Calls `take` for every product of the network that reads the text: to_k and to_v of each cross-attention, with their
- * outputs' count. Returns the first error. */
+/* Calls `take` for every product of the network that reads the text: to_k and to_v of each cross-attention, which are
+ * joined, with the count of outputs. Returns the first error. */
 struct error unet_text_products(const struct unet *u,
                                 struct error (*take)(void *arg, const struct weight *weight, int64_t channels),
                                 void *arg);

@@ -11,7 +11,7 @@
 static const float vae_eps = 1e-6f; /* fixed by AutoencoderKL: encoder and decoder pass resnet_eps = 1e-6 */
 
 struct vae_attention {
-    const struct weight *norm, *q, *k, *v, *out;
+    const struct weight *norm, *qkv, *out;
 };
 
 struct vae_mid {
@@ -87,10 +87,9 @@ struct error vae_config_read(struct vae_config *c, const char *folder)
 
 static void load_attention(struct vae_attention *a, struct weights *w, int64_t channels, const char *name)
 {
+    static const char *const all[] = {".to_q", ".to_k", ".to_v", NULL};
     a->norm = weights_norm(w, channels, "%s.group_norm", name);
-    a->q = weights_linear(w, channels, channels, true, "%s.to_q", name);
-    a->k = weights_linear(w, channels, channels, true, "%s.to_k", name);
-    a->v = weights_linear(w, channels, channels, true, "%s.to_v", name);
+    a->qkv = weights_joined(w, channels, channels, true, all, "%s", name);
     a->out = weights_linear(w, channels, channels, true, "%s.to_out.0", name);
 }
 
@@ -196,13 +195,7 @@ static void self_attention(struct device *d, const struct vae_attention *a, int6
     int64_t channels = x->channels;
     struct tensor h = block_alloc(d, *x, channels);
     op_norm(d, h, *x, a->norm, groups, vae_eps, ACT_NONE);
-    struct tensor q = block_linear(d, a->q, h, channels);
-    struct tensor k = block_linear(d, a->k, h, channels);
-    struct tensor v = block_linear(d, a->v, h, channels);
-    op_attention(d, h, q, k, v, 1, false);
-    device_free(d, &v);
-    device_free(d, &k);
-    device_free(d, &q);
+    block_self_attention(d, a->qkv, h, 1, false);
     op_linear(d, *x, h, a->out, (struct epilogue){.residual = x});
     device_free(d, &h);
 }

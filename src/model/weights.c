@@ -302,41 +302,64 @@ static bool fits(const struct weight_source *s, int bits)
            quantize_fits4(s->data, s->type, s->out, depth);
 }
 
-static const struct weight *layer(struct weights *w, const char *name, int64_t out, int64_t in, int64_t kernel,
-                                  bool bias, bool gated)
+/* A layer as the file has it, and the bits in which it is to be kept. */
+struct layer {
+    struct weight_source source;
+    const struct entry *numbers;
+    int bits;
+};
+
+/* l->source says its shape. */
+static bool find_layer(struct weights *w, const char *name, bool bias, struct layer *l)
 {
-    if (w->error.code != ERROR_NONE)
-        return NULL;
-    struct weight_source source = {.out = out, .in = in, .kh = kernel, .kw = kernel, .gated = gated};
     int stored;
-    const struct entry *numbers = find_numbers(w, name, &source, &stored);
-    if (numbers && bias) {
-        const struct entry *shift = need_floats(w, name, ".bias", &out, 1);
+    if (w->error.code != ERROR_NONE)
+        return false;
+    l->numbers = find_numbers(w, name, &l->source, &stored);
+    if (l->numbers && bias) {
+        const struct entry *shift = need_floats(w, name, ".bias", &l->source.out, 1);
         if (!shift)
-            return NULL;
-        source.bias = shift->data;
-        source.bias_type = shift->type;
+            return false;
+        l->source.bias = shift->data;
+        l->source.bias_type = shift->type;
     }
-    if (!numbers)
-        return NULL;
+    if (!l->numbers)
+        return false;
     // codes stay as they are: more bits would hold the same numbers; fewer are refused by the device
     bool stays = !w->bits || (stored < 16 && w->bits >= stored);
-    int bits = stays ? stored : w->bits;
-    if (w->filling && !stays && !fits(&source, bits)) {
-        wrong(w, numbers->name,
-              bits == 16 ? "holds a value that is infinite in 16 bits; expected quant.bits 8 or 32"
-                         : "its numbers are too far apart for a 4-bit scale; expected more quant.bits");
-        return NULL;
+    l->bits = stays ? stored : w->bits;
+    w->quantizes |= !stays && l->bits < 16;
+    if (!w->filling || stays || fits(&l->source, l->bits))
+        return true;
+    wrong(w, l->numbers->name,
+          l->bits == 16 ? "holds a value that is infinite in 16 bits; expected quant.bits 8 or 32"
+                        : "its numbers are too far apart for a 4-bit scale; expected more quant.bits");
+    return false;
+}
+
+/* The layers [count] as one weight; errors name the first. */
+static const struct weight *keep_layers(struct weights *w, const char *name, struct layer *layers, int count)
+{
+    int bits = layers[0].bits;
+    for (int i = 1; i < count; i++) {
+        layers[i - 1].source.next = &layers[i].source;
+        bits = layers[i].bits == bits ? bits : 32;
     }
-    const struct weight *weight = hand_over(w, name, &source, bits);
+    const struct weight *weight = hand_over(w, name, &layers[0].source, bits);
     w->least_bits = !w->least_bits || bits < w->least_bits ? bits : w->least_bits;
     w->most_bits = bits > w->most_bits ? bits : w->most_bits;
-    w->quantizes |= !stays && bits < 16;
-    if (w->filling)
-        safetensors_forget(&w->file, numbers);
+    for (int i = 0; i < count && w->filling; i++)
+        safetensors_forget(&w->file, layers[i].numbers);
     if (w->filling)
         progress_step(&w->progress, device_store_bytes(w->device) / PROGRESS_MEGABYTE, "");
     return weight;
+}
+
+static const struct weight *layer(struct weights *w, const char *name, int64_t out, int64_t in, int64_t kernel,
+                                  bool bias, bool gated)
+{
+    struct layer l = {.source = {.out = out, .in = in, .kh = kernel, .kw = kernel, .gated = gated}};
+    return find_layer(w, name, bias, &l) ? keep_layers(w, name, &l, 1) : NULL;
 }
 
 #define FORMAT_NAME(name, format)                                                                                      \
@@ -352,6 +375,22 @@ const struct weight *weights_linear(struct weights *w, int64_t out, int64_t in, 
 {
     FORMAT_NAME(name, format);
     return layer(w, name, out, in, 1, bias, false);
+}
+
+const struct weight *weights_joined(struct weights *w, int64_t out, int64_t in, bool bias, const char *const *suffixes,
+                                    const char *format, ...)
+{
+    FORMAT_NAME(prefix, format);
+    char name[NAME_ROOM + 32];
+    struct layer layers[3];
+    int count = 0;
+    for (; suffixes[count]; count++) {
+        snprintf(name, sizeof name, "%s%s", prefix, suffixes[count]);
+        layers[count] = (struct layer){.source = {.out = out, .in = in, .kh = 1, .kw = 1}};
+        if (!find_layer(w, name, bias, &layers[count]))
+            return NULL;
+    }
+    return keep_layers(w, prefix, layers, count);
 }
 
 const struct weight *weights_gated(struct weights *w, int64_t out, int64_t in, const char *format, ...)

@@ -71,6 +71,11 @@ void weights_free(struct weights *w);
  * versa. */
 __attribute__((format(printf, 5, 6))) const struct weight *weights_linear(struct weights *w, int64_t out, int64_t in,
                                                                           bool bias, const char *name, ...);
+/* Up to three linear layers of the same shape and x as one, with their outputs one after the other: those of the name
+ * with each suffix, of which NULL ends the list. One product reads x once, and on a GPU fills its tiles better. */
+__attribute__((format(printf, 6, 7))) const struct weight *weights_joined(struct weights *w, int64_t out, int64_t in,
+                                                                          bool bias, const char *const *suffixes,
+                                                                          const char *name, ...);
 __attribute__((format(printf, 4, 5))) const struct weight *weights_gated(struct weights *w, int64_t out, int64_t in,
                                                                          const char *name, ...);
 __attribute__((format(printf, 5, 6))) const struct weight *weights_conv(struct weights *w, int64_t out, int64_t in,
