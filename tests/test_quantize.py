@@ -180,6 +180,19 @@ def test_codes_stay_as_they_are(toybox4, tmp_path):
     assert done.returncode == 2 and re.search(r"tensor \S+: is already quantized to 8 bits; 4 bits need an unquantized model", done.stderr)
 
 
+@pytest.mark.parametrize("layer", ["attn1.to_q", "attn1.to_v", "attn2.to_k"])
+def test_queries_keys_and_values_of_several_kinds_are_the_same_network(tmp_path, layer):
+    """They are one product here; a file may have some of them in codes, and one in floats."""
+    run(program("zoodip"), "quantize", "--model", TOYBOX / "model", "--output", tmp_path / "model")
+    inputs, path = inputs_for(TOYBOX / "model"), tmp_path / "model" / "unet" / FILES["unet"]
+    codes = forward(tmp_path / "model", tmp_path, inputs, "--bits", 16)
+    tensors, name = load_file(path), f"mid_block.attentions.0.transformer_blocks.0.{layer}.weight"
+    tensors[name] = tensors.pop(f"{name}._data").float() * tensors.pop(f"{name}._scale").float()
+    save_file(tensors, path)
+    mixed = forward(tmp_path / "model", tmp_path, inputs, "--bits", 16)["noise_pred"]
+    assert 0 < error(mixed, codes["noise_pred"]) < 2e-6
+
+
 def test_inspect_counts_what_codes_stand_for(toybox4):
     """As many parameters as the model itself, in fewer bytes; half of a small model's text encoder is a table, which stays as it
     is."""
