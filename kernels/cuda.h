@@ -108,36 +108,44 @@ __device__ static inline int mapped_lane(const struct view<int32_t> &map, int la
     return map.data ? map.data[lane] : lane;
 }
 
+/* Acts. Their sums are never fused with what expf and erff end with, so that every kernel rounds alike. */
 __device__ static inline float gelu(float x)
 {
-    return 0.5f * x * (1.0f + erff(x * 0.70710678f));
+    return 0.5f * x * __fadd_rn(1.0f, erff(x * 0.70710678f));
 }
 
 __device__ static inline float activated(float x, enum act act)
 {
     switch (act) {
     case ACT_SILU:
-        return x / (1.0f + expf(-x));
+        return x / __fadd_rn(1.0f, expf(-x));
     case ACT_GELU:
         return gelu(x);
     case ACT_QUICK_GELU:
-        return x / (1.0f + expf(-1.702f * x));
+        return x / __fadd_rn(1.0f, expf(-1.702f * x));
     default:
         return x;
     }
 }
 
+/* The derivative of x / (1 + exp(-b x)): s (1 + u (1 - s)), u = b x, s = logistic(u); 1 - s keeps its digits as
+ * logistic(-u). */
+__device__ static inline float swish_slope(float x, float b)
+{
+    float u = b * x, s = 1.0f / __fadd_rn(1.0f, expf(-u)), rest = 1.0f / __fadd_rn(1.0f, expf(u));
+    return s * fmaf(u, rest, 1.0f);
+}
+
 /* activated's derivative. */
 __device__ static inline float act_slope(float x, enum act act)
 {
-    float sigmoid = 1.0f / (1.0f + expf(act == ACT_QUICK_GELU ? -1.702f * x : -x));
     switch (act) {
     case ACT_SILU:
-        return sigmoid * fmaf(x, 1.0f - sigmoid, 1.0f);
+        return swish_slope(x, 1.0f);
     case ACT_GELU: // Phi(x) + x phi(x)
         return fmaf(x * 0.39894228f, expf(-0.5f * x * x), 0.5f * erfcf(-0.70710678f * x));
     case ACT_QUICK_GELU:
-        return sigmoid * fmaf(1.702f * x, 1.0f - sigmoid, 1.0f);
+        return swish_slope(x, 1.702f);
     default:
         return 1.0f;
     }

@@ -17,18 +17,16 @@
  * Lanes (device/device.h): every number of y is one chain of sums over k, in order, whichever
  * tile it lies in. So the choice of tiles may depend on the number of rows.
  */
-#include "device/tiles.h"
-#include "kernels/cuda.h"
+#include "kernels/epilogue.h"
 
 enum { DEPTH = TILE_DEPTH, ROW_PIECES = DEPTH / 4 }; /* of a chunk: numbers, and 16-byte pieces of x */
 
 /* -------------------------------------------------------------------------------- kernel */
 
 struct product_args {
-    struct view<float> y;
-    struct view<const float> x, residual, lane_bias;
+    struct finish out;
+    struct view<const float> x;
     const unsigned char *weights;
-    const float *scale, *bias;
     const uint32_t *groups; /* 4 bits: [packed rows][groups per row] scale and middle, two halves */
     int64_t row_bytes;      /* of a packed row of weights */
     int weight_rows, group, groups_per_row;
@@ -36,7 +34,6 @@ struct product_args {
     int in_height, in_width, out_width, stride, pad;
     float step_y, step_x; /* up: input rows and columns per output's; 0: none */
     int column_tiles;
-    enum act act;
 };
 
 /* A chunk of a weight row: its 16-byte pieces, and how they are spread over banks so that ldmatrix reads eight rows at
@@ -64,7 +61,7 @@ __device__ static int x_place(int row, int piece)
 __device__ static bool find_input(const struct product_args &a, int *y, int *x)
 {
     if (a.step_y > 0) { // the kernel slides over the enlarged picture
-        int height = a.y.positions / a.out_width;
+        int height = a.out.y.positions / a.out_width;
         if (*y < 0 || *y >= height || *x < 0 || *x >= a.out_width)
             return false;
         *y = min((int)floorf((float)*y * a.step_y), a.in_height - 1);
@@ -90,8 +87,8 @@ template <enum tile_kind W, int ROWS, int COLUMNS, int THREADS, bool ALIGNED> st
         const int OUTSIDE = -(1 << 28);
         for (int i = 0; i < COUNT; i++) {
             int row = first_row + (int)threadIdx.x / ROW_PIECES + i * STEP;
-            bool inside = row < a.y.lanes * a.y.positions;
-            int number = inside ? row / a.y.positions : 0, position = row - number * a.y.positions;
+            bool inside = row < a.out.y.lanes * a.out.y.positions;
+            int number = inside ? row / a.out.y.positions : 0, position = row - number * a.out.y.positions;
             int top = position / a.out_width, left = position - top * a.out_width;
             lane[i] = a.x.data + number * a.x.lane_stride;
             y[i] = inside ? top * a.stride - a.pad : OUTSIDE;
@@ -249,33 +246,6 @@ __device__ static void load_w(uint32_t (&high)[2][4][2], uint32_t (&low)[2][4][2
     }
 }
 
-__device__ static float scaled(const struct product_args &a, int packed, float sum)
-{
-    return fmaf(sum, a.scale ? a.scale[packed] : 1.0f, a.bias ? a.bias[packed] : 0.0f);
-}
-
-/* Finishes columns (value, value + 1) of one row. `gate`: their gates' sums. */
-__device__ static void finish(const struct product_args &a, int row, int packed, int column, const float *value,
-                              const float *gate)
-{
-    int lane = row / a.y.positions, position = row - lane * a.y.positions;
-    float *y = row_of(a.y, lane, position) + column;
-    for (int j = 0; j < 2 && column + j < a.y.channels; j++) {
-        // explicit fmaf, and sums that are never fused, so that every tile rounds alike
-        float v = scaled(a, packed + j, value[j]);
-        if (gate) {
-            v *= gelu(scaled(a, packed + 8 + j, gate[j])); // tiles.h: eight values, then their gates
-        } else {
-            if (a.lane_bias.data)
-                v = __fadd_rn(v, row_of(a.lane_bias, lane, 0)[column + j]);
-            v = activated(v, a.act);
-        }
-        if (a.residual.data)
-            v = __fadd_rn(v, row_of(a.residual, lane, position)[column + j]);
-        y[j] = v;
-    }
-}
-
 /* acc += a chunk of x times a chunk of the weights, for the warp's rows from `row` and its packed columns. */
 template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, int TALL>
 __device__ static void add_chunk(float (&acc)[TALL][4][4], const struct stage<W, ROWS, COLUMNS> &s,
@@ -294,35 +264,14 @@ __device__ static void add_chunk(float (&acc)[TALL][4][4], const struct stage<W,
         }
 }
 
-/* Finishes a warp's sums: rows from `first_row`, TALL tiles of 16, and packed columns from `first_column`, four of 8. */
-template <int TALL>
-__device__ static void finish_sums(const struct product_args &a, const float (&acc)[TALL][4][4], int first_row,
-                                   int first_column, int g, int t)
-{
-#pragma unroll
-    for (int i = 0; i < TALL; i++)
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            int row = first_row + i * 16 + half * 8 + g;
-            if (row >= a.y.lanes * a.y.positions)
-                continue;
-#pragma unroll
-            for (int n = 0; n < 4; n++) {
-                int packed = first_column + n * 8 + t * 2;
-                if (a.act != ACT_GEGLU)
-                    finish(a, row, packed, packed, &acc[i][n][half * 2], NULL);
-                else if (n % 2 == 0)
-                    finish(a, row, packed, packed / 16 * 8 + packed % 8, &acc[i][n][half * 2],
-                           &acc[i][n + 1][half * 2]);
-            }
-        }
-}
-
 template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, bool ALIGNED>
 struct tile_shape {
     static const int WARP_ROWS = ROWS / 2, WARP_COLUMNS = 32;
     static const int THREADS = 2 * (COLUMNS / WARP_COLUMNS) * 32;
-    static const int STAGES = W == TILE_32 ? 2 : 3;
+    static const int STAGES = W == TILE_32 ? 2 : 3, TALL = WARP_ROWS / 16, WIDE = WARP_COLUMNS / 8;
+    static const int STAGE_BYTES = STAGES * (int)sizeof(struct stage<W, ROWS, COLUMNS>);
+    static const int ROOM_BYTES = finish_room<TALL, WIDE, THREADS / 32>::BYTES;
+    static const int SHARED = STAGE_BYTES > ROOM_BYTES ? STAGE_BYTES : ROOM_BYTES; /* bytes */
 };
 
 template <enum operand O, enum tile_kind W, int ROWS, int COLUMNS, bool ALIGNED>
@@ -330,16 +279,16 @@ __global__ void __launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THRE
     product_kernel(const struct product_args a)
 {
     using shape = tile_shape<O, W, ROWS, COLUMNS, ALIGNED>;
-    const int STAGES = shape::STAGES, THREADS = shape::THREADS, TALL = shape::WARP_ROWS / 16;
+    const int STAGES = shape::STAGES, THREADS = shape::THREADS;
     auto *stages = (struct stage<W, ROWS, COLUMNS> *)shared_memory;
     int row_tile = (int)blockIdx.x / a.column_tiles, column_tile = (int)blockIdx.x - row_tile * a.column_tiles;
     int first_row = row_tile * ROWS, first_column = column_tile * COLUMNS, total = a.taps * a.chunks;
-    int warp = (int)threadIdx.x / 32, lane = (int)threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    int warp = (int)threadIdx.x / 32;
     int warp_row = warp % 2 * shape::WARP_ROWS, warp_column = warp / 2 * shape::WARP_COLUMNS;
 
     struct feeder<W, ROWS, COLUMNS, THREADS, ALIGNED> feed;
     feed.begin(a, first_row, first_column);
-    float acc[TALL][4][4] = {};
+    float acc[shape::TALL][shape::WIDE][4] = {};
     for (int c = 0; c < STAGES - 1; c++) {
         if (c < total)
             feed.copy(stages[c], a);
@@ -366,7 +315,8 @@ __global__ void __launch_bounds__(tile_shape<O, W, ROWS, COLUMNS, ALIGNED>::THRE
             tap++;
         }
     }
-    finish_sums<TALL>(a, acc, first_row + warp_row, first_column + warp_column, g, t);
+    __syncthreads(); // the stages become room for the sums
+    finish_sums(a.out, acc, shared_memory, first_row + warp_row, first_column + warp_column);
 }
 
 /* -------------------------------------------------------------------------------- launcher */
@@ -376,9 +326,9 @@ static void start(struct device *device, const char *name, struct product_args &
 {
     using shape = tile_shape<O, W, ROWS, COLUMNS, ALIGNED>;
     a.column_tiles = (int)blocks_for(a.weight_rows, COLUMNS);
-    int64_t blocks = blocks_for((int64_t)a.y.lanes * a.y.positions, ROWS) * a.column_tiles;
+    int64_t blocks = blocks_for((int64_t)a.out.y.lanes * a.out.y.positions, ROWS) * a.column_tiles;
     launch(device, name, product_kernel<O, W, ROWS, COLUMNS, ALIGNED>, dim3((unsigned)blocks), shape::THREADS,
-           shape::STAGES * sizeof(struct stage<W, ROWS, COLUMNS>), a);
+           shape::SHARED, a);
 }
 
 /* Of a block, before sm_80. */
@@ -388,12 +338,9 @@ enum { LITTLE_SHARED = 64 << 10 };
 template <enum operand O, enum tile_kind W>
 static void choose_tile(struct device *device, const char *name, struct product_args &a)
 {
-    int64_t rows = (int64_t)a.y.lanes * a.y.positions;
-    bool aligned =
-        a.x.channels % 4 == 0 && a.x.row_stride % 4 == 0 && a.x.lane_stride % 4 == 0 && (uintptr_t)a.x.data % 16 == 0;
-    bool fits = cuda_of(device)->capability >= 80 ||
-                tile_shape<O, W, 128, 128, true>::STAGES * sizeof(struct stage<W, 128, 128>) <= LITTLE_SHARED;
-    if (!aligned)
+    int64_t rows = (int64_t)a.out.y.lanes * a.out.y.positions;
+    bool fits = cuda_of(device)->capability >= 80 || tile_shape<O, W, 128, 128, true>::SHARED <= LITTLE_SHARED;
+    if (!in_fours(a.x))
         start<O, W, 64, 64, false>(device, name, a);
     else if (!fits || blocks_for(rows, 128) * blocks_for(a.weight_rows, 128) < cuda_of(device)->processors)
         start<O, W, 64, 64, true>(device, name, a);
@@ -416,17 +363,11 @@ static void choose_weights(struct device *device, const char *name, struct produ
     }
 }
 
-static struct product_args arguments(struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
+static struct product_args arguments(const struct weight *w)
 {
     struct product_args a = {};
     struct tile_layout l = tile_layout_of(w);
-    a.y = view_of<float>(y);
-    a.x = view_of<const float>(x);
-    a.residual = e.residual ? view_of<const float>(*e.residual) : a.residual;
-    a.lane_bias = e.lane_bias ? view_of<const float>(*e.lane_bias) : a.lane_bias;
     a.weights = (const unsigned char *)w->data;
-    a.scale = w->scale;
-    a.bias = w->bias;
     a.groups = w->groups;
     a.row_bytes = l.row_bytes;
     a.weight_rows = (int)l.rows;
@@ -435,32 +376,37 @@ static struct product_args arguments(struct tensor y, struct tensor x, const str
     a.kernel_width = (int)w->kw;
     a.taps = (int)(w->kh * w->kw);
     a.chunks = (int)l.chunks;
-    a.act = e.act;
     return a;
 }
 
-static void multiply(struct device *device, const char *name, struct product_args &a, const struct weight *w)
+static void multiply(struct device *device, const char *name, struct product_args &a, struct tensor y, struct tensor x,
+                     const struct weight *w, struct epilogue e)
 {
     enum tile_kind kind = tile_layout_of(w).kind;
-    if (cuda_of(device)->operand == BFLOAT)
-        choose_weights<BFLOAT>(device, name, a, kind);
-    else
-        choose_weights<HALF>(device, name, a, kind);
+    for (int64_t first = 0, count; first < y.lanes; first += count) {
+        count = launch_lanes(device, y, e.act, first);
+        a.out = finish_of(device, y, w, e, first, count);
+        a.x = view_of<const float>(tensor_lanes(x, first, count));
+        if (cuda_of(device)->operand == BFLOAT)
+            choose_weights<BFLOAT>(device, name, a, kind);
+        else
+            choose_weights<HALF>(device, name, a, kind);
+    }
 }
 
 void cuda_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
 {
-    struct product_args a = arguments(y, x, w, e);
+    struct product_args a = arguments(w);
     a.in_height = 1;
-    a.in_width = a.out_width = a.y.positions;
+    a.in_width = a.out_width = (int)tensor_positions(y);
     a.stride = 1;
-    multiply(device, "op_linear", a, w);
+    multiply(device, "op_linear", a, y, x, w, e);
 }
 
 void cuda_conv(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
                struct epilogue e)
 {
-    struct product_args a = arguments(y, x, w, e);
+    struct product_args a = arguments(w);
     a.in_height = (int)x.height;
     a.in_width = (int)x.width;
     a.out_width = (int)y.width;
@@ -470,5 +416,5 @@ void cuda_conv(struct device *device, struct tensor y, struct tensor x, const st
         a.step_y = (float)x.height / (float)y.height;
         a.step_x = (float)x.width / (float)y.width;
     }
-    multiply(device, "op_conv", a, w);
+    multiply(device, "op_conv", a, y, x, w, e);
 }
