@@ -11,7 +11,7 @@ import pytest
 from conftest import BUILD, mpirun, run
 
 NEEDS = "standin"
-RIGHT = ["kernels", "product", "capture", "copies", "events"]
+RIGHT = ["kernels", "product", "units", "capture", "copies", "events"]
 ORDERS = ["forward", "backward", "shuffled:1", "shuffled:2"]
 
 
@@ -138,6 +138,11 @@ def test_limits_are_those_of_the_card(selftest):
     assert case(selftest(), "limits")[:2] == (0, f"cudaErrorInvalidValue\n{8 << 30}")
     other = {"ZOODIP_STANDIN_GPU": "H100", "ZOODIP_STANDIN_MEMORY": str(64 << 20)}
     assert case(selftest(), "limits", **other)[1].split() == ["cudaSuccess", str(64 << 20)]
+
+
+@pytest.mark.parametrize("card", ["H100", "A100"])
+def test_matrix_units_cut_their_sums_as_the_cards_do(selftest, card):
+    assert case(selftest(), "units", ZOODIP_STANDIN_GPU=card) == (0, "", "")
 
 
 @pytest.mark.parametrize("env, said", [

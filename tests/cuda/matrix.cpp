@@ -1,15 +1,13 @@
 // The matrix instructions of host/kernels/ptx.h: asynchronous copies, ldmatrix and mma, with their documented
-// requirements (PTX ISA: "cp.async", "ldmatrix", "mma.m16n8k16"). A run spends its time in mma: operands are decoded
-// once per warp, and eight columns are summed side by side, each in the order of k with a fused multiply-add.
+// requirements (PTX ISA: "cp.async", "ldmatrix", "mma.m16n8k16"); how mma adds is units.h's. A factor is decoded once
+// for the warp.
 #include <string.h>
-#if defined(__FMA__) && defined(__F16C__)
-#include <immintrin.h>
-#endif
 
 #include "block.h"
 #include "host/kernels/ptx.h"
 #include "memory.h"
 #include "race.h"
+#include "runtime.h"
 
 static bool in_shared(const void *at, size_t bytes)
 {
@@ -96,90 +94,6 @@ void standin_load_matrices(uint32_t out[4], const void *row, bool transposed)
 
 enum { MOST_TILES = 32 };
 
-// Words of two numbers: left [row][pair of k], right [pair of k][column], an order in which lanes write whole words.
-// Decoded: left [row][k], right [k][column]; sums [row][column].
-#if defined(__FMA__) && defined(__F16C__)
-
-static void decode_left(bool half, float (*out)[16], const uint32_t (*in)[8])
-{
-    for (int row = 0; row < 16; row++)
-        for (int i = 0; i < 8; i += 4) {
-            __m128i w = _mm_loadu_si128((const __m128i *)&in[row][i]);
-            __m256 x = half ? _mm256_cvtph_ps(w) : _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(w), 16));
-            _mm256_storeu_ps(&out[row][2 * i], x);
-        }
-}
-
-// Eight 32-bit numbers below 65536, as halves.
-static inline __m256 from_halves(__m256i w)
-{
-    return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(w), _mm256_extracti128_si256(w, 1)));
-}
-
-static void decode_right(bool half, float (*out)[8], const uint32_t (*in)[8])
-{
-    for (int i = 0; i < 8; i++) {
-        __m256i w = _mm256_loadu_si256((const __m256i *)in[i]);
-        __m256i even = _mm256_slli_epi32(w, 16), odd = _mm256_andnot_si256(_mm256_set1_epi32(0xffff), w);
-        _mm256_storeu_ps(out[2 * i], half ? from_halves(_mm256_srli_epi32(even, 16)) : _mm256_castsi256_ps(even));
-        _mm256_storeu_ps(out[2 * i + 1], half ? from_halves(_mm256_srli_epi32(odd, 16)) : _mm256_castsi256_ps(odd));
-    }
-}
-
-static void multiply(float (*sum)[8], const float (*left)[16], const float (*right)[8])
-{
-    enum { ROWS = 8 }; // their sums stay in registers
-    for (int first = 0; first < 16; first += ROWS) {
-        __m256 s[ROWS];
-        for (int i = 0; i < ROWS; i++)
-            s[i] = _mm256_loadu_ps(sum[first + i]);
-        for (int k = 0; k < 16; k++) {
-            __m256 w = _mm256_loadu_ps(right[k]);
-            for (int i = 0; i < ROWS; i++)
-                s[i] = _mm256_fmadd_ps(_mm256_broadcast_ss(&left[first + i][k]), w, s[i]);
-        }
-        for (int i = 0; i < ROWS; i++)
-            _mm256_storeu_ps(sum[first + i], s[i]);
-    }
-}
-
-#else
-
-static float2 decode(bool half, uint32_t word)
-{
-    return half ? unpack_two<HALF>(word) : unpack_two<BFLOAT>(word);
-}
-
-static void decode_left(bool half, float (*out)[16], const uint32_t (*in)[8])
-{
-    for (int row = 0; row < 16; row++)
-        for (int i = 0; i < 8; i++) {
-            float2 two = decode(half, in[row][i]);
-            out[row][2 * i] = two.x;
-            out[row][2 * i + 1] = two.y;
-        }
-}
-
-static void decode_right(bool half, float (*out)[8], const uint32_t (*in)[8])
-{
-    for (int i = 0; i < 8; i++)
-        for (int column = 0; column < 8; column++) {
-            float2 two = decode(half, in[i][column]);
-            out[2 * i][column] = two.x;
-            out[2 * i + 1][column] = two.y;
-        }
-}
-
-static void multiply(float (*sum)[8], const float (*left)[16], const float (*right)[8])
-{
-    for (int row = 0; row < 16; row++)
-        for (int k = 0; k < 16; k++)
-            for (int column = 0; column < 8; column++)
-                sum[row][column] = fmaf(left[row][k], right[k][column], sum[row][column]);
-}
-
-#endif
-
 // Padding of a tile: it adds nothing, so it is not computed (0 times infinity is then not NaN).
 static bool is_zero(const uint32_t (*words)[8], int rows)
 {
@@ -232,14 +146,18 @@ static void hand_out_sums(struct warp &w, int tile, const float (*sum)[8])
     }
 }
 
-// Everything is gathered before anything is computed: a wide load right after narrow stores of its bytes would have to
+// Words of two numbers are left [row][pair of k] and right [pair of k][column], an order in which lanes write whole
+// words; sums are [row][column]. Everything is gathered before anything is computed: a wide load right after narrow stores of its bytes would have to
 // wait for them.
 static void multiply_for_all(struct warp &w)
 {
+    static const struct units units = device_model().units;
     bool half = w.offers[0].word != 0;
     int tiles = w.offers[0].argument;
     uint32_t left_words[16][8], right_words[MOST_TILES][8][8];
-    float left[16][16], right[16][8], sums[MOST_TILES][16][8];
+    float sums[MOST_TILES][16][8];
+    struct left_factor left;
+    struct right_factor right;
     collect_left(w, left_words);
     if (is_zero(left_words, 16))
         return;
@@ -247,12 +165,12 @@ static void multiply_for_all(struct warp &w)
         collect_right(w, tile, right_words[tile]);
         collect_sums(w, tile, sums[tile]);
     }
-    decode_left(half, left, left_words);
+    decode_left(half, &left, left_words);
     for (int tile = 0; tile < tiles; tile++) {
         if (is_zero(right_words[tile], 8))
             continue;
-        decode_right(half, right, right_words[tile]);
-        multiply(sums[tile], left, right);
+        decode_right(half, &right, right_words[tile]);
+        multiply(units, sums[tile], left, right);
     }
     for (int tile = 0; tile < tiles; tile++)
         hand_out_sums(w, tile, sums[tile]);

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "host/cuda_runtime.h"
+#include "units.h"
 
 enum progress { DONE, BUSY };
 
@@ -56,6 +57,7 @@ struct model {
     const char *name;
     int major, minor, processors;
     size_t shared_most;
+    struct units units;
 };
 const struct model &device_model();
 

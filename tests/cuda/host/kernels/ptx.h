@@ -2,8 +2,8 @@
  *
  * The host twin of kernels/ptx.h, found before it when kernels are compiled for the tests: the same functions, in C++.
  * Fragments, alignment and participating threads are as in the real header, and are checked. It is stricter than
- * hardware where hardware has a choice: an asynchronous copy completes at its copy_wait and not before, and an mma sums
- * its 16 k in order, with one fused multiply-add each.
+ * hardware where hardware has a choice: an asynchronous copy completes at its copy_wait and not before. An mma adds as
+ * the hardware does (units.h).
  */
 #ifndef ZOODIP_KERNELS_PTX_H
 #define ZOODIP_KERNELS_PTX_H
