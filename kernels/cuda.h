@@ -37,7 +37,7 @@ enum { MOMENTS = GPU_MOMENTS }; /* 64 chunks of 32 groups for 32 lanes: 1 MiB */
 
 /* What is wrong with a tensor's contents, which only kernels can see: an id, a lane or a step's choice that does not
  * exist. */
-enum content_error { CONTENT_OK, BAD_ID, BAD_LANE, BAD_CHOICE };
+enum content_error { CONTENT_OK, BAD_ID, BAD_LANE, BAD_PRIMAL, BAD_CHOICE };
 
 /* The first that a kernel found. */
 struct bad_content {

@@ -132,6 +132,8 @@ static struct error bad_content_error(struct bad_content c)
         return error_failed("op_embed: token id %d has no row", c.value);
     if (c.error == BAD_CHOICE)
         return error_failed("a step chose picture, timestep or direction %d, which does not exist", c.value);
+    if (c.error == BAD_PRIMAL)
+        return error_failed("a tangent of lane %d, which is not primal", c.value);
     return error_failed("a map names lane %d, which does not exist", c.value);
 }
 

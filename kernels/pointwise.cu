@@ -37,14 +37,15 @@ template <class T> struct copy_args {
     struct bad_content *bad_content;
 };
 
-/* The lane of `lanes` that lane `lane` reads, or -1, which the block's first thread reports. */
-__device__ int lane_to_read(const struct view<int32_t> &map, int lane, int lanes, struct bad_content *bad_content)
+/* The lane of `lanes` that lane `lane` reads, or -1, which the block's first thread reports as `error`. */
+__device__ int lane_to_read(const struct view<int32_t> &map, int lane, int lanes, struct bad_content *bad_content,
+                            enum content_error error = BAD_LANE)
 {
     int from = mapped_lane(map, lane);
     if (from >= 0 && from < lanes)
         return from;
     if (threadIdx.x == 0)
-        report_content(bad_content, BAD_LANE, from);
+        report_content(bad_content, error, from);
     return -1;
 }
 
@@ -103,7 +104,7 @@ __device__ const float *find_row(const struct table &t, int id, int dim)
 /* Only the word's rows have a derivative: a tangent lane's own, which are its direction. */
 __device__ void embed_tangent(const struct embed_args &a, int lane, int position, const float *direction)
 {
-    if (lane_to_read(a.of, lane, a.primal, a.bad_content) < 0)
+    if (lane_to_read(a.of, lane, a.primal, a.bad_content, BAD_PRIMAL) < 0)
         return;
     for (int c = (int)threadIdx.x; c < a.y.channels; c += THREADS)
         row_of(a.y, lane, position)[c] = direction ? a.scale * direction[c] : 0;
@@ -180,7 +181,7 @@ __global__ void __launch_bounds__(LOSS_THREADS) mean_squared_error(const struct 
     struct loss_shared *s = (struct loss_shared *)shared_memory;
     int lane = (int)blockIdx.x, thread = (int)threadIdx.x, channels = a.pred.channels;
     bool tangent = lane >= a.primal;
-    int primal = tangent ? lane_to_read(a.of, lane, a.primal, a.bad_content) : lane;
+    int primal = tangent ? lane_to_read(a.of, lane, a.primal, a.bad_content, BAD_PRIMAL) : lane;
     int from = primal < 0 ? -1 : lane_to_read(a.map, primal, a.target_lanes, a.bad_content);
     if (from < 0)
         return;
