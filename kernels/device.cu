@@ -252,8 +252,8 @@ static struct error run(struct program *p)
     struct device *device = p->device;
     if (device->error.code != ERROR_NONE)
         return ok(); // it sticks until device_wait
-    if (device->finds_outliers)
-        return program_pass(p); // ops look at what they have computed, which a graph has no place for
+    if (device->finds_outliers || device->watches)
+        return program_pass(p); // the host looks at what ops have computed, which a graph has no place for
     if (!p->compiled || p->generation != device->generation)
         TRY(compile(p));
     const struct graph *g = (const struct graph *)p->compiled;

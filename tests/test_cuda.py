@@ -54,6 +54,29 @@ def test_every_part_of_a_model_agrees_with_the_cpu(random_models, tmp_path, name
         assert error(ours[part], theirs[part]) < LIMITS[bits], part
 
 
+def enlarged_model(folder, name, factor):
+    """Toybox with one of the UNet's weights that many times as large."""
+    shutil.copytree(TOYBOX / "model", folder)
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    save_file({**tensors, name: factor * tensors[name].float()}, path)
+    return folder
+
+
+def test_activations_that_halves_cannot_hold_are_named_with_the_remedy(tmp_path):
+    """The first picture of the first step, the op, the numbers it was given; float, as on the CPU, and bfloats hold them."""
+    model = enlarged_model(tmp_path / "model", "conv_in.weight", 3e6)
+    config, _ = write_recipe(tmp_path, model=str(model), zo__n=2, optim__steps=2, output__prompts=[], device="cuda")
+    done = run(cuda_program("zoodip"), "train", config, "--quiet", check=False)
+    said = re.fullmatch(r"zoodip: step 1: rank 0: the loss of picture dataset/toybox/subjects/bear5/\d\d.png is not a number, so nothing of this "
+                        r"step is saved; the network's op (\d+) \(op_(\w+) \[.*\]\) was given numbers of up to (\S+), and halves end at 65504: "
+                        r"set quant.activations to bf16\n", done.stderr)
+    assert done.returncode == 1 and said, done.stderr
+    assert said[2] in ("conv", "linear") and 65504 < float(said[3]) < 1e9
+    run(cuda_program("zoodip"), "train", config, "--quiet", "--overwrite", "--set", "quant.activations=bf16")
+    run(program("zoodip"), "train", config, "--quiet", "--overwrite", "--set", "device=cpu")
+
+
 def tiny_recipe(random_models, folder, **changes):
     """A recipe that runs in a second: a model of random weights, 16 pixels."""
     return write_recipe(folder, **{**dict(model=str(random_models("plain")), data__resolution=16, optim__steps=3, zo__n=1, zo__tau=2,

@@ -17,6 +17,7 @@ from beside import begin, beside_the_others
 from conftest import cuda_program, learned, losses_of, metrics, mpirun, needs_cuda, write_recipe
 from live import afresh, caught, nearly_done, ranks_of, steps, until
 from live import start as start_by
+from test_cuda import enlarged_model
 
 NEEDS = "peers standin"
 pytestmark = needs_cuda
@@ -62,6 +63,15 @@ def end_of(process, seconds):
             os.killpg(process.pid, signal.SIGKILL)
     assert time.time() - began < seconds, stderr
     return process.returncode, [line for line in stderr.splitlines() if line.startswith("zoodip: rank ")]
+
+
+@pytest.mark.parametrize("gpus", [1, 2])
+def test_ranks_whose_activations_overflow_end_together_and_name_the_op(recipe, tmp_path, gpus):
+    model = enlarged_model(tmp_path / "model", "conv_in.weight", 3e6)
+    config, _ = recipe(model=str(model), data__resolution=32)
+    done = mpirun(2, ZOODIP, "train", config, "--quiet", check=False, timeout=60, env={"ZOODIP_STANDIN_DEVICES": str(gpus)})
+    assert done.returncode == 1 and "the loss of picture dataset/" in done.stderr, done.stderr
+    assert "and halves end at 65504: set quant.activations to bf16" in done.stderr, done.stderr
 
 
 @pytest.fixture(scope="module")

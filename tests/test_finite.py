@@ -392,6 +392,7 @@ def test_a_unet_that_overflows_ends_training_and_its_pictures_are_not_written(tm
     config, output = write_recipe(tmp_path, model=str(model), **TINY)
     done = run(program("zoodip"), "train", config, "--set", "quant.bits=32", check=False)
     assert done.returncode == 1 and "step 1: rank 0: the loss of picture dataset/toybox/subjects/bear5/" in done.stderr, done.stderr
+    assert re.search(r"; the network's op \d+ \(op_conv \[\d+, 16, 16, 4\]\) made the first such number; ", done.stderr), done.stderr
     for scheduler in ("pndm", "ddim", "dpm++"):
         done = run(program("zoodip"), "generate", "--model", model, "--prompt", "a toy", "--steps", 3, "--count", 2, "--scheduler", scheduler,
                    "--output", tmp_path / "x.png", check=False)

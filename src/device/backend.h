@@ -168,6 +168,9 @@ struct device {
     const struct coded *coded;      /* likewise: the op's outliers */
     int no_codes;                   /* families that take floats all the same (device_use_codes) */
     bool finds_outliers;
+    bool watches;             /* see device_watch */
+    int64_t watched;          /* ops so far */
+    struct overflow overflow; /* the first */
     struct coded *products;   /* [product_count] */
     struct outlier *outliers; /* [outlier_count]: as device_set_outliers got them, for products that are new later */
     int64_t outlier_count;
@@ -190,6 +193,9 @@ enum { GPU_MOMENTS = 1 << 16, GPU_SCRATCH = GPU_MOMENTS * 16 + 128 };
  * device_find_outliers its outliers, from lane `lane` of x, unless they are known. */
 struct coded *coded_product(struct device *device, const struct weight *w);
 void find_outliers(struct device *device, struct coded *product, struct tensor x, int64_t lane);
+
+/* device/watch.c: looks at y, which the op has made from x, if the device watches; not in a dry pass. */
+void watch_op(struct device *device, const char *op, struct tensor y, struct tensor x);
 
 /* device/layout.c: after the dry pass, places all tensors and says how large an arena they need. */
 struct error layout_make(struct program *program);

@@ -227,6 +227,16 @@ bool tangents_on(const struct device *device); /* are we between the two? */
 /* Waits for the stream and returns the first error, which is then cleared. */
 struct error device_wait(struct device *device);
 
+/* Looking for the op that first makes a number that is not finite. While a device watches, programs run op by op,
+ * without exchanging anything with other ranks, and the host looks at what each op of the networks has made, which is
+ * slow. device_watch forgets what was seen before. */
+struct overflow {
+    char op[100];   /* such as "the network's op 17 (op_conv [2, 8, 8, 20])"; "": all numbers were finite */
+    double largest; /* of the numbers that it was given; 0: those are gone */
+};
+void device_watch(struct device *device, bool watch);
+struct overflow device_overflow(const struct device *device);
+
 /* Host memory, dense, of the tensor's type -> tensor, in stream order; and back, valid after device_wait. `from` and
  * `to` must stay valid until then. */
 void device_write(struct device *device, struct tensor to, const void *from);

@@ -198,6 +198,7 @@ void op_linear(struct device *d, struct tensor y, struct tensor x, const struct 
     take_work(d, y, x, w);
     if (ready(d, check_linear(d, y, x, w, e)))
         d->ops->linear(d, y, x, w, e);
+    watch_op(d, "op_linear", y, x);
     free_encoded(d);
     free_factors(d);
 }
@@ -221,6 +222,7 @@ void op_conv(struct device *d, struct tensor y, struct tensor x, const struct we
     take_work(d, y, x, w);
     if (ready(d, check_conv(d, y, x, w, c, e)))
         d->ops->conv(d, y, x, w, c, e);
+    watch_op(d, "op_conv", y, x);
     free_encoded(d);
     free_factors(d);
 }
@@ -240,6 +242,7 @@ void op_norm(struct device *d, struct tensor y, struct tensor x, const struct we
 {
     if (ready(d, check_norm(y, x, w, groups, act)))
         d->ops->norm(d, y, x, w, groups, eps, act);
+    watch_op(d, "op_norm", y, x);
 }
 
 static struct error check_attention(const struct device *d, struct tensor y, struct tensor q, struct tensor k,
@@ -262,6 +265,7 @@ void op_attention(struct device *d, struct tensor y, struct tensor q, struct ten
 {
     if (ready(d, check_attention(d, y, q, k, v, heads, causal)))
         d->ops->attention(d, y, q, k, v, heads, causal);
+    watch_op(d, "op_attention", y, q);
 }
 
 static struct error check_copy(const struct device *d, struct tensor y, struct tensor x, struct tensor map)
@@ -296,6 +300,7 @@ void op_embed(struct device *d, struct tensor y, struct tensor ids, const struct
 {
     if (ready(d, check_embed(y, ids, table, positions, rows)))
         d->ops->embed(d, y, ids, table, positions, rows, first);
+    watch_op(d, "op_embed", y, rows);
 }
 
 static struct error check_timestep(struct tensor y, struct tensor t)
@@ -390,7 +395,7 @@ static struct error check_sum(struct tensor slots)
 
 void op_sum(struct device *d, struct tensor slots)
 {
-    if (ready(d, check_sum(slots)) && d->joined)
+    if (ready(d, check_sum(slots)) && d->joined && !d->watches)
         d->ops->sum(d, slots);
 }
 
@@ -401,7 +406,7 @@ static struct error check_broadcast(struct tensor t)
 
 void op_broadcast(struct device *d, struct tensor t, int root)
 {
-    if (ready(d, check_broadcast(t)) && d->joined)
+    if (ready(d, check_broadcast(t)) && d->joined && !d->watches)
         d->ops->broadcast(d, t, root);
 }
 

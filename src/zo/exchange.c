@@ -30,12 +30,13 @@ static struct error step_on_devices(struct training *t, int64_t k, const double 
     double notes[NOTES] = {[NOTE_STOP] = signals_stop_requested(), [NOTE_LAST] = (double)t->wish};
     struct error e = step_whole(&t->step, k, &t->draws, notes, rates);
     device_read(d, t->slots, t->step.slots);
-    e = error_first(e, read_update(t));
+    e = error_first(e, device_wait(d));
     // a single rank may still stop; one of several only if all know
     *stop = t->slots[t->lanes + NOTE_STOP] > 0 || (!device_joined(d) && signals_stop_requested());
     TRY(comm_abort(t->parts.comm, e)); // the others may be waiting in their GPUs, where no message reaches them
     // the same on all, whose slots are equal and whose updates are; a rank alone with it is named when the others miss it
     TRY(finite_losses(t, k));
+    TRY(comm_abort(t->parts.comm, read_update(t)));
     return finite_update(t, k);
 }
 

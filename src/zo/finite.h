@@ -13,8 +13,9 @@
 
 struct training;
 
-/* The losses and slopes in t->slots, of step k. Ranks whose slots are equal return the same. */
-struct error finite_losses(const struct training *t, int64_t k);
+/* The losses and slopes in t->slots, of step k, while the state's embedding is still the one that they are of. Ranks
+ * whose slots are equal find the same; each then evaluates its lanes again to name the op that it came from. */
+struct error finite_losses(struct training *t, int64_t k);
 
 /* What step k made of them: gradient, embedding, moments, in t and its state. */
 struct error finite_update(const struct training *t, int64_t k);

@@ -222,6 +222,12 @@ struct error step_evaluate(struct step *s, int64_t number, const struct draws *d
     return program_run(s->evaluate);
 }
 
+struct error step_repeat(struct step *s, const float *embedding)
+{
+    device_write(s->parts.device, s->embedding, embedding);
+    return program_run(s->evaluate ? s->evaluate : s->whole);
+}
+
 struct error step_update(struct step *s, const double rates[3])
 {
     device_write(s->parts.device, s->rates, rates);

@@ -86,6 +86,9 @@ struct error step_evaluate(struct step *s, int64_t number, const struct draws *d
 /* Enqueues the update from the slots; rates as struct update has them. */
 struct error step_update(struct step *s, const double rates[3]);
 
+/* Enqueues the last step's lanes once more, from the embedding that it began with; what follows them is of no use. */
+struct error step_repeat(struct step *s, const float *embedding);
+
 /* Both at once. Afterwards the slots are all ranks', and hold the sums of their notes. */
 struct error step_whole(struct step *s, int64_t number, const struct draws *draws, const double *notes,
                         const double rates[3]);
