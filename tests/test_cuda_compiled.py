@@ -37,8 +37,9 @@ def test_products_and_attention_use_the_matrix_units_and_their_loads(kernels):
         pytest.skip("no cuobjdump beside nvcc, on the PATH or in triton")
     hot = [k for k in kernels.values() if k.file in PRODUCTS]
     # a wide head's kernel reads its factors straight from global memory
-    missing = {k.name: [i for i in compiled.INSTRUCTIONS if not k.instructions[i] and (i != "LDGSTS" or "wide" not in k.name)] for k in hot}
+    missing = {k.name: [i for i in ("LDSM", "LDGSTS") if not k.code.counts[i] and (i != "LDGSTS" or "wide" not in k.name)] for k in hot}
     assert len(hot) > 20 and not {name: gone for name, gone in missing.items() if gone}
+    assert not [k.name for k in hot if not k.code.matrix]
 
 
 @needs_nvcc
@@ -64,6 +65,30 @@ def test_no_launch_asks_for_more_shared_memory_than_a_block_may_have(sm):
 ])
 def test_both_compilers_names_become_the_same(name, agreed):
     assert compiled.plain(name) == agreed
+
+
+LOOP = """
+        /*0000*/                   MOV R1, c[0x0][0x28] ;
+        /*0010*/                   LDGSTS.E.BYPASS.128 [R2], desc[UR4][R4.64] ;
+        /*0020*/              @!P0 BRA `(.L_x_1) 0x50 ;
+        /*0030*/                   IMAD R6, R6, R7, R8 ;
+        /*0040*/                   IADD3 R6, R6, 0x1, RZ ;
+        /*0050*/                   HMMA.16816.F32 R8, R12, R16, R8 ;
+        /*0060*/                   HMMA.16816.F32 R8, R12, R18, R8 ;
+        /*0070*/               @P1 BRA 0x10 ;
+        /*0080*/                   STG.E [R2.64], R8 ;
+        /*0090*/                   EXIT ;
+        /*00a0*/                   BRA 0xa0 ;
+"""
+
+
+def test_a_loop_is_what_its_rounds_execute():
+    """Two instructions are jumped over in most rounds; the last branch is the padding behind every kernel."""
+    found = compiled.sass.functions(f"\tFunction : first\n{LOOP}\tFunction : second\n        /*0000*/  EXIT ;\n")
+    first, second = found["first"], found["second"]
+    assert (first.instructions, first.loop, first.matrix, first.behind) == (11, 5, 2, 3)
+    assert first.counts["HMMA"] == 2 and first.kib == 11 / 64
+    assert (second.instructions, second.loop) == (1, 0)
 
 
 # Worked out by hand with the rules of the Programming Guide.

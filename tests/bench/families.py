@@ -37,9 +37,9 @@ KINDS = {"to codes": "^encode|^attention8_keys", "weights to floats": "^widen", 
 class Products(roofline.Step):
     """Counts products by the family that computes them; a resnet's shortcut is a convolution, a transformer's ends are linear layers."""
 
-    def product(self, family, rows, out, channels, taps=1, **more):
+    def product(self, family, lanes, positions, out, channels, taps=1, **more):
         conv = taps > 1 or family == "1 x 1 convolutions" and out != channels
-        super().product("convolutions" if conv else "linear layers", rows, out, channels, taps, **more)
+        super().product("convolutions" if conv else "linear layers", lanes, positions, out, channels, taps, **more)
 
     def attention(self, family, *shape, **more):
         super().attention("attention", *shape, **more)

@@ -10,12 +10,15 @@ Every op of src/model/text_encoder.c and src/model/unet.c is walked through with
 
     bytes     what an op must read and write once: activations are floats, weights have their bits
     useful    floating-point operations of the product that the network asks for
-    executed  those that the matrix units are given: operands go in as pairs of halves, so a product with weights of 4, 8 or
-              16 bits is two, one with 32 bits and both of attention's are three (kernels/ptx.h)
+    executed  those that the matrix units are given. Evaluations go in as pairs of halves, so a product with weights of 4, 8
+              or 16 bits is two, one with 32 bits and both of attention's are three (kernels/ptx.h). With --way halves all
+              lanes but the first are tangents and operands are rounded once (src/device/gpu.h): one product; a tangent's
+              attention is four products, the first lane's two. With --way int8 the tangents' products with weights are of
+              8-bit codes, at twice the rate, and count half
 
 An op takes the longer of bytes / bandwidth and executed / matrix peak; a family the sum of its ops. Everything before the first
-contact with the text is computed for one lane, everything else for all (unet.c, attend_to_text). Many lanes run in batches of one
-size, at most --at-once lanes (zo/step.c, LANES_AT_ONCE).
+contact with the text is computed for one lane, everything else for all (unet.c, split_lanes). Many lanes run in batches of one
+size, at most --at-once lanes (zo/step.c, LANES_AT_ONCE). What keeps the kernels from these limits is in gpu_model.py.
 """
 import json
 from collections import defaultdict
@@ -28,6 +31,7 @@ SD15_TEXT = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=12, 
 SD15_UNET = dict(block_out_channels=(320, 640, 1280, 1280), layers_per_block=2, attention_head_dim=8, cross_attention_dim=768,
                  down_block_types=("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",))
 TOKENS = 77
+MOST_INNER = 1310720  # numbers of a lane between the two layers of a feed-forward piece (blocks.c)
 
 
 @dataclass
@@ -39,19 +43,23 @@ class Work:
     ops: int = 0
 
 
-class Step:
-    """Adds up ops by family."""
+WAYS = ("pairs", "halves", "int8")
 
-    def __init__(self, bits, bandwidth, peak):
-        self.bits, self.bandwidth, self.peak = bits, bandwidth, peak
+
+class Step:
+    """Adds up ops by family. A lane has `positions`; with tangents (any way but pairs) only the first lane is an evaluation."""
+
+    def __init__(self, bits, bandwidth, peak, way="pairs"):
+        self.bits, self.bandwidth, self.peak, self.way = bits, bandwidth, peak, way
+        self.tangents = way != "pairs"
         self.families = defaultdict(Work)
 
-    def op(self, family, moved, useful=0.0, products=0):
-        memory, compute = moved / self.bandwidth, useful * products / self.peak
+    def op(self, family, moved, useful=0.0, executed=0.0):
+        memory, compute = moved / self.bandwidth, executed / self.peak
         w = self.families[family]
         w.bytes += moved
         w.useful += useful
-        w.executed += useful * products
+        w.executed += executed
         w.seconds += max(memory, compute)
         w.ops += 1
 
@@ -61,37 +69,52 @@ class Step:
             return out * depth / 2 + out * depth / group * 4
         return out * depth * self.bits / 8 + out * 4
 
-    def product(self, family, rows, out, channels, taps=1, extra=0, gated=False, rows_in=None):
-        """extra: floats read or written besides x and y for each row, such as a residual."""
-        wide = out // 2 if gated else out
-        moved = 4 * ((rows_in or rows) * channels + rows * (wide + extra)) + self.weight_bytes(out, channels * taps)
-        self.op(family, moved, 2.0 * rows * out * channels * taps, 3 if self.bits == 32 else 2)
+    def coded(self, lanes):
+        """Lanes whose products with weights are of codes."""
+        return lanes - 1 if self.way == "int8" and self.bits == 8 else 0
+
+    def rounded_bytes(self, lanes, numbers):
+        """What is written and read again of operands that are rounded before a product."""
+        codes = self.coded(lanes)
+        return 2 * numbers * (2 * (lanes - codes) + codes) if self.tangents else 0
+
+    def product(self, family, lanes, positions, out, channels, taps=1, extra=0, gated=False, positions_in=None):
+        """extra: floats read or written besides x and y for each position, such as a residual."""
+        wide, inside = (out // 2 if gated else out), positions_in or positions
+        moved = 4 * lanes * (inside * channels + positions * (wide + extra)) + self.weight_bytes(out, channels * taps)
+        if self.tangents and gated:  # the factors that the first lane leaves
+            moved += 4 * positions * 2 * wide * min(lanes, 2)
+        useful = 2.0 * positions * out * channels * taps
+        products = lanes * (3 if self.bits == 32 else 2) if not self.tangents else lanes - self.coded(lanes) / 2
+        self.op(family, moved + self.rounded_bytes(lanes, inside * channels), useful * lanes, useful * products)
 
     def attention(self, family, lanes, queries, keys, channels, causal=False):
         """Keys and values are read by every block of queries, from the cache; counted once."""
-        share = 0.5 if causal else 1
-        self.op(family, 4 * lanes * channels * (2 * queries + 2 * keys), share * 4.0 * lanes * queries * keys * channels, 3)
+        two = (0.5 if causal else 1) * 4.0 * queries * keys * channels
+        useful = two * (2 * lanes - 1 if self.tangents else lanes)
+        self.op(family, 4 * lanes * channels * (2 * queries + 2 * keys), useful, useful * (1 if self.tangents else 3))
 
-    def norm(self, family, numbers, groups=False):
+    def norm(self, family, lanes, positions, channels, groups=False):
         """A group norm reads twice: for the moments, and to apply them."""
-        self.op(family, 4 * numbers * (3 if groups else 2))
+        numbers = positions * channels
+        self.op(family, 4 * numbers * (lanes * (3 if groups else 2) + (1 if self.tangents and lanes > 1 else 0)))
 
     def copy(self, family, numbers):
         self.op(family, 8 * numbers)
 
 
 def text_encoder(s, c, lanes):
-    width, inner, rows = c["hidden_size"], c["intermediate_size"], lanes * TOKENS
+    width, inner = c["hidden_size"], c["intermediate_size"]
     for _ in range(c["num_hidden_layers"]):
-        s.norm("text: norms", rows * width)
+        s.norm("text: norms", lanes, TOKENS, width)
         for _ in "qkv":
-            s.product("text: linear layers", rows, width, width)
+            s.product("text: linear layers", lanes, TOKENS, width, width)
         s.attention("text: attention", lanes, TOKENS, TOKENS, width, causal=True)
-        s.product("text: linear layers", rows, width, width, extra=width)
-        s.norm("text: norms", rows * width)
-        s.product("text: linear layers", rows, inner, width)
-        s.product("text: linear layers", rows, width, inner, extra=width)
-    s.norm("text: norms", rows * width)
+        s.product("text: linear layers", lanes, TOKENS, width, width, extra=width)
+        s.norm("text: norms", lanes, TOKENS, width)
+        s.product("text: linear layers", lanes, TOKENS, inner, width)
+        s.product("text: linear layers", lanes, TOKENS, width, inner, extra=width)
+    s.norm("text: norms", lanes, TOKENS, width)
 
 
 class UNet:
@@ -102,53 +125,64 @@ class UNet:
         self.skips, self.time = [], 4 * config["block_out_channels"][0]
 
     @property
-    def rows(self):
-        return self.lanes * self.size * self.size
+    def positions(self):
+        return self.size * self.size
+
+    def product(self, family, out, channels, taps=1, **more):
+        self.s.product(family, self.lanes, self.positions, out, channels, taps, **more)
+
+    def norm(self, channels, groups=False):
+        self.s.norm("group norms" if groups else "layer norms", self.lanes, self.positions, channels, groups)
 
     def resnet(self, inner, out):
-        s, rows = self.s, self.rows
-        s.norm("group norms", rows * inner, groups=True)
-        s.product("small products", self.lanes, out, self.time)
-        s.product("3 x 3 convolutions", rows, out, inner, 9)
-        s.norm("group norms", rows * out, groups=True)
+        self.norm(inner, groups=True)
+        self.s.product("small products", 1 if self.s.tangents else self.lanes, 1, out, self.time)
+        self.product("3 x 3 convolutions", out, inner, 9)
+        self.norm(out, groups=True)
         if inner != out:
-            s.product("1 x 1 convolutions", rows, out, inner)
-        s.product("3 x 3 convolutions", rows, out, out, 9, extra=out)
+            self.product("1 x 1 convolutions", out, inner)
+        self.product("3 x 3 convolutions", out, out, 9, extra=out)
+
+    def feed_forward(self, channels):
+        """In pieces where there are tangents, so that the inner numbers take little room (blocks.c, block_piece)."""
+        most = min(MOST_INNER // (4 * channels), self.positions // 2) if self.s.tangents else self.positions
+        for _ in range(-(-self.positions // most)):
+            self.s.norm("layer norms", self.lanes, most, channels)
+            self.s.product("feed forward", self.lanes, most, 8 * channels, channels, gated=True)
+            self.s.product("feed forward", self.lanes, most, channels, 4 * channels, extra=channels)
 
     def transformer(self, channels):
         s, c = self.s, channels
-        s.norm("group norms", self.rows * c, groups=True)
-        s.product("1 x 1 convolutions", self.rows, c, c)
-        s.norm("layer norms", self.rows * c)
+        self.norm(c, groups=True)
+        self.product("1 x 1 convolutions", c, c)
+        self.norm(c)
         for _ in "qkv":
-            s.product("attention's linear layers", self.rows, c, c)
-        s.attention("self-attention", self.lanes, self.size**2, self.size**2, c)
-        s.product("attention's linear layers", self.rows, c, c, extra=c)
-        s.norm("layer norms", self.rows * c)
-        s.product("attention's linear layers", self.rows, c, c)
-        if self.lanes < self.all:  # query, x, h and the time embedding separate into lanes
+            self.product("attention's linear layers", c, c)
+        s.attention("self-attention", self.lanes, self.positions, self.positions, c)
+        self.product("attention's linear layers", c, c, extra=c)
+        self.norm(c)
+        self.product("attention's linear layers", c, c)
+        if self.lanes < self.all:  # x and h separate into lanes; without tangents also the query and the time embedding
             self.lanes = self.all
-            s.copy("copies", 3 * self.rows * c + self.all * self.time)
+            s.copy("copies", self.lanes * (2 * self.positions * c if s.tangents else 3 * self.positions * c + self.time))
         for _ in "kv":
-            s.product("small products", self.all * TOKENS, c, self.c["cross_attention_dim"])
-        s.attention("cross-attention", self.lanes, self.size**2, TOKENS, c)
-        s.product("attention's linear layers", self.rows, c, c, extra=c)
-        s.norm("layer norms", self.rows * c)
-        s.product("feed forward", self.rows, 8 * c, c, gated=True)
-        s.product("feed forward", self.rows, c, 4 * c, extra=c)
-        s.product("1 x 1 convolutions", self.rows, c, c, extra=c)
+            s.product("small products", self.all, TOKENS, c, self.c["cross_attention_dim"])
+        s.attention("cross-attention", self.lanes, self.positions, TOKENS, c)
+        self.product("attention's linear layers", c, c, extra=c)
+        self.feed_forward(c)
+        self.product("1 x 1 convolutions", c, c, extra=c)
 
     def sampler(self, channels, factor):
-        before = self.rows
+        before = self.positions
         self.size = int(self.size * factor)
-        self.s.product("3 x 3 convolutions", self.rows, channels, channels, 9, rows_in=before)
+        self.product("3 x 3 convolutions", channels, channels, 9, positions_in=before)
 
     def walk(self):
         s, c, channels = self.s, self.c, list(self.c["block_out_channels"])
         cross = [t.startswith("CrossAttn") for t in c["down_block_types"]]
-        s.product("small products", 1, self.time, channels[0])
-        s.product("small products", 1, self.time, self.time)
-        s.product("3 x 3 convolutions", self.rows, channels[0], 4, 9)
+        s.product("small products", 1, 1, self.time, channels[0])
+        s.product("small products", 1, 1, self.time, self.time)
+        self.product("3 x 3 convolutions", channels[0], 4, 9)
         width = channels[0]
         self.skips.append(width)
         for i, out in enumerate(channels):
@@ -167,24 +201,29 @@ class UNet:
         for i in reversed(range(len(channels))):
             for _ in range(c["layers_per_block"] + 1):
                 skip = self.skips.pop()
-                s.copy("copies", self.rows * (width + skip))
+                s.copy("copies", self.lanes * self.positions * (width + skip))
                 self.resnet(width + skip, channels[i])
                 width = channels[i]
                 if cross[i]:
                     self.transformer(width)
             if i:
                 self.sampler(width, 2)
-        s.norm("group norms", self.rows * width, groups=True)
-        s.product("3 x 3 convolutions", self.rows, 4, width, 9)
+        self.norm(width, groups=True)
+        self.product("3 x 3 convolutions", 4, width, 9)
+
+
+def walk(step, lanes, size=512, at_once=32, text=SD15_TEXT, unet=SD15_UNET):
+    """Takes `step` through all evaluations of a training step, and returns it."""
+    batches = -(-lanes // at_once)
+    for _ in range(batches):
+        text_encoder(step, text, -(-lanes // batches))
+        UNet(step, unet, -(-lanes // batches), size // 8).walk()
+    return step
 
 
 def count(a, lanes, text=SD15_TEXT, unet=SD15_UNET):
-    s = Step(a.bits, a.bandwidth * 1e12, a.peak * 1e12)
-    batches = -(-lanes // a.at_once)
-    for _ in range(batches):
-        text_encoder(s, text, -(-lanes // batches))
-        UNet(s, unet, -(-lanes // batches), a.size // 8).walk()
-    return s.families
+    step = Step(a.bits, a.bandwidth * 1e12, a.peak * 1e12, getattr(a, "way", "pairs"))
+    return walk(step, lanes, a.size, a.at_once, text, unet).families
 
 
 def print_table(a, lanes, families):
@@ -208,6 +247,7 @@ def main():
     p = arguments("Work out a roofline.", __doc__)
     p.add_argument("--lanes", type=int, nargs="*", default=[3, 17])
     p.add_argument("--bits", type=int, default=8, choices=[4, 8, 16, 32])
+    p.add_argument("--way", default="pairs", choices=WAYS, help="evaluations in pairs, or tangents in halves or in codes")
     p.add_argument("--size", type=int, default=512, help="pixels")
     p.add_argument("--at-once", type=int, default=32, help="lanes of a batch at most")
     p.add_argument("--bandwidth", type=float, default=3.35, help="TB/s")

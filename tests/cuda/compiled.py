@@ -6,8 +6,9 @@
 
 Registers and stack (memory for spilled values) are from `ptxas -v`. Threads and shared memory of a
 launch are what the launchers of kernels/ ask for: the program BUILD/tests/cuda/launches takes them through all their branches.
-From these follows occupancy: how many warps a multiprocessor holds out of those it could. Instructions are counted in cuobjdump's
-disassembly, if cuobjdump is found: beside nvcc, on the PATH, or in Python's triton package.
+From these follows occupancy: how many warps a multiprocessor holds out of those it could. Code, and the instructions of a warp in
+one round of the loop around the matrix products, are counted in cuobjdump's disassembly (sass.py), if cuobjdump is found: beside
+nvcc, on the PATH, or in Python's triton package.
 """
 import functools
 import importlib.util
@@ -18,8 +19,10 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+import sass
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("ZOODIP_BUILD", ROOT / "build"))
@@ -34,7 +37,6 @@ LIMITS = {
     90: dict(warps=64, blocks=32, shared=228, shared_of_block=227, step=128, reserved=1024),
 }
 REGISTERS, REGISTER_STEP = 64 << 10, 256  # of a multiprocessor; allocated to a warp in units of 256
-INSTRUCTIONS = ("HMMA", "LDSM", "LDGSTS")  # matrix product, load of its operands, copy into shared memory
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Kernel:
     registers: int
     stack: int  # bytes of a thread's local memory: spilled registers and indexed arrays
     static_shared: int
-    instructions: dict = field(default_factory=dict)
+    code: sass.Code | None = None  # None: no cuobjdump
 
 
 @dataclass
@@ -81,14 +83,12 @@ def demangle(names):
     return [plain(n) for n in done.stdout.splitlines()]
 
 
-def count_instructions(cubin):
-    """mangled name -> instruction -> how often, or {} where nothing disassembles."""
+def disassemble(cubin):
+    """mangled name -> Code, or {} where nothing disassembles."""
     cuobjdump = find("cuobjdump")
     if not cuobjdump:
         return {}
-    text = subprocess.run([cuobjdump, "-sass", cubin], capture_output=True, text=True, check=True).stdout
-    parts = re.split(r"^\s*Function : (\S+)$", text, flags=re.M)
-    return {name: {i: len(re.findall(rf"\b{i}\b", body)) for i in INSTRUCTIONS} for name, body in zip(parts[1::2], parts[2::2])}
+    return sass.functions(subprocess.run([cuobjdump, "-sass", cubin], capture_output=True, text=True, check=True).stdout)
 
 
 def compile_file(source, sm):
@@ -100,13 +100,13 @@ def compile_file(source, sm):
                                "-I", ROOT / "src", "-Xptxas", "-v", source], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"nvcc {source.name} for sm_{sm}\n{done.stderr}")
-        instructions = count_instructions(cubin) if done.stderr.count("Compiling entry") else {}
+        codes = disassemble(cubin) if done.stderr.count("Compiling entry") else {}
     parts = re.split(r"Compiling entry function '(\S+)'", done.stderr)
     mangled, kernels = parts[1::2], []
     for symbol, name, said in zip(mangled, demangle(mangled), parts[2::2]):
         number = {what: sum(map(int, re.findall(rf"(\d+) bytes {what}", said))) for what in ("stack frame", "smem")}
         kernels.append(Kernel(source.name, name, int(re.search(r"Used (\d+) registers", said)[1]), number["stack frame"], number["smem"],
-                              instructions.get(symbol, {})))
+                              codes.get(symbol)))
     return kernels
 
 
@@ -166,8 +166,9 @@ def cell(kernels, sm):
 
 
 def print_table(generations):
-    print("| file | kernel | threads | shared memory | " + " | ".join(f"sm_{sm}" for sm in generations) + " | " + ", ".join(INSTRUCTIONS) + " |")
-    print("|" + " --- |" * (5 + len(generations)))
+    print("| file | kernel | threads | shared memory | " + " | ".join(f"sm_{sm}" for sm in generations) +
+          " | code | loop, matrix products in it |")
+    print("|" + " --- |" * (6 + len(generations)))
     newest, rows = generations[-1], {}
     for kernel in compile_all(newest).values():
         rows.setdefault((kernel.file, joined(kernel.name)), []).append(kernel.name)
@@ -179,9 +180,9 @@ def print_table(generations):
         for sm in generations:
             used = [compile_all(sm)[n] for n in names if n in launches(sm) and ("bfloat" not in n or sm >= 80)]
             cells.append(cell(used, sm) if used else "not used")
-        instructions = compile_all(newest)[names[0]].instructions
-        counts = ", ".join(str(instructions.get(i, "?")) for i in INSTRUCTIONS) if any(instructions.values()) or not instructions else ""
-        print(f"| {file} | {name} | {launch.threads} | {launch.shared / 1024:.1f} KiB | " + " | ".join(cells) + f" | {counts} |")
+        code = compile_all(newest)[names[0]].code
+        size, loop = (f"{code.kib:.0f} KiB", f"{code.loop}, {code.matrix}" if code.loop else "") if code else ("?", "?")
+        print(f"| {file} | {name} | {launch.threads} | {launch.shared / 1024:.1f} KiB | {' | '.join(cells)} | {size} | {loop} |")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ class Shapes(roofline.Step):
         super().__init__(bits=16, bandwidth=1, peak=1)
         self.times = Counter()
 
-    def product(self, family, rows, out, channels, taps=1, **_):
-        self.times["conv 3 x 3" if taps > 1 else "linear", rows, out, channels, None] += 1
+    def product(self, family, lanes, positions, out, channels, taps=1, **_):
+        self.times["conv 3 x 3" if taps > 1 else "linear", lanes * positions, out, channels, None] += 1
 
     def attention(self, family, lanes, queries, keys, channels, causal=False):
         self.times["attention", lanes, queries, keys, (channels, causal)] += 1
