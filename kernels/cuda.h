@@ -167,6 +167,7 @@ static inline int64_t blocks_for(int64_t items, int64_t each)
 /* The ops: product.cu, attention.cu, norm.cu, pointwise.cu, step.cu. */
 linear_op cuda_linear;
 conv_op cuda_conv;
+channel_rms cuda_channel_rms; /* outliers.cu */
 norm_op cuda_norm;
 attention_op cuda_attention;
 copy_op cuda_copy;

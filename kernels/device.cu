@@ -297,6 +297,7 @@ static const struct device_ops *table()
     ops.weight_pack = pack_weight;
     ops.write = write_tensor;
     ops.read = read_tensor;
+    ops.channel_rms = cuda_channel_rms;
     ops.linear = cuda_linear;
     ops.conv = cuda_conv;
     ops.norm = cuda_norm;

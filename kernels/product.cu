@@ -17,7 +17,7 @@
  * Lanes (device/device.h): every number of y is one chain of sums over k, in order, whichever
  * tile it lies in. So the choice of tiles may depend on the number of rows.
  */
-#include "kernels/epilogue.h"
+#include "kernels/product.h"
 
 enum { DEPTH = TILE_DEPTH, ROW_PIECES = DEPTH / 4 }; /* of a chunk: numbers, and 16-byte pieces of x */
 
@@ -396,6 +396,10 @@ static void multiply(struct device *device, const char *name, struct product_arg
 
 void cuda_linear(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct epilogue e)
 {
+    if (gpu_rounds_once(device) && !w->group) {
+        struct product p = {"op_linear", y, x, w, e, taps_of_linear(y)};
+        return rounded_product(device, &p);
+    }
     struct product_args a = arguments(w);
     a.in_height = 1;
     a.in_width = a.out_width = (int)tensor_positions(y);
@@ -406,6 +410,10 @@ void cuda_linear(struct device *device, struct tensor y, struct tensor x, const 
 void cuda_conv(struct device *device, struct tensor y, struct tensor x, const struct weight *w, struct conv c,
                struct epilogue e)
 {
+    if (gpu_rounds_once(device) && !w->group) {
+        struct product p = {"op_conv", y, x, w, e, taps_of_conv(y, x, w, c)};
+        return rounded_product(device, &p);
+    }
     struct product_args a = arguments(w);
     a.in_height = (int)x.height;
     a.in_width = (int)x.width;

@@ -121,6 +121,34 @@ __device__ static inline void mma_tile(float (&acc)[N][4], const uint32_t (&a)[4
     }
 }
 
+/* acc[i] += a b[i] of 8-bit codes, exactly: as mma_tile with 32 k, of which each word holds four:
+ *
+ *     a[0]: row g,     k 4t..4t+3       b[0]: column g, k 4t..4t+3
+ *     a[1]: row g + 8, k 4t..4t+3       b[1]: column g, k 4t+16..4t+19
+ *     a[2]: row g,     k 4t+16..4t+19
+ *     a[3]: row g + 8, k 4t+16..4t+19
+ */
+template <int N>
+__device__ static inline void mma_codes(int (&acc)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N][2])
+{
+#pragma unroll
+    for (int i = 0; i < N; i++) {
+#if __CUDA_ARCH__ >= 800
+        asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+                     "{%0, %1, %2, %3};\n"
+                     : "+r"(acc[i][0]), "+r"(acc[i][1]), "+r"(acc[i][2]), "+r"(acc[i][3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[i][0]), "r"(b[i][1]));
+#else
+        // Turing has half the depth and half the rows
+        for (int k = 0; k < 2; k++)
+            for (int half = 0; half < 2; half++)
+                asm volatile("mma.sync.aligned.m8n8k16.row.col.s32.s8.s8.s32 {%0, %1}, {%2}, {%3}, {%0, %1};\n"
+                             : "+r"(acc[i][2 * half]), "+r"(acc[i][2 * half + 1])
+                             : "r"(a[2 * k + half]), "r"(b[i][k]));
+#endif
+    }
+}
+
 /* -------------------------------------------------------------------------------- conversions */
 
 /* Two floats rounded to 16 bits, x in the low half. */

@@ -1,10 +1,12 @@
 #include "device/gpu.h"
 
+#include <stddef.h>
+
 #include "device/tiles.h"
 
 enum { BLOCK = 640 }; /* most channels in a block */
 
-struct gpu_work gpu_work_of(const struct device *d, struct tensor x, bool coded)
+struct gpu_work gpu_work_of(const struct device *d, struct tensor x, const struct weight *coded)
 {
     struct gpu_work work = {.numbers = round_up(x.channels, TILE_DEPTH)};
     int64_t row = 2 * work.numbers * tensor_positions(x), primal = primal_lanes(d, x);
@@ -14,7 +16,9 @@ struct gpu_work gpu_work_of(const struct device *d, struct tensor x, bool coded)
     if (coded) {
         work.blocks = (x.channels + BLOCK - 1) / BLOCK;
         work.block = round_up((x.channels + work.blocks - 1) / work.blocks, x.channels % 64 == 0 ? 64 : 4);
-        work.bytes += (x.lanes - primal) * tensor_positions(x) * work.blocks * (int64_t)sizeof(float);
+        int64_t scales = (x.lanes - primal) * tensor_positions(x) * work.blocks * (int64_t)sizeof(float);
+        work.outlier_weights = work.scales + round_up(scales, 128);
+        work.bytes = work.outlier_weights + coded->kh * coded->kw * tile_layout_of(coded).rows * OUTLIERS;
     }
     return work;
 }
@@ -37,6 +41,5 @@ int64_t gpu_code_blocks(const struct device *d, struct tensor y, const struct we
 int64_t gpu_product_work(const struct device *d, struct tensor y, struct tensor x, const struct weight *w, bool coded)
 {
     (void)y;
-    (void)w;
-    return gpu_rounds_once(d) ? gpu_work_of(d, x, coded).bytes : 0;
+    return gpu_rounds_once(d) ? gpu_work_of(d, x, coded ? w : NULL).bytes : 0;
 }

@@ -11,7 +11,9 @@
  *                           4t+3, as in 16-bit weights (device/tiles.h)
  *     codes                 [tangents][positions][numbers], a byte each, in the order of channels; they lie where the
  *                           tangents' halves would lie
+ *     outliers              [tangents][positions][16 or 32] halves, after the codes: the numbers of the outlier channels
  *     scales                float [tangents][positions][blocks], after the halves
+ *     outliers' weights     [taps][packed rows][OUTLIERS] codes, after the scales
  *
  * A block of channels has one scale, and is as long as on the CPU, so that both round alike.
  */
@@ -25,9 +27,9 @@ extern "C" {
 #include "device/backend.h"
 
 struct gpu_work {
-    int64_t numbers;       /* of a row */
-    int64_t block, blocks; /* channels of a block, and how many there are; 0: no codes */
-    int64_t codes, scales; /* bytes from the start of the workspace */
+    int64_t numbers;                        /* of a row */
+    int64_t block, blocks;                  /* channels of a block, and how many there are; 0: no codes */
+    int64_t codes, scales, outlier_weights; /* bytes from the start of the workspace */
     int64_t bytes;
 };
 
@@ -38,8 +40,8 @@ static inline bool gpu_rounds_once(const struct device *device)
     return device->tangents.of.base && (device->tangent_bits == 8 || device->tangent_bits == 16);
 }
 
-/* coded: are there blocks of codes? */
-struct gpu_work gpu_work_of(const struct device *device, struct tensor x, bool coded);
+/* coded: the weight that blocks of codes are multiplied with; NULL: there are none. */
+struct gpu_work gpu_work_of(const struct device *device, struct tensor x, const struct weight *coded);
 
 code_blocks gpu_code_blocks;
 product_work gpu_product_work;

@@ -59,6 +59,13 @@ static inline void mma_tile(float (&acc)[N][4], const uint32_t (&a)[4], const ui
     standin_mma(O == HALF, N, &acc[0][0], a, &b[0][0]);
 }
 
+void standin_mma_codes(int tiles, int *acc, const uint32_t a[4], const uint32_t *b);
+
+template <int N> static inline void mma_codes(int (&acc)[N][4], const uint32_t (&a)[4], const uint32_t (&b)[N][2])
+{
+    standin_mma_codes(N, &acc[0][0], a, &b[0][0]);
+}
+
 /* -------------------------------------------------------------------------------- conversions */
 
 static inline uint32_t standin_bits(float x)
