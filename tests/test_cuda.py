@@ -118,22 +118,13 @@ def test_the_same_run_gives_the_same_bits_and_a_resumed_one_too(tiny, changes):
     assert learned(output) == whole
 
 
-def test_tangents_are_refused_by_name(tiny, tmp_path):
-    """Whether the config asks for them or, under auto, a checkpoint that a CPU has written."""
-    config, output = tiny(zo__derivative="tangent", output__prompts=[])
-    said = f"{config}: zo.derivative: is tangent: the CUDA device has no tangents yet, expected difference or auto"
-    for command in ("train", "bench"):
-        refused(run(cuda_program("zoodip"), command, config, check=False), said)
-    assert not output.exists()
-    jobs = tmp_path / "jobs.json"
-    jobs.write_text(json.dumps({"defaults": json.loads(config.read_text()), "jobs": [{"name": "a"}, {"name": "b", "zo.derivative": "auto"}]}))
-    done = run(cuda_program("zoodip"), "run", jobs, check=False)
-    assert done.returncode == 1 and "a: failed" in done.stderr and "b: done" in done.stderr and "the CUDA device has no tangents yet" in done.stderr
-
-    run(program("zoodip"), "train", config, "--set", "device=cpu")
-    for mode, words in (("auto", "zo.derivative: auto is tangent, as in the checkpoint: the CUDA device has no tangents yet"),
-                        ("difference", "zo.derivative: is difference, but the checkpoints in")):
-        refused(run(cuda_program("zoodip"), "train", config, "--resume", "--set", f"zo.derivative={mode}", check=False), words)
+def test_a_run_goes_on_by_the_derivative_that_it_began_with(tiny):
+    config, output = tiny(zo__derivative="difference", output__prompts=[], optim__steps=2)
+    run(cuda_program("zoodip"), "train", config)
+    refused(run(cuda_program("zoodip"), "train", config, "--resume", "--set", "zo.derivative=tangent", check=False),
+            "zo.derivative: is tangent, but the checkpoints in")
+    said = run(cuda_program("zoodip"), "train", config, "--resume", "--set", "zo.derivative=auto", "--set", "optim.steps=3").stderr
+    assert "zo.derivative: auto takes difference, as in the checkpoint" in said
 
 
 def test_toybox_end_to_end(tmp_path):
@@ -222,7 +213,7 @@ def test_memory_is_as_planned_to_the_byte(tiny, tmp_path, case):
 def test_stable_diffusion_fits_into_what_was_promised(tmp_path, bits, most):
     config, _ = write_recipe(tmp_path, model=str(write_model(tmp_path / "sd15", empty=True)), data__resolution=512, zo__n=1, quant__bits=bits)
     plan = json.loads(run(program("zoodip"), "inspect", config).stdout)["memory_plan"]
-    assert plan.keys() == {"bytes", "encode pictures", "train", "draw pictures"}
+    assert plan.keys() == {"derivative", "bytes", "encode pictures", "train", "draw pictures"}
     assert plan["bytes"] <= most
 
 

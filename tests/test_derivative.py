@@ -225,9 +225,10 @@ def test_jobs_of_a_queue_each_take_their_own(tmp_path, runs):
 # -------------------------------------------------------------------------------- a GPU
 
 
-def test_a_plan_of_a_gpu_refuses_tangents(tmp_path):
-    config, _ = write_recipe(tmp_path, zo__derivative="tangent", **TINY)
-    refused(run(program("zoodip"), "inspect", config, *setting(device="cuda"), check=False),
-            f"{config}: zo.derivative: is tangent: the CUDA device has no tangents yet, expected difference or auto")
-    shown = run(program("zoodip"), "inspect", config)
-    assert "memory_plan" not in json.loads(shown.stdout) and "no memory plan of a GPU" in shown.stderr
+def test_a_plan_of_a_gpu_names_the_derivative_that_it_takes(tmp_path):
+    config, _ = write_recipe(tmp_path, **TINY)
+    for asked, takes in (("auto", "tangent"), ("tangent", "tangent"), ("difference", "difference")):
+        shown = run(program("zoodip"), "inspect", config, *setting(zo__derivative=asked))
+        assert json.loads(shown.stdout)["memory_plan"]["derivative"] == takes and f"with zo.derivative {takes};" in shown.stderr
+    shown = run(program("zoodip"), "inspect", config, *setting(zo__sides=2, zo__derivative="auto"))
+    assert json.loads(shown.stdout)["memory_plan"]["derivative"] == "difference"
