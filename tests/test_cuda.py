@@ -78,9 +78,10 @@ def test_activations_that_halves_cannot_hold_are_named_with_the_remedy(tmp_path)
 
 
 def tiny_recipe(random_models, folder, **changes):
-    """A recipe that runs in a second: a model of random weights, 16 pixels."""
+    """A recipe that runs in a second: a model of random weights, 16 pixels, differences (tests/test_cuda_tangent_runs.py has tangents)."""
     return write_recipe(folder, **{**dict(model=str(random_models("plain")), data__resolution=16, optim__steps=3, zo__n=1, zo__tau=2,
-                                          output__prompts=["a photo of a {}"], output__checkpoint_every=1, device="cuda"), **changes})
+                                          zo__derivative="difference", output__prompts=["a photo of a {}"], output__checkpoint_every=1,
+                                          device="cuda"), **changes})
 
 
 @pytest.fixture
@@ -158,7 +159,7 @@ def slopes(output, line):
 def test_slopes_are_signal_not_rounding(tmp_path, record_property):
     """The rms error of (L_i - L_0) / eps relative to its rms, over N directions at the initializer and N at a learned word. The
     CPU's float losses serve as the truth: tests/test_noise.py holds them against float64 (below 1 %)."""
-    keys = dict(zo__n=N, optim__steps=9, output__checkpoint_every=1, output__checkpoint_keep=0, output__prompts=[])
+    keys = dict(zo__n=N, zo__derivative="difference", optim__steps=9, output__checkpoint_every=1, output__checkpoint_keep=0, output__prompts=[])
     config, there = write_recipe(tmp_path / "cpu", **keys, device="cpu")
     run(program("zoodip"), "train", config, threads=2)
 
