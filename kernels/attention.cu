@@ -132,47 +132,6 @@ __device__ void split_tile(struct pairs<SIZE> *to, const struct attention_shared
         }
 }
 
-template <int N> __device__ void in_twos(uint32_t (&two)[N][2], const uint32_t (&four)[4])
-{
-    for (int i = 0; i < 2 * N; i++)
-        two[i / 2][i % 2] = four[i];
-}
-
-__device__ float max_over_quad(float x)
-{
-    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
-    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
-}
-
-__device__ float sum_over_quad(float x)
-{
-    x += __shfl_xor_sync(0xffffffffu, x, 1);
-    return x + __shfl_xor_sync(0xffffffffu, x, 2);
-}
-
-/* Turns scores into weights, in place; shrink: the factor for earlier sums. */
-template <int TILES>
-__device__ void weigh(struct softmax *p, float (&scores)[TILES][4], float (&shrink)[2], float scale)
-{
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-        float largest = p->largest[r];
-#pragma unroll
-        for (int n = 0; n < TILES; n++)
-            largest = fmaxf(largest, fmaxf(scores[n][2 * r], scores[n][2 * r + 1]));
-        largest = max_over_quad(largest);
-        shrink[r] = exp2f((p->largest[r] - largest) * scale);
-        float from = WEIGHT_EXPONENT - largest * scale, total = 0;
-#pragma unroll
-        for (int n = 0; n < TILES; n++)
-#pragma unroll
-            for (int i = 2 * r; i < 2 * r + 2; i++)
-                total += scores[n][i] = exp2f(fmaf(scores[n][i], scale, from));
-        p->largest[r] = largest;
-        p->total[r] = fmaf(p->total[r], shrink[r], total);
-    }
-}
-
 /* Scores of the warp's queries with the tile's keys. */
 template <enum operand O, int SIZE>
 __device__ void score(float (&scores)[shape<SIZE>::KEYS / 8][4], const struct pairs<SIZE> *s,
@@ -325,7 +284,9 @@ void cuda_attention(struct device *device, struct tensor y, struct tensor q, str
     a.causal = causal;
     a.fours = readable_in_fours(k, size) && readable_in_fours(v, size);
     a.scale = (float)(1.4426950408889634 / sqrt((double)size));
-    if (cuda_of(device)->operand == HALF)
+    if (device->tangents.of.base)
+        attention_tangent(device, y, k, heads, a);
+    else if (cuda_of(device)->operand == HALF)
         choose<HALF>(device, (int)heads, a);
     else
         choose<BFLOAT>(device, (int)heads, a);

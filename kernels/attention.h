@@ -35,6 +35,9 @@ struct attention_args {
 /* attention_wide.cu: heads of any size. */
 void attention_wide(struct device *device, int heads, struct attention_args a);
 
+/* attention_tangent.cu: in a program with tangents, whose lanes are y's. */
+void attention_tangent(struct device *device, struct tensor y, struct tensor k, int64_t heads, struct attention_args a);
+
 enum { QUERIES = 16 }; /* that go through the keys together: the rows of a matrix product */
 
 constexpr float WEIGHT_EXPONENT = 10;
@@ -65,6 +68,12 @@ __device__ static inline void load_left(uint32_t (&hi)[4], uint32_t (&lo)[4], co
     }
 }
 
+template <int N> __device__ static inline void in_twos(uint32_t (&two)[N][2], const uint32_t (&four)[4])
+{
+    for (int i = 0; i < 2 * N; i++)
+        two[i / 2][i % 2] = four[i];
+}
+
 /* acc += a b, both pairs. */
 template <enum operand O, int N>
 __device__ static inline void mma_pairs(float (&acc)[N][4], const uint32_t (&a_hi)[4], const uint32_t (&a_lo)[4],
@@ -81,6 +90,25 @@ struct softmax {
     float largest[2], total[2];
 };
 
+__device__ static inline float max_over_quad(float x)
+{
+    x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffffu, x, 2));
+}
+
+__device__ static inline float sum_over_quad(float x)
+{
+    x += __shfl_xor_sync(0xffffffffu, x, 1);
+    return x + __shfl_xor_sync(0xffffffffu, x, 2);
+}
+
+__device__ static inline float max_over_warp(float x)
+{
+    for (int lanes = 16; lanes > 0; lanes /= 2)
+        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lanes));
+    return x;
+}
+
 /* Gives keys of the tile at `first` that rows `query` and `query + 8` may not see a score below all others. */
 template <int TILES>
 __device__ static inline void hide_keys(float (&scores)[TILES][4], const struct attention_args &a, int first, int query)
@@ -95,6 +123,29 @@ __device__ static inline void hide_keys(float (&scores)[TILES][4], const struct 
             if (key >= end)
                 scores[n][i] = -INFINITY;
         }
+}
+
+/* Turns scores into weights, in place; shrink: the factor for earlier sums. */
+template <int TILES>
+__device__ static inline void weigh(struct softmax *p, float (&scores)[TILES][4], float (&shrink)[2], float scale)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float largest = p->largest[r];
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+            largest = fmaxf(largest, fmaxf(scores[n][2 * r], scores[n][2 * r + 1]));
+        largest = max_over_quad(largest);
+        shrink[r] = exp2f((p->largest[r] - largest) * scale);
+        float from = WEIGHT_EXPONENT - largest * scale, total = 0;
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+#pragma unroll
+            for (int i = 2 * r; i < 2 * r + 2; i++)
+                total += scores[n][i] = exp2f(fmaf(scores[n][i], scale, from));
+        p->largest[r] = largest;
+        p->total[r] = fmaf(p->total[r], shrink[r], total);
+    }
 }
 
 /* Keys that some query of [first, first + count) sees. */

@@ -55,13 +55,6 @@ __device__ void wide_score(struct wide_shared *s, const struct attention_args &a
         s->scores[g + i / 2 * 8][own + 2 * t + i % 2] = sums[0][i];
 }
 
-__device__ float max_over_warp(float x)
-{
-    for (int lanes = 16; lanes > 0; lanes /= 2)
-        x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, lanes));
-    return x;
-}
-
 /* Weights of the warp's two queries, one after the other; a thread has two keys. */
 template <enum operand O> __device__ void wide_weigh(struct wide_shared *s, struct softmax *p, float scale)
 {

@@ -293,6 +293,7 @@ static const struct device_ops *table()
     ops.set_activations = set_activations;
     ops.code_blocks = gpu_code_blocks;
     ops.product_work = gpu_product_work;
+    ops.attention_work = gpu_attention_work;
     ops.weight_place = place_weight;
     ops.weight_pack = pack_weight;
     ops.write = write_tensor;

@@ -34,13 +34,13 @@ def attention(q, k, v, heads, causal):
     return (scores.softmax(-1) @ v).transpose(0, 1).flatten(1)[None]
 
 
-def pytorchs(q, k, v, heads, causal=False, kind=torch.float64):
+def pytorchs(q, k, v, heads, causal=False, kind=torch.float64, of=OF):
     """[lanes, 1, queries, channels]: the primals and the tangents, in `kind`. q may have the primal lanes only."""
     q, k, v = (t.to(kind) for t in (torch.cat([q, torch.zeros(len(k) - len(q), *q.shape[1:])]), k, v))
     y = [attention(q[p], k[p], v[p], heads, causal) for p in range(PRIMAL)]
     for lane in range(PRIMAL, len(k)):
         with forward_mode.dual_level():
-            duals = [forward_mode.make_dual(t[OF[lane]], t[lane]) for t in (q, k, v)]
+            duals = [forward_mode.make_dual(t[of[lane]], t[lane]) for t in (q, k, v)]
             y.append(forward_mode.unpack_dual(attention(*duals, heads, causal)).tangent)
     return torch.stack(y)
 

@@ -51,6 +51,7 @@ code_blocks cpu_code_blocks; /* the CPU's, which a simulated device asks too */
  * tangents' codes kept there, too? */
 typedef int64_t product_work(const struct device *device, struct tensor y, struct tensor x, const struct weight *w,
                              bool coded);
+typedef int64_t attention_work(const struct device *device, struct tensor k, int64_t heads); /* likewise */
 void cpu_describe_codes(struct device *device); /* sets has_codes and tangents_pay_from, likewise */
 /* rms [channels] of the tangent x, lane `lane`, over its positions. */
 typedef void channel_rms(struct device *device, double *rms, struct tensor x, int64_t lane);
@@ -95,6 +96,7 @@ struct device_ops {
     void (*read)(struct device *device, void *to, struct tensor from);
     code_blocks *code_blocks;   /* NULL: none */
     product_work *product_work; /* NULL: products take no workspace but codes and code_rows */
+    attention_work *attention_work; /* NULL: none */
     channel_rms *channel_rms;
     linear_op *linear;
     conv_op *conv;
@@ -161,7 +163,7 @@ struct device {
     int tangent_bits;               /* 8, or any other for floats: see device_set_tangents */
     struct tensor factors;          /* of the op that is being run, see take_factors in ops.c */
     struct tensor codes, code_rows; /* likewise, see take_codes; used if the op encodes */
-    struct tensor work;             /* likewise, see take_work: U8 [1, 1, 1, bytes]; base NULL: none */
+    struct tensor work;             /* likewise, see take_bytes: U8 [1, 1, 1, bytes]; base NULL: none */
     bool has_codes, has_halves;     /* see device_has_codes; set by open */
     int64_t tangents_pay_from;      /* the CPU's: channels, see device_tangents_pay; 0: never. Set by open */
     bool encodes;                   /* the op does take codes */

@@ -43,3 +43,18 @@ int64_t gpu_product_work(const struct device *d, struct tensor y, struct tensor 
     (void)y;
     return gpu_rounds_once(d) ? gpu_work_of(d, x, coded ? w : NULL).bytes : 0;
 }
+
+struct gpu_attention gpu_attention_of(const struct device *d, struct tensor k, int64_t heads)
+{
+    enum { STEP = 16 };
+    struct gpu_attention work = {.parts = gpu_rounds_once(d) ? 1 : 2, .depth = round_up(k.channels / heads, STEP)};
+    int64_t tangents = k.lanes - primal_lanes(d, k);
+    work.largest = 2 * work.parts * k.lanes * heads * tensor_positions(k) * work.depth * 2;
+    work.bytes = work.largest + tangents * GPU_SHARES * (int64_t)sizeof(float);
+    return work;
+}
+
+int64_t gpu_attention_work(const struct device *d, struct tensor k, int64_t heads)
+{
+    return gpu_attention_of(d, k, heads).bytes;
+}

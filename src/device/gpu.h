@@ -1,6 +1,6 @@
 /* device/gpu.h
  *
- * What the CUDA device's products keep beside their tensors in a program with tangents. Plain C, as device/tiles.h is, so
+ * What the CUDA device's products and attention keep beside their tensors in a program with tangents. Plain C, as device/tiles.h is, so
  * that a GPU's memory can be planned on a machine without one.
  *
  * There operands go into the matrix units rounded once (device_set_tangents: 16 bits, or 8), so x is rounded once for a
@@ -43,8 +43,24 @@ static inline bool gpu_rounds_once(const struct device *device)
 /* coded: the weight that blocks of codes are multiplied with; NULL: there are none. */
 struct gpu_work gpu_work_of(const struct device *device, struct tensor x, const struct weight *coded);
 
+/* Attention's workspace: k and v rounded for the matrix units, so that this is not done again for each block of queries.
+ *
+ *     numbers    [k, v][parts][lanes][heads][keys][depth], 2 bytes each. parts: 1 where operands are rounded once, else
+ *                halves and what they leave. depth: a head's channels, padded with zeros to whole sixteens
+ *     largest    float [tangents][GPU_SHARES]: the largest number of q., k. and v. in each share of their positions
+ */
+enum { GPU_SHARES = 32 };
+struct gpu_attention {
+    int64_t parts, depth;
+    int64_t largest; /* bytes from the start of the workspace */
+    int64_t bytes;
+};
+
+struct gpu_attention gpu_attention_of(const struct device *device, struct tensor k, int64_t heads);
+
 code_blocks gpu_code_blocks;
 product_work gpu_product_work;
+attention_work gpu_attention_work;
 void gpu_describe_codes(struct device *device); /* sets has_codes and has_halves */
 
 #ifdef __cplusplus

@@ -168,21 +168,29 @@ static void take_codes(struct device *d, struct tensor y, struct tensor x, const
         find_outliers(d, product, x, primal);
 }
 
+static void take_bytes(struct device *d, int64_t bytes)
+{
+    if (bytes > 0)
+        d->work = device_alloc(d, U8, 1, 1, 1, bytes);
+}
+
+static void free_bytes(struct device *d)
+{
+    if (d->work.base)
+        device_free(d, &d->work);
+}
+
 /* A GPU's: x rounded for the matrix units, of all lanes. */
 static void take_work(struct device *d, struct tensor y, struct tensor x, const struct weight *w)
 {
-    if (!d->ops->product_work || !tangents_on(d) || !is_product(w))
-        return;
-    int64_t bytes = d->ops->product_work(d, y, x, w, d->coded);
-    if (bytes > 0)
-        d->work = device_alloc(d, U8, 1, 1, 1, bytes);
+    if (d->ops->product_work && tangents_on(d) && is_product(w))
+        take_bytes(d, d->ops->product_work(d, y, x, w, d->coded));
 }
 
 /* Frees what take_codes and take_work have taken. */
 static void free_encoded(struct device *d)
 {
-    if (d->work.base)
-        device_free(d, &d->work);
+    free_bytes(d);
     if (d->codes.base) {
         device_free(d, &d->code_rows);
         device_free(d, &d->codes);
@@ -263,9 +271,13 @@ static struct error check_attention(const struct device *d, struct tensor y, str
 void op_attention(struct device *d, struct tensor y, struct tensor q, struct tensor k, struct tensor v, int64_t heads,
                   bool causal)
 {
-    if (ready(d, check_attention(d, y, q, k, v, heads, causal)))
+    struct error e = check_attention(d, y, q, k, v, heads, causal);
+    if (e.code == ERROR_NONE && d->ops->attention_work && tangents_on(d))
+        take_bytes(d, d->ops->attention_work(d, k, heads)); // k and v, rounded likewise
+    if (ready(d, e))
         d->ops->attention(d, y, q, k, v, heads, causal);
     watch_op(d, "op_attention", y, q);
+    free_bytes(d);
 }
 
 static struct error check_copy(const struct device *d, struct tensor y, struct tensor x, struct tensor map)

@@ -86,6 +86,7 @@ struct error device_simulate(struct device **device, bool of_cpu)
     simulated->ops = (struct device_ops){
         .code_blocks = of_cpu ? cpu_code_blocks : gpu_code_blocks,
         .product_work = of_cpu ? NULL : gpu_product_work,
+        .attention_work = of_cpu ? NULL : gpu_attention_work,
         .close = close_device,
         .wait = wait_for_stream,
         .alloc = alloc_memory,

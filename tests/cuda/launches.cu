@@ -70,6 +70,21 @@ static void attention(struct device *device)
     }
 }
 
+/* A primal and more tangents than a block takes; operands rounded once, and in pairs. */
+static void attention_of_tangents(struct device *device)
+{
+    device->work = tensor_of(U8, 1, 1, 1);
+    device->tangents.of = tensor_of(I32, 1, 1, 9);
+    device->tangents.primal = 1;
+    for (int bits : {16, 32})
+        for (int64_t size : {40, 64, 80, 160, 512}) {
+            struct tensor x = tensor_of(F32, 9, 128, size);
+            device->tangent_bits = bits;
+            cuda_attention(device, x, x, x, x, 1, false);
+        }
+    device->tangents = {};
+}
+
 static void norms(struct device *device)
 {
     struct weight w = weight_of(320, 0, F32, 0);
@@ -113,6 +128,7 @@ int main(int argc, char **argv)
         cuda.operand = operand;
         products(&cuda.device);
         attention(&cuda.device);
+        attention_of_tangents(&cuda.device);
         norms(&cuda.device);
         rest(&cuda.device);
     }

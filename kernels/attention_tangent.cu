@@ -1,0 +1,478 @@
+/* kernels/attention_tangent.cu
+ *
+ * Attention in a program with tangents, for heads of up to 160 channels; the idea that it shares with
+ * attention_tangent_wide.cu is in attention_tangent.h.
+ *
+ * Idea. Two kernels go ahead: one finds each tangent's largest number, one rounds all k and v. Then, as in attention.cu,
+ * a warp owns 16 queries, and a block's warps share the tiles of keys and values, of the primal (0) and of its tangents
+ * (1, 2, ..). Fragments of k and v are loaded once for all of them:
+ *
+ *     numbers ── copy_async, one tile ahead ─► shared: k, v, k.1, v.1, ..
+ *     ldmatrix ─► mma: scores[0] = q kt, scores[i] = q. kt + q k.t ─► p, p (s. - mean') ── round ─► weights[0], [i]
+ *     ldmatrix ─► mma: sums[0] += weights[0] v, sums[i] += weights[i] v + weights[0] v.
+ */
+#include "kernels/attention_tangent.h"
+
+namespace
+{
+
+/* -------------------------------------------------------------------------------- beforehand */
+
+enum { WARPS = 8, THREADS = 32 * WARPS, LEAST_WARPS = 2 }; /* of a block; the last kernel may have fewer than WARPS */
+
+/* Largest number of the warp's share of positions. */
+__device__ float largest_of(const struct view<const float> &x, int lane)
+{
+    float largest = 0;
+    int warp = (int)(blockIdx.x * WARPS + threadIdx.x / 32);
+    for (int position = warp; position < x.positions; position += WARPS * GPU_SHARES) {
+        const float *row = row_of(x, lane, position);
+        for (int c = (int)threadIdx.x % 32; c < x.channels; c += 32)
+            largest = fmaxf(largest, fabsf(row[c]));
+    }
+    return largest;
+}
+
+/* Block: a share of the positions of a tangent. */
+__global__ void __launch_bounds__(THREADS) find_largest(const struct tangent_args t)
+{
+    float *of_warps = (float *)shared_memory;
+    int lane = t.primal + (int)blockIdx.y;
+    float largest = fmaxf(largest_of(t.a.k, lane), largest_of(t.a.v, lane));
+    if (t.moves)
+        largest = fmaxf(largest, largest_of(t.a.q, lane));
+    largest = max_over_warp(largest);
+    if (threadIdx.x % 32 == 0)
+        of_warps[threadIdx.x / 32] = largest;
+    __syncthreads();
+    for (int i = 0; i < WARPS; i++)
+        largest = fmaxf(largest, of_warps[i]);
+    if (threadIdx.x == 0)
+        t.largest[blockIdx.y * GPU_SHARES + blockIdx.x] = largest;
+}
+
+/* A thread rounds two channels of k (blockIdx.y = 0) or v of a lane. */
+template <enum operand O, int PARTS> __global__ void __launch_bounds__(THREADS) round_keys(const struct tangent_args t)
+{
+    int which = (int)blockIdx.y, lane = (int)blockIdx.z, twos = t.depth / 2;
+    float factor = lane < t.primal ? 1 : unit_of(t, lane) * (which ? CALM : 1);
+    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / twos;
+    int channel = (int)(i % twos) * 2, head = (int)(row % t.heads), key = (int)(row / t.heads);
+    if (key >= t.a.keys_end)
+        return;
+    const float *from = row_of(which ? t.a.v : t.a.k, lane, key) + head * t.a.size;
+    float x = channel_or_zero(from, channel, t.a.size) * factor;
+    float y = channel_or_zero(from, channel + 1, t.a.size) * factor;
+    uint32_t *to[2] = {};
+    for (int part = 0; part < PARTS; part++)
+        to[part] = (uint32_t *)(numbers_of(t, which, part, lane, head) + (int64_t)key * t.depth + channel);
+    round_two<O>(x, y, to[0], to[1]);
+}
+
+/* -------------------------------------------------------------------------------- attention */
+
+/* MOST: the most channels of a head, a multiple of 8. */
+template <int MOST, int P> struct shape {
+    static const int PARTS = P;
+    static const int STEPS = (MOST + 15) / 16; /* of the matrix units: 16 channels */
+    static const int TILES = MOST / 8;         /* of sums: 8 channels */
+    static const int KEYS = MOST <= 80 ? 32 : 16;
+    static const int PIECES = 2 * STEPS;      /* of 16 bytes in a row */
+    static const int STRIDE = 16 * STEPS + 8; /* an odd number of pieces, so that 8 rows share no bank */
+    static const int GROUP = MOST <= 40 ? 4 - PARTS : MOST <= 80 ? 3 - PARTS : 1;
+    static const bool PARKED = MOST * PARTS > 64; /* the primal's queries do not fit in registers */
+};
+
+template <class S> struct tile {
+    uint16_t numbers[S::PARTS][S::KEYS][S::STRIDE];
+};
+
+/* A block's lanes: the primal (0) and tangents. In shared memory two stages of 2 (1 + group) tiles follow, then the
+ * queries. */
+template <class S> struct alignas(16) block_lanes {
+    int count;  /* tangents; -1: there is nothing to do */
+    bool leads; /* the block stores y of the primal, too */
+    int lane[1 + S::GROUP];
+    float unit[1 + S::GROUP];
+    const uint16_t *from[2 * (1 + S::GROUP)][S::PARTS]; /* keys and values of each */
+};
+
+/* Which lanes a place in the grid has; called by one thread. A primal's has its first tangents, and each further group
+ * has the place of its first tangent. */
+template <class S> __device__ void choose_lanes(struct block_lanes<S> *s, const struct tangent_args &t, int place)
+{
+    int before = 0, count = 0, primal = t.of[place];
+    for (int lane = t.primal; lane < place; lane++)
+        before += t.of[lane] == primal;
+    s->leads = place < t.primal;
+    s->lane[0] = primal;
+    bool mine = s->leads || (before > 0 && before % t.group == 0);
+    for (int lane = max(place, t.primal); mine && lane < t.lanes && count < t.group; lane++)
+        if (t.of[lane] == primal)
+            s->lane[1 + count++] = lane;
+    s->count = mine ? count : -1;
+}
+
+template <class S> __device__ void look_up(struct block_lanes<S> *s, const struct tangent_args &t, int head)
+{
+    for (int i = (int)threadIdx.x / 32; i <= s->count; i += (int)blockDim.x / 32) {
+        float unit = i == 0 ? 1 : unit_of(t, s->lane[i]);
+        if (threadIdx.x % 32 == 0)
+            s->unit[i] = unit;
+    }
+    for (int i = (int)threadIdx.x; i < 2 * (1 + s->count) * S::PARTS; i += (int)blockDim.x) {
+        int which = i / S::PARTS, part = i % S::PARTS;
+        s->from[which][part] = numbers_of(t, which % 2, part, s->lane[which / 2], head);
+    }
+}
+
+/* Starts copying the tiles at key `first`; zeros beyond the last key and the last channel. */
+template <class S>
+__device__ void fetch_tiles(struct tile<S> *stage, const struct block_lanes<S> *s, const struct tangent_args &t,
+                            int first)
+{
+    int pieces = 2 * (1 + s->count) * S::PARTS * S::KEYS * S::PIECES;
+#pragma unroll 1
+    for (int i = (int)threadIdx.x; i < pieces; i += (int)blockDim.x) {
+        int row = i / S::PIECES, channel = i % S::PIECES * 8, which = row / S::KEYS, key = first + row % S::KEYS;
+        bool there = key < t.a.keys_end && channel < t.depth;
+        const uint16_t *from = s->from[which / S::PARTS][which % S::PARTS];
+        copy_async<16>(stage->numbers[0][0] + row * S::STRIDE + channel, from + (there ? key * t.depth + channel : 0),
+                       there);
+    }
+    copy_commit();
+}
+
+/* Queries as fragments: those of the primal in registers if they fit, all others in shared memory, where each thread has
+ * its own places. */
+template <class S> struct queries {
+    uint32_t held[S::PARKED ? 1 : S::STEPS][S::PARTS][4];
+    uint4 *parked;
+};
+
+template <class S> __device__ uint4 *place_of(const struct queries<S> &q, int i, int step, int part)
+{
+    return q.parked + (((i - (S::PARKED ? 0 : 1)) * S::STEPS + step) * S::PARTS + part) * (int)blockDim.x;
+}
+
+template <class S>
+__device__ void take_queries(uint32_t (&to)[S::PARTS][4], const struct queries<S> &q, int i, int step)
+{
+#pragma unroll
+    for (int part = 0; part < S::PARTS; part++) {
+        const uint32_t *held = q.held[S::PARKED ? 0 : step][part];
+        bool parked = S::PARKED || i > 0;
+        uint4 from = parked ? *place_of(q, i, step, part) : make_uint4(held[0], held[1], held[2], held[3]);
+        to[part][0] = from.x;
+        to[part][1] = from.y;
+        to[part][2] = from.z;
+        to[part][3] = from.w;
+    }
+}
+
+template <enum operand O, class S>
+__device__ void load_all_queries(struct queries<S> *q, const struct block_lanes<S> *s, const struct tangent_args &t,
+                                 int query, int head)
+{
+#pragma unroll
+    for (int step = 0; step < S::STEPS; step++)
+        for (int i = t.moves ? s->count : 0; i >= 0; i--) {
+            const float *low = head_row(t.a.q, s->lane[i], query, head * t.a.size);
+            const float *high = head_row(t.a.q, s->lane[i], query + 8, head * t.a.size);
+            uint32_t to[S::PARTS][4];
+            load_queries<O>(to, low, high, step * 16, t.a.size, s->unit[i]);
+#pragma unroll
+            for (int part = 0; part < S::PARTS; part++) {
+                if (S::PARKED || i > 0)
+                    *place_of(*q, i, step, part) = make_uint4(to[part][0], to[part][1], to[part][2], to[part][3]);
+                for (int j = 0; !S::PARKED && j < 4; j++)
+                    q->held[step][part][j] = to[part][j]; // the last are the primal's
+            }
+        }
+}
+
+/* Right factors of scores: channels [16 step, 16 step + 16) of a tile's keys. */
+template <class S>
+__device__ void load_keys(uint32_t (&to)[S::PARTS][S::KEYS / 8][2], const struct tile<S> &keys, int step)
+{
+    int row = (int)threadIdx.x % 32 / 16 * 8 + (int)threadIdx.x % 8, column = (int)threadIdx.x % 16 / 8 * 8;
+#pragma unroll
+    for (int part = 0; part < S::PARTS; part++)
+#pragma unroll
+        for (int n = 0; n < S::KEYS / 16; n++) {
+            uint32_t four[4];
+            load_matrices(four, &keys.numbers[part][n * 16 + row][step * 16 + column]);
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                to[part][2 * n + i / 2][i % 2] = four[i];
+        }
+}
+
+/* scores[0] = q kt, scores[i] = q. kt + q k.t */
+template <enum operand O, class S, int COUNT>
+__device__ void score(float (&scores)[1 + COUNT][S::KEYS / 8][4], const struct tile<S> *stage,
+                      const struct queries<S> &q, bool moves)
+{
+#pragma unroll(S::PARKED ? 1 : S::STEPS)
+    for (int step = 0; step < S::STEPS; step++) {
+        uint32_t left[S::PARTS][4], tangent[S::PARTS][4], right[S::PARTS][S::KEYS / 8][2];
+        take_queries(left, q, 0, step);
+        load_keys<S>(right, stage[0], step);
+        multiply<O>(scores[0], left, right);
+        if (moves)
+#pragma unroll
+            for (int i = 1; i <= COUNT; i++) {
+                take_queries(tangent, q, i, step);
+                multiply<O>(scores[i], tangent, right);
+            }
+#pragma unroll
+        for (int i = 1; i <= COUNT; i++) {
+            load_keys<S>(right, stage[2 * i], step);
+            multiply<O>(scores[i], left, right);
+        }
+    }
+}
+
+/* Turns scores into p (s. - mean'), in place; moved: mean' - mean. `totals`: the sums of p so far. */
+template <int TILES>
+__device__ void centre(float (&mean)[2], float (&moved)[2], float (&scores)[TILES][4], const float (&weights)[TILES][4],
+                       const float (&totals)[2], float scale)
+{
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+        float off = 0;
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+#pragma unroll
+            for (int i = 2 * r; i < 2 * r + 2; i++)
+                off = fmaf(weights[n][i], fmaf(scores[n][i], scale, -mean[r]), off);
+        moved[r] = sum_over_quad(off) / totals[r];
+        mean[r] += moved[r];
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+#pragma unroll
+            for (int i = 2 * r; i < 2 * r + 2; i++)
+                scores[n][i] = weights[n][i] * fmaf(scores[n][i], scale, -mean[r]);
+    }
+}
+
+/* Scores' layout is that of a left factor. */
+template <enum operand O, class S>
+__device__ void round_weights(uint32_t (&to)[S::KEYS / 16][S::PARTS][4], const float (&weights)[S::KEYS / 8][4])
+{
+#pragma unroll
+    for (int k = 0; k < S::KEYS / 16; k++)
+#pragma unroll
+        for (int i = 0; i < 4; i++)
+            round_two<O>(weights[2 * k + i / 2][i % 2 * 2], weights[2 * k + i / 2][i % 2 * 2 + 1], &to[k][0][i],
+                         S::PARTS == 2 ? &to[k][S::PARTS - 1][i] : NULL);
+}
+
+/* What a warp keeps of its queries, for the primal and COUNT tangents. */
+template <class S, int COUNT> struct state {
+    struct softmax p;
+    float mean[1 + COUNT][2], moved[1 + COUNT][2]; /* of tangents */
+    float sums[1 + COUNT][S::TILES][4];            /* o, and each u */
+};
+
+/* Adds a tile's values to N tiles of 8 channels, from tile n on. */
+template <enum operand O, class S, int COUNT, int N>
+__device__ void add_channels(struct state<S, COUNT> *of, const struct tile<S> *stage,
+                             const uint32_t (&weights)[1 + COUNT][S::KEYS / 16][S::PARTS][4], const float (&shrink)[2],
+                             int n)
+{
+    int row = (int)threadIdx.x % 16, column = n * 8 + (int)threadIdx.x % 32 / 16 * 8;
+    float acc[1 + COUNT][N][4] = {};
+#pragma unroll
+    for (int k = 0; k < S::KEYS / 16; k++)
+#pragma unroll
+        for (int i = 0; i <= COUNT; i++) {
+            uint32_t right[S::PARTS][N][2];
+#pragma unroll
+            for (int part = 0; part < S::PARTS; part++) {
+                uint32_t four[4];
+                load_matrices_transposed(four, &stage[2 * i + 1].numbers[part][k * 16 + row][column]);
+                in_twos(right[part], four);
+            }
+            multiply<O>(acc[i], weights[0][k], right);
+#pragma unroll
+            for (int j = 1; i == 0 && j <= COUNT; j++)
+                multiply<O>(acc[j], weights[j][k], right);
+        }
+#pragma unroll
+    for (int i = COUNT; i >= 0; i--) // tangents take o as it was before
+#pragma unroll
+        for (int m = 0; m < 4 * N; m++) {
+            float *sum = &of->sums[i][n + m / 4][m % 4];
+            if (i > 0)
+                *sum = fmaf(-of->moved[i][m % 4 / 2], of->sums[0][n + m / 4][m % 4], *sum);
+            *sum = fmaf(*sum, shrink[m % 4 / 2], acc[i][m / 4][m % 4]);
+        }
+}
+
+/* Adds a tile of keys that are all hidden or not as `scores` say. */
+template <enum operand O, class S, int COUNT>
+__device__ void add_tile(struct state<S, COUNT> *of, const struct tile<S> *stage,
+                         float (&scores)[1 + COUNT][S::KEYS / 8][4], const struct attention_args &a)
+{
+    float shrink[2], scale = CALM * rsqrtf((float)a.size);
+    uint32_t weights[1 + COUNT][S::KEYS / 16][S::PARTS][4];
+    weigh(&of->p, scores[0], shrink, a.scale);
+    float totals[2] = {sum_over_quad(of->p.total[0]), sum_over_quad(of->p.total[1])};
+#pragma unroll
+    for (int i = 1; i <= COUNT; i++)
+        centre(of->mean[i], of->moved[i], scores[i], scores[0], totals, scale);
+#pragma unroll
+    for (int i = 0; i <= COUNT; i++)
+        round_weights<O, S>(weights[i], scores[i]);
+#pragma unroll
+    for (int n = 0; n + 2 <= S::TILES; n += 2)
+        add_channels<O, S, COUNT, 2>(of, stage, weights, shrink, n);
+    if (S::TILES % 2)
+        add_channels<O, S, COUNT, 1>(of, stage, weights, shrink, S::TILES - 1);
+}
+
+/* All keys, for COUNT tangents. */
+template <enum operand O, class S, int COUNT>
+__device__ void attend_lanes(struct block_lanes<S> *s, const struct tangent_args &t)
+{
+    struct tile<S> *tiles = (struct tile<S> *)(s + 1);
+    int head = (int)blockIdx.y, rows = (int)blockDim.x / 32 * QUERIES, block = (int)blockIdx.x * rows;
+    int warp = block + (int)threadIdx.x / 32 * QUERIES, query = warp + (int)threadIdx.x % 32 / 4;
+    int end = keys_seen(t.a, block, rows), warp_end = keys_seen(t.a, warp, QUERIES);
+    fetch_tiles(tiles, s, t, 0);
+
+    struct queries<S> q;
+    q.parked = (uint4 *)(tiles + 4 * (1 + t.group)) + threadIdx.x;
+    load_all_queries<O>(&q, s, t, query, head);
+    struct state<S, COUNT> of = {};
+    of.p.largest[0] = of.p.largest[1] = -INFINITY;
+    for (int first = 0; first < end; first += S::KEYS) {
+        struct tile<S> *stage = tiles + first / S::KEYS % 2 * 2 * (1 + t.group);
+        copy_wait<0>();
+        __syncthreads(); // the tiles are whole, and all warps are done with those before
+        if (first + S::KEYS < end)
+            fetch_tiles(tiles + (first / S::KEYS + 1) % 2 * 2 * (1 + t.group), s, t, first + S::KEYS);
+        if (first >= warp_end)
+            continue;
+        float scores[1 + COUNT][S::KEYS / 8][4] = {};
+        score<O, S, COUNT>(scores, stage, q, t.moves);
+        if (first + S::KEYS > t.a.keys_end || (t.a.causal && first + S::KEYS > warp))
+            hide_keys(scores[0], t.a, first, query);
+        add_tile<O>(&of, stage, scores, t.a);
+    }
+    float total[2] = {sum_over_quad(of.p.total[0]), sum_over_quad(of.p.total[1])};
+#pragma unroll
+    for (int i = 0; i <= COUNT; i++) {
+        float back = i == 0 ? 1 : 1 / (CALM * s->unit[i]), share[2] = {back / total[0], back / total[1]};
+        if (i > 0 || s->leads)
+            store_sums(t.a, of.sums[i], share, query, s->lane[i], head, 0, t.a.size);
+    }
+}
+
+/* attend_lanes with as many tangents as the block has. */
+template <enum operand O, class S, int COUNT>
+__device__ void attend_count(struct block_lanes<S> *s, const struct tangent_args &t)
+{
+    if (s->count == COUNT)
+        attend_lanes<O, S, COUNT>(s, t);
+    else if constexpr (COUNT > 0)
+        attend_count<O, S, COUNT - 1>(s, t);
+}
+
+/* Block: 16 queries for each of its warps, of one head, of a primal and up to t.group of its tangents. */
+template <enum operand O, int MOST, int PARTS>
+__global__ void __launch_bounds__(THREADS, 1) attend_tangents(const struct tangent_args t)
+{
+    typedef struct shape<MOST, PARTS> S;
+    struct block_lanes<S> *s = (struct block_lanes<S> *)shared_memory;
+    if (threadIdx.x == 0)
+        choose_lanes(s, t, (int)blockIdx.z);
+    __syncthreads();
+    if (s->count < 0)
+        return;
+    look_up(s, t, (int)blockIdx.y);
+    __syncthreads();
+    attend_count<O, S, S::GROUP>(s, t);
+}
+
+/* -------------------------------------------------------------------------------- launcher */
+
+/* Shared memory that a block may have ("Technical Specifications per Compute Capability"). */
+size_t most_shared(int capability)
+{
+    return (size_t)(capability < 80 ? 64 : capability == 80 ? 163 : capability < 90 ? 99 : 227) << 10;
+}
+
+template <class S> size_t shared_for(int warps, int group)
+{
+    size_t stages = 4 * (size_t)(1 + group) * sizeof(struct tile<S>);
+    size_t parked = (size_t)((S::PARKED ? 1 : 0) + group) * S::STEPS * S::PARTS * sizeof(uint4);
+    return sizeof(struct block_lanes<S>) + stages + parked * (size_t)(32 * warps);
+}
+
+/* Are there enough queries for so many warps? */
+bool filled(int warps, int queries)
+{
+    return warps == LEAST_WARPS || warps / 2 * QUERIES < queries;
+}
+
+/* With as many warps and tangents in a block as there is room and use for. False: not even one tangent fits. */
+template <enum operand O, int MOST, int PARTS> bool start(struct device *device, struct tangent_args t)
+{
+    typedef struct shape<MOST, PARTS> S;
+    size_t most = most_shared(cuda_of(device)->capability);
+    if (shared_for<S>(LEAST_WARPS, 1) > most)
+        return false;
+    int warps = WARPS;
+    while (!filled(warps, t.a.q.positions))
+        warps /= 2;
+    t.group = min(S::GROUP, t.lanes - t.primal);
+    while (shared_for<S>(warps, t.group) > most)
+        if (warps <= WARPS / 2 && t.group > 1)
+            t.group--;
+        else
+            warps /= 2;
+    dim3 grid((unsigned)blocks_for(t.a.q.positions, warps * QUERIES), (unsigned)t.heads, (unsigned)t.lanes);
+    launch(device, "attend_tangents", attend_tangents<O, MOST, PARTS>, grid, (unsigned)(32 * warps),
+           shared_for<S>(warps, t.group), t);
+    return true;
+}
+
+template <enum operand O, int PARTS> void choose(struct device *device, const struct tangent_args &t)
+{
+    int64_t numbers = (int64_t)t.a.keys_end * t.heads * t.depth;
+    dim3 grid((unsigned)blocks_for(numbers / 2, THREADS), 2, (unsigned)t.lanes);
+    launch(device, "round_keys", round_keys<O, PARTS>, grid, THREADS, 0, t);
+    bool started = (t.a.size <= 40 && start<O, 40, PARTS>(device, t)) ||
+                   (t.a.size > 40 && t.a.size <= 64 && start<O, 64, PARTS>(device, t)) ||
+                   (t.a.size > 64 && t.a.size <= 80 && start<O, 80, PARTS>(device, t)) ||
+                   (t.a.size > 80 && t.a.size <= 160 && start<O, 160, PARTS>(device, t));
+    if (!started)
+        attention_tangent_wide(device, t);
+}
+
+} // namespace
+
+void attention_tangent(struct device *device, struct tensor y, struct tensor k, int64_t heads, struct attention_args a)
+{
+    struct gpu_attention work = gpu_attention_of(device, k, heads);
+    struct tangent_args t = {};
+    t.a = a;
+    t.of = (const int32_t *)tensor_data(device->tangents.of);
+    t.lanes = (int)y.lanes;
+    t.primal = (int)primal_lanes(device, y);
+    t.heads = (int)heads;
+    t.moves = a.q.lanes == a.y.lanes;
+    t.numbers = (uint16_t *)tensor_data(device->work);
+    t.largest = (float *)((char *)tensor_data(device->work) + work.largest);
+    t.parts = (int)work.parts;
+    t.depth = (int)work.depth;
+    if (t.lanes > t.primal)
+        launch(device, "find_largest", find_largest, dim3(GPU_SHARES, (unsigned)(t.lanes - t.primal)), THREADS,
+               WARPS * sizeof(float), t);
+    if (cuda_of(device)->operand == HALF)
+        work.parts == 1 ? choose<HALF, 1>(device, t) : choose<HALF, 2>(device, t);
+    else
+        work.parts == 1 ? choose<BFLOAT, 1>(device, t) : choose<BFLOAT, 2>(device, t);
+}
