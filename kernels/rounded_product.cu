@@ -12,64 +12,103 @@
  */
 #include "kernels/rounded.h"
 
-enum { PART = 2048 / DEPTH }; /* stages */
+enum { STAGES = 3, CHUNKS = 2 /* of 32 channels, in a stage */, X_PIECES = CHUNKS * 4, PART = 2048 / 64 /* stages */ };
 
 typedef cut<4, 8, 4, 2> large_cut; /* of which no second set of sums fits in registers: for a single part */
 
 /* -------------------------------------------------------------------------------- kernel */
 
-template <enum tile_kind W> struct kind_layout {
-    static const int CHUNK_BYTES = W == TILE_4 ? 16 : W == TILE_8 ? 32 : W == TILE_16 ? 64 : 128;
-    static const int PIECES = W == TILE_4 ? 2 : W == TILE_8 ? 4 : 8; /* in a stage */
+/* A stage: x's rows, then each chunk's rows of weights. */
+template <enum tile_kind W, class C> struct stage {
+    static const int CHUNK_BYTES = W == TILE_4 ? 16 : W == TILE_8 ? 32 : W == TILE_16 ? 64 : 128; /* in memory */
+    static const int W_PIECES = (CHUNK_BYTES > 64 ? 64 : CHUNK_BYTES) / 16;
+    static const int X_BYTES = C::ROWS * X_PIECES * 16, W_BYTES = C::COLUMNS * W_PIECES * 16;
+    static const int BYTES = X_BYTES + CHUNKS * W_BYTES;
 };
 
-template <class C, enum tile_kind W>
-using halves_layout = stage_layout<C, 8, kind_layout<W>::PIECES, kind_layout<W>::CHUNK_BYTES>;
+/* Fills stages, in the order of K. */
+template <enum tile_kind W, class C> struct filler {
+    typedef struct stage<W, C> L;
+    static const int STEP = C::THREADS / L::W_PIECES, COUNT = (C::COLUMNS + STEP - 1) / STEP;
+    struct encoded_rows<X_PIECES, C> x;
+    const unsigned char *weights; /* this thread's piece of its first row */
+    int columns;                  /* of its rows of weights, those that exist */
+    int tap, chunk;
 
-enum { STAGES = 3 };
+    __device__ void begin(const struct rounded_args &a, int first_row, int first_column)
+    {
+        x.begin(a, first_row);
+        int row = first_column + (int)threadIdx.x / L::W_PIECES;
+        weights = a.weights + row * a.row_bytes + (int)threadIdx.x % L::W_PIECES * 16;
+        columns = (a.finish.packed - row + STEP - 1) / STEP;
+        tap = chunk = 0;
+    }
 
-/* Four 16 x 8 tiles of the weights for both steps of a stage's chunk `half`. `w`: the first tile's row in the stage. */
-template <enum operand O, enum tile_kind W>
-__device__ static void load_weights(uint32_t (&to)[2][4][2], const unsigned char *w, int at, int half)
+    __device__ void copy_weights(unsigned char *to, const struct rounded_args &a)
+    {
+        int piece = (int)threadIdx.x % L::W_PIECES;
+        const unsigned char *from = weights + (tap * a.chunks + chunk) * L::CHUNK_BYTES;
+        to += piece_place<L::W_PIECES>((int)threadIdx.x / L::W_PIECES, piece) * 16;
+        for (int i = 0; i < COUNT; i++) {
+            bool inside = i < columns;
+            if (C::COLUMNS % STEP == 0 || (int)threadIdx.x / L::W_PIECES + i * STEP < C::COLUMNS)
+                copy_async<16>(to + i * C::THREADS * 16, inside ? from + i * STEP * a.row_bytes : a.weights, inside);
+        }
+    }
+
+    __device__ void fill(unsigned char *stage, const struct rounded_args &a)
+    {
+        x.copy(stage, a.x, a.row_pieces, chunk * 4, a.row_pieces);
+        for (int i = 0; i < CHUNKS && chunk < a.chunks; i++, chunk++)
+            copy_weights(stage + L::X_BYTES + i * L::W_BYTES, a);
+        if (chunk < a.chunks)
+            return;
+        chunk = 0;
+        x.aim(a.taps, ++tap);
+    }
+};
+
+/* Four 16 x 8 tiles of the weights for both steps of a chunk. `at`: right_at of the first. */
+template <enum operand O, enum tile_kind W, int PIECES>
+__device__ static void load_weights(uint32_t (&to)[2][4][2], const unsigned char *w, int at)
 {
-    const int PIECES = kind_layout<W>::PIECES;
     uint32_t words[4];
 #pragma unroll
     for (int pair = 0; pair < 2; pair++) {
-        const unsigned char *rows = w + pair * 16 * PIECES * 16;
-        if (W == TILE_8) { // a piece for each step
-            load_matrices(words, rows + (at ^ half * 32));
+        if (W == TILE_8) { // a piece for each step; 16 rows are four lines, after which pieces have changed places
+            load_matrices(words, w + (at ^ pair * 16) + pair * 16 * PIECES * 16);
             for (int i = 0; i < 4; i++)
                 widen_codes<O>(words[i], to[i % 2][pair * 2 + i / 2]);
-            continue;
-        }
-        for (int step = 0; step < 2; step++) {
-            load_matrices(words, rows + (at ^ (half * 2 + step) * 32));
-            for (int i = 0; i < 4; i++)
-                to[step][pair * 2 + i / 2][i % 2] = words[i];
+        } else {
+            for (int step = 0; step < 2; step++) {
+                load_matrices(words, w + (at ^ step * 32) + pair * 16 * PIECES * 16);
+                for (int i = 0; i < 4; i++)
+                    to[step][pair * 2 + i / 2][i % 2] = words[i];
+            }
         }
     }
 }
 
-/* sums += a stage of x times a stage of the weights, for the warp's rows and columns, of which the stage's `chunks` have
- * arrived. */
+/* sums += a stage of x times a stage of the weights, for the warp's rows and columns. `chunks` have arrived. */
 template <enum operand O, enum tile_kind W, class C>
-__device__ static void add_stage(float (&sums)[C::TALL][C::WIDE][4], const unsigned char *x, int x_at,
-                                 const unsigned char *w, int w_at, int chunks)
+__device__ static void add_stage(float (&sums)[C::TALL][C::WIDE][4], const unsigned char *s, int x_at, int w_at,
+                                 int chunks)
 {
+    typedef struct stage<W, C> L;
 #pragma unroll
-    for (int half = 0; half < 2; half++) {
-        if (half >= chunks)
+    for (int chunk = 0; chunk < CHUNKS; chunk++) {
+        if (chunk >= chunks)
             break;
         uint32_t left[2][C::TALL][4], right[2][4][2];
 #pragma unroll
         for (int step = 0; step < 2; step++)
 #pragma unroll
             for (int i = 0; i < C::TALL; i++)
-                load_matrices(left[step][i], x + (x_at ^ (half * 2 + step) * 32) + i * 16 * 8 * 16);
+                load_matrices(left[step][i], s + (x_at ^ (chunk * 2 + step) * 32) + i * 16 * X_PIECES * 16);
 #pragma unroll
         for (int four = 0; four < C::WIDE / 4; four++) {
-            load_weights<O, W>(right, w + four * 32 * kind_layout<W>::PIECES * 16, w_at, half);
+            const unsigned char *w = s + L::X_BYTES + chunk * L::W_BYTES + four * 32 * L::W_PIECES * 16;
+            load_weights<O, W, L::W_PIECES>(right, w, w_at);
 #pragma unroll
             for (int step = 0; step < 2; step++)
 #pragma unroll
@@ -98,34 +137,32 @@ __device__ static void add_part(float (&total)[C::TALL][C::WIDE][4], float (&par
 template <enum operand O, enum tile_kind W, class C, bool PARTS>
 __global__ void __launch_bounds__(C::THREADS) rounded_kernel(const struct rounded_args a)
 {
-    typedef halves_layout<C, W> L;
+    typedef struct stage<W, C> L;
     int row_tile = (int)blockIdx.x / a.column_tiles, column_tile = (int)blockIdx.x - row_tile * a.column_tiles;
     int first_row = row_tile * C::ROWS, first_column = column_tile * C::COLUMNS;
-    int warp = (int)threadIdx.x / 32, warp_row = warp % C::DOWN * C::TALL * 16,
-        warp_column = warp / C::DOWN * C::WIDE * 8;
-    int x_at = fragment_at<8, true>(warp_row), w_at = L::X_BYTES + fragment_at<L::W_PIECES, false>(warp_column);
+    const struct warp_place<C> warp;
+    int x_at = left_at<X_PIECES>(warp.row), w_at = right_at<L::W_PIECES>(warp.column);
 
-    struct feeder<L> feed;
-    feed.begin(a, first_row, first_column);
+    struct filler<W, C> filler;
+    filler.begin(a, first_row, first_column);
     float sums[C::TALL][C::WIDE][4] = {}, total[C::TALL][C::WIDE][4] = {};
-    int stages = a.taps.count * ((a.chunks + 1) / 2);
+    int stages = a.taps.count * ((a.chunks + CHUNKS - 1) / CHUNKS);
     for (int c = 0; c < STAGES - 1; c++) {
-        if (c < stages && feed.copy(shared_memory + c * L::BYTES, a))
-            feed.next_tap(a);
+        if (c < stages)
+            filler.fill(shared_memory + c * L::BYTES, a);
         copy_commit(); // every step closes one group, so that counting groups counts stages
     }
     int chunk = 0, full = 0, empty = STAGES - 1, left_of_part = PART;
     for (int c = 0; c < stages; c++) {
         copy_wait<STAGES - 2>();
         __syncthreads(); // stage c has arrived, and all warps are done with the one that is filled next
-        if (c + STAGES - 1 < stages && feed.copy(shared_memory + empty * L::BYTES, a))
-            feed.next_tap(a);
+        if (c + STAGES - 1 < stages)
+            filler.fill(shared_memory + empty * L::BYTES, a);
         copy_commit();
-        const unsigned char *s = shared_memory + full * L::BYTES;
-        add_stage<O, W, C>(sums, s, x_at, s, w_at, a.chunks - chunk);
+        add_stage<O, W, C>(sums, shared_memory + full * L::BYTES, x_at, w_at, a.chunks - chunk);
         full = full + 1 == STAGES ? 0 : full + 1;
         empty = empty + 1 == STAGES ? 0 : empty + 1;
-        chunk = chunk + 2 >= a.chunks ? 0 : chunk + 2;
+        chunk = chunk + CHUNKS >= a.chunks ? 0 : chunk + CHUNKS;
         if (PARTS && --left_of_part == 0 && c + 1 < stages) {
             add_part<C>(total, sums);
             left_of_part = PART;
@@ -134,7 +171,7 @@ __global__ void __launch_bounds__(C::THREADS) rounded_kernel(const struct rounde
     if (PARTS && stages > PART)
         add_part<C>(sums, total);
     __syncthreads(); // the stages become room for the sums
-    finish_sums<C::TALL, C::WIDE>(a.finish, sums, shared_memory, first_row + warp_row, first_column + warp_column);
+    finish_sums<C::TALL, C::WIDE>(a.finish, sums, shared_memory, first_row + warp.row, first_column + warp.column);
 }
 
 /* -------------------------------------------------------------------------------- launchers */
@@ -143,18 +180,21 @@ template <enum operand O, enum tile_kind W, class C, bool PARTS>
 static void start(struct device *device, const struct product *p, struct rounded_args &a)
 {
     a.column_tiles = (int)blocks_for(a.finish.packed, C::COLUMNS);
-    int64_t blocks = blocks_for((int64_t)a.finish.y.lanes * a.finish.y.positions, C::ROWS) * a.column_tiles;
-    launch(device, p->name, rounded_kernel<O, W, C, PARTS>, dim3((unsigned)blocks), C::THREADS,
-           shared_bytes<halves_layout<C, W>, STAGES>(), a);
+    launch(device, p->name, rounded_kernel<O, W, C, PARTS>, dim3((unsigned)blocks_of<C>(a)), C::THREADS,
+           shared_bytes<C>(STAGES * stage<W, C>::BYTES), a);
+}
+
+/* Does a block of such tiles find room? */
+template <enum tile_kind W, class C> static bool fits(const struct device *device)
+{
+    return shared_bytes<C>(STAGES * stage<W, C>::BYTES) <= shared_room(device);
 }
 
 template <enum operand O, enum tile_kind W>
 static void choose_cut(struct device *device, const struct product *p, struct rounded_args &a)
 {
-    bool parts = a.taps.count * ((a.chunks + 1) / 2) > PART;
-    size_t room = shared_room(device);
-    bool large = !parts && room >= shared_bytes<halves_layout<large_cut, W>, STAGES>();
-    bool middle = room >= shared_bytes<halves_layout<middle_cut, W>, STAGES>();
+    bool parts = a.taps.count * ((a.chunks + CHUNKS - 1) / CHUNKS) > PART;
+    bool large = !parts && fits<W, large_cut>(device), middle = fits<W, middle_cut>(device);
     // estimates, until they are measured: the smaller, the more is read from the L2 cache
     int64_t costs[] = {large ? cost_of<large_cut>(device, a, 100) : INT64_MAX,
                        middle ? cost_of<middle_cut>(device, a, 120) : INT64_MAX, cost_of<small_cut>(device, a, 200)};

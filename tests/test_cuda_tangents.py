@@ -18,7 +18,7 @@ NEEDS = "peers standin"
 pytestmark = needs_cuda
 
 TYPES = {0: torch.half, 1: torch.bfloat16}  # by `bfloat`
-WITHIN = 1e-6  # of the largest: what float sums lose
+WITHIN = 2e-6  # of the largest: what sums in float lose, which the matrix units cut
 
 
 @pytest.fixture
