@@ -200,6 +200,56 @@ static void compare_one_and(const struct bench &b, float small, float sum)
     expect(expected(in, false, b.block, b.bits, 0, 0) == sum, "the model's sum of 1 and 16 small numbers");
 }
 
+/* -------------------------------------------------------------------------------- codes */
+
+struct codes {
+    int8_t left[16][32], right[16][32]; /* [row][k], [column][k]: two tiles of 8 columns */
+    int sum[16][16];                    /* [row][column] */
+};
+
+// sum += left right: fragments as kernels/ptx.h lays them out, each word of four k.
+static __global__ void multiply_codes(struct codes *c)
+{
+    int lane = (int)threadIdx.x, g = lane / 4, t = lane % 4, acc[2][4];
+    uint32_t left[4], right[2][2];
+    for (int i = 0; i < 4; i++)
+        memcpy(&left[i], &c->left[g + i % 2 * 8][4 * t + i / 2 * 16], 4);
+    for (int n = 0; n < 2; n++) {
+        for (int i = 0; i < 2; i++)
+            memcpy(&right[n][i], &c->right[n * 8 + g][4 * t + i * 16], 4);
+        for (int i = 0; i < 4; i++)
+            acc[n][i] = c->sum[g + i / 2 * 8][n * 8 + 2 * t + i % 2];
+    }
+    mma_codes(acc, left, right);
+    for (int n = 0; n < 2; n++)
+        for (int i = 0; i < 4; i++)
+            c->sum[g + i / 2 * 8][n * 8 + 2 * t + i % 2] = acc[n][i];
+}
+
+static void compare_codes(cudaStream_t stream)
+{
+    struct codes in, *c = on_device<struct codes>(1), out;
+    for (int i = 0; i < 16; i++) {
+        for (int k = 0; k < 32; k++) {
+            in.left[i][k] = (int8_t)drawn(256);
+            in.right[i][k] = (int8_t)drawn(256);
+        }
+        for (int column = 0; column < 16; column++)
+            in.sum[i][column] = (int)drawn(1u << 30) - (1 << 29);
+    }
+    send(c, &in, 1, stream);
+    launch(multiply_codes, 1, 32, 0, c, stream);
+    fetch(&out, c, 1, stream);
+    for (int row = 0; row < 16; row++)
+        for (int column = 0; column < 16; column++) {
+            int sum = in.sum[row][column];
+            for (int k = 0; k < 32; k++)
+                sum += in.left[row][k] * in.right[column][k];
+            expect(out.sum[row][column] == sum, "a sum of codes");
+        }
+    must(cudaFree(c), "cudaFree");
+}
+
 void case_units()
 {
     cudaDeviceProp about;
@@ -222,6 +272,7 @@ void case_units()
         draw(&in, false, bfloats[i % 5], sums[i / 5 % 5]);
         compare<BFLOAT>(b, in);
     }
+    compare_codes(b.stream);
     must(cudaFree(b.in), "cudaFree");
     must(cudaFree(b.out), "cudaFree");
     must(cudaStreamDestroy(b.stream), "cudaStreamDestroy");
