@@ -7,10 +7,8 @@
  * tap, as on the CPU (device/cpu/product8.c), so that both give the same to float's rounding.
  *
  * Outliers, a few channels that are zero in the codes (encode.cu), make one more stage for each tap: their numbers as
- * halves, times the weight's codes of their channels, which a kernel of its own has gathered.
+ * halves, times the weight's codes of their channels, which encode.cu has gathered.
  */
-#include <string.h>
-
 #include "kernels/rounded.h"
 
 struct coded_args {
@@ -22,26 +20,6 @@ struct coded_args {
     int outlier_pieces;
     const unsigned char *outlier_weights; /* [taps][packed rows][OUTLIERS] codes */
 };
-
-/* -------------------------------------------------------------------------------- the outliers' weights */
-
-struct gather_args {
-    unsigned char *to;
-    const unsigned char *weights;
-    int64_t row_bytes;
-    int rows, taps, tap_bytes, count;
-    int32_t outlier[OUTLIERS];
-};
-
-static __global__ void __launch_bounds__(OUTLIERS * 8) gather_weights(const struct gather_args a)
-{
-    int number = (int)(blockIdx.x * blockDim.x + threadIdx.x) / OUTLIERS, k = (int)threadIdx.x % OUTLIERS;
-    int tap = number / a.rows, row = number - tap * a.rows;
-    if (tap >= a.taps)
-        return;
-    const unsigned char *from = a.weights + row * a.row_bytes + tap * a.tap_bytes;
-    a.to[(int64_t)number * OUTLIERS + k] = k < a.count ? from[a.outlier[k]] : 0;
-}
 
 /* -------------------------------------------------------------------------------- kernel */
 
@@ -264,24 +242,6 @@ template <enum operand O> static void choose_cut(struct device *device, const ch
         start<O, small_cut>(device, name, a);
 }
 
-static void gather_outliers(struct device *device, const struct product *p, struct coded_args *a, char *to)
-{
-    const struct coded *coded = device->coded;
-    struct gather_args g = {};
-    g.to = (unsigned char *)to;
-    g.weights = a->product.weights;
-    g.row_bytes = a->product.row_bytes;
-    g.rows = a->product.finish.packed;
-    g.taps = p->taps.count;
-    g.tap_bytes = a->product.chunks * TILE_DEPTH;
-    g.count = (int)coded->count;
-    memcpy(g.outlier, coded->outliers, sizeof g.outlier);
-    const unsigned THREADS = OUTLIERS * 8;
-    int64_t numbers = (int64_t)g.taps * g.rows * OUTLIERS;
-    launch(device, p->name, gather_weights, dim3((unsigned)blocks_for(numbers, THREADS)), THREADS, 0, g);
-    a->outlier_weights = g.to;
-}
-
 static int stages_of_tap(const struct coded_args &a)
 {
     int last = a.product.chunks - (a.blocks - 1) * a.block_chunks;
@@ -305,7 +265,8 @@ void coded_product(struct device *device, const struct product *p, int64_t first
     if (device->coded->count > 0) {
         a.outliers = (const uint4 *)(codes + rows * work.numbers);
         a.outlier_pieces = outlier_room(work) / 8;
-        gather_outliers(device, p, &a, memory + work.outlier_weights);
+        a.outlier_weights = (const unsigned char *)memory + work.outlier_weights;
+        gather_outlier_weights(device, p->x, p->weight);
     }
     a.stages = p->taps.count * stages_of_tap(a);
     if (cuda_of(device)->operand == BFLOAT)

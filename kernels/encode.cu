@@ -140,6 +140,26 @@ template <enum operand O> __global__ void __launch_bounds__(THREADS) encode_code
         put_outliers<O>(a, row, position);
 }
 
+/* -------------------------------------------------------------------------------- the outliers' weights */
+
+struct gather_args {
+    unsigned char *to;
+    const unsigned char *weights;
+    int64_t row_bytes;
+    int rows, taps, tap_bytes, count;
+    int32_t outlier[OUTLIERS];
+};
+
+static __global__ void __launch_bounds__(THREADS) gather_weights(const struct gather_args a)
+{
+    int number = (int)(blockIdx.x * THREADS + threadIdx.x) / OUTLIERS, k = (int)threadIdx.x % OUTLIERS;
+    int tap = number / a.rows, row = number - tap * a.rows;
+    if (tap >= a.taps)
+        return;
+    const unsigned char *from = a.weights + row * a.row_bytes + tap * a.tap_bytes;
+    a.to[(int64_t)number * OUTLIERS + k] = k < a.count ? from[a.outlier[k]] : 0;
+}
+
 /* -------------------------------------------------------------------------------- launchers */
 
 void encode_halves(struct device *device, struct tensor x, int64_t first, int64_t count)
@@ -175,4 +195,20 @@ void encode_codes(struct device *device, struct tensor x, int64_t first, int64_t
     dim3 grid((unsigned)blocks_for(count * a.x.positions * a.blocks * 32, THREADS));
     bool half = cuda_of(device)->operand == HALF;
     launch(device, "encode_codes", half ? encode_codes_kernel<HALF> : encode_codes_kernel<BFLOAT>, grid, THREADS, 0, a);
+}
+
+void gather_outlier_weights(struct device *device, struct tensor x, const struct weight *w)
+{
+    struct tile_layout l = tile_layout_of(w);
+    struct gather_args a = {};
+    a.to = (unsigned char *)tensor_data(device->work) + gpu_work_of(device, x, w).outlier_weights;
+    a.weights = (const unsigned char *)w->data;
+    a.row_bytes = l.row_bytes;
+    a.rows = (int)l.rows;
+    a.taps = (int)(w->kh * w->kw);
+    a.tap_bytes = (int)l.chunks * TILE_DEPTH;
+    a.count = (int)device->coded->count;
+    memcpy(a.outlier, device->coded->outliers, sizeof a.outlier);
+    int64_t numbers = (int64_t)a.taps * a.rows * OUTLIERS;
+    launch(device, "gather_weights", gather_weights, dim3((unsigned)blocks_for(numbers, THREADS)), THREADS, 0, a);
 }

@@ -126,6 +126,9 @@ static inline int outlier_room(struct gpu_work work)
 void encode_halves(struct device *device, struct tensor x, int64_t first, int64_t count);
 void encode_codes(struct device *device, struct tensor x, int64_t first, int64_t count);
 
+/* And the codes of w's outlier channels, for products with x's outliers. */
+void gather_outlier_weights(struct device *device, struct tensor x, const struct weight *w);
+
 /* For lanes [first, first + count), of halves. */
 struct rounded_args rounded_args_of(struct device *device, const struct product *p, int64_t first, int64_t count);
 

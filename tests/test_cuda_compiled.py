@@ -13,7 +13,8 @@ import compiled  # noqa: E402
 
 NEEDS = "standin"
 SM = 90
-PRODUCTS = ("product.cu", "attention.cu", "attention_wide.cu", "attention_tangent.cu", "attention_tangent_wide.cu")
+PRODUCTS = ("product.cu", "rounded_product.cu", "coded_product.cu", "attention.cu", "attention_wide.cu", "attention_tangent.cu",
+            "attention_tangent_wide.cu")
 HOT = (*PRODUCTS, "norm.cu")
 
 needs_nvcc = pytest.mark.skipif(not compiled.find("nvcc"), reason="no nvcc: the CUDA toolkit is not installed")

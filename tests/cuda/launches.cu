@@ -47,19 +47,49 @@ static struct weight weight_of(int64_t out, int64_t in, enum dtype type, int64_t
     return w;
 }
 
+static const struct {
+    enum dtype type;
+    int64_t group;
+} kinds[] = {{U8, 32}, {I8, 0}, {F16, 0}, {F32, 0}};
+
 /* Every kind of weights; many rows and few; readable in pieces or not. */
 static void products(struct device *device)
 {
-    static const struct {
-        enum dtype type;
-        int64_t group;
-    } kinds[] = {{U8, 32}, {I8, 0}, {F16, 0}, {F32, 0}};
     for (const auto &kind : kinds)
         for (int64_t rows : {4, 1 << 16})
             for (int64_t offset : {0, 4}) {
                 struct weight w = weight_of(1280, 1280, kind.type, kind.group);
                 cuda_linear(device, tensor_of(F32, 1, rows, 1280), tensor_of(F32, 1, rows, 1280, offset), &w, {});
             }
+}
+
+/* A program with tangents, all of which is rounded once: sums of one part and of several, then codes with an outlier. */
+static void tangent_products(struct device *device)
+{
+    struct coded coded = {};
+    coded.count = 1;
+    device->tangents = {1, tensor_of(I32, 1, 1, 2), 1};
+    device->tangent_bits = 8;
+    device->work = tensor_of(U8, 1, 1, 1);
+    for (int64_t in : {1280, 4096})
+        for (int64_t rows : {4, 1 << 16}) {
+            struct tensor y = tensor_of(F32, 2, rows, 1280), x = tensor_of(F32, 2, rows, in);
+            for (const auto &kind : kinds) {
+                struct weight w = weight_of(1280, in, kind.type, kind.group);
+                cuda_linear(device, y, x, &w, {});
+            }
+            struct weight w = weight_of(1280, in, I8, 0);
+            coded.weight = &w;
+            device->coded = &coded;
+            device->encodes = true;
+            cuda_linear(device, y, x, &w, {});
+            device->encodes = false;
+            device->coded = NULL;
+        }
+    device->tangents = {};
+    double rms;
+    cuda_channel_rms(device, &rms, tensor_of(F32, 1, 1, 1), 0);
+    device->error = ok(); // there is nothing that it could have copied
 }
 
 static void attention(struct device *device)
@@ -127,6 +157,7 @@ int main(int argc, char **argv)
     for (enum operand operand : {HALF, BFLOAT}) {
         cuda.operand = operand;
         products(&cuda.device);
+        tangent_products(&cuda.device);
         attention(&cuda.device);
         attention_of_tangents(&cuda.device);
         norms(&cuda.device);
