@@ -17,7 +17,8 @@ extern "C" {
 }
 #include "kernels/ptx.h"
 
-struct link; /* nccl.cu */
+struct link;   /* nccl.cu */
+struct pieces; /* program.cu */
 
 struct cuda {
     struct device device; /* must be first: src/device/ knows only this */
@@ -29,8 +30,8 @@ struct cuda {
     struct bad_content *bad_content; /* on the GPU; device_wait reads it */
     float4 *moments;                 /* [MOMENTS] on the GPU: scratch of norm.cu, between its two kernels */
     struct link *link;               /* to the other ranks' GPUs; NULL: not joined */
-    struct program *collective;      /* the one whose graph has collectives; NULL: none */
-    bool pending; /* a collective was enqueued, or is being captured: wait for the stream only with nccl_wait */
+    struct pieces *recording;        /* of the program that is being captured; NULL: none */
+    bool pending;                    /* a collective was enqueued: wait for the stream only with nccl_wait */
 };
 
 enum { MOMENTS = GPU_MOMENTS }; /* 64 chunks of 32 groups for 32 lanes: 1 MiB */
@@ -180,13 +181,25 @@ perturb_op cuda_perturb;
 mix_op cuda_mix;
 update_op cuda_update;
 
-/* device.cu: frees a program's graph. */
-void cuda_free_graph(struct program *program);
+/* What ranks do together with `count` numbers or bytes on the GPU: the sum over ranks of doubles, or rank `root`'s bytes
+ * for all. */
+struct collective {
+    void *at;
+    size_t count;
+    bool sum;
+    int root;
+};
 
-/* nccl.cu. nccl_offer fills in join, sum and share, in a build with NCCL. nccl_wait waits, within the limit, for a
- * stream with a pending collective; it returns at once if there is none. nccl_alive: is the link still intact? Call
- * nccl_leave before the stream is destroyed. */
+/* program.cu. A collective is enqueued, or, where a program is being captured, put between two of its graphs. */
+struct error cuda_run(struct program *program);
+void cuda_free_compiled(struct program *program);
+void cuda_collect(struct device *device, const struct collective *what);
+
+/* nccl.cu. nccl_offer fills in join, sum and broadcast, in a build with NCCL. nccl_collect enqueues a collective.
+ * nccl_wait waits, within the limit, for a stream with a pending one; it returns at once if there is none. nccl_alive: is
+ * the link still intact? Call nccl_leave before the stream is destroyed. */
 void nccl_offer(struct device_ops *ops);
+struct error nccl_collect(struct device *device, const struct collective *what);
 struct error nccl_wait(struct device *device);
 struct error nccl_alive(struct device *device);
 void nccl_leave(struct device *device);

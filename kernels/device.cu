@@ -1,11 +1,9 @@
 /* kernels/device.cu
  *
- * The CUDA device: a GPU, one stream, memory, weights, and programs as graphs.
+ * The CUDA device: a GPU, one stream, memory, and weights.
  *
- * Idea. Ops enqueue kernels on one stream. A program is captured once, as a CUDA graph, and replayed from then on: the
- * host enqueues one thing for a whole evaluation. It is captured again if memory that its kernels point into has moved
- * (device->generation). Weights are packed on the host (device/tiles.h), in memory that the ranks of a node share, and
- * uploaded in one go.
+ * Idea. Ops enqueue kernels on one stream. Weights are packed on the host (device/tiles.h), in memory that the ranks of
+ * a node share, and uploaded in one go.
  *
  * If a kernel finds bad contents (an id without a row), it reports them in memory that device_wait reads.
  */
@@ -20,12 +18,6 @@ extern "C" {
 #include "device/kinds.h"
 }
 #include "device/tiles.h"
-
-/* A program's captured form. */
-struct graph {
-    cudaGraphExec_t exec;
-    bool collective; /* has collectives */
-};
 
 struct gpu {
     struct cuda cuda; /* must be first: the device is known by its head */
@@ -193,77 +185,6 @@ static struct error set_activations(struct device *device, bool bfloat)
     return ok();
 }
 
-/* -------------------------------------------------------------------------------- programs */
-
-void cuda_free_graph(struct program *p)
-{
-    if (!p->compiled)
-        return;
-    struct graph *g = (struct graph *)p->compiled;
-    struct cuda *c = cuda_of(p->device);
-    c->collective = c->collective == p ? NULL : c->collective;
-    cudaGraphExecDestroy(g->exec);
-    memory_free(g);
-    p->compiled = NULL;
-}
-
-/* Records the body; the caller destroys the graph. */
-static struct error record(struct program *p, cudaGraph_t *graph)
-{
-    struct device *device = p->device;
-    cudaStream_t stream = cuda_of(device)->stream;
-    // relaxed: a kernel's first launch may load its code, for which the driver allocates memory
-    TRY(cuda_error(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture"));
-    struct error e = program_pass(p);
-    cudaError_t code = cudaStreamEndCapture(stream, graph);
-    if (e.code == ERROR_NONE)
-        e = device->error; // an op's error, which is more precise than the capture's
-    return e.code != ERROR_NONE ? e : cuda_error(code, "cudaStreamEndCapture");
-}
-
-static struct error compile(struct program *p)
-{
-    cuda_free_graph(p);
-    struct graph *g = (struct graph *)memory_alloc(1, sizeof *g);
-    if (!g)
-        return error_memory("a program's graph");
-    cudaGraph_t graph = NULL;
-    struct error e = nccl_wait(p->device);
-    if (e.code == ERROR_NONE)
-        e = record(p, &graph);
-    g->collective = cuda_of(p->device)->pending;
-    cuda_of(p->device)->pending = false;
-    if (e.code == ERROR_NONE)
-        e = cuda_error(cudaGraphInstantiate(&g->exec, graph, 0), "cudaGraphInstantiate");
-    if (graph)
-        cudaGraphDestroy(graph);
-    if (e.code != ERROR_NONE) {
-        memory_free(g);
-        return e;
-    }
-    p->compiled = g;
-    cuda_of(p->device)->collective = g->collective ? p : cuda_of(p->device)->collective;
-    p->generation = p->device->generation;
-    return ok();
-}
-
-static struct error run(struct program *p)
-{
-    struct device *device = p->device;
-    if (device->error.code != ERROR_NONE)
-        return ok(); // it sticks until device_wait
-    if (device->finds_outliers || device->watches)
-        return program_pass(p); // the host looks at what ops have computed, which a graph has no place for
-    if (!p->compiled || p->generation != device->generation)
-        TRY(compile(p));
-    const struct graph *g = (const struct graph *)p->compiled;
-    if (g->collective) {
-        TRY(nccl_alive(device));
-        cuda_of(device)->pending = true;
-    }
-    return cuda_error(cudaGraphLaunch(g->exec, cuda_of(device)->stream), "cudaGraphLaunch");
-}
-
 /* -------------------------------------------------------------------------------- opening */
 
 static void close_device(struct device *device)
@@ -288,8 +209,8 @@ static const struct device_ops *table()
     ops.free = free_memory;
     ops.memory_left = count_memory;
     ops.upload = upload;
-    ops.run = run;
-    ops.free_compiled = cuda_free_graph;
+    ops.run = cuda_run;
+    ops.free_compiled = cuda_free_compiled;
     ops.set_activations = set_activations;
     ops.code_blocks = gpu_code_blocks;
     ops.product_work = gpu_product_work;

@@ -2,17 +2,20 @@
  *
  * Ranks with a GPU each, joined by NCCL.
  *
- * Idea. A collective is work on the stream like a kernel, and a node of a program's graph. But a rank that dies leaves
- * the others waiting inside their GPUs, beyond the reach of signals and time limits. So nothing here blocks: the
- * communicator is polled until it is done (ncclInProgress), and after a collective the host polls an event, NCCL for
- * errors, and the other ranks for whether one gave up, until the limit (nccl_wait). Then ncclCommAbort ends what is
- * running, and the link is cut for good.
+ * Idea. A collective is work on the stream like a kernel. But a rank that dies leaves the others waiting inside their
+ * GPUs, beyond the reach of signals and time limits. So nothing here blocks ("in order to abort NCCL communicators
+ * safely, NCCL requires applications to set communicators as nonblocking", its guide, "Fault Tolerance"): the
+ * communicator is polled until a call is done, and after a collective the host polls an event, NCCL for errors, and the
+ * other ranks for whether one gave up, until the limit (nccl_wait). Then ncclCommAbort ends what is running, and the
+ * link is cut for good.
  *
- * Invariant: while cuda.pending is set, the host makes no call that itself waits for the stream.
+ * Invariants: a call that returns ncclInProgress is polled to its end at once, for "before the states change into
+ * ncclSuccess, users are not allowed to issue CUDA kernel to the streams being used by NCCL" (ncclCommGetAsyncError).
+ * While cuda.pending is set, the host makes no call that itself waits for the stream. No collective is captured
+ * (program.cu).
  *
  * The sums are of a few losses, and exact in any order since all ranks but one hold zeros. One channel is enough, and
- * keeps NCCL's buffers small. A first collective right away creates buffers and connections before the step is
- * captured.
+ * keeps NCCL's buffers small. A first collective right away creates buffers and connections, before the first step.
  */
 #include "kernels/cuda.h"
 extern "C" {
@@ -24,7 +27,6 @@ extern "C" {
 
 #include <nccl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 struct link {
@@ -55,13 +57,8 @@ static void pause_briefly()
     clock_sleep(20e-6);
 }
 
-/* A graph with collectives holds the communicator, and aborting would wait for it, so destroy the graph first. One that
- * is running is freed when it ends. */
-static void abort_link(struct cuda *c)
+static void abort_link(struct link *l)
 {
-    struct link *l = c->link;
-    if (c->collective)
-        cuda_free_graph(c->collective);
     if (l->comm)
         ncclCommAbort(l->comm);
     l->comm = NULL;
@@ -125,7 +122,7 @@ struct error nccl_wait(struct device *device)
     if (e.code == ERROR_NONE)
         e = poll(device);
     if (e.code != ERROR_NONE)
-        abort_link(c);
+        abort_link(c->link);
     c->pending = false;
     return e;
 }
@@ -138,36 +135,37 @@ struct error nccl_alive(struct device *device)
 
 /* -------------------------------------------------------------------------------- collectives */
 
-static void enqueue(struct device *device, ncclResult_t result, const char *call)
+struct error nccl_collect(struct device *device, const struct collective *what)
 {
-    struct error e = wait_for_call(cuda_of(device)->link, result, call);
-    if (e.code != ERROR_NONE)
-        device_fail(device, e);
-    cuda_of(device)->pending = true;
+    TRY(nccl_alive(device));
+    struct cuda *c = cuda_of(device);
+    c->pending = true;
+    if (what->sum)
+        return wait_for_call(
+            c->link, ncclAllReduce(what->at, what->at, what->count, ncclFloat64, ncclSum, c->link->comm, c->stream),
+            "ncclAllReduce");
+    return wait_for_call(c->link,
+                         ncclBroadcast(what->at, what->at, what->count, ncclInt8, what->root, c->link->comm, c->stream),
+                         "ncclBroadcast");
 }
 
 static void sum(struct device *device, struct tensor slots)
 {
-    struct cuda *c = cuda_of(device);
-    size_t count = (size_t)(slots.lanes * slots.lane_stride);
-    void *at = tensor_data(slots);
-    enqueue(device, ncclAllReduce(at, at, count, ncclFloat64, ncclSum, c->link->comm, c->stream), "ncclAllReduce");
+    const struct collective what = {tensor_data(slots), (size_t)(slots.lanes * slots.lane_stride), true, 0};
+    cuda_collect(device, &what);
 }
 
 static void share(struct device *device, struct tensor t, int root)
 {
-    struct cuda *c = cuda_of(device);
     size_t bytes = (size_t)(t.lanes * t.lane_stride * dtype_size(t.type));
-    void *at = tensor_data(t);
-    enqueue(device, ncclBroadcast(at, at, bytes, ncclInt8, root, c->link->comm, c->stream), "ncclBroadcast");
+    const struct collective what = {tensor_data(t), bytes, false, root};
+    cuda_collect(device, &what);
 }
 
 /* -------------------------------------------------------------------------------- joining, leaving */
 
 static struct error connect(struct cuda *c, const struct device_link *link)
 {
-    // ranks may recapture a step at different times, and capturing must not wait for the others
-    setenv("NCCL_GRAPH_REGISTER", "0", 0);
     ncclUniqueId id;
     memset(&id, 0, sizeof id);
     ncclResult_t result = link->rank == 0 ? ncclGetUniqueId(&id) : ncclSuccess;
@@ -216,7 +214,7 @@ static struct error join(struct device *device, const struct device_link *link)
     if (e.code == ERROR_NONE)
         e = test_link(c, link);
     if (e.code != ERROR_NONE) {
-        abort_link(c);
+        abort_link(c->link);
         nccl_leave(device);
         device->error = ok();
     }
@@ -234,7 +232,7 @@ void nccl_leave(struct device *device)
     if (l->comm && wait_for_call(l, ncclCommFinalize(l->comm), "ncclCommFinalize").code == ERROR_NONE)
         ncclCommDestroy(l->comm);
     else
-        abort_link(cuda_of(device));
+        abort_link(l);
     if (l->reached)
         cudaEventDestroy(l->reached);
     memory_free(l);
@@ -258,6 +256,12 @@ const char *nccl_version(void)
 }
 
 #else
+
+struct error nccl_collect(struct device *device, const struct collective *what)
+{
+    (void)what;
+    return error_failed("%s: was built without NCCL", device->name);
+}
 
 struct error nccl_wait(struct device *device)
 {

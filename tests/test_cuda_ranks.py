@@ -127,13 +127,14 @@ def test_gpus_for_some_ranks_and_none_for_others_are_refused(recipe):
     assert done.returncode == 2 and "rank 0 computes on a GPU and rank 1 does not" in done.stderr
 
 
-def test_a_step_is_one_graph_in_which_ranks_meet(joined_run):
-    """Four steps: a sum and a broadcast when the ranks join, another while the step is captured, and none after that."""
+def test_ranks_meet_between_the_graphs_of_a_step(joined_run):
+    """A sum and a broadcast when the ranks join, and in each of four steps; NCCL does not say what becomes of them in a graph that
+    ranks capture at different times, and the stand-in refuses it."""
     done, ranks = joined_run
     assert JOINED in done[2] and len(done[1]) == 4 and sorted(r["rank"] for r in ranks) == [0, 1]
     for r in ranks:
         assert r["leaks"] == 0 and r["faults"] == 0
-        assert r["calls"]["ncclAllReduce"] == r["calls"]["ncclBroadcast"] == 2
+        assert r["calls"]["ncclAllReduce"] == r["calls"]["ncclBroadcast"] == 5
 
 
 # -------------------------------------------------------------------------------- one is lost

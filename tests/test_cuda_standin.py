@@ -168,6 +168,14 @@ def test_two_ranks_may_not_share_a_device(selftest, tmp_path):
     assert done.returncode != 0 and "ncclCommInitRankConfig: invalid usage" in done.stdout
 
 
+def test_a_communicator_that_does_not_block_is_asked_before_its_stream_is_used(selftest, tmp_path):
+    status, said, complaint = case(selftest(), "nccl_hasty", tmp_path / "id")
+    assert (status, said) == (3, "cudaStreamSynchronize: cudaErrorLaunchFailure")
+    assert "does not say what a communicator that does not block adds to a capture" in complaint
+    assert "the call before it is still in progress" in complaint
+    assert complaint.splitlines()[-1] == "stand-in: a stream was used while NCCL was still posting to it"
+
+
 def test_a_dead_rank_is_noticed_by_polling_and_left_by_aborting(selftest, tmp_path):
     done = mpirun(2, selftest(), "nccl_lost", tmp_path / "id", env={"ZOODIP_STANDIN_DEVICES": "2"})
     assert done.stdout.strip() == "remote process exited or there was a network error"

@@ -1,7 +1,8 @@
 // NCCL between the processes of one machine ("NCCL API", "Communicator Creation and Management Functions", "Collective
 // Communication Functions"). A collective is an operation of a stream like a kernel: it begins when its turn comes,
 // lasts until all ranks have arrived ("Using NCCL, Collective Operations": every rank must call it, with the same count
-// and type), and a rank that dies leaves the others waiting until they abort ("Fault Tolerance").
+// and type), and a rank that dies leaves the others waiting until they abort ("Fault Tolerance"). A communicator that
+// does not block posts a collective as late as it may, while it is asked whether it has.
 #include <nccl.h>
 
 #include <sched.h>
@@ -23,9 +24,12 @@ struct ncclComm {
     struct table *table;
     int rank, ranks;
     char id[33];
-    bool joined;
-    ncclResult_t error; /* asynchronous; the first one stays */
-    uint64_t part;      /* parts of collectives so far */
+    bool joined, blocking;
+    ncclResult_t error;   /* asynchronous; the first one stays */
+    CUstream_st *posting; /* where a collective is still to be posted, */
+    operation posted;     /* this one, */
+    int questions;        /* after so many more questions */
+    uint64_t part;        /* parts of collectives so far */
     enum phase phase;
     size_t done; /* bytes of the current collective */
 };
@@ -117,8 +121,21 @@ static bool try_to_join(ncclComm *c)
     return true;
 }
 
+// Whether nothing remains to be posted.
+static bool try_to_post(ncclComm *c)
+{
+    if (!c->posting || --c->questions > 0)
+        return !c->posting;
+    c->posting->posting = false;
+    enqueue(c->posting, c->posted);
+    c->posting = NULL;
+    return true;
+}
+
 static void forget(ncclComm *c)
 {
+    if (c->posting)
+        c->posting->posting = false;
     if (!c->joined)
         table_unlink(c->id);
     table_leave(c->table, c->ranks);
@@ -139,6 +156,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id
     ncclComm *c = new ncclComm{};
     c->rank = rank;
     c->ranks = ranks;
+    c->blocking = !config || config->blocking != 0;
     for (int i = 0; i < 16; i++)
         snprintf(c->id + 2 * i, 3, "%02x", (unsigned char)id.internal[i]);
     c->table = table_join(c->id, rank, ranks, visible_devices()[(size_t)runtime.device]);
@@ -149,7 +167,7 @@ ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, ncclUniqueId id
     communicators().insert(c);
     communicators_alive++;
     *comm = c;
-    if (config && config->blocking == 0)
+    if (!c->blocking)
         return ncclInProgress;
     while (!try_to_join(c))
         sched_yield();
@@ -168,7 +186,7 @@ ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error)
         return result;
     if (!communicators().count(comm))
         return ncclInvalidArgument;
-    if (!try_to_join(comm)) {
+    if (!try_to_join(comm) || !try_to_post(comm)) {
         *error = ncclInProgress;
         return ncclSuccess;
     }
@@ -322,9 +340,22 @@ static ncclResult_t start(const char *name, const struct call &call, cudaStream_
         return ncclInvalidUsage;
     if (call.comm->error != ncclSuccess)
         return call.comm->error;
+    if (call.comm->posting || (captures(stream) && !call.comm->blocking)) {
+        fprintf(stderr, "stand-in: NCCL: %s: %s\n", name,
+                call.comm->posting ? "the call before it is still in progress"
+                                   : "NCCL does not say what a communicator that does not block adds to a capture");
+        return ncclInvalidUsage;
+    }
     if (!device_holds(call.send, call.bytes) || !device_holds(call.recv, call.bytes))
         return ncclInvalidArgument;
-    return enqueue(stream, [call]() { return get_on(call); }) == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
+    operation op = [call]() { return get_on(call); };
+    if (call.comm->blocking)
+        return enqueue(stream, op) == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
+    call.comm->posting = stream_of(stream);
+    call.comm->posting->posting = true;
+    call.comm->posted = op;
+    call.comm->questions = 2;
+    return ncclInProgress;
 }
 
 static size_t bytes_of(size_t count, int type)

@@ -32,6 +32,7 @@ struct CUstream_st {
     enum capture capture;
     cudaStreamCaptureMode mode;
     std::vector<operation> captured;
+    bool posting; /* NCCL is still putting a collective into it, in the background */
 };
 
 /* The runtime's state; one for the process. */
@@ -64,7 +65,7 @@ const struct model &device_model();
 /* The stream of a handle (NULL: the legacy one), or NULL if there is none. */
 CUstream_st *stream_of(cudaStream_t stream);
 
-/* Adds work to a stream, or to the graph it captures. */
+/* Adds work to a stream, or to the graph it captures. A fault, while NCCL is posting: the order is then chance. */
 cudaError_t enqueue(cudaStream_t stream, operation op);
 bool advance(CUstream_st *stream); /* runs its next operation, if it can; false: nothing is left */
 void drain(CUstream_st *stream);

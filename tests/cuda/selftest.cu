@@ -608,6 +608,34 @@ static void case_nccl(const char *path)
     must(cudaStreamDestroy(stream), "cudaStreamDestroy");
 }
 
+// A communicator that does not block, of one rank: its collectives may not be captured, and nothing may be given to the
+// stream before it says that it has posted one.
+static void case_nccl_hasty(const char *path)
+{
+    cudaStream_t stream = new_stream();
+    must(cudaSetDevice(0), "cudaSetDevice");
+    ncclComm_t comm;
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    ncclResult_t state = ncclCommInitRankConfig(&comm, 1, share_id(path, 0), 0, &config);
+    while (state == ncclInProgress)
+        must_nccl(ncclCommGetAsyncError(comm, &state), "ncclCommGetAsyncError");
+    double *sum = on_device<double>(1);
+    auto add = [&]() { return ncclAllReduce(sum, sum, 1, ncclFloat64, ncclSum, comm, stream); };
+    must(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+    expect(add() == ncclInvalidUsage, "a refusal in a capture");
+    cudaGraph_t graph;
+    must(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture");
+    for (state = add(); state == ncclInProgress;) {
+        expect(add() == ncclInvalidUsage, "a refusal while it is in progress");
+        must_nccl(ncclCommGetAsyncError(comm, &state), "ncclCommGetAsyncError");
+    }
+    wait(stream);
+    expect(add() == ncclInProgress, "progress in the background");
+    must(cudaMemsetAsync(sum, 0, 8, stream), "cudaMemsetAsync");
+    wait(stream);
+}
+
 // Rank 1 dies silently; rank 0 notices by polling, aborts, and its stream is free again.
 static void case_nccl_lost(const char *path)
 {
@@ -692,6 +720,8 @@ int main(int argc, char **argv)
             return run_wrong(w.kernel, w.grid, w.block, w.shared), 0;
     if (strcmp(name, "nccl") == 0 && argc == 3)
         return case_nccl(argv[2]), 0;
+    if (strcmp(name, "nccl_hasty") == 0 && argc == 3)
+        return case_nccl_hasty(argv[2]), 0;
     if (strcmp(name, "nccl_lost") == 0 && argc == 3)
         return case_nccl_lost(argv[2]), 0;
     fprintf(stderr, "usage: selftest CASE [FILE]\n");

@@ -16,7 +16,7 @@ static std::set<CUstream_st *> &streams()
 // The legacy default stream waits for all blocking streams, and they for it.
 static CUstream_st *legacy()
 {
-    static CUstream_st stream = {true, {}, NO_CAPTURE, cudaStreamCaptureModeGlobal, {}};
+    static CUstream_st stream = {true, {}, NO_CAPTURE, cudaStreamCaptureModeGlobal, {}, false};
     return &stream;
 }
 
@@ -88,9 +88,18 @@ cudaError_t refuse_in_capture()
     return refused ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
+// NCCL, ncclCommGetAsyncError: "before the states change into ncclSuccess, users are not allowed to issue CUDA kernel
+// to the streams being used by NCCL", nor may they wait for such a stream ("Nonblocking Group Operation").
+static void refuse_while_nccl_posts(const CUstream_st *stream)
+{
+    if (stream->posting)
+        fault(cudaErrorLaunchFailure, "a stream was used while NCCL was still posting to it");
+}
+
 cudaError_t enqueue(cudaStream_t stream, operation op)
 {
     CUstream_st *s = stream_of(stream);
+    refuse_while_nccl_posts(s);
     if (s->capture == SPOILED)
         return cudaErrorStreamCaptureInvalidated;
     if (s->capture == CAPTURING) {
@@ -115,7 +124,7 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned flags)
         code = cudaErrorInvalidValue;
     if (code != cudaSuccess)
         return leave(code);
-    *stream = new CUstream_st{flags == cudaStreamDefault, {}, NO_CAPTURE, cudaStreamCaptureModeGlobal, {}};
+    *stream = new CUstream_st{flags == cudaStreamDefault, {}, NO_CAPTURE, cudaStreamCaptureModeGlobal, {}, false};
     streams().insert(*stream);
     streams_alive++;
     return cudaSuccess;
@@ -148,6 +157,7 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream)
     }
     if (code != cudaSuccess)
         return leave(code);
+    refuse_while_nccl_posts(s);
     keep_legacy_order(s);
     drain(s);
     return leave(runtime.sticky);
