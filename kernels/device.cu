@@ -62,6 +62,20 @@ static struct error alloc_memory(struct device *device, int64_t bytes, void **me
     return cuda_error(code, "cudaMemsetAsync");
 }
 
+static struct error alloc_host(struct device *device, int64_t bytes, void **memory)
+{
+    (void)device;
+    TRY(cuda_error(cudaMallocHost(memory, (size_t)bytes), "cudaMallocHost"));
+    memset(*memory, 0, (size_t)bytes);
+    return ok();
+}
+
+static void free_host(struct device *device, void *memory)
+{
+    (void)device;
+    cudaFreeHost(memory);
+}
+
 static struct error count_memory(struct device *device, int64_t *left, int64_t *used)
 {
     (void)device;
@@ -207,6 +221,8 @@ static const struct device_ops *table()
     ops.wait = wait_for_stream;
     ops.alloc = alloc_memory;
     ops.free = free_memory;
+    ops.alloc_host = alloc_host;
+    ops.free_host = free_host;
     ops.memory_left = count_memory;
     ops.upload = upload;
     ops.run = cuda_run;

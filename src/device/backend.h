@@ -80,6 +80,8 @@ struct device_ops {
     struct error (*wait)(struct device *device);
     struct error (*alloc)(struct device *device, int64_t bytes, void **memory); /* zeroed */
     void (*free)(struct device *device, void *memory);
+    struct error (*alloc_host)(struct device *device, int64_t bytes, void **memory); /* both NULL: any memory does */
+    void (*free_host)(struct device *device, void *memory);
     struct error (*memory_left)(struct device *device, int64_t *left, int64_t *used); /* NULL: not counted */
     /* Copies host memory to the device, at once. NULL: weights are used where they were packed. */
     struct error (*upload)(struct device *device, void *to, const void *from, int64_t bytes);

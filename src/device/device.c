@@ -34,6 +34,22 @@ void device_close(struct device *d)
     d->ops->close(d);
 }
 
+struct error device_alloc_host(struct device *d, int64_t bytes, void **memory)
+{
+    if (d->ops->alloc_host)
+        return d->ops->alloc_host(d, bytes, memory);
+    *memory = memory_alloc(1, bytes);
+    return *memory ? ok() : error_memory("what the host and the device exchange");
+}
+
+void device_free_host(struct device *d, void *memory)
+{
+    if (d->ops->free_host)
+        d->ops->free_host(d, memory);
+    else
+        memory_free(memory);
+}
+
 const char *device_name(const struct device *d)
 {
     return d->name;

@@ -182,6 +182,14 @@ struct tensor device_alloc(struct device *device, enum dtype type, int64_t lanes
                            int64_t channels);
 void device_free(struct device *device, struct tensor *tensor);
 
+/* Host memory, zeroed, from and to which a GPU copies without making the host wait. NULL may be freed; after device_wait. */
+struct error device_alloc_host(struct device *device, int64_t bytes, void **memory);
+void device_free_host(struct device *device, void *memory);
+
+/* A view: a dense tensor in the memory of another, from byte `offset` on. */
+struct tensor tensor_within(struct tensor bytes, int64_t offset, enum dtype type, int64_t lanes, int64_t height,
+                            int64_t width, int64_t channels);
+
 /* A view: channels [first, first + count) of every position. */
 struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count);
 

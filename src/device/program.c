@@ -58,6 +58,12 @@ void device_free_state(struct device *d, struct tensor *t)
     *t = (struct tensor){0};
 }
 
+struct tensor tensor_within(struct tensor bytes, int64_t offset, enum dtype type, int64_t lanes, int64_t height,
+                            int64_t width, int64_t channels)
+{
+    return dense(bytes.base, bytes.offset + offset, type, lanes, height, width, channels);
+}
+
 struct tensor tensor_channels(struct tensor x, int64_t first, int64_t count)
 {
     x.offset += first * dtype_size(x.type);

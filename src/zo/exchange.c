@@ -14,14 +14,6 @@ bool exchange_on_devices(const struct training *t)
     return method && (comm_size(t->parts.comm) == 1 || device_joined(t->parts.device));
 }
 
-/* What the update has left on the device. */
-static struct error read_update(struct training *t)
-{
-    struct device *d = t->parts.device;
-    device_read(d, t->gradient, t->step.gradient);
-    return step_get(&t->step, &t->state);
-}
-
 /* -------------------------------------------------------------------------------- on the devices */
 
 static struct error step_on_devices(struct training *t, int64_t k, const double rates[3], bool *stop)
@@ -29,14 +21,15 @@ static struct error step_on_devices(struct training *t, int64_t k, const double 
     struct device *d = t->parts.device;
     double notes[NOTES] = {[NOTE_STOP] = signals_stop_requested(), [NOTE_LAST] = (double)t->wish};
     struct error e = step_whole(&t->step, k, &t->draws, notes, rates);
-    device_read(d, t->slots, t->step.slots);
+    const double *slots = step_read(&t->step);
     e = error_first(e, device_wait(d));
+    memcpy(t->slots, slots, (size_t)(t->lanes + NOTES) * sizeof *slots);
     // a single rank may still stop; one of several only if all know
     *stop = t->slots[t->lanes + NOTE_STOP] > 0 || (!device_joined(d) && signals_stop_requested());
     TRY(comm_abort(t->parts.comm, e)); // the others may be waiting in their GPUs, where no message reaches them
     // the same on all, whose slots are equal and whose updates are; a rank alone with it is named when the others miss it
     TRY(finite_losses(t, k));
-    TRY(comm_abort(t->parts.comm, read_update(t)));
+    step_take(&t->step, t->gradient, &t->state);
     return finite_update(t, k);
 }
 
@@ -82,7 +75,9 @@ static struct error update(struct training *t, int64_t k, const double rates[3])
     }
     device_write(t->parts.device, t->step.slots, t->slots);
     struct error e = step_update(&t->step, rates);
-    TRY(error_first(e, read_update(t)));
+    step_read(&t->step);
+    TRY(error_first(e, device_wait(t->parts.device)));
+    step_take(&t->step, t->gradient, &t->state);
     return finite_update(t, k);
 }
 

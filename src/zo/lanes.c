@@ -60,16 +60,21 @@ enum { CHOICE = 3 }; /* integers of a picture */
 
 /* For each batch, one after the other: choice [pictures][3], each lane's caption [lanes], its direction [lanes] and
  * its picture [lanes]. */
-static int64_t integers_of_batch(const struct lanes *l)
+static int64_t integers_of_batch(int64_t pictures, int64_t lanes)
 {
-    const struct evaluator_shape *e = &l->evaluator.shape;
-    return CHOICE * e->pictures + 3 * e->lanes;
+    return CHOICE * pictures + 3 * lanes;
+}
+
+int64_t lanes_integers(const struct lanes_shape *s)
+{
+    return s->batches * integers_of_batch(s->pictures, s->lanes);
 }
 
 struct lane_choices lanes_choices(const struct lanes *l, int64_t batch)
 {
     const struct evaluator_shape *e = &l->evaluator.shape;
-    int32_t *first = l->contents + batch * integers_of_batch(l), *caption = first + CHOICE * e->pictures;
+    int32_t *first = l->contents + batch * integers_of_batch(e->pictures, e->lanes);
+    int32_t *caption = first + CHOICE * e->pictures;
     return (struct lane_choices){(int32_t(*)[CHOICE])first, caption, caption + e->lanes, caption + 2 * e->lanes};
 }
 
@@ -137,10 +142,22 @@ void lanes_prepare(const struct lanes *l, int64_t batch, const struct lane_draws
 
 /* -------------------------------------------------------------------------------- making, freeing */
 
+static struct error keep_integers(struct lanes *l, int64_t count)
+{
+    TRY(device_alloc_state(l->parts.device, I32, 1, 1, 1, count, &l->integers));
+    l->contents = memory_alloc(count, sizeof *l->contents);
+    return l->contents ? ok() : error_memory("the lanes' choices");
+}
+
 struct error lanes_new(struct lanes *l, const struct training_parts *parts, const struct lane_sources *sources,
                        const struct lanes_shape *s)
 {
-    *l = (struct lanes){.parts = *parts, .sources = sources, .batches = s->batches};
+    *l = (struct lanes){.parts = *parts,
+                        .sources = sources,
+                        .batches = s->batches,
+                        .integers = s->integers,
+                        .contents = s->contents,
+                        .shared = s->integers.base};
     const struct dataset *set = parts->dataset;
     const struct evaluator_shape shape = {.lanes = s->lanes,
                                           .pictures = s->pictures,
@@ -154,11 +171,8 @@ struct error lanes_new(struct lanes *l, const struct training_parts *parts, cons
                                           .dim = parts->text->config.width,
                                           .first_id = parts->first_id};
     struct error e = evaluator_new(&l->evaluator, parts->device, parts->text, parts->unet, &shape);
-    int64_t count = s->batches * integers_of_batch(l);
-    if (e.code == ERROR_NONE)
-        e = device_alloc_state(parts->device, I32, 1, 1, 1, count, &l->integers);
-    if (e.code == ERROR_NONE && !(l->contents = memory_alloc(count, sizeof *l->contents)))
-        e = error_memory("the lanes' choices");
+    if (e.code == ERROR_NONE && !l->shared)
+        e = keep_integers(l, lanes_integers(s));
     if (e.code != ERROR_NONE)
         lanes_free(l);
     return e;
@@ -169,7 +183,9 @@ void lanes_free(struct lanes *l)
     if (!l->parts.device)
         return;
     evaluator_free(&l->evaluator);
-    device_free_state(l->parts.device, &l->integers);
-    memory_free(l->contents);
+    if (!l->shared) {
+        device_free_state(l->parts.device, &l->integers);
+        memory_free(l->contents);
+    }
     *l = (struct lanes){0};
 }

@@ -40,13 +40,19 @@ struct lanes {
     struct evaluator evaluator; /* of one batch */
     struct tensor integers;     /* private: I32, all choices of all batches */
     int32_t *contents;          /* private: the same on the host */
+    bool shared;                /* private: with the maker */
 };
 
 struct lanes_shape {
     int64_t batches, lanes, pictures; /* lanes and pictures: of a batch */
     bool tangents;                    /* a batch's lanes from `pictures` on are tangents */
     bool predictions;                 /* are kept, as struct evaluator has them */
+    struct tensor integers; /* I32 [1, 1, 1, lanes_integers], kept by the maker together with what they are on */
+    int32_t *contents;      /* the host, and sent by it; base NULL: the lanes' own, which lanes_write sends */
 };
+
+/* How many integers choose the lanes of a shape. */
+int64_t lanes_integers(const struct lanes_shape *shape);
 
 /* `sources` is borrowed. Free with lanes_free. */
 struct error lanes_new(struct lanes *l, const struct training_parts *parts, const struct lane_sources *sources,

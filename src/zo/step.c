@@ -6,7 +6,7 @@
 #include "base/rng.h"
 #include "zo/tangent_batches.h"
 
-enum { LANES_AT_ONCE = 32 };
+enum { LANES_AT_ONCE = 32, RATES = 3 };
 
 struct step_slots step_slots_of(const struct config *c)
 {
@@ -204,21 +204,24 @@ static struct error whole_body(void *arg)
 
 /* -------------------------------------------------------------------------------- running */
 
-static void write_step(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool repeat)
+/* All that a step begins with, in one copy; rates NULL: as they were. */
+static void write_step(struct step *s, int64_t number, const struct draws *draws, const double *notes,
+                       const double *rates, bool repeat)
 {
-    s->number_now = number;
-    device_write(s->parts.device, s->number, &s->number_now);
-    if (s->share.count > 0) {
+    double *slots = step_block_at(&s->block, s->slots);
+    memcpy(step_block_at(&s->block, s->number), &number, sizeof number);
+    if (rates)
+        memcpy(step_block_at(&s->block, s->rates), rates, RATES * sizeof *rates);
+    if (s->share.count > 0)
         choose(s, draws, repeat);
-        lanes_write(&s->lanes);
-    }
-    memcpy(s->fresh + s->shape.lanes, notes, (size_t)s->shape.notes * sizeof *notes);
-    device_write(s->parts.device, s->slots, s->fresh);
+    memset(slots, 0, (size_t)s->shape.lanes * sizeof *slots);
+    memcpy(slots + s->shape.lanes, notes, (size_t)s->shape.notes * sizeof *notes);
+    step_block_write(&s->block, s->number, s->slots);
 }
 
 struct error step_evaluate(struct step *s, int64_t number, const struct draws *draws, const double *notes, bool repeat)
 {
-    write_step(s, number, draws, notes, repeat);
+    write_step(s, number, draws, notes, NULL, repeat);
     return program_run(s->evaluate);
 }
 
@@ -230,15 +233,15 @@ struct error step_repeat(struct step *s, const float *embedding)
 
 struct error step_update(struct step *s, const double rates[3])
 {
-    device_write(s->parts.device, s->rates, rates);
+    memcpy(step_block_at(&s->block, s->rates), rates, RATES * sizeof *rates);
+    step_block_write(&s->block, s->rates, s->rates);
     return program_run(s->update);
 }
 
 struct error step_whole(struct step *s, int64_t number, const struct draws *draws, const double *notes,
                         const double rates[3])
 {
-    write_step(s, number, draws, notes, false);
-    device_write(s->parts.device, s->rates, rates);
+    write_step(s, number, draws, notes, rates, false);
     return program_run(s->whole);
 }
 
@@ -266,6 +269,21 @@ void step_put(struct step *s, const struct state *state)
         device_write(d, s->weights, s->units);
 }
 
+const double *step_read(struct step *s)
+{
+    step_block_read(&s->block, s->slots, s->v);
+    return step_block_at(&s->block, s->slots);
+}
+
+void step_take(const struct step *s, double *gradient, struct state *state)
+{
+    size_t dim = (size_t)state->dim, moments = (size_t)state_moments(state);
+    memcpy(gradient, step_block_at(&s->block, s->gradient), dim * sizeof *gradient);
+    memcpy(state->embedding, step_block_at(&s->block, s->embedding), dim * sizeof *state->embedding);
+    memcpy(state->m, step_block_at(&s->block, s->m), moments * sizeof *state->m);
+    memcpy(state->v, step_block_at(&s->block, s->v), moments * sizeof *state->v);
+}
+
 struct error step_get(struct step *s, struct state *state)
 {
     struct device *d = s->parts.device;
@@ -277,16 +295,14 @@ struct error step_get(struct step *s, struct state *state)
 
 /* -------------------------------------------------------------------------------- making, freeing */
 
-/* Adam's moments, and what mixes directions. Each place of a direction, of which there are `places`, has as many
- * weights as the basis has rows. */
-static struct error keep_moments(struct step *s, int64_t vectors, int64_t width)
+/* What mixes directions. Each place of a direction, of which there are `places`, has as many weights as the basis has
+ * rows. */
+static struct error keep_mixture(struct step *s, int64_t vectors, int64_t width)
 {
     const struct step_shape *shape = &s->shape;
     struct device *d = s->parts.device;
     bool coordinates = shape->coordinates;
     int64_t rank = shape->rank, places = coordinates ? 1 : vectors;
-    TRY(device_alloc_state(d, F32, 1, 1, places, coordinates ? rank : width, &s->m));
-    TRY(device_alloc_state(d, F32, 1, 1, places, coordinates ? rank : width, &s->v));
     if (rank == 0)
         return ok();
     TRY(device_alloc_state(d, F32, shape->directions, 1, places, rank, &s->weights));
@@ -302,35 +318,44 @@ static struct error keep_moments(struct step *s, int64_t vectors, int64_t width)
     return s->units ? ok() : error_memory("a step's directions");
 }
 
+/* What host and device exchange in a step: to the device from the number to the slots, back from the slots to v. */
+static struct error keep_block(struct step *s, int64_t integers, int64_t vectors, int64_t width)
+{
+    const struct step_shape *shape = &s->shape;
+    int64_t places = shape->coordinates ? 1 : vectors, moments = shape->coordinates ? shape->rank : width;
+    const struct block_part parts[] = {{&s->number, I64, 1, 1, 1, 1},
+                                       {&s->rates, F64, 1, 1, 1, RATES},
+                                       {&s->integers, I32, 1, 1, 1, integers},
+                                       {&s->slots, F64, shape->lanes + shape->notes, 1, 1, 1},
+                                       {&s->gradient, F64, 1, 1, vectors, width},
+                                       {&s->embedding, F32, 1, 1, vectors, width},
+                                       {&s->m, F32, 1, 1, places, moments},
+                                       {&s->v, F32, 1, 1, places, moments}};
+    return step_block_new(&s->block, s->parts.device, parts, sizeof parts / sizeof *parts);
+}
+
 static bool keeps_predictions(const struct step *s)
 {
     return s->parts.config->optim.method == METHOD_GAUSS_NEWTON;
 }
 
-static struct error keep_tensors(struct step *s)
+static struct error keep_tensors(struct step *s, int64_t integers)
 {
     const struct dataset *set = s->parts.dataset;
     const struct config *c = s->parts.config;
     struct device *d = s->parts.device;
     const struct step_shape *shape = &s->shape;
-    int64_t vectors = c->token.vectors, width = s->parts.text->config.width;
-    int64_t slots = shape->lanes + shape->notes, batch = c->optim.batch_size;
-    TRY(device_alloc_state(d, I64, 1, 1, 1, 1, &s->number));
+    int64_t vectors = c->token.vectors, width = s->parts.text->config.width, batch = c->optim.batch_size;
+    TRY(keep_block(s, integers, vectors, width));
     TRY(device_alloc_state(d, F32, batch, set->height, set->width, set->channels, &s->posterior));
     TRY(device_alloc_state(d, F32, batch, set->height, set->width, set->channels, &s->noise));
     TRY(device_alloc_state(d, F32, shape->directions, 1, vectors, width, &s->directions));
-    TRY(device_alloc_state(d, F32, 1, 1, vectors, width, &s->embedding));
-    TRY(keep_moments(s, vectors, width));
-    TRY(device_alloc_state(d, F64, 1, 1, vectors, width, &s->gradient));
-    TRY(device_alloc_state(d, F64, slots, 1, 1, 1, &s->slots));
+    TRY(keep_mixture(s, vectors, width));
     TRY(device_alloc_state(d, F32, shape->tau > 1 ? shape->tau - 1 : 1, 1, vectors, width, &s->removed));
     TRY(device_alloc_state(d, I32, 1, 1, 1, 1, &s->removed_rows));
-    s->fresh = memory_alloc(slots, sizeof *s->fresh);
-    if (!s->fresh)
-        return error_memory("a step's slots");
-    if (keeps_predictions(s))
-        TRY(device_alloc_state(d, F32, shape->lanes, set->height, set->width, set->channels, &s->predictions));
-    return device_alloc_state(d, F64, 1, 1, 1, 3, &s->rates);
+    if (!keeps_predictions(s))
+        return ok();
+    return device_alloc_state(d, F32, shape->lanes, set->height, set->width, set->channels, &s->predictions);
 }
 
 /* As few batches as LANES_AT_ONCE allows, all of one size. */
@@ -347,20 +372,26 @@ static struct lanes_shape shape_tangents(const struct step *s)
     return (struct lanes_shape){b.batches, b.tangents + b.pictures, b.pictures, .tangents = true};
 }
 
-static struct error make_lanes(struct step *s, const struct lane_sources *sources)
+/* Of an empty share: none. */
+static struct lanes_shape shape_lanes(const struct step *s)
 {
-    bool tangents = s->parts.config->zo.derivative == DERIVATIVE_TANGENT;
-    struct lanes_shape shape = tangents ? shape_tangents(s) : shape_differences(s);
+    if (s->share.count == 0)
+        return (struct lanes_shape){0};
+    struct lanes_shape shape =
+        s->parts.config->zo.derivative == DERIVATIVE_TANGENT ? shape_tangents(s) : shape_differences(s);
     shape.predictions = keeps_predictions(s);
-    return lanes_new(&s->lanes, &s->parts, sources, &shape);
+    return shape;
 }
 
 static struct error make(struct step *s, const struct lane_sources *sources, bool whole)
 {
     struct device *d = s->parts.device;
-    TRY(keep_tensors(s));
+    struct lanes_shape shape = shape_lanes(s);
+    TRY(keep_tensors(s, lanes_integers(&shape)));
+    shape.integers = s->integers;
+    shape.contents = step_block_at(&s->block, s->integers);
     if (s->share.count > 0)
-        TRY(make_lanes(s, sources));
+        TRY(lanes_new(&s->lanes, &s->parts, sources, &shape));
     device_number_products(d);
     TRY(program_new(d, evaluate_body, s, &s->evaluate));
     return whole ? program_new(d, whole_body, s, &s->whole) : program_new(d, update_body, s, &s->update);
@@ -392,13 +423,11 @@ void step_free(struct step *s)
     program_free(s->update);
     program_free(s->whole);
     lanes_free(&s->lanes);
-    struct tensor *const kept[] = {
-        &s->number,       &s->posterior,   &s->noise, &s->directions, &s->weights, &s->basis,
-        &s->embedding,    &s->m,           &s->v,     &s->gradient,   &s->slots,   &s->removed,
-        &s->removed_rows, &s->coordinates, &s->rates, &s->predictions};
+    struct tensor *const kept[] = {&s->posterior, &s->noise,        &s->directions,  &s->weights,    &s->basis,
+                                   &s->removed,   &s->removed_rows, &s->coordinates, &s->predictions};
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         device_free_state(s->parts.device, kept[i]);
-    memory_free(s->fresh);
+    step_block_free(&s->block);
     memory_free(s->units);
     *s = (struct step){0};
 }

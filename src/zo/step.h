@@ -29,6 +29,7 @@
 #include "zo/lanes.h"
 #include "zo/parts.h"
 #include "zo/state.h"
+#include "zo/step_block.h"
 
 /* What ranks share out, in pieces: with differences all lanes, by their slots; with tangents n x batch of them, picture
  * by picture: piece b n + i - 1 is direction i = 1..n of picture b. Every rank with a tangent of a picture evaluates
@@ -52,14 +53,14 @@ struct step {
     struct program *evaluate, *update, *whole; /* whole: both in one; either update or whole is NULL */
 
     /* private */
-    struct tensor number; /* I64: the step */
+    struct step_block block; /* number, rates, integers (of the lanes), slots, gradient, embedding, m, v */
+    struct tensor number;    /* I64: the step */
+    struct tensor rates, integers;
     struct tensor posterior, noise, directions;
     struct tensor weights, basis, coordinates; /* of struct update and op_mix; unused without a basis */
-    struct tensor removed, removed_rows, rates;
-    float *units;       /* weights where a direction is a row of the basis, [directions, rank]; else NULL */
-    double *fresh;      /* what the slots begin with, zeros and the notes */
-    int64_t number_now; /* number and removed_rows as they were last written */
-    int32_t removed_rows_now;
+    struct tensor removed, removed_rows;
+    float *units;             /* weights where a direction is a row of the basis, [directions, rank]; else NULL */
+    int32_t removed_rows_now; /* as they were last written */
 };
 
 /* What slots hold under a config. */
@@ -78,6 +79,11 @@ void step_whole_only(struct step *s);
 void step_put(struct step *s, const struct state *state);
 void step_put_removed(struct step *s, const struct state *state); /* only the directions */
 struct error step_get(struct step *s, struct state *state);
+
+/* step_read enqueues a copy of slots, gradient, embedding and moments to the host, and says where the slots will be after
+ * device_wait; step_take then gives the rest. */
+const double *step_read(struct step *s);
+void step_take(const struct step *s, double *gradient, struct state *state);
 
 /* Enqueues the evaluation of this rank's lanes in step number `number` on the draws. Slots of other ranks' lanes become
  * zero, those after them notes [shape.notes]. With `repeat`, the last piece of the first batch repeats its first. */

@@ -30,10 +30,10 @@ static bool due(const char *what)
 }
 
 /* Names that the linker gives them (CMakeLists.txt). */
-void __real_evaluator_forward(const struct evaluator *e);          // NOLINT
-void __wrap_evaluator_forward(const struct evaluator *e);          // NOLINT
-struct error __real_step_get(struct step *s, struct state *state); // NOLINT
-struct error __wrap_step_get(struct step *s, struct state *state); // NOLINT
+void __real_evaluator_forward(const struct evaluator *e);                           // NOLINT
+void __wrap_evaluator_forward(const struct evaluator *e);                           // NOLINT
+void __real_step_take(const struct step *s, double *gradient, struct state *state); // NOLINT
+void __wrap_step_take(const struct step *s, double *gradient, struct state *state); // NOLINT
 struct error __real_validation_loss(struct validation *v, const float *embedding, struct share share,
                                     double *loss); // NOLINT
 struct error __wrap_validation_loss(struct validation *v, const float *embedding, struct share share,
@@ -48,16 +48,15 @@ void __wrap_evaluator_forward(const struct evaluator *e) // NOLINT
         ((double *)tensor_data(e->losses))[0] = fault.value;
 }
 
-struct error __wrap_step_get(struct step *s, struct state *state) // NOLINT
+void __wrap_step_take(const struct step *s, double *gradient, struct state *state) // NOLINT
 {
-    TRY(__real_step_get(s, state));
+    __real_step_take(s, gradient, state);
     if (due("embedding"))
         state->embedding[state->dim - 1] = (float)fault.value;
     if (due("first"))
         state->m[0] = (float)fault.value;
     if (due("second"))
         state->v[state->dim / 2] = (float)fault.value;
-    return ok();
 }
 
 struct error __wrap_validation_loss(struct validation *v, const float *embedding, struct share share,
