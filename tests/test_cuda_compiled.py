@@ -8,8 +8,9 @@ import pytest
 
 from conftest import BUILD, ROOT
 
-sys.path.insert(0, str(ROOT / "tests" / "cuda"))
+sys.path[:0] = [str(ROOT / "tests" / "cuda"), str(ROOT / "tests" / "bench")]
 import compiled  # noqa: E402
+import gpu_kernels  # noqa: E402
 
 NEEDS = "standin"
 SM = 90
@@ -66,6 +67,16 @@ def test_no_launch_asks_for_more_shared_memory_than_a_block_may_have(sm):
 ])
 def test_both_compilers_names_become_the_same(name, agreed):
     assert compiled.plain(name) == agreed
+
+
+@needs_nvcc
+@pytest.mark.parametrize("modelled", gpu_kernels.COMPILED)
+def test_the_model_of_a_gpu_has_the_compiled_kernels_loops(kernels, modelled):
+    """tests/bench/gpu_kernels.py, which is to be brought up to date where this fails; other compilers differ by less."""
+    if not compiled.find("cuobjdump"):
+        pytest.skip("no cuobjdump beside nvcc, on the PATH or in triton")
+    code, loop = kernels[gpu_kernels.COMPILED[modelled]].code, gpu_kernels.NOW[modelled]
+    assert code.matrix == loop.matrix and abs(code.loop / loop.loop - 1) < 0.1
 
 
 LOOP = """

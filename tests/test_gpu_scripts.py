@@ -23,6 +23,7 @@ from conftest import BUILD, NIGHTLY, ROOT, program, run, write_recipe
 
 sys.path[:0] = [str(ROOT / "tests" / "gpu"), str(ROOT / "tests" / "bench")]
 import families  # noqa: E402
+import gpu_model  # noqa: E402
 import library  # noqa: E402
 import model  # noqa: E402
 import ncu  # noqa: E402
@@ -168,7 +169,9 @@ def test_a_gpu_is_measured_with_the_papers_recipe(tmp_path, monkeypatch):
 
 
 def test_a_gpu_gets_the_tests_that_start_no_ranks():
-    assert [path.name for path in proof.tests_for_a_gpu()] == ["test_cuda.py", "test_cuda_ops.py"]
+    files = {path.name for path in proof.tests_for_a_gpu()}
+    assert {"test_cuda.py", "test_cuda_ops.py", "test_cuda_tangents.py", "test_cuda_tangent_ops.py", "test_cuda_tangent_runs.py"} < files
+    assert not files & {"test_cuda_queue.py", "test_cuda_ranks.py", "test_cuda_standin.py", "test_cuda_compiled.py"}
 
 
 def test_the_page_is_whole_after_each_part_and_names_what_was_skipped_and_what_is_wrong(tmp_path, monkeypatch):
@@ -219,8 +222,8 @@ def profiled(tmp_path, monkeypatch):
         tool.chmod(0o755)
         monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
         session = measuring(tmp_path, monkeypatch, limit=100)
-        monkeypatch.setattr(session, "big_config", lambda n: "config.json")
-        session.step_seconds[2, 8] = 0.02
+        monkeypatch.setattr(session, "big_config", lambda n, way: "config.json")
+        session.step_seconds[2, 8, "pairs"] = 0.02
         session.part("Kernels", lambda s: proof.time_per_kernel(s, 2))
         assert not session.failed
         return proof.PAGE.read_text()
@@ -237,7 +240,33 @@ def test_the_page_shows_what_ncu_measured_of_a_step(tmp_path, profiled):
     (tmp_path / "said").write_text(PROFILE)
     page = profiled(f'cp "{tmp_path}/said" "$log"')
     assert "4 launches, 0.0 ms; without ncu a step takes 20.0 ms" in page
-    assert len(ncu.read(tmp_path / "results" / "kernels-2.csv")) == 3
+    assert len(ncu.read(tmp_path / "results" / "kernels-2-pairs.csv")) == 3
+
+
+def test_the_page_lays_a_measured_step_beside_the_model(tmp_path, monkeypatch):
+    """An H100's step at n = 2 that took twice what is expected of it, and a kernel of it; then another GPU."""
+    session = measuring(tmp_path, monkeypatch)
+    monkeypatch.setattr(proof, "smi", lambda s, field: ["NVIDIA H100 80GB HBM3"])
+    expected = gpu_model.step(2, way="halves")
+    session.step_seconds = {(2, 8, "halves"): 2 * expected.seconds(), (2, 4, "halves"): 1}
+    session.profiles[2, "halves"] = [ncu.Kernel("rounded_kernel<0, 1>", 60, 7, 2500.0, 1), ncu.Kernel("rounded_kernel<0, 2>", 30, 3, 500.0, 1)]
+    page = proof.beside_the_model(session)
+    assert f"| 2 | 8 bits | halves | {2e3 * expected.seconds():.1f} | {1e3 * expected.seconds():.1f} | -50 % |" in page and "4 bits" not in page
+    times, us = expected.by_function()["rounded_kernel"]
+    assert f"| `rounded_kernel` | 10 | 3.00 | {times} | {us / 1e3:.2f} |" in page
+    monkeypatch.setattr(proof, "smi", lambda s, field: ["NVIDIA L4"])
+    with pytest.raises(proof.Skip):
+        proof.beside_the_model(session)
+
+
+def test_a_gpus_slopes_by_tangents_are_compared_with_the_cpus(tmp_path, monkeypatch):
+    session = measuring(tmp_path, monkeypatch)
+    said = {("cuda", "halves"): [[], [1.0, 2.02]], ("cpu", "halves"): [[], [1.0, 2.0]], ("cuda", "pairs"): [[1.0], []], ("cpu", "pairs"): [[1.0], []]}
+    monkeypatch.setattr(proof, "metrics", lambda s, device, way: said[device, way])
+    assert "0.89 % of their rms" in proof.agreement(session)
+    said["cuda", "halves"] = [[], [1.0, 2.2]]
+    with pytest.raises(proof.Wrong):
+        proof.agreement(session)
 
 
 def test_the_libraries_are_asked_for_the_operations_of_the_roofline():

@@ -88,6 +88,15 @@ class Step:
         products = lanes * (3 if self.bits == 32 else 2) if not self.tangents else lanes - self.coded(lanes) / 2
         self.op(family, moved + self.rounded_bytes(lanes, inside * channels), useful * lanes, useful * products)
 
+    def joined(self, family, lanes, positions, count, out, channels):
+        """Layers that read the same x are one product (weights.h, weights_joined)."""
+        self.product(family, lanes, positions, count * out, channels)
+
+    def pieces(self, positions, inner):
+        """Positions of the pieces in which a feed forward runs, so that tangents' inner numbers take little room (blocks.c, block_piece)."""
+        most = min(MOST_INNER // inner, -(-positions // 2)) if self.tangents else positions
+        return [min(most, positions - done) for done in range(0, positions, most)]
+
     def attention(self, family, lanes, queries, keys, channels, causal=False):
         """Keys and values are read by every block of queries, from the cache; counted once."""
         two = (0.5 if causal else 1) * 4.0 * queries * keys * channels
@@ -107,13 +116,13 @@ def text_encoder(s, c, lanes):
     width, inner = c["hidden_size"], c["intermediate_size"]
     for _ in range(c["num_hidden_layers"]):
         s.norm("text: norms", lanes, TOKENS, width)
-        for _ in "qkv":
-            s.product("text: linear layers", lanes, TOKENS, width, width)
+        s.joined("text: linear layers", lanes, TOKENS, 3, width, width)
         s.attention("text: attention", lanes, TOKENS, TOKENS, width, causal=True)
         s.product("text: linear layers", lanes, TOKENS, width, width, extra=width)
         s.norm("text: norms", lanes, TOKENS, width)
-        s.product("text: linear layers", lanes, TOKENS, inner, width)
-        s.product("text: linear layers", lanes, TOKENS, width, inner, extra=width)
+        for piece in s.pieces(TOKENS, inner):
+            s.product("text: linear layers", lanes, piece, inner, width)
+            s.product("text: linear layers", lanes, piece, width, inner, extra=width)
     s.norm("text: norms", lanes, TOKENS, width)
 
 
@@ -144,20 +153,17 @@ class UNet:
         self.product("3 x 3 convolutions", out, out, 9, extra=out)
 
     def feed_forward(self, channels):
-        """In pieces where there are tangents, so that the inner numbers take little room (blocks.c, block_piece)."""
-        most = min(MOST_INNER // (4 * channels), self.positions // 2) if self.s.tangents else self.positions
-        for _ in range(-(-self.positions // most)):
-            self.s.norm("layer norms", self.lanes, most, channels)
-            self.s.product("feed forward", self.lanes, most, 8 * channels, channels, gated=True)
-            self.s.product("feed forward", self.lanes, most, channels, 4 * channels, extra=channels)
+        for piece in self.s.pieces(self.positions, 4 * channels):
+            self.s.norm("layer norms", self.lanes, piece, channels)
+            self.s.product("feed forward", self.lanes, piece, 8 * channels, channels, gated=True)
+            self.s.product("feed forward", self.lanes, piece, channels, 4 * channels, extra=channels)
 
     def transformer(self, channels):
         s, c = self.s, channels
         self.norm(c, groups=True)
         self.product("1 x 1 convolutions", c, c)
         self.norm(c)
-        for _ in "qkv":
-            self.product("attention's linear layers", c, c)
+        s.joined("attention's linear layers", self.lanes, self.positions, 3, c, c)
         s.attention("self-attention", self.lanes, self.positions, self.positions, c)
         self.product("attention's linear layers", c, c, extra=c)
         self.norm(c)
@@ -165,8 +171,7 @@ class UNet:
         if self.lanes < self.all:  # x and h separate into lanes; without tangents also the query and the time embedding
             self.lanes = self.all
             s.copy("copies", self.lanes * (2 * self.positions * c if s.tangents else 3 * self.positions * c + self.time))
-        for _ in "kv":
-            s.product("small products", self.all, TOKENS, c, self.c["cross_attention_dim"])
+        s.joined("small products", self.all, TOKENS, 2, c, self.c["cross_attention_dim"])
         s.attention("cross-attention", self.lanes, self.positions, TOKENS, c)
         self.product("attention's linear layers", c, c, extra=c)
         self.feed_forward(c)

@@ -33,10 +33,12 @@ def target_of(instruction):
 
 
 def find_loop(names, jumps):
-    """First and last instruction of the shortest loop with the most matrix products, or None. jumps: (from, to)."""
-    loops = [(sum(n in MATRIX for n in names[to:at + 1]), to - at, to, at) for at, to in jumps if to <= at]
-    most = max(loops, default=(0,))
-    return most[2:] if most[0] else None
+    """First and last instruction of the loop with the most matrix products, or None. One in whose every round warps wait for each
+    other, if there are such: not a loop around these, and none within."""
+    loops = [(to, at) for at, to in jumps if to <= at and set(names[to:at + 1]) & set(MATRIX)]
+    rounds = [loop for loop in loops if "BAR" in names[loop[0]:loop[1] + 1]] or loops
+    inner = [(to, at) for to, at in rounds if not any((to, at) != (b, e) and to <= b and e <= at for b, e in rounds)]
+    return max(inner, key=lambda loop: sum(n in MATRIX for n in names[loop[0]:loop[1] + 1]), default=None)
 
 
 def seldom(names, jumps, first, last):

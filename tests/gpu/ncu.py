@@ -55,6 +55,15 @@ def summed(launches):
     return sorted(kernels, key=lambda k: -k.us)
 
 
+def by_function(kernels):
+    """name without template arguments -> (launches, us of all)."""
+    functions = defaultdict(lambda: (0, 0.0))
+    for k in kernels:
+        times, us = functions[name := k.kernel.split("<")[0]]
+        functions[name] = times + k.times, us + k.us
+    return dict(functions)
+
+
 def write(path, kernels):
     with open(path, "w", newline="") as file:
         csv.writer(file).writerows([Kernel._fields, *((k.kernel, k.grid, k.times, f"{k.us:.1f}", f"{k.tensor:.1f}") for k in kernels)])
