@@ -32,7 +32,7 @@ def slopes(name, folder, tmp_path, given, *options):
 
 
 # What slopes are off by, of their rms, and losses of themselves: measured, times two.
-NOISE = {32: (1e-4, 1e-5), 16: (1e-2, 1e-3), 8: (7e-2, 1e-3)}
+NOISE = {32: (5e-4, 1e-5), 16: (1e-2, 1e-3), 8: (7e-2, 1e-3)}
 
 
 @pytest.mark.parametrize("weights", [8, 32])
@@ -71,10 +71,9 @@ def test_the_first_steps_slopes_and_losses_are_the_cpus(tmp_path, bits):
         config, output = write_recipe(tmp_path / name, **keys, **changes)
         run(cuda_program("zoodip") if name == "cuda" else program("zoodip"), "train", config, timeout=1200)
         lines.append(metrics(output)[0])
-    exact, ours = (torch.tensor(line["losses"], dtype=torch.float64).reshape(2, -1) for line in lines)
-    assert ((ours[:, 0] - exact[:, 0]).abs() < {32: 1e-5, 16: 1e-3, 8: 1e-3}[bits] * exact[:, 0]).all()
-    noise = (rms(ours[:, 1:] - exact[:, 1:]) / rms(exact[:, 1:])).item()
-    assert noise < {32: 1e-3, 16: 5e-3, 8: 5e-2}[bits]
+    (exact, losses), (ours, ours_losses) = ([torch.tensor(line[key], dtype=torch.float64) for key in ("slopes", "losses")] for line in lines)
+    assert ((ours_losses - losses).abs() < {32: 1e-5, 16: 1e-3, 8: 1e-3}[bits] * losses).all()
+    assert rms(ours - exact) < {32: 1e-3, 16: 5e-3, 8: 5e-2}[bits] * rms(exact)
     assert math.isclose(lines[0]["validation_start"], lines[1]["validation_start"], rel_tol=1e-5)
 
 
@@ -89,7 +88,7 @@ def test_auto_takes_tangents_in_8_bits_or_in_16_where_weights_have_no_codes(tiny
 
 PLANNED = {"8": dict(quant__tangents=8), "16": dict(quant__tangents=16), "32": dict(quant__tangents=32), "4-bit weights": dict(quant__bits=4),
            "float weights": dict(quant__bits=32), "lanes": dict(zo__n=5, optim__batch_size=2), "bf16": dict(quant__activations="bf16"),
-           "auto": dict(zo__derivative="auto"), "text": dict(zo__directions="text", zo__rank=4, optim__method="gauss_newton", optim__lr="auto")}
+           "auto": dict(zo__derivative="auto"), "text": dict(zo__directions="text", zo__rank=3, optim__method="gauss_newton", optim__lr="auto")}
 
 
 @pytest.mark.parametrize("case", slice_of(list(PLANNED), 3))
