@@ -29,9 +29,11 @@ struct cuda {
     cudaStream_t stream;
     struct bad_content *bad_content; /* on the GPU; device_wait reads it */
     float4 *moments;                 /* [MOMENTS] on the GPU: scratch of norm.cu, between its two kernels */
-    struct link *link;               /* to the other ranks' GPUs; NULL: not joined */
-    struct pieces *recording;        /* of the program that is being captured; NULL: none */
-    bool pending;                    /* a collective was enqueued: wait for the stream only with nccl_wait */
+    float4 *parts;                   /* [GPU_PARTS bytes] and [GPU_TILES]: scratch of kernels/parts.h */
+    unsigned *arrived;
+    struct link *link;        /* to the other ranks' GPUs; NULL: not joined */
+    struct pieces *recording; /* of the program that is being captured; NULL: none */
+    bool pending;             /* a collective was enqueued: wait for the stream only with nccl_wait */
 };
 
 enum { MOMENTS = GPU_MOMENTS }; /* 64 chunks of 32 groups for 32 lanes: 1 MiB */
@@ -158,6 +160,22 @@ template <class T> __device__ static inline T sum_over_warp(T x)
     for (int lanes = 16; lanes > 0; lanes /= 2)
         x += __shfl_xor_sync(0xffffffffu, x, lanes);
     return x;
+}
+
+/* n / by without a division, for 0 <= n < 2^32 / by. by = 1 divides nothing. */
+struct divisor {
+    int by;
+    uint32_t magic; /* 2^32 / by, rounded up past it */
+};
+
+static inline struct divisor divisor_of(int by)
+{
+    return {by, (uint32_t)(0x100000000u / (uint32_t)by + 1)};
+}
+
+__device__ static inline int divide(int n, struct divisor d)
+{
+    return (int)((uint64_t)(uint32_t)n * d.magic >> 32);
 }
 
 static inline int64_t blocks_for(int64_t items, int64_t each)

@@ -302,6 +302,8 @@ static struct error open_parts(struct gpu *g, int threads)
     TRY(cuda_error(cudaStreamCreateWithFlags(&c->stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags"));
     TRY(device_memory_alloc(&c->device, MEMORY_SCRATCH, GPU_SCRATCH, (void **)&c->moments));
     c->bad_content = (struct bad_content *)(c->moments + MOMENTS);
+    c->parts = (float4 *)((char *)c->bad_content + GPU_CONTENT);
+    c->arrived = (unsigned *)((char *)c->parts + GPU_PARTS);
     TRY(cuda_error(cudaMallocHost((void **)&g->found, sizeof *g->found), "cudaMallocHost"));
     return pool_open(&g->pool, threads);
 }

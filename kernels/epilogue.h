@@ -11,7 +11,7 @@
  *                                       x scale + bias + lane bias, act     (x factors) + residual
  *
  * store_sums has no act in it, so that its code is small enough for four rows at once: reading a residual takes longer
- * than all the arithmetic. An act is a template parameter, chosen by one switch a tile.
+ * than all the arithmetic.
  *
  * Tangents. An evaluation's act leaves its derivative in the factors (ops.c, take_factors), which a tangent's sum is
  * multiplied by instead of passing the act. So after an act tangents have a launch of their own, see launch_lanes.
@@ -114,19 +114,21 @@ __device__ static inline void store_four(float *to, const float (&v)[4], int cou
 
 /* The four columns of a warp's WIDE tiles of 8 that one of its threads finishes, and in which rows. Gated: of eight
  * values and then their gates, the values. */
-template <bool GATED, int WIDE> struct columns {
-    static const int PIECES = GATED ? WIDE : 2 * WIDE, STEP = 32 / PIECES; /* rows at a time */
-    int row;                                                               /* the first */
-    int piece;                                                             /* of a row in shared memory */
-    int packed, y;                                                         /* first column */
+template <int WIDE> struct columns {
+    int row, step; /* the first, and rows at a time */
+    int piece;     /* of a row in shared memory */
+    int packed, y; /* first column */
+    int count;     /* of y's that there are, which may be more than four */
 
-    __device__ columns(int first_packed)
+    __device__ columns(const struct finish &f, int first_packed, bool gated)
     {
-        int lane = (int)threadIdx.x % 32, number = lane % PIECES;
-        row = lane / PIECES;
-        piece = GATED ? number / 2 * 4 + number % 2 : number;
+        int lane = (int)threadIdx.x % 32, number = gated ? lane % WIDE : lane % (2 * WIDE);
+        row = gated ? lane / WIDE : lane / (2 * WIDE);
+        step = gated ? 32 / WIDE : 16 / WIDE;
+        piece = gated ? number / 2 * 4 + number % 2 : number;
         packed = first_packed + piece * 4;
-        y = GATED ? packed / 16 * 8 + packed % 8 : packed;
+        y = gated ? packed / 16 * 8 + packed % 8 : packed;
+        count = f.y.channels - y;
     }
 };
 
@@ -192,14 +194,15 @@ template <int TALL, int WIDE> __device__ static inline void park_sums(float *roo
             }
 }
 
-/* In place: sums become act(sum x scale + bias + lane bias), or value x gelu(gate). Evaluations leave the factors. */
-template <enum act A, int TALL, int WIDE>
-__device__ static inline void act_on_sums(const struct finish &f, float *room, int first_row, int first_packed)
+/* In place: sums become act(sum x scale + bias + lane bias), or value x gelu(gate), unless the act is ACT_NONE.
+ * Evaluations leave the factors. A gate's gelu is worked out for four numbers at a time; other acts are rare, and take
+ * one after the other. */
+template <bool GATED, int TALL, int WIDE>
+__device__ static inline void act_on_sums(const struct finish &f, enum act act, float *room, int first_row,
+                                          int first_packed)
 {
-    const bool GATED = A == ACT_GEGLU;
-    const struct columns<GATED, WIDE> c(first_packed);
-    const int count = f.y.channels - c.y;
-    if (c.packed >= f.packed || (GATED && count <= 0))
+    const struct columns<WIDE> c(f, first_packed, GATED);
+    if (c.packed >= f.packed || (GATED && c.count <= 0))
         return;
     struct terms value, gate;
     value.begin(f, c.packed);
@@ -208,7 +211,7 @@ __device__ static inline void act_on_sums(const struct finish &f, float *room, i
     int known = -1; // the lane whose biases we have
     float lane_bias[4];
 #pragma unroll 1
-    for (int r = c.row; r < TALL * 16 && first_row + r < f.y.lanes * f.y.positions; r += c.STEP) {
+    for (int r = c.row; r < TALL * 16 && first_row + r < f.y.lanes * f.y.positions; r += c.step) {
         struct row_place at(f, first_row + r);
         if (at.lane != known) {
             known = at.lane;
@@ -217,82 +220,91 @@ __device__ static inline void act_on_sums(const struct finish &f, float *room, i
             if (GATED)
                 gate.begin_lane(f, c.packed + GATE_COLUMNS, tangent);
             fill(lane_bias, 0);
-            if (f.lane_bias.data && !tangent)
-                load_four(lane_bias, row_of(f.lane_bias, known, 0) + c.y, count, f.in_fours);
+            if (!GATED && f.lane_bias.data && !tangent)
+                load_four(lane_bias, row_of(f.lane_bias, known, 0) + c.y, c.count, f.in_fours);
         }
-        float *sums = room_at<WIDE>(room, r, c.piece), u[4], v[4], slope[4];
-        value.scale_sums(u, sums);
+        float *sums = room_at<WIDE>(room, r, c.piece), u[4];
         float *factors = f.factors.data ? row_of(f.factors, f.primals[at.lane], at.position) + c.y : NULL;
+        value.scale_sums(u, sums);
         if (GATED) {
-            gate.scale_sums(v, room_at<WIDE>(room, r, c.piece + GATE_PIECES));
+            float g[4], gelus[4], slopes[4];
+            gate.scale_sums(g, room_at<WIDE>(room, r, c.piece + GATE_PIECES));
             for (int j = 0; j < 4; j++) {
-                if (factors)
-                    slope[j] = __fmul_rn(u[j], act_slope(v[j], ACT_GELU));
-                v[j] = gelu(v[j]);
+                gelus[j] = gelu(g[j]);
+                slopes[j] = factors ? __fmul_rn(u[j], act_slope(g[j], ACT_GELU)) : 0.0f;
+                u[j] = __fmul_rn(u[j], gelus[j]);
             }
-            if (factors)
-                store_four(factors, v, count, f.in_fours);
-            factors = factors ? factors + f.y.channels : NULL;
-            for (int j = 0; j < 4; j++)
-                v[j] = __fmul_rn(u[j], v[j]);
+            if (factors) {
+                store_four(factors, gelus, c.count, f.in_fours);
+                store_four(factors + f.y.channels, slopes, c.count, f.in_fours);
+            }
         } else {
-            for (int j = 0; j < 4; j++) {
+            for (int j = 0; j < 4; j++)
                 u[j] = __fadd_rn(u[j], lane_bias[j]);
-                slope[j] = factors ? act_slope(u[j], A) : 0.0f;
-                v[j] = activated(u[j], A);
-            }
         }
-        if (A != ACT_NONE && factors)
-            store_four(factors, slope, count, f.in_fours);
-        store_four(sums, v, 4, true);
+        store_four(sums, u, 4, true);
+#pragma unroll 1
+        for (int j = 0; j < 4 && !GATED && act != ACT_NONE; j++) {
+            float x = sums[j];
+            sums[j] = activated(x, act);
+            if (factors && j < c.count)
+                factors[j] = act_slope(x, act);
+        }
     }
 }
 
+/* A tangent's u. -> a'(u) u., or, with the sums of gates, v. gelu(g) + g. v gelu'(g). */
+template <int WIDE>
+__device__ static inline void multiply_by_factors(float (&v)[4], const struct finish &f, struct row_place at,
+                                                  const struct columns<WIDE> &c, const float *gates)
+{
+    const float *factors = row_of(f.factors, f.primals[at.lane], at.position) + c.y;
+    float by[4], gate[4];
+    load_four(by, factors, c.count, f.in_fours);
+    for (int j = 0; j < 4; j++)
+        v[j] = __fmul_rn(v[j], by[j]);
+    if (!gates)
+        return;
+    load_four(gate, gates, 4, true);
+    load_four(by, factors + f.y.channels, c.count, f.in_fours);
+    for (int j = 0; j < 4; j++)
+        v[j] = fmaf(gate[j], by[j], v[j]);
+}
+
 /* y = sum + residual; `times`: the factors of tangents, a gated one's being of values and of gates. */
-template <bool GATED, int TALL, int WIDE>
+template <int TALL, int WIDE>
 __device__ static inline void store_sums(const struct finish &f, float *room, int first_row, int first_packed,
                                          bool times)
 {
-    const struct columns<GATED, WIDE> c(first_packed);
-    const int ROWS = TALL * 16, AT_ONCE = ROWS / c.STEP < 4 ? ROWS / c.STEP : 4;
-    const int count = f.y.channels - c.y, rows = min(ROWS, f.y.lanes * f.y.positions - first_row);
-    if (count <= 0)
+    const bool gated = f.act == ACT_GEGLU;
+    const struct columns<WIDE> c(f, first_packed, gated);
+    const int AT_ONCE = 4, rows = min(TALL * 16, f.y.lanes * f.y.positions - first_row);
+    if (c.count <= 0)
         return;
 #pragma unroll 1
-    for (int first = c.row; first < rows; first += AT_ONCE * c.STEP) {
+    for (int first = c.row; first < rows; first += AT_ONCE * c.step) {
         float *y[AT_ONCE], v[AT_ONCE][4], residual[AT_ONCE][4];
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
-            int r = first + i * c.STEP;
+            int r = first + i * c.step;
             if (r >= rows)
                 continue;
             struct row_place at(f, first_row + r);
             load_four(v[i], room_at<WIDE>(room, r, c.piece), 4, true);
-            if (times) {
-                const float *factors = row_of(f.factors, f.primals[at.lane], at.position) + c.y;
-                float by[4], gate[4];
-                load_four(by, factors, count, f.in_fours);
-                for (int j = 0; j < 4; j++)
-                    v[i][j] = __fmul_rn(v[i][j], by[j]);
-                if (GATED) {
-                    load_four(gate, room_at<WIDE>(room, r, c.piece + GATE_PIECES), 4, true);
-                    load_four(by, factors + f.y.channels, count, f.in_fours);
-                    for (int j = 0; j < 4; j++)
-                        v[i][j] = fmaf(gate[j], by[j], v[i][j]);
-                }
-            }
+            if (times)
+                multiply_by_factors(v[i], f, at, c, gated ? room_at<WIDE>(room, r, c.piece + GATE_PIECES) : NULL);
             fill(residual[i], 0);
             if (f.residual.data)
-                load_four(residual[i], row_of(f.residual, at.lane, at.position) + c.y, count, f.in_fours);
+                load_four(residual[i], row_of(f.residual, at.lane, at.position) + c.y, c.count, f.in_fours);
             y[i] = row_of(f.y, at.lane, at.position) + c.y;
         }
 #pragma unroll
         for (int i = 0; i < AT_ONCE; i++) {
-            if (first + i * c.STEP >= rows)
+            if (first + i * c.step >= rows)
                 continue;
             for (int j = 0; j < 4; j++)
                 v[i][j] = __fadd_rn(v[i][j], residual[i][j]);
-            store_four(y[i], v[i], count, f.in_fours);
+            store_four(y[i], v[i], c.count, f.in_fours);
         }
     }
 }
@@ -305,31 +317,15 @@ __device__ static inline void finish_sums(const struct finish &f, const float (&
                                           int first_row, int first_packed)
 {
     float *room = (float *)shared + (int)threadIdx.x / 32 * (TALL * 16 * WIDE * 8);
-    bool gated = f.act == ACT_GEGLU, times = f.factors.data && f.primal == 0;
+    bool times = f.factors.data && f.primal == 0;
     park_sums(room, sums);
     __syncwarp();
-    switch (times ? ACT_NONE : f.act) {
-    case ACT_NONE:
-        act_on_sums<ACT_NONE, TALL, WIDE>(f, room, first_row, first_packed);
-        break;
-    case ACT_SILU:
-        act_on_sums<ACT_SILU, TALL, WIDE>(f, room, first_row, first_packed);
-        break;
-    case ACT_GELU:
-        act_on_sums<ACT_GELU, TALL, WIDE>(f, room, first_row, first_packed);
-        break;
-    case ACT_QUICK_GELU:
-        act_on_sums<ACT_QUICK_GELU, TALL, WIDE>(f, room, first_row, first_packed);
-        break;
-    case ACT_GEGLU:
-        act_on_sums<ACT_GEGLU, TALL, WIDE>(f, room, first_row, first_packed);
-        break;
-    }
-    __syncwarp();
-    if (gated)
-        store_sums<true, TALL, WIDE>(f, room, first_row, first_packed, times);
+    if (f.act == ACT_GEGLU && !times)
+        act_on_sums<true, TALL, WIDE>(f, f.act, room, first_row, first_packed);
     else
-        store_sums<false, TALL, WIDE>(f, room, first_row, first_packed, times);
+        act_on_sums<false, TALL, WIDE>(f, times ? ACT_NONE : f.act, room, first_row, first_packed);
+    __syncwarp();
+    store_sums<TALL, WIDE>(f, room, first_row, first_packed, times);
 }
 
 #endif

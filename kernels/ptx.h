@@ -194,4 +194,23 @@ template <enum operand O> __device__ static inline void widen_codes(uint32_t cod
     }
 }
 
+/* The two 4-bit codes of byte `byte`, each (code - 8) x scale + middle, rounded to the operand's type. `first`, `second`:
+ * the scale of each in the low half, its middle in the high one, as halves. */
+template <enum operand O>
+__device__ static inline uint32_t widen_nibbles(uint32_t codes, int byte, uint32_t first, uint32_t second)
+{
+    if (O == HALF) {
+        // 0x6400 | u is the half 1024 + u: here u is the low code, and 16 times the high one
+        uint32_t u = __byte_perm(codes, 0x64646464u, 0x4040u + 0x0101u * (unsigned)byte) & 0xfff0ff0fu;
+        uint32_t by = 0x2c003c00u, less = 0xd480e408u; // 1 and 1/16; -1032 and -72
+        uint32_t scale = __byte_perm(first, second, 0x5410), middle = __byte_perm(first, second, 0x7632);
+        __half2 code = __hfma2(*(__half2 *)&u, *(__half2 *)&by, *(__half2 *)&less);
+        __half2 both = __hfma2(code, *(__half2 *)&scale, *(__half2 *)&middle);
+        return *(uint32_t *)&both;
+    }
+    float2 low = unpack_two<HALF>(first), high = unpack_two<HALF>(second);
+    int code = (int)(codes >> (8 * byte)) & 255;
+    return pack_two<O>(fmaf((float)((code & 15) - 8), low.x, low.y), fmaf((float)((code >> 4) - 8), high.x, high.y));
+}
+
 #endif

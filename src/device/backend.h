@@ -190,8 +190,15 @@ enum { NORM_CHANNELS = 32768 }; /* the most that op_norm takes */
 /* Keeps the error if it is the first. */
 void device_fail(struct device *device, struct error e);
 
-/* A GPU's scratch: partial sums of norms, and what a kernel found wrong with contents. */
-enum { GPU_MOMENTS = 1 << 16, GPU_SCRATCH = GPU_MOMENTS * 16 + 128 };
+/* A GPU's scratch: partial sums of norms, what a kernel found wrong with contents, and partial sums of products, with a
+ * counter for each of their tiles. */
+enum {
+    GPU_MOMENTS = 1 << 16, /* of 16 bytes */
+    GPU_CONTENT = 128,     /* bytes */
+    GPU_PARTS = 6 << 20,   /* bytes */
+    GPU_TILES = 512,
+    GPU_SCRATCH = GPU_MOMENTS * 16 + GPU_CONTENT + GPU_PARTS + GPU_TILES * 4
+};
 
 /* device/outliers.c: the entry of a product in codes, which is made when there is none yet; NULL after an error. And with
  * device_find_outliers its outliers, from lane `lane` of x, unless they are known. */

@@ -161,6 +161,11 @@ template <class T> static inline T __ldg(const T *at)
     return *at;
 }
 
+template <class T> static inline T __ldcg(const T *at)
+{
+    return *at;
+}
+
 /* -------------------------------------------------------------------------------- arithmetic */
 
 // macros, since the C library declares functions of these names

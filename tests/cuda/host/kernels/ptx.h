@@ -145,4 +145,12 @@ template <enum operand O> static inline void widen_codes(uint32_t codes, uint32_
         out[i] = pack_two<O>((float)(int8_t)(codes >> 16 * i), (float)(int8_t)(codes >> (16 * i + 8)));
 }
 
+template <enum operand O>
+static inline uint32_t widen_nibbles(uint32_t codes, int byte, uint32_t first, uint32_t second)
+{
+    float2 low = unpack_two<HALF>(first), high = unpack_two<HALF>(second);
+    int code = (int)(codes >> (8 * byte)) & 255;
+    return pack_two<O>(fmaf((float)((code & 15) - 8), low.x, low.y), fmaf((float)((code >> 4) - 8), high.x, high.y));
+}
+
 #endif
