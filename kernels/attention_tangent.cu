@@ -74,13 +74,12 @@ template <enum operand O, int PARTS> __global__ void __launch_bounds__(THREADS) 
 /* MOST: the most channels of a head, a multiple of 8. */
 template <int MOST, int P> struct shape {
     static const int PARTS = P;
-    static const int STEPS = (MOST + 15) / 16; /* of the matrix units: 16 channels */
-    static const int TILES = MOST / 8;         /* of sums: 8 channels */
-    static const int KEYS = MOST <= 80 ? 32 : 16;
-    static const int PIECES = 2 * STEPS;      /* of 16 bytes in a row */
-    static const int STRIDE = 16 * STEPS + 8; /* an odd number of pieces, so that 8 rows share no bank */
+    static const int STEPS = (MOST + 15) / 16;            /* of the matrix units: 16 channels */
+    static const int TILES = MOST / 8;                    /* of sums: 8 channels */
+    static const int KEYS = MOST * PARTS <= 80 ? 32 : 16; /* of a tile */
+    static const int PIECES = 2 * STEPS;                  /* of 16 bytes in a row */
+    static const int STRIDE = 16 * STEPS + 8;             /* an odd number of pieces, so that 8 rows share no bank */
     static const int GROUP = MOST <= 40 ? 4 - PARTS : MOST <= 80 ? 3 - PARTS : 1;
-    static const bool PARKED = MOST * PARTS > 64; /* the primal's queries do not fit in registers */
 };
 
 template <class S> struct tile {
@@ -143,26 +142,17 @@ __device__ void fetch_tiles(struct tile<S> *stage, const struct block_lanes<S> *
     copy_commit();
 }
 
-/* Queries as fragments: those of the primal in registers if they fit, all others in shared memory, where each thread has
- * its own places. */
-template <class S> struct queries {
-    uint32_t held[S::PARKED ? 1 : S::STEPS][S::PARTS][4];
-    uint4 *parked;
-};
-
-template <class S> __device__ uint4 *place_of(const struct queries<S> &q, int i, int step, int part)
+/* A thread's part of a fragment of the queries of lane i. Each thread has places of its own in shared memory. */
+template <class S> __device__ uint4 *place_of(uint4 *queries, int i, int step, int part)
 {
-    return q.parked + (((i - (S::PARKED ? 0 : 1)) * S::STEPS + step) * S::PARTS + part) * (int)blockDim.x;
+    return queries + ((i * S::STEPS + step) * S::PARTS + part) * (int)blockDim.x + threadIdx.x;
 }
 
-template <class S>
-__device__ void take_queries(uint32_t (&to)[S::PARTS][4], const struct queries<S> &q, int i, int step)
+template <class S> __device__ void take_queries(uint32_t (&to)[S::PARTS][4], uint4 *queries, int i, int step)
 {
 #pragma unroll
     for (int part = 0; part < S::PARTS; part++) {
-        const uint32_t *held = q.held[S::PARKED ? 0 : step][part];
-        bool parked = S::PARKED || i > 0;
-        uint4 from = parked ? *place_of(q, i, step, part) : make_uint4(held[0], held[1], held[2], held[3]);
+        uint4 from = *place_of<S>(queries, i, step, part);
         to[part][0] = from.x;
         to[part][1] = from.y;
         to[part][2] = from.z;
@@ -171,24 +161,20 @@ __device__ void take_queries(uint32_t (&to)[S::PARTS][4], const struct queries<S
 }
 
 template <enum operand O, class S>
-__device__ void load_all_queries(struct queries<S> *q, const struct block_lanes<S> *s, const struct tangent_args &t,
-                                 int query, int head)
+__device__ void park_queries(uint4 *queries, const struct block_lanes<S> *s, const struct tangent_args &t, int query,
+                             int head)
 {
-#pragma unroll
-    for (int step = 0; step < S::STEPS; step++)
-        for (int i = t.moves ? s->count : 0; i >= 0; i--) {
-            const float *low = head_row(t.a.q, s->lane[i], query, head * t.a.size);
-            const float *high = head_row(t.a.q, s->lane[i], query + 8, head * t.a.size);
-            uint32_t to[S::PARTS][4];
-            load_queries<O>(to, low, high, step * 16, t.a.size, s->unit[i]);
-#pragma unroll
-            for (int part = 0; part < S::PARTS; part++) {
-                if (S::PARKED || i > 0)
-                    *place_of(*q, i, step, part) = make_uint4(to[part][0], to[part][1], to[part][2], to[part][3]);
-                for (int j = 0; !S::PARKED && j < 4; j++)
-                    q->held[step][part][j] = to[part][j]; // the last are the primal's
-            }
+    for (int i = 0; i <= (t.moves ? s->count : 0); i++) {
+        const float *low = head_row(t.a.q, s->lane[i], query, head * t.a.size);
+        const float *high = head_row(t.a.q, s->lane[i], query + 8, head * t.a.size);
+        for (int step = 0; step < S::STEPS; step++) {
+            uint32_t left[S::PARTS][4];
+            load_queries<O>(left, low, high, step * 16, t.a.size, s->unit[i]);
+            for (int part = 0; part < S::PARTS; part++)
+                *place_of<S>(queries, i, step, part) =
+                    make_uint4(left[part][0], left[part][1], left[part][2], left[part][3]);
         }
+    }
 }
 
 /* Right factors of scores: channels [16 step, 16 step + 16) of a tile's keys. */
@@ -210,19 +196,19 @@ __device__ void load_keys(uint32_t (&to)[S::PARTS][S::KEYS / 8][2], const struct
 
 /* scores[0] = q kt, scores[i] = q. kt + q k.t */
 template <enum operand O, class S, int COUNT>
-__device__ void score(float (&scores)[1 + COUNT][S::KEYS / 8][4], const struct tile<S> *stage,
-                      const struct queries<S> &q, bool moves)
+__device__ void score(float (&scores)[1 + COUNT][S::KEYS / 8][4], const struct tile<S> *stage, uint4 *queries,
+                      bool moves)
 {
-#pragma unroll(S::PARKED ? 1 : S::STEPS)
+#pragma unroll
     for (int step = 0; step < S::STEPS; step++) {
         uint32_t left[S::PARTS][4], tangent[S::PARTS][4], right[S::PARTS][S::KEYS / 8][2];
-        take_queries(left, q, 0, step);
+        take_queries<S>(left, queries, 0, step);
         load_keys<S>(right, stage[0], step);
         multiply<O>(scores[0], left, right);
         if (moves)
 #pragma unroll
             for (int i = 1; i <= COUNT; i++) {
-                take_queries(tangent, q, i, step);
+                take_queries<S>(tangent, queries, i, step);
                 multiply<O>(scores[i], tangent, right);
             }
 #pragma unroll
@@ -233,10 +219,10 @@ __device__ void score(float (&scores)[1 + COUNT][S::KEYS / 8][4], const struct t
     }
 }
 
-/* Turns scores into p (s. - mean'), in place; moved: mean' - mean. `totals`: the sums of p so far. */
+/* Turns scores into p (s. - mean'), in place; moved: mean' - mean. `shares`: 1 / sum of p. */
 template <int TILES>
 __device__ void centre(float (&mean)[2], float (&moved)[2], float (&scores)[TILES][4], const float (&weights)[TILES][4],
-                       const float (&totals)[2], float scale)
+                       const float (&shares)[2], float scale)
 {
 #pragma unroll
     for (int r = 0; r < 2; r++) {
@@ -246,7 +232,7 @@ __device__ void centre(float (&mean)[2], float (&moved)[2], float (&scores)[TILE
 #pragma unroll
             for (int i = 2 * r; i < 2 * r + 2; i++)
                 off = fmaf(weights[n][i], fmaf(scores[n][i], scale, -mean[r]), off);
-        moved[r] = sum_over_quad(off) / totals[r];
+        moved[r] = sum_over_quad(off) * shares[r];
         mean[r] += moved[r];
 #pragma unroll
         for (int n = 0; n < TILES; n++)
@@ -275,14 +261,35 @@ template <class S, int COUNT> struct state {
     float sums[1 + COUNT][S::TILES][4];            /* o, and each u */
 };
 
-/* Adds a tile's values to N tiles of 8 channels, from tile n on. */
+/* o = shrink o, u = shrink (u - moved o). */
+template <class S, int COUNT> __device__ void rescale(struct state<S, COUNT> *of, const float (&shrink)[2])
+{
+#pragma unroll
+    for (int i = COUNT; i >= 0; i--) // tangents take o as it was before
+#pragma unroll
+        for (int n = 0; n < S::TILES; n++)
+#pragma unroll
+            for (int m = 0; m < 4; m++) {
+                float *sum = &of->sums[i][n][m];
+                if (i > 0)
+                    *sum = fmaf(-of->moved[i][m / 2], of->sums[0][n][m], *sum);
+                *sum *= shrink[m / 2];
+            }
+}
+
+/* Adds a tile's values to N tiles of 8 channels, from tile n on. Pairs add up in float arithmetic, since the matrix units
+ * round towards zero. */
 template <enum operand O, class S, int COUNT, int N>
 __device__ void add_channels(struct state<S, COUNT> *of, const struct tile<S> *stage,
-                             const uint32_t (&weights)[1 + COUNT][S::KEYS / 16][S::PARTS][4], const float (&shrink)[2],
-                             int n)
+                             const uint32_t (&weights)[1 + COUNT][S::KEYS / 16][S::PARTS][4], int n)
 {
     int row = (int)threadIdx.x % 16, column = n * 8 + (int)threadIdx.x % 32 / 16 * 8;
-    float acc[1 + COUNT][N][4] = {};
+    float acc[1 + COUNT][N][4];
+#pragma unroll
+    for (int i = 0; i <= COUNT; i++)
+#pragma unroll
+        for (int m = 0; m < 4 * N; m++)
+            acc[i][m / 4][m % 4] = S::PARTS == 1 ? of->sums[i][n + m / 4][m % 4] : 0;
 #pragma unroll
     for (int k = 0; k < S::KEYS / 16; k++)
 #pragma unroll
@@ -300,13 +307,11 @@ __device__ void add_channels(struct state<S, COUNT> *of, const struct tile<S> *s
                 multiply<O>(acc[j], weights[j][k], right);
         }
 #pragma unroll
-    for (int i = COUNT; i >= 0; i--) // tangents take o as it was before
+    for (int i = 0; i <= COUNT; i++)
 #pragma unroll
         for (int m = 0; m < 4 * N; m++) {
             float *sum = &of->sums[i][n + m / 4][m % 4];
-            if (i > 0)
-                *sum = fmaf(-of->moved[i][m % 4 / 2], of->sums[0][n + m / 4][m % 4], *sum);
-            *sum = fmaf(*sum, shrink[m % 4 / 2], acc[i][m / 4][m % 4]);
+            *sum = S::PARTS == 1 ? acc[i][m / 4][m % 4] : *sum + acc[i][m / 4][m % 4];
         }
 }
 
@@ -318,18 +323,19 @@ __device__ void add_tile(struct state<S, COUNT> *of, const struct tile<S> *stage
     float shrink[2], scale = CALM * rsqrtf((float)a.size);
     uint32_t weights[1 + COUNT][S::KEYS / 16][S::PARTS][4];
     weigh(&of->p, scores[0], shrink, a.scale);
-    float totals[2] = {sum_over_quad(of->p.total[0]), sum_over_quad(of->p.total[1])};
+    float shares[2] = {__fdividef(1, sum_over_quad(of->p.total[0])), __fdividef(1, sum_over_quad(of->p.total[1]))};
 #pragma unroll
     for (int i = 1; i <= COUNT; i++)
-        centre(of->mean[i], of->moved[i], scores[i], scores[0], totals, scale);
+        centre(of->mean[i], of->moved[i], scores[i], scores[0], shares, scale);
 #pragma unroll
     for (int i = 0; i <= COUNT; i++)
         round_weights<O, S>(weights[i], scores[i]);
+    rescale(of, shrink);
 #pragma unroll
     for (int n = 0; n + 2 <= S::TILES; n += 2)
-        add_channels<O, S, COUNT, 2>(of, stage, weights, shrink, n);
+        add_channels<O, S, COUNT, 2>(of, stage, weights, n);
     if (S::TILES % 2)
-        add_channels<O, S, COUNT, 1>(of, stage, weights, shrink, S::TILES - 1);
+        add_channels<O, S, COUNT, 1>(of, stage, weights, S::TILES - 1);
 }
 
 /* All keys, for COUNT tangents. */
@@ -342,10 +348,9 @@ __device__ void attend_lanes(struct block_lanes<S> *s, const struct tangent_args
     int end = keys_seen(t.a, block, rows), warp_end = keys_seen(t.a, warp, QUERIES);
     fetch_tiles(tiles, s, t, 0);
 
-    struct queries<S> q;
-    q.parked = (uint4 *)(tiles + 4 * (1 + t.group)) + threadIdx.x;
-    load_all_queries<O>(&q, s, t, query, head);
-    struct state<S, COUNT> of = {};
+    uint4 *queries = (uint4 *)(tiles + 4 * (1 + t.group));
+    park_queries<O>(queries, s, t, query, head);
+    state<S, COUNT> of = {};
     of.p.largest[0] = of.p.largest[1] = -INFINITY;
     for (int first = 0; first < end; first += S::KEYS) {
         struct tile<S> *stage = tiles + first / S::KEYS % 2 * 2 * (1 + t.group);
@@ -356,15 +361,15 @@ __device__ void attend_lanes(struct block_lanes<S> *s, const struct tangent_args
         if (first >= warp_end)
             continue;
         float scores[1 + COUNT][S::KEYS / 8][4] = {};
-        score<O, S, COUNT>(scores, stage, q, t.moves);
+        score<O, S, COUNT>(scores, stage, queries, t.moves);
         if (first + S::KEYS > t.a.keys_end || (t.a.causal && first + S::KEYS > warp))
             hide_keys(scores[0], t.a, first, query);
         add_tile<O>(&of, stage, scores, t.a);
     }
-    float total[2] = {sum_over_quad(of.p.total[0]), sum_over_quad(of.p.total[1])};
+    float shares[2] = {__fdividef(1, sum_over_quad(of.p.total[0])), __fdividef(1, sum_over_quad(of.p.total[1]))};
 #pragma unroll
     for (int i = 0; i <= COUNT; i++) {
-        float back = i == 0 ? 1 : 1 / (CALM * s->unit[i]), share[2] = {back / total[0], back / total[1]};
+        float back = i == 0 ? 1 : __fdividef(1, CALM * s->unit[i]), share[2] = {back * shares[0], back * shares[1]};
         if (i > 0 || s->leads)
             store_sums(t.a, of.sums[i], share, query, s->lane[i], head, 0, t.a.size);
     }
@@ -407,7 +412,7 @@ size_t most_shared(int capability)
 template <class S> size_t shared_for(int warps, int group)
 {
     size_t stages = 4 * (size_t)(1 + group) * sizeof(struct tile<S>);
-    size_t parked = (size_t)((S::PARKED ? 1 : 0) + group) * S::STEPS * S::PARTS * sizeof(uint4);
+    size_t parked = (size_t)(1 + group) * S::STEPS * S::PARTS * sizeof(uint4);
     return sizeof(struct block_lanes<S>) + stages + parked * (size_t)(32 * warps);
 }
 
@@ -446,8 +451,9 @@ template <enum operand O, int PARTS> void choose(struct device *device, const st
     launch(device, "round_keys", round_keys<O, PARTS>, grid, THREADS, 0, t);
     bool started = (t.a.size <= 40 && start<O, 40, PARTS>(device, t)) ||
                    (t.a.size > 40 && t.a.size <= 64 && start<O, 64, PARTS>(device, t)) ||
-                   (t.a.size > 64 && t.a.size <= 80 && start<O, 80, PARTS>(device, t)) ||
-                   (t.a.size > 80 && t.a.size <= 160 && start<O, 160, PARTS>(device, t));
+                   (t.a.size > 64 && t.a.size <= 80 && start<O, 80, PARTS>(device, t));
+    if constexpr (PARTS == 1) // pairs of larger heads do not fit in registers
+        started |= t.a.size > 80 && t.a.size <= 160 && start<O, 160, PARTS>(device, t);
     if (!started)
         attention_tangent_wide(device, t);
 }

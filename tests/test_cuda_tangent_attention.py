@@ -122,7 +122,7 @@ def test_twice_the_tangent_has_twice_the_derivative_bit_for_bit(streamed):
     assert torch.equal(streamed(*twice, 1)[PRIMAL:], 2.0**20 * streamed(q, k, v, 1)[PRIMAL:])
 
 
-@pytest.mark.parametrize("bits, within", [(HALVES, WITHIN[HALVES]), (PAIRS, 2.5e-5)])
+@pytest.mark.parametrize("bits, within", [(HALVES, WITHIN[HALVES]), (PAIRS, 4e-5)])
 @pytest.mark.parametrize("size", [40, 200])
 def test_what_all_scores_share_costs_no_digits(streamed, size, bits, within):
     """Scores that are 20 larger, and tangents of scores too: neither is seen in y, and only float's own digits are lost."""

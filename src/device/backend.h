@@ -96,8 +96,8 @@ struct device_ops {
     struct error (*weight_pack)(struct device *device, const struct weight *w, const struct weight_source *source);
     void (*write)(struct device *device, struct tensor to, const void *from);
     void (*read)(struct device *device, void *to, struct tensor from);
-    code_blocks *code_blocks;   /* NULL: none */
-    product_work *product_work; /* NULL: products take no workspace but codes and code_rows */
+    code_blocks *code_blocks;       /* NULL: none */
+    product_work *product_work;     /* NULL: products take no workspace but codes and code_rows */
     attention_work *attention_work; /* NULL: none */
     channel_rms *channel_rms;
     linear_op *linear;
