@@ -8,6 +8,15 @@
  *
  *     global k, v ── copy_async, one tile ahead ─► shared: floats ── split ─► shared: pairs of 16 bits
  *     pairs ── ldmatrix ─► mma: scores = q kt ─► weights = 2^(score - largest) ── split ─► mma: sums += weights v
+*
+ * A warp's registers. Queries are rows, so that thread 4g + t (ptx.h) holds of queries g and g + 8:
+ *
+ *                  keys 16n + 2t, + 1      keys 16n + 8 + 2t, + 1       channels 8c + 2t, + 1
+ *     query g      scores[2n][0], [1]      scores[2n + 1][0], [1]       sums[c][0], [1]        largest[0], total[0]
+ *     query g + 8  scores[2n][2], [3]      scores[2n + 1][2], [3]       sums[c][2], [3]        largest[1], total[1]
+ *
+ * The two columns of scores, once they are weights in 16 bits, are a[0], a[1] and a[2], a[3] of the second product. A
+ * query's scores are those of the four threads of g: a quad.
  */
 #include "kernels/attention.h"
 

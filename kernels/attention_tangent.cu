@@ -10,6 +10,8 @@
  *     numbers ── copy_async, one tile ahead ─► shared: k, v, k.1, v.1, ..
  *     ldmatrix ─► mma: scores[0] = q kt, scores[i] = q. kt + q k.t ─► p, p (s. - mean') ── round ─► weights[0], [i]
  *     ldmatrix ─► mma: sums[0] += weights[0] v, sums[i] += weights[i] v + weights[0] v.
+ *
+ * A warp's registers are as in attention.cu, scores, weights and sums once for the primal and for each tangent.
  */
 #include "kernels/attention_tangent.h"
 
@@ -56,8 +58,8 @@ template <enum operand O, int PARTS> __global__ void __launch_bounds__(THREADS) 
 {
     int which = (int)blockIdx.y, lane = (int)blockIdx.z, twos = t.depth / 2;
     float factor = lane < t.primal ? 1 : unit_of(t, lane) * (which ? CALM : 1);
-    int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, row = i / twos;
-    int channel = (int)(i % twos) * 2, head = (int)(row % t.heads), key = (int)(row / t.heads);
+    int i = (int)(blockIdx.x * THREADS + threadIdx.x), row = i / twos;
+    int channel = i % twos * 2, head = row % t.heads, key = row / t.heads;
     if (key >= t.a.keys_end)
         return;
     const float *from = row_of(which ? t.a.v : t.a.k, lane, key) + head * t.a.size;

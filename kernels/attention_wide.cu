@@ -12,32 +12,31 @@ namespace
 {
 
 enum {
-    WIDE_WARPS = 8,
-    WIDE_THREADS = 32 * WIDE_WARPS,
-    WIDE_KEYS = 8 * WIDE_WARPS, /* of a tile: 8 for each warp to score */
-    WIDE_TILES = 8,             /* the most tiles of 8 channels that a warp sums */
-    WIDE_CHANNELS = 8 * WIDE_TILES * WIDE_WARPS,
-    WIDE_STEPS = 8, /* steps of 16 channels whose products are summed in one go */
+    WARPS = 8,
+    THREADS = 32 * WARPS,
+    KEYS = 8 * WARPS, /* of a tile: 8 for each warp to score */
+    TILES = 8,        /* the most tiles of 8 channels that a warp sums */
+    CHANNELS = 8 * TILES * WARPS,
+    STEPS = 8, /* steps of 16 channels whose products are summed in one go */
 };
 
 struct wide_shared {
-    float scores[QUERIES][WIDE_KEYS];
-    uint16_t hi[QUERIES][WIDE_KEYS + 8], lo[QUERIES][WIDE_KEYS + 8]; /* weights */
+    float scores[QUERIES][KEYS];
+    uint16_t hi[QUERIES][KEYS + 8], lo[QUERIES][KEYS + 8]; /* weights */
     float shrink[QUERIES], total[QUERIES];
 };
 
 /* Scores of all queries with the warp's 8 keys, into shared memory. */
 template <enum operand O>
-__device__ void wide_score(struct wide_shared *s, const struct attention_args &a, int first, int query, int lane,
-                           int head)
+__device__ void score(struct wide_shared *s, const struct attention_args &a, int first, int query, int lane, int head)
 {
     int own = (int)threadIdx.x / 32 * 8, g = (int)threadIdx.x % 32 / 4, t = (int)threadIdx.x % 4;
     const float *low = head_row(a.q, lane, query, head * a.size), *high = head_row(a.q, lane, query + 8, head * a.size);
     const float *key = head_row(a.k, lane, first + own + g, head * a.size);
     float sums[1][4] = {};
-    for (int c = 0; c < a.size; c += 16 * WIDE_STEPS) {
+    for (int c = 0; c < a.size; c += 16 * STEPS) {
         float acc[1][4] = {};
-        for (int k = c; k < c + 16 * WIDE_STEPS && k < a.size; k += 16) {
+        for (int k = c; k < c + 16 * STEPS && k < a.size; k += 16) {
             uint32_t q_hi[4], q_lo[4], k_hi[1][2], k_lo[1][2];
             load_left<O>(q_hi, q_lo, low, high, k, a.size);
             for (int i = 0; i < 2; i++) {
@@ -56,7 +55,7 @@ __device__ void wide_score(struct wide_shared *s, const struct attention_args &a
 }
 
 /* Weights of the warp's two queries, one after the other; a thread has two keys. */
-template <enum operand O> __device__ void wide_weigh(struct wide_shared *s, struct softmax *p, float scale)
+template <enum operand O> __device__ void weigh(struct wide_shared *s, struct softmax *p, float scale)
 {
     int thread = (int)threadIdx.x % 32;
     for (int r = 0; r < 2; r++) {
@@ -75,24 +74,24 @@ template <enum operand O> __device__ void wide_weigh(struct wide_shared *s, stru
 
 /* Adds the tile's values to the warp's tiles of channels from `channel` on. */
 template <enum operand O>
-__device__ void wide_add(float (&sums)[WIDE_TILES][4], const struct wide_shared *s, const struct attention_args &a,
-                         int first, int lane, int head, int channel, int tiles)
+__device__ void add_values(float (&sums)[TILES][4], const struct wide_shared *s, const struct attention_args &a,
+                           int first, int lane, int head, int channel, int tiles)
 {
     int thread = (int)threadIdx.x % 32, g = thread / 4, t = thread % 4;
-    uint32_t w_hi[WIDE_KEYS / 16][4], w_lo[WIDE_KEYS / 16][4];
+    uint32_t w_hi[KEYS / 16][4], w_lo[KEYS / 16][4];
 #pragma unroll
-    for (int k = 0; k < WIDE_KEYS / 16; k++) {
+    for (int k = 0; k < KEYS / 16; k++) {
         load_matrices(w_hi[k], &s->hi[thread % 16][k * 16 + thread / 16 * 8]);
         load_matrices(w_lo[k], &s->lo[thread % 16][k * 16 + thread / 16 * 8]);
     }
     float shrink[2] = {s->shrink[g], s->shrink[g + 8]};
 #pragma unroll
-    for (int n = 0; n < WIDE_TILES; n++) {
+    for (int n = 0; n < TILES; n++) {
         if (n >= tiles)
             break;
         float acc[1][4] = {};
 #pragma unroll
-        for (int k = 0; k < WIDE_KEYS / 16; k++) {
+        for (int k = 0; k < KEYS / 16; k++) {
             uint32_t hi[1][2], lo[1][2];
             for (int i = 0; i < 2; i++) {
                 int key = first + k * 16 + 8 * i + 2 * t, at = channel + n * 8 + g;
@@ -107,25 +106,25 @@ __device__ void wide_add(float (&sums)[WIDE_TILES][4], const struct wide_shared 
     }
 }
 
-/* Block: 16 queries and up to WIDE_CHANNELS channels of one head of one lane. */
-template <enum operand O> __global__ void __launch_bounds__(WIDE_THREADS) attend_wide(const struct attention_args a)
+/* Block: 16 queries and up to CHANNELS channels of one head of one lane. */
+template <enum operand O> __global__ void __launch_bounds__(THREADS) attend_wide(const struct attention_args a)
 {
     struct wide_shared *s = (struct wide_shared *)shared_memory;
     int head = (int)blockIdx.y / a.chunks, chunk = (int)blockIdx.y % a.chunks, lane = (int)blockIdx.z;
     int block = (int)blockIdx.x * QUERIES, thread = (int)threadIdx.x % 32, g = thread / 4, query = block + g;
-    int width = min(WIDE_CHANNELS, a.size - chunk * WIDE_CHANNELS);
-    int tiles = (width + 8 * WIDE_WARPS - 1) / (8 * WIDE_WARPS);
-    int channel = chunk * WIDE_CHANNELS + (int)threadIdx.x / 32 * 8 * tiles;
+    int width = min(CHANNELS, a.size - chunk * CHANNELS);
+    int tiles = (width + 8 * WARPS - 1) / (8 * WARPS);
+    int channel = chunk * CHANNELS + (int)threadIdx.x / 32 * 8 * tiles;
 
-    float sums[WIDE_TILES][4] = {};
+    float sums[TILES][4] = {};
     struct softmax p = {{-INFINITY, -INFINITY}, {0, 0}};
     int end = keys_seen(a, block, QUERIES);
-    for (int first = 0; first < end; first += WIDE_KEYS) {
-        wide_score<O>(s, a, first, query, lane, head);
+    for (int first = 0; first < end; first += KEYS) {
+        score<O>(s, a, first, query, lane, head);
         __syncthreads();
-        wide_weigh<O>(s, &p, a.scale);
+        weigh<O>(s, &p, a.scale);
         __syncthreads();
-        wide_add<O>(sums, s, a, first, lane, head, channel, tiles);
+        add_values<O>(sums, s, a, first, lane, head, channel, tiles);
     }
     for (int r = 0; r < 2; r++) {
         float total = sum_over_warp(p.total[r]);
@@ -141,9 +140,9 @@ template <enum operand O> __global__ void __launch_bounds__(WIDE_THREADS) attend
 
 template <enum operand O> void start(struct device *device, int heads, struct attention_args a)
 {
-    a.chunks = (int)blocks_for(a.size, WIDE_CHANNELS);
+    a.chunks = (int)blocks_for(a.size, CHANNELS);
     dim3 grid((unsigned)blocks_for(a.q.positions, QUERIES), (unsigned)(heads * a.chunks), (unsigned)a.q.lanes);
-    launch(device, "attend_wide", attend_wide<O>, grid, WIDE_THREADS, sizeof(struct wide_shared), a);
+    launch(device, "attend_wide", attend_wide<O>, grid, THREADS, sizeof(struct wide_shared), a);
 }
 
 } // namespace
