@@ -263,20 +263,23 @@ template <class S, int COUNT> struct state {
     float sums[1 + COUNT][S::TILES][4];            /* o, and each u */
 };
 
-/* o = shrink o, u = shrink (u - moved o). */
+/* u = shrink (u - moved o), o = shrink o. After the first tiles a larger score is rare, and nothing shrinks. */
 template <class S, int COUNT> __device__ void rescale(struct state<S, COUNT> *of, const float (&shrink)[2])
 {
 #pragma unroll
-    for (int i = COUNT; i >= 0; i--) // tangents take o as it was before
+    for (int i = 1; i <= COUNT; i++)
 #pragma unroll
-        for (int n = 0; n < S::TILES; n++)
+        for (int m = 0; m < 4 * S::TILES; m++) {
+            float *u = &of->sums[i][m / 4][m % 4];
+            *u = fmaf(-of->moved[i][m % 4 / 2], of->sums[0][m / 4][m % 4], *u);
+        }
+    if (!__any_sync(0xffffffffu, shrink[0] != 1 || shrink[1] != 1))
+        return;
 #pragma unroll
-            for (int m = 0; m < 4; m++) {
-                float *sum = &of->sums[i][n][m];
-                if (i > 0)
-                    *sum = fmaf(-of->moved[i][m / 2], of->sums[0][n][m], *sum);
-                *sum *= shrink[m / 2];
-            }
+    for (int i = 0; i <= COUNT; i++)
+#pragma unroll
+        for (int m = 0; m < 4 * S::TILES; m++)
+            of->sums[i][m / 4][m % 4] *= shrink[m % 4 / 2];
 }
 
 /* Adds a tile's values to N tiles of 8 channels, from tile n on. Pairs add up in float arithmetic, since the matrix units
@@ -285,7 +288,9 @@ template <enum operand O, class S, int COUNT, int N>
 __device__ void add_channels(struct state<S, COUNT> *of, const struct tile<S> *stage,
                              const uint32_t (&weights)[1 + COUNT][S::KEYS / 16][S::PARTS][4], int n)
 {
-    int row = (int)threadIdx.x % 16, column = n * 8 + (int)threadIdx.x % 32 / 16 * 8;
+    constexpr int STEPS = 2 / N; // of 16 keys in one load
+    static_assert(S::KEYS % (16 * STEPS) == 0, "whole loads");
+    int thread = (int)threadIdx.x % 32, row = thread % (16 * STEPS), column = n * 8 + thread / (16 * STEPS) * 8;
     float acc[1 + COUNT][N][4];
 #pragma unroll
     for (int i = 0; i <= COUNT; i++)
@@ -293,20 +298,25 @@ __device__ void add_channels(struct state<S, COUNT> *of, const struct tile<S> *s
         for (int m = 0; m < 4 * N; m++)
             acc[i][m / 4][m % 4] = S::PARTS == 1 ? of->sums[i][n + m / 4][m % 4] : 0;
 #pragma unroll
-    for (int k = 0; k < S::KEYS / 16; k++)
+    for (int k = 0; k < S::KEYS / 16; k += STEPS)
 #pragma unroll
         for (int i = 0; i <= COUNT; i++) {
-            uint32_t right[S::PARTS][N][2];
+            uint32_t right[STEPS][S::PARTS][N][2];
 #pragma unroll
             for (int part = 0; part < S::PARTS; part++) {
                 uint32_t four[4];
                 load_matrices_transposed(four, &stage[2 * i + 1].numbers[part][k * 16 + row][column]);
-                in_twos(right[part], four);
-            }
-            multiply<O>(acc[i], weights[0][k], right);
 #pragma unroll
-            for (int j = 1; i == 0 && j <= COUNT; j++)
-                multiply<O>(acc[j], weights[j][k], right);
+                for (int j = 0; j < 4; j++)
+                    right[j / (2 * N)][part][j / 2 % N][j % 2] = four[j];
+            }
+#pragma unroll
+            for (int step = 0; step < STEPS; step++) {
+                multiply<O>(acc[i], weights[0][k + step], right[step]);
+#pragma unroll
+                for (int j = 1; i == 0 && j <= COUNT; j++)
+                    multiply<O>(acc[j], weights[j][k + step], right[step]);
+            }
         }
 #pragma unroll
     for (int i = 0; i <= COUNT; i++)
@@ -336,7 +346,7 @@ __device__ void add_tile(struct state<S, COUNT> *of, const struct tile<S> *stage
 #pragma unroll
     for (int n = 0; n + 2 <= S::TILES; n += 2)
         add_channels<O, S, COUNT, 2>(of, stage, weights, n);
-    if (S::TILES % 2)
+    if constexpr (S::TILES % 2)
         add_channels<O, S, COUNT, 1>(of, stage, weights, S::TILES - 1);
 }
 
