@@ -274,9 +274,23 @@ standin_only = pytest.mark.skipif(ON_GPU, reason="asks the stand-in to misbehave
 
 
 @standin_only
+def test_a_step_is_one_graph_with_a_copy_before_and_one_after_it(tiny, tmp_path):
+    """By the calls of 13 steps and of 3; the host waits once, and then copies what kernels have to say of bad contents."""
+    calls = []
+    for steps in (3, 13):
+        config, _ = tiny(str(steps), optim__steps=steps, zo__tau=100, output__prompts=[], output__checkpoint_every=0)
+        report = tmp_path / f"report-{steps}.json"
+        run(cuda_program("zoodip"), "train", config, env={"ZOODIP_STANDIN_REPORT": str(report)})
+        calls.append(json.loads(report.read_text())["calls"])
+    a_step = {name: (calls[1][name] - calls[0].get(name, 0)) / 10 for name in calls[1]}
+    assert {name: count for name, count in a_step.items() if count} == {
+        "cudaGraphLaunch": 1, "cudaMemcpy2DAsync": 2, "cudaMemcpyAsync": 1, "cudaStreamSynchronize": 1}
+
+
+@standin_only
 def test_too_little_memory_is_reported_before_any_work(tiny):
     config, output = tiny()
-    done = run(cuda_program("zoodip"), "train", config, check=False, env={"ZOODIP_STANDIN_MEMORY": "900000"})
+    done = run(cuda_program("zoodip"), "train", config, check=False, env={"ZOODIP_STANDIN_MEMORY": "1300000"})
     assert done.returncode == 2
     assert "are free; lower data.resolution, zo.n or optim.batch_size" in done.stderr
     assert not output.exists()
