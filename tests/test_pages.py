@@ -263,7 +263,7 @@ def test_messages_under_troubleshooting_are_the_programs():
     assert [m for m in messages if m not in said] == []
 
 
-@pytest.mark.parametrize("script", ["roofline.py", "ablation_report.py"])
+@pytest.mark.parametrize("script", ["roofline.py", "gpu_model.py", "ablation_report.py"])
 def test_a_table_on_the_page_is_the_one_that_its_command_prints(script):
     """The scripts of the pages that take no time and are in no other test; the others there run for minutes, or are tests."""
     page = (ROOT / "results/README.md").read_text()

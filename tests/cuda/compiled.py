@@ -3,6 +3,8 @@
 
     .venv/bin/python tests/cuda/compiled.py            a Markdown table for sm_75, 80, 86, 89 and 90 (minutes)
     .venv/bin/python tests/cuda/compiled.py 90         for one generation
+    .venv/bin/python tests/cuda/compiled.py --code 90  only what is in the code, which asks for no build; the environment's
+                                                       ZOODIP_SOURCES names another checkout, to compare with
 
 Registers and stack (memory for spilled values) are from `ptxas -v`. Threads and shared memory of a
 launch are what the launchers of kernels/ ask for: the program BUILD/tests/cuda/launches takes them through all their branches.
@@ -26,6 +28,7 @@ import sass
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("ZOODIP_BUILD", ROOT / "build"))
+SOURCES = Path(os.environ.get("ZOODIP_SOURCES", ROOT))
 
 # CUDA Programming Guide, "Technical Specifications per Compute Capability", and its chapters on each generation: what a
 # multiprocessor has, and its units of allocation. Shared memory in KiB; `reserved`: of it, bytes for each block.
@@ -96,8 +99,8 @@ def compile_file(source, sm):
     flags = ["-fmad=false"] if source.name == "step.cu" else []
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernels.cubin"
-        done = subprocess.run([find("nvcc"), "-std=c++17", "-O3", f"-arch=sm_{sm}", *flags, "-cubin", "-o", cubin, "-I", ROOT,
-                               "-I", ROOT / "src", "-Xptxas", "-v", source], capture_output=True, text=True)
+        done = subprocess.run([find("nvcc"), "-std=c++17", "-O3", f"-arch=sm_{sm}", *flags, "-cubin", "-o", cubin, "-I", SOURCES,
+                               "-I", SOURCES / "src", "-Xptxas", "-v", source], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(f"nvcc {source.name} for sm_{sm}\n{done.stderr}")
         codes = disassemble(cubin) if done.stderr.count("Compiling entry") else {}
@@ -112,7 +115,7 @@ def compile_file(source, sm):
 
 def sources():
     """nccl.cu needs NCCL's header and has no kernel; files without __global__ are left out."""
-    return sorted(p for p in (ROOT / "kernels").glob("*.cu") if "__global__" in p.read_text())
+    return sorted(p for p in (SOURCES / "kernels").glob("*.cu") if "__global__" in p.read_text())
 
 
 @functools.cache
@@ -185,8 +188,19 @@ def print_table(generations):
         print(f"| {file} | {name} | {launch.threads} | {launch.shared / 1024:.1f} KiB | {' | '.join(cells)} | {size} | {loop} |")
 
 
+def print_code(sm):
+    print("| file | kernel | registers | stack | instructions | code | loop | matrix products | behind it |")
+    print("|" + " --- |" * 9)
+    for k in compile_all(sm).values():
+        if "bfloat" not in k.name:
+            print(f"| {k.file} | {k.name} | {k.registers} | {k.stack} | {k.code.instructions:,} | {k.code.kib:.0f} KiB | {k.code.loop:,} | {k.code.matrix} | "
+                  f"{k.code.behind:,} |")
+
+
 if __name__ == "__main__":
     if set(sys.argv[1:]) & {"-h", "--help"}:
         print(__doc__)
-        sys.exit()
-    print_table([int(a) for a in sys.argv[1:]] or list(LIMITS))
+    elif "--code" in sys.argv:
+        print_code(int(sys.argv[-1]))
+    else:
+        print_table([int(a) for a in sys.argv[1:]] or list(LIMITS))
