@@ -95,6 +95,7 @@ __device__ void normalize(float *y, const float *x, const float *dot, const norm
 struct group_args {
     struct view<float> y, x;
     struct view<int32_t> of;   /* tangent lanes' primals */
+    int primal;                /* lanes; all others are tangents */
     int first_lane, lanes;     /* of x and y, which this launch is about */
     const float *gain, *shift; /* shift NULL: none */
     float4 *moments;           /* [lanes, groups, chunks]: struct moments */
@@ -150,10 +151,9 @@ __device__ float product_of_group(const struct group_args &a, int rows, const fl
     return sum_group<V>(a, rows, add);
 }
 
-/* Block: WARPS groups of one chunk of one lane. */
-template <int V, bool TANGENT> __global__ void __launch_bounds__(THREADS) group_moments(const struct group_args a)
+template <int V, bool TANGENT> __device__ void find_moments(const struct group_args &a, int lane)
 {
-    int chunk = (int)blockIdx.x, lane = a.first_lane + (int)blockIdx.z;
+    int chunk = (int)blockIdx.x;
     int group = (int)blockIdx.y * WARPS + (int)threadIdx.x / 32;
     if (group >= a.groups)
         return;
@@ -169,6 +169,16 @@ template <int V, bool TANGENT> __global__ void __launch_bounds__(THREADS) group_
     if (threadIdx.x % 32 == 0)
         a.moments[((int64_t)blockIdx.z * a.groups + group) * a.chunks + chunk] =
             make_float4(m.mean, m.square, m.dot_mean, m.product);
+}
+
+/* Block: WARPS groups of one chunk of one lane. */
+template <int V> __global__ void __launch_bounds__(THREADS) group_moments(const struct group_args a)
+{
+    int lane = a.first_lane + (int)blockIdx.z;
+    if (lane < a.primal)
+        find_moments<V, false>(a, lane);
+    else
+        find_moments<V, true>(a, lane);
 }
 
 /* -------------------------------------------------------------------------------- groups: apply */
@@ -205,11 +215,11 @@ struct apply_shared {
     normal of[SLAB + 1]; /* by group, counted from the slab's first */
 };
 
-/* Block: up to SLAB channels of one chunk of one lane. A thread keeps its channels and loops over the rows. */
-template <int V, bool TANGENT> __global__ void __launch_bounds__(THREADS) group_apply(const struct group_args a)
+/* A thread keeps its channels and loops over the rows. */
+template <int V, bool TANGENT> __device__ void apply(const struct group_args &a, int lane)
 {
     struct apply_shared *s = (struct apply_shared *)shared_memory;
-    int chunk = (int)blockIdx.x, lane = a.first_lane + (int)blockIdx.z, slab = (int)blockIdx.y * SLAB;
+    int chunk = (int)blockIdx.x, slab = (int)blockIdx.y * SLAB;
     int width = min(SLAB, a.x.channels - slab), first = slab / a.size, last = (slab + width - 1) / a.size;
     for (int group = first + (int)threadIdx.x / 32; group <= last; group += WARPS) {
         normal joined = join_chunks<TANGENT>(a, (int)blockIdx.z, group);
@@ -240,12 +250,22 @@ template <int V, bool TANGENT> __global__ void __launch_bounds__(THREADS) group_
     }
 }
 
+/* Block: up to SLAB channels of one chunk of one lane. */
+template <int V> __global__ void __launch_bounds__(THREADS) group_apply(const struct group_args a)
+{
+    int lane = a.first_lane + (int)blockIdx.z;
+    if (lane < a.primal)
+        apply<V, false>(a, lane);
+    else
+        apply<V, true>(a, lane);
+}
+
 /* -------------------------------------------------------------------------------- layers */
 
 struct layer_args {
     struct view<float> y, x;
     struct view<int32_t> of; /* tangent lanes' primals */
-    int first_lane;
+    int primal, first_lane;
     const float *gain, *shift;
     float eps;
     enum act act;
@@ -270,13 +290,9 @@ template <int V> __device__ float product_of_row(int channels, const float *x, f
     return sum_over_warp(sum);
 }
 
-/* Warp: one row. */
-template <int V, bool TANGENT> __global__ void __launch_bounds__(THREADS) layer_norm(const struct layer_args a)
+template <int V, bool TANGENT> __device__ void normalize_row(const struct layer_args &a, int lane, int position)
 {
-    int position = (int)blockIdx.x * WARPS + (int)threadIdx.x / 32, channels = a.x.channels;
-    int lane = a.first_lane + (int)blockIdx.z;
-    if (position >= a.x.positions)
-        return;
+    int channels = a.x.channels;
     const float *dot = row_of(a.x, lane, position), *x = TANGENT ? row_of(a.x, a.of.data[lane], position) : dot;
     float *to = row_of(a.y, lane, position);
     moments m = {mean_of_row<V>(x, channels), 0, 0, 0};
@@ -299,6 +315,18 @@ template <int V, bool TANGENT> __global__ void __launch_bounds__(THREADS) layer_
     }
 }
 
+/* Warp: one row. */
+template <int V> __global__ void __launch_bounds__(THREADS) layer_norm(const struct layer_args a)
+{
+    int position = (int)blockIdx.x * WARPS + (int)threadIdx.x / 32, lane = a.first_lane + (int)blockIdx.z;
+    if (position >= a.x.positions)
+        return;
+    if (lane < a.primal)
+        normalize_row<V, false>(a, lane, position);
+    else
+        normalize_row<V, true>(a, lane, position);
+}
+
 /* -------------------------------------------------------------------------------- launching */
 
 bool in_pieces_of(struct tensor t, int64_t by)
@@ -307,39 +335,35 @@ bool in_pieces_of(struct tensor t, int64_t by)
            t.lane_stride % by == 0;
 }
 
-/* Lanes [first, first + count), all of a kind. */
-template <bool TANGENT>
 void norm_layers(struct device *device, struct tensor y, struct tensor x, struct layer_args a, int64_t first,
                  int64_t count)
 {
     dim3 grid((unsigned)blocks_for(a.x.positions, WARPS), 1, (unsigned)count);
     bool wide = in_pieces_of(x, 4) && in_pieces_of(y, 4) && x.channels % 4 == 0;
     a.first_lane = (int)first;
-    launch(device, "layer_norm", wide ? layer_norm<4, TANGENT> : layer_norm<1, TANGENT>, grid, THREADS, 0, a);
+    launch(device, "layer_norm", wide ? layer_norm<4> : layer_norm<1>, grid, THREADS, 0, a);
 }
 
-template <bool TANGENT> void moments_of_groups(struct device *device, struct tensor x, const struct group_args &a)
+void moments_of_groups(struct device *device, struct tensor x, const struct group_args &a)
 {
     dim3 grid((unsigned)a.chunks, (unsigned)blocks_for(a.groups, WARPS), (unsigned)a.lanes);
     bool fours = in_pieces_of(x, 4) && a.size % 4 == 0, twos = in_pieces_of(x, 2) && a.size % 2 == 0;
     launch(device, "group_moments",
-           fours  ? group_moments<4, TANGENT>
-           : twos ? group_moments<2, TANGENT>
-                  : group_moments<1, TANGENT>,
+           fours  ? group_moments<4>
+           : twos ? group_moments<2>
+                  : group_moments<1>,
            grid, THREADS, 0, a);
 }
 
-template <bool TANGENT>
 void apply_to_groups(struct device *device, struct tensor y, struct tensor x, const struct group_args &a)
 {
     dim3 grid((unsigned)a.chunks, (unsigned)blocks_for(x.channels, SLAB), (unsigned)a.lanes);
     bool fours = in_pieces_of(x, 4) && in_pieces_of(y, 4) && x.channels % 4 == 0;
-    launch(device, "group_apply", fours ? group_apply<4, TANGENT> : group_apply<1, TANGENT>, grid, THREADS,
-           sizeof(struct apply_shared), a);
+    launch(device, "group_apply", fours ? group_apply<4> : group_apply<1>, grid, THREADS, sizeof(struct apply_shared),
+           a);
 }
 
-/* Lanes [first, first + count), all of a kind, as many at a time as scratch holds. */
-template <bool TANGENT>
+/* As many lanes at a time as scratch holds. */
 void norm_groups(struct device *device, struct tensor y, struct tensor x, struct group_args a, int64_t first,
                  int64_t count)
 {
@@ -351,31 +375,28 @@ void norm_groups(struct device *device, struct tensor y, struct tensor x, struct
     for (; first < end; first += together) {
         a.first_lane = (int)first;
         a.lanes = (int)(end - first < together ? end - first : together);
-        moments_of_groups<TANGENT>(device, x, a);
-        apply_to_groups<TANGENT>(device, y, x, a);
+        moments_of_groups(device, x, a);
+        apply_to_groups(device, y, x, a);
     }
 }
 
-} // namespace
-
-/* Tangents first: y may be x, and they read their primals'. */
-void cuda_norm(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
-               float eps, enum act act)
+/* Lanes [first, first + count). */
+void norm_lanes(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
+                float eps, enum act act, int64_t first, int64_t count)
 {
     const float *gain = (const float *)w->data;
-    int64_t primal = primal_lanes(device, x), tangents = x.lanes - primal;
+    int primal = (int)primal_lanes(device, x);
     struct view<int32_t> of = view_of<int32_t>(device->tangents.of);
     if (groups == 0) {
-        struct layer_args a = {view_of<float>(y), view_of<float>(x), of, 0, gain, w->bias, eps, act};
-        if (tangents > 0)
-            norm_layers<true>(device, y, x, a, primal, tangents);
-        norm_layers<false>(device, y, x, a, 0, primal);
+        struct layer_args a = {view_of<float>(y), view_of<float>(x), of, primal, 0, gain, w->bias, eps, act};
+        norm_layers(device, y, x, a, first, count);
         return;
     }
     struct group_args a = {};
     a.y = view_of<float>(y);
     a.x = view_of<float>(x);
     a.of = of;
+    a.primal = primal;
     a.gain = gain;
     a.shift = w->bias;
     a.moments = cuda_of(device)->moments;
@@ -383,7 +404,18 @@ void cuda_norm(struct device *device, struct tensor y, struct tensor x, const st
     a.size = (int)(x.channels / groups);
     a.eps = eps;
     a.act = act;
-    if (tangents > 0)
-        norm_groups<true>(device, y, x, a, primal, tangents);
-    norm_groups<false>(device, y, x, a, 0, primal);
+    norm_groups(device, y, x, a, first, count);
+}
+
+} // namespace
+
+/* Tangents read their primals' x, so that where y is x the primals come after them. */
+void cuda_norm(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
+               float eps, enum act act)
+{
+    int64_t primal = primal_lanes(device, x);
+    bool apart = primal < x.lanes && tensor_data(y) == tensor_data(x);
+    if (apart)
+        norm_lanes(device, y, x, w, groups, eps, act, primal, x.lanes - primal);
+    norm_lanes(device, y, x, w, groups, eps, act, 0, apart ? primal : x.lanes);
 }

@@ -59,10 +59,9 @@ struct error derivative_choose(struct config *c, const struct derivative_facts *
 /* If the run takes them. */
 static int bits_of_tangents(const struct config *c, const struct pipeline *p)
 {
-    bool codes = p->most_bits == 8 && device_has_codes(p->device);
-    if (c->quant.tangents == 8 || (c->quant.tangents == 0 && codes))
-        return 8;
-    return c->quant.tangents != 32 && device_has_halves(p->device) ? 16 : 32;
+    bool halves = device_has_halves(p->device), codes = p->most_bits == 8 && device_has_codes(p->device);
+    int asked = c->quant.tangents ? (int)c->quant.tangents : halves ? 16 : codes ? 8 : 32;
+    return asked == 16 && !halves ? 32 : asked;
 }
 
 int tangent_bits(const struct config *c, const struct pipeline *p)

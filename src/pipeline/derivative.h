@@ -28,8 +28,8 @@ struct derivative_facts {
  * a choice that is not the checkpoint's. */
 struct error derivative_choose(struct config *config, const struct derivative_facts *facts, const char **why);
 
-/* The bits in which the run's tangents are multiplied: quant.tangents, but 32 for 16 on the CPU; for auto 8 if the
- * pipeline's weights have 8 bits and its device has products of codes, else 16 on a GPU and 32 on the CPU. 32 with
+/* The bits in which the run's tangents are multiplied: quant.tangents, but 32 for 16 on the CPU; for auto 16 on a
+ * GPU, on the CPU 8 if the pipeline's weights have 8 bits and its processor products of codes, else 32. 32 with
  * differences. */
 int tangent_bits(const struct config *config, const struct pipeline *p);
 
