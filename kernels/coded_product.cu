@@ -45,8 +45,8 @@ template <class C> struct filler {
         x.begin(a.product, first_row);
         int row = column + (int)threadIdx.x / PIECES;
         first_column = column;
-        weights = a.product.weights + row * a.product.row_bytes + (int)threadIdx.x % PIECES * 16;
-        columns = (a.product.finish.packed - row + STEP - 1) / STEP;
+        weights = a.product.weights.data + row * a.product.weights.row_bytes + (int)threadIdx.x % PIECES * 16;
+        columns = (a.product.weights.rows - row + STEP - 1) / STEP;
         tap = block = chunk = 0;
     }
 
@@ -73,8 +73,8 @@ template <class C> struct filler {
         bool exists = chunk * 2 + piece < end * 2;
         for (int i = 0; i < COUNT; i++) {
             bool inside = exists && i < columns;
-            copy_async<16>(to + i * C::THREADS * 16, inside ? from + i * STEP * a.product.row_bytes : a.product.weights,
-                           inside);
+            copy_async<16>(to + i * C::THREADS * 16,
+                           inside ? from + i * STEP * a.product.weights.row_bytes : a.product.weights.data, inside);
         }
         chunk += CHUNKS;
         if (chunk < end)
@@ -101,8 +101,8 @@ template <class C> struct filler {
         static_assert(C::COLUMNS * OUTLIER_PIECES == C::THREADS, "a piece for each thread");
         x.copy(stage_, a.outliers, a.outlier_pieces, 0, a.outlier_pieces);
         int row = (int)threadIdx.x / OUTLIER_PIECES, piece = (int)threadIdx.x % OUTLIER_PIECES;
-        bool inside = first_column + row < a.product.finish.packed;
-        int64_t number = inside ? (int64_t)tap * a.product.finish.packed + first_column + row : 0;
+        bool inside = first_column + row < a.product.weights.rows;
+        int64_t number = inside ? (int64_t)tap * a.product.weights.rows + first_column + row : 0;
         copy_async<16>(stage_ + stage<C>::X_BYTES + piece_place<OUTLIER_PIECES>(row, piece) * 16,
                        a.outlier_weights + number * OUTLIERS + piece * 16, inside);
     }
@@ -227,7 +227,7 @@ template <enum operand O, class C> __global__ void __launch_bounds__(C::THREADS)
 
 template <enum operand O, class C> static void start(struct device *device, const char *name, struct coded_args &a)
 {
-    a.product.column_tiles = (int)blocks_for(a.product.finish.packed, C::COLUMNS);
+    a.product.column_tiles = (int)blocks_for(a.product.weights.rows, C::COLUMNS);
     launch(device, name, coded_kernel<O, C>, dim3((unsigned)blocks_of<C>(a.product)), C::THREADS,
            shared_bytes<C>(STAGES * stage<C>::BYTES), a);
 }

@@ -40,7 +40,7 @@ template <int ROWS, int THREADS, bool ALIGNED> struct x_rows {
     static const int STEP = THREADS / ROW_PIECES, COUNT = ROWS / STEP;
     const float *lane[COUNT]; /* first number of each row's lane */
     int y[COUNT], x[COUNT];   /* of the first tap; y far outside for rows past the last */
-    const float *from[COUNT];            /* this thread's piece of the tap's first chunk; NULL: outside */
+    const float *from[COUNT]; /* this thread's piece of the tap's first chunk; NULL: outside */
 
     __device__ void begin(const struct view<const float> &view, const struct taps &taps, int first_row)
     {
@@ -205,15 +205,15 @@ template <enum operand O> struct weights<O, TILE_8> {
     }
 };
 
-/* Fragments as they are in memory, in one plane or two. */
-template <int PLANES> struct plain_weights {
+/* Fragments as they are in memory, in one plane or two, of which the first `USED` are loaded. */
+template <int PLANES, int USED = PLANES> struct plain_weights {
     static const int PIECES = 4 * PLANES;
 
     __device__ static void load(struct fragments &f, const struct weights_chunk &c, int column, int step)
     {
         int lane = (int)threadIdx.x % 32, matrix = lane / 8;
         uint32_t words[4];
-        for (int plane = 0; plane < PLANES; plane++)
+        for (int plane = 0; plane < USED; plane++)
             for (int pair = 0; pair < 2; pair++) {
                 int row = column + (pair * 2 + matrix / 2) * 8 + lane % 8;
                 load_matrices(words, c.rows + piece_place<PIECES>(row, plane * 4 + step * 2 + matrix % 2) * 16);

@@ -15,27 +15,26 @@
 #ifndef ZOODIP_KERNELS_ROUNDED_H
 #define ZOODIP_KERNELS_ROUNDED_H
 
-#include "kernels/product.h"
+#include "kernels/operands.h"
 
 struct rounded_args {
     struct finish finish;
     struct taps taps;
     const uint4 *x; /* encoded, [lanes][positions][row_pieces] */
     int row_pieces;
-    const unsigned char *weights; /* [packed rows][row_bytes] */
-    int64_t row_bytes;
+    struct packed_rows weights;
     int chunks; /* of 32 channels, in a tap */
     int column_tiles;
 };
 
 /* How a block is cut: DOWN x ACROSS warps, each with TALL x WIDE tiles of 16 rows and 8 packed columns. */
-template <int TALL_, int WIDE_, int DOWN_, int ACROSS> struct cut {
+template <int TALL_, int WIDE_, int DOWN_, int ACROSS> struct block_cut {
     static const int TALL = TALL_, WIDE = WIDE_, DOWN = DOWN_, WARPS = DOWN * ACROSS, THREADS = 32 * WARPS;
     static const int ROWS = DOWN * TALL * 16, COLUMNS = ACROSS * WIDE * 8;
     static_assert(THREADS % 64 == 0, "so that all pieces that a thread copies have one place in their lines");
 };
-typedef cut<4, 4, 2, 4> middle_cut;
-typedef cut<2, 4, 2, 2> small_cut;
+typedef block_cut<4, 4, 2, 4> middle_cut;
+typedef block_cut<2, 4, 2, 2> small_cut;
 
 /* A warp's part of its block. */
 template <class C> struct warp_place {
@@ -153,7 +152,7 @@ template <class C> static inline size_t shared_bytes(int stages)
 template <class C> static inline int64_t blocks_of(const struct rounded_args &a)
 {
     int64_t rows = (int64_t)a.finish.y.lanes * a.finish.y.positions;
-    return blocks_for(rows, C::ROWS) * blocks_for(a.finish.packed, C::COLUMNS);
+    return blocks_for(rows, C::ROWS) * blocks_for(a.weights.rows, C::COLUMNS);
 }
 
 /* What a tiling costs: blocks that one processor works through, each by its size. A small one reads its operands more
