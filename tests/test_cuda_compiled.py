@@ -75,7 +75,7 @@ def test_the_model_of_a_gpu_has_the_compiled_kernels_loops(kernels, modelled):
     """tests/bench/gpu_kernels.py, which is to be brought up to date where this fails; other compilers differ by less."""
     if not compiled.find("cuobjdump"):
         pytest.skip("no cuobjdump beside nvcc, on the PATH or in triton")
-    code, loop = kernels[gpu_kernels.COMPILED[modelled]].code, gpu_kernels.NOW[modelled]
+    code, loop = kernels[gpu_kernels.COMPILED[modelled]].code, gpu_kernels.named(modelled)
     assert code.matrix == loop.matrix and abs(code.loop / loop.loop - 1) < 0.1
 
 
