@@ -39,6 +39,8 @@ static struct error print_result(const struct subject *s, const struct training 
     cJSON_AddNumberToObject(line, "bits", p->most_bits);
     cJSON_AddNumberToObject(line, "resolution", (double)s->resolution);
     cJSON_AddStringToObject(line, "derivative", derivative_name(s->config.zo.derivative));
+    if (s->config.zo.derivative == DERIVATIVE_TANGENT)
+        cJSON_AddNumberToObject(line, "tangent_bits", device_tangents(p->device));
     cJSON_AddNumberToObject(line, "lanes", (double)t->lanes);
     cJSON_AddNumberToObject(line, "steps", (double)steps);
     cJSON_AddNumberToObject(line, "evaluations", (double)(steps * t->lanes));

@@ -228,6 +228,8 @@ def speed(s, cases):
     rows = []
     for n, bits, way in cases:
         r = bench(s, s.big_config(n, bits, way), 500)
+        if r.get("tangent_bits") != WAYS[way].get("quant__tangents"):
+            raise Wrong(f"n = {n}, {way}: tangents took {r.get('tangent_bits')} bits")
         s.step_seconds[n, bits, way] = r["step_seconds"]
         work = roofline.count(argparse.Namespace(bits=bits, bandwidth=1, peak=1, size=512, at_once=32, way=way), n + 1)
         executed = sum(w.executed for w in work.values()) / r["step_seconds"] / 1e12
