@@ -290,11 +290,12 @@ def test_conv_as_other_cards_add(both, bits, card):
 
 
 @pytest.mark.parametrize("card", CARDS)
-@pytest.mark.parametrize("channels, within", [(2880, 2e-5), (11520, 5e-5)])
-def test_sums_as_long_as_stable_diffusions(both, channels, within, card):
-    """320 and 1,280 channels times 3 x 3: a sum that is cut at every step shrinks in proportion to its steps."""
+@pytest.mark.parametrize("channels", [2880, 11520])
+def test_sums_as_long_as_stable_diffusions(both, channels, card):
+    """320 and 1,280 channels times 3 x 3. A sum that is cut at every step shrinks in proportion to its steps: by up to 1.3e-5 and
+    4.0e-5 in one piece, and by 4.2e-6 and 5.0e-6 in parts, which are added in float."""
     tensors = {"x": torch.randn(1, 1, 40, channels), "weight": torch.randn(24, channels, 1, 1)}
-    agree(*both("linear", tensors, bits=8, channels=24, card=card), within)
+    agree(*both("linear", tensors, bits=8, channels=24, card=card), 2 * CUT)
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7])
