@@ -38,7 +38,7 @@ def test_launchers_choose_tiles_and_parts():
     assert gpu_kernels.tiles_of(now["pairs 8, 128"], 12288, 320) == 288 and gpu_kernels.tiles_of(small, 192, 1280) == 60
     assert [gpu_kernels.split(small, 132, tiles, 360) for tiles in (60, 132)] == [6, 1]
     # the largest tiles keep one sum alone, so not where K is long
-    assert [gpu_kernels.choose_cut(now, "halves 8", 132, 69632, 2560, depth) for depth in (320, 2880)] == ["halves 8, 256", "halves 8, 128"]
+    assert [gpu_kernels.choose_cut(now, "halves 8", 132, 69632, 2560, depth) for depth in (320, 5760)] == ["halves 8, 256", "halves 8, 128"]
 
 
 def test_a_round_takes_what_the_slowest_part_of_a_processor_needs():

@@ -45,9 +45,12 @@ NOW = MEASURED | {
     # between 560 and 740 (64: 410, 590) by how many groups a chunk meets; all branches together have 814 (661)
     "pairs 4, 128": product(128, 128, 8, 1, 32, 650, 64, 4, parts=True),
     "pairs 4, 64": product(64, 64, 4, 3, 32, 500, 32, 4, parts=True),
-    "halves 8, 256": product(256, 128, 8, 1, 64, 457, 128, 8, x_bytes=2),
-    "halves 8, 128": product(128, 128, 8, 1, 64, 279, 64, 8, x_bytes=2),
-    "halves 8, 64": product(64, 64, 4, 4, 64, 239, 32, 8, x_bytes=2),
+    "halves 8, 256": product(256, 128, 8, 1, 64, 458, 128, 8, x_bytes=2),
+    "halves 8, 128": product(128, 128, 8, 1, 64, 274, 64, 8, x_bytes=2, parts=True),
+    "halves 8, 64": product(64, 64, 4, 4, 64, 236, 32, 8, x_bytes=2, parts=True),
+    "halves 4, 256": product(256, 128, 8, 1, 64, 1781, 128, 4, x_bytes=2),
+    "halves 4, 128": product(128, 128, 8, 1, 64, 1014, 64, 4, x_bytes=2, parts=True),
+    "halves 4, 64": product(64, 64, 4, 4, 64, 1021, 32, 4, x_bytes=2, parts=True),
     # without the outliers' stage, which a product need not have; of the end of a block of codes (216 and 124 instructions) a quarter
     "codes, 128": product(128, 128, 8, 1, 128, 340, 64, 8, x_bytes=1),
     "codes, 64": product(64, 64, 4, 4, 128, 280, 32, 8, x_bytes=1),
@@ -55,8 +58,8 @@ NOW = MEASURED | {
 
 # Where the loop above is the compiled kernel's as it is.
 COMPILED = {"pairs 8, 128": "product_kernel<half, 8 bits, 128, 128, true>", "pairs 8, 64": "product_kernel<half, 8 bits, 64, 64, true>",
-            "halves 8, 256": "rounded_kernel<half, 8 bits, cut<4, 8, 4, 2>, false>", "halves 8, 128": "rounded_kernel<half, 8 bits, cut<4, 4, 2, 4>, true>",
-            "halves 8, 64": "rounded_kernel<half, 8 bits, cut<2, 4, 2, 2>, true>", "attend 40": "attend<half, 40>", "attend 80": "attend<half, 80>",
+            "halves 8, 256": "rounded_kernel<half, 8 bits, block_cut<4, 8, 4, 2>, false>", "halves 8, 128": "rounded_kernel<half, 8 bits, block_cut<4, 4, 2, 4>, true>",
+            "halves 8, 64": "rounded_kernel<half, 8 bits, block_cut<2, 4, 2, 2>, true>", "attend 40": "attend<half, 40>", "attend 80": "attend<half, 80>",
             **{f"attend_tangents {size}": f"attend_tangents<half, {size}, 1>" for size in (40, 64, 80, 160)}}
 
 # By the first word of a kernel's name here: the __global__ function.
@@ -64,9 +67,14 @@ FUNCTIONS = {"pairs": "product_kernel", "halves": "rounded_kernel", "codes": "co
 HEADS = (40, 64, 80, 160)  # the most channels of a head, by kernel
 
 
+def parts_of(rounds):
+    """Of a long sum (kernels/parts.h)."""
+    return max(1, min(6, int(rounds) // 32))
+
+
 def split(k, processors, tiles, rounds):
-    """Blocks for each tile (kernels/parts.h, parts_of)."""
-    return max(1, min(6, int(rounds) // 32)) if k.parts and tiles < processors else 1
+    """Blocks for each tile."""
+    return parts_of(rounds) if k.parts and tiles < processors else 1
 
 
 def tiles_of(k, rows, columns):
@@ -86,7 +94,7 @@ def choose_cut(kernels, kind, processors, rows, columns, depth):
     costs = {}
     for size, slowness in SLOWNESS[kind.split()[0]].items():
         k = kernels[f"{kind}, {size}"]
-        if size < 256 or depth <= 2048:
+        if size < 256 or parts_of(depth / k.depth) == 1:
             costs[f"{kind}, {size}"] = ceil(tiles_of(k, rows, columns) / processors) * k.rows * k.columns * slowness
     return min(costs, key=costs.get)
 

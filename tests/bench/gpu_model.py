@@ -190,17 +190,17 @@ class Model(roofline.Step):
 
     # -------------------------------------------------------------------------------- the rest
 
-    def norm(self, family, lanes, positions, channels, groups=False):
-        super().norm(family, lanes, positions, channels, groups)
-        kinds = [(1, 1), (lanes - 1, 2)] if self.tangents and lanes > 1 else [(lanes, 1)]
-        for some, inputs in kinds:  # tangents also read their primal's
-            numbers = some * positions * channels
+    def norm(self, family, lanes, positions, channels, groups=False, in_place=False):
+        super().norm(family, lanes, positions, channels, groups, in_place)
+        numbers = 4 * positions * channels
+        for some in [lanes - 1, 1] if self.tangents and in_place and lanes > 1 else [lanes]:
+            primals = (some - 1 if some == lanes else some if some > 1 else 0) if self.tangents else 0  # read beside their tangents
             if groups:
                 chunks = min(64, ceil(positions * (channels // 32) / 768))
-                self.stream(family, "group_moments", chunks * 4 * some, 4 * numbers * inputs, self.fit.moments)
-                self.stream(family, "group_apply", chunks * ceil(channels / 512) * some, 4 * numbers * (inputs + 1), self.fit.apply)
+                self.stream(family, "group_moments", chunks * 4 * some, numbers * (some + primals), self.fit.moments)
+                self.stream(family, "group_apply", chunks * ceil(channels / 512) * some, numbers * (2 * some + primals), self.fit.apply)
             else:
-                self.stream(family, "layer_norm", ceil(positions / 8) * some, 4 * numbers * (inputs + 1), self.fit.apply)
+                self.stream(family, "layer_norm", ceil(positions / 8) * some, numbers * (2 * some + primals), self.fit.apply)
 
     def copy(self, family, numbers):
         super().copy(family, numbers)

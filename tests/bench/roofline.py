@@ -103,8 +103,8 @@ class Step:
         useful = two * (2 * lanes - 1 if self.tangents else lanes)
         self.op(family, 4 * lanes * channels * (2 * queries + 2 * keys), useful, useful * (1 if self.tangents else 3))
 
-    def norm(self, family, lanes, positions, channels, groups=False):
-        """A group norm reads twice: for the moments, and to apply them."""
+    def norm(self, family, lanes, positions, channels, groups=False, in_place=False):
+        """A group norm reads twice: for the moments, and to apply them. in_place: y is x, which tangents read beside their own."""
         numbers = positions * channels
         self.op(family, 4 * numbers * (lanes * (3 if groups else 2) + (1 if self.tangents and lanes > 1 else 0)))
 
@@ -140,14 +140,14 @@ class UNet:
     def product(self, family, out, channels, taps=1, **more):
         self.s.product(family, self.lanes, self.positions, out, channels, taps, **more)
 
-    def norm(self, channels, groups=False):
-        self.s.norm("group norms" if groups else "layer norms", self.lanes, self.positions, channels, groups)
+    def norm(self, channels, groups=False, in_place=False):
+        self.s.norm("group norms" if groups else "layer norms", self.lanes, self.positions, channels, groups, in_place)
 
     def resnet(self, inner, out):
         self.norm(inner, groups=True)
         self.s.product("small products", 1 if self.s.tangents else self.lanes, 1, out, self.time)
         self.product("3 x 3 convolutions", out, inner, 9)
-        self.norm(out, groups=True)
+        self.norm(out, groups=True, in_place=True)
         if inner != out:
             self.product("1 x 1 convolutions", out, inner)
         self.product("3 x 3 convolutions", out, out, 9, extra=out)
@@ -213,7 +213,7 @@ class UNet:
                     self.transformer(width)
             if i:
                 self.sampler(width, 2)
-        self.norm(width, groups=True)
+        self.norm(width, groups=True, in_place=True)
         self.product("3 x 3 convolutions", 4, width, 9)
 
 

@@ -256,8 +256,6 @@ def beside_the_model(s):
     """Steps, and of the profiled ones each kernel's share, beside what gpu_model.py expects."""
     gpu, rows = modelled_gpu(s), []
     for (n, bits, way), seconds in s.step_seconds.items():
-        if bits == 4 and way != "pairs":  # the model has tangents with int8 weights alone
-            continue
         expected = gpu_model.step(n, gpu=gpu, bits=bits, way=way).seconds()
         rows.append([n, f"{bits} bits", way, f"{1e3 * seconds:.1f}", f"{1e3 * expected:.1f}", f"{100 * (expected / seconds - 1):+.0f} %"])
     text = ("By `tests/bench/gpu_model.py`, whose free parameters were fitted to another version's kernels on an H100.\n\n"
