@@ -348,11 +348,11 @@ def test_it_measures_up_to_the_missing_driver_on_a_machine_that_has_nothing(prep
     assert done.stdout == log and log.endswith(page)
     titles = [line.removeprefix("## ") for line in page.splitlines() if line.startswith("## ")]
     assert titles == [title for title, _ in proof.SMOKE]
-    machine, agreement, speed, ops, memcheck, times = page.split("\n## ")[1:]
+    machine, agreement, speed, ops, beside, memcheck, times = page.split("\n## ")[1:]
     commit = run("git", "log", "-1", "--format=%h").stdout.strip()
     assert "| GPU | A GPU by name |" in machine and f"| commit | {commit}" in machine and "no NVIDIA driver answers" in machine
     assert "no NVIDIA driver answers" in agreement and "no NVIDIA driver answers" in speed
-    assert "torch" in ops and all("Skipped: " in part for part in (ops, memcheck, times))
+    assert "torch" in ops and all("Skipped: " in part for part in (ops, beside, memcheck, times))
 
 
 def cannot_start(prepared, tmp_path):

@@ -255,6 +255,8 @@ def modelled_gpu(s):
 def beside_the_model(s):
     """Steps, and of the profiled ones each kernel's share, beside what gpu_model.py expects."""
     gpu, rows = modelled_gpu(s), []
+    if not s.step_seconds:
+        raise Skip("no step was measured")
     for (n, bits, way), seconds in s.step_seconds.items():
         expected = gpu_model.step(n, gpu=gpu, bits=bits, way=way).seconds()
         rows.append([n, f"{bits} bits", way, f"{1e3 * seconds:.1f}", f"{1e3 * expected:.1f}", f"{100 * (expected / seconds - 1):+.0f} %"])
