@@ -81,6 +81,7 @@ template <int MOST, int P> struct shape {
     static const int KEYS = MOST * PARTS <= 80 ? 32 : 16; /* of a tile */
     static const int PIECES = 2 * STEPS;                  /* of 16 bytes in a row */
     static const int STRIDE = 16 * STEPS + 8;             /* an odd number of pieces, so that 8 rows share no bank */
+    static const bool HELD = MOST * PARTS <= 64;          /* registers hold the primal's queries */
     static const int GROUP = MOST <= 40 ? 4 - PARTS : MOST <= 80 ? 3 - PARTS : 1;
 };
 
@@ -199,14 +200,15 @@ __device__ void load_keys(uint32_t (&to)[S::PARTS][S::KEYS / 8][2], const struct
 /* scores[0] = q kt, scores[i] = q. kt + q k.t */
 template <enum operand O, class S, int COUNT>
 __device__ void score(float (&scores)[1 + COUNT][S::KEYS / 8][4], const struct tile<S> *stage, uint4 *queries,
-                      bool moves)
+                      uint32_t (&primal)[S::STEPS][S::PARTS][4], bool moves)
 {
 #pragma unroll
     for (int step = 0; step < S::STEPS; step++) {
-        uint32_t left[S::PARTS][4], tangent[S::PARTS][4], right[S::PARTS][S::KEYS / 8][2];
-        take_queries<S>(left, queries, 0, step);
+        uint32_t tangent[S::PARTS][4], right[S::PARTS][S::KEYS / 8][2];
+        if (!S::HELD)
+            take_queries<S>(primal[step], queries, 0, step);
         load_keys<S>(right, stage[0], step);
-        multiply<O>(scores[0], left, right);
+        multiply<O>(scores[0], primal[step], right);
         if (moves)
 #pragma unroll
             for (int i = 1; i <= COUNT; i++) {
@@ -216,7 +218,7 @@ __device__ void score(float (&scores)[1 + COUNT][S::KEYS / 8][4], const struct t
 #pragma unroll
         for (int i = 1; i <= COUNT; i++) {
             load_keys<S>(right, stage[2 * i], step);
-            multiply<O>(scores[i], left, right);
+            multiply<O>(scores[i], primal[step], right);
         }
     }
 }
@@ -361,7 +363,11 @@ __device__ void attend_lanes(struct block_lanes<S> *s, const struct tangent_args
     fetch_tiles(tiles, s, t, 0);
 
     uint4 *queries = (uint4 *)(tiles + 4 * (1 + t.group));
+    uint32_t primal[S::STEPS][S::PARTS][4];
     park_queries<O>(queries, s, t, query, head);
+#pragma unroll
+    for (int step = 0; S::HELD && step < S::STEPS; step++)
+        take_queries<S>(primal[step], queries, 0, step);
     state<S, COUNT> of = {};
     of.p.largest[0] = of.p.largest[1] = -INFINITY;
     for (int first = 0; first < end; first += S::KEYS) {
@@ -373,7 +379,7 @@ __device__ void attend_lanes(struct block_lanes<S> *s, const struct tangent_args
         if (first >= warp_end)
             continue;
         float scores[1 + COUNT][S::KEYS / 8][4] = {};
-        score<O, S, COUNT>(scores, stage, queries, t.moves);
+        score<O, S, COUNT>(scores, stage, queries, primal, t.moves);
         if (first + S::KEYS > t.a.keys_end || (t.a.causal && first + S::KEYS > warp))
             hide_keys(scores[0], t.a, first, query);
         add_tile<O>(&of, stage, scores, t.a);
