@@ -3,9 +3,8 @@
  * Attention in a program with tangents, for heads of up to 160 channels; the idea that it shares with
  * attention_tangent_wide.cu is in attention_tangent.h.
  *
- * Idea. Two kernels go ahead: one finds each tangent's largest number, one rounds all k and v. Then, as in attention.cu,
- * a warp owns 16 queries, and a block's warps share the tiles of keys and values, of the primal (0) and of its tangents
- * (1, 2, ..). Fragments of k and v are loaded once for all of them:
+ * Idea. As in attention.cu, a warp owns 16 queries, and a block's warps share the tiles of keys and values: those of the
+ * primal (0) and of some of its tangents (1, 2, ..). Fragments of k and v are loaded once for all of them:
  *
  *     numbers ── copy_async, one tile ahead ─► shared: k, v, k.1, v.1, ..
  *     ldmatrix ─► mma: scores[0] = q kt, scores[i] = q. kt + q k.t ─► p, p (s. - mean') ── round ─► weights[0], [i]
@@ -18,60 +17,7 @@
 namespace
 {
 
-/* -------------------------------------------------------------------------------- beforehand */
-
-enum { WARPS = 8, THREADS = 32 * WARPS, LEAST_WARPS = 2 }; /* of a block; the last kernel may have fewer than WARPS */
-
-/* Largest number of the warp's share of positions. */
-__device__ float largest_of(const struct view<const float> &x, int lane)
-{
-    float largest = 0;
-    int warp = (int)(blockIdx.x * WARPS + threadIdx.x / 32);
-    for (int position = warp; position < x.positions; position += WARPS * GPU_SHARES) {
-        const float *row = row_of(x, lane, position);
-        for (int c = (int)threadIdx.x % 32; c < x.channels; c += 32)
-            largest = fmaxf(largest, fabsf(row[c]));
-    }
-    return largest;
-}
-
-/* Block: a share of the positions of a tangent. */
-__global__ void __launch_bounds__(THREADS) find_largest(const struct tangent_args t)
-{
-    float *of_warps = (float *)shared_memory;
-    int lane = t.primal + (int)blockIdx.y;
-    float largest = fmaxf(largest_of(t.a.k, lane), largest_of(t.a.v, lane));
-    if (t.moves)
-        largest = fmaxf(largest, largest_of(t.a.q, lane));
-    largest = max_over_warp(largest);
-    if (threadIdx.x % 32 == 0)
-        of_warps[threadIdx.x / 32] = largest;
-    __syncthreads();
-    for (int i = 0; i < WARPS; i++)
-        largest = fmaxf(largest, of_warps[i]);
-    if (threadIdx.x == 0)
-        t.largest[blockIdx.y * GPU_SHARES + blockIdx.x] = largest;
-}
-
-/* A thread rounds two channels of k (blockIdx.y = 0) or v of a lane. */
-template <enum operand O, int PARTS> __global__ void __launch_bounds__(THREADS) round_keys(const struct tangent_args t)
-{
-    int which = (int)blockIdx.y, lane = (int)blockIdx.z, twos = t.depth / 2;
-    float factor = lane < t.primal ? 1 : unit_of(t, lane) * (which ? CALM : 1);
-    int i = (int)(blockIdx.x * THREADS + threadIdx.x), row = i / twos;
-    int channel = i % twos * 2, head = row % t.heads, key = row / t.heads;
-    if (key >= t.a.keys_end)
-        return;
-    const float *from = row_of(which ? t.a.v : t.a.k, lane, key) + head * t.a.size;
-    float x = channel_or_zero(from, channel, t.a.size) * factor;
-    float y = channel_or_zero(from, channel + 1, t.a.size) * factor;
-    uint32_t *to[2] = {};
-    for (int part = 0; part < PARTS; part++)
-        to[part] = (uint32_t *)(numbers_of(t, which, part, lane, head) + (int64_t)key * t.depth + channel);
-    round_two<O>(x, y, to[0], to[1]);
-}
-
-/* -------------------------------------------------------------------------------- attention */
+enum { WARPS = 8, THREADS = 32 * WARPS, LEAST_WARPS = 2 }; /* of a block */
 
 /* MOST: the most channels of a head, a multiple of 8. */
 template <int MOST, int P> struct shape {
@@ -115,6 +61,7 @@ template <class S> __device__ void choose_lanes(struct block_lanes<S> *s, const 
     s->count = mine ? count : -1;
 }
 
+/* Fills in the rest of s: units, and where keys and values come from. */
 template <class S> __device__ void look_up(struct block_lanes<S> *s, const struct tangent_args &t, int head)
 {
     for (int i = (int)threadIdx.x / 32; i <= s->count; i += (int)blockDim.x / 32) {
@@ -329,7 +276,7 @@ __device__ void add_channels(struct state<S, COUNT> *of, const struct tile<S> *s
         }
 }
 
-/* Adds a tile of keys that are all hidden or not as `scores` say. */
+/* Adds a tile: its scores become weights, and these multiply its values. */
 template <enum operand O, class S, int COUNT>
 __device__ void add_tile(struct state<S, COUNT> *of, const struct tile<S> *stage,
                          float (&scores)[1 + COUNT][S::KEYS / 8][4], const struct attention_args &a)
@@ -464,9 +411,6 @@ template <enum operand O, int MOST, int PARTS> bool start(struct device *device,
 
 template <enum operand O, int PARTS> void choose(struct device *device, const struct tangent_args &t)
 {
-    int64_t numbers = (int64_t)t.a.keys_end * t.heads * t.depth;
-    dim3 grid((unsigned)blocks_for(numbers / 2, THREADS), 2, (unsigned)t.lanes);
-    launch(device, "round_keys", round_keys<O, PARTS>, grid, THREADS, 0, t);
     bool started = (t.a.size <= 40 && start<O, 40, PARTS>(device, t)) ||
                    (t.a.size > 40 && t.a.size <= 64 && start<O, 64, PARTS>(device, t)) ||
                    (t.a.size > 64 && t.a.size <= 80 && start<O, 80, PARTS>(device, t));
@@ -492,9 +436,7 @@ void attention_tangent(struct device *device, struct tensor y, struct tensor k, 
     t.largest = (float *)((char *)tensor_data(device->work) + work.largest);
     t.parts = (int)work.parts;
     t.depth = (int)work.depth;
-    if (t.lanes > t.primal)
-        launch(device, "find_largest", find_largest, dim3(GPU_SHARES, (unsigned)(t.lanes - t.primal)), THREADS,
-               WARPS * sizeof(float), t);
+    attention_tangent_round(device, t);
     if (cuda_of(device)->operand == HALF)
         work.parts == 1 ? choose<HALF, 1>(device, t) : choose<HALF, 2>(device, t);
     else

@@ -1,7 +1,8 @@
 /* kernels/attention_tangent.h
  *
- * Attention in a program with tangents, as its two kernels share it: attention_tangent.cu for heads whose tiles fit in
- * shared memory, attention_tangent_wide.cu for all others. Evaluations elsewhere are attention.h's.
+ * Attention in a program with tangents, as its files share it: attention_tangent_round.cu goes ahead, then comes
+ * attention_tangent.cu for heads whose tiles fit in shared memory, attention_tangent_wide.cu for all others. Evaluations
+ * elsewhere are attention.h's.
  *
  * Idea. As in attention.h, and as on the CPU (src/device/cpu/attention.c): of a query and the keys so far, with p a
  * weight, s. the tangent of its score, l = sum p and o = sum p v, a tangent keeps
@@ -44,6 +45,9 @@ struct tangent_args {
 };
 
 constexpr float CALM = 1.0f / 64;
+
+/* attention_tangent_round.cu: what goes ahead, fills in t.numbers and t.largest. */
+void attention_tangent_round(struct device *device, const struct tangent_args &t);
 
 /* attention_tangent_wide.cu: heads of any size. */
 void attention_tangent_wide(struct device *device, const struct tangent_args &t);
