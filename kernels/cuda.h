@@ -59,6 +59,17 @@ static inline struct cuda *cuda_of(struct device *device)
     return (struct cuda *)device;
 }
 
+/* Shared memory that a block may have. */
+static inline size_t shared_room(const struct device *device)
+{
+    int capability = ((const struct cuda *)device)->capability;
+    return (size_t)(capability < 80                         ? 64
+                    : capability == 80                      ? 163
+                    : capability == 90 || capability == 100 ? 227
+                                                            : 99)
+           << 10;
+}
+
 /* Turns a call's result into an error that names the call; ok for cudaSuccess. */
 struct error cuda_error(cudaError_t code, const char *call);
 

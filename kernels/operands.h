@@ -213,13 +213,15 @@ template <int PLANES, int USED = PLANES> struct plain_weights {
     {
         int lane = (int)threadIdx.x % 32, matrix = lane / 8;
         uint32_t words[4];
-        for (int plane = 0; plane < USED; plane++)
+        for (int plane = 0; plane < USED; plane++) {
+            uint32_t(*to)[2] = plane ? f.low : f.high;
             for (int pair = 0; pair < 2; pair++) {
                 int row = column + (pair * 2 + matrix / 2) * 8 + lane % 8;
                 load_matrices(words, c.rows + piece_place<PIECES>(row, plane * 4 + step * 2 + matrix % 2) * 16);
                 for (int i = 0; i < 4; i++)
-                    (plane ? f.low : f.high)[pair * 2 + i / 2][i % 2] = words[i];
+                    to[pair * 2 + i / 2][i % 2] = words[i];
             }
+        }
     }
 };
 template <enum operand O> struct weights<O, TILE_16> : plain_weights<1> {

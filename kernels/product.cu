@@ -169,22 +169,17 @@ static void start(struct device *device, const char *name, struct product_args &
            (size_t)C::shared_bytes(a.groups), a);
 }
 
-/* Of a block, from sm_80 on at least, and before. */
-enum { MUCH_SHARED = 99 << 10, LITTLE_SHARED = 64 << 10 };
-
 /* Large tiles read each number less often; small ones keep all processors busy. Of 32 bits, tiles are small: a large
  * one's sums, twice over (kernels/parts.h), leave no registers for pairs of weights. */
 template <enum operand O, enum tile_kind W>
 static void choose_tile(struct device *device, const char *name, struct product_args &a)
 {
-    const struct cuda *c = cuda_of(device);
     int64_t rows = (int64_t)a.finish.y.lanes * a.finish.y.positions;
-    bool enough = blocks_for(rows, 128) * blocks_for(a.weights.rows, 128) >= c->processors;
+    bool enough = blocks_for(rows, 128) * blocks_for(a.weights.rows, 128) >= cuda_of(device)->processors;
     if (!in_fours(a.x))
         return start<O, W, 64, 64, false>(device, name, a);
     if constexpr (W != TILE_32) {
-        int most = c->capability >= 80 ? MUCH_SHARED : LITTLE_SHARED;
-        if (enough && cut<O, W, 128, 128>::shared_bytes(a.groups) <= most)
+        if (enough && (size_t)cut<O, W, 128, 128>::shared_bytes(a.groups) <= shared_room(device))
             return start<O, W, 128, 128, true>(device, name, a);
     }
     start<O, W, 64, 64, true>(device, name, a);

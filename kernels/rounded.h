@@ -131,17 +131,6 @@ void gather_outlier_weights(struct device *device, struct tensor x, const struct
 /* For lanes [first, first + count), of halves. */
 struct rounded_args rounded_args_of(struct device *device, const struct product *p, int64_t first, int64_t count);
 
-/* Shared memory that a block may have. */
-static inline size_t shared_room(const struct device *device)
-{
-    int capability = ((const struct cuda *)device)->capability;
-    return (size_t)(capability < 80                         ? 64
-                    : capability == 80                      ? 163
-                    : capability == 90 || capability == 100 ? 227
-                                                            : 99)
-           << 10;
-}
-
 /* That a block asks for: its stages, which later become room for its sums. */
 template <class C> static inline size_t shared_bytes(int stages)
 {

@@ -98,13 +98,13 @@ def test_long_sums_are_shared_out_in_parts(both, bits, channels):
 
 def test_a_tap_may_begin_in_the_middle_of_a_part(both):
     tensors = {"x": torch.randn(2, 3, 4, 300), "weight": torch.randn(30, 300, 3, 3), "bias": torch.randn(30)}
-    agree(*both("conv", tensors, bits=8, channels=30, stride=1, pad=1))
+    agree(*both("conv", tensors, bits=8, channels=30, stride=1, pad=1), WITHIN[8])
 
 
 def test_parts_have_the_same_bits_in_one_block_as_shared_out(both):
     """All lanes have 15 x 2 tiles, enough for the stand-in's 28 processors; a lane alone has 10, and shares out its parts."""
     tensors = {"x": torch.randn(3, 1, 300, 2100), "weight": torch.randn(100, 2100, 1, 1)}
-    agree(*both("linear", tensors, bits=8, channels=100))
+    agree(*both("linear", tensors, bits=8, channels=100), WITHIN[8])
 
 
 def test_tangents_of_long_sums(both):
