@@ -137,7 +137,7 @@ __device__ static inline void weigh(struct softmax *p, float (&scores)[TILES][4]
             largest = fmaxf(largest, fmaxf(scores[n][2 * r], scores[n][2 * r + 1]));
         largest = max_over_quad(largest);
         shrink[r] = exp2f((p->largest[r] - largest) * scale);
-        float from = WEIGHT_EXPONENT - largest * scale, total = 0;
+        float from = fmaf(-largest, scale, WEIGHT_EXPONENT), total = 0;
 #pragma unroll
         for (int n = 0; n < TILES; n++)
 #pragma unroll

@@ -183,13 +183,13 @@ __device__ void centre(float (&mean)[2], float (&moved)[2], float (&scores)[TILE
 #pragma unroll
             for (int i = 2 * r; i < 2 * r + 2; i++)
                 off = fmaf(weights[n][i], fmaf(scores[n][i], scale, -mean[r]), off);
-        moved[r] = sum_over_quad(off) * shares[r];
-        mean[r] += moved[r];
+        moved[r] = __fmul_rn(sum_over_quad(off), shares[r]); // never fused, whatever is computed beside it
+        mean[r] = __fadd_rn(mean[r], moved[r]);
 #pragma unroll
         for (int n = 0; n < TILES; n++)
 #pragma unroll
             for (int i = 2 * r; i < 2 * r + 2; i++)
-                scores[n][i] = weights[n][i] * fmaf(scores[n][i], scale, -mean[r]);
+                scores[n][i] = __fmul_rn(weights[n][i], fmaf(scores[n][i], scale, -mean[r]));
     }
 }
 
@@ -368,12 +368,6 @@ __global__ void __launch_bounds__(THREADS, 1) attend_tangents(const struct tange
 
 /* -------------------------------------------------------------------------------- launcher */
 
-/* Shared memory that a block may have ("Technical Specifications per Compute Capability"). */
-size_t most_shared(int capability)
-{
-    return (size_t)(capability < 80 ? 64 : capability == 80 ? 163 : capability < 90 ? 99 : 227) << 10;
-}
-
 template <class S> size_t shared_for(int warps, int group)
 {
     size_t stages = 4 * (size_t)(1 + group) * sizeof(struct tile<S>);
@@ -391,7 +385,7 @@ bool filled(int warps, int queries)
 template <enum operand O, int MOST, int PARTS> bool start(struct device *device, struct tangent_args t)
 {
     typedef struct shape<MOST, PARTS> S;
-    size_t most = most_shared(cuda_of(device)->capability);
+    size_t most = shared_room(device);
     if (shared_for<S>(LEAST_WARPS, 1) > most)
         return false;
     int warps = WARPS;

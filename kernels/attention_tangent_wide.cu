@@ -94,7 +94,7 @@ __device__ void weigh(struct wide_shared<PARTS> *s, struct softmax *p, float (&m
         int query = (int)threadIdx.x / 32 * 2 + r;
         float2 scores = *(const float2 *)&s->scores[0][query][key];
         float largest = fmaxf(p->largest[r], max_over_warp(fmaxf(scores.x, scores.y)));
-        float shrink = exp2f((p->largest[r] - largest) * a.scale), from = WEIGHT_EXPONENT - largest * a.scale;
+        float shrink = exp2f((p->largest[r] - largest) * a.scale), from = fmaf(-largest, a.scale, WEIGHT_EXPONENT);
         float x = exp2f(fmaf(scores.x, a.scale, from)), y = exp2f(fmaf(scores.y, a.scale, from));
         store_weights<O>(s, 0, query, key, x, y);
         p->largest[r] = largest;
@@ -106,7 +106,7 @@ __device__ void weigh(struct wide_shared<PARTS> *s, struct softmax *p, float (&m
             float2 tangent = *(const float2 *)&s->scores[COUNT][query][key];
             float off = fmaf(x, fmaf(tangent.x, scale, -mean[r]), y * fmaf(tangent.y, scale, -mean[r]));
             float moved = sum_over_warp(off) / p->total[r];
-            mean[r] += moved;
+            mean[r] = __fadd_rn(mean[r], moved);
             store_weights<O>(s, COUNT, query, key, x * fmaf(tangent.x, scale, -mean[r]),
                              y * fmaf(tangent.y, scale, -mean[r]));
             if (thread == 0)

@@ -62,7 +62,7 @@ template <enum operand O> __device__ void weigh(struct wide_shared *s, struct so
         int query = (int)threadIdx.x / 32 * 2 + r;
         float2 scores = *(const float2 *)&s->scores[query][2 * thread];
         float largest = fmaxf(p->largest[r], max_over_warp(fmaxf(scores.x, scores.y)));
-        float shrink = exp2f((p->largest[r] - largest) * scale), from = WEIGHT_EXPONENT - largest * scale;
+        float shrink = exp2f((p->largest[r] - largest) * scale), from = fmaf(-largest, scale, WEIGHT_EXPONENT);
         float x = exp2f(fmaf(scores.x, scale, from)), y = exp2f(fmaf(scores.y, scale, from));
         split_two<O>(x, y, (uint32_t *)&s->hi[query][2 * thread], (uint32_t *)&s->lo[query][2 * thread]);
         p->largest[r] = largest;

@@ -52,7 +52,7 @@ code_blocks cpu_code_blocks; /* the CPU's, which a simulated device asks too */
 typedef int64_t product_work(const struct device *device, struct tensor y, struct tensor x, const struct weight *w,
                              bool coded);
 typedef int64_t attention_work(const struct device *device, struct tensor k, int64_t heads); /* likewise */
-void cpu_describe_codes(struct device *device); /* sets has_codes and tangents_pay_from, likewise */
+void cpu_describe_codes(struct device *device); /* sets code_families and tangents_pay_from, likewise */
 /* rms [channels] of the tangent x, lane `lane`, over its positions. */
 typedef void channel_rms(struct device *device, double *rms, struct tensor x, int64_t lane);
 typedef void norm_op(struct device *device, struct tensor y, struct tensor x, const struct weight *w, int64_t groups,
@@ -166,7 +166,8 @@ struct device {
     struct tensor factors;          /* of the op that is being run, see take_factors in ops.c */
     struct tensor codes, code_rows; /* likewise, see take_codes; used if the op encodes */
     struct tensor work;             /* likewise, see take_bytes: U8 [1, 1, 1, bytes]; base NULL: none */
-    bool has_codes, has_halves;     /* see device_has_codes; set by open */
+    int code_families;              /* that it can multiply in codes; set by open, as is */
+    bool has_halves;                /* see device_has_halves */
     int64_t tangents_pay_from;      /* the CPU's: channels, see device_tangents_pay; 0: never. Set by open */
     bool encodes;                   /* the op does take codes */
     const struct coded *coded;      /* likewise: the op's outliers */

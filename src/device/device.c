@@ -98,7 +98,12 @@ int device_tangents(const struct device *d)
 
 bool device_has_codes(const struct device *d)
 {
-    return d->has_codes;
+    return d->code_families;
+}
+
+int device_code_families(const struct device *d)
+{
+    return d->code_families;
 }
 
 bool device_has_halves(const struct device *d)

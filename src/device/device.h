@@ -114,6 +114,7 @@ bool device_tangents_pay(const struct device *device, int bits, int weight_bits,
  * the others floats, in programs that exist, too. */
 enum { CODES_ATTENTION = 1, CODES_CONV = 2, CODES_LINEAR = 4, CODES_ALL = 7 };
 void device_use_codes(struct device *device, int families);
+int device_code_families(const struct device *device); /* those that the device has */
 
 /* Outliers: a few channels of a product's x whose tangents are so much larger than the others' that those would drown in
  * codes of one scale. They stay out of the codes and are multiplied in floats. Products with weights of 8 or 4 bits are

@@ -25,7 +25,8 @@ struct gpu_work gpu_work_of(const struct device *d, struct tensor x, const struc
 
 void gpu_describe_codes(struct device *d)
 {
-    d->has_codes = d->has_halves = true;
+    d->code_families = CODES_CONV | CODES_LINEAR;
+    d->has_halves = true;
 }
 
 /* The matrix units take 32 codes at a time, which must share a scale. */

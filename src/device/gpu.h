@@ -61,7 +61,7 @@ struct gpu_attention gpu_attention_of(const struct device *device, struct tensor
 code_blocks gpu_code_blocks;
 product_work gpu_product_work;
 attention_work gpu_attention_work;
-void gpu_describe_codes(struct device *device); /* sets has_codes and has_halves */
+void gpu_describe_codes(struct device *device); /* sets code_families and has_halves */
 
 #ifdef __cplusplus
 }

@@ -6,6 +6,12 @@
 
 static const double MUCH_LARGER = 6; /* than the median */
 
+/* Of a product with so many channels. */
+static int64_t most_outliers(int64_t channels)
+{
+    return channels / 16 < OUTLIERS ? channels / 16 : OUTLIERS;
+}
+
 /* Those of product i that were set. */
 static struct error fill(const struct device *d, int64_t i)
 {
@@ -16,11 +22,13 @@ static struct error fill(const struct device *d, int64_t i)
         const struct outlier *o = &d->outliers[k];
         if (o->product != i)
             continue;
-        if (p->count == OUTLIERS || o->channel < 0 || o->channel >= p->weight->in)
+        bool rises = o->channel > (p->count ? p->outliers[p->count - 1] : -1);
+        if (p->count == most_outliers(p->weight->in) || !rises || o->channel >= p->weight->in)
             return error_input("the checkpoint's outliers: channel %lld of product %lld cannot stay out of codes: the "
                                "product has %lld channels, "
                                "and at most %d stay out",
-                               (long long)o->channel, (long long)i, (long long)p->weight->in, (int)OUTLIERS);
+                               (long long)o->channel, (long long)i, (long long)p->weight->in,
+                               (int)most_outliers(p->weight->in));
         p->outliers[p->count++] = o->channel;
     }
     return ok();
@@ -70,7 +78,7 @@ void find_outliers(struct device *d, struct coded *p, struct tensor x, int64_t l
 {
     if (!d->finds_outliers || p->known || !d->ops->channel_rms)
         return;
-    int64_t channels = x.channels, most = channels / 16 < OUTLIERS ? channels / 16 : OUTLIERS;
+    int64_t channels = x.channels, most = most_outliers(channels);
     double *rms = memory_alloc(2 * channels, sizeof *rms), *sorted = rms + channels;
     if (!rms) {
         device_fail(d, error_memory("a product's outliers"));

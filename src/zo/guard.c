@@ -112,7 +112,7 @@ static struct error evaluate_exactly(struct training *t, int64_t k)
 struct error guard_before(struct training *t, int64_t k)
 {
     struct guard *g = &t->guard;
-    g->compares = g->watches && slope_noise_due(&t->state.noise, k, t->parts.config->optim.steps, CODES_ALL);
+    g->compares = g->watches && slope_noise_due(&t->state.noise, k, t->parts.config->optim.steps, g->families);
     if (!g->compares)
         return ok();
     TRY(evaluate_exactly(t, k));
@@ -147,20 +147,28 @@ void guard_after(struct training *t, struct metric *m)
     slope_noise_of(n, &before);
     slope_noise_add(n, t->slopes, t->guard.exact, t->parts.config->optim.batch_size * t->parts.config->zo.n);
     m->slope_noise = slope_noise_of(n, &enough);
-    int64_t fell = slope_noise_judge(n, CODES_ALL);
+    int64_t fell = slope_noise_judge(n, t->guard.families);
     guard_use_codes(t);
     say(t, m->slope_noise, enough && !before, fell);
 }
 
 /* -------------------------------------------------------------------------------- making, freeing */
 
+enum { FAMILIES = 3 };
+
 struct error guard_begin(struct training *t)
 {
     const struct config *c = t->parts.config;
     struct device *d = t->parts.device;
-    double codes = c->zo.derivative == DERIVATIVE_TANGENT && device_has_codes(d) && device_tangents(d) == 8;
-    TRY(comm_sum(t->parts.comm, &codes, 1));
-    t->guard = (struct guard){.watches = codes > 0};
+    bool codes = c->zo.derivative == DERIVATIVE_TANGENT && device_tangents(d) == 8;
+    double ranks[FAMILIES];
+    for (int i = 0; i < FAMILIES; i++)
+        ranks[i] = codes && device_code_families(d) >> i & 1;
+    TRY(comm_sum(t->parts.comm, ranks, FAMILIES));
+    t->guard = (struct guard){0};
+    for (int i = 0; i < FAMILIES; i++)
+        t->guard.families |= (ranks[i] > 0) << i;
+    t->guard.watches = t->guard.families;
     guard_use_codes(t);
     t->guard.exact = memory_alloc(c->optim.batch_size * c->zo.n, sizeof *t->guard.exact);
     return comm_agree(t->parts.comm, t->guard.exact ? set_outliers(t) : error_memory("slopes"));

@@ -17,7 +17,8 @@
 struct training;
 
 struct guard {
-    bool watches;  /* some rank's tangents are in codes */
+    int families;  /* whose tangents are in codes on some rank */
+    bool watches;  /* are there any? */
     bool compares; /* in this step: */
     double *exact; /* [batch n], as struct training has slopes */
 };

@@ -101,7 +101,7 @@ static void cpu_set_tangents(struct device *d, int bits)
 void cpu_describe_codes(struct device *d)
 {
     const struct int8_unit *unit = cpu_int8();
-    d->has_codes = unit;
+    d->code_families = unit ? CODES_ALL : 0;
     d->tangents_pay_from = unit ? unit->tangents_pay_from : 0;
 }
 
