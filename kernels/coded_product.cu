@@ -174,7 +174,8 @@ __device__ static void add_block(float (&sums)[C::TALL][C::WIDE][4], int (&part)
         }
 }
 
-template <enum operand O, class C> __global__ void __launch_bounds__(C::THREADS) coded_kernel(const struct coded_args a)
+template <enum operand O, class C>
+__global__ void __launch_bounds__(C::THREADS, C::BLOCKS) coded_kernel(const struct coded_args a)
 {
     typedef struct stage<C> L;
     const struct rounded_args &p = a.product;

@@ -141,8 +141,8 @@ template <int COLUMNS> struct slot {
     static const int WORDS = COLUMNS + 8;
 };
 
-/* What one thread copies of the weights in every chunk. PIECES: of a chunk of a row. */
-template <int PIECES, int COLUMNS, int THREADS> struct w_rows {
+/* What one thread copies of the weights in every chunk: the first PIECES of a row's, of which memory holds IN_MEMORY. */
+template <int PIECES, int COLUMNS, int THREADS, int IN_MEMORY = PIECES> struct w_rows {
     static const int STEP = THREADS / PIECES, COUNT = (COLUMNS + STEP - 1) / STEP;
     const unsigned char *from; /* its piece of its first row's first chunk; the others are STEP rows apart */
     int first, left;           /* row of the tile; rows from its own on */
@@ -161,7 +161,7 @@ template <int PIECES, int COLUMNS, int THREADS> struct w_rows {
         int row = (int)threadIdx.x / PIECES, piece = (int)threadIdx.x % PIECES;
         for (int i = 0; i < COUNT && (COLUMNS % STEP == 0 || row < COLUMNS); i++) {
             bool inside = i * STEP < left;
-            const unsigned char *at = from + i * STEP * rows.row_bytes + chunk * (PIECES * 16);
+            const unsigned char *at = from + i * STEP * rows.row_bytes + chunk * (IN_MEMORY * 16);
             copy_async<16>(to + piece_place<PIECES>(row + i * STEP, piece) * 16, inside ? at : rows.data, inside);
         }
     }
@@ -205,15 +205,15 @@ template <enum operand O> struct weights<O, TILE_8> {
     }
 };
 
-/* Fragments as they are in memory, in one plane or two, of which the first `USED` are loaded. */
-template <int PLANES, int USED = PLANES> struct plain_weights {
+/* Fragments as they are in memory, in one plane or two. */
+template <int PLANES> struct plain_weights {
     static const int PIECES = 4 * PLANES;
 
     __device__ static void load(struct fragments &f, const struct weights_chunk &c, int column, int step)
     {
         int lane = (int)threadIdx.x % 32, matrix = lane / 8;
         uint32_t words[4];
-        for (int plane = 0; plane < USED; plane++) {
+        for (int plane = 0; plane < PLANES; plane++) {
             uint32_t(*to)[2] = plane ? f.low : f.high;
             for (int pair = 0; pair < 2; pair++) {
                 int row = column + (pair * 2 + matrix / 2) * 8 + lane % 8;

@@ -31,6 +31,8 @@ struct rounded_args {
 template <int TALL_, int WIDE_, int DOWN_, int ACROSS> struct block_cut {
     static const int TALL = TALL_, WIDE = WIDE_, DOWN = DOWN_, WARPS = DOWN * ACROSS, THREADS = 32 * WARPS;
     static const int ROWS = DOWN * TALL * 16, COLUMNS = ACROSS * WIDE * 8;
+    static const int BLOCKS =
+        TALL < 4 ? 3 : 1; /* that share a processor: large ones take more than half its registers */
     static_assert(THREADS % 64 == 0, "so that all pieces that a thread copies have one place in their lines");
 };
 typedef block_cut<4, 4, 2, 4> middle_cut;

@@ -26,9 +26,8 @@ struct halves_args {
 
 /* -------------------------------------------------------------------------------- kernel */
 
-template <enum operand O, enum tile_kind W> struct rounded_weights : weights<O, W> {};
-template <enum operand O> struct rounded_weights<O, TILE_32> : plain_weights<2, 1> {
-};
+/* Of two planes, the first. */
+template <enum operand O, enum tile_kind W> struct rounded_weights : weights<O, W == TILE_32 ? TILE_16 : W>{};
 
 /* A stage: x's rows, then each chunk's rows of weights and their groups' slots. */
 template <enum tile_kind W, class C> struct stage {
@@ -61,7 +60,7 @@ __device__ static struct place_in_k place_of(const struct halves_args &a, int nu
 template <enum tile_kind W, class C> struct filler {
     typedef struct stage<W, C> L;
     struct encoded_rows<X_PIECES, C> x;
-    struct w_rows<L::PIECES, C::COLUMNS, C::THREADS> w;
+    struct w_rows<L::PIECES, C::COLUMNS, C::THREADS, weights<HALF, W>::PIECES> w;
     struct place_in_k at;
 
     __device__ void begin(const struct halves_args &a, int first_row, int first_column, int first_stage)
@@ -117,7 +116,7 @@ __device__ static void add_chunk(float (&sums)[C::TALL][C::WIDE][4], const unsig
 
 /* PARTS: is there more than one? */
 template <enum operand O, enum tile_kind W, class C, bool PARTS>
-__global__ void __launch_bounds__(C::THREADS) rounded_kernel(const struct halves_args a)
+__global__ void __launch_bounds__(C::THREADS, C::BLOCKS) rounded_kernel(const struct halves_args a)
 {
     typedef struct stage<W, C> L;
     const struct rounded_args &p = a.product;

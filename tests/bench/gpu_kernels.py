@@ -45,12 +45,12 @@ NOW = MEASURED | {
     # between 560 and 740 (64: 410, 590) by how many groups a chunk meets; all branches together have 814 (661)
     "pairs 4, 128": product(128, 128, 8, 1, 32, 650, 64, 4, parts=True),
     "pairs 4, 64": product(64, 64, 4, 3, 32, 500, 32, 4, parts=True),
-    "halves 8, 256": product(256, 128, 8, 1, 64, 458, 128, 8, x_bytes=2),
-    "halves 8, 128": product(128, 128, 8, 1, 64, 274, 64, 8, x_bytes=2, parts=True),
-    "halves 8, 64": product(64, 64, 4, 4, 64, 236, 32, 8, x_bytes=2, parts=True),
+    "halves 8, 256": product(256, 128, 8, 1, 64, 455, 128, 8, x_bytes=2),
+    "halves 8, 128": product(128, 128, 8, 1, 64, 272, 64, 8, x_bytes=2, parts=True),
+    "halves 8, 64": product(64, 64, 4, 3, 64, 232, 32, 8, x_bytes=2, parts=True),
     "halves 4, 256": product(256, 128, 8, 1, 64, 1781, 128, 4, x_bytes=2),
     "halves 4, 128": product(128, 128, 8, 1, 64, 1014, 64, 4, x_bytes=2, parts=True),
-    "halves 4, 64": product(64, 64, 4, 4, 64, 1021, 32, 4, x_bytes=2, parts=True),
+    "halves 4, 64": product(64, 64, 4, 3, 64, 1021, 32, 4, x_bytes=2, parts=True),
     # without the outliers' stage, which a product need not have; of the end of a block of codes (216 and 124 instructions) a quarter
     "codes, 128": product(128, 128, 8, 1, 128, 340, 64, 8, x_bytes=1),
     "codes, 64": product(64, 64, 4, 4, 128, 280, 32, 8, x_bytes=1),
