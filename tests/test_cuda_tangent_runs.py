@@ -2,6 +2,7 @@
 The kernels run in the stand-in (tests/cuda)."""
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from conftest import ON_GPU, SHAPES, cuda_program, learned, make_model, metrics, mpirun, needs_cuda, program, run, slice_of, write_recipe
 from test_derivative import setting
+from test_directions import inputs_for as captions_for
 from test_tangents import MODELS, ROWS, Reference, inputs_for, model_of
 from test_tangents8 import fold_outliers
 
@@ -48,6 +50,18 @@ def test_slopes_are_the_cpus_with_the_noise_of_their_bits(tmp_path, name, weight
         ours, ours_losses = slopes(cuda_program("forward"), folder, tmp_path, given, "--bits", weights, "--device", "cuda", "--tangents", bits)
         assert rms(ours - exact) < most * rms(exact), bits
         assert ((ours_losses - losses).abs() < most_of_loss * losses).all(), bits
+
+
+@pytest.mark.skipif(not Path(cuda_program("basis")).exists(), reason="no such program on a GPU machine")
+def test_directions_of_the_text_are_the_cpus(tmp_path):
+    """Eigenvalues of JtJ, whose J is made of tangents in halves."""
+    shape, vectors, length, _ = MODELS["plain"]
+    folder, values = model_of(shape, tmp_path / "model"), []
+    save_file(captions_for(Reference(folder), vectors, length, 2), tmp_path / "in")
+    for name, options in ((program("tests/basis"), ()), (cuda_program("basis"), ("--device", "cuda", "--tangents", 16))):
+        run(name, "--bits", 8, "--least", 3, *options, folder, tmp_path / "in", tmp_path / "out")
+        values.append(load_file(tmp_path / "out")["values"][0])
+    assert (values[1] - values[0]).abs().max() < 2e-3 * values[0].max()
 
 
 # -------------------------------------------------------------------------------- runs
