@@ -333,7 +333,8 @@ def test_without_a_usable_gpu_auto_takes_the_cpu_and_says_why(tiny, env, said):
 
 
 @standin_only
-def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny):
+@pytest.mark.parametrize("derivative", slice_of(["difference", "tangent"], 2))
+def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny, derivative):
     """The k-th call fails, for k spread over the run and all k of its beginning and end, a third of them a day: one line, no leak, no
     broken checkpoint."""
     def train(config, *options, **env):
@@ -346,7 +347,7 @@ def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny):
     def checkpoints(output):
         return {p.name: p.read_bytes() for p in (output / "checkpoints").glob("step-*")}
 
-    changes = dict(output__checkpoint_keep=0, output__prompts=[])
+    changes = dict(output__checkpoint_keep=0, output__prompts=[], zo__derivative=derivative, quant__tangents=8)
     config, output = tiny("whole", **changes)
     done, used = train(config)
     assert done.returncode == 0
@@ -363,7 +364,7 @@ def test_a_call_that_fails_at_any_moment_ends_the_run_in_one_line(tiny):
                 assert learned(output) == whole
             else:
                 assert done.returncode in (1, 2), (k, done.stderr)
-                assert re.search(r"cuda|op_|group_|layer_norm|attend|copy|embed|loss", lines[-1]), (k, done.stderr)
+                assert re.search(r"cuda|op_|group_|layer_norm|attend|copy|embed|loss|encode|round_|largest|gather_|squares", lines[-1]), (k, done.stderr)
             assert checkpoints(output).items() <= good.items(), k  # each is complete and correct, or missing
             assert used["leaks"] == 0 and used["faults"] == 0, (k, used, done.stderr)
             assert "Sanitizer" not in done.stderr

@@ -1,6 +1,6 @@
 """The kernels again with every access checked: AddressSanitizer with UndefinedBehaviorSanitizer, the race check
-(tests/cuda/race.h), and other orders of threads and blocks. All of tests/test_cuda_ops.py and test_cuda_products.py must
-pass in each; every day a slice of them runs, a different one in each of the four."""
+(tests/cuda/race.h), and other orders of threads and blocks. All tests of single ops must pass in each; every day a slice of
+them runs, a different one in each of the four."""
 import os
 import subprocess
 import sys
@@ -15,15 +15,16 @@ pytestmark = [needs_cuda, pytest.mark.skipif(ON_GPU, reason="a matter of the sta
 
 # Slow in a checked build, and they run the same code as their smaller siblings
 SLOW = "not whole_picture and not lanes_in_parts and not no_lane and not large_tiles"
+FILES = [f"tests/test_cuda_{name}.py" for name in ("ops", "products", "tangents", "tangent_ops", "tangent_attention")]
 CHECKS = [("cuda-asan", "forward"), ("cuda-race", "forward"), ("cuda-race", "shuffled:3"), ("cuda", "backward")]
 
 
 def run_ops(flavour, order):
-    """All of both files or a slice of each, on one core."""
+    """All of the files or a slice of them, on one core."""
     env = {**os.environ, "ZOODIP_STANDIN_FLAVOUR": flavour, "ZOODIP_THREAD_ORDER": order, "OMP_NUM_THREADS": "1",
-           "ZOODIP_ONE_OF": str(2 * len(CHECKS)), "ZOODIP_SLICE": str(SLICE + CHECKS.index((flavour, order)))}
-    return subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", SLOW, "tests/test_cuda_ops.py",
-                           "tests/test_cuda_products.py"], cwd=ROOT, capture_output=True, text=True, env=env)
+           "ZOODIP_ONE_OF": str(4 * len(CHECKS)), "ZOODIP_SLICE": str(SLICE + CHECKS.index((flavour, order)))}
+    return subprocess.run([sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-k", SLOW, *FILES], cwd=ROOT,
+                          capture_output=True, text=True, env=env)
 
 
 @pytest.fixture(scope="module")
