@@ -91,8 +91,9 @@ def test_the_first_steps_slopes_and_losses_are_the_cpus(tmp_path, operands, bits
         lines.append(metrics(output)[0])
     (exact, losses), (ours, ours_losses) = ([torch.tensor(line[key], dtype=torch.float64) for key in ("slopes", "losses")] for line in lines)
     most_of_loss, most = OFF[operands, bits]
-    assert ((ours_losses - losses).abs() < most_of_loss * losses).all()
-    assert rms(ours - exact) < most * rms(exact)
+    of_losses, noise = ((ours_losses - losses).abs() / losses).max(), rms(ours - exact) / rms(exact)
+    print(f"{operands}, {bits} bits: slopes are off by {100 * noise:.3f} %, losses by {of_losses:.1e}")
+    assert of_losses < most_of_loss and noise < most
     assert math.isclose(lines[0]["validation_start"], lines[1]["validation_start"], rel_tol=1e-5 if operands == "fp16" else 1e-4)
 
 
