@@ -304,6 +304,7 @@ template <int V, bool TANGENT> __device__ void normalize_row(const struct layer_
     normal of_row = normal_of<TANGENT>(m, (float)channels, a.eps), by[V];
     for (int i = 0; i < V; i++)
         by[i] = of_row;
+    __syncwarp(); // y may be x, whose first number all threads have read
 #pragma unroll 2
     for (int c = (int)threadIdx.x % 32 * V; c < channels; c += 32 * V) {
         float gain[V], shift[V];

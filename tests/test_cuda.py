@@ -290,7 +290,8 @@ def test_a_step_is_one_graph_with_a_copy_before_and_one_after_it(tiny, tmp_path)
 @standin_only
 def test_too_little_memory_is_reported_before_any_work(tiny):
     config, output = tiny()
-    done = run(cuda_program("zoodip"), "train", config, check=False, env={"ZOODIP_STANDIN_MEMORY": "1300000"})
+    needed = json.loads(run(program("zoodip"), "inspect", config).stdout)["memory_plan"]["bytes"]
+    done = run(cuda_program("zoodip"), "train", config, check=False, env={"ZOODIP_STANDIN_MEMORY": str(needed - 1)})
     assert done.returncode == 2
     assert "are free; lower data.resolution, zo.n or optim.batch_size" in done.stderr
     assert not output.exists()
