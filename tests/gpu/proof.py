@@ -354,7 +354,7 @@ def sanitizer(s, kind, way):
 
 MACHINE, AGREEMENT = ("The machine", machine), ("GPU and CPU agree", agreement)
 SPEED = [(n, 8, way) for n in (2, 16) for way in WAYS]
-KERNELS, MEMCHECK = ("Time per kernel, n = 16, tangents in 8 bits", partial(time_per_kernel, n=16, way="int8"))
+KERNELS = ("Time per kernel, n = 16, tangents in 8 bits", partial(time_per_kernel, n=16, way="int8"))
 MEMCHECK, MODEL = ("memcheck, tangents", partial(sanitizer, kind="memcheck", way="int8")), ("Beside the model", beside_the_model)
 FULL = [MACHINE, AGREEMENT, ("Speed and memory", partial(speed, cases=[*SPEED, (1, 8, "pairs"), (1, 8, "int8"), (1, 4, "pairs"), (1, 4, "halves")])),
         ("The reference beside it", reference), ("Tests of the CUDA device", parity), KERNELS,
