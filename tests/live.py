@@ -161,7 +161,7 @@ def stop(ranks):
 def caught(process, file, when, unless):
     """Waits until `when` holds and stops the ranks; yields the set of their process ids, and lets them go on at the end. Who is
     removed from the set stays stopped. If by now `unless` holds or the run has ended, it was too late."""
-    until(when, process)
+    until(lambda: when() or process and process.poll() == 0, process)  # a run that has ended well meanwhile was too fast
     stopped = stop(rank_processes(file))
     try:
         if not stopped or process and process.poll() is not None or unless():
