@@ -6,6 +6,7 @@ import torch
 
 from conftest import agree, needs_cuda
 from test_cuda_ops import GEGLU, GELU, NONE, QUICK_GELU, SILU, WITHIN, both, seeded  # noqa: F401, two are fixtures
+from test_tangent_ops import along_an_act
 
 NEEDS = "peers standin"
 pytestmark = needs_cuda
@@ -48,13 +49,7 @@ def test_tangents_of_a_convolution(both, bits, act):
 
 @pytest.mark.parametrize("act", [SILU, GELU, QUICK_GELU, GEGLU])
 def test_derivatives_of_acts_are_exact_to_3e_7(both, act):
-    """On both sides of zero, and where the parts of gelu' nearly cancel each other. A tangent of ones shows them."""
-    x = torch.linspace(-30, 30, 2002).reshape(1, 1, 22, 91)
-    tensors = {"x": torch.cat([x, torch.ones_like(x)]), "of": torch.tensor([0, 0], dtype=torch.int32).reshape(1, 1, 1, 2)}
-    if act == GEGLU:  # whose value is 1, so that the tangent is gelu' of the gate
-        tensors |= {"weight": torch.cat([torch.zeros(91, 91), torch.eye(91)]), "bias": torch.cat([torch.ones(91), torch.zeros(91)])}
-    else:
-        tensors |= {"weight": torch.eye(91)}
+    tensors, _, _ = along_an_act(act)
     ours, theirs = both("linear", tensors, channels=91, act=act, gated=int(act == GEGLU), primal=1)
     assert (ours - theirs)[1].abs().max() < 3e-7
 

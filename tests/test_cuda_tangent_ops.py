@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 import test_tangent_ops
 from conftest import needs_cuda, run
 from test_cuda_ops import OP
-from test_ops import GEGLU, GELU, QUICK_GELU, SILU, activate, seeded  # noqa: F401, one is a fixture
+from test_ops import GEGLU, GELU, QUICK_GELU, SILU, seeded  # noqa: F401, one is a fixture
 from test_tangent_ops import *  # noqa: F401, F403, the tests themselves
-from test_tangent_ops import LANES, agrees, norm, with_tangents  # noqa: F401, one is a fixture
+from test_tangent_ops import agrees, along_an_act, far_from_zero, with_tangents  # noqa: F401, one is a fixture
 
 NEEDS = "peers standin"
 CUT = 8e-6  # what sums of 150 x 9 or 1,000 products lose, of the largest value; the CPU's lose 3e-6
@@ -42,15 +42,9 @@ def test_weights_of_all_bits_and_every_instruction_set(with_tangents, bits):
 
 @pytest.mark.parametrize("act", [SILU, GELU, QUICK_GELU, GEGLU])
 def test_derivatives_of_acts_are_exact_to_2e_7(op, act):
-    """A tangent of ones shows them. Where they are small and not near their zero, they have five digits still."""
-    x = torch.linspace(-30, 30, 2002).reshape(1, 1, 22, 91)
-    tensors = {"x": torch.cat([x, torch.ones_like(x)]), "of": torch.tensor([0, 0], dtype=torch.int32).reshape(1, 1, 1, 2)}
-    if act == GEGLU:  # whose value is 1, so that the tangent is gelu' of the gate
-        tensors |= {"weight": torch.cat([torch.zeros(91, 91), torch.eye(91)]), "bias": torch.cat([torch.ones(91), torch.zeros(91)])}
-    else:
-        tensors |= {"weight": torch.eye(91)}
+    """Where they are small and not near their zero, they have five digits still."""
+    tensors, x, theirs = along_an_act(act)
     ours = op("linear", tensors, channels=91, act=act, gated=int(act == GEGLU))[1:].double()
-    theirs = torch.func.jvp(lambda x: activate(x, GELU if act == GEGLU else act), (x.double(),), (torch.ones_like(x).double(),))[1]
     assert (ours - theirs).abs().max() < 2e-7
     digits = ((ours - theirs).abs() / theirs.abs())[(x < -1) & (x > -5)]
     assert digits.max() < 3e-5
@@ -59,9 +53,7 @@ def test_derivatives_of_acts_are_exact_to_2e_7(op, act):
 @pytest.mark.parametrize("groups", [0, 2])
 def test_norm_keeps_its_tangents_digits_far_from_zero(with_tangents, groups):
     """As on the CPU, but that a mean is a float here: of numbers near 1,000 the tangents lose four bits, the primals eight."""
-    x = torch.randn(LANES, 16, 16, 32) + torch.tensor([1000, 1000, 1000, 0, 1000, -1000, 30]).reshape(-1, 1, 1, 1)
-    w, b = torch.ones(32), torch.zeros(32)
-    agrees(with_tangents("norm", {"x": x, "weight": w, "bias": b}, groups=groups), norm(w, b, groups), x, within=3e-5, primal_within=2e-4)
+    far_from_zero(with_tangents, groups, within=3e-5)
 
 
 def test_a_tangent_of_a_tangent_is_refused(with_tangents):
