@@ -111,6 +111,40 @@ def test_chosen_texts_with_added_words(folder):
     compare(folder, TEXTS, ["<toy>", "Dog", "zzq"])
 
 
+def by_each(folder, texts, *options):
+    """The ids of the texts by the folder's tokenizer, then by each --derive."""
+    lines = ours(folder, texts, *options)
+    count = 1 + options.count("--derive")
+    assert len(lines) == count * len(texts)
+    return [lines[i::count] for i in range(count)]
+
+
+def test_derived_tokenizers_are_as_if_loaded_anew(folder):
+    """Two of one word, others of the same letters; the base knows none of their words, they know its own, and only those it had before."""
+    texts = TEXTS + ["zzq sks ZZQ", "<toy>s toy>", "sks2 late"]
+    base, *derived = by_each(folder, texts, "--add", "zzq", *[o for w in ("sks", "sks", "sks2", "<toy>") for o in ("--derive", w)], "--add", "late")
+    assert base == ours(folder, texts, "--add", "zzq", "--add", "late")
+    assert derived == [ours(folder, texts, "--add", "zzq", "--add", w) for w in ("sks", "sks", "sks2", "<toy>")]
+    assert len({str(ids) for ids in [base, *derived]}) == 4
+
+
+def test_a_derived_tokenizer_has_the_folders_own_added_words(toybox):
+    """Special tokens, raw and normalized, and a word of several vectors that the folder brings."""
+    (toybox / "added_tokens.json").write_text(json.dumps({"<x>": NEXT, "<x>_1": NEXT + 1, "<Y>": NEXT + 2}))
+    (toybox / "special_tokens_map.json").write_text(json.dumps(dict(pad_token="<Y>", bos_token=token(START, normalized=False))))
+    for length in ((), ("--length", "77")):
+        base, derived = by_each(toybox, SPOKEN, "--derive", "sks", *length)
+        assert base == ours(toybox, SPOKEN, *length) and derived == ours(toybox, SPOKEN, "--add", "sks", *length)
+
+
+def test_a_derived_tokenizer_refuses_what_its_base_has(folder):
+    for words, said in ((["--derive", "a"], '"a" is already a token of this model;'),
+                        (["--add", "zzq", "--derive", "zzq"], '"zzq" is already a learned word;'),
+                        (["--add", "Zzq", "--derive", "zZq"], '"zZq" is read like "Zzq", which is there already;')):
+        done = run(program("tests/tokenize"), folder, *words, stdin="", check=False)
+        assert done.returncode == 2 and said in done.stderr
+
+
 def test_random_texts(folder):
     compare(folder, random_texts(3000, 1))
     compare(folder, random_texts(2000, 2), ["sks", "sks_1"])

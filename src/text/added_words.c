@@ -96,6 +96,17 @@ struct error added_words_join(struct added_words *w)
     return ok();
 }
 
+struct error added_words_copy(struct added_words *w, const struct added_words *from)
+{
+    for (int64_t i = 0; i < from->count; i++) {
+        const struct added_word *a = &from->items[i];
+        TRY(added_words_put(w, a->text, a->id, a->normalized));
+        for (int64_t k = 0; k < a->more_count; k++)
+            TRY(added_words_extend(&w->items[w->count - 1], a->more[k]));
+    }
+    return ok();
+}
+
 /* -------------------------------------------------------------------------------- texts */
 
 const struct added_word *added_words_at(const struct added_words *w, const char *text, int64_t length, bool normalized)

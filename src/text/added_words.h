@@ -29,6 +29,9 @@ struct added_words {
 
 void added_words_free(struct added_words *w);
 
+/* Copies all words, with their vectors, to an empty `w`, which is to be freed after an error too. */
+struct error added_words_copy(struct added_words *w, const struct added_words *from);
+
 /* The word of that name, or NULL; the same for one that texts cannot tell from it. */
 struct added_word *added_words_find(const struct added_words *w, const char *text);
 struct error added_words_like(const struct added_words *w, const char *text, const struct added_word **like);

@@ -15,7 +15,8 @@
 enum { BYTES = 256, SHOWN = 200 }; /* SHOWN: bytes of a text in an error */
 
 struct tokenizer {
-    struct vocabulary vocabulary;
+    const struct vocabulary *vocabulary; /* its own, or a base's */
+    struct vocabulary own;
     int32_t size;       /* ids in use, added words included */
     int32_t model_size; /* those of the model's folder */
     int64_t max_length;
@@ -53,7 +54,7 @@ static struct error split_word(const struct tokenizer *t, const char *word, int6
         const struct merge *best = NULL;
         int64_t at = 0;
         for (int64_t i = 0; i + 1 < length; i++) {
-            const struct merge *m = vocabulary_merge(&t->vocabulary, pieces[i], pieces[i + 1]);
+            const struct merge *m = vocabulary_merge(t->vocabulary, pieces[i], pieces[i + 1]);
             if (m && (!best || m->rank < best->rank)) {
                 best = m;
                 at = i;
@@ -269,7 +270,7 @@ static struct error add_word(struct tokenizer *t, const char *word, int32_t id, 
 static int32_t find_id(const struct tokenizer *t, const char *word)
 {
     const struct added_word *a = added_words_find(&t->added, word);
-    return a ? a->id : vocabulary_find(&t->vocabulary, word);
+    return a ? a->id : vocabulary_find(t->vocabulary, word);
 }
 
 static struct error check_new(const struct tokenizer *t, const char *word)
@@ -281,7 +282,7 @@ static struct error check_new(const struct tokenizer *t, const char *word)
                            like->text);
     if (like && like->id >= t->model_size)
         return error_input("\"%.100s\" is already a learned word; choose another word", word);
-    if (like || vocabulary_find(&t->vocabulary, word) >= 0)
+    if (like || vocabulary_find(t->vocabulary, word) >= 0)
         return error_input("\"%.100s\" is already a token of this model; choose another word", word);
     return ok();
 }
@@ -327,9 +328,9 @@ static void find_bytes(struct tokenizer *t)
     for (int b = 0; b < BYTES; b++) {
         char name[16] = "";
         int64_t size = character_write(name, character_of_byte(b));
-        t->byte_piece[b] = vocabulary_find(&t->vocabulary, name);
+        t->byte_piece[b] = vocabulary_find(t->vocabulary, name);
         memcpy(name + size, "</w>", 5);
-        t->last_byte_piece[b] = vocabulary_find(&t->vocabulary, name);
+        t->last_byte_piece[b] = vocabulary_find(t->vocabulary, name);
     }
 }
 
@@ -351,9 +352,8 @@ static struct error add_special(struct tokenizer *t, const struct special_tokens
 
 static struct error load_with(struct tokenizer *t, const char *folder, const struct json *json)
 {
-    TRY(json->root ? vocabulary_read_model(&t->vocabulary, json->root, json->path)
-                   : vocabulary_read_files(&t->vocabulary, folder));
-    t->size = t->vocabulary.size;
+    TRY(json->root ? vocabulary_read_model(&t->own, json->root, json->path) : vocabulary_read_files(&t->own, folder));
+    t->size = t->own.size;
     find_bytes(t);
     struct special_tokens s;
     TRY(special_tokens_read(&s, folder, json->root));
@@ -390,6 +390,7 @@ struct error tokenizer_load(struct tokenizer **tokenizer, const char *folder)
     struct tokenizer *t = memory_alloc(1, sizeof *t);
     if (!t)
         return error_memory("the tokenizer");
+    t->vocabulary = &t->own;
     enum path_kind kind;
     struct error e = path_look(folder, &kind);
     if (e.code == ERROR_NONE)
@@ -401,11 +402,27 @@ struct error tokenizer_load(struct tokenizer **tokenizer, const char *folder)
     return e;
 }
 
+struct error tokenizer_derive(struct tokenizer **tokenizer, const struct tokenizer *base)
+{
+    struct tokenizer *t = memory_alloc(1, sizeof *t);
+    if (!t)
+        return error_memory("a tokenizer");
+    *t = *base; // the base's vocabulary among the rest
+    t->own = (struct vocabulary){0};
+    t->added = (struct added_words){0};
+    struct error e = added_words_copy(&t->added, &base->added);
+    if (e.code != ERROR_NONE)
+        tokenizer_free(t);
+    else
+        *tokenizer = t;
+    return e;
+}
+
 void tokenizer_free(struct tokenizer *t)
 {
     if (!t)
         return;
-    vocabulary_free(&t->vocabulary);
+    vocabulary_free(&t->own);
     added_words_free(&t->added);
     memory_free(t);
 }

@@ -1,9 +1,11 @@
-/* tokenize FOLDER [--add WORD]... [--length N]
+/* tokenize FOLDER [--add WORD | --derive WORD]... [--length N]
  *
  * Texts, one JSON string a line, from stdin -> their ids, one JSON array a line. With --length, as the text encoder
- * gets them (start, end, padding); without it, the bare pieces.
+ * gets them (start, end, padding); without it, the bare pieces. --derive makes a tokenizer of its own with a word, from
+ * the folder's and the words added so far; the ids of a text by each of them follow, a line each, those by the folder's.
  */
 #include <cjson/cJSON.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,24 +36,37 @@ static struct error tokenize_line(const struct tokenizer *t, const char *line, i
     return ok();
 }
 
-static struct error work(int argc, char **argv, char *line, int32_t *ids)
+static struct error add_words(struct tokenizer **all, int *count, int64_t *length, int argc, char **argv)
+{
+    int32_t id;
+    for (int i = 2; i + 1 < argc; i += 2) {
+        bool derive = strcmp(argv[i], "--derive") == 0;
+        if (!derive && strcmp(argv[i], "--add") != 0) {
+            *length = atoll(argv[i + 1]);
+            continue;
+        }
+        if (derive) {
+            TRY(tokenizer_derive(&all[*count], all[0]));
+            ++*count;
+        }
+        TRY(tokenizer_add(all[derive ? *count - 1 : 0], argv[i + 1], 1, &id));
+    }
+    return ok();
+}
+
+static struct error work(int argc, char **argv, char *line, int32_t *ids, struct tokenizer **all)
 {
     if (argc < 2)
-        return error_input("usage: tokenize FOLDER [--add WORD]... [--length N]");
-    struct tokenizer *t;
-    TRY(tokenizer_load(&t, argv[1]));
-    struct error e = ok();
+        return error_input("usage: tokenize FOLDER [--add WORD | --derive WORD]... [--length N]");
+    TRY(tokenizer_load(&all[0], argv[1]));
+    int count = 1;
     int64_t length = 0;
-    int32_t id;
-    for (int i = 2; i + 1 < argc && e.code == ERROR_NONE; i += 2) {
-        if (strcmp(argv[i], "--add") == 0)
-            e = tokenizer_add(t, argv[i + 1], 1, &id);
-        else
-            length = atoll(argv[i + 1]);
-    }
+    struct error e = add_words(all, &count, &length, argc, argv);
     while (e.code == ERROR_NONE && fgets(line, LINE, stdin))
-        e = tokenize_line(t, line, length, ids);
-    tokenizer_free(t);
+        for (int i = 0; i < count && e.code == ERROR_NONE; i++)
+            e = tokenize_line(all[i], line, length, ids);
+    for (int i = count - 1; i >= 0; i--)
+        tokenizer_free(all[i]);
     return e;
 }
 
@@ -59,7 +74,9 @@ int main(int argc, char **argv)
 {
     char *line = memory_alloc(LINE, 1);
     int32_t *ids = memory_alloc(ROOM, sizeof *ids);
-    struct error e = line && ids ? work(argc, argv, line, ids) : error_memory("a line");
+    struct tokenizer **all = memory_alloc(argc, sizeof *all);
+    struct error e = line && ids && all ? work(argc, argv, line, ids, all) : error_memory("a line");
+    memory_free(all);
     memory_free(line);
     memory_free(ids);
     return helper_end("tokenize", e);
