@@ -492,10 +492,20 @@ def test_a_run_of_one_job_touches_no_other_and_continues_its_own(tmp_path, alone
     process.communicate(timeout=60)
     assert process.returncode == 75
     assert [entry.name for entry in output.iterdir() if entry.is_dir()] == ["long"]
-    done = queue(2, path, "--job", "2", "--resume")
+    done = queue(2, path, "--job", "long", "--resume")
     assert "long: done" in done.stderr and learned(output / "long") == alone["long"][0]
     assert [job["state"] for job in summary(output)[0].values()] == ["waiting", "done", "waiting", "waiting"]
     assert re.search(r"^short +waiting +0/6 +- +- +0.0 +-$", done.stderr, re.MULTILINE), done.stderr
+
+
+def test_a_job_by_name_and_digits_as_a_number(tmp_path):
+    """Exactly that name; a job named 1 is not the first, and no array task learns it in place of the first."""
+    path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=1) for name in ("2", "dog6", "dog", "batch 1")})
+    for which, name in (("dog", "dog"), ("batch 1", "batch 1"), ("2", "dog6"), ("01", "2")):
+        queue(1, path, "--job", which)
+        done = [n for n, job in summary(output)[0].items() if job["state"] == "done"]
+        assert name in done and (output / name / "report.html").exists()
+    assert sorted(done) == ["2", "batch 1", "dog", "dog6"]
 
 
 def test_a_job_that_fails_by_itself_is_told_by_the_others(tmp_path):
@@ -530,7 +540,10 @@ def test_a_run_of_one_job_tells_what_the_queue_before_it_left(tmp_path):
 
 
 @pytest.mark.parametrize("options, words", [
-    (["--job", "5"], ["--job: 5", "has 4 jobs"]), (["--job", "0"], ["--job: 0"]), (["--job", "short"], ["--job: short"]),
+    (["--job", "5"], ["--job: 5", "has 4 jobs"]), (["--job", "0"], ["--job: 0", "counted from 1"]),
+    (["--job", "99999999999999999999"], ["has 4 jobs"]), (["--job", "shrot"], ["--job: shrot", "no job of that name; did you mean short?"]),
+    (["--job", "Long"], ["--job: Long", "did you mean long?"]), (["--job", "-1"], ["--job: -1: ", "no job of that name"]),
+    (["--job="], ["no job of that name"]), (["--job", "nothing like it"], ["jobs.json has no job of that name"]),
     (["--job", "1", "--groups", "1"], ["--groups"]),
 ])
 def test_a_job_that_the_file_does_not_have_is_refused(tmp_path, options, words):

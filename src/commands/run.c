@@ -14,7 +14,7 @@ enum { FILE_LIMIT = 64 << 20 };
 static void print_help(void)
 {
     printf("usage: zoodip run JOBS.json [--set KEY=VALUE]... [--groups G] [--resume | --overwrite] [--quiet]\n"
-           "       zoodip run JOBS.json --job N [--set KEY=VALUE]... [--resume | --overwrite] [--quiet]\n"
+           "       zoodip run JOBS.json --job N|NAME [--set KEY=VALUE]... [--resume | --overwrite] [--quiet]\n"
            "       zoodip run --spool DIR [DEFAULTS.json] [--set KEY=VALUE]... [--groups G] [--quiet]\n"
            "\n"
            "Learns many words, one for each job of a queue. The model is loaded once. The ranks split into groups; a\n"
@@ -27,8 +27,9 @@ static void print_help(void)
            "\n"
            "  --set KEY=VALUE   a config key for all jobs, such as optim.steps=500 (may be given several times)\n"
            "  --groups G        number of groups; auto (the default) chooses the one that finishes soonest\n"
-           "  --job N           only the N-th job of the file, counted from 1, on all ranks; other runs may do other\n"
-           "                    jobs meanwhile, and the last to end writes summary.json and index.html for all\n"
+           "  --job N|NAME      only this job of the file, by its number, counted from 1, or its name (digits alone\n"
+           "                    are a number), on all ranks; other runs may do other jobs meanwhile, and the last to\n"
+           "                    end writes summary.json and index.html for all\n"
            "  --resume          keep finished jobs and continue the others from their checkpoints\n"
            "  --overwrite       learn all jobs anew: a job's old results are moved to previous/ in its folder, and\n"
            "                    removed after its first checkpoint. Without either option finished jobs stay as they\n"
@@ -49,7 +50,7 @@ static void print_help(void)
            "  mpirun -np 2 zoodip run configs/queues/toybox.json\n"
            "  mpirun -np 8 zoodip run jobs.json --groups 4 --set optim.steps=2000 --set output.dir=results/night\n"
            "  mpirun -np 8 zoodip run jobs.json --groups 4 --set output.dir=results/night --resume\n"
-           "  mpirun -np 8 zoodip run jobs.json --job 3\n"
+           "  mpirun -np 8 zoodip run jobs.json --job dog6\n"
            "  mpirun -np 8 zoodip run --spool inbox configs/sd15.json --groups 8\n");
 }
 
@@ -96,7 +97,7 @@ static struct error run_file(struct queue *q, const struct queue_parts *parts, c
         e = queue_run(q, &source, text, size, sets, start);
     memory_free(text);
     TRY(e);
-    return comm_agree(parts->comm, comm_rank(parts->comm) == 0 ? outcome(queue_jobs(q), parts->only > 0) : ok());
+    return comm_agree(parts->comm, comm_rank(parts->comm) == 0 ? outcome(queue_jobs(q), parts->only) : ok());
 }
 
 /* --groups: a number, or auto as 0. */
@@ -123,12 +124,9 @@ struct request {
 /* --job: all ranks work on it, as one group. */
 static struct error read_job(const struct request *r, struct queue_parts *parts)
 {
-    char *end;
     if (!r->job)
         return ok();
-    parts->only = strtoll(r->job, &end, 10);
-    if (end == r->job || *end || parts->only < 1)
-        return error_input("--job: %s: expected the number of a job in the file, counted from 1", r->job);
+    parts->only = r->job;
     if (r->groups || r->spool)
         return error_input("--job: cannot be combined with --groups or --spool");
     parts->groups = 1;

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "base/nearest.h"
 #include "base/progress.h"
 #include "cluster/share.h"
 #include "files/file.h"
@@ -294,12 +295,35 @@ bool job_is_pending(const struct job *job)
     return !job->external && job->status.state < JOB_DONE;
 }
 
-struct error jobs_select(struct jobs *jobs, int64_t number, const char *source)
+/* The place of the job of this number, counted from 1. */
+static struct error find_number(const struct jobs *jobs, const char *number, const char *source, int64_t *at)
 {
-    if (number > jobs->count)
-        return error_input("--job: %lld: %s has %lld jobs", (long long)number, source, (long long)jobs->count);
+    *at = strtoll(number, NULL, 10) - 1;
+    if (*at < 0)
+        return error_input("--job: %s: jobs are counted from 1", number);
+    return *at < jobs->count ? ok()
+                             : error_input("--job: %s: %s has %lld jobs", number, source, (long long)jobs->count);
+}
+
+static struct error find_name(const struct jobs *jobs, const char *name, const char *source, int64_t *at)
+{
+    struct nearest near = {0};
+    for (*at = 0; *at < jobs->count; ++*at) {
+        if (strcmp(jobs->items[*at].name, name) == 0)
+            return ok();
+        nearest_try(&near, name, jobs->items[*at].name);
+    }
+    return error_input("--job: %s: %s has no job of that name%s%s%s", name, source, near.name ? "; did you mean " : "",
+                       near.name ? near.name : "", near.name ? "?" : "");
+}
+
+struct error jobs_select(struct jobs *jobs, const char *which, const char *source)
+{
+    int64_t at;
+    bool number = *which && strspn(which, "0123456789") == strlen(which);
+    TRY((number ? find_number : find_name)(jobs, which, source, &at));
     for (int64_t i = 0; i < jobs->count; i++)
-        jobs->items[i].external = i != number - 1;
+        jobs->items[i].external = i != at;
     return ok();
 }
 

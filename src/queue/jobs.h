@@ -100,8 +100,9 @@ struct error job_name_check(const char *name);
 
 void jobs_free(struct jobs *jobs);
 
-/* Leaves all jobs but the one of this number, counted from 1, to other runs. `source`: the name of their file. */
-struct error jobs_select(struct jobs *jobs, int64_t number, const char *source);
+/* Leaves all jobs but one to other runs: `which` is its number, counted from 1, or else its name (digits alone are a
+ * number, so that a job named "7" can only be had by its own). `source`: the name of their file. */
+struct error jobs_select(struct jobs *jobs, const char *which, const char *source);
 
 /* Whether a job is this run's and has not ended; the first such job, or NULL. */
 bool job_is_pending(const struct job *job);

@@ -20,8 +20,8 @@ struct queue;
 struct queue_parts {
     struct comm *comm; /* of all ranks */
     const struct device_kind *devices;
-    int64_t groups; /* of ranks; 0: as many as finish the first batch soonest */
-    int64_t only;   /* the number, from 1, of the file's job to learn; 0: all */
+    int64_t groups;   /* of ranks; 0: as many as finish the first batch soonest */
+    const char *only; /* the number, from 1, or the name of the file's job to learn; NULL: all */
 };
 
 /* Collective, as all of these. Free with queue_free, which allows NULL and closes the pipeline, too. */
