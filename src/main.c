@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/nearest.h"
 #include "cluster/comm.h"
 #include "cluster/signals.h"
@@ -126,7 +127,7 @@ static struct error run(int argc, char **argv, const struct command *command)
     if (fflush(stdout) != 0 && e.code == ERROR_NONE)
         e = error_failed("cannot write to the standard output");
     if (e.code != ERROR_NONE && prints)
-        fprintf(stderr, "zoodip: %s\n", e.text);
+        log_final(e.code, e.text);
     comm_close(comm);
     return e;
 }
@@ -139,6 +140,7 @@ int main(int argc, char **argv)
         answer(question, command);
         return fflush(stdout) == 0 ? ERROR_NONE : ERROR_FAILED;
     }
+    options_set_format(argc, argv);
     signals_guard_files(); // MPI leaves a handler that it finds
     // before MPI starts, which takes long on many nodes: a rank asked to stop meanwhile does so after one step
     if (command && command->stops)

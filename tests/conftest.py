@@ -3,6 +3,7 @@
 Programs come from the build folder (environment ZOODIP_BUILD, default `build` in the root of the checkout)."""
 import json
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -72,10 +73,20 @@ def environment(threads=1):
             "OMPI_MCA_hwloc_base_binding_policy": "none", "OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
 
 
+STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ", re.M)
+
+
+def unstamped(text):
+    """Lines of a log without the times that they begin with."""
+    return STAMP.sub("", text)
+
+
 def run(*command, threads=1, check=True, timeout=600, cwd=ROOT, env=None, stdin=None):
-    """Runs a command; returns the finished process with its output as text. `check` fails the test with that output."""
+    """Runs a command; returns the finished process with its output as text, `stderr` without its lines' times and `raw_stderr` as it
+    is. `check` fails the test with that output."""
     done = subprocess.run([str(c) for c in command], input=stdin, capture_output=True, text=True, timeout=timeout, cwd=cwd,
                           env={**environment(threads), **(env or {})}, errors="replace")
+    done.raw_stderr, done.stderr = done.stderr, unstamped(done.stderr)
     if check and done.returncode != 0:
         pytest.fail(f"{' '.join(map(str, command))}\nexit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     return done

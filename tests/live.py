@@ -20,11 +20,19 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, environment, program
+from conftest import ROOT, environment, program, unstamped
 
 TRIES = 8
 # A step may be under way when the ranks are stopped, the next one carries a signal to all ranks, and one is left to do.
 TO_GO = 3
+
+
+class Started(subprocess.Popen):
+    """A process whose lines come without their times, as those of conftest's run."""
+
+    def communicate(self, *args, **options):
+        out, err = super().communicate(*args, **options)
+        return out, unstamped(err)
 
 
 def start(ranks, command, path, *options, zoodip=program("zoodip"), launcher=None, env=None):
@@ -32,8 +40,8 @@ def start(ranks, command, path, *options, zoodip=program("zoodip"), launcher=Non
     of `launcher`."""
     if launcher is None:
         launcher = ["mpirun", "--oversubscribe", "-np", ranks] if ranks > 1 else []
-    return subprocess.Popen([*map(str, launcher), zoodip, command, str(path), *options], cwd=ROOT, env={**environment(), **(env or {})},
-                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=restore_signals)
+    return Started([*map(str, launcher), zoodip, command, str(path), *options], cwd=ROOT, env={**environment(), **(env or {})},
+                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=restore_signals)
 
 
 def restore_signals():

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from conftest import ROOT, TOYBOX, mpirun, program, run, write_recipe
+from conftest import ROOT, TOYBOX, mpirun, program, run, unstamped, write_recipe
 from test_progress import on_terminal
 
 QUICK = True
@@ -27,7 +27,7 @@ def hurried(factor=200000):
 def phases(text):
     """What the live lines are about, each once, in the order of their first ones; lines must say how long it has taken."""
     found = {}
-    for line in text.splitlines():
+    for line in unstamped(text).splitlines():
         if line.startswith("zoodip: "):
             continue
         named = re.fullmatch(r"(.+?) (?:\[[#.]{20}\] \d+/\d+(?: MB)?(?:, .+)? )?\((?:\d+:)?\d+:\d\d so far\)", line)

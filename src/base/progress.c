@@ -3,7 +3,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -97,6 +96,8 @@ static void make_line(char line[LINE], const struct progress *p, double now)
     show_counts(rest, p, now);
     if (p->total > 0)
         show_bar(bar, share_done(p));
+    if (log_is_json())
+        bar[0] = 0;
     size_t columns = p->terminal ? terminal_columns() - 1 : LINE - 1;
     if (strlen(p->what) + 1 + strlen(bar) + strlen(rest) > columns)
         bar[0] = 0;
@@ -106,6 +107,13 @@ static void make_line(char line[LINE], const struct progress *p, double now)
 
 /* -------------------------------------------------------------------------------- showing */
 
+static void show_plain(const char *line, const struct progress *p, double left)
+{
+    const struct log_facts facts = {
+        .what = p->what, .done = p->done, .total = p->total, .timed = left >= 0, .seconds_left = left};
+    log_plain(line, &facts);
+}
+
 static void show(struct progress *p, double now)
 {
     char line[LINE];
@@ -113,7 +121,7 @@ static void show(struct progress *p, double now)
     if (p->terminal)
         log_live(line);
     else
-        log_plain(line);
+        show_plain(line, p, seconds_left(p, now));
     p->shown = now;
     p->visible = true;
     p->waiting = false;
@@ -178,9 +186,8 @@ static void start_drawing(void)
 
 static void begin(struct progress *p)
 {
-    const char *kind = getenv("TERM");
     p->done = p->first;
-    p->terminal = isatty(STDERR_FILENO) && kind && strcmp(kind, "dumb") != 0;
+    p->terminal = log_is_live();
     p->started = p->counted = p->shown = clock_seconds();
     pthread_mutex_lock(&lock);
     p->quiet = muted || log_is_quiet();

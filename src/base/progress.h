@@ -1,8 +1,8 @@
 /* base/progress.h
  *
  * Live lines about long work: what is done, how far it is, how long it will take. On a terminal, one line that is
- * redrawn; elsewhere (a log, a pipe, TERM=dumb), plain lines, at most one every few seconds and one at the end. Written
- * to stderr.
+ * redrawn; elsewhere (a log, a pipe, TERM=dumb, JSON), plain lines, at most one every few seconds and one at the end,
+ * with the time before each or as objects (base/log.h). Written to stderr.
  *
  *     learning sks [#######.............] 352/1000, loss 0.0214, 110 evaluations/s, 0:12 left (0:07 so far)
  *     encoding pictures [####................] 2/10, 0:28 left (0:07 so far)

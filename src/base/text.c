@@ -69,14 +69,46 @@ void text_few_end(struct text_few *few)
         snprintf(few->text + used, sizeof few->text - used, " and %lld more", (long long)few->count - FEW);
 }
 
+/* The bytes of the first character, and its code point: -1 if it is a control character, or no valid UTF-8. */
+static size_t read_character(const char *text, utf8proc_int32_t *code)
+{
+    utf8proc_ssize_t length = utf8proc_iterate((const utf8proc_uint8_t *)text, -1, code);
+    if (length <= 0 || utf8proc_category(*code) == UTF8PROC_CATEGORY_CC)
+        *code = -1;
+    return length > 0 ? (size_t)length : 1;
+}
+
 void text_show_safely(char *text)
 {
     while (*text) {
         utf8proc_int32_t code;
-        utf8proc_ssize_t length = utf8proc_iterate((const utf8proc_uint8_t *)text, -1, &code);
-        size_t bytes = length > 0 ? (size_t)length : 1;
-        if (length <= 0 || utf8proc_category(code) == UTF8PROC_CATEGORY_CC)
+        size_t bytes = read_character(text, &code);
+        if (code < 0)
             memset(text, '?', bytes);
         text += bytes;
     }
+}
+
+void text_as_json(char *out, size_t size, const char *text)
+{
+    char *to = out, *end = out + size - 2; // of what lies between the quotes
+    *to++ = '"';
+    while (*text) {
+        utf8proc_int32_t code;
+        char part[16];
+        size_t bytes = read_character(text, &code);
+        if (code < 0)
+            snprintf(part, sizeof part, "%.*s", (int)bytes, "????");
+        else if (code == '"' || code == '\\')
+            snprintf(part, sizeof part, "\\%c", (char)code);
+        else if (code == 0x2028 || code == 0x2029) // which some readers take for the end of a line
+            snprintf(part, sizeof part, "\\u%04x", (unsigned)code);
+        else
+            snprintf(part, sizeof part, "%.*s", (int)bytes, text);
+        if (strlen(part) > (size_t)(end - to))
+            break;
+        to = stpcpy(to, part);
+        text += bytes;
+    }
+    strcpy(to, "\"");
 }

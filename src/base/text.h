@@ -7,6 +7,7 @@
 #define ZOODIP_BASE_TEXT_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* Several texts, such as the values of an option that may be given several times. */
@@ -37,5 +38,9 @@ void text_few_end(struct text_few *few);
 /* Replaces every byte of a control character, and every byte that is not valid UTF-8 (such as a character that was
  * cut), by '?'. */
 void text_show_safely(char *text);
+
+/* The text as a string of JSON, with its quotes, safe in the same way and without line breaks of any kind. It is cut, in
+ * whole characters, where `size` (3 or more) ends. */
+void text_as_json(char *out, size_t size, const char *text);
 
 #endif

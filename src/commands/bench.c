@@ -13,13 +13,14 @@
 
 static void print_help(void)
 {
-    printf("usage: zoodip bench CONFIG.json [--set KEY=VALUE]... [--evaluations N] [--quiet]\n"
+    printf("usage: zoodip bench CONFIG.json [--set KEY=VALUE]... [--evaluations N] [--quiet] [--log-format F]\n"
            "\n"
            "Runs training steps of a config without writing anything, and prints one line of JSON: evaluations per\n"
            "second, step time, memory. The first step is not counted.\n"
            "\n"
            "  --evaluations N   measure at least this many evaluations (default 30)\n"
            "  --quiet           only warnings and errors on stderr\n"
+           "  --log-format F    plain (the default), or json: each line on stderr as an object of JSON\n"
            "\n"
            "example:\n"
            "  zoodip bench configs/toybox.json --set zo.n=2 --evaluations 300\n");

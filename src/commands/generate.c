@@ -39,6 +39,7 @@ static void print_help(void)
         "  --output FILE.png    where to write\n"
         "  --device NAME        auto (default: a GPU if there is one), cpu or cuda\n"
         "  --quiet              only warnings and errors on stderr\n"
+        "  --log-format F       plain (the default), or json: each line on stderr as an object of JSON\n"
         "\n"
         "examples:\n"
         "  zoodip generate --model dataset/toybox/model --prompt \"a photo of a toy on the beach\" --output toy.png\n"

@@ -23,7 +23,7 @@
 static void print_help(void)
 {
     printf(
-        "usage: zoodip inspect PATH [--set KEY=VALUE]... [--quiet]\n"
+        "usage: zoodip inspect PATH [--set KEY=VALUE]... [--quiet] [--log-format F]\n"
         "\n"
         "Shows what PATH holds:\n"
         "  a model folder       its parts, their shapes, number types, parameters and bytes, and what is quantized\n"
@@ -35,6 +35,7 @@ static void print_help(void)
         "\n"
         "  --set KEY=VALUE      a config key, as for train\n"
         "  --quiet              only warnings and errors on stderr; for a config, no table of its memory plan\n"
+        "  --log-format F       plain (the default), or json: each line on stderr as an object of JSON, and no table\n"
         "\n"
         "examples:\n"
         "  zoodip inspect dataset/toybox/model\n"
@@ -383,7 +384,7 @@ static struct error find_plan(cJSON *root, const char *path, const struct text_l
     add_step(root, &plan);
     print_step(&plan);
     add_plan(root, &plan);
-    if (!log_is_quiet()) {
+    if (!log_is_quiet() && !log_is_json()) {
         memory_plan_print(&plan.on, stderr);
         fprintf(stderr,
                 "for one GPU that evaluates all lanes, with zo.derivative %s; the CUDA context, kernel code and NCCL's "

@@ -12,7 +12,7 @@
 #include "files/config.h"
 
 /* Options that every command has. */
-static const char quiet_option[] = "quiet";
+static const char quiet_option[] = "quiet", format_option[] = "log-format";
 
 static const struct option *find_option(const struct option *table, int64_t options, const char *name, size_t length)
 {
@@ -78,6 +78,27 @@ bool options_ask_help(int argc, char **argv)
     return false;
 }
 
+/* Whether it is the name of a format. */
+static bool set_format(const char *name)
+{
+    bool json = strcmp(name, "json") == 0, known = json || strcmp(name, "plain") == 0;
+    if (known)
+        log_set_json(json);
+    return known;
+}
+
+void options_set_format(int argc, char **argv)
+{
+    const size_t length = strlen("--") + strlen(format_option);
+    for (int i = 1; i < argc; i++) {
+        bool named = strncmp(argv[i], "--", 2) == 0 && strncmp(argv[i] + 2, format_option, length - 2) == 0;
+        if (named && argv[i][length] == '=')
+            set_format(argv[i] + length + 1);
+        else if (named && !argv[i][length] && i + 1 < argc)
+            set_format(argv[i + 1]);
+    }
+}
+
 /* The option's name without dashes and value. */
 static void bare_name(char out[64], const char *argument)
 {
@@ -94,6 +115,7 @@ static struct error unknown_option(const char *argument, const char *command, co
     struct nearest best = {NULL, 0};
     nearest_try(&best, name, "help");
     nearest_try(&best, name, quiet_option);
+    nearest_try(&best, name, format_option);
     for (int64_t i = 0; i < options; i++)
         nearest_try(&best, name, table[i].name);
     const char *key = find_option(table, options, "set", 3) ? config_meant(name) : NULL;
@@ -128,7 +150,8 @@ struct error options_read(int argc, char **argv, const struct option *table, int
 {
     int64_t plain_count = 0;
     bool quiet = false;
-    const struct option common = {.name = quiet_option, .flag = &quiet};
+    const char *format = "plain";
+    const struct option common[] = {{.name = quiet_option, .flag = &quiet}, {.name = format_option, .text = &format}};
     for (int i = 1; i < argc; i++) {
         const char *argument = argv[i];
         if (!is_option(argument)) {
@@ -142,7 +165,7 @@ struct error options_read(int argc, char **argv, const struct option *table, int
         bool named = length > 2 && argument[1] == '-';
         const struct option *o = named ? find_option(table, options, argument + 2, length - 2) : NULL;
         if (!o && named)
-            o = find_option(&common, 1, argument + 2, length - 2);
+            o = find_option(common, sizeof common / sizeof *common, argument + 2, length - 2);
         if (!o)
             return unknown_option(argument, argv[0], table, options);
         if (o->flag && equals)
@@ -156,7 +179,7 @@ struct error options_read(int argc, char **argv, const struct option *table, int
         TRY(set_value(o, equals ? equals + 1 : argv[++i], argc));
     }
     log_set_quiet(quiet);
-    return ok();
+    return set_format(format) ? ok() : error_input("--%s: \"%s\": expected plain or json", format_option, format);
 }
 
 struct error options_start(bool resume, bool overwrite, enum start *start)

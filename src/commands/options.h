@@ -24,11 +24,14 @@ struct option {
     struct text_list *many; /* may be given several times; free its items with memory_free */
 };
 
-/* argv[1..]: --quiet, which every command takes, silences status lines (base/log.h); the rest fills what the table
- * points at. `plain` [room] receives the arguments that are not options, in order; entries not given stay as they
+/* argv[1..]: two options that every command takes, --quiet, which silences status lines, and --log-format (base/log.h);
+ * the rest fills what the table points at. `plain` [room] receives the arguments that are not options, in order; entries not given stay as they
  * are. */
 struct error options_read(int argc, char **argv, const struct option *table, int64_t options, const char **plain,
                           int64_t room);
+
+/* Before all else that may say something: lines get the format that argv[1..] asks for, errors of options_read too. */
+void options_set_format(int argc, char **argv);
 
 /* --resume and --overwrite as one; an error if both were given. */
 struct error options_start(bool resume, bool overwrite, enum start *start);

@@ -7,7 +7,7 @@
 
 static void print_help(void)
 {
-    printf("usage: zoodip quantize --model DIR --output DIR [--bits 8|4] [--overwrite] [--quiet]\n"
+    printf("usage: zoodip quantize --model DIR --output DIR [--bits 8|4] [--overwrite] [--quiet] [--log-format F]\n"
            "\n"
            "Writes a copy of a model with its linear and convolution weights in 8 bits (a scale for each output\n"
            "channel) or 4 bits (a scale and a shift for each group of at most 128 numbers), like optimum-quanto's\n"
@@ -18,6 +18,7 @@ static void print_help(void)
            "  --bits N        8 (the default) or 4\n"
            "  --overwrite     the folder may exist and hold a quantized model, which is replaced\n"
            "  --quiet         only warnings and errors on stderr\n"
+           "  --log-format F  plain (the default), or json: each line on stderr as an object of JSON\n"
            "\n"
            "examples:\n"
            "  zoodip quantize --model stable-diffusion-v1-5 --output sd15-int8\n"

@@ -36,6 +36,8 @@ static void print_help(void)
            "                    are, and a job that was begun is refused\n"
            "  --quiet           only warnings and errors on stderr, with a line for each job that fails; a job's\n"
            "                    log.txt stays complete\n"
+           "  --log-format F    plain (the default), or json: each line on stderr and in a job's log.txt as an object\n"
+           "                    of JSON, and no table at the end\n"
            "  --spool DIR       watch a folder: a config renamed into it as NAME.json is a job; its file moves to\n"
            "                    running/, then to done/, or to failed/ with the reason in NAME.txt. DEFAULTS.json\n"
            "                    holds keys that jobs leave out; results go to output.dir, else to DIR/out. A\n"

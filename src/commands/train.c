@@ -11,7 +11,7 @@
 
 static void print_help(void)
 {
-    printf("usage: zoodip train CONFIG.json [--set KEY=VALUE]... [--resume | --overwrite] [--quiet]\n"
+    printf("usage: zoodip train CONFIG.json [--set KEY=VALUE]... [--resume | --overwrite] [--quiet] [--log-format F]\n"
            "\n"
            "Learns one word from a folder of pictures. Under mpirun all ranks share the work; each uses the cores\n"
            "it is bound to, or OMP_NUM_THREADS threads.\n"
@@ -21,6 +21,7 @@ static void print_help(void)
            "  --overwrite       begin anew where output.dir holds results: they are moved to previous/ there, and\n"
            "                    removed after the new run's first checkpoint\n"
            "  --quiet           only warnings and errors on stderr\n"
+           "  --log-format F    plain (the default), or json: each line on stderr as an object of JSON\n"
            "\n"
            "Writes into output.dir: learned_embeds.safetensors (the best word by validation), "
            "learned_embeds-last.safetensors,\n"

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
@@ -37,9 +36,8 @@ struct error display_open(struct display **display, const struct results *result
     if (!d)
         return error_memory("the display");
     d->results = results;
-    const char *kind = getenv("TERM");
     d->quiet = log_is_quiet();
-    d->terminal = !d->quiet && isatty(STDERR_FILENO) && kind && strcmp(kind, "dumb") != 0;
+    d->terminal = !d->quiet && log_is_live();
     d->shown = memory_alloc(results->jobs->count, sizeof *d->shown);
     int copy = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
     d->out = copy >= 0 ? fdopen(copy, "w") : NULL;
@@ -170,10 +168,17 @@ static void put_table(struct display *d)
 
 static void put_line(struct display *d, const struct job *job)
 {
-    char progress[200];
+    const struct job_status *s = &job->status;
+    char progress[200], line[1024];
     print_progress(progress, job);
-    fprintf(d->out, "zoodip: %s: %s, %s\n", job->name, job_state_name(job->status.state), progress);
-    fflush(d->out);
+    snprintf(line, sizeof line, "%s: %s, %s", job->name, job_state_name(s->state), progress);
+    const struct log_facts facts = {.job = job->name,
+                                    .state = job_state_name(s->state),
+                                    .done = s->step,
+                                    .total = steps_of(job),
+                                    .timed = s->state == JOB_RUNNING && s->left >= 0,
+                                    .seconds_left = s->left};
+    log_write(fileno(d->out), s->state == JOB_FAILED ? LEVEL_ERROR : LEVEL_INFO, line, &facts);
 }
 
 bool display_show(struct display *d, const struct job *job)
@@ -223,10 +228,13 @@ static void put_summary(struct display *d)
 
 void display_summary(struct display *d, bool written)
 {
-    const char *folder = d->results->jobs->folder;
-    if (!d->quiet)
+    static const char *const files[] = {"summary.json", "index.html"};
+    if (!d->quiet && !log_is_json())
         put_summary(d);
-    if (!d->quiet && written)
-        fprintf(d->out, "zoodip: wrote %s/summary.json\nzoodip: wrote %s/index.html\n", folder, folder);
     fflush(d->out);
+    for (size_t i = 0; i < sizeof files / sizeof *files && !d->quiet && written; i++) {
+        char line[1024];
+        snprintf(line, sizeof line, "wrote %s/%s", d->results->jobs->folder, files[i]);
+        log_write(fileno(d->out), LEVEL_INFO, line, NULL);
+    }
 }

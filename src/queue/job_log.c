@@ -38,5 +38,7 @@ void job_log_close(struct job_log *l)
 void job_log_fatal(const struct job_log *l, const struct job *job, int rank, const char *text)
 {
     int to = l->open ? l->original_stderr : STDERR_FILENO;
-    dprintf(to, "zoodip: %s: rank %d: %s\n", job->name, rank, text);
+    char line[1024];
+    snprintf(line, sizeof line, "%s: rank %d: %s", job->name, rank, text);
+    log_write(to, LEVEL_ERROR, line, &(struct log_facts){.job = job->name});
 }
