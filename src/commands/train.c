@@ -1,9 +1,11 @@
+#include <math.h>
 #include <stdio.h>
 
 #include "base/log.h"
 #include "base/memory.h"
 #include "commands/commands.h"
 #include "commands/options.h"
+#include "files/on_end.h"
 #include "pipeline/learning.h"
 #include "pipeline/memory_plan.h"
 #include "report/gain.h"
@@ -44,6 +46,8 @@ struct run {
     const char *config; /* the config's path, and the keys set for this run */
     struct text_list sets;
     struct memory_plan plan; /* of a GPU */
+    char *on_end, *folder;   /* rank 0, once the run has begun: output.on_end or NULL, and output.dir */
+    double patience;         /* seconds to wait for the first */
 };
 
 static void log_done(const struct run *r)
@@ -79,6 +83,31 @@ static void log_memory(const struct run *r)
              (double)r->learning.driver_used / 1e6);
 }
 
+/* Rank 0: the run begins in its folder, so from now on output.on_end hears of its end, when the config is gone. */
+static struct error begin(struct run *r, enum start start)
+{
+    const struct config *c = &r->subject.config;
+    TRY(learning_prepare(&r->learning, c, start));
+    if (!c->output.on_end)
+        return ok();
+    r->on_end = memory_string(c->output.on_end);
+    r->folder = memory_string(c->output.dir);
+    r->patience = fmin(ON_END_SECONDS, c->cluster.timeout / 2); // the other ranks wait, too
+    return r->on_end && r->folder ? ok() : error_memory("output.on_end");
+}
+
+static void tell_end(struct run *r, struct error e)
+{
+    struct on_end programs = {0};
+    if (r->on_end && r->folder) {
+        const char *state = e.code == ERROR_NONE ? "done" : e.code == ERROR_PREEMPTED ? "stopped" : "failed";
+        on_end_start(&programs, r->on_end, r->folder, state);
+        on_end_wait(&programs, r->patience);
+    }
+    memory_free(r->on_end);
+    memory_free(r->folder);
+}
+
 static struct error learn(struct run *r, enum start start)
 {
     struct pipeline *p = &r->pipeline;
@@ -88,7 +117,7 @@ static struct error learn(struct run *r, enum start start)
     TRY(memory_plan_check(&r->plan, &r->subject, PHASE_PICTURES));
     r->learning.subject = &r->subject;
     r->learning.last = true;
-    TRY(comm_agree(p->comm, first ? learning_prepare(&r->learning, &r->subject.config, start) : ok()));
+    TRY(comm_agree(p->comm, first ? begin(r, start) : ok()));
     TRY(subject_encode(&r->subject));
     pipeline_log_loading(p);
     TRY(pipeline_load(p));
@@ -106,7 +135,9 @@ static struct error claim(struct run *r, enum start start)
     struct config config;
     if (config_read(&config, r->config, &r->sets).code != ERROR_NONE)
         return ok();
-    struct error e = learning_claim(&r->learning, &config, start);
+    struct error e = config_blame(&config, "output.on_end", on_end_check(config.output.on_end));
+    if (e.code == ERROR_NONE)
+        e = learning_claim(&r->learning, &config, start);
     config_free(&config);
     return e;
 }
@@ -126,6 +157,7 @@ static struct error train(struct run *r, const struct host *host, enum start sta
     learning_free(&r->learning);
     if (opened)
         subject_close(&r->subject);
+    tell_end(r, e);
     return e;
 }
 

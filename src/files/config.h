@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 55 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 56 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -114,6 +114,7 @@ struct config {
         int64_t sample_steps;      /* the sampler's, for each of these pictures */
         double guidance;           /* of these pictures; 1 or less: none */
         struct texts prompts;      /* "{}" stands for the word; none: no pictures */
+        char *on_end;              /* a program (files/on_end.h), or NULL */
     } output;
     struct {
         double timeout; /* seconds */
