@@ -88,6 +88,15 @@ def test_who_waits_for_another_run_to_end_says_so(tmp_path):
     assert waiting and waiting[0].endswith("to end (0:02 so far)"), done.stderr
 
 
+def test_who_waits_for_a_program_at_the_end_says_so(tmp_path):
+    hook = tmp_path / "hook"
+    hook.write_text("#!/bin/sh\nunset LD_PRELOAD\nexec sleep 0.4\n")
+    hook.chmod(0o755)
+    config, _ = write_recipe(tmp_path, **SMALL, output__on_end=str(hook))
+    done = run(program("zoodip"), "train", config, env=hurried(20))
+    assert re.search(r"^waiting for output.on_end \(0:02 so far\)$", done.stderr, re.M) and "warning" not in done.stderr, done.stderr
+
+
 def test_one_rank_speaks_for_all(tmp_path):
     config, _ = write_recipe(tmp_path, **SMALL)
     assert mpirun(2, program("zoodip"), "train", config).stderr.count("] 3/3, ") == 1
