@@ -22,6 +22,8 @@ static bool quiet, json;
 static char live[512];                                   /* what a terminal's last line shows; "": nothing */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* of live, and so that lines stay whole */
 
+static _Thread_local int output = STDERR_FILENO; /* of this thread's lines */
+
 static const char clear[] = "\r\033[K";
 
 bool log_set_quiet(bool now)
@@ -151,7 +153,14 @@ static void write_text(enum log_level level, const char *format, va_list argumen
 {
     char text[TEXT];
     vsnprintf(text, sizeof text, format, arguments);
-    log_write(STDERR_FILENO, level, text, NULL);
+    log_write(output, level, text, NULL);
+}
+
+int log_redirect(int descriptor)
+{
+    int before = output;
+    output = descriptor;
+    return before;
 }
 
 void log_line(const char *format, ...)
@@ -167,7 +176,7 @@ void log_line(const char *format, ...)
 void log_detail(const char *format, ...)
 {
     va_list arguments;
-    if (quiet || isatty(STDERR_FILENO))
+    if (quiet || isatty(output))
         return;
     va_start(arguments, format);
     write_text(LEVEL_DETAIL, format, arguments);

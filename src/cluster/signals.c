@@ -10,6 +10,7 @@
 #include "base/error.h"
 
 static volatile sig_atomic_t stop_requested;
+static bool cancel_requested;
 
 static void request_stop(int number)
 {
@@ -36,6 +37,26 @@ void signals_request_stop(void)
 bool signals_stop_requested(void)
 {
     return stop_requested != 0;
+}
+
+bool signals_should_stop(void)
+{
+    return stop_requested != 0 || cancel_requested;
+}
+
+void signals_request_cancel(void)
+{
+    cancel_requested = true;
+}
+
+bool signals_cancel_requested(void)
+{
+    return cancel_requested;
+}
+
+void signals_end_cancel(void)
+{
+    cancel_requested = false;
 }
 
 /* -------------------------------------------------------------------------------- mapped files that are gone */

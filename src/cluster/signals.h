@@ -4,8 +4,7 @@
  * rank passes the request on as one more slot in the sum of losses, so that all stop after the same step. A second
  * SIGINT ends the process at once, for a person who will not wait.
  *
- * The request is the program's only variable at file scope: a signal handler has no argument through which to reach
- * anything else.
+ * The requests are at file scope: a signal handler has no argument through which to reach anything else.
  */
 #ifndef ZOODIP_CLUSTER_SIGNALS_H
 #define ZOODIP_CLUSTER_SIGNALS_H
@@ -24,5 +23,12 @@ bool signals_stop_requested(void);
 
 /* Sets the request as a signal would, on behalf of another rank that was asked. */
 void signals_request_stop(void);
+
+/* For work that is to stop in the same way while the program goes on: signals_should_stop is true for both requests. The
+ * second is taken back when that work has ended. */
+bool signals_should_stop(void);
+void signals_request_cancel(void);
+bool signals_cancel_requested(void);
+void signals_end_cancel(void);
 
 #endif

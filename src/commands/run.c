@@ -56,15 +56,6 @@ static void print_help(void)
            "  mpirun -np 8 zoodip run --spool inbox configs/sd15.json --groups 8\n");
 }
 
-/* Sends rank 0's file to all, since nodes may have different disks. Free *text with memory_free. */
-static struct error share_file(struct comm *comm, const char *path, char **text, int64_t *size)
-{
-    *text = NULL;
-    *size = 0;
-    TRY(comm_agree(comm, comm_rank(comm) == 0 ? file_read(path, FILE_LIMIT, text, size) : ok()));
-    return comm_share_text(comm, text, size);
-}
-
 /* Rank 0: the queue's outcome as an error, or ok. single: only one job was to be learned. */
 static struct error outcome(const struct jobs *jobs, bool single)
 {
@@ -91,15 +82,16 @@ static struct error outcome(const struct jobs *jobs, bool single)
 static struct error run_file(struct queue *q, const struct queue_parts *parts, const char *path,
                              const struct text_list *sets, enum start start)
 {
-    const struct jobs_source source = {.kind = JOBS_FILE, .name = path};
-    char *text;
-    int64_t size;
-    struct error e = share_file(parts->comm, path, &text, &size);
+    const struct jobs_source source = {.kind = JOBS_FILE, .name = path, .sets = sets};
+    struct comm *comm = parts->comm;
+    char *text = NULL; // rank 0's, since nodes may have different disks
+    int64_t size = 0;
+    struct error e = comm_agree(comm, comm_rank(comm) == 0 ? file_read(path, FILE_LIMIT, &text, &size) : ok());
     if (e.code == ERROR_NONE)
-        e = queue_run(q, &source, text, size, sets, start);
+        e = queue_run_file(q, &source, text, size, start);
     memory_free(text);
     TRY(e);
-    return comm_agree(parts->comm, comm_rank(parts->comm) == 0 ? outcome(queue_jobs(q), parts->only) : ok());
+    return comm_agree(comm, comm_rank(comm) == 0 ? outcome(queue_jobs(q), parts->only) : ok());
 }
 
 /* --groups: a number, or auto as 0. */

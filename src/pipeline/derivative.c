@@ -104,17 +104,27 @@ static struct error find_checkpoint(const struct config *c, enum start start, st
 
 struct error derivative_settle(struct config *config, struct pipeline *p, enum start start, const char **why)
 {
-    struct comm *all = p->all;
+    struct comm *comm = p->comm;
     int bits = bits_of_tangents(config, p);
     double dear = !device_tangents_pay(p->device, bits, p->most_bits, p->unet_config.channels[0]);
     struct derivative_facts facts = {.checkpoint = DERIVATIVE_AUTO};
-    TRY(comm_agree(all, comm_rank(all) == 0 ? find_checkpoint(config, start, &facts) : ok()));
-    TRY(comm_broadcast(all, &facts, sizeof facts, 0));
-    TRY(comm_sum(all, &dear, 1));
+    TRY(comm_agree(comm, comm_rank(comm) == 0 ? find_checkpoint(config, start, &facts) : ok()));
+    TRY(comm_broadcast(comm, &facts, sizeof facts, 0));
+    TRY(comm_sum(comm, &dear, 1));
     facts.tangents_pay = dear == 0;
     facts.tangent_bits = bits;
     facts.gpu = device_has_halves(p->device);
-    return comm_agree(all, derivative_choose(config, &facts, why));
+    return comm_agree(comm, derivative_choose(config, &facts, why));
+}
+
+enum derivative derivative_expected(const struct config *config, const struct pipeline *p)
+{
+    int bits = bits_of_tangents(config, p);
+    const struct derivative_facts facts = {
+        .checkpoint = DERIVATIVE_AUTO,
+        .tangents_pay = device_tangents_pay(p->device, bits, p->most_bits, p->unet_config.channels[0])};
+    const char *why;
+    return choose(config, &facts, &why);
 }
 
 static void log_tangents(const struct config *c, const struct pipeline *p)

@@ -34,8 +34,11 @@ struct error derivative_choose(struct config *config, const struct derivative_fa
 int tangent_bits(const struct config *config, const struct pipeline *p);
 
 /* The same for a run that begins in a pipeline, START_RESUME with the checkpoints in output.dir, which rank 0 reads.
- * Collective over p->all; each rank has read its config. */
+ * Collective in the group; each rank has read its config. */
 struct error derivative_settle(struct config *config, struct pipeline *p, enum start start, const char **why);
+
+/* What auto will take where there is no checkpoint. */
+enum derivative derivative_expected(const struct config *config, const struct pipeline *p);
 
 /* The derivative of the run that has left FOLDER: by its newest intact checkpoint; DERIVATIVE_AUTO if there is none. */
 struct error derivative_of_run(const char *folder, enum derivative *derivative);

@@ -28,7 +28,7 @@ struct run {
 static struct error meet(struct run *r, struct error mine)
 {
     const struct pipeline *p = r->generation->pipeline;
-    bool stop = !p->simulated && signals_stop_requested();
+    bool stop = !p->simulated && signals_should_stop();
     comm_tick(p->comm);
     struct error e = comm_meet(p->comm, mine, &stop);
     if (e.code == ERROR_NONE && stop)

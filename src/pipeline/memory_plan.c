@@ -31,9 +31,12 @@ static struct error count_pictures(struct memory_plan *plan, struct subject *s, 
 static struct error count_phases(struct memory_plan *plan, struct subject *s, enum phase until, bool last)
 {
     struct pipeline *p = s->pipeline;
+    if (!last)
+        TRY(pipeline_load(p)); // for the subject before
     TRY(subject_encode(s));
     end_phase(plan, PHASE_ENCODE, p->device);
-    TRY(pipeline_load(p));
+    if (last)
+        TRY(pipeline_load(p));
     TRY(subject_start(s));
     const struct training_parts parts = subject_parts(s);
     struct training t;

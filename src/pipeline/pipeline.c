@@ -182,16 +182,29 @@ struct error pipeline_recheck(struct pipeline *p)
     uint32_t stamp = contents_stamp(p->model);
     struct model_files now;
     double changed = stamp != p->stamp;
-    TRY(comm_sum(p->all, &changed, 1));
+    TRY(comm_sum(p->comm, &changed, 1));
     if (changed == 0)
         return ok();
-    TRY(fingerprint_model(p->all, p->model, &now));
+    TRY(fingerprint_model(p->comm, p->model, &now));
     struct error e = ok();
     if (now.tensors != p->files.tensors || now.texts != p->files.texts)
         e = error_input("%s: holds another model than the one that was loaded from there; start again to learn with it",
                         p->model);
-    TRY(comm_agree(p->all, e));
+    TRY(comm_agree(p->comm, e));
     p->stamp = stamp;
+    return ok();
+}
+
+struct error pipeline_tokenizer(struct pipeline *p, const struct tokenizer **tokenizer)
+{
+    char folder[PATH_SIZE];
+    TRY(path_join(folder, p->model, "tokenizer"));
+    if (!p->tokenizer)
+        TRY(tokenizer_load(&p->tokenizer, folder));
+    if (tokenizer_size(p->tokenizer) > p->text_config.vocab)
+        return error_input("%s: %d tokens, but the text encoder's vocab_size is %lld", folder,
+                           tokenizer_size(p->tokenizer), (long long)p->text_config.vocab);
+    *tokenizer = p->tokenizer;
     return ok();
 }
 
@@ -214,6 +227,7 @@ struct error pipeline_compare(struct pipeline *p, const struct config *config)
 void pipeline_close(struct pipeline *p)
 {
     pipeline_unload(p);
+    tokenizer_free(p->tokenizer);
     noise_schedule_free(&p->schedule);
     device_close(p->device);
     memory_free(p->model);

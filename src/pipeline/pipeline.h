@@ -18,6 +18,7 @@
 #include "model/unet.h"
 #include "model/vae.h"
 #include "pipeline/fingerprint.h"
+#include "text/tokenizer.h"
 
 /* What a pipeline is opened for. */
 struct pipeline_choice {
@@ -45,6 +46,7 @@ struct pipeline {
     struct noise_schedule schedule;
     struct text_encoder text;
     struct unet unet;
+    struct tokenizer *tokenizer; /* its own words; NULL until pipeline_tokenizer is called */
     uint32_t contents; /* what the model is (model/contents.h), on all ranks the same; after pipeline_compare */
     int most_bits;     /* in which text encoder and UNet are kept; codes of a quantized file stay as they are */
     bool simulated;    /* on a simulated GPU */
@@ -72,7 +74,7 @@ void pipeline_close(struct pipeline *p);
 struct error pipeline_compare(struct pipeline *p, const struct config *config);
 
 /* Whether the model's folder still holds what was loaded, which is read again if a file there has another time or size:
- * tokenizer and VAE are read for each batch of jobs. Collective over all. */
+ * the VAE is read for each of a queue's jobs. Collective in the group. */
 struct error pipeline_recheck(struct pipeline *p);
 
 /* The first key in which two configs differ that must be the same for one pipeline to serve both, or NULL. The model
@@ -81,6 +83,9 @@ const char *pipeline_difference(const struct config *a, const struct config *b);
 
 /* Whether a config may be learned in this pipeline, which was opened for another. */
 struct error pipeline_serves(const struct pipeline *p, const struct config *config);
+
+/* The model's tokenizer, read at the first call. A subject derives its own from it, to add its word. Not collective. */
+struct error pipeline_tokenizer(struct pipeline *p, const struct tokenizer **tokenizer);
 
 /* From here on this rank works with those that pass the same group. Collective over all. */
 struct error pipeline_divide(struct pipeline *p, int group);

@@ -89,26 +89,22 @@ static struct error find_word(const struct tokenizer *t, const char *word, bool 
     return ok();
 }
 
-/* The word becomes new tokens. */
-static struct error read_words(struct subject *s)
+/* The word becomes new tokens, in a tokenizer of the subject's own. */
+static struct error read_words(struct subject *s, struct pipeline *model)
 {
     const struct config *c = &s->config;
-    int64_t vocab = s->pipeline->text_config.vocab;
-    char folder[PATH_SIZE];
-    TRY(path_join(folder, c->model, "tokenizer"));
-    TRY(tokenizer_load(&s->tokenizer, folder));
+    const struct tokenizer *base;
+    TRY(pipeline_tokenizer(model, &base));
+    TRY(tokenizer_derive(&s->tokenizer, base));
     TRY(config_blame(c, "token.initializer", read_initializer(s)));
     s->length = tokenizer_length(s->tokenizer, s->pipeline->text_config.positions);
-    int32_t size = tokenizer_size(s->tokenizer);
-    if (size > vocab)
-        return error_input("%s: %d tokens, but the text encoder's vocab_size is %lld", folder, size, (long long)vocab);
     TRY(config_blame(c, "token.placeholder", find_word(s->tokenizer, c->token.placeholder, &s->plain_word)));
     return config_blame(c, "token.placeholder",
                         tokenizer_add(s->tokenizer, c->token.placeholder, c->token.vectors, &s->first_id));
 }
 
-/* What each rank reads itself. */
-static struct error read_mine(struct subject *s, struct pipeline *p, struct config *config)
+/* What each rank reads itself. model: the pipeline whose tokenizer it takes. */
+static struct error read_mine(struct subject *s, struct pipeline *p, struct config *config, struct pipeline *model)
 {
     *s = (struct subject){.pipeline = p, .config = *config};
     *config = (struct config){0};
@@ -117,22 +113,22 @@ static struct error read_mine(struct subject *s, struct pipeline *p, struct conf
     if (!s->recipe)
         return error_memory("the recipe");
     TRY(check_model(s));
-    return read_words(s);
+    return read_words(s, model);
 }
 
 /* Have all ranks read the same? */
 static struct error compare_ranks(const struct subject *s)
 {
-    struct comm *all = s->pipeline->all;
+    struct comm *comm = s->pipeline->comm;
     const int64_t word[] = {s->resolution, s->length, s->first_id, s->initializer_id};
     // all of it, not only the recipe: steps, prompts and so on decide how often the ranks meet
     char *config = config_json(&s->config);
-    TRY(comm_agree(all, config ? ok() : error_memory("the config")));
+    TRY(comm_agree(comm, config ? ok() : error_memory("the config")));
     const struct fingerprint fingerprints[] = {
         {"the config", fingerprint_text(0, config)},
         {"the model's tokenizer or settings", fingerprint_bytes(0, word, sizeof word)}};
     memory_free(config);
-    return fingerprint_compare(all, fingerprints, sizeof fingerprints / sizeof *fingerprints);
+    return fingerprint_compare(comm, fingerprints, sizeof fingerprints / sizeof *fingerprints);
 }
 
 static const char usual_word[] = "sks"; /* chosen because a model's own word of that name is not missed */
@@ -175,15 +171,15 @@ struct error subject_read(struct subject *s, struct pipeline *p, struct config *
     const char *why;
     TRY(derivative_settle(config, p, start, &why));
     progress_phase(&progress, "reading words and captions", 0, "");
-    struct error e = comm_agree(p->all, read_mine(s, p, config));
+    struct error e = comm_agree(p->comm, read_mine(s, p, config, p));
     if (e.code == ERROR_NONE)
         e = compare_ranks(s);
     progress_end(&progress);
     s->derivative_why = why;
     if (e.code == ERROR_NONE)
-        e = dataset_read(&s->dataset, &s->config, s->tokenizer, s->first_id, s->resolution, s->length, p->all);
+        e = dataset_read(&s->dataset, &s->config, s->tokenizer, s->first_id, s->resolution, s->length, p->comm);
     if (e.code == ERROR_NONE)
-        e = comm_agree(p->all, comm_rank(p->all) == 0 ? warn(s) : ok());
+        e = comm_agree(p->comm, comm_rank(p->comm) == 0 ? warn(s) : ok());
     if (e.code != ERROR_NONE)
         subject_free(s);
     return e;
@@ -198,7 +194,7 @@ void subject_log_choices(const struct subject *s)
 
 struct error subject_again(struct subject *s, struct pipeline *p, struct config *config, const struct subject *from)
 {
-    struct error e = read_mine(s, p, config);
+    struct error e = read_mine(s, p, config, from->pipeline);
     if (e.code != ERROR_NONE)
         subject_free(s);
     else

@@ -34,7 +34,7 @@ struct subject {
 };
 
 /* Takes the config over, decides which derivative and rate the run takes (pipeline/derivative.h, learning_rate.h),
- * reads word, captions and pictures, and checks them against the model. Collective over p->all: each rank has read its
+ * reads word, captions and pictures, and checks them against the model. Collective in the group: each rank has read its
  * config and reads the model's tokenizer, which are compared (pipeline/fingerprint.h); rank 0 reads the rest for all
  * (zo/dataset.h). Nothing is owned after an error. Free with subject_free. */
 struct error subject_read(struct subject *s, struct pipeline *p, struct config *config, enum start start);

@@ -9,25 +9,19 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "queue/results.h"
 
 static const double table_pause = 0.2, line_pause = 5; /* seconds between two updates without news */
 
 enum { NAME_COLUMNS = 24 };
-
-/* What was last shown of a job. */
-struct shown {
-    double when;
-    int64_t state;
-};
 
 struct display {
     const struct results *results;
     FILE *out;  /* the original stderr */
     bool quiet; /* shows jobs that fail, and nothing else */
     bool terminal;
-    int lines;           /* of the table on the terminal */
-    double table_when;   /* it was last shown */
-    struct shown *shown; /* [count of jobs] */
+    int lines;         /* of the table on the terminal */
+    double table_when; /* it was last shown */
 };
 
 struct error display_open(struct display **display, const struct results *results)
@@ -38,12 +32,11 @@ struct error display_open(struct display **display, const struct results *result
     d->results = results;
     d->quiet = log_is_quiet();
     d->terminal = !d->quiet && log_is_live();
-    d->shown = memory_alloc(results->jobs->count, sizeof *d->shown);
     int copy = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
     d->out = copy >= 0 ? fdopen(copy, "w") : NULL;
     if (!d->out && copy >= 0)
         close(copy);
-    return d->out && d->shown ? ok() : error_failed("cannot open the display");
+    return d->out ? ok() : error_failed("cannot open the display");
 }
 
 void display_close(struct display *d)
@@ -52,7 +45,6 @@ void display_close(struct display *d)
         return;
     if (d->out)
         fclose(d->out);
-    memory_free(d->shown);
     memory_free(d);
 }
 
@@ -181,9 +173,9 @@ static void put_line(struct display *d, const struct job *job)
     log_write(fileno(d->out), s->state == JOB_FAILED ? LEVEL_ERROR : LEVEL_INFO, line, &facts);
 }
 
-bool display_show(struct display *d, const struct job *job)
+bool display_show(struct display *d, struct job *job)
 {
-    struct shown *shown = &d->shown[job->status.job];
+    struct job_shown *shown = &job->shown;
     double now = clock_seconds();
     bool news = shown->state != job->status.state;
     if (d->terminal && (news || now - d->table_when >= table_pause))

@@ -10,7 +10,7 @@
 #include <stdbool.h>
 
 #include "base/error.h"
-#include "queue/results.h"
+#include "queue/summary.h"
 
 struct display;
 
@@ -19,7 +19,7 @@ struct error display_open(struct display **d, const struct results *results);
 void display_close(struct display *d);
 
 /* Shows a job, if it is time to. Returns whether its state differs from the one last shown. */
-bool display_show(struct display *d, const struct job *job);
+bool display_show(struct display *d, struct job *job);
 
 /* The live table for the last time. */
 void display_finish(struct display *d);

@@ -2,6 +2,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/memory.h"
@@ -10,10 +11,18 @@
 static const double report_pause = 0.5; /* seconds between two reports of one leader */
 static const double idle_pause = 0.1;   /* the same without work */
 static const double poll_pause = 0.1;   /* seconds of work between two polls, each of which may give the core away */
+static const double later_pause = 0.2;  /* seconds until a group for which no job waits asks again */
 static const double slack = 3; /* seconds beyond the timeout: a rank waiting inside the group reports a hang first */
 
-enum { REPORT, ASK_JOB, ASK_STOP };              /* to rank 0, which answers the first two */
-enum { RECEIVED, NEXT_JOB, ALL_DONE, STOP_NOW }; /* to a leader; STOP_NOW is no answer, but comes unasked */
+enum { REPORT, ASK_JOB, ASK_STOP }; /* to rank 0, which answers the first two */
+enum {
+    RECEIVED,
+    NEXT_JOB,
+    ALL_DONE,
+    STOP_NOW,
+    CANCEL
+};                     /* to a leader; the last two are no answers, but come unasked */
+enum { PIECE = 1024 }; /* bytes of a text in one message */
 
 struct request {
     int64_t kind;
@@ -22,7 +31,8 @@ struct request {
 
 struct answer {
     int64_t kind, job;
-    int64_t step; /* of rank 0's own job */
+    int64_t bytes; /* of the job's text, which follows in pieces */
+    int64_t step;  /* of rank 0's own job */
 };
 
 /* What rank 0 knows of a group. */
@@ -38,11 +48,11 @@ struct handout {
     struct member *members; /* [groups] */
 
     /* rank 0 */
-    int64_t next; /* in the order of jobs */
     bool stopped;
 
     /* a leader */
     bool released;      /* all groups have finished */
+    int64_t working;    /* the job that its group works on; negative: none */
     int unanswered;     /* requests that rank 0 has not answered yet */
     double last_report; /* when it was sent */
     double silence;     /* seconds for which requests have been unanswered */
@@ -81,6 +91,7 @@ struct error handout_new(struct handout **handout, const struct handout_parts *p
     if (!h)
         return error_memory("the queue");
     h->parts = *parts;
+    h->working = -1;
     h->last_poll = clock_seconds();
     h->members = memory_alloc(parts->groups, sizeof *h->members);
     return h->members ? ok() : error_memory("the queue");
@@ -129,9 +140,17 @@ static void check_silence(struct handout *h, double silence, int rank, int64_t s
 
 /* -------------------------------------------------------------------------------- rank 0 */
 
-static int64_t next_job(struct handout *h)
+static int64_t next_job(struct handout *h, int group, char **text)
 {
-    return h->stopped || h->next == h->parts.count ? -1 : h->parts.order[h->next++];
+    *text = NULL;
+    return h->stopped ? HANDOUT_OVER : h->parts.next(h->parts.arg, group, text);
+}
+
+/* The pieces are short, so that no message waits until its receiver has time. */
+static void send_text(struct handout *h, int rank, const char *text, int64_t bytes)
+{
+    for (int64_t at = 0; at < bytes; at += PIECE)
+        succeeded(h, comm_send(h->parts.all, text + at, bytes - at < PIECE ? bytes - at : PIECE, rank));
 }
 
 static void record(struct handout *h, const struct job_status *status)
@@ -171,7 +190,8 @@ static bool all_released(const struct handout *h)
 static void answer_request(struct handout *h, int rank, const struct request *request)
 {
     struct member *m = &h->members[handout_group_of(rank, comm_size(h->parts.all), h->parts.groups)];
-    struct answer answer = {RECEIVED, -1, h->members[0].step};
+    struct answer answer = {.kind = RECEIVED, .job = -1, .step = h->members[0].step};
+    char *text = NULL;
     record(h, &request->status);
     if (request->kind == ASK_STOP)
         return;
@@ -179,13 +199,16 @@ static void answer_request(struct handout *h, int rank, const struct request *re
     m->step = request->status.step;
     if (request->kind == ASK_JOB) {
         answer.kind = NEXT_JOB;
-        answer.job = next_job(h);
-        m->finished = answer.job < 0;
+        answer.job = next_job(h, (int)(m - h->members), &text);
+        answer.bytes = text ? (int64_t)strlen(text) : 0;
+        m->finished = answer.job == HANDOUT_OVER;
     } else if (h->idle && all_finished(h)) {
         answer.kind = ALL_DONE;
         m->released = true;
     }
     succeeded(h, comm_send(h->parts.all, &answer, sizeof answer, rank));
+    send_text(h, rank, text, answer.bytes);
+    memory_free(text);
 }
 
 static void poll_requests(struct handout *h)
@@ -205,6 +228,15 @@ static void poll_requests(struct handout *h)
             check_silence(h, h->members[group].silence, leader_of(h, group), h->members[group].step);
 }
 
+void handout_cancel(struct handout *h, int group, int64_t job)
+{
+    const struct answer cancel = {.kind = CANCEL, .job = job, .step = h->members[0].step};
+    if (group > 0)
+        succeeded(h, comm_send(h->parts.all, &cancel, sizeof cancel, leader_of(h, group)));
+    else if (h->working == job)
+        signals_request_cancel();
+}
+
 /* -------------------------------------------------------------------------------- other ranks */
 
 static void send_request(struct handout *h, int64_t kind, const struct job_status *status)
@@ -215,8 +247,21 @@ static void send_request(struct handout *h, int64_t kind, const struct job_statu
     h->unanswered += kind != ASK_STOP;
 }
 
-/* A leader receives rank 0's answers until one gives a job; *job is then set. */
-static void poll_answers(struct handout *h, bool *given, int64_t *job)
+/* What rank 0 says besides that there is a job or none. */
+static void take_answer(struct handout *h, const struct answer *answer)
+{
+    h->silence = 0;
+    h->unanswered -= answer->kind != STOP_NOW && answer->kind != CANCEL;
+    h->members[0].step = answer->step;
+    h->released = answer->kind == ALL_DONE;
+    if (answer->kind == STOP_NOW)
+        signals_request_stop();
+    if (answer->kind == CANCEL && answer->job == h->working)
+        signals_request_cancel();
+}
+
+/* A leader receives rank 0's answers until one gives a job, or says that there is none; *next is then that. */
+static void poll_answers(struct handout *h, bool *given, struct answer *next)
 {
     struct answer answer;
     int from;
@@ -226,31 +271,44 @@ static void poll_answers(struct handout *h, bool *given, int64_t *job)
     while (!*given && succeeded(h, comm_poll(h->parts.all, &from)) && from >= 0) {
         if (!succeeded(h, comm_receive(h->parts.all, &answer, sizeof answer, from)))
             return;
-        h->silence = 0;
-        h->unanswered -= answer.kind != STOP_NOW;
-        h->members[0].step = answer.step;
-        h->released = answer.kind == ALL_DONE;
-        if (answer.kind == STOP_NOW)
-            signals_request_stop();
+        take_answer(h, &answer);
         *given = answer.kind == NEXT_JOB;
-        *job = *given ? answer.job : *job;
+        if (*given)
+            *next = answer;
     }
     check_silence(h, h->silence, 0, h->members[0].step);
 }
 
-static void ask_job(struct handout *h, const struct job_status *last, int64_t *job)
+/* The pieces of a job's text have been sent already. */
+static struct error receive_text(struct handout *h, char **text, int64_t bytes)
 {
+    char *to = *text = memory_alloc(bytes + 1, 1);
+    if (!to)
+        return error_memory("a job");
+    for (int64_t at = 0; at < bytes; at += PIECE)
+        TRY(comm_receive(h->parts.all, to + at, bytes - at < PIECE ? bytes - at : PIECE, 0));
+    return ok();
+}
+
+static void ask_job(struct handout *h, const struct job_status *last, int64_t *job, char **text)
+{
+    struct answer next;
     bool given = false;
     send_request(h, ASK_JOB, last);
-    for (poll_answers(h, &given, job); !given && h->error.code == ERROR_NONE; poll_answers(h, &given, job))
+    for (poll_answers(h, &given, &next); !given && h->error.code == ERROR_NONE; poll_answers(h, &given, &next))
         sleep_between_polls();
+    if (!given)
+        return;
+    *job = next.job;
+    if (next.bytes > 0)
+        succeeded(h, receive_text(h, text, next.bytes));
 }
 
 /* A rank without work was asked to stop: no step of its group will report that. */
 static void pass_on_stop(struct handout *h)
 {
     const struct job_status status = {.job = -1, .state = JOB_STOPPED};
-    if (!h->idle || !signals_stop_requested() || h->stop_asked)
+    if (h->working >= 0 || !signals_stop_requested() || h->stop_asked)
         return;
     h->stop_asked = true;
     send_request(h, ASK_STOP, &status);
@@ -267,13 +325,13 @@ static void report_if_due(struct handout *h, const struct job_status *status, do
 void handout_poll(struct handout *h)
 {
     bool given;
-    int64_t job;
+    struct answer next;
     if (!h->idle && (h->parts.groups == 1 || clock_seconds() - h->last_poll < poll_pause))
         return;
     if (is_root(h))
         poll_requests(h);
     else if (is_leader(h) && !h->released)
-        poll_answers(h, &given, &job);
+        poll_answers(h, &given, &next);
     if (!is_root(h))
         pass_on_stop(h);
 }
@@ -289,20 +347,55 @@ void handout_report(struct handout *h, const struct job_status *status)
     handout_poll(h);
 }
 
-struct error handout_next(struct handout *h, const struct job_status *last, int64_t *job)
+/* Rank 0 for its own group. While none waits, it answers the others. */
+static void take_job(struct handout *h, const struct job_status *last, int64_t *job, char **text)
 {
-    *job = -1;
-    if (is_root(h)) {
-        record(h, last);
+    record(h, last);
+    poll_requests(h);
+    *job = next_job(h, 0, text);
+    for (double began = clock_seconds(); *job == HANDOUT_LATER && clock_seconds() - began < later_pause;) {
+        sleep_between_polls();
         poll_requests(h);
-        *job = next_job(h);
-    } else if (is_leader(h)) {
-        ask_job(h, last, job);
     }
+}
+
+/* The same on a leader: until rank 0 is asked again. */
+static void pause_leader(int64_t job)
+{
+    if (job == HANDOUT_LATER)
+        clock_sleep(later_pause);
+}
+
+/* All ranks of the group get what their leader has got. A rank that was asked to stop says so here, too. */
+static struct error share_job(struct handout *h, int64_t *job, char **text)
+{
+    bool stop = signals_stop_requested();
+    int64_t size = *text ? (int64_t)strlen(*text) : 0;
     // the others wait longer, so that the leader is the first to notice if rank 0 hangs
     TRY(comm_wait_all(h->parts.group, is_leader(h) ? 1 : 3));
-    TRY(comm_agree(h->parts.group, h->error));
-    return comm_broadcast(h->parts.group, job, sizeof *job, 0);
+    TRY(comm_meet(h->parts.group, h->error, &stop));
+    if (stop)
+        signals_request_stop();
+    TRY(comm_broadcast(h->parts.group, job, sizeof *job, 0));
+    return *job >= 0 ? comm_share_text(h->parts.group, text, &size) : ok();
+}
+
+struct error handout_next(struct handout *h, const struct job_status *last, int64_t *job, char **text)
+{
+    *job = HANDOUT_OVER;
+    *text = NULL;
+    h->working = -1;
+    signals_end_cancel(); // what was to be cancelled has ended, one way or another
+    if (is_root(h)) {
+        take_job(h, last, job, text);
+    } else if (is_leader(h)) {
+        pass_on_stop(h);
+        ask_job(h, last, job, text);
+        pause_leader(*job);
+    }
+    TRY(share_job(h, job, text));
+    h->working = *job;
+    return ok();
 }
 
 /* A leader without work waits here until no group has any. */

@@ -300,14 +300,16 @@ static bool is_job(struct inbox *b, const struct held *held, const struct held *
     return running ? held_look(running, file, NULL) == HELD_NOTHING : !has_ended(b, name);
 }
 
-/* A folder that cannot be listed now has no jobs. */
-static void list_jobs(struct inbox *b, const struct held *held, const struct held *running, char ***names,
+static bool list_jobs(struct inbox *b, const struct held *held, const struct held *running, char ***names,
                       int64_t *count)
 {
     int64_t all = 0;
     struct error e = held_list(held, names, &all);
-    if (e.code != ERROR_NONE)
+    if (e.code != ERROR_NONE) {
+        folder_list_free(*names, all);
         warn(b, e);
+        return false;
+    }
     for (int64_t i = 0; i < all; i++) {
         char *file = (*names)[i];
         if (is_job(b, held, running, file) && cut_name(file))
@@ -315,21 +317,24 @@ static void list_jobs(struct inbox *b, const struct held *held, const struct hel
         else
             memory_free(file);
     }
+    return true;
 }
 
-void inbox_list(struct inbox *b, bool waiting, char ***names, int64_t *count)
+bool inbox_list(struct inbox *b, bool waiting, char ***names, int64_t *count)
 {
     struct held running;
     *names = NULL;
     *count = 0;
     struct error e = enter(b, "running", &running);
-    if (e.code != ERROR_NONE)
+    bool listed = e.code == ERROR_NONE;
+    if (!listed)
         warn(b, e);
     else if (waiting)
-        list_jobs(b, &b->root, &running, names, count);
+        listed = list_jobs(b, &b->root, &running, names, count);
     else
-        list_jobs(b, &running, NULL, names, count);
+        listed = list_jobs(b, &running, NULL, names, count);
     held_close(&running);
+    return listed;
 }
 
 bool inbox_take(struct inbox *b, const char *name)

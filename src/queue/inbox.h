@@ -47,8 +47,9 @@ bool inbox_has_part(const char *name);
 struct error inbox_begin_scan(struct inbox *b);
 
 /* The names of the jobs that are in running/ and have not ended, or, if `waiting`, of those that are not there yet.
- * Folders and hidden files are no jobs. Free with folder_list_free. */
-void inbox_list(struct inbox *b, bool waiting, char ***names, int64_t *count);
+ * Folders and hidden files are no jobs. False, without names, if that cannot be found out now; else free them with
+ * folder_list_free. */
+bool inbox_list(struct inbox *b, bool waiting, char ***names, int64_t *count);
 
 /* Moves a job that waits to running/. False if that cannot be done now. */
 bool inbox_take(struct inbox *b, const char *name);

@@ -53,10 +53,12 @@ static void leave_finished(struct judgement *j, const struct job *job, const cha
         compare_sources(job);
 }
 
-/* A spool's job, new or found in running/. */
+/* A spool's job, new or found in running/. One that was cancelled goes on when its file comes back. */
 static void judge_spooled(struct job *job, const char *spool)
 {
     char difference[RECIPE_DIFFERENCE];
+    if (job->start == START_NEW && result_cancelled(job))
+        job->start = START_RESUME;
     bool other =
         job->start == START_NEW ? previous_found(job->folder) : result_finished(job, difference) == FINISHED_OTHERWISE;
     if (other)
@@ -89,7 +91,7 @@ static void announce(struct job *job)
     claim_release(&claim);
 }
 
-static void withdraw(struct job *job)
+void job_folder_withdraw(struct job *job)
 {
     struct claim claim = {0};
     if (job->announced && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
@@ -114,7 +116,7 @@ static struct error tell(const struct judgement *j, const char *source)
     return ok();
 }
 
-struct error job_folders_judge(struct jobs *jobs, const char *source)
+struct error job_folders_judge(struct jobs *jobs)
 {
     struct judgement j = {0};
     struct progress progress;
@@ -125,38 +127,39 @@ struct error job_folders_judge(struct jobs *jobs, const char *source)
             continue;
         if (job->start == START_OVERWRITE)
             announce(job);
-        else if (jobs->kind == JOBS_SPOOL)
-            judge_spooled(job, source);
         else
             judge(&j, job);
         progress_step(&progress, i + 1, "");
     }
     progress_end(&progress);
-    return tell(&j, source);
+    return tell(&j, jobs->source.name);
 }
 
-/* -------------------------------------------------------------------------------- preparing */
-
-/* No link in a job's folder may make us write outside the queue's folder. */
-static struct error prepare(const struct jobs *jobs, struct job *job)
+void job_folder_judge(struct jobs *jobs, struct job *job)
 {
-    struct learning learning = {0};
-    TRY(folder_within(jobs->folder, job->folder));
-    struct error e = learning_prepare(&learning, job->has_subject ? &job->subject.config : &job->config, job->start);
-    if (e.code == ERROR_NONE && job->start != START_RESUME)
-        result_remove(job);
-    learning_free(&learning);
-    return e;
+    if (job_is_pending(job) && folder_exists(job->folder) && !is_closed(jobs, job))
+        judge_spooled(job, jobs->source.name);
 }
 
-/* Later runs, and runs of other jobs, know a job from its folder only; one that failed before its folder was prepared
- * has left nothing there yet, so its outcome is written now; but not beside results of an earlier run, which it did not
- * continue. */
-static void write_failure(const struct jobs *jobs, const struct job *job)
+/* -------------------------------------------------------------------------------- beginning */
+
+struct error job_folder_begin(const struct jobs *jobs, struct job *job, struct learning *learning)
+{
+    // no link in a job's folder may make us write outside the queue's folder
+    TRY(folder_within(jobs->folder, job->folder));
+    TRY(learning_prepare(learning, &job->subject->config, job->start));
+    job->announced = false;
+    if (job->start != START_RESUME)
+        result_remove(job);
+    return ok();
+}
+
+void job_folder_fail(const struct jobs *jobs, struct job *job)
 {
     struct claim claim = {0};
-    if (job->external || job->status.state != JOB_FAILED || !job->folder ||
-        folder_within(jobs->folder, job->folder).code != ERROR_NONE ||
+    if (job->status.error.code == ERROR_BAD_INPUT)
+        job_folder_withdraw(job);
+    if (job->external || !job->folder || folder_within(jobs->folder, job->folder).code != ERROR_NONE ||
         (job->start != START_RESUME && previous_found(job->folder)))
         return;
     if (folder_make(job->folder).code == ERROR_NONE && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
@@ -164,29 +167,15 @@ static void write_failure(const struct jobs *jobs, const struct job *job)
     claim_release(&claim);
 }
 
-void job_folders_prepare(struct jobs *jobs)
+void job_folders_fail(struct jobs *jobs)
 {
-    struct progress progress;
-    progress_phase(&progress, "preparing the jobs' folders", jobs->count, "");
-    for (int64_t i = 0; i < jobs->count; i++) {
-        struct job *job = &jobs->items[i];
-        progress_step(&progress, i, "");
-        if (!job_is_pending(job)) {
-            if (job->status.error.code == ERROR_BAD_INPUT)
-                withdraw(job);
-            write_failure(jobs, job);
-            continue;
-        }
-        job->announced = false;
-        struct error e = prepare(jobs, job);
-        if (e.code != ERROR_NONE)
-            job_fail(job, e);
-    }
-    progress_end(&progress);
+    for (int64_t i = 0; i < jobs->count; i++)
+        if (jobs->items[i].status.state == JOB_FAILED)
+            job_folder_fail(jobs, &jobs->items[i]);
 }
 
 void job_folders_withdraw(struct jobs *jobs)
 {
     for (int64_t i = 0; i < jobs->count; i++)
-        withdraw(&jobs->items[i]);
+        job_folder_withdraw(&jobs->items[i]);
 }

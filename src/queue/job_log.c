@@ -20,7 +20,10 @@ struct error job_log_open(struct job_log *l, const struct job *job)
     struct error e = copy >= 0 && dup2(file, STDERR_FILENO) >= 0 ? ok() : error_errno("write", path);
     close(file);
     if (copy >= 0)
-        *l = (struct job_log){true, log_set_quiet(false), progress_set_muted(false), copy};
+        *l = (struct job_log){.open = true,
+                              .was_quiet = log_set_quiet(false),
+                              .was_muted = progress_set_muted(false),
+                              .original_stderr = copy};
     return e;
 }
 
@@ -33,6 +36,22 @@ void job_log_close(struct job_log *l)
     dup2(l->original_stderr, STDERR_FILENO);
     close(l->original_stderr);
     *l = (struct job_log){0};
+}
+
+void job_log_leave(struct job_log *l)
+{
+    if (!l || !l->open)
+        return;
+    log_redirect(l->original_stderr);
+    l->quiet_inside = log_set_quiet(l->was_quiet);
+}
+
+void job_log_return(struct job_log *l)
+{
+    if (!l || !l->open)
+        return;
+    log_redirect(STDERR_FILENO);
+    log_set_quiet(l->quiet_inside);
 }
 
 void job_log_fatal(const struct job_log *l, const struct job *job, int rank, const char *text)

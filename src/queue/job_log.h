@@ -16,11 +16,17 @@ struct job_log {
     bool was_quiet;      /* what log_is_quiet was before */
     bool was_muted;      /* the same of progress */
     int original_stderr; /* while it is open */
+    bool quiet_inside;   /* between job_log_leave and job_log_return: what log_is_quiet was */
 };
 
 /* On the leader of a group. Close it after an error, too; a zeroed one may be closed. */
 struct error job_log_open(struct job_log *l, const struct job *job);
 void job_log_close(struct job_log *l);
+
+/* Between these two, messages of this thread go where they went before the log was opened. NULL or closed: nothing
+ * changes. */
+void job_log_leave(struct job_log *l);
+void job_log_return(struct job_log *l);
 
 /* Prints a fatal error of this rank to the original stderr, too. */
 void job_log_fatal(const struct job_log *l, const struct job *job, int rank, const char *text);

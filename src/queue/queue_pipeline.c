@@ -4,11 +4,11 @@
 #include "queue/handout.h"
 
 /* This rank's part: the pipeline that a job's config asks for. */
-static struct error open_mine(struct queue_pipeline *q, const struct job *job, struct comm *all,
+static struct error open_mine(struct queue_pipeline *q, const struct config *config, struct comm *all,
                               const struct device_kind *devices)
 {
-    const struct pipeline_choice choice = pipeline_choice_of(&job->config);
-    TRY(config_copy(&q->config, &job->config));
+    TRY(config_copy(&q->config, config));
+    const struct pipeline_choice choice = pipeline_choice_of(&q->config);
     struct error e = pipeline_open(&q->pipeline, &choice, all, devices);
     q->opened = e.code == ERROR_NONE;
     if (!q->opened)
@@ -16,12 +16,11 @@ static struct error open_mine(struct queue_pipeline *q, const struct job *job, s
     return e;
 }
 
-/* All ranks': the same on each. */
-static struct error open_all(struct queue_pipeline *q, const struct job *job, struct comm *all,
-                             const struct device_kind *devices)
+struct error queue_pipeline_open(struct queue_pipeline *q, const struct config *config, struct comm *all,
+                                 const struct device_kind *devices)
 {
-    comm_set_timeout(all, job->config.cluster.timeout);
-    struct error e = comm_agree(all, open_mine(q, job, all, devices));
+    comm_set_timeout(all, config->cluster.timeout);
+    struct error e = comm_agree(all, open_mine(q, config, all, devices));
     if (e.code == ERROR_NONE)
         e = pipeline_compare(&q->pipeline, &q->config);
     if (e.code != ERROR_NONE)
@@ -31,29 +30,14 @@ static struct error open_all(struct queue_pipeline *q, const struct job *job, st
     return e;
 }
 
-struct error queue_pipeline_open(struct queue_pipeline *q, struct jobs *jobs, struct comm *all,
-                                 const struct device_kind *devices)
-{
-    for (struct job *job; !q->opened && (job = jobs_first_pending(jobs));) {
-        struct error e = open_all(q, job, all, devices);
-        if (e.code != ERROR_NONE && jobs->kind == JOBS_FILE)
-            return e;
-        if (e.code != ERROR_NONE)
-            job_fail(job, e);
-    }
-    return ok();
-}
-
-struct error queue_pipeline_divide(struct queue_pipeline *q, const struct jobs *jobs, int64_t groups)
+struct error queue_pipeline_divide(struct queue_pipeline *q, int groups)
 {
     struct comm *all = q->pipeline.all;
     int size = comm_size(all);
-    if (q->groups > 0)
-        return ok();
-    q->groups = groups > 0 ? (int)groups : jobs_best_groups(jobs, size);
-    TRY(pipeline_divide(&q->pipeline, handout_group_of(comm_rank(all), size, q->groups)));
+    q->groups = groups;
+    TRY(pipeline_divide(&q->pipeline, handout_group_of(comm_rank(all), size, groups)));
     if (comm_rank(all) == 0)
-        log_line("%d rank%s in %d group%s", size, size == 1 ? "" : "s", q->groups, q->groups == 1 ? "" : "s");
+        log_line("%d rank%s in %d group%s", size, size == 1 ? "" : "s", groups, groups == 1 ? "" : "s");
     return comm_agree(all, pipeline_link(&q->pipeline, &q->config));
 }
 

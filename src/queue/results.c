@@ -6,12 +6,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/clock.h"
 #include "base/memory.h"
 #include "files/file.h"
 #include "files/json.h"
 #include "report/metrics.h"
-#include "report/report.h"
 #include "zo/previous.h"
 
 const char *result_number(char out[32], int decimals, double value)
@@ -25,7 +23,7 @@ const char *result_number(char out[32], int decimals, double value)
 
 /* -------------------------------------------------------------------------------- one job */
 
-static void add_number(cJSON *object, const char *key, double value)
+void result_add_number(cJSON *object, const char *key, double value)
 {
     char text[32];
     snprintf(text, sizeof text, "%.17g", value);
@@ -33,7 +31,7 @@ static void add_number(cJSON *object, const char *key, double value)
 }
 
 /* What summary.json and job.json both say. */
-static cJSON *result_json(const struct job *job)
+cJSON *result_json(const struct job *job)
 {
     const struct job_status *s = &job->status;
     cJSON *o = cJSON_CreateObject();
@@ -41,19 +39,19 @@ static cJSON *result_json(const struct job *job)
     cJSON_AddStringToObject(o, "state", job_state_name(s->state));
     if (s->state == JOB_FAILED)
         cJSON_AddStringToObject(o, "reason", s->error.text);
-    add_number(o, "steps", (double)s->step);
-    add_number(o, "steps_wanted", (double)job->steps);
+    result_add_number(o, "steps", (double)s->step);
+    result_add_number(o, "steps_wanted", (double)job->steps);
     if (s->ended[0])
         cJSON_AddStringToObject(o, "ended", s->ended);
-    add_number(o, "loss", s->step > 0 ? s->loss : NAN);
-    add_number(o, "validation_first", s->step > 0 ? s->validation_first : NAN);
-    add_number(o, "validation_last", s->step > 0 ? s->validation : NAN);
-    add_number(o, "validation_best", s->step > 0 ? s->validation_best : NAN);
-    add_number(o, "best_step", (double)s->best_step);
+    result_add_number(o, "loss", s->step > 0 ? s->loss : NAN);
+    result_add_number(o, "validation_first", s->step > 0 ? s->validation_first : NAN);
+    result_add_number(o, "validation_last", s->step > 0 ? s->validation : NAN);
+    result_add_number(o, "validation_best", s->step > 0 ? s->validation_best : NAN);
+    result_add_number(o, "best_step", (double)s->best_step);
     if (s->gain[0])
         cJSON_AddStringToObject(o, "word", s->gain);
-    add_number(o, "seconds", s->seconds);
-    add_number(o, "evaluations", s->evaluations);
+    result_add_number(o, "seconds", s->seconds);
+    result_add_number(o, "evaluations", s->evaluations);
     return o;
 }
 
@@ -93,14 +91,14 @@ struct error result_write(const struct job *job)
         TRY(word_sum(sums[i], job, i));
     cJSON *o = result_json(job);
     if (job->submitted > 0)
-        add_number(o, "submitted", job->submitted);
-    add_number(o, "finished", job->status.finished);
+        result_add_number(o, "submitted", job->submitted);
+    result_add_number(o, "finished", job->status.finished);
     cJSON_AddStringToObject(o, "recipe", job->recipe);
     for (int i = 0; i < WORDS; i++)
         if (sums[i][0])
             cJSON_AddStringToObject(o, sum_keys[i], sums[i]);
-    if (job->has_subject)
-        add_number(o, "sources", job->subject.dataset.sources);
+    if (job->subject)
+        result_add_number(o, "sources", job->subject->dataset.sources);
     return write_json(o, job->folder, "job.json");
 }
 
@@ -140,7 +138,7 @@ static struct job_status parse_status(int64_t job, struct json *json)
     snprintf(found.ended, sizeof found.ended, "%s", json_string(json, "ended", ""));
     found.last = found.ended[0] ? found.step : 0;
     found.seconds = json_number(json, "seconds", 0);
-    found.finished = json_number(json, "finished", 0);
+    found.finished = found.since = json_number(json, "finished", 0);
     found.evaluations = json_number(json, "evaluations", 0);
     found.state = job_state_of(json_string(json, "state", ""));
     return found;
@@ -149,9 +147,7 @@ static struct job_status parse_status(int64_t job, struct json *json)
 /* Has an earlier run of the job another recipe than the job has now? auto takes what is there. */
 static bool differs(char difference[RECIPE_DIFFERENCE], const char *theirs, const struct job *job)
 {
-    struct config as_there = job->config; // once a subject has taken it over, the job's recipe is settled
-    if (job->has_subject)
-        return recipe_differs(difference, theirs, job->recipe);
+    struct config as_there = job->config;
     if (as_there.zo.derivative == DERIVATIVE_AUTO)
         as_there.zo.derivative = recipe_derivative(theirs);
     if (as_there.quant.tangents == 0)
@@ -242,6 +238,18 @@ enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE
     return finished;
 }
 
+bool result_cancelled(struct job *job)
+{
+    struct json json;
+    char difference[RECIPE_DIFFERENCE];
+    if (!open_result(&json, job))
+        return false;
+    bool cancelled = job_state_of(json_string(&json, "state", "")) == JOB_CANCELLED &&
+                     !differs(difference, json_string(&json, "recipe", ""), job);
+    json_close(&json);
+    return cancelled;
+}
+
 void result_totals(struct job_status *s, const char *folder)
 {
     struct metric_table lines;
@@ -257,131 +265,4 @@ void result_totals(struct job_status *s, const char *folder)
     if (tail > 0)
         s->loss = sum / (double)tail;
     metric_table_free(&lines);
-}
-
-/* -------------------------------------------------------------------------------- summary.json */
-
-/* "submitted" of FOLDER/summary.json, or 0. */
-static double read_submitted(const char *folder)
-{
-    struct json json;
-    if (!open_json(&json, folder, "summary.json"))
-        return 0;
-    double submitted = json_number(&json, "submitted", 0);
-    json_close(&json);
-    return submitted;
-}
-
-void results_begin(struct results *r, struct jobs *jobs, bool continued)
-{
-    *r = (struct results){.jobs = jobs, .began = clock_seconds()};
-    r->submitted = continued ? read_submitted(jobs->folder) : 0;
-    if (r->submitted <= 0)
-        r->submitted = clock_date();
-}
-
-double results_turnaround(const struct results *r, const struct job *job)
-{
-    double submitted = job->submitted > 0 ? job->submitted : r->submitted;
-    return job->status.finished > 0 ? fmax(0, job->status.finished - submitted) : NAN;
-}
-
-/* Updates the status of external jobs; true if any has changed. */
-static bool read_external(struct results *r)
-{
-    bool changed = false;
-    for (int64_t i = 0; i < r->jobs->count; i++) {
-        struct job *job = &r->jobs->items[i];
-        struct job_status before = job->status;
-        if (!job->external || !job->folder)
-            continue;
-        job->status = job_status_unknown(before.job);
-        result_read(job);
-        changed |= job->status.state != before.state || job->status.finished != before.finished;
-    }
-    return changed;
-}
-
-struct error results_write_summary(struct results *r)
-{
-    read_external(r);
-    const struct jobs *jobs = r->jobs;
-    cJSON *root = cJSON_CreateObject();
-    add_number(root, "submitted", r->submitted);
-    add_number(root, "seconds", clock_seconds() - r->began);
-    add_number(root, "ranks", r->ranks);
-    add_number(root, "groups", r->groups);
-    cJSON *list = cJSON_AddArrayToObject(root, "jobs");
-    for (int64_t i = 0; i < jobs->count; i++) {
-        cJSON *o = result_json(&jobs->items[i]);
-        add_number(o, "turnaround", results_turnaround(r, &jobs->items[i]));
-        cJSON_AddItemToArray(list, o);
-    }
-    return write_json(root, jobs->folder, "summary.json");
-}
-
-/* -------------------------------------------------------------------------------- index.html */
-
-enum { FACTS = 6 };
-
-/* The texts that a struct report_subject points to. */
-struct subject_texts {
-    char facts[FACTS][600];
-    const char *pairs[2 * FACTS];
-    char link[1024];
-};
-
-static struct report_subject subject_of(const struct results *r, const struct job *job, struct subject_texts *t)
-{
-    static const char *const names[FACTS] = {"state",          "steps", "validation loss",
-                                             "the word is of", "time",  "turnaround"};
-    const struct job_status *s = &job->status;
-    char first[32], last[32], wait[32];
-    snprintf(t->facts[0], sizeof *t->facts, "%s%s%s", job_state_name(s->state), s->state == JOB_FAILED ? ": " : "",
-             s->state == JOB_FAILED ? s->error.text : "");
-    snprintf(t->facts[1], sizeof *t->facts, "%lld of %lld, %.0f evaluations%s%s", (long long)s->step,
-             (long long)job->steps, s->evaluations, s->ended[0] ? "; ended by " : "", s->ended);
-    snprintf(t->facts[2], sizeof *t->facts, "%s, %s at the start", result_number(last, 5, s->validation),
-             result_number(first, 5, s->validation_first));
-    snprintf(t->facts[3], sizeof *t->facts, "%s", s->gain[0] ? s->gain : "-");
-    snprintf(t->facts[4], sizeof *t->facts, "%.1f s in steps", s->seconds);
-    snprintf(t->facts[5], sizeof *t->facts, "%s s from submission to the end",
-             result_number(wait, 0, results_turnaround(r, job)));
-    for (int i = 0; i < FACTS; i++) {
-        t->pairs[2 * i] = names[i];
-        t->pairs[2 * i + 1] = t->facts[i];
-    }
-    snprintf(t->link, sizeof t->link, "%s/report.html", job->name);
-    return (struct report_subject){.name = job->name,
-                                   .folder = job->folder ? job->folder : "",
-                                   .link = s->state == JOB_DONE ? t->link : NULL,
-                                   .facts = t->pairs,
-                                   .fact_count = s->step > 0 ? FACTS : 1};
-}
-
-static struct error write_page(const struct results *r)
-{
-    const struct jobs *jobs = r->jobs;
-    char path[PATH_SIZE];
-    TRY(path_join(path, jobs->folder, "index.html"));
-    struct report_subject *subjects = memory_alloc(jobs->count, sizeof *subjects);
-    struct subject_texts *texts = memory_alloc(jobs->count, sizeof *texts);
-    struct error e = subjects && texts ? ok() : error_memory("the page");
-    for (int64_t i = 0; i < jobs->count && e.code == ERROR_NONE; i++)
-        subjects[i] = subject_of(r, &jobs->items[i], &texts[i]);
-    if (e.code == ERROR_NONE)
-        e = report_subjects(path, "Words learned by zoodip", subjects, jobs->count);
-    memory_free(subjects);
-    memory_free(texts);
-    return e;
-}
-
-/* If several runs end at the same time, the last to write knows the outcome of all. */
-struct error results_write(struct results *r)
-{
-    do {
-        TRY(results_write_summary(r));
-        TRY(write_page(r));
-    } while (read_external(r));
-    return ok();
 }

@@ -1,14 +1,16 @@
 /* queue/results.h
  *
- * What a queue leaves in its folder: job.json in each job's, and summary.json and index.html about all of them. A run
- * that resumes the queue, and runs of other jobs of the same file, know a job from its job.json.
+ * What a queue leaves in a job's folder besides what train does: job.json, from which a run that resumes the queue, and
+ * runs of other jobs of the same file, know the job.
  */
 #ifndef ZOODIP_QUEUE_RESULTS_H
 #define ZOODIP_QUEUE_RESULTS_H
 
+#include <stdbool.h>
+
 #include "base/error.h"
-#include "queue/jobs.h"
 #include "files/origin.h"
+#include "queue/jobs.h"
 
 /* FOLDER/job.json: how far the job is, and the CRC-32 of its best and its last word once it is done: an error if one
  * cannot be read. Written by the leader of its group. */
@@ -26,30 +28,19 @@ void result_read(struct job *job);
 enum finished { UNFINISHED, FINISHED, FINISHED_OTHER_STEPS, FINISHED_OTHERWISE };
 enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE]);
 
+/* Whether FOLDER/job.json says that a run of this recipe was cancelled there (JOB_CANCELLED). */
+bool result_cancelled(struct job *job);
+
 /* Loss and seconds of a job, over all its runs, from the metrics in its folder; unchanged without any. */
 void result_totals(struct job_status *s, const char *folder);
 
+struct cJSON;
+
+/* What summary.json says about a job, and job.json, too. NULL or incomplete when out of memory. */
+struct cJSON *result_json(const struct job *job);
+void result_add_number(struct cJSON *object, const char *key, double value); /* null if it is not finite */
+
 /* A number as a table shows it: "-" if it is not known. */
 const char *result_number(char out[32], int decimals, double value);
-
-/* On rank 0: of all jobs. */
-struct results {
-    struct jobs *jobs; /* borrowed; the status of external jobs is kept up to date */
-    double submitted;  /* when the queue was first started, in seconds since 1970 */
-    double began;      /* this run, by clock_seconds */
-    int ranks, groups; /* 0 until known */
-};
-
-/* continued: whether `submitted` is that of an earlier summary.json, if there is one, instead of now. */
-void results_begin(struct results *r, struct jobs *jobs, bool continued);
-
-/* Seconds from a job's submission to its end; NAN while it is pending. */
-double results_turnaround(const struct results *r, const struct job *job);
-
-/* summary.json: at the start, so that the time of submission is known whatever happens, and whenever a job ends. */
-struct error results_write_summary(struct results *r);
-
-/* summary.json and index.html, at the end. */
-struct error results_write(struct results *r);
 
 #endif

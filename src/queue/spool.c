@@ -3,42 +3,36 @@
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/progress.h"
-#include "cluster/signals.h"
 #include "files/file.h"
 #include "files/held.h"
 #include "files/json.h"
 #include "queue/inbox.h"
 
-static const double scan_pause = 0.5;                  /* seconds between two scans of an idle folder */
 static const double first_wait = 1, longest_wait = 60; /* seconds until jobs that found a full disk are tried again */
 
-enum { BATCH_JOBS = 1000, BATCH_BYTES = 32 << 20, PROBE_BYTES = 64 << 10 };
+enum { WAITING_JOBS = 1000, PROBE_BYTES = 64 << 10 };
 
+/* Rank 0's. */
 struct spool {
     struct queue *queue;
-    struct comm *comm;
-    const struct text_list *sets;
     const char *folder;
-    const char *defaults_path; /* or NULL */
-
-    /* rank 0 */
+    const struct text_list *sets;
     struct inbox inbox;
-    cJSON *defaults;
     char *results;     /* output.dir */
     bool results_here; /* that is the spool's folder itself */
-    double wait;       /* seconds, after jobs found a full disk; 0: none did */
+    bool full;         /* a job found no room on the disk, and none has begun since */
+    double wait;       /* seconds, before it is tried again */
     double wait_until; /* by clock_seconds */
-    bool waiting;      /* shown by `progress` */
-    struct progress progress;
 };
 
-/* -------------------------------------------------------------------------------- rank 0 */
+/* -------------------------------------------------------------------------------- opening */
 
 static struct error check_results(struct spool *s, const struct config *config)
 {
@@ -53,19 +47,18 @@ static struct error check_results(struct spool *s, const struct config *config)
 }
 
 /* Checks them and --set now, while someone is watching, rather than when the first job arrives. */
-static struct error read_defaults(struct spool *s)
+static struct error read_defaults(struct spool *s, const char *path, cJSON **defaults)
 {
-    const char *path = s->defaults_path;
     char out[PATH_SIZE];
     struct config config;
     if (path)
-        TRY(json_read(&s->defaults, path, path));
+        TRY(json_read(defaults, path, path));
     else
-        s->defaults = cJSON_CreateObject();
+        *defaults = cJSON_CreateObject();
     TRY(path_join(out, s->folder, "out"));
-    if (!job_sets_folder(s->defaults) && !cJSON_AddStringToObject(s->defaults, "output.dir", out))
+    if (!job_sets_folder(*defaults) && !cJSON_AddStringToObject(*defaults, "output.dir", out))
         return error_memory("the defaults");
-    const struct config_layer layer = {s->defaults, path ? path : s->folder};
+    const struct config_layer layer = {*defaults, path ? path : s->folder};
     TRY(config_partial(&config, &layer, 1, s->sets));
     // a folder that is not given, as null, is missed when a job is read
     struct error e = config.output.dir ? check_results(s, &config) : ok();
@@ -73,22 +66,40 @@ static struct error read_defaults(struct spool *s)
     return e;
 }
 
-static struct error open_spool(struct spool *s)
+/* Tells others who watch the spool where its results are. */
+static void announce(struct spool *s)
 {
+    char host[HOST_TEXT] = "";
+    cJSON *o = cJSON_CreateObject();
+    gethostname(host, sizeof host - 1);
+    cJSON_AddStringToObject(o, "results", s->results ? s->results : "");
+    cJSON_AddNumberToObject(o, "pid", getpid());
+    cJSON_AddStringToObject(o, "host", host);
+    cJSON_AddNumberToObject(o, "began", clock_date());
+    char *text = cJSON_Print(o);
+    struct error e = text ? held_write(&s->inbox.root, ".zoodip-spool.json", text) : error_memory("the spool");
+    if (e.code != ERROR_NONE)
+        log_warning("%s; zoodip status will not find the results", e.text);
+    cJSON_free(text);
+    cJSON_Delete(o);
+}
+
+static struct error open_spool(struct spool *s, const struct jobs_source *source, struct jobs *jobs)
+{
+    cJSON *defaults = NULL;
     TRY(inbox_open(&s->inbox, s->folder));
-    return read_defaults(s);
+    struct error e = read_defaults(s, source->defaults, &defaults);
+    if (e.code != ERROR_NONE) {
+        cJSON_Delete(defaults);
+        return e;
+    }
+    TRY(jobs_begin(jobs, source, defaults));
+    announce(s);
+    log_line("watching %s for NAME.json", s->folder);
+    return ok();
 }
 
-/* The jobs that are collected for one run of the queue. */
-struct batch {
-    cJSON *list;
-    int64_t count, bytes; /* of the files */
-};
-
-static bool is_full(const struct batch *batch)
-{
-    return batch->count >= BATCH_JOBS || batch->bytes >= BATCH_BYTES;
-}
+/* -------------------------------------------------------------------------------- files that arrive */
 
 static struct error check_name(const struct spool *s, const char *name)
 {
@@ -110,7 +121,7 @@ static struct error parse_config(cJSON **config, const char *text, int64_t size,
 }
 
 /* *config stays NULL if there is nothing to do. */
-static struct error read_config(struct spool *s, struct batch *batch, const char *name, cJSON **config, double *date)
+static struct error read_config(struct spool *s, const char *name, cJSON **config, double *date)
 {
     char *text, source[PATH_SIZE]; // as the user named it, wherever it is now
     int64_t size;
@@ -119,31 +130,29 @@ static struct error read_config(struct spool *s, struct batch *batch, const char
     if (!text)
         return ok();
     snprintf(source, sizeof source, "%s/%s.json", s->folder, name);
-    batch->bytes += size;
     struct error e = parse_config(config, text, size, source);
     memory_free(text);
     return e;
 }
 
-/* The file of this name in running/ becomes one more of the batch's jobs, or is rejected. */
-static struct error add_job(struct spool *s, struct batch *batch, const char *name, bool resume)
+/* The file of this name in running/ becomes one more job, or is rejected. */
+static struct error add_job(struct spool *s, const char *name, bool resume)
 {
     cJSON *config = NULL;
     double submitted = 0;
-    struct error e = read_config(s, batch, name, &config, &submitted);
+    struct job *job;
+    struct error e = read_config(s, name, &config, &submitted);
     if (e.code == ERROR_BAD_INPUT) {
         log_error("%s: failed, %s", name, e.text);
         return inbox_end(&s->inbox, name, e.text);
     }
     if (e.code != ERROR_NONE || !config)
         return e;
-    cJSON *job = cJSON_CreateObject();
-    cJSON_AddStringToObject(job, "name", name);
-    cJSON_AddBoolToObject(job, "resume", resume);
-    cJSON_AddNumberToObject(job, "submitted", submitted);
-    if (!cJSON_AddItemToObject(job, "config", config) || !cJSON_AddItemToArray(batch->list, job))
-        return error_memory("a job");
-    batch->count++;
+    e = jobs_add(queue_jobs(s->queue), name, config, submitted, &job);
+    cJSON_Delete(config);
+    TRY(e);
+    job->start = resume ? START_RESUME : START_NEW;
+    queue_judge(s->queue, job);
     return ok();
 }
 
@@ -153,79 +162,109 @@ static bool is_ours(const struct spool *s, const char *name)
     return s->results_here && strcmp(name, "summary") == 0;
 }
 
-/* Has it been read in running/, from where it has vanished since? */
-static bool is_in_batch(const struct batch *batch, const char *name)
+static int compare_texts(const void *a, const void *b)
 {
-    for (const cJSON *job = batch->list->child; job; job = job->next)
-        if (strcmp(cJSON_GetObjectItemCaseSensitive(job, "name")->valuestring, name) == 0)
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* The place of a name, or -1. */
+static int64_t place_of(char **sorted, int64_t count, const char *name)
+{
+    char **at = count > 0 ? bsearch(&name, sorted, (size_t)count, sizeof *sorted, compare_texts) : NULL;
+    return at ? at - sorted : -1;
+}
+
+/* Is there a job of this name that has not ended? One that was cancelled may still be at its last step. */
+static bool is_pending(const struct jobs *jobs, const char *name)
+{
+    for (int64_t i = 0; i < jobs->count; i++)
+        if (job_is_pending(&jobs->items[i]) && strcmp(jobs->items[i].name, name) == 0)
             return true;
     return false;
 }
 
-/* Jobs of running/ were interrupted, or found a full disk; the others are moved there first. */
-static struct error add_jobs(struct spool *s, struct batch *batch, bool waiting)
+/* names [count] are in running/. A job whose file is not there any more is cancelled; known [count]: the names that are
+ * jobs already. */
+static void compare_running(struct spool *s, char **names, int64_t count, bool *known)
+{
+    struct jobs *jobs = queue_jobs(s->queue);
+    qsort(names, (size_t)count, sizeof *names, compare_texts);
+    for (int64_t i = 0; i < jobs->count; i++) {
+        struct job *job = &jobs->items[i];
+        int64_t place = place_of(names, count, job->name);
+        if (!job_is_pending(job))
+            continue;
+        if (place >= 0)
+            known[place] = true;
+        else
+            queue_cancel(s->queue, job);
+    }
+}
+
+/* Files in running/ that are no jobs yet were interrupted in an earlier run. */
+static struct error look_at_running(struct spool *s)
 {
     char **names;
     int64_t count;
-    struct error e = ok();
-    inbox_list(&s->inbox, waiting, &names, &count);
-    for (int64_t i = 0; i < count && e.code == ERROR_NONE && !is_full(batch); i++)
-        if (!waiting || (!is_ours(s, names[i]) && !is_in_batch(batch, names[i]) && inbox_take(&s->inbox, names[i])))
-            e = add_job(s, batch, names[i], !waiting);
+    if (!inbox_list(&s->inbox, false, &names, &count))
+        return ok();
+    bool *known = memory_alloc(count, sizeof *known);
+    struct error e = known ? ok() : error_memory("the spool");
+    if (known && count > 0)
+        compare_running(s, names, count, known);
+    else if (known)
+        compare_running(s, NULL, 0, known);
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
+        if (!known[i])
+            e = add_job(s, names[i], true);
+    memory_free(known);
     folder_list_free(names, count);
     return e;
 }
 
-/* The batch as a text for jobs_read. */
-static struct error print_batch(const struct spool *s, cJSON *root, char **text)
+static int64_t count_waiting(const struct jobs *jobs)
 {
-    cJSON *defaults = cJSON_Duplicate(s->defaults, true);
-    if (!defaults || !cJSON_AddItemToObject(root, "defaults", defaults))
-        return error_memory("the jobs");
-    char *printed = cJSON_PrintUnformatted(root);
-    *text = printed ? memory_string(printed) : NULL;
-    cJSON_free(printed);
-    return *text ? ok() : error_memory("the jobs");
+    int64_t count = 0;
+    for (int64_t i = 0; i < jobs->count; i++)
+        count += jobs->items[i].status.state == JOB_WAITING;
+    return count;
 }
 
-/* The jobs at hand; *text stays NULL if there are none. */
-static struct error collect_jobs(struct spool *s, char **text)
+/* Files that have arrived. */
+static struct error look_at_new(struct spool *s)
 {
-    cJSON *root = cJSON_CreateObject();
-    struct batch batch = {.list = cJSON_AddArrayToObject(root, "jobs")};
-    struct error e = batch.list ? add_jobs(s, &batch, false) : error_memory("the jobs");
-    if (e.code == ERROR_NONE)
-        e = add_jobs(s, &batch, true);
-    if (e.code == ERROR_NONE && batch.count > 0)
-        e = print_batch(s, root, text);
-    cJSON_Delete(root);
+    char **names;
+    int64_t count, room = WAITING_JOBS - count_waiting(queue_jobs(s->queue));
+    struct error e = ok();
+    if (room <= 0 || !inbox_list(&s->inbox, true, &names, &count))
+        return ok();
+    for (int64_t i = 0; i < count && room > 0 && e.code == ERROR_NONE; i++) {
+        if (is_ours(s, names[i]) || is_pending(queue_jobs(s->queue), names[i]) || !inbox_take(&s->inbox, names[i]))
+            continue;
+        e = add_job(s, names[i], false);
+        room--;
+    }
+    folder_list_free(names, count);
     return e;
 }
 
-static void end_waiting(struct spool *s)
-{
-    if (s->waiting)
-        progress_end(&s->progress);
-    s->waiting = false;
-}
+/* -------------------------------------------------------------------------------- a full disk */
 
 /* Is it time to try jobs again that found a full disk? */
 static bool has_room(struct spool *s)
 {
     struct held results;
-    if (s->wait == 0)
+    if (!s->full)
         return true;
     if (clock_seconds() < s->wait_until)
         return false;
     bool opened = held_open(&results, s->results).code == ERROR_NONE;
-    bool room = held_has_room(opened ? &results : &s->inbox.root, PROBE_BYTES);
+    s->full = !held_has_room(opened ? &results : &s->inbox.root, PROBE_BYTES);
     if (opened)
         held_close(&results);
-    if (room) {
-        end_waiting(s);
+    if (!s->full)
         log_line("there is room on the disk again");
-    }
-    return room;
+    return !s->full;
 }
 
 /* e: of a job that found a full disk. */
@@ -235,85 +274,62 @@ static void wait_for_room(struct spool *s, struct error e)
         log_warning("%s; the spool waits until there is room", e.text);
     s->wait = s->wait == 0 ? first_wait : fmin(longest_wait, 2 * s->wait);
     s->wait_until = clock_seconds() + s->wait;
-    progress_phase(&s->progress, "waiting for room on the disk", 0, "");
-    s->waiting = true;
+    s->full = true;
 }
 
-/* Jobs that found a full disk stay in running/, as those that were interrupted do. */
-static struct error move_all_ended(struct spool *s, const struct jobs *jobs)
-{
-    struct error full = ok();
-    for (int64_t i = 0; i < jobs->count; i++) {
-        const struct job *job = &jobs->items[i];
-        bool failed = job->status.state == JOB_FAILED;
-        if (failed && error_is_full_disk(job->status.error))
-            full = job->status.error;
-        else if (failed || job->status.state == JOB_DONE)
-            TRY(inbox_end(&s->inbox, job->name, failed ? job->status.error.text : NULL));
-    }
-    if (full.code != ERROR_NONE)
-        wait_for_room(s, full);
-    else
-        s->wait = 0;
-    return ok();
-}
+/* -------------------------------------------------------------------------------- for the queue */
 
-/* -------------------------------------------------------------------------------- all ranks */
-
-/* *text: rank 0's; the others get theirs. */
-static struct error run_batch(struct spool *s, char **text)
+static struct error look(void *arg)
 {
-    int64_t size = *text ? (int64_t)strlen(*text) : 0;
-    TRY(comm_share_text(s->comm, text, &size));
-    const struct jobs_source source = {JOBS_SPOOL, s->folder, s->defaults_path,
-                                       s->results_here ? &s->inbox.claim : NULL};
-    TRY(queue_run(s->queue, &source, *text, size, s->sets, START_NEW));
-    struct error e = comm_agree(s->comm, comm_rank(s->comm) == 0 ? move_all_ended(s, queue_jobs(s->queue)) : ok());
-    queue_clear(s->queue);
-    return e;
-}
-
-/* Rank 0: what there is to do. */
-static struct error look(struct spool *s, char **text)
-{
+    struct spool *s = arg;
     TRY(inbox_begin_scan(&s->inbox));
-    return has_room(s) ? collect_jobs(s, text) : ok();
+    if (!has_room(s))
+        return ok();
+    TRY(look_at_running(s));
+    return look_at_new(s);
 }
 
-/* Scans the folder once and runs the jobs it finds. *stop: some rank was asked to stop. */
-static struct error scan(struct spool *s, bool *stop)
+static bool pauses(void *arg)
 {
-    *stop = signals_stop_requested();
-    char *text = NULL;
-    bool first = comm_rank(s->comm) == 0;
-    struct error e = first && !*stop ? look(s, &text) : ok();
-    TRY(comm_wait_all(s->comm, 1));
-    e = comm_meet(s->comm, e, stop);
-    bool work = text != NULL;
-    if (e.code == ERROR_NONE)
-        e = comm_broadcast(s->comm, &work, sizeof work, 0);
-    if (e.code == ERROR_NONE && work)
-        e = run_batch(s, &text);
-    else if (first && e.code == ERROR_NONE && !*stop)
-        clock_sleep(scan_pause);
-    memory_free(text);
-    return e;
+    const struct spool *s = arg;
+    return s->full;
+}
+
+/* A job that found a full disk stays in running/, as one that was interrupted does. */
+static void end_job(void *arg, struct job *job)
+{
+    struct spool *s = arg;
+    bool failed = job->status.state == JOB_FAILED;
+    struct error e = job->status.error;
+    if (failed && error_is_full_disk(e)) {
+        job->status = job_status_unknown(job->status.job);
+        job->start = START_RESUME;
+        wait_for_room(s, e);
+        return;
+    }
+    if (job->status.state == JOB_DONE)
+        s->wait = 0;
+    if (job->status.state == JOB_CANCELLED)
+        return;
+    e = inbox_end(&s->inbox, job->name, failed ? e.text : NULL);
+    if (e.code != ERROR_NONE)
+        log_warning("%s", e.text);
 }
 
 struct error spool_run(struct queue *q, struct comm *comm, const char *folder, const char *defaults,
                        const struct text_list *sets)
 {
-    struct spool s = {.queue = q, .comm = comm, .sets = sets, .folder = folder, .defaults_path = defaults};
-    bool first = comm_rank(comm) == 0, stop = false;
+    struct spool s = {.queue = q, .folder = folder, .sets = sets};
+    const struct jobs_source source = {JOBS_SPOOL, folder, defaults, sets};
+    struct jobs jobs = {0};
     s.inbox.root.descriptor = -1;
-    struct error e = comm_agree(comm, first ? open_spool(&s) : ok());
-    if (first && e.code == ERROR_NONE)
-        log_line("watching %s for NAME.json", folder);
-    while (e.code == ERROR_NONE && !stop)
-        e = scan(&s, &stop);
-    end_waiting(&s);
+    struct error e = comm_agree(comm, comm_rank(comm) == 0 ? open_spool(&s, &source, &jobs) : ok());
+    struct queue_supply supply = {
+        .look = look, .pauses = pauses, .ended = end_job, .claim = s.results_here ? &s.inbox.claim : NULL, .arg = &s};
+    if (e.code == ERROR_NONE)
+        e = queue_run_spool(q, &jobs, &source, &supply);
+    jobs_free(&jobs);
     inbox_close(&s.inbox);
-    cJSON_Delete(s.defaults);
     memory_free(s.results);
-    return e.code == ERROR_NONE ? error_preempted("stopped by a signal; start again to continue") : e;
+    return e;
 }

@@ -101,7 +101,7 @@ static struct error add_caption(struct text_basis *t, const float *embedding, in
     const struct dataset *set = t->parts.dataset;
     for (int64_t k = 0; k < t->jacobian.batches; k++) {
         struct error e = ok();
-        bool stop = signals_stop_requested();
+        bool stop = signals_should_stop();
         if (mine < t->caption_count)
             e = text_jacobian_add(&t->jacobian, set->ids + t->captions[mine] * set->length, embedding, k, products,
                                   t->pool);

@@ -19,13 +19,13 @@ bool exchange_on_devices(const struct training *t)
 static struct error step_on_devices(struct training *t, int64_t k, const double rates[3], bool *stop)
 {
     struct device *d = t->parts.device;
-    double notes[NOTES] = {[NOTE_STOP] = signals_stop_requested(), [NOTE_LAST] = (double)t->wish};
+    double notes[NOTES] = {[NOTE_STOP] = signals_should_stop(), [NOTE_LAST] = (double)t->wish};
     struct error e = step_whole(&t->step, k, &t->draws, notes, rates);
     const double *slots = step_read(&t->step);
     e = error_first(e, device_wait(d));
     memcpy(t->slots, slots, (size_t)(t->lanes + NOTES) * sizeof *slots);
     // a single rank may still stop; one of several only if all know
-    *stop = t->slots[t->lanes + NOTE_STOP] > 0 || (!device_joined(d) && signals_stop_requested());
+    *stop = t->slots[t->lanes + NOTE_STOP] > 0 || (!device_joined(d) && signals_should_stop());
     TRY(comm_abort(t->parts.comm, e)); // the others may be waiting in their GPUs, where no message reaches them
     // the same on all, whose slots are equal and whose updates are; a rank alone with it is named when the others miss it
     TRY(finite_losses(t, k));
@@ -57,7 +57,7 @@ static struct error sum_slots(struct training *t, struct error mine, double seco
     double *paces = t->slots + t->lanes + NOTES;
     memset(paces, 0, (size_t)comm_size(t->parts.comm) * sizeof *paces);
     paces[comm_rank(t->parts.comm)] = seconds;
-    t->slots[t->lanes + NOTE_STOP] = signals_stop_requested();
+    t->slots[t->lanes + NOTE_STOP] = signals_should_stop();
     t->slots[t->lanes + NOTE_LAST] = (double)t->wish;
     t->slots[t->lanes + NOTE_FAILED] = mine.code != ERROR_NONE;
     TRY(comm_sum(t->parts.comm, t->slots, t->lanes + NOTES + comm_size(t->parts.comm)));

@@ -1,0 +1,278 @@
+#include "queue/roster.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "base/progress.h"
+#include "cluster/signals.h"
+#include "files/file.h"
+#include "pipeline/learning.h"
+#include "queue/assignment.h"
+#include "queue/job_folders.h"
+#include "queue/schedule.h"
+
+static const double look_pause = 0.5; /* seconds between two looks at what is supplied */
+static const double dear = 50;        /* and as many times what one takes */
+
+static bool is_spool(const struct roster *r)
+{
+    return r->jobs->source.kind == JOBS_SPOOL;
+}
+
+/* -------------------------------------------------------------------------------- the folder */
+
+/* Unless other runs share it. Somebody may have moved it away since the job before. */
+static struct error claim_queue(struct roster *r, const struct config *c)
+{
+    const char *folder = r->jobs->folder;
+    if (r->shared || r->supply.claim || (r->claim.held && claim_check(&r->claim, folder).code == ERROR_NONE))
+        return ok();
+    claim_release(&r->claim);
+    TRY(claim_folder(&r->claim, folder, learning_claim_timeout(c)));
+    folder_clean_unfinished(folder); // what cannot be removed does no harm
+    return ok();
+}
+
+static struct error make_folder(struct roster *r, const struct job *job)
+{
+    TRY(config_blame(&job->config, "output.dir", folder_make(r->jobs->folder)));
+    return claim_queue(r, &job->config);
+}
+
+/* Before the summary is written. */
+static struct error check_folder(const struct roster *r)
+{
+    return claim_check(r->supply.claim ? r->supply.claim : &r->claim, r->jobs->folder);
+}
+
+static void refresh_results(struct roster *r, bool news)
+{
+    if (!r->shared && r->results.groups > 0 && check_folder(r).code == ERROR_NONE)
+        results_refresh(&r->results, news);
+}
+
+/* -------------------------------------------------------------------------------- jobs that end */
+
+/* A job's state has changed, or it is time to show it. */
+void roster_show(struct roster *r, struct job *job)
+{
+    bool news = display_show(r->display, job), ended = news && job->status.state >= JOB_STOPPED;
+    if (ended && !job_is_pending(job) && r->supply.ended)
+        r->supply.ended(r->supply.arg, job);
+    if (ended && job->status.state >= JOB_STOPPED && job->folder)
+        on_end_start(&r->hooks, job->config.output.on_end, job->folder, job_state_name(job->status.state));
+    on_end_reap(&r->hooks);
+    refresh_results(r, ended);
+}
+
+void roster_fail(struct roster *r, struct job *job, struct error e)
+{
+    job_fail(job, e);
+    job_folder_fail(r->jobs, job);
+    roster_show(r, job);
+}
+
+void roster_show_ended(struct roster *r)
+{
+    for (int64_t i = 0; i < r->jobs->count; i++)
+        if (!r->jobs->items[i].external && !job_is_pending(&r->jobs->items[i]))
+            display_show(r->display, &r->jobs->items[i]);
+}
+
+void roster_judge(struct roster *r, struct job *job)
+{
+    job_folder_judge(r->jobs, job);
+    if (job->status.state == JOB_FAILED)
+        job_folder_fail(r->jobs, job);
+    if (!job_is_pending(job))
+        roster_show(r, job);
+}
+
+void roster_cancel(struct roster *r, struct job *job)
+{
+    if (job->cancelled)
+        return;
+    job->cancelled = true;
+    log_line("%s: cancelled, since its file was removed", job->name);
+    if (job->status.state == JOB_RUNNING) {
+        handout_cancel(r->handout, (int)job->status.group, job->status.job);
+        return;
+    }
+    job->status.state = JOB_CANCELLED;
+    job->status.since = job->status.finished = clock_date();
+    roster_show(r, job);
+}
+
+/* -------------------------------------------------------------------------------- the next job */
+
+void roster_look(struct roster *r, struct job_log *log)
+{
+    double now = clock_seconds();
+    if (!r->supply.look || r->lost.code != ERROR_NONE || now < r->look_due)
+        return;
+    job_log_leave(log);
+    r->lost = r->supply.look(r->supply.arg);
+    job_log_return(log);
+    double after = clock_seconds();
+    r->look_due = after + (look_pause > dear * (after - now) ? look_pause : dear * (after - now));
+    if (r->lost.code != ERROR_NONE)
+        signals_request_stop();
+}
+
+/* The one that waits longest, by the time of its file, or HANDOUT_LATER. */
+static int64_t first_arrived(const struct roster *r)
+{
+    const struct job *first = NULL;
+    if (r->supply.pauses(r->supply.arg))
+        return HANDOUT_LATER;
+    for (int64_t i = 0; i < r->jobs->count; i++) {
+        const struct job *job = &r->jobs->items[i];
+        if (job->status.state == JOB_WAITING &&
+            (!first || job->submitted < first->submitted ||
+             (job->submitted == first->submitted && strcmp(job->name, first->name) < 0)))
+            first = job;
+    }
+    return first ? first - r->jobs->items : HANDOUT_LATER;
+}
+
+int64_t roster_choose(struct roster *r, struct job_log *log)
+{
+    roster_look(r, log);
+    if (is_spool(r))
+        return first_arrived(r);
+    while (r->next < r->order_count && r->jobs->items[r->order[r->next]].status.state != JOB_WAITING)
+        r->next++;
+    return r->next < r->order_count ? r->order[r->next] : HANDOUT_OVER;
+}
+
+static struct error describe(struct roster *r, const struct pipeline *p, const struct job *job, char **text)
+{
+    TRY(pipeline_serves(p, &job->config));
+    TRY(make_folder(r, job));
+    return assignment_write(job, text);
+}
+
+int64_t roster_take(struct roster *r, const struct pipeline *p, struct job_log *log, int group, char **text)
+{
+    for (int64_t i; (i = roster_choose(r, log)) >= 0;) {
+        struct job *job = &r->jobs->items[i];
+        struct error e = describe(r, p, job, text);
+        if (e.code != ERROR_NONE) {
+            roster_fail(r, job, e);
+            continue;
+        }
+        job->begun = clock_date();
+        job->first_step = job->status.step;
+        job->announced = false; // from here on that is the group's
+        job->status.state = JOB_RUNNING;
+        job->status.group = group;
+        return i;
+    }
+    return is_spool(r) ? HANDOUT_LATER : HANDOUT_OVER;
+}
+
+/* -------------------------------------------------------------------------------- the beginning */
+
+/* What earlier runs left in the jobs' folders, decided before anything runs. */
+static struct error judge_folders(struct roster *r)
+{
+    const struct job *first = jobs_first_pending(r->jobs);
+    if (!first || !folder_exists(r->jobs->folder))
+        return ok();
+    TRY(claim_queue(r, &first->config));
+    return job_folders_judge(r->jobs);
+}
+
+struct error roster_begin(struct roster *r, struct jobs *jobs, enum start start)
+{
+    r->jobs = jobs;
+    for (int64_t i = 0; i < jobs->count; i++)
+        jobs->items[i].start = start;
+    TRY(judge_folders(r));
+    r->order = memory_alloc(jobs->count, sizeof *r->order);
+    if (!r->order)
+        return error_memory("the queue");
+    r->order_count = schedule_order(jobs, r->order);
+    results_begin(&r->results, jobs, start == START_RESUME);
+    for (int64_t i = 0; i < jobs->count; i++)
+        if (!jobs->items[i].external && jobs->items[i].submitted <= 0)
+            jobs->items[i].submitted = r->results.submitted;
+    return display_open(&r->display, &r->results);
+}
+
+struct error roster_begin_spool(struct roster *r, struct jobs *jobs, const struct queue_supply *supply)
+{
+    r->jobs = jobs;
+    r->supply = *supply;
+    results_begin(&r->results, jobs, false);
+    return display_open(&r->display, &r->results);
+}
+
+void roster_free(struct roster *r)
+{
+    claim_release(&r->claim);
+    display_close(r->display);
+    memory_free(r->order);
+}
+
+struct error roster_open(struct roster *r, const struct job *first, int ranks, int groups)
+{
+    const char *hook = first->config.output.on_end;
+    TRY(config_blame(&first->config, "output.on_end", on_end_check(hook)));
+    r->hook = hook ? memory_string(hook) : NULL;
+    TRY(hook && !r->hook ? error_memory("output.on_end") : ok());
+    r->hook_wait = fmin(ON_END_SECONDS, first->config.cluster.timeout / 2);
+    TRY(make_folder(r, first));
+    job_folders_fail(r->jobs);
+    r->results.ranks = ranks;
+    r->results.groups = groups;
+    results_refresh(&r->results, true); // so that the time of submission is known whatever happens
+    return ok();
+}
+
+/* -------------------------------------------------------------------------------- the end */
+
+/* A spool's jobs do not depend on whether the summary can be written. */
+static struct error blame_summary(const struct roster *r, struct error e)
+{
+    if (e.code == ERROR_NONE || !is_spool(r))
+        return e;
+    log_warning("%s", e.text);
+    return ok();
+}
+
+static struct error write_results(struct roster *r)
+{
+    struct progress progress;
+    r->results.ended = true;
+    progress_phase(&progress, "writing the results of all jobs", 0, "");
+    struct error e = check_folder(r);
+    if (e.code == ERROR_NONE)
+        e = folder_make(r->jobs->folder); // no job may have needed it
+    if (e.code == ERROR_NONE)
+        e = results_write(&r->results);
+    progress_end(&progress);
+    return e;
+}
+
+/* The others wait meanwhile. */
+static void tell_users(struct roster *r)
+{
+    if (r->hook && !r->shared)
+        on_end_start(&r->hooks, r->hook, r->jobs->folder, results_state(&r->results));
+    on_end_wait(&r->hooks, r->hook_wait);
+    memory_free(r->hook);
+    r->hook = NULL;
+}
+
+struct error roster_finish(struct roster *r)
+{
+    display_finish(r->display);
+    struct error e = write_results(r);
+    display_summary(r->display, e.code == ERROR_NONE);
+    tell_users(r);
+    return blame_summary(r, e);
+}

@@ -1,0 +1,293 @@
+#include "queue/summary.h"
+
+#include <cjson/cJSON.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "files/file.h"
+#include "files/json.h"
+#include "queue/results.h"
+#include "queue/schedule.h"
+#include "report/report.h"
+
+static const double summary_pause = 5, page_pause = 30; /* seconds between two of a kind, at least */
+static const double dear = 1000;                        /* and as many times what one takes */
+static const double soon = 20;                          /* the same when a job has ended */
+
+/* "submitted" of FOLDER/summary.json, or 0. */
+static double read_submitted(const char *folder)
+{
+    struct json json;
+    char path[PATH_SIZE];
+    if (path_join(path, folder, "summary.json").code != ERROR_NONE || json_open(&json, path).code != ERROR_NONE)
+        return 0;
+    double submitted = json_number(&json, "submitted", 0);
+    json_close(&json);
+    return submitted;
+}
+
+void results_begin(struct results *r, struct jobs *jobs, bool continued)
+{
+    *r = (struct results){.jobs = jobs, .began = clock_seconds()};
+    r->submitted = continued ? read_submitted(jobs->folder) : 0;
+    if (r->submitted <= 0)
+        r->submitted = clock_date();
+}
+
+double results_turnaround(const struct results *r, const struct job *job)
+{
+    double submitted = job->submitted > 0 ? job->submitted : r->submitted;
+    return job->status.finished > 0 ? fmax(0, job->status.finished - submitted) : NAN;
+}
+
+/* -------------------------------------------------------------------------------- all jobs */
+
+void results_count(const struct results *r, int64_t *counts)
+{
+    for (int i = 0; i < JOB_STATES; i++)
+        counts[i] = 0;
+    for (int64_t i = 0; i < r->jobs->count; i++)
+        counts[r->jobs->items[i].status.state]++;
+}
+
+double results_left(const struct results *r)
+{
+    return r->ended ? NAN : schedule_left(r->jobs, r->groups);
+}
+
+/* Updates the status of external jobs; true if any has changed. */
+static bool read_external(struct results *r)
+{
+    bool changed = false;
+    for (int64_t i = 0; i < r->jobs->count; i++) {
+        struct job *job = &r->jobs->items[i];
+        struct job_status before = job->status;
+        if (!job->external || !job->folder)
+            continue;
+        job->status = job_status_unknown(before.job);
+        result_read(job);
+        changed |= job->status.state != before.state || job->status.finished != before.finished;
+    }
+    return changed;
+}
+
+/* -------------------------------------------------------------------------------- summary.json */
+
+const char *results_state(const struct results *r)
+{
+    int64_t counts[JOB_STATES];
+    results_count(r, counts);
+    if (!r->ended)
+        return "running";
+    if (counts[JOB_FAILED] > 0)
+        return "failed";
+    return counts[JOB_WAITING] + counts[JOB_RUNNING] + counts[JOB_STOPPED] > 0 ? "stopped" : "done";
+}
+
+/* When something last went on. */
+static double last_move(const struct results *r)
+{
+    double moved = 0;
+    for (int64_t i = 0; i < r->jobs->count; i++) {
+        const struct job_status *s = &r->jobs->items[i].status;
+        moved = fmax(moved, fmax(s->moved, s->finished));
+    }
+    return moved;
+}
+
+/* What is said of the queue as a whole, before its jobs. */
+static cJSON *head_json(const struct results *r)
+{
+    char host[HOST_TEXT] = "";
+    int64_t counts[JOB_STATES];
+    double moved = last_move(r), now = clock_date();
+    cJSON *o = cJSON_CreateObject();
+    results_count(r, counts);
+    gethostname(host, sizeof host - 1);
+    cJSON_AddStringToObject(o, "state", results_state(r));
+    if (r->jobs->source.kind == JOBS_SPOOL)
+        cJSON_AddStringToObject(o, "spool", r->jobs->source.name);
+    result_add_number(o, "submitted", r->submitted);
+    result_add_number(o, "began", now - (clock_seconds() - r->began));
+    result_add_number(o, "written", now);
+    result_add_number(o, "moved", moved > 0 ? moved : NAN);
+    result_add_number(o, "interval", fmax(summary_pause, dear * r->summary.took));
+    result_add_number(o, "seconds", clock_seconds() - r->began);
+    result_add_number(o, "seconds_left", results_left(r));
+    result_add_number(o, "ranks", r->ranks);
+    result_add_number(o, "groups", r->groups);
+    cJSON_AddStringToObject(o, "host", host);
+    result_add_number(o, "pid", getpid());
+    cJSON *object = cJSON_AddObjectToObject(o, "counts");
+    for (int i = 0; i < JOB_STATES; i++)
+        result_add_number(object, job_state_name(i), (double)counts[i]);
+    return o;
+}
+
+/* What only summary.json says of a job. */
+static cJSON *job_json(const struct results *r, const struct job *job)
+{
+    const struct job_status *s = &job->status;
+    cJSON *o = result_json(job);
+    result_add_number(o, "turnaround", results_turnaround(r, job));
+    if (s->since > 0)
+        result_add_number(o, "since", s->since);
+    if (s->finished > 0)
+        result_add_number(o, "finished", s->finished);
+    if (s->state != JOB_RUNNING)
+        return o;
+    if (s->phase[0])
+        cJSON_AddStringToObject(o, "phase", s->phase);
+    result_add_number(o, "evaluations_per_second", s->evaluations_per_second);
+    result_add_number(o, "seconds_left", s->left >= 0 ? s->left : NAN);
+    result_add_number(o, "group", (double)s->group);
+    result_add_number(o, "ranks", (double)s->ranks);
+    cJSON_AddStringToObject(o, "host", s->host);
+    result_add_number(o, "moved", s->moved);
+    result_add_number(o, "interval", fmax(summary_pause, s->interval));
+    return o;
+}
+
+/* Frees the object. */
+static struct error put_object(FILE *to, cJSON *object, const char *indent)
+{
+    char *text = cJSON_PrintUnformatted(object);
+    cJSON_Delete(object);
+    if (!text)
+        return error_memory("summary.json");
+    fprintf(to, "%s%s", indent, text);
+    cJSON_free(text);
+    return ok();
+}
+
+/* Job by job, each on a line of its own, since there may be a hundred thousand. */
+static struct error put_summary(FILE *to, const struct results *r)
+{
+    cJSON *object = head_json(r);
+    char *text = cJSON_Print(object);
+    cJSON_Delete(object);
+    if (!text)
+        return error_memory("summary.json");
+    fprintf(to, "%.*s,\n\t\"jobs\":\t[", (int)strlen(text) - 2, text);
+    cJSON_free(text);
+    for (int64_t i = 0; i < r->jobs->count; i++)
+        TRY(put_object(to, job_json(r, &r->jobs->items[i]), i == 0 ? "\n\t\t" : ",\n\t\t"));
+    fputs("]\n}\n", to);
+    return ok();
+}
+
+static struct error write_summary(const struct results *r)
+{
+    char path[PATH_SIZE];
+    struct whole_file file;
+    TRY(path_join(path, r->jobs->folder, "summary.json"));
+    TRY(whole_file_begin(&file, path));
+    struct error e = put_summary(file.stream, r);
+    return error_first(e, whole_file_end(&file, e.code == ERROR_NONE));
+}
+
+/* -------------------------------------------------------------------------------- index.html */
+
+enum { FACTS = 6 };
+
+/* The texts that a struct report_subject points to. */
+struct subject_texts {
+    char facts[FACTS][600];
+    const char *pairs[2 * FACTS];
+    char link[1024];
+};
+
+static struct report_subject subject_of(const struct results *r, const struct job *job, struct subject_texts *t)
+{
+    static const char *const names[FACTS] = {"state",          "steps", "validation loss",
+                                             "the word is of", "time",  "turnaround"};
+    const struct job_status *s = &job->status;
+    char first[32], last[32], wait[32];
+    snprintf(t->facts[0], sizeof *t->facts, "%s%s%s", job_state_name(s->state), s->state == JOB_FAILED ? ": " : "",
+             s->state == JOB_FAILED ? s->error.text : "");
+    snprintf(t->facts[1], sizeof *t->facts, "%lld of %lld, %.0f evaluations%s%s", (long long)s->step,
+             (long long)job->steps, s->evaluations, s->ended[0] ? "; ended by " : "", s->ended);
+    snprintf(t->facts[2], sizeof *t->facts, "%s, %s at the start", result_number(last, 5, s->validation),
+             result_number(first, 5, s->validation_first));
+    snprintf(t->facts[3], sizeof *t->facts, "%s", s->gain[0] ? s->gain : "-");
+    snprintf(t->facts[4], sizeof *t->facts, "%.1f s in steps", s->seconds);
+    snprintf(t->facts[5], sizeof *t->facts, "%s s from submission to the end",
+             result_number(wait, 0, results_turnaround(r, job)));
+    for (int i = 0; i < FACTS; i++) {
+        t->pairs[2 * i] = names[i];
+        t->pairs[2 * i + 1] = t->facts[i];
+    }
+    snprintf(t->link, sizeof t->link, "%s/report.html", job->name);
+    return (struct report_subject){.name = job->name,
+                                   .folder = job->folder ? job->folder : "",
+                                   .link = s->state == JOB_DONE ? t->link : NULL,
+                                   .facts = t->pairs,
+                                   .fact_count = s->step > 0 ? FACTS : 1};
+}
+
+static struct error write_page(const struct results *r)
+{
+    const struct jobs *jobs = r->jobs;
+    char path[PATH_SIZE];
+    TRY(path_join(path, jobs->folder, "index.html"));
+    struct report_subject *subjects = memory_alloc(jobs->count, sizeof *subjects);
+    struct subject_texts *texts = memory_alloc(jobs->count, sizeof *texts);
+    struct error e = subjects && texts ? ok() : error_memory("the page");
+    for (int64_t i = 0; i < jobs->count && e.code == ERROR_NONE; i++)
+        subjects[i] = subject_of(r, &jobs->items[i], &texts[i]);
+    if (e.code == ERROR_NONE)
+        e = report_subjects(path, "Words learned by zoodip", subjects, jobs->count);
+    memory_free(subjects);
+    memory_free(texts);
+    return e;
+}
+
+/* -------------------------------------------------------------------------------- both */
+
+/* Writes one of the two, and notes when it is due again. */
+static struct error write_one(struct results *r, struct due *due, double pause,
+                              struct error (*write)(const struct results *))
+{
+    double began = clock_seconds();
+    struct error e = write(r);
+    due->last = clock_seconds();
+    due->took = due->last - began;
+    due->next = due->last + fmax(pause, dear * due->took);
+    return e;
+}
+
+static bool is_due(const struct due *due, bool news)
+{
+    double now = clock_seconds();
+    return now >= due->next || (news && now - due->last >= soon * due->took);
+}
+
+void results_refresh(struct results *r, bool news)
+{
+    struct error e = ok();
+    if (is_due(&r->summary, news)) {
+        read_external(r);
+        e = write_one(r, &r->summary, summary_pause, write_summary);
+    }
+    if (is_due(&r->page, false))
+        e = error_first(e, write_one(r, &r->page, page_pause, write_page));
+    if (e.code != ERROR_NONE && !r->failed)
+        log_warning("%s", e.text);
+    r->failed = e.code != ERROR_NONE;
+}
+
+/* If several runs end at the same time, the last to write knows the outcome of all. */
+struct error results_write(struct results *r)
+{
+    do {
+        read_external(r);
+        TRY(write_one(r, &r->summary, summary_pause, write_summary));
+        TRY(write_one(r, &r->page, page_pause, write_page));
+    } while (read_external(r));
+    return ok();
+}
