@@ -184,6 +184,19 @@ def test_who_shows_it_elsewhere_learns_what_is_under_way():
     assert out.splitlines() == ["|-1", "|0", "|0", "encoding pictures 2/10|16"]
 
 
+@pytest.mark.parametrize("hidden", ["", "quiet ", "mute "])
+def test_who_shows_it_elsewhere_learns_of_work_that_is_not_shown_here(hidden):
+    out = run(*helper(f"{hidden}main learning_sks 0 9 step 1 - {ENCODE} steps 1 4 brief end brief end brief")).stdout
+    assert out.splitlines() == ["encoding pictures 1/10|36", "|0", "|-1"]
+
+
+@pytest.mark.parametrize("hidden", ["", "quiet ", "mute "])
+def test_a_listener_hears_of_each_begin_step_and_end(hidden):
+    out = run(*helper(f"{hidden}phase opening 0 - end listen main learning_sks 0 9 step 1 - {ENCODE} steps 2 0.1 end end unlisten phase writing 0 - end"))
+    encoding = [f"encoding pictures {k}/10|" for k in range(3)]
+    assert out.stdout.splitlines() == ["|", "|", *encoding, "|", "|"]
+
+
 def test_a_step_costs_next_to_nothing():
     """A thousandth of toybox's steps, 4 ms, at most: measured on 200,000 of them."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

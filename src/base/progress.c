@@ -23,6 +23,17 @@ static pthread_cond_t begun = PTHREAD_COND_INITIALIZER;
 static struct progress *innermost;
 static bool muted, drawing; /* drawing: the thread runs */
 
+enum { LISTENERS = 4 };
+
+/* Of the thread that registered them, which alone uses this list. */
+struct listener {
+    void (*hear)(void *arg); /* NULL: a free place */
+    void *arg;
+};
+static struct listener listeners[LISTENERS];
+static pthread_t listening; /* that thread, once there is one */
+static bool heard;          /* there is */
+
 /* -------------------------------------------------------------------------------- texts */
 
 void progress_duration(char out[32], double seconds)
@@ -132,18 +143,18 @@ static bool worth_showing(const struct progress *p, double now)
     return !p->phase || p->visible || now - p->started >= quick;
 }
 
-/* The innermost work that is worth showing, or NULL. */
-static struct progress *to_show(double now)
+/* The innermost work that is worth showing, or NULL. any: even what nobody wants to see here. */
+static struct progress *to_show(double now, bool any)
 {
     struct progress *p = innermost;
-    while (p && !worth_showing(p, now))
+    while (p && ((p->quiet && !any) || !worth_showing(p, now)))
         p = p->outer;
     return p;
 }
 
 static void show_if_due(double now)
 {
-    struct progress *p = to_show(now);
+    struct progress *p = to_show(now, false);
     if (!p)
         return;
     double pause = p->terminal ? terminal_pause : p->waiting ? plain_pause : sign_of_life;
@@ -182,6 +193,43 @@ static void start_drawing(void)
     pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+/* -------------------------------------------------------------------------------- listeners */
+
+/* Outside the lock, since listeners look at the work. */
+static void tell(void)
+{
+    pthread_mutex_lock(&lock);
+    bool ours = heard && pthread_equal(listening, pthread_self());
+    pthread_mutex_unlock(&lock);
+    for (int i = 0; i < LISTENERS && ours; i++)
+        if (listeners[i].hear)
+            listeners[i].hear(listeners[i].arg);
+}
+
+/* Puts one listener in the place of another; {NULL, NULL} stands for a free place. */
+static void replace(struct listener old, struct listener new)
+{
+    for (int i = 0; i < LISTENERS; i++)
+        if (listeners[i].hear == old.hear && listeners[i].arg == old.arg) {
+            listeners[i] = new;
+            return;
+        }
+}
+
+void progress_listen(void (*hear)(void *arg), void *arg)
+{
+    pthread_mutex_lock(&lock);
+    listening = pthread_self();
+    heard = true;
+    pthread_mutex_unlock(&lock);
+    replace((struct listener){0}, (struct listener){hear, arg});
+}
+
+void progress_unlisten(void (*hear)(void *arg), void *arg)
+{
+    replace((struct listener){hear, arg}, (struct listener){0});
+}
+
 /* -------------------------------------------------------------------------------- work */
 
 static void begin(struct progress *p)
@@ -191,13 +239,14 @@ static void begin(struct progress *p)
     p->started = p->counted = p->shown = clock_seconds();
     pthread_mutex_lock(&lock);
     p->quiet = muted || log_is_quiet();
+    p->outer = innermost;
+    innermost = p;
     if (!p->quiet) {
-        p->outer = innermost;
-        innermost = p;
         start_drawing();
         pthread_cond_signal(&begun);
     }
     pthread_mutex_unlock(&lock);
+    tell();
 }
 
 void progress_begin(struct progress *p, const char *what, int64_t first, int64_t total)
@@ -214,8 +263,6 @@ void progress_phase(struct progress *p, const char *what, int64_t total, const c
 
 void progress_step(struct progress *p, int64_t done, const char *note)
 {
-    if (p->quiet)
-        return;
     pthread_mutex_lock(&lock);
     p->done = done;
     p->counted = clock_seconds();
@@ -223,6 +270,7 @@ void progress_step(struct progress *p, int64_t done, const char *note)
     snprintf(p->note, sizeof p->note, "%s", note);
     show_if_due(p->counted);
     pthread_mutex_unlock(&lock);
+    tell();
 }
 
 void progress_aim(struct progress *p, int64_t total)
@@ -234,8 +282,6 @@ void progress_aim(struct progress *p, int64_t total)
 
 void progress_weigh(struct progress *p, double done, double left, double after)
 {
-    if (p->quiet)
-        return;
     pthread_mutex_lock(&lock);
     p->work = done;
     p->left = left;
@@ -247,6 +293,8 @@ void progress_weigh(struct progress *p, double done, double left, double after)
 static void show_end(struct progress *p, double now)
 {
     bool drawn = p->terminal && p->visible;
+    if (p->quiet)
+        return;
     if (drawn || (p->waiting && worth_showing(p, now)))
         show(p, now);
     if (p->terminal && p->visible && p->outer)
@@ -257,14 +305,13 @@ static void show_end(struct progress *p, double now)
 
 void progress_end(struct progress *p)
 {
-    if (p->quiet)
-        return;
     pthread_mutex_lock(&lock);
     show_end(p, clock_seconds());
     innermost = p->outer;
     if (p->outer && p->terminal && p->visible)
         p->outer->shown = 0; // its line is gone
     pthread_mutex_unlock(&lock);
+    tell();
 }
 
 bool progress_set_muted(bool now)
@@ -276,16 +323,29 @@ bool progress_set_muted(bool now)
     return before;
 }
 
-void progress_brief(char out[PROGRESS_BRIEF], double *left)
+/* The name of a phase and how far it is; "" for main work and for NULL. */
+static void name_phase(char out[PROGRESS_BRIEF], const struct progress *p)
 {
-    double now = clock_seconds();
-    pthread_mutex_lock(&lock);
-    const struct progress *p = to_show(now);
-    *left = p ? seconds_left(p, now) : -1;
     out[0] = 0;
     if (p && p->phase && p->total > 0)
         snprintf(out, PROGRESS_BRIEF, "%.30s %lld/%lld", p->what, (long long)p->done, (long long)p->total);
     else if (p && p->phase)
         snprintf(out, PROGRESS_BRIEF, "%.30s", p->what);
+}
+
+void progress_brief(char out[PROGRESS_BRIEF], double *left)
+{
+    double now = clock_seconds();
+    pthread_mutex_lock(&lock);
+    const struct progress *p = to_show(now, true);
+    *left = p ? seconds_left(p, now) : -1;
+    name_phase(out, p);
+    pthread_mutex_unlock(&lock);
+}
+
+void progress_phase_now(char out[PROGRESS_BRIEF])
+{
+    pthread_mutex_lock(&lock);
+    name_phase(out, innermost);
     pthread_mutex_unlock(&lock);
 }

@@ -14,7 +14,8 @@
  * that is worth showing is shown. A thread draws the lines, so that work is seen to go on, and a phase is named, even
  * while the caller is in a single long piece of it.
  *
- * What is under way, and whether this process shows it, is what this module keeps, for the whole process.
+ * What is under way, whether this process shows it, and who else wants to hear of it, is what this module keeps, for the
+ * whole process. Under --quiet and while muted work is not shown, but known all the same.
  */
 #ifndef ZOODIP_BASE_PROGRESS_H
 #define ZOODIP_BASE_PROGRESS_H
@@ -63,9 +64,18 @@ void progress_end(struct progress *p);
 bool progress_set_muted(bool muted);
 
 /* What is under way, for who shows it elsewhere: "generating pictures 3/8", or "" if it is main work or nothing.
- * *left: seconds, negative if not known. */
+ * *left: seconds, negative if not known. Shown here or not; quick phases are left out. */
 enum { PROGRESS_BRIEF = 48 };
 void progress_brief(char out[PROGRESS_BRIEF], double *left);
+
+/* The innermost phase, even one that has just begun, or "". */
+void progress_phase_now(char out[PROGRESS_BRIEF]);
+
+/* From now on hear(arg) is called after each begin, step and end of work of this thread (of work on others, never);
+ * cheap, and no work begins in it. It may do what this thread may, such as MPI calls. At most four at a time, all
+ * registered by one thread. progress_unlisten, with the same two, ends that. */
+void progress_listen(void (*hear)(void *arg), void *arg);
+void progress_unlisten(void (*hear)(void *arg), void *arg);
 
 /* A time in seconds, as live lines show it: 0:07, 12:30, 1:02:03. */
 void progress_duration(char out[32], double seconds);

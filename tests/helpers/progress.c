@@ -8,6 +8,7 @@
  *     end
  *     log TEXT, quiet, mute    status lines; whether they and later work are shown
  *     brief                    prints what is under way on stdout
+ *     listen, unlisten         prints the innermost phase whenever work begins, goes on or ends
  */
 #include <math.h>
 #include <stdatomic.h>
@@ -61,6 +62,13 @@ static void print_brief(void)
     printf("%s|%.0f\n", text, left);
 }
 
+static void hear(void *arg)
+{
+    char text[PROGRESS_BRIEF];
+    progress_phase_now(text);
+    fprintf(arg, "%s|\n", text);
+}
+
 /* One command; `p` is the innermost work. Returns how many arguments it took, 0 if it is wrong. */
 static int perform(struct progress *work, int *depth, int count, char **a)
 {
@@ -86,6 +94,10 @@ static int perform(struct progress *work, int *depth, int count, char **a)
         return progress_set_muted(true), 1;
     if (strcmp(a[0], "brief") == 0)
         return print_brief(), 1;
+    if (strcmp(a[0], "listen") == 0)
+        return progress_listen(hear, stdout), 1;
+    if (strcmp(a[0], "unlisten") == 0)
+        return progress_unlisten(hear, stdout), 1;
     if (strcmp(a[0], "steps") != 0 || count < 3)
         return 0;
     for (int64_t i = 0, first = p->done; i < atoi(a[1]); i++) {
