@@ -27,7 +27,7 @@ static void print_help(void)
            "\n"
            "Writes into output.dir: learned_embeds.safetensors (the best word by validation), "
            "learned_embeds-last.safetensors,\n"
-           "metrics.jsonl, loss.png, grid.png, report.html, checkpoints/.\n"
+           "metrics.jsonl, loss.png, grid.png, report.html, checkpoints/, and status.json (see zoodip status).\n"
            "SIGUSR1 (and SIGTERM, SIGINT) finishes the step, checkpoints and exits 75; run again with --resume.\n"
            "\n"
            "examples:\n"
@@ -152,6 +152,7 @@ static struct error train(struct run *r, const struct host *host, enum start sta
     bool opened = e.code == ERROR_NONE;
     if (opened)
         e = learn(r, start);
+    learning_end(&r->learning, e, NULL);
     if (e.code == ERROR_BAD_INPUT) // after any other error a restart, with --resume, still overwrites
         learning_withdraw(&r->learning);
     learning_free(&r->learning);

@@ -127,7 +127,7 @@ struct error held_read(const struct held *held, const char *name, int64_t limit,
     return e;
 }
 
-struct error held_write(const struct held *held, const char *name, const char *text)
+static struct error write_file(const struct held *held, const char *name, const char *text, bool lasting)
 {
     static const char temporary[] = ".unfinished"; // only one writer at a time
     size_t length = strlen(text);
@@ -138,7 +138,7 @@ struct error held_write(const struct held *held, const char *name, const char *t
     ssize_t put = write(file, text, length);
     if (put >= 0 && put < (ssize_t)length)
         errno = ENOSPC; // for so short a text, a part is all that had room
-    struct error e = put == (ssize_t)length && fsync(file) == 0 ? ok() : error_of("write", held, name);
+    struct error e = put == (ssize_t)length && (!lasting || fsync(file) == 0) ? ok() : error_of("write", held, name);
     if (close(file) != 0 && e.code == ERROR_NONE)
         e = error_of("write", held, name);
     if (e.code == ERROR_NONE && renameat(held->descriptor, temporary, held->descriptor, name) != 0)
@@ -146,6 +146,16 @@ struct error held_write(const struct held *held, const char *name, const char *t
     if (e.code != ERROR_NONE)
         unlinkat(held->descriptor, temporary, 0);
     return e;
+}
+
+struct error held_write(const struct held *held, const char *name, const char *text)
+{
+    return write_file(held, name, text, true);
+}
+
+struct error held_write_lightly(const struct held *held, const char *name, const char *text)
+{
+    return write_file(held, name, text, false);
 }
 
 struct error held_move(const struct held *from, const char *name, const struct held *to, const char *new_name)

@@ -42,6 +42,10 @@ struct error held_read(const struct held *held, const char *name, int64_t limit,
 /* Makes a file appear, whole; what had its name is replaced, unless that is a folder. */
 struct error held_write(const struct held *held, const char *name, const char *text);
 
+/* The same without waiting for the disk, for what the next moment makes obsolete: after a loss of power the file may be
+ * an older one, or empty. */
+struct error held_write_lightly(const struct held *held, const char *name, const char *text);
+
 /* Moves a file, a link or anything else that is no folder; what had its new name is replaced, unless that is a folder. */
 struct error held_move(const struct held *from, const char *name, const struct held *to, const char *new_name);
 

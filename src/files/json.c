@@ -74,6 +74,13 @@ struct error json_read(cJSON **root, const char *path, const char *source)
     return e;
 }
 
+void json_add_number(cJSON *object, const char *key, double value)
+{
+    char text[32];
+    snprintf(text, sizeof text, "%.17g", value);
+    cJSON_AddRawToObject(object, key, isfinite(value) ? text : "null");
+}
+
 /* -------------------------------------------------------------------------------- settings of a model folder */
 
 /* Python writes infinities as bare words, which is not JSON, and diffusers' files have them ("lambda_min_clipped":

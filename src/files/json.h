@@ -24,6 +24,9 @@ struct error json_parse(struct cJSON **root, const char *source, const char *tex
  * follows would be lost in silence. */
 struct error json_check_text(const char *source, const char *text, int64_t size);
 
+/* Adds a number to an object that is to be printed, with all of its digits; what is not finite becomes null. */
+void json_add_number(struct cJSON *object, const char *key, double value);
+
 /* A file's settings. The first error sticks to them, so that they are read as a plain list of keys and checked once at
  * the end. Errors: FILE: KEY: what is wrong. */
 struct json {

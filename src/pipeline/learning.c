@@ -84,6 +84,38 @@ static struct error check_origin(const struct learning *l, const struct config *
     return ok();
 }
 
+/* What the state knows, for status.json. */
+static void take_state(struct learning *l)
+{
+    const struct training *t = &l->training;
+    const struct looked *found = &t->state.looked;
+    struct run_status *s = &l->status;
+    s->step = t->state.step;
+    s->steps = ending_last(&t->state.ending, &l->subject->config);
+    if (found->draws == 0)
+        return;
+    s->validation_first = found->start;
+    s->validation_best = found->best;
+    s->best_step = found->best_step;
+}
+
+static void on_progress(void *arg)
+{
+    struct learning *l = arg;
+    l->status.seconds_left = outlook_left(&l->outlook);
+    run_status_tick(&l->status);
+}
+
+/* A resumed run knows its step once it has read its checkpoint. */
+static void begin_status(struct learning *l, const struct config *c, enum start start)
+{
+    run_status_begin(&l->status, c->output.dir, comm_size(l->subject->pipeline->comm));
+    l->status.step = start == START_RESUME ? -1 : 0;
+    l->status.steps = c->optim.steps;
+    progress_listen(on_progress, l);
+    on_progress(l);
+}
+
 struct error learning_prepare(struct learning *l, const struct config *c, enum start start)
 {
     TRY(config_blame(c, "output.dir", folder_make(c->output.dir)));
@@ -93,7 +125,12 @@ struct error learning_prepare(struct learning *l, const struct config *c, enum s
     l->announced = NULL;
     TRY(config_blame(c, "output.dir", previous_begin(c->output.dir, start)));
     // now no checkpoint is there that an --overwrite was about to move
-    return l->subject && start == START_RESUME ? check_origin(l, c) : ok();
+    if (!l->subject)
+        return ok();
+    if (start == START_RESUME)
+        TRY(check_origin(l, c));
+    begin_status(l, c, start);
+    return ok();
 }
 
 struct error learning_check(struct learning *l)
@@ -107,7 +144,9 @@ struct error learning_check(struct learning *l)
         return claim_check(&l->claim, c->output.dir);
     claim_release(&l->claim); // somebody has removed the folder
     TRY(folder_make(c->output.dir));
-    return claim(l, c);
+    TRY(claim(l, c));
+    run_status_reopen(&l->status, c->output.dir);
+    return ok();
 }
 
 /* Rank 0: pictures and curve, each even if the one before failed; the words, in case they were removed while pictures
@@ -166,6 +205,7 @@ static struct error generate_sample(void *arg, int64_t step, bool missing)
 static void begin_steps(void *arg)
 {
     struct learning *l = arg;
+    take_state(l);
     if (comm_rank(l->subject->pipeline->comm) == 0)
         outlook_begin(&l->outlook, &l->training, l->subject);
 }
@@ -173,6 +213,9 @@ static void begin_steps(void *arg)
 static void report_step(void *arg, const struct metric *metric)
 {
     struct learning *l = arg;
+    take_state(l);
+    run_status_step(&l->status, metric->step, metric->loss);
+    l->status.evaluations_per_second = metric->evaluations_per_second;
     outlook_step(&l->outlook, metric);
     if (l->on_step)
         l->on_step(l->arg, metric);
@@ -186,6 +229,7 @@ struct error learning_run(struct learning *l, bool resume)
         subject_log_choices(l->subject);
     const struct training_parts parts = subject_parts(l->subject);
     TRY(training_new(&l->training, &parts, resume));
+    take_state(l);
     const struct training_calls calls = {
         .check = check_folder, .begin = begin_steps, .sample = generate_sample, .after_step = report_step, .arg = l};
     struct error e = training_run(&l->training, &calls);
@@ -211,8 +255,16 @@ void learning_gain(const struct learning *l, char text[GAIN_TEXT])
     gain_text(text, &gain);
 }
 
+void learning_end(struct learning *l, struct error e, const char *state)
+{
+    const char *end = e.code == ERROR_NONE ? "done" : e.code == ERROR_PREEMPTED ? "stopped" : "failed";
+    run_status_end(&l->status, state ? state : end, e.code != ERROR_NONE && e.code != ERROR_PREEMPTED ? e.text : NULL);
+}
+
 void learning_free(struct learning *l)
 {
+    progress_unlisten(on_progress, l);
+    run_status_close(&l->status);
     training_free(&l->training);
     memory_free(l->announced);
     claim_release(&l->claim);

@@ -10,6 +10,7 @@
 #include "pipeline/outlook.h"
 #include "pipeline/subject.h"
 #include "report/gain.h"
+#include "report/status.h"
 #include "zo/previous.h"
 #include "zo/train.h"
 
@@ -28,8 +29,9 @@ struct learning {
     double started; /* when learning_run began, by clock_seconds */
 
     /* private */
-    struct outlook outlook; /* rank 0 of the group */
-    char *announced;        /* the folder in which previous_announce noted something, until it has begun; or NULL */
+    struct outlook outlook;   /* rank 0 of the group */
+    struct run_status status; /* the same */
+    char *announced;          /* the folder in which previous_announce noted something, until it has begun; or NULL */
 };
 
 /* Before anything else is read, on rank 0 of the group only: if output.dir exists, claims it until learning_free (an
@@ -42,7 +44,9 @@ void learning_withdraw(struct learning *l);
 
 /* When everything has been checked, on rank 0 of the group only: makes output.dir and claims it, unless that is done,
  * and begins there. A run that resumes is refused if a checkpoint of another origin is there (files/origin.h), provided
- * that its subject is known by now; else learning_run refuses it. */
+ * that its subject is known by now; else learning_run refuses it. If the subject is known, FOLDER/status.json
+ * (report/status.h) is written from here on, with all phases of work that this thread begins: `l` stays where it is, and
+ * learning_end or learning_free must follow. */
 struct error learning_prepare(struct learning *l, const struct config *config, enum start start);
 
 /* On rank 0 of the group, before something is written into output.dir: an error if that is another folder than the
@@ -55,6 +59,12 @@ double learning_claim_timeout(const struct config *config);
 /* Trains, then generates pictures and writes the report. ERROR_PREEMPTED after a signal. Collective in the group; free
  * with learning_free in any case. */
 struct error learning_run(struct learning *l, bool resume);
+
+/* What became of the run, for FOLDER/status.json: e is that of the run (stopped: ERROR_PREEMPTED; failed, with its text;
+ * or done), unless `state` names another end, such as "cancelled". Once everything has been written and before
+ * learning_free; on all ranks, and also if learning_prepare failed or was not called: then it does nothing. A run that
+ * ends without it is found as one whose process is gone. */
+void learning_end(struct learning *l, struct error e, const char *state);
 
 /* Rank 0: what was gained, in words: from the state, and as far as they agree with it from the metrics; empty before the
  * first look. */

@@ -114,12 +114,19 @@ void outlook_step(struct outlook *o, const struct metric *m)
         return;
     double done = work_until(o, m->step) - work_until(o, o->begun), so_far = clock_seconds() - o->began;
     double pace = so_far / done, left = work_left(o, pace);
-    estimate(o, so_far, pace * (left + o->end_cost));
+    o->left = pace * (left + o->end_cost);
+    o->when = o->began + so_far;
+    estimate(o, so_far, o->left);
     snprintf(text, sizeof text, "loss %.5f, validation %.5f, %.3g evaluations/s", m->loss,
              o->training->state.looked.newest, m->evaluations_per_second);
     progress_aim(&o->progress, last_step(o));
     progress_weigh(&o->progress, done, left, o->end_cost);
     progress_step(&o->progress, m->step, text);
+}
+
+double outlook_left(const struct outlook *o)
+{
+    return o->when > 0 ? fmax(0, o->left - (clock_seconds() - o->when)) : NAN;
 }
 
 void outlook_end(struct outlook *o)

@@ -37,6 +37,8 @@ struct outlook {
     double began;   /* when, by clock_seconds */
     int64_t last;   /* the last step as the estimate knows it */
     double seconds; /* the estimate, from `began` to the end of the pictures */
+    double left;    /* seconds to that end, as they were after the newest step, */
+    double when;    /* at this time by clock_seconds; 0: not known yet */
     bool corrected;
 };
 
@@ -45,6 +47,9 @@ void outlook_begin(struct outlook *o, const struct training *training, const str
 
 /* After a step. */
 void outlook_step(struct outlook *o, const struct metric *metric);
+
+/* Seconds to the end of the run, pictures included, as far as they are known; else NAN. Still after outlook_end. */
+double outlook_left(const struct outlook *o);
 
 /* The pictures have lines of their own. */
 void outlook_end(struct outlook *o);

@@ -30,6 +30,7 @@ static const struct item items[] = {
     {"", "events.out.tfevents.#.zoodip", false},
     {"", "log.txt", false},
     {"", "job.json", false},
+    {"", "status.json", false},
     {"checkpoints", "step-#.safetensors", true},
     {"samples", "step-#-#.png", true},
 };
