@@ -13,7 +13,8 @@
 #include "device/kinds.h"
 
 static const struct command *const commands[] = {&command_train,    &command_run,     &command_generate,
-                                                 &command_quantize, &command_inspect, &command_bench};
+                                                 &command_quantize, &command_inspect, &command_status,
+                                                 &command_bench};
 enum { COMMANDS = sizeof commands / sizeof *commands };
 
 static const char *const help_words[] = {"help", "--help", "-h", NULL};

@@ -16,7 +16,7 @@ QUICK = True
 if not shutil.which("git") or not (ROOT / ".git").exists():
     pytest.skip("the house's rules are about the files that git tracks", allow_module_level=True)
 
-COMMANDS = ["train", "run", "generate", "quantize", "inspect", "bench"]
+COMMANDS = ["train", "run", "generate", "quantize", "inspect", "status", "bench"]
 BATCH_SCRIPTS = [f"launch/slurm/{name}.sbatch" for name in ("train", "array", "queue")]
 
 

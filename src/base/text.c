@@ -50,6 +50,19 @@ int text_fitting(const char *text, int bytes)
     return bytes;
 }
 
+void text_column(char out[TEXT_COLUMN_SIZE], const char *text, int columns)
+{
+    int used = 0;
+    char *to = out, *end = out + TEXT_COLUMN_SIZE - 1;
+    for (; *text && to < end && (used < columns || ((unsigned char)*text & 0xc0) == 0x80); text++) {
+        used += ((unsigned char)*text & 0xc0) != 0x80;
+        *to++ = *text;
+    }
+    for (; used < columns && to < end; used++)
+        *to++ = ' ';
+    *to = 0;
+}
+
 enum { FEW = 5, NAME = 50 }; /* names that are shown, and bytes of each */
 
 void text_few_add(struct text_few *few, const char *name)

@@ -27,6 +27,10 @@ bool text_has_blank(const char *text);
 /* How many of at most `bytes` bytes to show so that no character of UTF-8 is cut. */
 int text_fitting(const char *text, int bytes);
 
+/* A text in a column: cut at its width, in whole characters of UTF-8, and filled up with blanks. */
+enum { TEXT_COLUMNS = 32, TEXT_COLUMN_SIZE = 4 * TEXT_COLUMNS + 1 };
+void text_column(char out[TEXT_COLUMN_SIZE], const char *text, int columns);
+
 /* The first few of many names: "a.webp, b.tiff and 12 more". Starts zeroed. */
 struct text_few {
     char text[320];

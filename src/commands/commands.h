@@ -27,6 +27,6 @@ struct command {
 };
 
 extern const struct command command_train, command_run, command_generate, command_quantize, command_inspect,
-    command_bench;
+    command_status, command_bench;
 
 #endif

@@ -427,6 +427,12 @@ static struct error inspect_folder(const char *path)
     TRY(path_look(inside, &kind));
     if (kind == PATH_FILE)
         return inspect_run(path);
+    TRY(path_join(inside, path, "summary.json"));
+    TRY(path_look(inside, &kind));
+    if (kind == PATH_FILE)
+        return error_input("%s: is a queue's folder: zoodip status %s shows it, and zoodip inspect %s/NAME one of its "
+                           "jobs",
+                           path, path, path);
     return error_input("%s: holds neither model_index.json (a model) nor metrics.jsonl (a run)", path);
 }
 

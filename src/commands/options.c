@@ -140,6 +140,12 @@ static struct error surplus(const char *argument, const char *command, const str
     return error_input("%s: unexpected argument; see zoodip %s --help", argument, command);
 }
 
+static bool is_number(const char *argument)
+{
+    char *end;
+    return isfinite(strtod(argument, &end)) && end > argument && !*end;
+}
+
 static bool is_option(const char *argument)
 {
     return argument[0] == '-' && argument[1];
@@ -168,11 +174,12 @@ struct error options_read(int argc, char **argv, const struct option *table, int
             o = find_option(common, sizeof common / sizeof *common, argument + 2, length - 2);
         if (!o)
             return unknown_option(argument, argv[0], table, options);
-        if (o->flag && equals)
+        if (o->flag && equals && !o->number)
             return error_input("--%s: takes no value", o->name);
         if (o->flag) {
             *o->flag = true;
-            continue;
+            if (!equals && !(o->number && i + 1 < argc && is_number(argv[i + 1])))
+                continue;
         }
         if (!equals && i + 1 == argc)
             return error_input("--%s: expected a value after it", o->name);

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/memory.h"
+#include "base/text.h"
 #include "queue/results.h"
 
 static const double table_pause = 0.2, line_pause = 5; /* seconds between two updates without news */
@@ -49,22 +50,6 @@ void display_close(struct display *d)
 }
 
 /* -------------------------------------------------------------------------------- texts */
-
-/* A name in a column: cut at its width, in whole UTF-8 characters. */
-static void print_name(char out[NAME_COLUMNS * 4 + 1], const char *name)
-{
-    int columns = 0;
-    char *to = out;
-    for (; *name && (columns < NAME_COLUMNS || ((unsigned char)*name & 0xc0) == 0x80); name++) {
-        if (to == out + NAME_COLUMNS * 4)
-            break;
-        columns += ((unsigned char)*name & 0xc0) != 0x80;
-        *to++ = *name;
-    }
-    for (; columns < NAME_COLUMNS && to < out + NAME_COLUMNS * 4; columns++)
-        *to++ = ' ';
-    *to = 0;
-}
 
 /* How many steps it does. */
 static long long steps_of(const struct job *job)
@@ -117,8 +102,8 @@ static int terminal_size(const struct display *d, int *columns)
 
 static void put_row(struct display *d, const struct job *job, int columns)
 {
-    char name[NAME_COLUMNS * 4 + 1], progress[200], group[16] = "";
-    print_name(name, job->name);
+    char name[TEXT_COLUMN_SIZE], progress[200], group[16] = "";
+    text_column(name, job->name, NAME_COLUMNS);
     print_progress(progress, job);
     if (job->status.state == JOB_RUNNING)
         snprintf(group, sizeof group, "group %lld", (long long)job->status.group);
@@ -206,8 +191,8 @@ static void put_summary(struct display *d)
     for (int64_t i = 0; i < jobs->count; i++) {
         const struct job *job = &jobs->items[i];
         const struct job_status *s = &job->status;
-        char name[NAME_COLUMNS * 4 + 1], steps[48], numbers[4][32];
-        print_name(name, job->name);
+        char name[TEXT_COLUMN_SIZE], steps[48], numbers[4][32];
+        text_column(name, job->name, NAME_COLUMNS);
         snprintf(steps, sizeof steps, "%lld/%lld", (long long)s->step, (long long)job->steps);
         fprintf(d->out, "%s  %-8s %15s %10s %10s %9s %11s", name, job_state_name(s->state), steps,
                 result_number(numbers[0], 5, s->validation_first), result_number(numbers[1], 5, s->validation),

@@ -1,0 +1,120 @@
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "cluster/signals.h"
+#include "commands/commands.h"
+#include "commands/options.h"
+#include "queue/overview.h"
+#include "queue/overview_show.h"
+
+static const double usual_pause = 2, shortest_pause = 0.1, longest_pause = 3600; /* seconds between two looks */
+
+static void print_help(void)
+{
+    printf(
+        "usage: zoodip status DIR [--json] [--watch [SECONDS]]\n"
+        "\n"
+        "Shows what runs do now, from another shell or machine that sees their files: what runs, how far it is, how\n"
+        "long it will take, what has failed and why. DIR is the output.dir of a train or of a queue, that of an\n"
+        "array's jobs, or the folder of a spool. Only reads; several may look at the same time.\n"
+        "\n"
+        "  --json             one JSON document with all jobs; times are seconds since 1970, null: not known\n"
+        "  --watch [SECONDS]  looks again every two seconds, or so many, until all has ended or Ctrl-C; with --json,\n"
+        "                     a document each time\n"
+        "\n"
+        "A run that says it is running, but whose process does not exist on this machine any more, is gone: run it\n"
+        "again with --resume. One that has not moved for ten times as long as its steps take has \"no news\".\n"
+        "On a terminal, jobs that do not fit are only counted: those that run come first, then the failed ones.\n"
+        "\n"
+        "examples:\n"
+        "  zoodip status results/toybox\n"
+        "  zoodip status results/night --watch\n"
+        "  zoodip status inbox --json | python3 -m json.tool\n");
+}
+
+/* What was drawn last, to be drawn over. */
+struct screen {
+    bool terminal;
+    int lines;
+};
+
+static void find_size(const struct screen *s, struct overview_view *view)
+{
+    struct winsize size;
+    if (!s->terminal)
+        return;
+    bool known = ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 20 && size.ws_row > 3;
+    view->columns = known ? size.ws_col : 80;
+    view->rows = known ? size.ws_row : 24;
+}
+
+/* Reads and shows the folder once; *ended: nothing will change there by itself. */
+static struct error look(struct screen *s, const char *folder, bool json, bool *ended)
+{
+    struct overview o;
+    struct overview_view view = {.out = stdout, .folder = folder, .now = clock_date()};
+    find_size(s, &view);
+    struct error e = overview_read(&o, folder, view.now);
+    if (e.code == ERROR_NONE) {
+        if (s->lines > 0 && s->terminal)
+            printf("\033[%dA\033[J", s->lines);
+        else if (s->lines > 0 && !json)
+            printf("\n");
+        if (json)
+            e = overview_print_json(&o, &view);
+        else
+            s->lines = overview_print(&o, &view);
+        *ended = overview_ended(&o);
+    }
+    overview_free(&o);
+    return fflush(stdout) == 0 ? e : error_failed("cannot write to the standard output");
+}
+
+/* What was there a moment ago, and cannot be read now, may be back the next time. */
+static struct error watch(struct screen *s, const char *folder, bool json, double pause)
+{
+    bool ended = false;
+    signals_watch(); // Ctrl-C is how one leaves
+    TRY(look(s, folder, json, &ended));
+    while (!ended && !signals_stop_requested()) {
+        clock_sleep(pause);
+        if (signals_stop_requested())
+            break;
+        struct error e = look(s, folder, json, &ended);
+        if (ferror(stdout))
+            return e;
+    }
+    return ok();
+}
+
+static struct error show(const char *folder, bool json, bool watched, double pause)
+{
+    const char *kind = getenv("TERM");
+    struct screen screen = {.terminal = !json && isatty(STDOUT_FILENO) && kind && strcmp(kind, "dumb") != 0};
+    bool ended;
+    if (pause < shortest_pause || pause > longest_pause)
+        return error_input("--watch: %g: expected %g to %g seconds", pause, shortest_pause, longest_pause);
+    return watched ? watch(&screen, folder, json, pause) : look(&screen, folder, json, &ended);
+}
+
+static struct error run(int argc, char **argv, const struct host *host)
+{
+    const char *folder = NULL;
+    bool json = false, watched = false;
+    double pause = usual_pause;
+    const struct option table[] = {{.name = "json", .flag = &json},
+                                   {.name = "watch", .flag = &watched, .number = &pause}};
+    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &folder, 1);
+    if (e.code == ERROR_NONE && !folder)
+        e = error_input("status: expected one DIR; see zoodip status --help");
+    if (e.code == ERROR_NONE && comm_rank(host->comm) == 0)
+        e = show(folder, json, watched, pause);
+    return comm_agree(host->comm, e);
+}
+
+const struct command command_status = {"status", "show what runs, queues and spools do now", print_help, run, false};

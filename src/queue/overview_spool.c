@@ -1,0 +1,154 @@
+#include "queue/overview_spool.h"
+
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "base/text.h"
+#include "files/file.h"
+#include "files/json.h"
+
+enum { REASON_LIMIT = 64 << 10 };
+
+static const char note_name[] = ".zoodip-spool.json";
+
+/* -------------------------------------------------------------------------------- the spool */
+
+static bool has_part(const char *folder, const char *part)
+{
+    char path[PATH_SIZE];
+    return path_join(path, folder, part).code == ERROR_NONE && folder_exists(path);
+}
+
+bool overview_is_spool(const char *folder)
+{
+    char note[PATH_SIZE];
+    return (path_join(note, folder, note_name).code == ERROR_NONE && file_exists(note)) ||
+           (has_part(folder, "running") && has_part(folder, "done") && has_part(folder, "failed"));
+}
+
+/* A spool of an earlier version says nothing: its results go to out/ if the defaults name no other folder. */
+struct error overview_spool_open(struct seen_job *all, char results[PATH_SIZE], const char *folder)
+{
+    char note[PATH_SIZE];
+    struct json json;
+    TRY(path_join(note, folder, note_name));
+    TRY(path_join(results, folder, "out"));
+    if (!file_exists(note) || json_open(&json, note).code != ERROR_NONE)
+        return ok();
+    snprintf(results, PATH_SIZE, "%s", json_string(&json, "results", results));
+    json_close(&json);
+    seen_job_read(all, SEEN_STATUS, folder, note_name);
+    return ok();
+}
+
+/* -------------------------------------------------------------------------------- its files */
+
+/* What is known of the jobs by their names, sorted. */
+struct known {
+    struct seen_job **jobs; /* [count] */
+    int64_t count;
+};
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp((*(struct seen_job *const *)a)->name, (*(struct seen_job *const *)b)->name);
+}
+
+static struct error sort_known(struct known *known, const struct overview *o)
+{
+    *known = (struct known){.jobs = memory_alloc(o->count, sizeof *known->jobs)};
+    if (!known->jobs)
+        return error_memory("the jobs");
+    for (int64_t i = 0; i < o->count; i++)
+        if (o->jobs[i].name)
+            known->jobs[known->count++] = &o->jobs[i];
+    qsort(known->jobs, (size_t)known->count, sizeof *known->jobs, compare_names);
+    return ok();
+}
+
+static struct seen_job *find_known(const struct known *known, const struct seen_job *job)
+{
+    void *found =
+        job->name ? bsearch(&job, known->jobs, (size_t)known->count, sizeof *known->jobs, compare_names) : NULL;
+    return found ? *(struct seen_job **)found : NULL;
+}
+
+/* The first line of failed/NAME.txt, or NULL. */
+static char *read_reason(const char *folder, const char *name)
+{
+    char path[PATH_SIZE], *text;
+    int64_t size;
+    snprintf(path, sizeof path, "%s/failed/%s.txt", folder, name);
+    if (!file_exists(path) || file_read(path, REASON_LIMIT, &text, &size).code != ERROR_NONE)
+        return NULL;
+    text[strcspn(text, "\n")] = 0;
+    text_show_safely(text);
+    return text;
+}
+
+/* One of the spool's folders, and what its files say about jobs that nothing else is known of. */
+struct part {
+    const char *name; /* "": the spool's own folder */
+    enum seen state;
+};
+
+struct visit {
+    struct overview *o;
+    struct known known;
+    const char *folder, *results;
+};
+
+/* name: without ".json". */
+static struct error see_file(struct visit *v, const struct part *part, const char *name)
+{
+    struct seen_job job = seen_job_unknown(name);
+    struct seen_job *known = find_known(&v->known, &job);
+    if (known && !*part->name && known->state > SEEN_RUNNING)
+        known->state = part->state; // it has been submitted again
+    if (known || !job.name || (!*part->name && strcmp(name, "summary") == 0 && path_same(v->folder, v->results))) {
+        seen_job_free(&job);
+        return ok();
+    }
+    char folder[PATH_SIZE];
+    job.state = part->state;
+    if (part->state != SEEN_FAILED && *part->name && path_join(folder, v->results, name).code == ERROR_NONE)
+        seen_job_read(&job, SEEN_STATUS, folder, "status.json");
+    if (part->state == SEEN_FAILED)
+        job.reason = read_reason(v->folder, name);
+    return overview_add(v->o, &job);
+}
+
+static struct error see_part(struct visit *v, const struct part *part)
+{
+    char path[PATH_SIZE], **names;
+    int64_t count;
+    TRY(path_join(path, v->folder, part->name));
+    if (folder_list(path, &names, &count).code != ERROR_NONE)
+        return ok();
+    struct error e = ok();
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
+        if (names[i][0] != '.' && text_ends_with(names[i], ".json")) {
+            names[i][strlen(names[i]) - strlen(".json")] = 0;
+            e = see_file(v, part, names[i]);
+        }
+    folder_list_free(names, count);
+    return e;
+}
+
+struct error overview_spool_add(struct overview *o, const char *folder, const char *results)
+{
+    static const struct part parts[] = {
+        {"", SEEN_WAITING}, {"running", SEEN_WAITING}, {"failed", SEEN_FAILED}, {"done", SEEN_DONE}};
+    struct visit v = {.o = o, .folder = folder, .results = results};
+    struct error e = ok();
+    for (size_t i = 0; i < sizeof parts / sizeof *parts && e.code == ERROR_NONE; i++) {
+        e = sort_known(&v.known, o); // the list may have moved
+        if (e.code == ERROR_NONE)
+            e = see_part(&v, &parts[i]);
+        memory_free(v.known.jobs);
+    }
+    return e;
+}
