@@ -109,6 +109,8 @@ def test_the_man_page_is_clean(page, checker):
     (["run", "jobs.json", "--set", "zo.n", "=", "4", "--gr"], ["--groups"]),
     (["generate", "--model", "dataset/toy"], ["dataset/toybox"]),
     (["generate", "--model", "=", "dataset/toy"], ["dataset/toybox"]),
+    (["status", "dataset/toy"], ["dataset/toybox"]),
+    (["status", "dataset/toybox", "--w"], ["--watch"]),
     (["inspect", "dataset/"], [])], ids=" ".join)
 def test_bash_completes(prefix, words, offered):
     """If nothing is offered, bash completes file names."""

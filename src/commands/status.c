@@ -16,25 +16,23 @@ static const double usual_pause = 2, shortest_pause = 0.1, longest_pause = 3600;
 
 static void print_help(void)
 {
-    printf(
-        "usage: zoodip status DIR [--json] [--watch [SECONDS]]\n"
-        "\n"
-        "Shows what runs do now, from another shell or machine that sees their files: what runs, how far it is, how\n"
-        "long it will take, what has failed and why. DIR is the output.dir of a train or of a queue, that of an\n"
-        "array's jobs, or the folder of a spool. Only reads; several may look at the same time.\n"
-        "\n"
-        "  --json             one JSON document with all jobs; times are seconds since 1970, null: not known\n"
-        "  --watch [SECONDS]  looks again every two seconds, or so many, until all has ended or Ctrl-C; with --json,\n"
-        "                     a document each time\n"
-        "\n"
-        "A run that says it is running, but whose process does not exist on this machine any more, is gone: run it\n"
-        "again with --resume. One that has not moved for ten times as long as its steps take has \"no news\".\n"
-        "On a terminal, jobs that do not fit are only counted: those that run come first, then the failed ones.\n"
-        "\n"
-        "examples:\n"
-        "  zoodip status results/toybox\n"
-        "  zoodip status results/night --watch\n"
-        "  zoodip status inbox --json | python3 -m json.tool\n");
+    printf("usage: zoodip status DIR [--json] [--watch [SECONDS]]\n"
+           "\n"
+           "Shows what runs do now, from another shell or another machine that sees their files: what runs, how far\n"
+           "it is, how long it will take, what has failed and why. DIR is the output.dir of a run or of a queue, that\n"
+           "of an array's jobs, or the folder of a spool. It only reads.\n"
+           "\n"
+           "  --json             one JSON document with all jobs; times are seconds since 1970, null: not known\n"
+           "  --watch [SECONDS]  looks again every two seconds, or as many as given, until all has ended, or Ctrl-C\n"
+           "\n"
+           "A run is gone if it says that it runs and its process does not exist on this machine any more: run it\n"
+           "again with --resume. One that has not moved for ten times as long as its steps take has \"no news\". On a\n"
+           "terminal jobs that do not fit are only counted: those that run come first, then those that failed.\n"
+           "\n"
+           "examples:\n"
+           "  zoodip status results/toybox\n"
+           "  zoodip status results/mug --watch\n"
+           "  zoodip status results/toybox --json\n");
 }
 
 /* What was drawn last, to be drawn over. */

@@ -54,6 +54,12 @@ static const char *show_count(char out[24], int64_t count)
     return out;
 }
 
+/* One that is gone does not run, whatever it said last. */
+static const char *show_state(const struct seen_job *job)
+{
+    return job->gone ? "gone" : seen_name(job->state);
+}
+
 /* What is wrong with one that is said to be running; "" if nothing is known to be. */
 static const char *show_trouble(char out[64], const struct seen_job *job, double now)
 {
@@ -88,9 +94,9 @@ static void make_head(char line[LINE], const struct overview *o, const struct ov
     snprintf(folder, sizeof folder, "%.*s", text_fitting(v->folder, 299), v->folder);
     text_show_safely(folder);
     line[0] = 0;
-    append(line, "%s: %s, %s", folder, overview_kind_name(o->kind), seen_name(all->state));
+    append(line, "%s: %s, %s", folder, overview_kind_name(o->kind), show_state(all));
     double began = all->state != SEEN_RUNNING && all->since > 0 ? all->since : all->began;
-    if (began > 0)
+    if (began > 0 && !all->gone)
         append(line, " since %s", show_time(when, began, v->now));
     bool runs = all->state == SEEN_RUNNING;
     if (all->host && runs)
@@ -183,7 +189,7 @@ static void make_row(char line[LINE], const struct seen_job *job, int columns, d
     if (runs)
         show_place(place, job);
     line[0] = 0;
-    append(line, "%s  %-9s %13s  %9s  %-17s %8s %8s %11s", name, seen_name(job->state), both,
+    append(line, "%s  %-9s %13s  %9s  %-17s %8s %8s %11s", name, show_state(job), both,
            result_number(loss, 5, job->loss), best, rate, show_duration(left, runs ? job->seconds_left : -1),
            show_time(since, job->since, now));
     const char *note = runs ? job->phase : job->state == SEEN_DONE ? NULL : job->reason;
