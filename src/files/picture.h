@@ -41,6 +41,9 @@ struct error picture_write(const struct picture *picture, const char *path);
 /* The PNG bytes in memory, for the report. Free with memory_free. */
 struct error picture_encode(const struct picture *picture, uint8_t **png, int64_t *size);
 
+/* Writes a JPEG, whole or not at all. quality: libjpeg's, 1 to 100. */
+struct error picture_write_jpeg(const struct picture *picture, const char *path, int quality);
+
 /* Copies `from` into `to` with its upper left corner at (x, y); what falls outside is cut. */
 void picture_paste(struct picture *to, const struct picture *from, int64_t x, int64_t y);
 

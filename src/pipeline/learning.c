@@ -11,6 +11,7 @@
 #include "pipeline/run_report.h"
 #include "report/plot.h"
 #include "report/sheet.h"
+#include "report/thumbnail.h"
 #include "zo/checkpoint.h"
 
 /* Nobody else writes here. A file that cannot be removed does no harm. */
@@ -156,6 +157,7 @@ static struct error write_results(struct learning *l, const struct pictures *pic
     const char *folder = l->subject->config.output.dir;
     TRY(learning_check(l));
     struct error e = sheet_write(folder, &pictures->shown, l->subject->resolution);
+    e = error_first(e, thumbnail_write(folder, &pictures->shown));
     e = error_first(e, plot_write(folder));
     e = error_first(e, records_keep_words(&l->training));
     return error_first(e, run_report_write(l, pictures));

@@ -27,6 +27,7 @@ static const struct item items[] = {
     {"", "loss.png", true},
     {"", "grid.png", true},
     {"", "report.html", true},
+    {"", "thumbnail.jpg", false},
     {"", "events.out.tfevents.#.zoodip", false},
     {"", "log.txt", false},
     {"", "job.json", false},
