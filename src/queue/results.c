@@ -9,6 +9,7 @@
 #include "base/memory.h"
 #include "files/file.h"
 #include "files/json.h"
+#include "queue/queue_page.h"
 #include "report/metrics.h"
 #include "zo/previous.h"
 

@@ -8,12 +8,11 @@
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/memory.h"
 #include "files/file.h"
 #include "files/json.h"
+#include "queue/queue_page.h"
 #include "queue/results.h"
 #include "queue/schedule.h"
-#include "report/report.h"
 
 static const double summary_pause = 5, page_pause = 30; /* seconds between two of a kind, at least */
 static const double dear = 1000;                        /* and as many times what one takes */
@@ -191,62 +190,6 @@ static struct error write_summary(const struct results *r)
     return error_first(e, whole_file_end(&file, e.code == ERROR_NONE));
 }
 
-/* -------------------------------------------------------------------------------- index.html */
-
-enum { FACTS = 6 };
-
-/* The texts that a struct report_subject points to. */
-struct subject_texts {
-    char facts[FACTS][600];
-    const char *pairs[2 * FACTS];
-    char link[1024];
-};
-
-static struct report_subject subject_of(const struct results *r, const struct job *job, struct subject_texts *t)
-{
-    static const char *const names[FACTS] = {"state",          "steps", "validation loss",
-                                             "the word is of", "time",  "turnaround"};
-    const struct job_status *s = &job->status;
-    char first[32], last[32], wait[32];
-    snprintf(t->facts[0], sizeof *t->facts, "%s%s%s", job_state_name(s->state), s->state == JOB_FAILED ? ": " : "",
-             s->state == JOB_FAILED ? s->error.text : "");
-    snprintf(t->facts[1], sizeof *t->facts, "%lld of %lld, %.0f evaluations%s%s", (long long)s->step,
-             (long long)job->steps, s->evaluations, s->ended[0] ? "; ended by " : "", s->ended);
-    snprintf(t->facts[2], sizeof *t->facts, "%s, %s at the start", result_number(last, 5, s->validation),
-             result_number(first, 5, s->validation_first));
-    snprintf(t->facts[3], sizeof *t->facts, "%s", s->gain[0] ? s->gain : "-");
-    snprintf(t->facts[4], sizeof *t->facts, "%.1f s in steps", s->seconds);
-    snprintf(t->facts[5], sizeof *t->facts, "%s s from submission to the end",
-             result_number(wait, 0, results_turnaround(r, job)));
-    for (int i = 0; i < FACTS; i++) {
-        t->pairs[2 * i] = names[i];
-        t->pairs[2 * i + 1] = t->facts[i];
-    }
-    snprintf(t->link, sizeof t->link, "%s/report.html", job->name);
-    return (struct report_subject){.name = job->name,
-                                   .folder = job->folder ? job->folder : "",
-                                   .link = s->state == JOB_DONE ? t->link : NULL,
-                                   .facts = t->pairs,
-                                   .fact_count = s->step > 0 ? FACTS : 1};
-}
-
-static struct error write_page(const struct results *r)
-{
-    const struct jobs *jobs = r->jobs;
-    char path[PATH_SIZE];
-    TRY(path_join(path, jobs->folder, "index.html"));
-    struct report_subject *subjects = memory_alloc(jobs->count, sizeof *subjects);
-    struct subject_texts *texts = memory_alloc(jobs->count, sizeof *texts);
-    struct error e = subjects && texts ? ok() : error_memory("the page");
-    for (int64_t i = 0; i < jobs->count && e.code == ERROR_NONE; i++)
-        subjects[i] = subject_of(r, &jobs->items[i], &texts[i]);
-    if (e.code == ERROR_NONE)
-        e = report_subjects(path, "Words learned by zoodip", subjects, jobs->count);
-    memory_free(subjects);
-    memory_free(texts);
-    return e;
-}
-
 /* -------------------------------------------------------------------------------- both */
 
 /* Writes one of the two, and notes when it is due again. */
@@ -275,7 +218,7 @@ void results_refresh(struct results *r, bool news)
         e = write_one(r, &r->summary, summary_pause, write_summary);
     }
     if (is_due(&r->page, false))
-        e = error_first(e, write_one(r, &r->page, page_pause, write_page));
+        e = error_first(e, write_one(r, &r->page, page_pause, queue_page_write));
     if (e.code != ERROR_NONE && !r->failed)
         log_warning("%s", e.text);
     r->failed = e.code != ERROR_NONE;
@@ -287,7 +230,7 @@ struct error results_write(struct results *r)
     do {
         read_external(r);
         TRY(write_one(r, &r->summary, summary_pause, write_summary));
-        TRY(write_one(r, &r->page, page_pause, write_page));
+        TRY(write_one(r, &r->page, page_pause, queue_page_write));
     } while (read_external(r));
     return ok();
 }

@@ -6,12 +6,13 @@
 
 #include "base/memory.h"
 
-/* The colours of light and dark pages; the widths at which columns become fewer. A row's label stands above its first
- * column and reaches over the others. */
-static const char page_head[] =
+static const char head_begin[] =
     "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; style-src "
-    "'unsafe-inline'\">\n"
+    "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; base-uri 'none'; form-action 'none'; "
+    "style-src 'unsafe-inline'; ";
+
+/* What all pages share: the colours, light and dark; headings and text. */
+static const char shared_style[] =
     "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n"
     "<style>\n"
     ":root { color-scheme: light dark; --paper: #f6f7f9; --card: #fff; --ink: #1c2430; --soft: #566272; --rule: "
@@ -24,10 +25,15 @@ static const char page_head[] =
     "body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }\n"
     "main { max-width: 1000px; margin: 0 auto; padding: 32px 20px 64px; }\n"
     "h1 { font-size: 28px; line-height: 1.25; margin: 0 0 12px; overflow-wrap: anywhere; }\n"
-    "h2 { font-size: 18px; margin: 36px 0 12px; overflow-wrap: anywhere; } h3 { font-size: 15px; margin: 20px 0 8px; "
-    "}\n"
-    "a { color: var(--line); } p { margin: 0 0 12px; overflow-wrap: anywhere; } section + p { margin-top: 10px; }\n"
+    "h2 { font-size: 18px; margin: 36px 0 12px; overflow-wrap: anywhere; }\n"
+    "a { color: var(--line); } p { margin: 0 0 12px; overflow-wrap: anywhere; }\n"
     "section { background: var(--card); border: 1px solid var(--rule); border-radius: 10px; padding: 16px 20px; }\n"
+    "@media (max-width: 520px) { main { padding: 20px 12px 48px; } section { padding: 12px; } h1 { font-size: 23px; } "
+    "}\n";
+
+/* Of a run's page; the widths at which columns become fewer. A row's label stands above its first column and reaches
+ * over the others. */
+static const char run_style[] =
     "table { border-collapse: collapse; width: 100%; table-layout: fixed; }\n"
     "th, td { text-align: left; padding: 5px 0; border-bottom: 1px solid var(--rule); vertical-align: top;\n"
     "  overflow-wrap: anywhere; }\n"
@@ -71,26 +77,29 @@ static const char page_head[] =
     "path.steps { stroke: var(--mark); stroke-width: 1.5px; opacity: .6; } path.mark { stroke: var(--mark); "
     "stroke-width: 9px; }\n"
     "path.ring { stroke: var(--mark); stroke-width: 21px; } path.gap { stroke: var(--card); stroke-width: 17px; }\n"
-    ".sheet { overflow-x: auto; } .sheet img { width: auto; max-width: 100%; border-radius: 0; }\n"
     "pre { margin: 0; overflow-x: auto; font: 13px/1.5 ui-monospace, monospace; tab-size: 4; }\n"
     "@media (max-width: 760px) { .columns:not(.n2) { --n: 3; }\n"
     "  .columns figure:nth-child(n) .row { visibility: hidden; }\n"
     "  .columns figure:nth-child(3n + 1) .row { visibility: visible; } }\n"
-    "@media (max-width: 520px) { main { padding: 20px 12px 48px; } section { padding: 12px; } h1 { font-size: 23px; }\n"
+    "@media (max-width: 520px) {\n"
     "  .columns:not(.n2) { --n: 2; } .columns.photos:not(.n2) { --n: 3; } .columns figure:nth-child(n) .row { "
     "visibility: hidden; }\n"
     "  .columns figure:nth-child(2n + 1) .row { visibility: visible; }\n"
-    "  .plot { margin-left: 42px; } .plot .x:nth-of-type(even) { display: none; } th { width: 42%; } }\n"
-    "</style>\n";
+    "  .plot { margin-left: 42px; } .plot .x:nth-of-type(even) { display: none; } th { width: 42%; } }\n";
 
-void html_begin(FILE *out, const char *title)
+void html_begin_as(FILE *out, const char *title, const struct html_kind *kind)
 {
-    fputs(page_head, out);
-    fputs("<title>", out);
+    fprintf(out, "%s%s\">\n%s%s</style>\n%s<title>", head_begin, kind->policy, shared_style, kind->style, kind->head);
     html_text(out, title);
     fputs("</title>\n</head>\n<body>\n<main>\n<h1>", out);
     html_text(out, title);
     fputs("</h1>\n", out);
+}
+
+void html_begin(FILE *out, const char *title)
+{
+    const struct html_kind run = {.policy = "img-src data:", .style = run_style, .head = ""};
+    html_begin_as(out, title, &run);
 }
 
 void html_end(FILE *out)
@@ -281,9 +290,9 @@ static void put_plot(FILE *out, const struct chart *chart)
     fputs("</svg>\n", out);
 }
 
-void html_curve(FILE *out, const struct chart *chart, const char *heading)
+void html_curve(FILE *out, const struct chart *chart)
 {
-    fprintf(out, "<%s>Loss</%s>\n<section>\n", heading, heading);
+    fputs("<h2>Loss</h2>\n<section>\n", out);
     put_legend(out, chart);
     fputs("<div class=\"plot\">", out);
     put_axis_texts(out, chart);

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "base/progress.h"
 #include "files/file.h"
 #include "report/chart.h"
 #include "report/film.h"
@@ -78,7 +77,7 @@ static struct error put_pictures(FILE *out, const struct report_pictures *p)
     return ok();
 }
 
-/* -------------------------------------------------------------------------------- a run's page */
+/* -------------------------------------------------------------------------------- the page */
 
 static void put_config(FILE *out, const char *config)
 {
@@ -99,7 +98,7 @@ static struct error put_page(FILE *out, const char *folder, const struct report 
     }
     struct error e = put_pictures(out, &r->pictures);
     if (chart.lines.count > 0)
-        html_curve(out, &chart, "h2");
+        html_curve(out, &chart);
     chart_free(&chart);
     TRY(e);
     TRY(film_put(out, folder, &r->pictures, r->last_step));
@@ -126,76 +125,5 @@ struct error report_write(const char *folder, const struct report *report)
     if (e.code == ERROR_NONE)
         e = file_write_whole(path, page, (int64_t)size);
     free(page);
-    return e;
-}
-
-/* -------------------------------------------------------------------------------- many subjects */
-
-enum { SHEET_WIDTH = 960, READABLE_WIDTH = 640 };
-
-/* A run's grid.png, shrunk if it is wider than the page. On a phone one moves it, so that its labels can be read. */
-static struct error put_sheet(FILE *out, const char *folder)
-{
-    char path[PATH_SIZE];
-    struct picture sheet;
-    TRY(path_join(path, folder, "grid.png"));
-    if (!file_exists(path))
-        return ok();
-    TRY(picture_read(&sheet, path));
-    int64_t most = sheet.height > sheet.width ? SHEET_WIDTH * sheet.height / sheet.width : SHEET_WIDTH;
-    fprintf(out, "<h3>Pictures</h3>\n<section class=\"sheet\">\n<div style=\"min-width: %lldpx\">",
-            (long long)(sheet.width < READABLE_WIDTH ? sheet.width : READABLE_WIDTH));
-    struct error e = html_picture(out, &sheet, "photos, and both words on every prompt", most);
-    fputs("</div>\n</section>\n", out);
-    picture_free(&sheet);
-    return e;
-}
-
-static struct error put_subject_curve(FILE *out, const char *folder)
-{
-    char path[PATH_SIZE];
-    struct chart chart;
-    TRY(path_join(path, folder, "metrics.jsonl"));
-    if (!file_exists(path))
-        return ok();
-    TRY(chart_read(&chart, folder));
-    if (chart.lines.count > 0)
-        html_curve(out, &chart, "h3");
-    chart_free(&chart);
-    return ok();
-}
-
-static void put_subject(FILE *out, const struct report_subject *s)
-{
-    fputs("<h2>", out);
-    html_text(out, s->name);
-    fputs("</h2>\n", out);
-    html_facts(out, s->facts, s->fact_count);
-    if (s->link) {
-        fputs("<p><a href=\"", out);
-        html_address(out, s->link);
-        fputs("\">report</a></p>\n", out);
-    }
-    html_trouble(out, put_sheet(out, s->folder));
-    html_trouble(out, put_subject_curve(out, s->folder));
-}
-
-struct error report_subjects(const char *path, const char *title, const struct report_subject *subjects,
-                             int64_t subject_count)
-{
-    struct whole_file file;
-    struct progress progress;
-    char what[64];
-    TRY(whole_file_begin(&file, path));
-    snprintf(what, sizeof what, "writing %.50s", path_name(path));
-    progress_phase(&progress, what, subject_count, "");
-    html_begin(file.stream, title);
-    for (int64_t i = 0; i < subject_count; i++) {
-        put_subject(file.stream, &subjects[i]);
-        progress_step(&progress, i + 1, "");
-    }
-    html_end(file.stream);
-    struct error e = whole_file_end(&file, true);
-    progress_end(&progress);
     return e;
 }

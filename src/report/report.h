@@ -1,7 +1,7 @@
 /* report/report.h
  *
- * Pages for people: report.html of a run (pictures, curve, timings, config) and one page of a queue's many subjects.
- * Each is self-contained (report/html.h), and everything that comes from a user is escaped.
+ * report.html, a run's page for people: pictures, curve, timings, config. It is self-contained (report/html.h), and
+ * everything that comes from a user is escaped.
  */
 #ifndef ZOODIP_REPORT_REPORT_H
 #define ZOODIP_REPORT_REPORT_H
@@ -35,18 +35,5 @@ struct report {
 /* FOLDER/report.html. The curve comes from FOLDER/metrics.jsonl; what the word generated while it was learned, from
  * FOLDER/samples (report/film.h), up to last_step. */
 struct error report_write(const char *folder, const struct report *report);
-
-/* One subject on a queue's page: how its job ended, its curve (from FOLDER/metrics.jsonl) and its pictures
- * (FOLDER/grid.png). Missing files are left out; for unreadable ones the page says why. `link`: the subject's own
- * report, relative to the page, or NULL. */
-struct report_subject {
-    const char *name, *folder, *link;
-    const char *const *facts; /* name, value pairs */
-    int64_t fact_count;
-};
-
-/* PATH: one self-contained page of many subjects. */
-struct error report_subjects(const char *path, const char *title, const struct report_subject *subjects,
-                             int64_t subject_count);
 
 #endif
