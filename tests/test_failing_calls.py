@@ -14,7 +14,7 @@ from conftest import ROOT, SLICE, losses_of, metrics, mpirun, program, recipe, r
 CHANGES = dict(optim__steps=4, optim__batch_size=1, zo__n=1, zo__tau=8, data__resolution=32, output__checkpoint_every=2,
                output__save_every=2, output__prompts=[])
 WAYS = [errno.EIO, errno.ENOSPC, "full", "KILL"]  # a call has another one every day
-RESULTS = ["learned_embeds.safetensors", "learned_embeds-steps-2.safetensors", "metrics.jsonl", "loss.png", "grid.png", "report.html"]
+RESULTS = ["learned_embeds.safetensors", "learned_embeds-steps-2.safetensors", "metrics.jsonl", "loss.png", "grid.png", "thumbnail.jpg", "report.html"]
 
 
 def train(file, *options, ranks=1, **more):

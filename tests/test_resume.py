@@ -153,7 +153,7 @@ def test_a_word_that_is_not_the_checkpoints_is_written_again(finished, quiet, ra
     """All steps are done, but the word failed to be written, or was removed or exchanged since."""
     config, output = finished
     harm(output, how, quiet)
-    for name in ("loss.png", "grid.png", "report.html"):
+    for name in ("loss.png", "grid.png", "thumbnail.jpg", "report.html"):
         (output / name).unlink()
     done = mpirun(ranks, program("zoodip"), "train", config, "--resume")
     for name in ("-last", f"-steps-{STEPS}"):

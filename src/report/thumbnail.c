@@ -40,5 +40,5 @@ struct error thumbnail_write(const char *folder, const struct report_pictures *p
         shown[count++] = &p->photos[i];
     for (int64_t i = 0; i < p->prompt_count && count < THUMBNAIL_PICTURES; i++)
         shown[count++] = &p->learned[i];
-    return write_strip(path, shown, count);
+    return count > 0 ? write_strip(path, shown, count) : ok();
 }

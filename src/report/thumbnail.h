@@ -11,7 +11,7 @@
 /* Of the file: squares of this side, this far apart. */
 enum { THUMBNAIL_SIDE = 96, THUMBNAIL_GAP = 4, THUMBNAIL_PICTURES = 4 };
 
-/* FOLDER/thumbnail.jpg. There is at least one photo. */
+/* FOLDER/thumbnail.jpg, if there is any picture to show. */
 struct error thumbnail_write(const char *folder, const struct report_pictures *pictures);
 
 #endif

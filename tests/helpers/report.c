@@ -1,6 +1,6 @@
 /* report write FOLDER FROM_STEP COUNT      metrics of the steps FROM_STEP + 1 .. FROM_STEP + COUNT: made up, repeatable
- * report page FOLDER TEXT PHOTOS PROMPTS   loss.png, grid.png and report.html up to step 600, of so many pictures; all that
- *                                          can be said is TEXT
+ * report page FOLDER TEXT PHOTOS PROMPTS   loss.png, grid.png, thumbnail.jpg and report.html up to step 600, of so many
+ *                                          pictures; all that can be said is TEXT
  * report picture FOLDER STEP TAG           a picture in TensorBoard's file
  */
 #include <math.h>
@@ -12,6 +12,7 @@
 #include "report/plot.h"
 #include "report/report.h"
 #include "report/sheet.h"
+#include "report/thumbnail.h"
 
 static struct error write_steps(const char *folder, int64_t from, int64_t count)
 {
@@ -79,6 +80,7 @@ static struct error write_page(const char *folder, const char *text, int64_t pho
     };
     struct error e = plot_write(folder);
     e = error_first(e, sheet_write(folder, &report.pictures, 64));
+    e = error_first(e, thumbnail_write(folder, &report.pictures));
     e = error_first(e, report_write(folder, &report));
     for (int i = 0; i < 3; i++)
         for (int j = 0; j < MOST; j++)
