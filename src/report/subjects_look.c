@@ -93,7 +93,7 @@ const char subjects_script[] =
     "const find = get('find'), pick = get('sort'), failures = get('failures'), chips = [...get('states').children];\n"
     "const states = ['running', 'failed', 'done', 'stopped', 'cancelled', 'waiting'], texts = [1, 2, 8];\n"
     "const begun = Date.now();\n"
-    "let view = {}, typed = 0;\n"
+    "let view, typed = 0;\n"
     "\n"
     "const key = (row, i) => {\n"
     "  if (i === 2) return states.indexOf(row.className);\n"
@@ -129,10 +129,8 @@ const char subjects_script[] =
     "  pick.value = view.by;\n"
     "};\n"
     "const set = change => {\n"
-    "  Object.assign(view, change);\n"
-    "  const kept = new URLSearchParams(Object.entries(view).filter(([, value]) => value));\n"
-    "  location.replace('#' + kept);\n"
-    "  show();\n"
+    "  const wanted = Object.entries({...view, ...change}).filter(([, value]) => value);\n"
+    "  location.replace('#' + new URLSearchParams(wanted)); // which calls read\n"
     "};\n"
     "const read = () => {\n"
     "  const kept = new URLSearchParams(location.hash.slice(1)), by = parseInt(kept.get('by'), 10);\n"
@@ -158,7 +156,7 @@ const char subjects_script[] =
     "read();\n"
     "\n"
     "const place = 'zoodip ' + location.pathname;\n"
-    "try { // a browser may refuse to store anything\n"
+    "try { // to store something may be refused\n"
     "  const kept = JSON.parse(sessionStorage.getItem(place));\n"
     "  sessionStorage.removeItem(place);\n"
     "  if (kept && failures) failures.open = kept.open;\n"
@@ -178,4 +176,4 @@ const char subjects_script[] =
     "  if (now - begun > 30000 && !document.hidden && !reading) reload();\n"
     "}, 1000);\n";
 
-const char subjects_script_hash[] = "f47k3nJQQWPIxvD+B2YQO16qsO0VU0R+getesN2w5DU=";
+const char subjects_script_hash[] = "UpxEkOmdlFyjwOdIhC4xl5F38a1Hy/00ovbPpdTrFtg=";
