@@ -62,9 +62,9 @@ static struct subject_row row_of(const struct results *r, const struct job *job,
         .steps = (double)(running && s->last > 0 ? s->last : job->steps),
         .left = running && s->left >= 0 ? s->left : NAN,
         .first = loss_of(s, s->validation_first),
-        .best = loss_of(s, s->validation_best),
+        .best = running && s->best_step == 0 ? NAN : loss_of(s, s->validation_best), // it may not have looked yet
         .best_step = (double)s->best_step,
-        .seconds = s->step > 0 ? s->seconds : NAN,
+        .seconds = s->seconds > 0 ? s->seconds : NAN,
         .turnaround = results_turnaround(r, job),
     };
 }

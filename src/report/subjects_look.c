@@ -38,7 +38,7 @@ const char subjects_style[] =
     "tbody { font-size: 15px; } tbody th { font-weight: 600; } td { font-variant-numeric: tabular-nums; } "
     "td:nth-child(n + 5):nth-child(-n + 8) { "
     "white-space: nowrap; }\n"
-    ":is(th, td):nth-child(1) { width: 212px; } :is(th, td):nth-child(3) { width: 156px; }\n"
+    ":is(th, td):nth-child(1) { width: 212px; } :is(th, td):nth-child(3) { width: 174px; }\n"
     ":is(th, td):nth-child(4) { width: 140px; } :is(th, td):nth-child(5) { width: 84px; }\n"
     ":is(th, td):nth-child(6) { width: 104px; } :is(th, td):nth-child(7) { width: 84px; }\n"
     ":is(th, td):nth-child(8) { width: 98px; } :is(th, td):nth-child(9) { width: 12%; }\n"

@@ -83,7 +83,7 @@ static void put_totals(FILE *out, const struct subjects_page *p, const int64_t c
 {
     const double day = 20 * 3600; // later than that, an hour does not say enough
     bool whole = counts[RUNNING] + counts[STOPPED] + counts[WAITING] == 0;
-    fprintf(out, "<p>%s: ", p->running ? "Running" : whole ? "Ended" : "Not finished");
+    fprintf(out, "<p>%s: ", p->running ? "Under way" : whole ? "Ended" : "Not finished");
     put_counts(out, counts);
     fputs(". ", out);
     put_duration(out, p->seconds, p->running ? " so far" : " in all");
