@@ -17,6 +17,9 @@ struct host {
     const struct device_kind *devices;
 };
 
+/* The most bytes of a jobs file. */
+enum { JOBS_FILE_LIMIT = 64 << 20 };
+
 struct command {
     const char *name, *meaning;
     void (*help)(void); /* prints its help on stdout */

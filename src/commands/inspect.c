@@ -7,6 +7,7 @@
 #include "base/memory.h"
 #include "base/text.h"
 #include "commands/commands.h"
+#include "commands/inspect_jobs.h"
 #include "commands/options.h"
 #include "files/config.h"
 #include "files/file.h"
@@ -23,7 +24,7 @@
 static void print_help(void)
 {
     printf(
-        "usage: zoodip inspect PATH [--set KEY=VALUE]... [--quiet] [--log-format F]\n"
+        "usage: zoodip inspect PATH [--set KEY=VALUE]... [--job N|NAME]... [--quiet] [--log-format F]\n"
         "\n"
         "Shows what PATH holds:\n"
         "  a model folder       its parts, their shapes, number types, parameters and bytes, and what is quantized\n"
@@ -32,15 +33,18 @@ static void print_help(void)
         "  a run's folder       its zo.derivative, steps, losses, time, what the word it kept gained, files\n"
         "  a config             every key with its effective value, the evaluations of steps, looks and pictures, a\n"
         "                       step's arena by differences and by tangents, and the GPU memory its run needs\n"
+        "  a jobs file          each job's number, name, steps and pictures, or why it is wrong; model and output.dir\n"
         "\n"
         "  --set KEY=VALUE      a config key, as for train\n"
+        "  --job N|NAME         of a jobs file, this job only (may be given several times)\n"
         "  --quiet              only warnings and errors on stderr; for a config, no table of its memory plan\n"
         "  --log-format F       plain (the default), or json: each line on stderr as an object of JSON, and no table\n"
         "\n"
         "examples:\n"
         "  zoodip inspect dataset/toybox/model\n"
         "  zoodip inspect configs/toybox.json --set zo.n=4\n"
-        "  zoodip inspect results/toybox/learned_embeds.safetensors\n");
+        "  zoodip inspect results/toybox/learned_embeds.safetensors\n"
+        "  zoodip inspect configs/queues/toybox.json --job ball1\n");
 }
 
 /* Text from a file, without control characters that would drive the reader's terminal. */
@@ -436,28 +440,40 @@ static struct error inspect_folder(const char *path)
     return error_input("%s: holds neither model_index.json (a model) nor metrics.jsonl (a run)", path);
 }
 
-static struct error inspect_path(const char *path, const struct text_list *sets, struct comm *comm)
+static struct error inspect_json(const char *path, const struct text_list *sets, const struct text_list *which,
+                                 struct comm *comm)
+{
+    bool jobs;
+    TRY(inspect_jobs(path, sets, which, &jobs));
+    if (jobs)
+        return ok();
+    return which->count ? error_input("--job: %s: is no jobs file", path) : inspect_config(path, sets, comm);
+}
+
+static struct error inspect_path(const char *path, const struct text_list *sets, const struct text_list *which,
+                                 struct comm *comm)
 {
     enum path_kind kind;
     TRY(path_look(path, &kind));
-    if (kind == PATH_FOLDER)
-        return inspect_folder(path);
-    if (text_ends_with(path, ".json") && !text_ends_with(path, ".index.json"))
-        return inspect_config(path, sets, comm);
-    return inspect_safetensors(path);
+    if (kind != PATH_FOLDER && text_ends_with(path, ".json") && !text_ends_with(path, ".index.json"))
+        return inspect_json(path, sets, which, comm);
+    if (which->count)
+        return error_input("--job: %s: is no jobs file", path);
+    return kind == PATH_FOLDER ? inspect_folder(path) : inspect_safetensors(path);
 }
 
 static struct error run(int argc, char **argv, const struct host *host)
 {
     const char *path = NULL;
-    struct text_list sets = {0};
-    const struct option table[] = {{.name = "set", .many = &sets}};
-    struct error e = options_read(argc, argv, table, 1, &path, 1);
+    struct text_list sets = {0}, which = {0};
+    const struct option table[] = {{.name = "set", .many = &sets}, {.name = "job", .many = &which}};
+    struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &path, 1);
     if (e.code == ERROR_NONE && !path)
         e = error_input("inspect: expected one PATH; see zoodip inspect --help");
     if (e.code == ERROR_NONE && comm_rank(host->comm) == 0)
-        e = inspect_path(path, &sets, host->comm);
+        e = inspect_path(path, &sets, &which, host->comm);
     memory_free(sets.items);
+    memory_free(which.items);
     return comm_agree(host->comm, e);
 }
 

@@ -9,8 +9,6 @@
 #include "queue/queue.h"
 #include "queue/spool.h"
 
-enum { FILE_LIMIT = 64 << 20 };
-
 static void print_help(void)
 {
     printf("usage: zoodip run JOBS.json [--set KEY=VALUE]... [--groups G] [--resume | --overwrite] [--quiet]\n"
@@ -86,7 +84,7 @@ static struct error run_file(struct queue *q, const struct queue_parts *parts, c
     struct comm *comm = parts->comm;
     char *text = NULL; // rank 0's, since nodes may have different disks
     int64_t size = 0;
-    struct error e = comm_agree(comm, comm_rank(comm) == 0 ? file_read(path, FILE_LIMIT, &text, &size) : ok());
+    struct error e = comm_agree(comm, comm_rank(comm) == 0 ? file_read(path, JOBS_FILE_LIMIT, &text, &size) : ok());
     if (e.code == ERROR_NONE)
         e = queue_run_file(q, &source, text, size, start);
     memory_free(text);

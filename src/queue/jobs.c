@@ -415,11 +415,16 @@ static struct error find_name(const struct jobs *jobs, const char *name, int64_t
                        near.name ? "; did you mean " : "", near.name ? near.name : "", near.name ? "?" : "");
 }
 
+struct error jobs_find(const struct jobs *jobs, const char *which, int64_t *at)
+{
+    bool number = *which && strspn(which, "0123456789") == strlen(which);
+    return (number ? find_number : find_name)(jobs, which, at);
+}
+
 struct error jobs_select(struct jobs *jobs, const char *which)
 {
     int64_t at;
-    bool number = *which && strspn(which, "0123456789") == strlen(which);
-    TRY((number ? find_number : find_name)(jobs, which, &at));
+    TRY(jobs_find(jobs, which, &at));
     for (int64_t i = 0; i < jobs->count; i++)
         jobs->items[i].external = i != at;
     return ok();

@@ -136,8 +136,11 @@ struct error job_name_check(const char *name);
 void jobs_free(struct jobs *jobs);
 void job_free(struct job *job);
 
-/* Leaves all jobs but one to other runs: `which` is its number, counted from 1, or else its name (digits alone are a
- * number, so that a job named "7" can only be had by its own). */
+/* The place of a job, by its number, counted from 1, or else its name: digits alone are a number, so that numbers mean the
+ * same whatever jobs are called. */
+struct error jobs_find(const struct jobs *jobs, const char *which, int64_t *at);
+
+/* Leaves all jobs but that one to other runs. */
 struct error jobs_select(struct jobs *jobs, const char *which);
 
 /* Whether a job is this run's and has not ended; the first such job, or NULL. */

@@ -1,0 +1,127 @@
+#include "commands/inspect_jobs.h"
+
+#include <cjson/cJSON.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "commands/commands.h"
+#include "files/file.h"
+#include "files/json.h"
+#include "queue/jobs.h"
+
+static struct error looks_like_jobs(bool *is, const char *path, const char *text, int64_t size)
+{
+    cJSON *root;
+    TRY(json_parse(&root, path, text, size));
+    *is = cJSON_HasObjectItem(root, "jobs") || cJSON_HasObjectItem(root, "defaults");
+    cJSON_Delete(root);
+    return ok();
+}
+
+struct widths {
+    int number, steps, name; /* of the table's columns */
+};
+
+static int wider(int width, int other)
+{
+    return width > other ? width : other;
+}
+
+static struct widths find_widths(const struct jobs *jobs)
+{
+    const int most = 40; // a longer name moves what follows it
+    struct widths w = {.number = wider(3, snprintf(NULL, 0, "%lld", (long long)jobs->count)), .steps = 5, .name = 4};
+    for (int64_t i = 0; i < jobs->count; i++) {
+        const struct job *job = &jobs->items[i];
+        w.steps = wider(w.steps, snprintf(NULL, 0, "%lld", (long long)job->steps));
+        w.name = wider(w.name, (int)strnlen(job->name, (size_t)most));
+    }
+    return w;
+}
+
+static void print_job(const struct job *job, int64_t number, struct widths w)
+{
+    bool wrong = job->status.state == JOB_FAILED;
+    struct texts images = job->config.data.images;
+    printf("  %*lld  %-*s  ", w.number, (long long)number, w.name, job->name);
+    if (wrong) {
+        printf("%*s  %s\n", w.steps, "wrong", job->status.error.text);
+        return;
+    }
+    text_show_safely(images.items[0]);
+    printf("%*lld  %s", w.steps, (long long)job->steps, images.items[0]);
+    if (images.count > 1)
+        printf(" and %lld more", (long long)images.count - 1);
+    printf("\n");
+}
+
+static void print_head(struct jobs *jobs, const char *path)
+{
+    struct job *right = jobs_first_pending(jobs);
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < jobs->count; i++)
+        wrong += jobs->items[i].status.state == JOB_FAILED;
+    text_show_safely(right->config.model);
+    text_show_safely(jobs->folder);
+    printf("%s: a jobs file\n", path);
+    printf("  jobs        %lld", (long long)jobs->count);
+    if (wrong)
+        printf(", %lld of them wrong", (long long)wrong);
+    printf("\n  model       %s\n  output.dir  %s\n\n", right->config.model, jobs->folder);
+}
+
+static void print_jobs(struct jobs *jobs, const char *path, const int64_t *shown, int64_t count)
+{
+    struct widths w = find_widths(jobs);
+    print_head(jobs, path);
+    printf("  %*s  %-*s  %*s  pictures\n", w.number, "job", w.name, "name", w.steps, "steps");
+    for (int64_t i = 0; i < count; i++)
+        print_job(&jobs->items[shown[i]], shown[i] + 1, w);
+}
+
+/* Places of the jobs to show -> shown [their count]; all, if none is named. */
+static struct error select_jobs(struct jobs *jobs, const char *path, const struct text_list *which, int64_t *shown)
+{
+    for (int64_t i = 0; i < which->count; i++)
+        TRY(jobs_find(jobs, which->items[i], &shown[i]));
+    for (int64_t i = 0; i < jobs->count && which->count == 0; i++)
+        shown[i] = i;
+    return ok();
+}
+
+static struct error show_jobs(struct jobs *jobs, const char *path, const struct text_list *which)
+{
+    int64_t count = which->count ? which->count : jobs->count;
+    int64_t *shown = memory_alloc(count, sizeof *shown);
+    struct error e = shown ? select_jobs(jobs, path, which, shown) : error_memory("the jobs");
+    if (e.code == ERROR_NONE)
+        print_jobs(jobs, path, shown, count);
+    memory_free(shown);
+    return e;
+}
+
+static struct error read_and_print(const char *path, const char *text, int64_t size, const struct text_list *sets,
+                                   const struct text_list *which)
+{
+    const struct jobs_source source = {.kind = JOBS_FILE, .name = path, .sets = sets};
+    struct jobs jobs;
+    struct error e = jobs_read(&jobs, &source, text, size);
+    if (e.code == ERROR_NONE)
+        e = show_jobs(&jobs, path, which);
+    jobs_free(&jobs);
+    return e;
+}
+
+struct error inspect_jobs(const char *path, const struct text_list *sets, const struct text_list *which, bool *is)
+{
+    char *text;
+    int64_t size;
+    *is = false;
+    TRY(file_read(path, JOBS_FILE_LIMIT, &text, &size));
+    struct error e = looks_like_jobs(is, path, text, size);
+    if (e.code == ERROR_NONE && *is)
+        e = read_and_print(path, text, size, sets, which);
+    memory_free(text);
+    return e;
+}
