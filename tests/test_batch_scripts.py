@@ -1,11 +1,13 @@
 """How the batch scripts treat a job and their arguments: run as Slurm would, on one rank, in a folder with a space in its name,
 with a program in zoodip's place that prints its arguments. tests/test_slurm.py uses the real Slurm and zoodip."""
+import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, run
+from conftest import ROOT, program, recipe, run
 
 QUICK = True
 
@@ -35,6 +37,14 @@ def test_a_task_of_an_array_learns_the_job_of_its_number(project):
     settings = ["--set", "data.images=photos/my cat", "--set", "output.dir=$(touch x)"]
     done = batch(project, "array", "my jobs.json", *settings, SLURM_ARRAY_TASK_ID="2")
     assert done.stdout.splitlines() == ["run", "my jobs.json", "--job", "2", *settings], done.stderr
+
+
+def test_a_task_of_a_later_array_learns_a_later_job(project):
+    (project / "jobs.json").write_text("[]")
+    done = batch(project, "array", "jobs.json", "--offset", "1000", "--resume", SLURM_ARRAY_TASK_ID="2")
+    assert done.stdout.splitlines() == ["run", "jobs.json", "--job", "1002", "--resume"], done.stderr
+    done = batch(project, "array", "jobs.json", "--offset", "x", SLURM_ARRAY_TASK_ID="2")
+    assert done.returncode == 2 and "--offset x" in done.stderr
 
 
 @pytest.mark.parametrize("task, words, message", [
@@ -71,3 +81,93 @@ def test_a_job_that_cannot_be_put_back_says_what_to_do(project, answer):
                  OMPI_MCA_odls_base_sigkill_timeout="1")  # mpirun waits twice as long after a rank that did not end with 0
     assert done.returncode == 75 and done.stdout.splitlines()[-1] == "requeue 1"
     assert ("submit it again with --resume" in done.stderr) == (answer != 0)
+
+
+# -------------------------------------------------------------------------------- submit.sh
+
+
+NAMES = ["mug", "dog6", "two words", "7", "a*", "é", "last"]
+
+
+@pytest.fixture
+def cluster(project):
+    """A project with a jobs file, and a cluster whose sbatch writes down what it was given, an array a line."""
+    (project / "bin").mkdir()
+    write_program(project / "bin" / "sbatch", """printf '%s\\t' "$@" >> sbatch.log; echo >> sbatch.log; n=$(wc -l < sbatch.log)
+        [ "$n" -le "${TAKES:-9}" ] || { echo "sbatch: error: too many" >&2; exit 1; }
+        echo "$((100 + n));here" """)
+    write_program(project / "bin" / "scontrol", 'echo "MaxArraySize            = ${SIZE:-1001}"')
+    write_file(project)
+    return project
+
+
+def write_file(project, *more):
+    jobs = [{"name": name} for name in NAMES] + list(more)
+    (project / "my jobs.json").write_text(json.dumps(dict(defaults=recipe("results/a night"), jobs=jobs)))
+
+
+def submit(project, *words, check=True, **env):
+    (project / "sbatch.log").unlink(missing_ok=True)
+    done = run(project / "launch/slurm/submit.sh", *words, cwd=project, check=check,
+               env={"PATH": f"{project}/bin:{os.environ['PATH']}", "ZOODIP_BUILD": str(Path(program("zoodip")).parent), **env})
+    log = project / "sbatch.log"
+    return done, [line.split("\t")[:-1] for line in log.read_text().splitlines()] if log.exists() else []
+
+
+SCRIPT = ["launch/slurm/array.sbatch", "my jobs.json", "--offset"]
+
+
+def test_submit_counts_the_jobs(cluster):
+    done, given = submit(cluster, "my jobs.json", "-p", "gpu", "--job-name=a b", "--", "--set", "output.dir=else where", "--resume")
+    assert given == [["--parsable", "-p", "gpu", "--job-name=a b", "--array=1-7", *SCRIPT, "0", "--set", "output.dir=else where", "--resume"]]
+    assert "array 101: tasks 1-7\n" in done.stdout and "zoodip status else\\ where, squeue -j 101\n" in done.stdout
+    assert "reads my jobs.json when it starts" in done.stdout and not done.stderr
+
+
+@pytest.mark.parametrize("words, tasks", [
+    (["--job", "dog6"], "2"), (["--job=last,mug,dog6"], "1-2,7"), (["--job", "4,two words", "--job", "3", "--job", "é"], "3-4,6"), (["--job", "a*"], "5")])
+def test_submit_finds_the_numbers_of_names(cluster, words, tasks):
+    assert [a for a in submit(cluster, "my jobs.json", *words)[1][0] if a.startswith("--array")] == [f"--array={tasks}"]
+
+
+@pytest.mark.parametrize("size, words, arrays", [
+    (4, [], [("1-3", "0", ""), ("1-3", "3", ""), ("1", "6", "")]), (8, [], [("1-7", "0", "")]), (7, [], [("1-6", "0", ""), ("1", "6", "")]),
+    (4, ["--max-running", "2"], [("1-3%2", "0", ""), ("1-3%2", "3", "afterany:101"), ("1%2", "6", "afterany:102")]),
+    (4, ["--job", "mug,é,last"], [("1", "0", ""), ("3", "3", ""), ("1", "6", "")]), (3, ["--max-running=1", "--job", "4,3"], [("1-2%1", "2", "")])])
+def test_submit_splits_what_one_array_cannot_hold(cluster, size, words, arrays):
+    given = submit(cluster, "my jobs.json", *words, SIZE=str(size))[1]
+    assert given == [["--parsable", *([f"--dependency={after}"] if after else []), f"--array={tasks}", *SCRIPT, offset] for tasks, offset, after in arrays]
+
+
+def test_submit_says_which_arrays_were_taken(cluster):
+    done, given = submit(cluster, "my jobs.json", SIZE="4", TAKES="2", check=False)
+    assert done.returncode == 2 and len(given) == 3 and done.stderr.splitlines()[-1] == "submit.sh: sbatch took 2 of 3 arrays: 101 102"
+
+
+def test_submit_tells_of_jobs_that_will_fail(cluster):
+    write_file(cluster, {"name": "wrong", "stpes": 3})
+    done, given = submit(cluster, "my jobs.json")
+    assert "--array=1-8" in given[0] and "1 of 8 jobs are wrong and will fail; see" in done.stderr
+
+
+@pytest.mark.parametrize("words, message", [
+    ([], "the jobs file comes first"), (["--max-running", "3", "my jobs.json"], "the jobs file comes first"), (["none.json"], "none.json: no such jobs file"),
+    (["my jobs.json", "--job", "mgu"], "did you mean mug?"), (["my jobs.json", "--job"], "--job needs"), (["my jobs.json", "--max-running", "0"], "--max-running 0"),
+    (["my jobs.json", "--array=1-2"], "--array=1-2: is chosen here"), (["my jobs.json", "--set", "seed=1"], "--set: an option of run comes after --"),
+    (["my jobs.json", "--", "--groups", "2"], "--groups: each task"), (["my jobs.json", "--", "--set", "seed=x"], "seed"),
+    (["config.json"], "config.json: is no jobs file"), (["broken.json"], "broken.json: line 1")])
+def test_submit_refuses_in_one_line(cluster, words, message):
+    (cluster / "config.json").write_text(json.dumps(recipe("out")))
+    (cluster / "broken.json").write_text("{")
+    done, given = submit(cluster, *words, check=False)
+    assert done.returncode == 2 and not given and message in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_submit_refuses_where_nothing_can_be_submitted(cluster):
+    (cluster / "bare").mkdir()
+    for tool in ("bash", "sed"):
+        (cluster / "bare" / tool).symlink_to(shutil.which(tool))
+    for env, message in ((dict(SIZE="0"), "takes no arrays"), (dict(ZOODIP_BUILD="nowhere"), "nowhere/zoodip: no such program"),
+                         (dict(PATH=f"{cluster}/bare"), "no sbatch here")):
+        done, given = submit(cluster, "my jobs.json", check=False, **env)
+        assert done.returncode == 2 and not given and message in done.stderr and done.stderr.count("\n") == 1, done.stderr

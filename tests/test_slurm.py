@@ -58,6 +58,7 @@ PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 JobRequeue=1
 KillWait=6
+MaxArraySize=5
 GresTypes=gpu
 NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port1} CPUs=2 Gres=gpu:2
 NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port2} CPUs=2 Gres=gpu:2
@@ -330,6 +331,22 @@ def test_an_array_gives_each_job_of_a_jobs_file_to_a_task(slurm, tmp_path, quiet
     assert "resuming after step" in (output / "seed 3" / "log.txt").read_text() and not list(output.glob("*/previous"))
     jobs = json.loads((output / "summary.json").read_text())["jobs"]
     assert [(job["name"], job["state"]) for job in jobs] == [(f"seed {seed}", "done") for seed in range(4)]
+
+
+@beside_the_others("slurm", "quiet")
+def test_submit_gives_each_job_to_a_task_of_arrays_as_large_as_the_site_allows(slurm, tmp_path, quiet):
+    """MaxArraySize 5: tasks 1 to 4. The fifth job is the first of a second array, and has the recipe of the first."""
+    path, output = write_jobs(tmp_path, *({"name": f"job {i}", **({} if i in (1, 5) else {"seed": i})} for i in range(1, 7)))
+    done = subprocess.run(["launch/slurm/submit.sh", path, "--job", "job 1,3,job 5", "--max-running=2", "--nodes=1", "--gpus-per-node=1", "--time=5",
+                           f"--output={tmp_path}/log-%A_%a", "--", "--set", "output.checkpoint_every=20"],
+                          env=slurm.env, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    numbers = re.findall(r"^array (\d+): ", done.stdout, re.M)
+    assert len(numbers) == 2, done.stdout + done.stderr
+    slurm.until(lambda: not slurm.ask("squeue", "-h", "-j", ",".join(numbers)), 120)
+    jobs = {job["name"]: job["state"] for job in json.loads((output / "summary.json").read_text())["jobs"]}
+    said = "".join(log.read_text() for log in tmp_path.glob("log-*"))
+    assert [name for name, state in jobs.items() if state == "done"] == ["job 1", "job 3", "job 5"], said
+    assert learned(output / "job 1") == learned(output / "job 5") == quiet[0] != learned(output / "job 3")
 
 
 @beside_the_others("slurm", "quiet")
