@@ -536,6 +536,28 @@ def test_a_run_of_one_job_tells_what_the_queue_before_it_left(tmp_path):
     assert "<td>30/30</td>" in page and re.findall('src="([^"]*)"', page) == ["a/thumbnail.jpg"]
 
 
+def test_a_run_of_one_job_reads_of_the_others_only_what_has_changed(tmp_path):
+    """A job that had ended an hour before the summary was written is as it says there, until its job.json is written again, is gone, or
+    belongs to another recipe than the file's now."""
+    path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=1) for name in "abcd"})
+    for number in "123":
+        queue(1, path, "--job", number)
+    before = summary(output)[0]
+    for name in "abc":
+        job = output / name / "job.json"
+        job.write_text(json.dumps(json.loads(job.read_text()) | dict(state="failed", reason="written again", finished=2e9)))
+        if name == "a":
+            os.utime(job, (time.time() - 3600,) * 2)
+    (output / "c" / "job.json").unlink()
+    queue(1, path, "--job", "4")
+    jobs = summary(output)[0]
+    assert jobs["a"] == before["a"] and before["a"]["state"] == "done" and before["a"]["finished"] > 0
+    assert (jobs["b"]["state"], jobs["b"]["reason"]) == ("failed", "written again")
+    assert (jobs["c"]["state"], jobs["d"]["state"]) == ("waiting", "done")
+    queue(1, write_jobs(tmp_path, jobs={name: dict(optim__steps=1, seed=9 if name == "a" else 0) for name in "abcd"})[0], "--job", "d")
+    assert summary(output)[0]["a"]["state"] == "waiting"
+
+
 @pytest.mark.parametrize("options, words", [
     (["--job", "5"], ["--job: 5", "has 4 jobs"]), (["--job", "0"], ["--job: 0", "counted from 1"]),
     (["--job", "99999999999999999999"], ["has 4 jobs"]), (["--job", "shrot"], ["--job: shrot", "no job of that name; did you mean short?"]),

@@ -81,7 +81,7 @@ static void print_jobs(struct jobs *jobs, const char *path, const int64_t *shown
 }
 
 /* Places of the jobs to show -> shown [their count]; all, if none is named. */
-static struct error select_jobs(struct jobs *jobs, const char *path, const struct text_list *which, int64_t *shown)
+static struct error select_jobs(const struct jobs *jobs, const struct text_list *which, int64_t *shown)
 {
     for (int64_t i = 0; i < which->count; i++)
         TRY(jobs_find(jobs, which->items[i], &shown[i]));
@@ -94,7 +94,7 @@ static struct error show_jobs(struct jobs *jobs, const char *path, const struct 
 {
     int64_t count = which->count ? which->count : jobs->count;
     int64_t *shown = memory_alloc(count, sizeof *shown);
-    struct error e = shown ? select_jobs(jobs, path, which, shown) : error_memory("the jobs");
+    struct error e = shown ? select_jobs(jobs, which, shown) : error_memory("the jobs");
     if (e.code == ERROR_NONE)
         print_jobs(jobs, path, shown, count);
     memory_free(shown);

@@ -9,7 +9,6 @@
 #include "base/memory.h"
 #include "files/file.h"
 #include "files/json.h"
-#include "queue/queue_page.h"
 #include "report/metrics.h"
 #include "zo/previous.h"
 
@@ -124,8 +123,7 @@ static bool has_words(const struct job *job, struct json *json)
     return true;
 }
 
-/* What a file, which may hold anything, says about a job. */
-static struct job_status parse_status(int64_t job, struct json *json)
+struct job_status result_status(int64_t job, struct json *json)
 {
     const int64_t most = INT64_C(1) << 53;
     struct job_status found = job_status_unknown(job);
@@ -172,7 +170,7 @@ static void parse_result(struct job *job, struct json *json)
     char difference[RECIPE_DIFFERENCE];
     if (differs(difference, json_string(json, "recipe", ""), job))
         return;
-    struct job_status found = parse_status(job->status.job, json);
+    struct job_status found = result_status(job->status.job, json);
     if (found.state == JOB_DONE ? !is_whole(&found, job->steps) || !has_words(job, json) : !job->external)
         found.state = JOB_WAITING;
     if (found.state == JOB_FAILED)
@@ -209,7 +207,7 @@ void result_read(struct job *job)
 static enum finished parse_finished(struct job *job, struct json *json, char difference[RECIPE_DIFFERENCE])
 {
     const int64_t most = INT64_C(1) << 53;
-    struct job_status found = parse_status(job->status.job, json);
+    struct job_status found = result_status(job->status.job, json);
     int64_t wanted = json_integer(json, "steps_wanted", 0, 0, most);
     const char *recipe = json_string(json, "recipe", "");
     double submitted = json_number(json, "submitted", 0);

@@ -22,6 +22,11 @@ void result_remove(const struct job *job);
  * on the disk as it was then, is done; any other one waits; an external job that is not done is shown as it is there. */
 void result_read(struct job *job);
 
+struct json;
+
+/* What a file that holds the same keys, and may hold anything else, says about a job of that place in the list. */
+struct job_status result_status(int64_t job, struct json *json);
+
 /* Whether FOLDER/job.json, unless an --overwrite has given it up, says that a run finished the job, and the word is
  * there: not at all; as it is wanted now; with another number of steps; or with another recipe. Then the job's status
  * and sources are that run's, and `difference` says what differs (recipe_differs). */

@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "files/file.h"
 #include "files/json.h"
+#include "queue/earlier.h"
 #include "queue/queue_page.h"
 #include "queue/results.h"
 #include "queue/schedule.h"
@@ -63,15 +64,18 @@ double results_left(const struct results *r)
 static bool read_external(struct results *r)
 {
     bool changed = false;
+    struct earlier earlier = {.folder = r->jobs->folder};
     for (int64_t i = 0; i < r->jobs->count; i++) {
         struct job *job = &r->jobs->items[i];
         struct job_status before = job->status;
         if (!job->external || !job->folder)
             continue;
         job->status = job_status_unknown(before.job);
-        result_read(job);
+        if (!earlier_take(&earlier, job))
+            result_read(job);
         changed |= job->status.state != before.state || job->status.finished != before.finished;
     }
+    earlier_close(&earlier);
     return changed;
 }
 
@@ -138,6 +142,7 @@ static cJSON *job_json(const struct results *r, const struct job *job)
         result_add_number(o, "since", s->since);
     if (s->finished > 0)
         result_add_number(o, "finished", s->finished);
+    earlier_mark(o, job);
     if (s->state != JOB_RUNNING)
         return o;
     if (s->phase[0])
