@@ -50,7 +50,7 @@ static struct error check_folder(const struct roster *r)
 
 static void refresh_results(struct roster *r, bool news)
 {
-    if (!r->shared && r->results.groups > 0 && check_folder(r).code == ERROR_NONE)
+    if (!r->shared && r->results.groups > 0 && results_due(&r->results, news) && check_folder(r).code == ERROR_NONE)
         results_refresh(&r->results, news);
 }
 

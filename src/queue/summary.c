@@ -215,6 +215,11 @@ static bool is_due(const struct due *due, bool news)
     return now >= due->next || (news && now - due->last >= soon * due->took);
 }
 
+bool results_due(const struct results *r, bool news)
+{
+    return is_due(&r->summary, news) || is_due(&r->page, false);
+}
+
 void results_refresh(struct results *r, bool news)
 {
     struct error e = ok();

@@ -48,6 +48,7 @@ double results_left(const struct results *r);
 /* summary.json and index.html if they are due, as they are at the start; news: whether a job has ended since. Says once if
  * they cannot be written. */
 void results_refresh(struct results *r, bool news);
+bool results_due(const struct results *r, bool news);
 
 /* Both, now: at the end. */
 struct error results_write(struct results *r);

@@ -187,16 +187,26 @@ static void begin_status(struct work *w)
     gethostname(s->host, sizeof s->host - 1);
 }
 
+/* Work that is under way goes on. */
+static void on_progress(void *arg)
+{
+    struct work *w = arg;
+    w->tick(w->arg);
+}
+
 void work_run(struct work *w, const char *assignment)
 {
     begin_status(w);
+    progress_listen(on_progress, w);
     w->tick(w->arg);
     struct error e = learn(w, assignment);
+    progress_unlisten(on_progress, w);
     if (is_leader(w)) {
         if (e.code != ERROR_NONE && w->log.open)
             log_line("%s", e.text);
         record_outcome(w, e);
     }
+    learning_end(&w->learning, w->status.error, w->status.state == JOB_CANCELLED ? "cancelled" : NULL);
     job_log_close(&w->log);
     learning_free(&w->learning);
     if (e.code != ERROR_NONE)

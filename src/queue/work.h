@@ -15,7 +15,7 @@
 struct work {
     const struct jobs *jobs; /* borrowed, as the next two */
     struct pipeline *pipeline;
-    void (*tick)(void *arg); /* after every step, on every rank of the group */
+    void (*tick)(void *arg); /* whenever a step is done, or other work goes on; on every rank of the group */
     void *arg;
 
     /* Results, kept up to date while it runs: what the leader knows, and at the end reports. */
