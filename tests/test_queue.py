@@ -103,6 +103,64 @@ def test_summary_says_what_became_of_each_job(tmp_path):
         assert 0 < job["turnaround"] < time.time() - began + 1
 
 
+@beside_the_others("alone")
+def test_a_summary_is_kept_up_to_date_while_jobs_run(tmp_path):
+    path, output = write_jobs(tmp_path, jobs={name: dict(optim__steps=100000) for name in ("a", "b", "c")})
+    process = start(2, "run", path, "--groups", "2")
+    try:
+        until(lambda: (output / "summary.json").exists() and summary(output)[0]["a"]["steps"] > 0, process)
+        jobs, whole = summary(output)
+        process.send_signal(signal.SIGUSR1)
+        process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert whole["state"] == "running" and whole["counts"] == {**dict.fromkeys(whole["counts"], 0), "running": 2, "waiting": 1}
+    assert whole["seconds_left"] > 60 and 0 <= whole["written"] - whole["moved"] < 5 and whole["interval"] >= 5 and whole["ranks"] == 2
+    assert [jobs[name]["state"] for name in "abc"] == ["running", "running", "waiting"]
+    for number, name in enumerate("ab"):
+        job = jobs[name]
+        assert job["group"] == number and job["ranks"] == 1 and job["host"] == os.uname().nodename and job["since"] < job["moved"]
+    jobs, whole = summary(output)
+    assert whole["state"] == "stopped" and whole["seconds_left"] is None and jobs["a"]["state"] == jobs["b"]["state"] == "stopped"
+
+
+def peak(process):
+    return int(re.search(r"VmHWM:\s+(\d+) kB", open(f"/proc/{process}/status").read())[1]) * 1024
+
+
+@beside_the_others("alone")
+def test_jobs_that_wait_take_no_memory(tmp_path):
+    """Neither photos nor tokenizer nor anything else of 3,000 jobs but their names and keys, and those on rank 0 alone."""
+    peaks = {}
+    for count in (2, 3000):
+        path, output = write_jobs(tmp_path / str(count), jobs={f"{i:04d}": dict(optim__steps=100000) for i in range(count)})
+        process = start(2, "run", path, "--groups", "2")
+        try:
+            until(lambda: steps(output / "0000") and steps(output / "0001"), process)
+            peaks[count] = {rank: peak(one) for rank, one in ranks_of(path).items()}
+            process.send_signal(signal.SIGUSR1)
+            process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert peaks[3000][0] - peaks[2][0] < 30e6 and peaks[3000][1] - peaks[2][1] < 5e6, peaks
+
+
+@beside_the_others("alone")
+def test_a_program_hears_of_each_job_and_of_the_queue(tmp_path):
+    hook, notes = tmp_path / "hook", tmp_path / "notes"
+    hook.write_text(f'#!/bin/sh\necho "$1 $2" >>"{notes}"\nexit 3\n')
+    hook.chmod(0o755)
+    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=2), "b": dict(optim__steps=1, data__images="none")}, output__on_end=str(hook))
+    done = queue(2, path, "--groups", "2", check=False)
+    assert done.returncode == 1 and sorted(notes.read_text().splitlines()) == sorted([f"{output / 'a'} done", f"{output / 'b'} failed", f"{output} failed"])
+    notes.unlink()
+    queue(1, path, "--job", "a", "--set", "optim.steps=3", "--resume")
+    assert notes.read_text() == f"{output / 'a'} done\n"
+    refused(queue(1, path, "--resume", "--set", "output.on_end=/none/at/all", check=False), "output.on_end", "/none/at/all")
+
+
 def test_a_summary_is_utf8_whatever_a_reason_was_cut_at(tmp_path):
     """Reasons and the names in them are cut at some number of bytes, and a file's name may be anything."""
     photos = tmp_path / "photos"

@@ -171,13 +171,88 @@ def test_two_runs_do_not_watch_one_spool(tmp_path):
     assert second.returncode == 1 and "another run" in second.stderr, second.stderr
 
 
+# ---- files that come and go while it works
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+@beside_the_others("alone", "small_disk")
+def test_a_group_takes_the_next_file_as_soon_as_it_is_free(tmp_path, alone, ranks):
+    """While another group works on a long job; and each file is moved when its own job ends."""
+    spool, defaults = make_spool(tmp_path)
+    with watching(spool, defaults, ranks, groups=2) as process:
+        drop(spool, "endless", dict(optim__steps=100000))
+        until(lambda: steps(tmp_path / "out" / "endless") > 0, process)
+        for name in ("short", "styled"):
+            drop(spool, name, JOBS[name])
+            until(lambda: f"{name}.json" in names(spool / "done"), process)
+        drop(spool, "bad", "{")
+        until(lambda: names(spool / "failed") == ["bad.json", "bad.txt"], process)
+        assert names(spool / "running") == ["endless.json"]
+    assert names(spool / "running") == ["endless.json"]
+    for name in ("short", "styled"):
+        assert learned(tmp_path / "out" / name) == alone[name][0]
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@beside_the_others("alone", "small_disk")
+def test_a_job_whose_file_is_removed_is_cancelled_and_goes_on_if_it_comes_back(tmp_path, ranks):
+    """With the bits of a run that was never cancelled. The others are not touched; one that has not begun leaves nothing."""
+    spool, defaults = make_spool(tmp_path)
+    out, said = tmp_path / "out" / "a", []
+    with watching(spool, defaults, ranks, said=said, groups=ranks) as process:
+        drop(spool, "a", dict(optim__steps=100000))
+        until(lambda: steps(out) > 0, process)
+        if ranks == 2:
+            drop(spool, "b", dict(optim__steps=100000))
+            until(lambda: steps(tmp_path / "out" / "b") > 0, process)
+        drop(spool, "never", dict(optim__steps=2))
+        until(lambda: "never.json" in names(spool / "running"), process)
+        for name in ("never", "a"):
+            (spool / "running" / f"{name}.json").unlink()
+        until(lambda: read_state(out) == "cancelled", process)
+        done = steps(out)
+        assert newest(out) == done and not (tmp_path / "out" / "never").exists()
+        drop(spool, "a", dict(optim__steps=done + 2))
+        until(lambda: names(spool / "done") == ["a.json"], process)
+    assert said[0].count("a: cancelled, since its file was removed") == said[0].count("never: cancelled, since its file was removed") == 1
+    assert names(spool / "running") == (["b.json"] if ranks == 2 else []) and names(spool / "failed") == []
+    assert f"resuming after step {done}" in (out / "log.txt").read_text()
+    assert learned(out) == train_alone(tmp_path, **{**COMMON, "optim__steps": done + 2})[0]
+
+
+def read_state(folder):
+    try:
+        return json.loads((folder / "job.json").read_text())["state"]
+    except FileNotFoundError:
+        return None
+
+
+@beside_the_others("alone", "small_disk")
+def test_a_file_of_a_spool_names_no_program(tmp_path):
+    spool, defaults = make_spool(tmp_path)
+    mark = tmp_path / "mark"
+    (tmp_path / "hook").write_text(f'#!/bin/sh\necho "$2" >>"{mark}"\n')
+    (tmp_path / "hook").chmod(0o755)
+    with watching(spool, defaults) as process:
+        for name, key in (("a", dict(output__on_end=str(tmp_path / "hook"))), ("b", {"output.on_end": str(tmp_path / "hook")})):
+            drop(spool, name, json.dumps({**nested(dict(optim__steps=1)), **(nested(key) if name == "a" else key)}))
+        until(lambda: len(names(spool / "failed")) == 4, process)
+    assert all("output.on_end: expected in the defaults" in (spool / "failed" / f"{name}.txt").read_text() for name in "ab")
+    assert not mark.exists()
+    defaults.write_text(json.dumps(recipe(tmp_path / "out", **COMMON, output__on_end=str(tmp_path / "hook"))))
+    with watching(spool, defaults) as process:
+        learns(spool, process, "good", tmp_path / "out")
+        until(mark.exists, process)
+    assert mark.read_text().splitlines() == ["done", "stopped"]  # the job, and the spool
+
+
 # ---- whatever lies in a spool
 
 
 @contextmanager
-def watching(spool, defaults, ranks=1, said=None, **more):
+def watching(spool, defaults, ranks=1, said=None, groups="auto", **more):
     """A spool at work, which a signal ends with 75; its stderr is appended to `said`."""
-    process = start(ranks, "run", defaults, "--spool", str(spool), **more)
+    process = start(ranks, "run", defaults, "--spool", str(spool), "--groups", str(groups), **more)
     try:
         yield process
         process.send_signal(signal.SIGUSR1)

@@ -180,6 +180,8 @@ int64_t roster_take(struct roster *r, const struct pipeline *p, struct job_log *
 static struct error judge_folders(struct roster *r)
 {
     const struct job *first = jobs_first_pending(r->jobs);
+    if (first)
+        TRY(config_blame(&first->config, "output.on_end", on_end_check(first->config.output.on_end)));
     if (!first || !folder_exists(r->jobs->folder))
         return ok();
     TRY(claim_queue(r, &first->config));
@@ -221,7 +223,6 @@ void roster_free(struct roster *r)
 struct error roster_open(struct roster *r, const struct job *first, int ranks, int groups)
 {
     const char *hook = first->config.output.on_end;
-    TRY(config_blame(&first->config, "output.on_end", on_end_check(hook)));
     r->hook = hook ? memory_string(hook) : NULL;
     TRY(hook && !r->hook ? error_memory("output.on_end") : ok());
     r->hook_wait = fmin(ON_END_SECONDS, first->config.cluster.timeout / 2);

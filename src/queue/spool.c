@@ -13,6 +13,7 @@
 #include "files/file.h"
 #include "files/held.h"
 #include "files/json.h"
+#include "files/on_end.h"
 #include "queue/inbox.h"
 
 static const double first_wait = 1, longest_wait = 60; /* seconds until jobs that found a full disk are tried again */
@@ -60,8 +61,9 @@ static struct error read_defaults(struct spool *s, const char *path, cJSON **def
         return error_memory("the defaults");
     const struct config_layer layer = {*defaults, path ? path : s->folder};
     TRY(config_partial(&config, &layer, 1, s->sets));
-    // a folder that is not given, as null, is missed when a job is read
-    struct error e = config.output.dir ? check_results(s, &config) : ok();
+    struct error e = config_blame(&config, "output.on_end", on_end_check(config.output.on_end));
+    if (e.code == ERROR_NONE && config.output.dir) // one that is not given, as null, is missed when a job is read
+        e = check_results(s, &config);
     config_free(&config);
     return e;
 }

@@ -87,6 +87,8 @@ const char *results_state(const struct results *r)
     results_count(r, counts);
     if (!r->ended)
         return "running";
+    if (r->jobs->source.kind == JOBS_SPOOL)
+        return "stopped"; // only a signal ends it
     if (counts[JOB_FAILED] > 0)
         return "failed";
     return counts[JOB_WAITING] + counts[JOB_RUNNING] + counts[JOB_STOPPED] > 0 ? "stopped" : "done";

@@ -36,7 +36,7 @@ void results_begin(struct results *r, struct jobs *jobs, bool continued);
 /* Seconds from a job's submission to its end; NAN while it is pending. */
 double results_turnaround(const struct results *r, const struct job *job);
 
-/* "running", "done", "failed" if some job has, or "stopped". */
+/* "running", "done", "failed" if some job has, or "stopped", as a spool always is at its end. */
 const char *results_state(const struct results *r);
 
 /* How many jobs are in each state -> counts [JOB_STATES]. */
