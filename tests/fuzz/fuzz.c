@@ -13,6 +13,8 @@
 #include "helper.h"
 #include "model/embedding.h"
 #include "queue/jobs.h"
+#include "queue/overview.h"
+#include "queue/overview_show.h"
 #include "readers.h"
 #include "report/metrics.h"
 
@@ -62,6 +64,24 @@ static struct error read_jobs(const char *path)
     struct error e = jobs_read(&jobs, &source, text, size, &(struct text_list){0});
     jobs_free(&jobs);
     memory_free(text);
+    return e;
+}
+
+/* What zoodip status makes of a folder. */
+static struct error read_overview(const char *path)
+{
+    struct overview overview;
+    FILE *nowhere = fopen("/dev/null", "w");
+    const struct overview_view view = {.out = nowhere, .folder = path, .now = 1.8e9, .rows = 24, .columns = 80};
+    struct error e = nowhere ? overview_read(&overview, path, view.now) : error_errno("write", "/dev/null");
+    if (e.code == ERROR_NONE) {
+        overview_print(&overview, &view);
+        e = overview_print_json(&overview, &view);
+    }
+    if (nowhere) {
+        overview_free(&overview);
+        fclose(nowhere);
+    }
     return e;
 }
 
@@ -124,6 +144,8 @@ static const struct target targets[] = {
     {"checkpoint", {"step-7.safetensors"}, false, read_mended_checkpoint, NULL},
     {"embedding", {"word.safetensors"}, false, read_embedding, NULL},
     {"metrics", {"metrics.jsonl"}, true, read_metrics, NULL},
+    {"summary", {"summary.json"}, true, read_overview, NULL},
+    {"status", {"status.json", "job.json"}, true, read_overview, NULL},
 };
 
 static const struct target *target;

@@ -114,6 +114,18 @@ def metrics():
     return [b"\n".join(lines) + b"\n", b"\n".join(lines)[:-9]]
 
 
+STATUS = {"name": "dog6", "state": "running", "phase": "encoding pictures 3/8", "step": 3, "steps": 9, "loss": 0.02, "validation_first": 0.03,
+          "validation_best": 0.02, "best_step": 2, "evaluations_per_second": 9.5, "seconds_left": 60, "ranks": 2, "host": "node7", "pid": 4711,
+          "began": 1.79e9, "since": 1.79e9, "moved": 1.8e9, "interval": 5, "written": 1.8e9}
+RESULT = {"name": "mug", "state": "failed", "reason": "no photo", "steps": 3, "steps_wanted": 9, "loss": 0.02, "group": 1, "finished": 1.8e9}
+
+
+def summaries():
+    jobs = [RESULT, {**RESULT, "name": "b", "state": "running"}, {"name": "c", "state": "waiting", "loss": None}]
+    whole = {"state": "running", "groups": 2, "counts": {"waiting": 1}, "host": "node7", "pid": 1, "written": 1.8e9, "jobs": jobs}
+    return [text(whole), text(whole, indent=1), text({"jobs": []})]
+
+
 def words_of(seeds):
     """The quoted words of the seeds that are text, and what breaks numbers and strings."""
     found = {word for seed in seeds for word in re.findall(rb'"[A-Za-z_.|<>/]{2,40}"', seed)}
@@ -127,7 +139,8 @@ def main(build, folder):
         "vocabulary": vocabularies(), "tokenizer": tokenizers(),
         "png": pictures("PNG", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"], [{"compress_level": 0}]),
         "jpeg": pictures("JPEG", ["RGB", "L", "CMYK"], [{"progressive": True}, {"subsampling": 0, "restart_marker_blocks": 1}]),
-        "checkpoint": checkpoints(build), "embedding": embeddings(), "metrics": metrics(),
+        "checkpoint": checkpoints(build), "embedding": embeddings(), "metrics": metrics(), "summary": summaries(),
+        "status": [text(STATUS), text(STATUS, indent=1) + b"\0" + text(RESULT), b"\0" + text(RESULT)],
     }
     for target, inputs in seeds.items():
         (folder / target).mkdir(parents=True, exist_ok=True)
