@@ -80,6 +80,17 @@ def test_a_run_says_what_it_does_from_its_start_to_its_end(tmp_path):
     assert facts(output)["state"] == "done" and facts(output)["kind"] == "run"
 
 
+def test_steps_are_written_every_five_seconds_at_most(tmp_path):
+    """And phases every second: how often the file is renamed into place, by the clock."""
+    config, output = write_recipe(tmp_path, optim__steps=120, output__prompts=[])
+    count = {"LD_PRELOAD": program("tests/libfaults.so"), "ZOODIP_FAULTS": f"rename {errno.EIO} 0 0 status.json",
+             "ZOODIP_FAULTS_COUNT": str(tmp_path / "calls")}
+    began = time.monotonic()
+    run(program("zoodip"), "train", config, env=count)
+    seconds = time.monotonic() - began
+    assert 2 <= len((tmp_path / "calls").read_text().splitlines()) <= 2 + seconds < 60
+
+
 def test_a_killed_run_is_gone_and_one_that_resumes_begins_anew_until_it_is_stopped(tmp_path):
     config, output = write_recipe(tmp_path, output__checkpoint_every=1, **NEVER)
     process = start(1, "train", config)
