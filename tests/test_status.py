@@ -82,7 +82,7 @@ def test_a_run_says_what_it_does_from_its_start_to_its_end(tmp_path):
 
 def test_steps_are_written_every_five_seconds_at_most(tmp_path):
     """And phases every second: how often the file is renamed into place, by the clock."""
-    config, output = write_recipe(tmp_path, optim__steps=120, output__prompts=[])
+    config, output = write_recipe(tmp_path, optim__steps=60, output__prompts=[])
     count = {"LD_PRELOAD": program("tests/libfaults.so"), "ZOODIP_FAULTS": f"rename {errno.EIO} 0 0 status.json",
              "ZOODIP_FAULTS_COUNT": str(tmp_path / "calls")}
     began = time.monotonic()
@@ -214,6 +214,19 @@ def test_the_queue_of_this_version_is_shown(tmp_path):
     assert "/nowhere" in rows(tmp_path / "out")["bad"] and "2/2" in rows(tmp_path / "out")["good"]
     told = run(program("zoodip"), "inspect", tmp_path / "out", check=False)
     refused(told, "zoodip status", "a queue's folder")
+
+
+def test_the_spool_of_this_version_is_shown(tmp_path):
+    write(tmp_path / "defaults.json", recipe(tmp_path / "words", optim__steps=2, output__prompts=[]))
+    write(tmp_path / "inbox/dog.json", {"seed": 5})
+    write(tmp_path / "inbox/bad.json", {"data.images": "/nowhere"})
+    process = start(1, "run", tmp_path / "defaults.json", "--spool", str(tmp_path / "inbox"))
+    counts = dict.fromkeys(("running", "stopped", "cancelled", "waiting"), 0) | dict(done=1, failed=1)
+    seen = until(lambda: (s := facts(tmp_path / "inbox"))["counts"] == counts and s, process)
+    assert seen["kind"] == "spool" and seen["state"] == "running" and seen["pid"] == process.pid
+    process.send_signal(signal.SIGUSR1)
+    process.communicate()
+    assert facts(tmp_path / "inbox")["state"] == "stopped"
 
 
 def test_hostile_texts_drive_no_terminal_and_break_no_json(tmp_path):

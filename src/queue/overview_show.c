@@ -95,10 +95,10 @@ static void make_head(char line[LINE], const struct overview *o, const struct ov
     text_show_safely(folder);
     line[0] = 0;
     append(line, "%s: %s, %s", folder, overview_kind_name(o->kind), show_state(all));
-    double began = all->state != SEEN_RUNNING && all->since > 0 ? all->since : all->began;
-    if (began > 0 && !all->gone)
-        append(line, " since %s", show_time(when, began, v->now));
     bool runs = all->state == SEEN_RUNNING;
+    double since = runs ? all->began : all->since > 0 ? all->since : all->written; // a queue ends by its last words
+    if (since > 0 && !all->gone)
+        append(line, " since %s", show_time(when, since, v->now));
     if (all->host && runs)
         append(line, " on %.64s", all->host);
     if (all->pid > 0 && runs)
