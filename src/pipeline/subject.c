@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "base/progress.h"
 #include "files/file.h"
+#include "files/photos.h"
 #include "model/sampler.h"
 #include "pipeline/derivative.h"
 #include "pipeline/fingerprint.h"
@@ -182,6 +183,29 @@ struct error subject_read(struct subject *s, struct pipeline *p, struct config *
         e = comm_agree(p->comm, comm_rank(p->comm) == 0 ? warn(s) : ok());
     if (e.code != ERROR_NONE)
         subject_free(s);
+    return e;
+}
+
+static struct error check_photos(const struct config *config)
+{
+    char **paths = NULL;
+    int64_t count = 0;
+    struct text_few unused;
+    struct error e = photos_list(config, &paths, &count, &unused);
+    folder_list_free(paths, count);
+    return e;
+}
+
+struct error subject_check(struct pipeline *p, const struct config *config)
+{
+    struct subject s = {0};
+    struct config own;
+    TRY(config_copy(&own, config));
+    struct error e = read_mine(&s, p, &own, p);
+    if (e.code == ERROR_NONE)
+        e = check_photos(config);
+    subject_free(&s);
+    config_free(&own);
     return e;
 }
 

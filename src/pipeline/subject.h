@@ -40,6 +40,10 @@ struct subject {
 struct error subject_read(struct subject *s, struct pipeline *p, struct config *config, enum start start);
 void subject_free(struct subject *s);
 
+/* What subject_read would refuse, as far as that is known without opening a photo or a caption, some 50 microseconds: words
+ * and settings that do not fit the model, photos that are not there. Not collective. */
+struct error subject_check(struct pipeline *p, const struct config *config);
+
 /* Logs what auto took. For rank 0 of those who learn. */
 void subject_log_choices(const struct subject *s);
 

@@ -83,7 +83,7 @@ static void on_report(void *arg, const struct job_status *status)
 static int64_t take_next(void *arg, int group, char **text)
 {
     struct queue *q = arg;
-    return roster_take(&q->roster, &q->serving.pipeline, log_of(q), group, text);
+    return roster_take(&q->roster, log_of(q), group, text);
 }
 
 /* The group works on one job. *last: its outcome. */
@@ -160,6 +160,12 @@ static struct error open_pipeline(struct queue *q, int64_t index)
     return e;
 }
 
+static void close_pipeline(struct queue *q)
+{
+    queue_pipeline_close(&q->serving);
+    q->roster.pipeline = NULL;
+}
+
 static struct error divide(struct queue *q)
 {
     int groups = (int)q->parts.groups, ranks = comm_size(q->parts.comm);
@@ -179,11 +185,14 @@ static struct error open_roster(struct queue *q, int64_t first)
 static struct error prepare(struct queue *q, int64_t first)
 {
     TRY(open_pipeline(q, first));
+    q->roster.pipeline = &q->serving.pipeline;
     if (!is_spool(q))
         TRY(jobs_plan(&q->jobs, &q->serving.pipeline));
     TRY(divide(q));
     TRY(comm_agree(q->parts.comm, is_root(q) ? open_roster(q, first) : ok()));
-    return queue_pipeline_load(&q->serving);
+    bool left = is_root(q) && jobs_first_pending(&q->jobs);
+    TRY(comm_broadcast(q->parts.comm, &left, sizeof left, 0));
+    return left ? queue_pipeline_load(&q->serving) : ok();
 }
 
 /* What all ranks will do: rank 0's choice. A spool is waited for. *stop: some rank was asked to stop. */
@@ -220,7 +229,7 @@ static struct error load_model(struct queue *q)
         if (e.code != ERROR_NONE && !is_spool(q))
             return e;
         if (e.code != ERROR_NONE && !q->serving.loaded)
-            queue_pipeline_close(&q->serving); // the next job may ask for another model
+            close_pipeline(q); // the next job may ask for another model
         if (e.code != ERROR_NONE && is_root(q))
             roster_fail(&q->roster, &q->jobs.items[first], e);
     }

@@ -17,6 +17,8 @@
 static const double look_pause = 0.5; /* seconds between two looks at what is supplied */
 static const double dear = 50;        /* and as many times what one takes */
 
+enum { CHECKED_JOBS = 10000 };
+
 static bool is_spool(const struct roster *r)
 {
     return r->jobs->source.kind == JOBS_SPOOL;
@@ -78,13 +80,18 @@ void roster_fail(struct roster *r, struct job *job, struct error e)
 void roster_show_ended(struct roster *r)
 {
     for (int64_t i = 0; i < r->jobs->count; i++)
-        if (!r->jobs->items[i].external && !job_is_pending(&r->jobs->items[i]))
+        if (r->jobs->items[i].status.state == JOB_FAILED && !r->jobs->items[i].external)
+            roster_show(r, &r->jobs->items[i]);
+        else if (!r->jobs->items[i].external && !job_is_pending(&r->jobs->items[i]))
             display_show(r->display, &r->jobs->items[i]);
 }
 
 void roster_judge(struct roster *r, struct job *job)
 {
     job_folder_judge(r->jobs, job);
+    struct error e = r->pipeline && job_is_pending(job) ? subject_check(r->pipeline, &job->config) : ok();
+    if (e.code != ERROR_NONE)
+        job_fail(job, e);
     if (job->status.state == JOB_FAILED)
         job_folder_fail(r->jobs, job);
     if (!job_is_pending(job))
@@ -148,18 +155,18 @@ int64_t roster_choose(struct roster *r, struct job_log *log)
     return r->next < r->order_count ? r->order[r->next] : HANDOUT_OVER;
 }
 
-static struct error describe(struct roster *r, const struct pipeline *p, const struct job *job, char **text)
+static struct error describe(struct roster *r, const struct job *job, char **text)
 {
-    TRY(pipeline_serves(p, &job->config));
+    TRY(pipeline_serves(r->pipeline, &job->config));
     TRY(make_folder(r, job));
     return assignment_write(job, text);
 }
 
-int64_t roster_take(struct roster *r, const struct pipeline *p, struct job_log *log, int group, char **text)
+int64_t roster_take(struct roster *r, struct job_log *log, int group, char **text)
 {
     for (int64_t i; (i = roster_choose(r, log)) >= 0;) {
         struct job *job = &r->jobs->items[i];
-        struct error e = describe(r, p, job, text);
+        struct error e = describe(r, job, text);
         if (e.code != ERROR_NONE) {
             roster_fail(r, job, e);
             continue;
@@ -220,6 +227,22 @@ void roster_free(struct roster *r)
     memory_free(r->order);
 }
 
+/* So that a mistyped path is known in the evening, not when its job begins. */
+static void check_jobs(struct roster *r)
+{
+    struct progress progress;
+    int64_t count = r->order_count < CHECKED_JOBS ? r->order_count : CHECKED_JOBS;
+    progress_phase(&progress, "checking the jobs' words and photos", count, "");
+    for (int64_t i = 0; i < count; i++) {
+        struct job *job = &r->jobs->items[r->order[i]];
+        struct error e = job_is_pending(job) ? subject_check(r->pipeline, &job->config) : ok();
+        if (e.code != ERROR_NONE)
+            job_fail(job, e);
+        progress_step(&progress, i + 1, "");
+    }
+    progress_end(&progress);
+}
+
 struct error roster_open(struct roster *r, const struct job *first, int ranks, int groups)
 {
     const char *hook = first->config.output.on_end;
@@ -227,6 +250,7 @@ struct error roster_open(struct roster *r, const struct job *first, int ranks, i
     TRY(hook && !r->hook ? error_memory("output.on_end") : ok());
     r->hook_wait = fmin(ON_END_SECONDS, first->config.cluster.timeout / 2);
     TRY(make_folder(r, first));
+    check_jobs(r);
     job_folders_fail(r->jobs);
     r->results.ranks = ranks;
     r->results.groups = groups;
@@ -272,8 +296,9 @@ static void tell_users(struct roster *r)
 struct error roster_finish(struct roster *r)
 {
     display_finish(r->display);
-    struct error e = write_results(r);
-    display_summary(r->display, e.code == ERROR_NONE);
+    bool folder = r->jobs->folder != NULL; // a spool's defaults may lack output.dir: then no job was right
+    struct error e = folder ? write_results(r) : ok();
+    display_summary(r->display, folder && e.code == ERROR_NONE);
     tell_users(r);
     return blame_summary(r, e);
 }

@@ -16,7 +16,8 @@
 #include "queue/summary.h"
 
 struct roster {
-    struct jobs *jobs;          /* borrowed, as the next two */
+    struct jobs *jobs;          /* borrowed, as the next three */
+    struct pipeline *pipeline;  /* NULL: is not opened yet */
     struct handout *handout;    /* NULL: nothing is handed out */
     struct queue_supply supply; /* zero for a file */
     bool shared;                /* with runs of other jobs of the same file, and so is the folder */
@@ -48,12 +49,13 @@ int64_t roster_choose(struct roster *r, struct job_log *log);
 
 /* Takes the next job for a group, and describes it in *text (queue/assignment.h). A job that the pipeline cannot serve,
  * or that has no folder to be in, fails. */
-int64_t roster_take(struct roster *r, const struct pipeline *p, struct job_log *log, int group, char **text);
+int64_t roster_take(struct roster *r, struct job_log *log, int group, char **text);
 
 /* Looks at what is supplied, if it is time to. */
 void roster_look(struct roster *r, struct job_log *log);
 
-/* The ranks are in groups, and `first` is about to begin: makes the folder, and writes what is known. */
+/* The ranks are in groups, and `first` is about to begin: makes the folder; jobs whose words or photos are wrong fail, as
+ * far as that is known (subject_check; of very many jobs those that come first); writes what is known. */
 struct error roster_open(struct roster *r, const struct job *first, int ranks, int groups);
 
 /* What a group has reported of its job is in its status now; a job that no group works on has failed. */
