@@ -222,6 +222,7 @@ def test_the_spool_of_this_version_is_shown(tmp_path):
     write(tmp_path / "inbox/bad.json", {"data.images": "/nowhere"})
     process = start(1, "run", tmp_path / "defaults.json", "--spool", str(tmp_path / "inbox"))
     counts = dict.fromkeys(("running", "stopped", "cancelled", "waiting"), 0) | dict(done=1, failed=1)
+    until((tmp_path / "inbox/.zoodip-spool.json").exists, process)
     seen = until(lambda: (s := facts(tmp_path / "inbox"))["counts"] == counts and s, process)
     assert seen["kind"] == "spool" and seen["state"] == "running" and seen["pid"] == process.pid
     process.send_signal(signal.SIGUSR1)
