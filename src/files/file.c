@@ -175,10 +175,10 @@ struct error folder_sync_of(const char *path)
     return e;
 }
 
-struct error whole_file_end(struct whole_file *file, bool good)
+static struct error end_file(struct whole_file *file, bool good, bool lightly)
 {
     struct error e = ok();
-    if (good && (fflush(file->stream) != 0 || ferror(file->stream) || fsync(fileno(file->stream)) != 0))
+    if (good && (fflush(file->stream) != 0 || ferror(file->stream) || (!lightly && fsync(fileno(file->stream)) != 0)))
         e = error_errno("write", file->path);
     if (fclose(file->stream) != 0 && good && e.code == ERROR_NONE)
         e = error_errno("write", file->path);
@@ -189,7 +189,17 @@ struct error whole_file_end(struct whole_file *file, bool good)
         unlink(file->temporary);
         return e;
     }
-    return folder_sync_of(file->path);
+    return lightly ? ok() : folder_sync_of(file->path);
+}
+
+struct error whole_file_end(struct whole_file *file, bool good)
+{
+    return end_file(file, good, false);
+}
+
+struct error whole_file_end_lightly(struct whole_file *file, bool good)
+{
+    return end_file(file, good, true);
 }
 
 struct error file_write_whole(const char *path, const void *data, int64_t size)

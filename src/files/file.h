@@ -49,6 +49,9 @@ struct whole_file {
 struct error whole_file_begin(struct whole_file *file, const char *path);
 struct error whole_file_end(struct whole_file *file, bool good);
 
+/* For a file that tells how things are now: it may be lost if the machine loses power, and nobody waits for the disk. */
+struct error whole_file_end_lightly(struct whole_file *file, bool good);
+
 /* What is at a path; links are followed, and whatever is no folder counts as a file. An error where one cannot look. */
 enum path_kind { PATH_NOTHING, PATH_FILE, PATH_FOLDER };
 struct error path_look(const char *path, enum path_kind *kind);

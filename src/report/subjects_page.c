@@ -298,5 +298,5 @@ struct error subjects_page_write(const char *path, const struct subjects_page *p
     struct whole_file file;
     TRY(whole_file_begin(&file, path));
     put_page(file.stream, page);
-    return whole_file_end(&file, true);
+    return (page->running ? whole_file_end_lightly : whole_file_end)(&file, true);
 }
