@@ -17,7 +17,6 @@
 
 static const double summary_pause = 5, page_pause = 30; /* seconds between two of a kind, at least */
 static const double dear = 1000;                        /* and as many times what one takes */
-static const double soon = 20;                          /* the same when a job has ended */
 
 /* "submitted" of FOLDER/summary.json, or 0. */
 static double read_submitted(const char *folder)
@@ -214,7 +213,7 @@ static struct error write_one(struct results *r, struct due *due, double pause,
 static bool is_due(const struct due *due, bool news)
 {
     double now = clock_seconds();
-    return now >= due->next || (news && now - due->last >= soon * due->took);
+    return now >= due->next || (news && now - due->last >= dear * due->took);
 }
 
 bool results_due(const struct results *r, bool news)

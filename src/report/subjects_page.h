@@ -28,7 +28,7 @@ struct subject_row {
     double left;        /* seconds, of a running one */
     double first, best; /* validation losses: the start's, and the smallest after it */
     double best_step;   /* 0: none was smaller than the start's */
-    double seconds;     /* in steps */
+    double seconds;     /* in steps; of a running one since it began */
     double turnaround;  /* seconds from its submission to its end */
 };
 
