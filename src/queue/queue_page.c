@@ -64,7 +64,9 @@ static struct subject_row row_of(const struct results *r, const struct job *job,
         .first = loss_of(s, s->validation_first),
         .best = running && s->best_step == 0 ? NAN : loss_of(s, s->validation_best), // it may not have looked yet
         .best_step = (double)s->best_step,
-        .seconds = running ? clock_date() - s->since : s->seconds > 0 ? s->seconds : NAN,
+        .seconds = running          ? clock_date() - s->since
+                   : s->seconds > 0 ? s->seconds
+                                    : NAN,
         .turnaround = results_turnaround(r, job),
     };
 }
