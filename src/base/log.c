@@ -156,6 +156,11 @@ static void write_text(enum log_level level, const char *format, va_list argumen
     log_write(output, level, text, NULL);
 }
 
+int log_descriptor(void)
+{
+    return output;
+}
+
 int log_redirect(int descriptor)
 {
     int before = output;

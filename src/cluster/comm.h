@@ -99,7 +99,7 @@ struct error comm_roll_call(struct comm *comm);
  * before this one. */
 struct error comm_split(struct comm *comm, int group, struct comm **part);
 
-/* Messages between two ranks, which both know the length, about a kilobyte at most. comm_send does not wait; comm_poll
+/* Messages between two ranks, which both know the length, about two kilobytes at most. comm_send does not wait; comm_poll
  * says from which rank a message has arrived (-1: from none), and comm_receive then does not wait either. Messages from
  * one rank arrive in order. */
 struct error comm_send(struct comm *comm, const void *data, int64_t bytes, int to);

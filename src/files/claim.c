@@ -34,6 +34,15 @@ static bool bind_within(int to, const struct sockaddr_un *name, socklen_t size, 
     }
 }
 
+static bool wait_to_bind(int to, const struct sockaddr_un *name, socklen_t size, double timeout)
+{
+    struct progress progress;
+    progress_phase(&progress, "waiting for another run, which is writing in the same folder, to end", 0, "");
+    bool claimed = bind_within(to, name, size, timeout);
+    progress_end(&progress);
+    return claimed;
+}
+
 struct error claim_folder(struct claim *claim, const char *folder, double timeout)
 {
     struct stat status;
@@ -47,11 +56,8 @@ struct error claim_folder(struct claim *claim, const char *folder, double timeou
     }
     claim->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     socklen_t size = name_of(&name, &status);
-    struct progress progress;
-    progress_phase(&progress, "waiting for another run, which is writing in the same folder, to end", 0, "");
-    bool claimed = bind_within(claim->socket, &name, size, timeout);
-    progress_end(&progress);
-    if (claimed)
+    if (bind_within(claim->socket, &name, size, 0) ||
+        (timeout > 0 && wait_to_bind(claim->socket, &name, size, timeout)))
         return ok();
     claim_release(claim);
     return error_failed("%s: another run is writing here; wait for it to end, or choose another folder", folder);

@@ -107,7 +107,8 @@ static int spawn(struct on_end_program *p, const char *state, char **environment
         posix_spawnattr_setsigmask(&how, &none);
         posix_spawnattr_setsigdefault(&how, &all);
         e = posix_spawn_file_actions_addopen(&files, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
-        e = e ? e : posix_spawn_file_actions_adddup2(&files, STDERR_FILENO, STDOUT_FILENO);
+        e = e ? e : posix_spawn_file_actions_adddup2(&files, log_descriptor(), STDOUT_FILENO);
+        e = e ? e : posix_spawn_file_actions_adddup2(&files, log_descriptor(), STDERR_FILENO);
         char *const words[] = {p->name, p->folder, (char *)state, NULL};
         e = e ? e : posix_spawnp(&p->process, p->name, &files, &how, words, environment);
         posix_spawnattr_destroy(&how);

@@ -6,7 +6,8 @@
  *
  * with the run's folder and "done", "failed", "stopped" or "cancelled", when all files are written and the folder is free
  * for others. A PROGRAM without a slash is looked for on PATH. It runs in a session of its own, so that neither Ctrl-C nor
- * the end of mpirun takes it along, reads nothing, and what it prints goes to this process's stderr of that moment. It
+ * the end of mpirun takes it along, reads nothing, and what it prints goes where this thread's log lines
+ * go at that moment. It
  * does not see what a launcher told this rank (OMPI_COMM_WORLD_RANK and the like), so that it may start zoodip, or
  * mpirun, itself.
  *

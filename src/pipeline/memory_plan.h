@@ -36,8 +36,8 @@ struct config_plan {
 struct error memory_plan_config(struct config_plan *plan, const char *config, const struct text_list *sets,
                                 struct comm *comm);
 
-/* Of a queue's job that has been read: networks are loaded while pictures are encoded and generated. Each phase of the plan grows
- * to what this job needs. Collective in the group; the plan is this rank's. */
+/* Of a queue's job that has been read: networks are loaded while pictures are encoded and generated. Each phase of the
+ * plan grows to what this job needs. Collective in the group; the plan is this rank's. */
 struct error memory_plan_job(struct memory_plan *plan, const struct subject *s);
 
 /* "encode pictures" and so on. */

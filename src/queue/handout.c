@@ -284,7 +284,7 @@ static struct error receive_text(struct handout *h, char **text, int64_t bytes)
 {
     char *to = *text = memory_alloc(bytes + 1, 1);
     if (!to)
-        return error_memory("a job");
+        return comm_abort(h->parts.all, error_memory("a job")); // the others would wait for this rank
     for (int64_t at = 0; at < bytes; at += PIECE)
         TRY(comm_receive(h->parts.all, to + at, bytes - at < PIECE ? bytes - at : PIECE, 0));
     return ok();
@@ -299,7 +299,7 @@ static void ask_job(struct handout *h, const struct job_status *last, int64_t *j
         sleep_between_polls();
     if (!given)
         return;
-    *job = next.job;
+    *job = h->working = next.job;
     if (next.bytes > 0)
         succeeded(h, receive_text(h, text, next.bytes));
 }
@@ -352,7 +352,7 @@ static void take_job(struct handout *h, const struct job_status *last, int64_t *
 {
     record(h, last);
     poll_requests(h);
-    *job = next_job(h, 0, text);
+    *job = h->working = next_job(h, 0, text);
     for (double began = clock_seconds(); *job == HANDOUT_LATER && clock_seconds() - began < later_pause;) {
         sleep_between_polls();
         poll_requests(h);
@@ -394,7 +394,7 @@ struct error handout_next(struct handout *h, const struct job_status *last, int6
         pause_leader(*job);
     }
     TRY(share_job(h, job, text));
-    h->working = *job;
+    h->working = *job; // on the others, too
     return ok();
 }
 

@@ -53,11 +53,12 @@ static void leave_finished(struct judgement *j, const struct job *job, const cha
         compare_sources(job);
 }
 
-/* A spool's job, new or found in running/. One that was cancelled goes on when its file comes back. */
+/* A spool's job, new or found in running/. One that was stopped or cancelled, or has failed, goes on when its file comes
+ * back. */
 static void judge_spooled(struct job *job, const char *spool)
 {
     char difference[RECIPE_DIFFERENCE];
-    if (job->start == START_NEW && result_cancelled(job))
+    if (job->start == START_NEW && result_unfinished(job))
         job->start = START_RESUME;
     bool other =
         job->start == START_NEW ? previous_found(job->folder) : result_finished(job, difference) == FINISHED_OTHERWISE;
@@ -82,7 +83,7 @@ static void judge(struct judgement *j, struct job *job)
         j->first = job;
 }
 
-/* What is wrong with the folder, job_folders_prepare says. */
+/* What is wrong with the folder, job_folder_begin says. */
 static void announce(struct job *job)
 {
     struct claim claim = {0};
@@ -143,6 +144,12 @@ void job_folder_judge(struct jobs *jobs, struct job *job)
 
 /* -------------------------------------------------------------------------------- beginning */
 
+enum start job_folder_start(const struct jobs *jobs, const struct job *job)
+{
+    bool within = job->start != START_RESUME || folder_within(jobs->folder, job->folder).code == ERROR_NONE;
+    return within ? job->start : START_NEW; // job_folder_begin says what is wrong with it
+}
+
 struct error job_folder_begin(const struct jobs *jobs, struct job *job, struct learning *learning)
 {
     // no link in a job's folder may make us write outside the queue's folder
@@ -154,17 +161,39 @@ struct error job_folder_begin(const struct jobs *jobs, struct job *job, struct l
     return ok();
 }
 
-void job_folder_fail(const struct jobs *jobs, struct job *job)
+/* What a finished job has left says more than that a later one of its name has failed. */
+static bool is_finished(const struct job *job)
+{
+    char difference[RECIPE_DIFFERENCE];
+    struct job found = *job; // whose status becomes the finished one's
+    return result_finished(&found, difference) != UNFINISHED;
+}
+
+/* Whether or not that works, the job ends as it does. */
+static void write_outcome(const struct job *job)
 {
     struct claim claim = {0};
+    if (claim_folder(&claim, job->folder, 0).code == ERROR_NONE && !is_finished(job))
+        result_write(job);
+    claim_release(&claim);
+}
+
+void job_folder_fail(const struct jobs *jobs, struct job *job)
+{
     if (job->status.error.code == ERROR_BAD_INPUT)
         job_folder_withdraw(job);
     if (job->external || !job->folder || folder_within(jobs->folder, job->folder).code != ERROR_NONE ||
         (job->start != START_RESUME && previous_found(job->folder)))
         return;
-    if (folder_make(job->folder).code == ERROR_NONE && claim_folder(&claim, job->folder, 0).code == ERROR_NONE)
-        result_write(job); // whether or not that works, the run ends with the job's own error
-    claim_release(&claim);
+    if (folder_make(job->folder).code == ERROR_NONE)
+        write_outcome(job);
+}
+
+void job_folder_cancel(const struct jobs *jobs, const struct job *job)
+{
+    if (job->start == START_RESUME && folder_exists(job->folder) &&
+        folder_within(jobs->folder, job->folder).code == ERROR_NONE)
+        write_outcome(job);
 }
 
 void job_folders_fail(struct jobs *jobs)

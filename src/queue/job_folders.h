@@ -17,8 +17,11 @@
 struct error job_folders_judge(struct jobs *jobs);
 
 /* The same for a spool's job when it arrives: it is refused, and the others are not, if another job of its name has left
- * results. One that was cancelled resumes. */
+ * results. One that an earlier run did not finish resumes. */
 void job_folder_judge(struct jobs *jobs, struct job *job);
+
+/* How a job begins, for those who look into its folder before: no link may lead them out of the queue's folder. */
+enum start job_folder_start(const struct jobs *jobs, const struct job *job);
 
 /* The leader of the group that has taken the job, whose subject has been read: makes its folder and begins there
  * (learning_prepare). */
@@ -29,6 +32,9 @@ struct error job_folder_begin(const struct jobs *jobs, struct job *job, struct l
  * it overwrites nothing. */
 void job_folder_fail(const struct jobs *jobs, struct job *job);
 void job_folders_fail(struct jobs *jobs); /* of all such jobs, on rank 0 */
+
+/* The job was cancelled before it was handed out: so that it goes on, should it come back, if an earlier run began it. */
+void job_folder_cancel(const struct jobs *jobs, const struct job *job);
 
 /* The queue was refused: jobs that have not begun overwrite nothing. */
 void job_folder_withdraw(struct job *job);

@@ -91,7 +91,7 @@ struct job {
     double cost;                   /* evaluations x pixels, to order jobs by length */
     int64_t lanes;                 /* evaluations of a step */
     double begun;                  /* when this run handed it out, in seconds since 1970; 0: it has not */
-    int64_t first_step;            /* where it was then */
+    int64_t first_step;            /* where it was then; negative: not known yet */
     struct job_status status;
     struct job_shown shown;
 };

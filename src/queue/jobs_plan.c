@@ -6,6 +6,7 @@
 #include "base/progress.h"
 #include "pipeline/memory_plan.h"
 #include "queue/assignment.h"
+#include "queue/job_folders.h"
 
 /* The keys that memory depends on; the size of the model is the same for all. */
 enum { SHAPE = 13 };
@@ -46,20 +47,21 @@ static struct error find_next(const struct jobs *jobs, int64_t (*shapes)[SHAPE],
 }
 
 /* The plan grows to what this job needs. */
-static struct error plan_one(struct memory_plan *plan, const struct jobs *jobs, struct pipeline *p, const char *text)
+static struct error plan_one(struct memory_plan *plan, const struct jobs *jobs, struct pipeline *p, const char *text,
+                             bool *readable)
 {
     struct job job;
     struct subject subject;
     struct error e = comm_agree(p->all, assignment_read(&job, jobs, text, -1));
     if (e.code == ERROR_NONE)
-        e = subject_read(&subject, p, &job.config, START_NEW);
-    bool readable = e.code == ERROR_NONE;
-    if (readable) {
-        e = memory_plan_job(plan, &subject);
+        e = subject_read(&subject, p, &job.config, job_folder_start(jobs, &job));
+    *readable = e.code == ERROR_NONE;
+    if (*readable) {
+        e = comm_agree(p->all, memory_plan_job(plan, &subject));
         subject_free(&subject);
     }
     job_free(&job);
-    return readable ? e : ok();
+    return *readable ? e : ok();
 }
 
 static struct error plan_all(struct memory_plan *plan, const struct jobs *jobs, struct pipeline *p,
@@ -75,8 +77,10 @@ static struct error plan_all(struct memory_plan *plan, const struct jobs *jobs, 
         struct error e = comm_broadcast(p->all, &more, sizeof more, 0);
         if (e.code == ERROR_NONE && more)
             e = comm_share_text(p->all, &text, &size);
+        bool readable = true;
         if (e.code == ERROR_NONE && more)
-            e = plan_one(plan, jobs, p, text);
+            e = plan_one(plan, jobs, p, text, &readable);
+        count -= first && !readable; // another job has to stand for those of its shape
         memory_free(text);
         TRY(e);
     }

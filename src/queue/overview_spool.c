@@ -46,15 +46,20 @@ struct error overview_spool_open(struct seen_job *all, char results[PATH_SIZE], 
 
 /* -------------------------------------------------------------------------------- its files */
 
-/* What is known of the jobs by their names, sorted. */
+/* The jobs that something is known of, sorted by name: their places, since the list moves when it grows. */
+struct known_job {
+    const char *name; /* the job's */
+    int64_t place;
+};
+
 struct known {
-    struct seen_job **jobs; /* [count] */
+    struct known_job *jobs; /* [count] */
     int64_t count;
 };
 
 static int compare_names(const void *a, const void *b)
 {
-    return strcmp((*(struct seen_job *const *)a)->name, (*(struct seen_job *const *)b)->name);
+    return strcmp(((const struct known_job *)a)->name, ((const struct known_job *)b)->name);
 }
 
 static struct error sort_known(struct known *known, const struct overview *o)
@@ -64,16 +69,17 @@ static struct error sort_known(struct known *known, const struct overview *o)
         return error_memory("the jobs");
     for (int64_t i = 0; i < o->count; i++)
         if (o->jobs[i].name)
-            known->jobs[known->count++] = &o->jobs[i];
+            known->jobs[known->count++] = (struct known_job){o->jobs[i].name, i};
     qsort(known->jobs, (size_t)known->count, sizeof *known->jobs, compare_names);
     return ok();
 }
 
-static struct seen_job *find_known(const struct known *known, const struct seen_job *job)
+static struct seen_job *find_known(const struct known *known, struct overview *o, const char *name)
 {
-    void *found =
-        job->name ? bsearch(&job, known->jobs, (size_t)known->count, sizeof *known->jobs, compare_names) : NULL;
-    return found ? *(struct seen_job **)found : NULL;
+    const struct known_job key = {.name = name};
+    const struct known_job *found =
+        name ? bsearch(&key, known->jobs, (size_t)known->count, sizeof *known->jobs, compare_names) : NULL;
+    return found ? &o->jobs[found->place] : NULL;
 }
 
 /* The first line of failed/NAME.txt, or NULL. */
@@ -105,7 +111,7 @@ struct visit {
 static struct error see_file(struct visit *v, const struct part *part, const char *name)
 {
     struct seen_job job = seen_job_unknown(name);
-    struct seen_job *known = find_known(&v->known, &job);
+    struct seen_job *known = find_known(&v->known, v->o, job.name);
     if (known && !*part->name && known->state > SEEN_RUNNING)
         known->state = part->state; // it has been submitted again
     if (known || !job.name || (!*part->name && strcmp(name, "summary") == 0 && path_same(v->folder, v->results))) {
@@ -145,7 +151,7 @@ struct error overview_spool_add(struct overview *o, const char *folder, const ch
     struct visit v = {.o = o, .folder = folder, .results = results};
     struct error e = ok();
     for (size_t i = 0; i < sizeof parts / sizeof *parts && e.code == ERROR_NONE; i++) {
-        e = sort_known(&v.known, o); // the list may have moved
+        e = sort_known(&v.known, o);
         if (e.code == ERROR_NONE)
             e = see_part(&v, &parts[i]);
         memory_free(v.known.jobs);

@@ -17,7 +17,7 @@
 #include "queue/schedule.h"
 #include "queue/work.h"
 
-static const double look_pause = 0.5; /* seconds between two looks at what is supplied, before there is any */
+static const double idle_pause = 0.5; /* seconds between two looks for the first job */
 
 struct queue {
     struct queue_parts parts;
@@ -26,6 +26,7 @@ struct queue {
     struct roster roster; /* rank 0's */
     struct handout *handout;
     struct work *work; /* what this rank works on; NULL: nothing */
+    bool ticking;      /* in a tick: what it does may show progress, of which the next tick would come */
 };
 
 static bool is_root(const struct queue *q)
@@ -38,9 +39,44 @@ static bool is_spool(const struct queue *q)
     return q->jobs.source.kind == JOBS_SPOOL;
 }
 
-static struct job_log *log_of(struct queue *q)
+/* -------------------------------------------------------------------------------- rank 0, while it may be at work */
+
+/* What is said about other jobs is not for the log of the job that this rank works on. */
+static void leave_log(struct queue *q)
 {
-    return q->work ? &q->work->log : NULL;
+    if (q->work)
+        job_log_leave(&q->work->log);
+}
+
+static void return_to_log(struct queue *q)
+{
+    if (q->work)
+        job_log_return(&q->work->log);
+}
+
+static void look(struct queue *q)
+{
+    leave_log(q);
+    roster_look(&q->roster);
+    return_to_log(q);
+}
+
+/* A group reports how far its job is. */
+static void on_report(void *arg, const struct job_status *status)
+{
+    struct queue *q = arg;
+    leave_log(q);
+    roster_take_report(&q->roster, status);
+    return_to_log(q);
+}
+
+static int64_t take_next(void *arg, int group, char **text)
+{
+    struct queue *q = arg;
+    leave_log(q);
+    int64_t next = roster_take(&q->roster, group, text);
+    return_to_log(q);
+    return next;
 }
 
 /* -------------------------------------------------------------------------------- running jobs */
@@ -50,17 +86,25 @@ static const struct job_status no_job = {.job = -1};
 static void tick_group(void *arg)
 {
     struct queue *q = arg;
+    if (q->ticking)
+        return;
+    q->ticking = true;
     if (q->work)
         work_look(q->work);
     if (is_root(q))
-        roster_look(&q->roster, log_of(q));
+        look(q);
     handout_report(q->handout, q->work ? &q->work->status : &no_job);
+    q->ticking = false;
 }
 
 static void tick_all(void *arg)
 {
     struct queue *q = arg;
+    if (q->ticking)
+        return;
+    q->ticking = true;
     handout_poll(q->handout);
+    q->ticking = false;
 }
 
 /* A fatal error also goes to the original stderr, not only to the job's log. */
@@ -69,21 +113,6 @@ static void print_abort(void *arg, const char *text)
     const struct queue *q = arg;
     if (q->work && q->work->job.name)
         job_log_fatal(&q->work->log, &q->work->job, comm_rank(q->parts.comm), text);
-}
-
-/* Rank 0: a group reports how far its job is. */
-static void on_report(void *arg, const struct job_status *status)
-{
-    struct queue *q = arg;
-    struct job *job = &q->jobs.items[status->job];
-    job->status = *status;
-    roster_show(&q->roster, job);
-}
-
-static int64_t take_next(void *arg, int group, char **text)
-{
-    struct queue *q = arg;
-    return roster_take(&q->roster, log_of(q), group, text);
 }
 
 /* The group works on one job. *last: its outcome. */
@@ -203,14 +232,14 @@ static struct error wait_for_job(struct queue *q, int64_t *first, bool *stop)
     while (*first == HANDOUT_LATER) {
         *stop = signals_stop_requested();
         if (is_root(q))
-            *first = roster_choose(&q->roster, NULL);
+            *first = roster_choose(&q->roster);
         TRY(comm_wait_all(all, 1));
         TRY(comm_meet(all, q->roster.lost, stop));
         TRY(comm_broadcast(all, first, sizeof *first, 0));
         if (*stop)
             return ok();
         if (is_root(q) && *first == HANDOUT_LATER)
-            clock_sleep(look_pause);
+            clock_sleep(idle_pause);
     }
     return ok();
 }

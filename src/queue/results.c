@@ -237,16 +237,16 @@ enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE
     return finished;
 }
 
-bool result_cancelled(struct job *job)
+bool result_unfinished(const struct job *job)
 {
     struct json json;
     char difference[RECIPE_DIFFERENCE];
     if (!open_result(&json, job))
         return false;
-    bool cancelled = job_state_of(json_string(&json, "state", "")) == JOB_CANCELLED &&
-                     !differs(difference, json_string(&json, "recipe", ""), job);
+    bool unfinished = job_state_of(json_string(&json, "state", "")) != JOB_DONE &&
+                      !differs(difference, json_string(&json, "recipe", ""), job);
     json_close(&json);
-    return cancelled;
+    return unfinished;
 }
 
 void result_totals(struct job_status *s, const char *folder)

@@ -33,8 +33,8 @@ struct job_status result_status(int64_t job, struct json *json);
 enum finished { UNFINISHED, FINISHED, FINISHED_OTHER_STEPS, FINISHED_OTHERWISE };
 enum finished result_finished(struct job *job, char difference[RECIPE_DIFFERENCE]);
 
-/* Whether FOLDER/job.json says that a run of this recipe was cancelled there (JOB_CANCELLED). */
-bool result_cancelled(struct job *job);
+/* Whether FOLDER/job.json says that a run of this recipe was begun there and is not done. */
+bool result_unfinished(const struct job *job);
 
 /* Loss and seconds of a job, over all its runs, from the metrics in its folder; unchanged without any. */
 void result_totals(struct job_status *s, const char *folder);

@@ -50,16 +50,16 @@ static struct error check_folder(const struct roster *r)
     return claim_check(r->supply.claim ? r->supply.claim : &r->claim, r->jobs->folder);
 }
 
-static void refresh_results(struct roster *r, bool news)
+static void refresh_results(struct roster *r)
 {
-    if (!r->shared && r->results.groups > 0 && results_due(&r->results, news) && check_folder(r).code == ERROR_NONE)
-        results_refresh(&r->results, news);
+    if (!r->shared && r->results.groups > 0 && results_due(&r->results) && check_folder(r).code == ERROR_NONE)
+        results_refresh(&r->results);
 }
 
 /* -------------------------------------------------------------------------------- jobs that end */
 
 /* A job's state has changed, or it is time to show it. */
-void roster_show(struct roster *r, struct job *job)
+static void show(struct roster *r, struct job *job)
 {
     bool news = display_show(r->display, job), ended = news && job->status.state >= JOB_STOPPED;
     if (ended && !job_is_pending(job) && r->supply.ended)
@@ -67,21 +67,34 @@ void roster_show(struct roster *r, struct job *job)
     if (ended && job->status.state >= JOB_STOPPED && job->folder)
         on_end_start(&r->hooks, job->config.output.on_end, job->folder, job_state_name(job->status.state));
     on_end_reap(&r->hooks);
-    refresh_results(r, ended);
+    if (ended)
+        results_note(&r->results);
+    refresh_results(r);
+}
+
+void roster_take_report(struct roster *r, const struct job_status *status)
+{
+    struct job *job = &r->jobs->items[status->job];
+    job->status = *status;
+    if (job->first_step < 0 && status->step > 0)
+        job->first_step = status->step - 1;
+    if (job->cancelled && status->state == JOB_RUNNING)
+        handout_cancel(r->handout, (int)status->group, status->job); // it may have been between two jobs before
+    show(r, job);
 }
 
 void roster_fail(struct roster *r, struct job *job, struct error e)
 {
     job_fail(job, e);
     job_folder_fail(r->jobs, job);
-    roster_show(r, job);
+    show(r, job);
 }
 
 void roster_show_ended(struct roster *r)
 {
     for (int64_t i = 0; i < r->jobs->count; i++)
         if (r->jobs->items[i].status.state == JOB_FAILED && !r->jobs->items[i].external)
-            roster_show(r, &r->jobs->items[i]);
+            show(r, &r->jobs->items[i]);
         else if (!r->jobs->items[i].external && !job_is_pending(&r->jobs->items[i]))
             display_show(r->display, &r->jobs->items[i]);
 }
@@ -95,7 +108,7 @@ void roster_judge(struct roster *r, struct job *job)
     if (job->status.state == JOB_FAILED)
         job_folder_fail(r->jobs, job);
     if (!job_is_pending(job))
-        roster_show(r, job);
+        show(r, job);
 }
 
 void roster_cancel(struct roster *r, struct job *job)
@@ -110,23 +123,23 @@ void roster_cancel(struct roster *r, struct job *job)
     }
     job->status.state = JOB_CANCELLED;
     job->status.since = job->status.finished = clock_date();
-    roster_show(r, job);
+    job_folder_cancel(r->jobs, job);
+    show(r, job);
 }
 
 /* -------------------------------------------------------------------------------- the next job */
 
-void roster_look(struct roster *r, struct job_log *log)
+void roster_look(struct roster *r)
 {
     double now = clock_seconds();
     if (!r->supply.look || r->lost.code != ERROR_NONE || now < r->look_due)
         return;
-    job_log_leave(log);
     r->lost = r->supply.look(r->supply.arg);
-    job_log_return(log);
     double after = clock_seconds();
     r->look_due = after + (look_pause > dear * (after - now) ? look_pause : dear * (after - now));
     if (r->lost.code != ERROR_NONE)
         signals_request_stop();
+    refresh_results(r);
 }
 
 /* The one that waits longest, by the time of its file, or HANDOUT_LATER. */
@@ -145,9 +158,9 @@ static int64_t first_arrived(const struct roster *r)
     return first ? first - r->jobs->items : HANDOUT_LATER;
 }
 
-int64_t roster_choose(struct roster *r, struct job_log *log)
+int64_t roster_choose(struct roster *r)
 {
-    roster_look(r, log);
+    roster_look(r);
     if (is_spool(r))
         return first_arrived(r);
     while (r->next < r->order_count && r->jobs->items[r->order[r->next]].status.state != JOB_WAITING)
@@ -162,9 +175,9 @@ static struct error describe(struct roster *r, const struct job *job, char **tex
     return assignment_write(job, text);
 }
 
-int64_t roster_take(struct roster *r, struct job_log *log, int group, char **text)
+int64_t roster_take(struct roster *r, int group, char **text)
 {
-    for (int64_t i; (i = roster_choose(r, log)) >= 0;) {
+    for (int64_t i; (i = roster_choose(r)) >= 0;) {
         struct job *job = &r->jobs->items[i];
         struct error e = describe(r, job, text);
         if (e.code != ERROR_NONE) {
@@ -172,8 +185,8 @@ int64_t roster_take(struct roster *r, struct job_log *log, int group, char **tex
             continue;
         }
         job->begun = clock_date();
-        job->first_step = job->status.step;
-        job->announced = false; // from here on that is the group's
+        job->first_step = job->start == START_RESUME ? -1 : 0; // a resumed one's first report tells
+        job->announced = false;                                // from here on that is the group's
         job->status.state = JOB_RUNNING;
         job->status.group = group;
         return i;
@@ -225,6 +238,7 @@ void roster_free(struct roster *r)
     claim_release(&r->claim);
     display_close(r->display);
     memory_free(r->order);
+    memory_free(r->hook);
 }
 
 /* So that a mistyped path is known in the evening, not when its job begins. */
@@ -246,6 +260,7 @@ static void check_jobs(struct roster *r)
 struct error roster_open(struct roster *r, const struct job *first, int ranks, int groups)
 {
     const char *hook = first->config.output.on_end;
+    memory_free(r->hook);
     r->hook = hook ? memory_string(hook) : NULL;
     TRY(hook && !r->hook ? error_memory("output.on_end") : ok());
     r->hook_wait = fmin(ON_END_SECONDS, first->config.cluster.timeout / 2);
@@ -254,7 +269,7 @@ struct error roster_open(struct roster *r, const struct job *first, int ranks, i
     job_folders_fail(r->jobs);
     r->results.ranks = ranks;
     r->results.groups = groups;
-    results_refresh(&r->results, true); // so that the time of submission is known whatever happens
+    results_refresh(&r->results); // so that the time of submission is known whatever happens
     return ok();
 }
 
@@ -296,9 +311,9 @@ static void tell_users(struct roster *r)
 struct error roster_finish(struct roster *r)
 {
     display_finish(r->display);
-    bool folder = r->jobs->folder != NULL; // a spool's defaults may lack output.dir: then no job was right
-    struct error e = folder ? write_results(r) : ok();
-    display_summary(r->display, folder && e.code == ERROR_NONE);
+    bool opened = !is_spool(r) || r->results.groups > 0; // a spool without a job leaves what is there
+    struct error e = opened ? write_results(r) : ok();
+    display_summary(r->display, opened && e.code == ERROR_NONE);
     tell_users(r);
     return blame_summary(r, e);
 }

@@ -11,7 +11,6 @@
 #include "pipeline/pipeline.h"
 #include "queue/display.h"
 #include "queue/handout.h"
-#include "queue/job_log.h"
 #include "queue/queue.h"
 #include "queue/summary.h"
 
@@ -43,23 +42,22 @@ struct error roster_begin(struct roster *r, struct jobs *jobs, enum start start)
 struct error roster_begin_spool(struct roster *r, struct jobs *jobs, const struct queue_supply *supply);
 void roster_free(struct roster *r);
 
-/* The next job that waits, without taking it; HANDOUT_LATER: none now; HANDOUT_OVER: none will come. `log`: of the job
- * that this rank works on, or NULL: what is said about files that arrive is not for it. */
-int64_t roster_choose(struct roster *r, struct job_log *log);
+/* The next job that waits, without taking it; HANDOUT_LATER: none now; HANDOUT_OVER: none will come. */
+int64_t roster_choose(struct roster *r);
 
 /* Takes the next job for a group, and describes it in *text (queue/assignment.h). A job that the pipeline cannot serve,
  * or that has no folder to be in, fails. */
-int64_t roster_take(struct roster *r, struct job_log *log, int group, char **text);
+int64_t roster_take(struct roster *r, int group, char **text);
 
-/* Looks at what is supplied, if it is time to. */
-void roster_look(struct roster *r, struct job_log *log);
+/* Looks at what is supplied, if it is time to, and keeps summary and page up to date. */
+void roster_look(struct roster *r);
 
 /* The ranks are in groups, and `first` is about to begin: makes the folder; jobs whose words or photos are wrong fail, as
  * far as that is known (subject_check; of very many jobs those that come first); writes what is known. */
 struct error roster_open(struct roster *r, const struct job *first, int ranks, int groups);
 
-/* What a group has reported of its job is in its status now; a job that no group works on has failed. */
-void roster_show(struct roster *r, struct job *job);
+/* A group has reported how far its job is; a job that no group works on has failed. */
+void roster_take_report(struct roster *r, const struct job_status *status);
 void roster_fail(struct roster *r, struct job *job, struct error e);
 
 /* A spool's job has been added; or is not wanted any more (queue_judge, queue_cancel). */

@@ -90,7 +90,7 @@ int schedule_groups(const struct jobs *jobs, int ranks, enum derivative unsettle
 static double part_done(const struct job *job)
 {
     int64_t last = job->status.last > 0 ? job->status.last : job->steps;
-    double part = last > 0 ? (double)(job->status.step - job->first_step) / (double)last : 0;
+    double part = last > 0 && job->first_step >= 0 ? (double)(job->status.step - job->first_step) / (double)last : 0;
     return part < 0 ? 0 : part > 1 ? 1 : part;
 }
 

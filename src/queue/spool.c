@@ -111,7 +111,7 @@ static struct error check_name(const struct spool *s, const char *name)
     return ok();
 }
 
-/* Checks the keys by themselves, so that a bad file cannot make the whole batch's text unreadable. */
+/* Checks the keys by themselves, so that an error in them names the file alone. */
 static struct error parse_config(cJSON **config, const char *text, int64_t size, const char *source)
 {
     TRY(json_parse(config, source, text, size));
@@ -190,7 +190,8 @@ static bool is_pending(const struct jobs *jobs, const char *name)
 static void compare_running(struct spool *s, char **names, int64_t count, bool *known)
 {
     struct jobs *jobs = queue_jobs(s->queue);
-    qsort(names, (size_t)count, sizeof *names, compare_texts);
+    if (count > 1)
+        qsort(names, (size_t)count, sizeof *names, compare_texts);
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
         int64_t place = place_of(names, count, job->name);
@@ -212,10 +213,8 @@ static struct error look_at_running(struct spool *s)
         return ok();
     bool *known = memory_alloc(count, sizeof *known);
     struct error e = known ? ok() : error_memory("the spool");
-    if (known && count > 0)
+    if (known)
         compare_running(s, names, count, known);
-    else if (known)
-        compare_running(s, NULL, 0, known);
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
         if (!known[i])
             e = add_job(s, names[i], true);
@@ -285,10 +284,8 @@ static struct error look(void *arg)
 {
     struct spool *s = arg;
     TRY(inbox_begin_scan(&s->inbox));
-    if (!has_room(s))
-        return ok();
     TRY(look_at_running(s));
-    return look_at_new(s);
+    return has_room(s) ? look_at_new(s) : ok();
 }
 
 static bool pauses(void *arg)
@@ -303,7 +300,9 @@ static void end_job(void *arg, struct job *job)
     struct spool *s = arg;
     bool failed = job->status.state == JOB_FAILED;
     struct error e = job->status.error;
-    if (failed && error_is_full_disk(e)) {
+    if (failed && job->cancelled)
+        job->status.state = JOB_CANCELLED; // its file is not there to be moved
+    else if (failed && error_is_full_disk(e)) {
         job->status = job_status_unknown(job->status.job);
         job->start = START_RESUME;
         wait_for_room(s, e);

@@ -2,7 +2,8 @@
  *
  * A folder as a queue without end. To have a word learned, write a config and rename it into the folder as NAME.json;
  * zoodip moves it to running/, learns the word into output.dir/NAME, and moves the file to done/ or, with the reason in
- * NAME.txt beside it, to failed/, as soon as that job has ended. A free group takes the file that came first. Files
+ * NAME.txt beside it, to failed/, as soon as that job has ended. A free group takes the file that came first (of
+ * more than a thousand at a time, those first by name). Files
  * found in running/ at the start were interrupted and continue from their checkpoints. A job whose file is taken out of
  * running/ is cancelled: it stops after its step, with a checkpoint, and goes on if the file is put into the spool again.
  *

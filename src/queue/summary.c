@@ -203,6 +203,7 @@ static struct error write_one(struct results *r, struct due *due, double pause,
                               struct error (*write)(const struct results *))
 {
     double began = clock_seconds();
+    due->news = false;
     struct error e = write(r);
     due->last = clock_seconds();
     due->took = due->last - began;
@@ -210,29 +211,39 @@ static struct error write_one(struct results *r, struct due *due, double pause,
     return e;
 }
 
-static bool is_due(const struct due *due, bool news)
+static bool is_due(const struct due *due)
 {
     double now = clock_seconds();
-    return now >= due->next || (news && now - due->last >= dear * due->took);
+    return now >= due->next || (due->news && now - due->last >= dear * due->took);
 }
 
-bool results_due(const struct results *r, bool news)
+static void write_if_due(struct results *r, struct due *due, double pause,
+                         struct error (*write)(const struct results *))
 {
-    return is_due(&r->summary, news) || is_due(&r->page, false);
-}
-
-void results_refresh(struct results *r, bool news)
-{
-    struct error e = ok();
-    if (is_due(&r->summary, news)) {
-        read_external(r);
-        e = write_one(r, &r->summary, summary_pause, write_summary);
-    }
-    if (is_due(&r->page, false))
-        e = error_first(e, write_one(r, &r->page, page_pause, queue_page_write));
-    if (e.code != ERROR_NONE && !r->failed)
+    if (!is_due(due))
+        return;
+    struct error e = write_one(r, due, pause, write);
+    if (e.code != ERROR_NONE && !due->failed)
         log_warning("%s", e.text);
-    r->failed = e.code != ERROR_NONE;
+    due->failed = e.code != ERROR_NONE;
+}
+
+void results_note(struct results *r)
+{
+    r->summary.news = r->page.news = true;
+}
+
+bool results_due(const struct results *r)
+{
+    return is_due(&r->summary) || is_due(&r->page);
+}
+
+void results_refresh(struct results *r)
+{
+    if (is_due(&r->summary))
+        read_external(r);
+    write_if_due(r, &r->summary, summary_pause, write_summary);
+    write_if_due(r, &r->page, page_pause, queue_page_write);
 }
 
 /* If several runs end at the same time, the last to write knows the outcome of all. */

@@ -16,6 +16,8 @@
 struct due {
     double last, next; /* by clock_seconds; 0: never */
     double took;       /* seconds, the last time */
+    bool news;         /* a job has ended since */
+    bool failed;       /* the last time, which has been said */
 };
 
 struct results {
@@ -27,7 +29,6 @@ struct results {
 
     /* private */
     struct due summary, page;
-    bool failed; /* the last summary could not be written, which has been said */
 };
 
 /* continued: whether `submitted` is that of an earlier summary.json, if there is one, instead of now. */
@@ -45,10 +46,12 @@ void results_count(const struct results *r, int64_t *counts);
 /* Seconds until all jobs have ended; NAN if not known. */
 double results_left(const struct results *r);
 
-/* summary.json and index.html if they are due, as they are at the start; news: whether a job has ended since. Says once if
- * they cannot be written. */
-void results_refresh(struct results *r, bool news);
-bool results_due(const struct results *r, bool news);
+/* A job has ended: what is about all of them is due sooner. */
+void results_note(struct results *r);
+
+/* summary.json and index.html if they are due, as they are at the start. Says once if they cannot be written. */
+void results_refresh(struct results *r);
+bool results_due(const struct results *r);
 
 /* Both, now: at the end. */
 struct error results_write(struct results *r);

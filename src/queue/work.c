@@ -77,20 +77,12 @@ static void on_step(void *arg, const struct metric *metric)
 
 /* -------------------------------------------------------------------------------- learning */
 
-/* How the job begins, for those who look into its folder already now: no link may lead them out of the queue's folder. */
-static enum start start_within(const struct work *w)
-{
-    const struct job *job = &w->job;
-    bool within = job->start != START_RESUME || folder_within(w->jobs->folder, job->folder).code == ERROR_NONE;
-    return within ? job->start : START_NEW; // beginning in the folder says what is wrong with it
-}
-
-/* A file's jobs were planned before the first began. */
+/* A file's jobs were planned before the first began, but not each of them. */
 static struct error check_memory(const struct work *w)
 {
     struct memory_plan plan = {0};
     struct pipeline *p = w->pipeline;
-    if (device_identity(p->device) == 0 || w->jobs->source.kind == JOBS_FILE)
+    if (device_identity(p->device) == 0)
         return ok();
     TRY(memory_plan_job(&plan, &w->subject));
     return memory_plan_fits(&plan, p->device, p->comm);
@@ -102,7 +94,7 @@ static struct error read_subject(struct work *w)
     struct job *job = &w->job;
     TRY(pipeline_recheck(p));
     TRY(comm_agree(p->comm, pipeline_serves(p, &job->config)));
-    TRY(subject_read(&w->subject, p, &job->config, start_within(w)));
+    TRY(subject_read(&w->subject, p, &job->config, job_folder_start(w->jobs, job)));
     job->subject = &w->subject;
     TRY(comm_agree(p->comm, job_set_recipe(job, &w->subject.config))); // auto is resolved by now
     return check_memory(w);
@@ -142,7 +134,7 @@ static int64_t state_after(struct error e)
         return JOB_DONE;
     if (e.code != ERROR_PREEMPTED)
         return JOB_FAILED;
-    return signals_cancel_requested() && !signals_stop_requested() ? JOB_CANCELLED : JOB_STOPPED;
+    return signals_cancel_requested() ? JOB_CANCELLED : JOB_STOPPED;
 }
 
 /* The leader: into the job's folder, unless another run is writing there. */
@@ -150,6 +142,7 @@ static struct error write_outcome(struct work *w)
 {
     w->job.status = w->status;
     if (!w->begun) {
+        claim_release(&w->learning.claim); // it may be ours already
         job_folder_fail(w->jobs, &w->job);
         return ok();
     }

@@ -59,9 +59,9 @@ static struct error read_jobs(const char *path)
     char *text;
     int64_t size;
     TRY(file_read(path, 1 << 20, &text, &size));
-    const struct jobs_source source = {.kind = JOBS_FILE, .name = path};
+    const struct jobs_source source = {.kind = JOBS_FILE, .name = path, .sets = &(struct text_list){0}};
     struct jobs jobs;
-    struct error e = jobs_read(&jobs, &source, text, size, &(struct text_list){0});
+    struct error e = jobs_read(&jobs, &source, text, size);
     jobs_free(&jobs);
     memory_free(text);
     return e;
