@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext, suppress
 import pytest
 
 from beside import begin, beside_the_others
-from conftest import TOYBOX, learned, mpirun, nested, program, recipe, refused, run, train_alone
+from conftest import TOYBOX, learned, mpirun, nested, program, recipe, refused, run, train_alone, unstamped
 from test_faults import small_disk
 from live import afresh, caught, nearly_done, newest, rank_processes, start, steps, tell, until
 
@@ -225,6 +225,76 @@ def read_state(folder):
         return json.loads((folder / "job.json").read_text())["state"]
     except FileNotFoundError:
         return None
+
+
+@beside_the_others("alone", "small_disk")
+def test_a_job_that_was_cancelled_before_it_went_on_may_come_back(tmp_path):
+    """It was interrupted, and its file taken away while it waited, or while nobody watched."""
+    spool, defaults = make_spool(tmp_path)
+    with watching(spool, defaults) as process:
+        drop(spool, "a", dict(optim__steps=100000))
+        until(lambda: steps(tmp_path / "out" / "a") > 0, process)
+    done = steps(tmp_path / "out" / "a")
+    (spool / "running" / "a.json").rename(tmp_path / "a.json")
+    drop(spool, "b", dict(optim__steps=100000))
+    with watching(spool, defaults) as process:  # a is not there
+        until(lambda: steps(tmp_path / "out" / "b") > 0, process)
+        drop(spool, "a", dict(optim__steps=done + 1))
+        until(lambda: (spool / "running" / "a.json").exists(), process)  # and waits
+    with watching(spool, defaults) as process:
+        (spool / "running" / "b.json").unlink(missing_ok=True)
+        until(lambda: names(spool / "done") == ["a.json"], process)
+    assert "resuming after step" in (tmp_path / "out" / "a" / "log.txt").read_text() and steps(tmp_path / "out" / "a") == done + 1
+
+
+@beside_the_others("alone", "small_disk")
+def test_many_files_that_come_while_a_job_is_learned_are_judged_one_by_one(tmp_path):
+    """Their names have results of others, so each is refused; the job that is learned goes on."""
+    spool, defaults = make_spool(tmp_path)
+    with watching(spool, defaults) as process:
+        drop(spool, "endless", dict(optim__steps=100000))
+        until(lambda: steps(tmp_path / "out" / "endless") > 0, process)
+        for number in range(90):
+            (tmp_path / "out" / f"old{number}").mkdir()
+            (tmp_path / "out" / f"old{number}" / "learned_embeds.safetensors").write_text("old")
+        for number in range(90):
+            drop(spool, f"old{number}", dict(optim__steps=1))
+        until(lambda: len(names(spool / "failed")) == 180, process)
+        assert names(spool / "running") == ["endless.json"]
+        learns_beside = steps(tmp_path / "out" / "endless")
+        until(lambda: steps(tmp_path / "out" / "endless") > learns_beside, process)
+    shown = json.loads(run(program("zoodip"), "status", spool, "--json").stdout)
+    assert len(shown["jobs"]) == 91
+    assert "old5" not in unstamped((tmp_path / "out" / "endless" / "log.txt").read_text())
+
+
+@beside_the_others("alone", "small_disk")
+def test_what_a_finished_job_left_stays_when_another_of_its_name_is_refused(tmp_path):
+    """As after a crash just before it would have been refused: its file is in running/ then."""
+    spool, defaults = make_spool(tmp_path)
+    with watching(spool, defaults) as process:
+        learns(spool, process, "a", tmp_path / "out")
+    before = (tmp_path / "out" / "a" / "job.json").read_text()
+    (spool / "running" / "a.json").write_text(json.dumps(nested(dict(zo__n=3))))
+    with watching(spool, defaults) as process:
+        until(lambda: names(spool / "failed") == ["a.json", "a.txt"], process)
+    assert (tmp_path / "out" / "a" / "job.json").read_text() == before
+
+
+@beside_the_others("alone", "small_disk")
+def test_what_an_idle_spool_shows_is_true(tmp_path):
+    """The page, too, of the jobs that have ended; and a spool that learns nothing leaves what was shown before."""
+    spool, defaults = make_spool(tmp_path)
+    page, summary = tmp_path / "out" / "index.html", tmp_path / "out" / "summary.json"
+    with watching(spool, defaults) as process:
+        for name in ("a", "b"):
+            drop(spool, name, dict(optim__steps=2))
+        until(lambda: names(spool / "done") == ["a.json", "b.json"], process)
+        until(lambda: json.loads(summary.read_text())["counts"]["done"] == 2 and "2 of 2 done" in page.read_text(), process, seconds=20)
+    shown = page.read_text(), summary.read_text()
+    with watching(spool, defaults) as process:
+        assert "watching" in process.stderr.readline()
+    assert (page.read_text(), summary.read_text()) == shown
 
 
 @beside_the_others("alone", "small_disk")
