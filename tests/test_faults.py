@@ -1,5 +1,6 @@
 """Faults during a run, with real processes: ranks are killed or hang, disks fill up or vanish, someone interrupts. Nothing costs
 more than the steps since the last checkpoint, and nothing hangs."""
+import json
 import os
 import random
 import re
@@ -111,6 +112,8 @@ def test_a_rank_that_hangs_is_named_and_the_run_starts_again(tmp_path, quiet, ha
     process = start(config, "--restarts", "1", ranks=3)
     with caught(process, config, when=lambda: newest(output) >= 5, unless=nearly_done(output, STEPS)) as stopped:
         stopped.remove(ranks_of(config)[hanging])
+    if hanging:  # rank 0 is left to tell those who watch
+        until(lambda: json.loads((output / "status.json").read_text()).get("reason", "").startswith("rank 1 gave no sign of life"), process)
     code, said = end(process, config)
     assert code == 0, said
     named = re.search(rf"rank {1 - hanging}: rank {hanging} gave no sign of life for 3 s \(cluster.timeout\) after step (\d+)", said)

@@ -445,6 +445,10 @@ def test_idle_ranks_watch_and_are_watched(tmp_path, hanging, idle_before):
     stderr = process.communicate(timeout=30)[1]
     assert process.returncode == 1
     assert re.search([f"rank 1: {silent(0, '[1-9][0-9]*')}", f"rank 0: {silent(1)}"][hanging], stderr), stderr
+    if hanging == 1:  # rank 0 is left to tell those who watch
+        whole, status = (json.loads((output / name).read_text()) for name in ("summary.json", "a/status.json"))
+        assert whole["state"] == status["state"] == "failed" and re.search(silent(1), whole["reason"]) and re.search(silent(1), status["reason"])
+        assert whole["jobs"][0]["state"] == "stopped"
 
 
 @pytest.mark.parametrize("wanted, pause", [(40, 0), (120, 0.5)])

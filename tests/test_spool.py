@@ -295,6 +295,11 @@ def test_what_an_idle_spool_shows_is_true(tmp_path):
     with watching(spool, defaults) as process:
         assert "watching" in process.stderr.readline()
     assert (page.read_text(), summary.read_text()) == shown
+    with watching(spool, defaults) as process:  # what ended before goes on being shown, and a name that is used again hides nothing
+        drop(spool, "a", dict(optim__steps=3))
+        learns(spool, process, "c", tmp_path / "out")
+    jobs = json.loads(summary.read_text())["jobs"]
+    assert [(job["name"], job["state"], job["steps"]) for job in jobs] == [("a", "done", 2), ("b", "done", 2), ("a", "failed", 0), ("c", "done", 2)]
 
 
 @beside_the_others("alone", "small_disk")

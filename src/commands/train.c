@@ -109,6 +109,16 @@ static void tell_end(struct run *r, struct error e)
     memory_free(r->folder);
 }
 
+/* All ranks are about to be ended: whoever watches the run, and the user's program, hears why. */
+static void end_aborted(void *arg, const char *text)
+{
+    struct run *r = arg;
+    struct on_end programs = {0};
+    learning_end(&r->learning, error_failed("%s", text), NULL);
+    if (r->on_end && r->folder)
+        on_end_start(&programs, r->on_end, r->folder, "failed"); // nobody is left to wait for it
+}
+
 static struct error learn(struct run *r, enum start start)
 {
     struct pipeline *p = &r->pipeline;
@@ -119,6 +129,7 @@ static struct error learn(struct run *r, enum start start)
     r->learning.subject = &r->subject;
     r->learning.last = true;
     TRY(comm_agree(p->comm, first ? begin(r, start) : ok()));
+    comm_listen(p->comm, (struct comm_listener){.abort = end_aborted, .arg = r});
     TRY(subject_encode(&r->subject));
     pipeline_log_loading(p);
     TRY(pipeline_load(p));

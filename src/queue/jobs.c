@@ -288,8 +288,8 @@ struct error jobs_begin(struct jobs *jobs, const struct jobs_source *source, cJS
     return read_folder(jobs);
 }
 
-/* The place for a new job in a spool's list: that of an ended one of the same name, or of the one that ended first, if
- * the list is long; NULL: a new place. */
+/* The place for a new job in a spool's list: that of one of the same name that has ended but is not done, or of the one
+ * that ended first, if the list is long; NULL: a new place. */
 static struct job *reusable(const struct jobs *jobs, const char *name)
 {
     struct job *oldest = NULL;
@@ -297,7 +297,7 @@ static struct job *reusable(const struct jobs *jobs, const char *name)
         struct job *job = &jobs->items[i];
         if (job_is_pending(job))
             continue;
-        if (strcmp(job->name, name) == 0)
+        if (strcmp(job->name, name) == 0 && job->status.state != JOB_DONE)
             return job;
         if (!oldest || job->status.finished < oldest->status.finished)
             oldest = job;
@@ -305,7 +305,8 @@ static struct job *reusable(const struct jobs *jobs, const char *name)
     return jobs->count < SPOOL_KEPT ? NULL : oldest;
 }
 
-struct error jobs_add(struct jobs *jobs, const char *name, const cJSON *keys, double submitted, struct job **added)
+/* A place with a name and nothing else. */
+static struct error add_named(struct jobs *jobs, const char *name, struct job **added)
 {
     struct job *job = reusable(jobs, name);
     if (job) {
@@ -317,10 +318,35 @@ struct error jobs_add(struct jobs *jobs, const char *name, const cJSON *keys, do
         jobs->items = more;
         job = &more[jobs->count++];
     }
-    *job = (struct job){.name = memory_string(name), .submitted = submitted, .sources = -1};
+    *job = (struct job){.name = memory_string(name), .sources = -1};
     job->status = job_status_unknown(job - jobs->items);
     *added = job;
-    return job->name ? take_keys(jobs, job, keys) : error_memory("a job");
+    return job->name ? ok() : error_memory("a job");
+}
+
+struct error jobs_add(struct jobs *jobs, const char *name, const cJSON *keys, double submitted, struct job **added)
+{
+    TRY(add_named(jobs, name, added));
+    (*added)->submitted = submitted;
+    return take_keys(jobs, *added, keys);
+}
+
+struct error jobs_add_past(struct jobs *jobs, const char *name, const struct job_status *status, int64_t wanted,
+                           double submitted)
+{
+    struct job *job;
+    char folder[PATH_SIZE];
+    TRY(path_join(folder, jobs->folder, name));
+    TRY(add_named(jobs, name, &job));
+    job->external = job->past = true;
+    job->steps = wanted;
+    job->submitted = submitted;
+    job->folder = memory_string(folder);
+    int64_t place = job->status.job;
+    job->status = *status;
+    job->status.job = place;
+    job->shown.state = status->state;
+    return job->folder ? ok() : error_memory("a job");
 }
 
 struct error jobs_share(struct jobs *jobs, const struct jobs_source *source, struct comm *comm)

@@ -83,6 +83,7 @@ struct job {
     const struct subject *subject; /* borrowed from the group that works on the job; else NULL */
     bool cancelled;                /* it is to stop */
     bool external;                 /* left to other runs; shown as its job.json says */
+    bool past;                     /* it ended in an earlier run of the spool, and is only shown; external, too */
     enum start start;              /* what becomes of results in its folder */
     bool announced;                /* by previous_announce, and it has not begun yet */
     int64_t sources;               /* of an earlier run that finished it, see dataset_sources; -1: not known */
@@ -115,11 +116,15 @@ struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, cons
 /* An empty list for a spool, whose defaults it takes over; free it likewise, after an error too. */
 struct error jobs_begin(struct jobs *jobs, const struct jobs_source *source, struct cJSON *defaults);
 
-/* Adds a spool's job, on rank 0; *added is valid until the next one. It takes the place of one that has ended if there is
- * one of that name, or if the list has grown long. An error only if there is no memory: what is wrong with the job is in
+/* Adds a spool's job, on rank 0; *added is valid until the next one. It takes the place of one that has ended if that
+ * has its name and is not done, or if the list has grown long. An error only if there is no memory: what is wrong with the job is in
  * its status. */
 struct error jobs_add(struct jobs *jobs, const char *name, const struct cJSON *keys, double submitted,
                       struct job **added);
+
+/* The same for a job of which no more is known than how it ended, before this run. */
+struct error jobs_add_past(struct jobs *jobs, const char *name, const struct job_status *status, int64_t wanted,
+                           double submitted);
 
 /* After rank 0 has read or begun: gives the other ranks the defaults and the folder. `source`: theirs. Collective. */
 struct error jobs_share(struct jobs *jobs, const struct jobs_source *source, struct comm *comm);

@@ -110,7 +110,11 @@ static void tick_all(void *arg)
 /* A fatal error also goes to the original stderr, not only to the job's log. */
 static void print_abort(void *arg, const char *text)
 {
-    const struct queue *q = arg;
+    struct queue *q = arg;
+    if (q->work)
+        work_abort(q->work, text);
+    if (is_root(q))
+        roster_abort(&q->roster, text);
     if (q->work && q->work->job.name)
         job_log_fatal(&q->work->log, &q->work->job, comm_rank(q->parts.comm), text);
 }

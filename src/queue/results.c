@@ -23,13 +23,6 @@ const char *result_number(char out[32], int decimals, double value)
 
 /* -------------------------------------------------------------------------------- one job */
 
-void result_add_number(cJSON *object, const char *key, double value)
-{
-    char text[32];
-    snprintf(text, sizeof text, "%.17g", value);
-    cJSON_AddRawToObject(object, key, isfinite(value) ? text : "null");
-}
-
 /* What summary.json and job.json both say. */
 cJSON *result_json(const struct job *job)
 {
@@ -39,19 +32,19 @@ cJSON *result_json(const struct job *job)
     cJSON_AddStringToObject(o, "state", job_state_name(s->state));
     if (s->state == JOB_FAILED)
         cJSON_AddStringToObject(o, "reason", s->error.text);
-    result_add_number(o, "steps", (double)s->step);
-    result_add_number(o, "steps_wanted", (double)job->steps);
+    json_add_number(o, "steps", (double)s->step);
+    json_add_number(o, "steps_wanted", (double)job->steps);
     if (s->ended[0])
         cJSON_AddStringToObject(o, "ended", s->ended);
-    result_add_number(o, "loss", s->step > 0 ? s->loss : NAN);
-    result_add_number(o, "validation_first", s->step > 0 ? s->validation_first : NAN);
-    result_add_number(o, "validation_last", s->step > 0 ? s->validation : NAN);
-    result_add_number(o, "validation_best", s->step > 0 ? s->validation_best : NAN);
-    result_add_number(o, "best_step", (double)s->best_step);
+    json_add_number(o, "loss", s->step > 0 ? s->loss : NAN);
+    json_add_number(o, "validation_first", s->step > 0 ? s->validation_first : NAN);
+    json_add_number(o, "validation_last", s->step > 0 ? s->validation : NAN);
+    json_add_number(o, "validation_best", s->step > 0 ? s->validation_best : NAN);
+    json_add_number(o, "best_step", (double)s->best_step);
     if (s->gain[0])
         cJSON_AddStringToObject(o, "word", s->gain);
-    result_add_number(o, "seconds", s->seconds);
-    result_add_number(o, "evaluations", s->evaluations);
+    json_add_number(o, "seconds", s->seconds);
+    json_add_number(o, "evaluations", s->evaluations);
     return o;
 }
 
@@ -91,14 +84,14 @@ struct error result_write(const struct job *job)
         TRY(word_sum(sums[i], job, i));
     cJSON *o = result_json(job);
     if (job->submitted > 0)
-        result_add_number(o, "submitted", job->submitted);
-    result_add_number(o, "finished", job->status.finished);
+        json_add_number(o, "submitted", job->submitted);
+    json_add_number(o, "finished", job->status.finished);
     cJSON_AddStringToObject(o, "recipe", job->recipe);
     for (int i = 0; i < WORDS; i++)
         if (sums[i][0])
             cJSON_AddStringToObject(o, sum_keys[i], sums[i]);
     if (job->subject)
-        result_add_number(o, "sources", job->subject->dataset.sources);
+        json_add_number(o, "sources", job->subject->dataset.sources);
     return write_json(o, job->folder, "job.json");
 }
 

@@ -43,7 +43,6 @@ struct cJSON;
 
 /* What summary.json says about a job, and job.json, too. NULL or incomplete when out of memory. */
 struct cJSON *result_json(const struct job *job);
-void result_add_number(struct cJSON *object, const char *key, double value); /* null if it is not finite */
 
 /* A number as a table shows it: "-" if it is not known. */
 const char *result_number(char out[32], int decimals, double value);

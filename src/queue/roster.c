@@ -230,6 +230,7 @@ struct error roster_begin_spool(struct roster *r, struct jobs *jobs, const struc
     r->jobs = jobs;
     r->supply = *supply;
     results_begin(&r->results, jobs, false);
+    TRY(results_recall(&r->results));
     return display_open(&r->display, &r->results);
 }
 
@@ -296,6 +297,18 @@ static struct error write_results(struct roster *r)
         e = results_write(&r->results);
     progress_end(&progress);
     return e;
+}
+
+void roster_abort(struct roster *r, const char *text)
+{
+    for (int64_t i = 0; i < r->jobs->count; i++)
+        if (r->jobs->items[i].status.state == JOB_RUNNING)
+            r->jobs->items[i].status.state = JOB_STOPPED;
+    r->results.reason = text;
+    r->results.ended = true;
+    if (!r->shared && r->results.groups > 0 && check_folder(r).code == ERROR_NONE)
+        results_write(&r->results);
+    on_end_start(&r->hooks, r->shared ? NULL : r->hook, r->jobs->folder, "failed"); // nobody is left to wait for it
 }
 
 /* The others wait meanwhile. */

@@ -67,6 +67,9 @@ void roster_cancel(struct roster *r, struct job *job);
 /* Jobs that ended before any was handed out: some were wrong, others an earlier run finished. */
 void roster_show_ended(struct roster *r);
 
+/* All ranks are about to be ended, for this reason. Jobs that were under way go on with the next run. */
+void roster_abort(struct roster *r, const char *text);
+
 /* All jobs have ended, or the queue has: the summary, for files and for people. Waits for the users' programs. */
 struct error roster_finish(struct roster *r);
 

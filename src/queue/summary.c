@@ -38,6 +38,39 @@ void results_begin(struct results *r, struct jobs *jobs, bool continued)
         r->submitted = clock_date();
 }
 
+/* Whatever the file holds. */
+static struct error recall(struct results *r, const cJSON *object)
+{
+    struct json json = {.path = "summary.json", .root = (cJSON *)object};
+    const char *name = json_string(&json, "name", "");
+    struct job_status status = result_status(-1, &json);
+    bool ended = status.state == JOB_DONE || status.state == JOB_FAILED || status.state == JOB_CANCELLED;
+    if (status.state == JOB_FAILED)
+        status.error = error_failed("%s", json_string(&json, "reason", ""));
+    int64_t wanted = json_integer(&json, "steps_wanted", 0, 0, INT64_C(1) << 53);
+    double submitted = json_number(&json, "submitted", 0);
+    if (!ended || json.error.code != ERROR_NONE || job_name_check(name).code != ERROR_NONE)
+        return ok();
+    return jobs_add_past(r->jobs, name, &status, wanted, submitted);
+}
+
+struct error results_recall(struct results *r)
+{
+    struct json json;
+    char path[PATH_SIZE];
+    struct error e = ok();
+    if (!r->jobs->folder || path_join(path, r->jobs->folder, "summary.json").code != ERROR_NONE ||
+        json_open(&json, path).code != ERROR_NONE)
+        return ok();
+    const cJSON *list = cJSON_GetObjectItemCaseSensitive(json.root, "jobs");
+    bool spool = cJSON_HasObjectItem(json.root, "spool") && cJSON_IsArray(list);
+    for (const cJSON *job = spool ? list->child : NULL; job && e.code == ERROR_NONE; job = job->next)
+        if (cJSON_IsObject(job))
+            e = recall(r, job);
+    json_close(&json);
+    return e;
+}
+
 double results_turnaround(const struct results *r, const struct job *job)
 {
     double submitted = job->submitted > 0 ? job->submitted : r->submitted;
@@ -59,6 +92,14 @@ double results_left(const struct results *r)
     return r->ended ? NAN : schedule_left(r->jobs, r->groups);
 }
 
+bool results_others(const struct results *r)
+{
+    for (int64_t i = 0; i < r->jobs->count; i++)
+        if (r->jobs->items[i].external && !r->jobs->items[i].past)
+            return true;
+    return false;
+}
+
 /* Updates the status of external jobs; true if any has changed. */
 static bool read_external(struct results *r)
 {
@@ -67,7 +108,7 @@ static bool read_external(struct results *r)
     for (int64_t i = 0; i < r->jobs->count; i++) {
         struct job *job = &r->jobs->items[i];
         struct job_status before = job->status;
-        if (!job->external || !job->folder)
+        if (!job->external || job->past || !job->folder)
             continue;
         job->status = job_status_unknown(before.job);
         if (!earlier_take(&earlier, job))
@@ -86,6 +127,8 @@ const char *results_state(const struct results *r)
     results_count(r, counts);
     if (!r->ended)
         return "running";
+    if (r->reason)
+        return "failed";
     if (r->jobs->source.kind == JOBS_SPOOL)
         return "stopped"; // only a signal ends it
     if (counts[JOB_FAILED] > 0)
@@ -114,22 +157,26 @@ static cJSON *head_json(const struct results *r)
     results_count(r, counts);
     gethostname(host, sizeof host - 1);
     cJSON_AddStringToObject(o, "state", results_state(r));
+    if (r->reason)
+        cJSON_AddStringToObject(o, "reason", r->reason);
+    if (results_others(r))
+        cJSON_AddTrueToObject(o, "array");
     if (r->jobs->source.kind == JOBS_SPOOL)
         cJSON_AddStringToObject(o, "spool", r->jobs->source.name);
-    result_add_number(o, "submitted", r->submitted);
-    result_add_number(o, "began", now - (clock_seconds() - r->began));
-    result_add_number(o, "written", now);
-    result_add_number(o, "moved", moved > 0 ? moved : NAN);
-    result_add_number(o, "interval", fmax(summary_pause, dear * r->summary.took));
-    result_add_number(o, "seconds", clock_seconds() - r->began);
-    result_add_number(o, "seconds_left", results_left(r));
-    result_add_number(o, "ranks", r->ranks);
-    result_add_number(o, "groups", r->groups);
+    json_add_number(o, "submitted", r->submitted);
+    json_add_number(o, "began", now - (clock_seconds() - r->began));
+    json_add_number(o, "written", now);
+    json_add_number(o, "moved", moved > 0 ? moved : NAN);
+    json_add_number(o, "interval", fmax(summary_pause, dear * r->summary.took));
+    json_add_number(o, "seconds", clock_seconds() - r->began);
+    json_add_number(o, "seconds_left", results_left(r));
+    json_add_number(o, "ranks", r->ranks);
+    json_add_number(o, "groups", r->groups);
     cJSON_AddStringToObject(o, "host", host);
-    result_add_number(o, "pid", getpid());
+    json_add_number(o, "pid", getpid());
     cJSON *object = cJSON_AddObjectToObject(o, "counts");
     for (int i = 0; i < JOB_STATES; i++)
-        result_add_number(object, job_state_name(i), (double)counts[i]);
+        json_add_number(object, job_state_name(i), (double)counts[i]);
     return o;
 }
 
@@ -138,23 +185,23 @@ static cJSON *job_json(const struct results *r, const struct job *job)
 {
     const struct job_status *s = &job->status;
     cJSON *o = result_json(job);
-    result_add_number(o, "turnaround", results_turnaround(r, job));
+    json_add_number(o, "turnaround", results_turnaround(r, job));
     if (s->since > 0)
-        result_add_number(o, "since", s->since);
+        json_add_number(o, "since", s->since);
     if (s->finished > 0)
-        result_add_number(o, "finished", s->finished);
+        json_add_number(o, "finished", s->finished);
     earlier_mark(o, job);
     if (s->state != JOB_RUNNING)
         return o;
     if (s->phase[0])
         cJSON_AddStringToObject(o, "phase", s->phase);
-    result_add_number(o, "evaluations_per_second", s->evaluations_per_second);
-    result_add_number(o, "seconds_left", s->left >= 0 ? s->left : NAN);
-    result_add_number(o, "group", (double)s->group);
-    result_add_number(o, "ranks", (double)s->ranks);
+    json_add_number(o, "evaluations_per_second", s->evaluations_per_second);
+    json_add_number(o, "seconds_left", s->left >= 0 ? s->left : NAN);
+    json_add_number(o, "group", (double)s->group);
+    json_add_number(o, "ranks", (double)s->ranks);
     cJSON_AddStringToObject(o, "host", s->host);
-    result_add_number(o, "moved", s->moved);
-    result_add_number(o, "interval", fmax(summary_pause, s->interval));
+    json_add_number(o, "moved", s->moved);
+    json_add_number(o, "interval", fmax(summary_pause, s->interval));
     return o;
 }
 
@@ -202,12 +249,13 @@ static struct error write_summary(const struct results *r)
 static struct error write_one(struct results *r, struct due *due, double pause,
                               struct error (*write)(const struct results *))
 {
-    double began = clock_seconds();
+    double began = clock_seconds(), before = due->took;
     due->news = false;
     struct error e = write(r);
     due->last = clock_seconds();
     due->took = due->last - began;
-    due->next = due->last + fmax(pause, dear * due->took);
+    // one that was interrupted for long says nothing of the next
+    due->next = due->last + fmax(pause, dear * (before > 0 ? fmin(before, due->took) : due->took));
     return e;
 }
 

@@ -21,11 +21,12 @@ struct due {
 };
 
 struct results {
-    struct jobs *jobs; /* borrowed; the status of external jobs is kept up to date */
-    double submitted;  /* when the queue was first started, in seconds since 1970 */
-    double began;      /* this run, by clock_seconds */
-    int ranks, groups; /* 0 until known */
-    bool ended;        /* nothing is under way any more */
+    struct jobs *jobs;  /* borrowed; the status of external jobs is kept up to date */
+    double submitted;   /* when the queue was first started, in seconds since 1970 */
+    double began;       /* this run, by clock_seconds */
+    int ranks, groups;  /* 0 until known */
+    bool ended;         /* nothing is under way any more */
+    const char *reason; /* what ended it before its jobs, borrowed; NULL: nothing did */
 
     /* private */
     struct due summary, page;
@@ -34,11 +35,17 @@ struct results {
 /* continued: whether `submitted` is that of an earlier summary.json, if there is one, instead of now. */
 void results_begin(struct results *r, struct jobs *jobs, bool continued);
 
+/* A spool's next run: those jobs that an earlier one's summary.json shows as ended go on being shown. */
+struct error results_recall(struct results *r);
+
 /* Seconds from a job's submission to its end; NAN while it is pending. */
 double results_turnaround(const struct results *r, const struct job *job);
 
 /* "running", "done", "failed" if some job has, or "stopped", as a spool always is at its end. */
 const char *results_state(const struct results *r);
+
+/* Whether other runs learn jobs of the same file. */
+bool results_others(const struct results *r);
 
 /* How many jobs are in each state -> counts [JOB_STATES]. */
 void results_count(const struct results *r, int64_t *counts);

@@ -206,6 +206,11 @@ void work_run(struct work *w, const char *assignment)
         device_wait(w->pipeline->device); // an error that sticks to the device is this job's, not the next one's
 }
 
+void work_abort(struct work *w, const char *text)
+{
+    learning_end(&w->learning, error_failed("%s", text), NULL);
+}
+
 void work_free(struct work *w)
 {
     subject_free(&w->subject);

@@ -34,6 +34,9 @@ struct work {
 void work_run(struct work *w, const char *assignment);
 void work_free(struct work *w);
 
+/* All ranks are about to be ended, for this reason: so that who watches the job is told. */
+void work_abort(struct work *w, const char *text);
+
 /* While it runs, between two steps: looks at what it does besides them. */
 void work_look(struct work *w);
 
