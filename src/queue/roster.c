@@ -92,17 +92,28 @@ void roster_fail(struct roster *r, struct job *job, struct error e)
 
 void roster_show_ended(struct roster *r)
 {
-    for (int64_t i = 0; i < r->jobs->count; i++)
-        if (r->jobs->items[i].status.state == JOB_FAILED && !r->jobs->items[i].external)
-            show(r, &r->jobs->items[i]);
-        else if (!r->jobs->items[i].external && !job_is_pending(&r->jobs->items[i]))
-            display_show(r->display, &r->jobs->items[i]);
+    for (int64_t i = 0; i < r->jobs->count; i++) {
+        struct job *job = &r->jobs->items[i];
+        if (job->external || job_is_pending(job))
+            continue;
+        if (job->status.state == JOB_FAILED)
+            show(r, job);
+        else
+            display_show(r->display, job);
+    }
+}
+
+/* What can be found out of a job before it begins. */
+static struct error check_job(const struct roster *r, const struct job *job)
+{
+    TRY(pipeline_serves(r->pipeline, &job->config));
+    return subject_check(r->pipeline, &job->config);
 }
 
 void roster_judge(struct roster *r, struct job *job)
 {
     job_folder_judge(r->jobs, job);
-    struct error e = r->pipeline && job_is_pending(job) ? subject_check(r->pipeline, &job->config) : ok();
+    struct error e = r->pipeline && job_is_pending(job) ? check_job(r, job) : ok();
     if (e.code != ERROR_NONE)
         job_fail(job, e);
     if (job->status.state == JOB_FAILED)
@@ -250,7 +261,7 @@ static void check_jobs(struct roster *r)
     progress_phase(&progress, "checking the jobs' words and photos", count, "");
     for (int64_t i = 0; i < count; i++) {
         struct job *job = &r->jobs->items[r->order[i]];
-        struct error e = job_is_pending(job) ? subject_check(r->pipeline, &job->config) : ok();
+        struct error e = job_is_pending(job) ? check_job(r, job) : ok();
         if (e.code != ERROR_NONE)
             job_fail(job, e);
         progress_step(&progress, i + 1, "");
