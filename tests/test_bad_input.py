@@ -115,6 +115,9 @@ def test_command_lines(arguments, words):
     (["train", "c.json", "--learning_rate=1"],
      "--learning_rate=1: no such option; did you mean --set optim.lr=VALUE? See zoodip train --help"),
     (["quantize", "--learning_rate=1"], "--learning_rate=1: no such option; see zoodip quantize --help"),
+    (["run", "x", "--job", "A", "--job=B"], "--job: is given twice"),
+    (["generate", "--seed", "1", "--quiet", "--quiet", "--seed", "1"], "--seed: is given twice"),
+    (["run", "x", "--log-format", "plain", "--groups", "1", "--log-format=plain"], "--log-format: is given twice"),
     (["train", "c.json", "zo.n=3"], "zo.n=3: unexpected argument; did you mean --set zo.n=3? See zoodip train --help"),
     (["train", "c.json", "d.json"], "d.json: unexpected argument; see zoodip train --help"),
     (["bench", "c.json", "--colour"], "--colour: no such option; see zoodip bench --help")])

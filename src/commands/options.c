@@ -46,6 +46,16 @@ static struct error set_integer(const struct option *o, const char *text)
     return ok();
 }
 
+/* An option of one value may be given once. given: a bit for each place in the table that was, and one more for
+ * --log-format. */
+static struct error check_once(const struct option *o, int64_t place, uint64_t *given)
+{
+    uint64_t bit = (uint64_t)1 << place;
+    bool twice = *given & bit;
+    *given |= bit;
+    return twice && !o->many ? error_input("--%s: is given twice", o->name) : ok();
+}
+
 /* room: for how many values. */
 static struct error add_value(const struct option *o, const char *text, int room)
 {
@@ -157,6 +167,7 @@ struct error options_read(int argc, char **argv, const struct option *table, int
     int64_t plain_count = 0;
     bool quiet = false;
     const char *format = "plain";
+    uint64_t given = 0;
     const struct option common[] = {{.name = quiet_option, .flag = &quiet}, {.name = format_option, .text = &format}};
     for (int i = 1; i < argc; i++) {
         const char *argument = argv[i];
@@ -170,6 +181,7 @@ struct error options_read(int argc, char **argv, const struct option *table, int
         size_t length = equals ? (size_t)(equals - argument) : strlen(argument);
         bool named = length > 2 && argument[1] == '-';
         const struct option *o = named ? find_option(table, options, argument + 2, length - 2) : NULL;
+        int64_t place = o ? o - table : options;
         if (!o && named)
             o = find_option(common, sizeof common / sizeof *common, argument + 2, length - 2);
         if (!o)
@@ -183,6 +195,7 @@ struct error options_read(int argc, char **argv, const struct option *table, int
         }
         if (!equals && i + 1 == argc)
             return error_input("--%s: expected a value after it", o->name);
+        TRY(check_once(o, place, &given));
         TRY(set_value(o, equals ? equals + 1 : argv[++i], argc));
     }
     log_set_quiet(quiet);

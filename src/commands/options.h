@@ -13,7 +13,8 @@
 #include "base/text.h"
 #include "zo/previous.h"
 
-/* One of text, number, integer, flag or many receives the value; `name` without the dashes. A flag that has a number, too,
+/* One of text, number, integer, flag or many receives the value; `name` without the dashes. Only flags and `many` may be
+ * given several times. A flag that has a number, too,
  * takes that only if one follows: --watch, --watch 5, --watch=5. */
 struct option {
     const char *name;
