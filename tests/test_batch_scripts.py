@@ -97,6 +97,7 @@ def cluster(project):
         [ "$n" -le "${TAKES:-9}" ] || { echo "sbatch: error: too many" >&2; exit 1; }
         echo "$((100 + n));here" """)
     write_program(project / "bin" / "scontrol", 'echo "MaxArraySize            = ${SIZE:-1001}"')
+    (project / "dataset").symlink_to(ROOT / "dataset")
     write_file(project)
     return project
 
@@ -144,10 +145,28 @@ def test_submit_says_which_arrays_were_taken(cluster):
     assert done.returncode == 2 and len(given) == 3 and done.stderr.splitlines()[-1] == "submit.sh: sbatch took 2 of 3 arrays: 101 102"
 
 
-def test_submit_tells_of_jobs_that_will_fail(cluster):
-    write_file(cluster, {"name": "wrong", "stpes": 3})
+def test_submit_leaves_out_jobs_that_would_fail_and_names_them(cluster):
+    write_file(cluster, {"name": "no photos", "data": {"images": "nowhere"}}, {"name": "wrong"}, {"name": "mistyped", "stpes": 3})
     done, given = submit(cluster, "my jobs.json")
-    assert "--array=1-8" in given[0] and "1 of 8 jobs are wrong and will fail; see" in done.stderr
+    assert "--array=1-7,9" in given[0]
+    first, *wrong = done.stderr.splitlines()
+    assert "2 of 10 jobs are wrong and left out" in first and first.endswith("submit them with --job 8,10")
+    assert "no photos" in wrong[0] and '"nowhere": no such file' in wrong[0] and "mistyped" in wrong[1] and len(wrong) == 2
+    done, given = submit(cluster, "my jobs.json", "--job", "8", check=False)
+    assert done.returncode == 2 and not given and "no job is right" in done.stderr
+
+
+def test_submit_names_the_first_of_many_wrong_jobs(cluster):
+    write_file(cluster, *({"name": f"wrong {i}", "stpes": 3} for i in range(12)))
+    done, given = submit(cluster, "my jobs.json")
+    assert "--array=1-7" in given[0] and done.stderr.count("unknown key") == 10 and done.stderr.splitlines()[-1].startswith("  and more; see ")
+
+
+def test_submit_says_in_one_line_that_slurm_does_not_answer(cluster):
+    write_program(cluster / "bin" / "scontrol", 'for i in 1 2 3; do echo "try $i" >&2; done; echo "slurm_load_ctl_conf error: Unable to contact" >&2; exit 1')
+    done, given = submit(cluster, "my jobs.json", check=False)
+    assert done.returncode == 1 and not given and not done.stdout
+    assert done.stderr == "submit.sh: Slurm does not answer here: slurm_load_ctl_conf error: Unable to contact\n"
 
 
 @pytest.mark.parametrize("words, message", [
@@ -165,7 +184,7 @@ def test_submit_refuses_in_one_line(cluster, words, message):
 
 def test_submit_refuses_where_nothing_can_be_submitted(cluster):
     (cluster / "bare").mkdir()
-    for tool in ("bash", "sed"):
+    for tool in ("bash", "sed", "awk", "sort"):
         (cluster / "bare" / tool).symlink_to(shutil.which(tool))
     for env, message in ((dict(SIZE="0"), "takes no arrays"), (dict(ZOODIP_BUILD="nowhere"), "nowhere/zoodip: no such program"),
                          (dict(PATH=f"{cluster}/bare"), "no sbatch here")):

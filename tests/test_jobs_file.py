@@ -14,37 +14,63 @@ JOBS = {
     "mug 2": dict(token__vectors=0),
     "été": dict(data__images="photos/\x1b[31mred"),
 }
-ROWS = [("1", "mug", "2000", "photos/my mug"), ("2", "7", "5", "photos/a.png and 2 more"),
-        ("3", "mistyped", "wrong", "optim.stpes: unknown key; did you mean optim.steps?"), ("4", "mug 2", "wrong", "token.vectors: is 0"),
-        ("5", "été", "5", "photos/?[31mred")]
+ROWS = [("1", "2000", "mug", "photos/my mug"), ("2", "5", "7", "photos/a.png and 2 more"),
+        ("3", "wrong", "mistyped", "optim.stpes: unknown key; did you mean optim.steps?"), ("4", "wrong", "mug 2", "token.vectors: is 0")]
+
+
+@pytest.fixture(autouse=True)
+def photos(tmp_path):
+    """What JOBS names, in the folder that inspect runs in."""
+    for path in ("photos/my mug/1.png", "photos/\x1b[31mred/1.png", "photos/a.png", "photos/b.png", "photos/c.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
 
 
 def write_jobs(folder, jobs, **defaults):
     path = folder / "jobs.json"
     jobs = [{"name": name, **nested(own)} for name, own in jobs.items()] if isinstance(jobs, dict) else jobs
-    path.write_text(json.dumps(dict(defaults=recipe(folder / "out", **{"optim__steps": 5, **defaults}), jobs=jobs)))
+    path.write_text(json.dumps(dict(defaults=recipe(folder / "out", **{"optim__steps": 5, "data__images": "photos/a.png", **defaults}), jobs=jobs)))
     return path
 
 
 def inspect(path, *options, **more):
-    return run(program("zoodip"), "inspect", path, *options, **more)
+    return run(program("zoodip"), "inspect", path, *options, cwd=path.parent, **more)
 
 
 def rows(text):
     """The table's lines, cut where its head says."""
     head, *lines = text.split("\n\n")[1].splitlines()
-    at = [head.index(title) for title in ("name", "steps", "pictures")]
+    at = [head.index(title) for title in ("steps", "name", "pictures")]
     return [tuple(part.strip() for part in (line[:at[0]], line[at[0]:at[1]], line[at[1]:at[2]], line[at[2]:])) for line in lines]
 
 
 def test_each_job_has_its_number_and_what_it_learns_or_why_it_cannot(tmp_path):
     path = write_jobs(tmp_path, {name: own for name, own in JOBS.items() if name.isascii()})
     said = inspect(path).stdout
-    assert said.splitlines()[:4] == [f"{path}: a jobs file", "  jobs        4, 2 of them wrong", "  model       dataset/toybox/model",
+    assert said.splitlines()[:4] == [f"{path}: a jobs file", "  jobs        4", "  model       dataset/toybox/model",
                                      f"  output.dir  {tmp_path / 'out'}"]
-    for row, (*first, rest) in zip(rows(said), ROWS, strict=False):
-        assert list(row[:3]) == first and (rest in row[3] if first[2] == "wrong" else rest == row[3]), row
-    assert len(rows(said)) == 4
+    for row, (*first, rest) in zip(rows(said), ROWS, strict=True):
+        assert list(row[:3]) == first and (rest in row[3] if first[1] == "wrong" else rest == row[3]), row
+    assert said.splitlines()[-2:] == ["", "2 of 4 jobs are wrong"]
+
+
+def test_jobs_without_their_photos_are_wrong(tmp_path):
+    path = write_jobs(tmp_path, {"there": {}, "no folder": dict(data__images="nowhere"), "no photo": dict(data__images=["photos/a.png", "b.png"]),
+                                 "none inside": dict(data__images="photos/empty")})
+    (tmp_path / "photos" / "empty").mkdir()
+    said = inspect(path).stdout
+    assert [(row[1], message in row[3]) for row, message in zip(rows(said), ("", '"nowhere": no such', '"b.png": no such', "no pictures here"), strict=True)] == [
+        ("5", True), ("wrong", True), ("wrong", True), ("wrong", True)]
+    assert said.endswith("\n3 of 4 jobs are wrong\n") and inspect(path, "--job", "1").stdout.endswith("\n0 of 1 jobs are wrong\n")
+    (tmp_path / "photos" / "a.png").unlink()
+    assert inspect(path).stdout.endswith("\n4 of 4 jobs are wrong\n")
+
+
+def test_of_very_many_jobs_the_photos_of_the_first_are_looked_for(tmp_path):
+    path = write_jobs(tmp_path, {str(i): dict(data__images="nowhere") if i >= 9999 else {} for i in range(10001)})
+    said = inspect(path).stdout
+    assert [row[1] for row in rows(said)[9998:]] == ["5", "wrong", "5"]
+    assert said.endswith("\n1 of 10001 jobs are wrong; photos were looked for of the first 10000 only\n")
 
 
 def test_texts_of_a_file_do_not_reach_the_terminal_as_they_are(tmp_path):
@@ -66,7 +92,7 @@ def test_jobs_by_name_or_number(tmp_path):
 
 def test_settings_hold_for_all_jobs(tmp_path):
     said = inspect(write_jobs(tmp_path, {"a": {}, "b": dict(optim__steps=7)}), "--set", "optim.steps=3", "--set", "output.dir=elsewhere").stdout
-    assert [row[2] for row in rows(said)] == ["3", "3"] and "output.dir  elsewhere\n" in said
+    assert [row[1] for row in rows(said)] == ["3", "3"] and "output.dir  elsewhere\n" in said
 
 
 @pytest.mark.parametrize("jobs, words", [
@@ -78,7 +104,7 @@ def test_a_file_that_run_refuses_is_refused(tmp_path, jobs, words):
 
 def test_other_files_stay_what_they_are(tmp_path):
     config = ROOT / "configs" / "toybox.json"
-    assert "memory_plan" in json.loads(inspect(config).stdout)
+    assert "memory_plan" in json.loads(run(program("zoodip"), "inspect", config).stdout)
     refused(inspect(config, "--job", "1", check=False), "is no jobs file")
     refused(inspect(TOYBOX / "model", "--job", "1", check=False), "is no jobs file")
     broken = tmp_path / "jobs.json"
@@ -90,4 +116,4 @@ def test_other_files_stay_what_they_are(tmp_path):
 
 def test_many_jobs_line_up(tmp_path):
     said = rows(inspect(write_jobs(tmp_path, {f"subject {i}": dict(seed=i) for i in range(1200)})).stdout)
-    assert [row[:2] for row in said] == [(str(i + 1), f"subject {i}") for i in range(1200)]
+    assert [row[::2][:2] for row in said] == [(str(i + 1), f"subject {i}") for i in range(1200)]

@@ -11,9 +11,9 @@
 #   launch/slurm/submit.sh jobs.json --gpus-per-node=0 --time=2:00:00 -- --set optim.steps=5000
 #   launch/slurm/submit.sh jobs.json --job dog6,mug -- --resume
 #
-# From the project's folder. What is wrong with the file is said here and nothing is submitted; a job that is wrong by itself
-# is submitted, fails and has its reason in summary.json. A task reads JOBS.json when it starts, not now: change neither the
-# order of its jobs nor their names until all have ended.
+# From the project's folder. What is wrong with the file is said here and nothing is submitted. Jobs that are wrong by
+# themselves (keys, or photos that are missing) are named and left out, the others are submitted. A task reads JOBS.json when
+# it starts, not now: change neither the order of its jobs nor their names until all have ended.
 set -euo pipefail
 
 refuse() {
@@ -64,14 +64,26 @@ command -v sbatch >/dev/null || refuse "no sbatch here: submit this on a machine
 # the program says what is wrong with the file
 shown=$("$program" inspect "$file" "${names[@]}" "${sets[@]}" --quiet) || exit 2
 [[ $shown == *": a jobs file"$'\n'* ]] || refuse "$file: is no jobs file"
-[[ ! $shown =~ jobs\ +([0-9]+),\ ([0-9]+)\ of\ them\ wrong ]] ||
-    echo "submit.sh: ${BASH_REMATCH[2]} of ${BASH_REMATCH[1]} jobs are wrong and will fail; see $program inspect $file" >&2
+# its table: a line for each job, which begins with the number; the second word of those that are wrong is "wrong"
+table=$(awk '!$0 { table = 0 } table { print } $1 == "job" && $2 == "steps" { table = 1 }' <<<"$shown")
+right=$(awk '$2 != "wrong" { print $1 }' <<<"$table" | sort -nu)
+wrong=$(awk '$2 == "wrong"' <<<"$table")
+if [ -n "$wrong" ]; then
+    echo "submit.sh: $(wc -l <<<"$wrong") of $(wc -l <<<"$table") jobs are wrong and left out; once they are mended, submit them with --job $(awk '{ print $1 }' <<<"$wrong" | paste -sd ,)"
+    head -n 10 <<<"$wrong"
+    [ "$(wc -l <<<"$wrong")" -le 10 ] || echo "  and more; see $program inspect $file"
+fi >&2
+[ -n "$right" ] || refuse "no job is right, and none is submitted"
 folder=$(sed -n 's/^  output\.dir  //p;/^$/q' <<<"$shown")
-limit=$(scontrol show config | awk '$1 == "MaxArraySize" { print $3 - 1 }') # the largest index of a task
+if ! config=$(scontrol show config 2>&1); then
+    echo "submit.sh: Slurm does not answer here: $(tail -n 1 <<<"$config")" >&2
+    exit 1
+fi
+limit=$(awk '$1 == "MaxArraySize" { print $3 - 1 }' <<<"$config") # the largest index of a task
 [[ $limit =~ ^[1-9][0-9]*$ ]] || refuse "this cluster takes no arrays (MaxArraySize in scontrol show config)"
 
 # Lines "OFFSET 1-3,7": arrays, each of tasks that learn the jobs OFFSET + their index.
-arrays=$(awk 'table { print $1 } $1 == "job" && $2 == "name" { table = 1 }' <<<"$shown" | sort -nu | awk -v limit="$limit" '
+arrays=$(awk -v limit="$limit" '
     function end_range() { tasks = tasks (tasks ? "," : "") (from == to ? from : from "-" to) }
     {
         task = ($1 - 1) % limit + 1
@@ -81,7 +93,7 @@ arrays=$(awk 'table { print $1 } $1 == "job" && $2 == "name" { table = 1 }' <<<"
         from = to = task
         offset = $1 - task
     }
-    END { end_range(); print offset, tasks }')
+    END { end_range(); print offset, tasks }' <<<"$right")
 
 ids=()
 while read -r offset tasks <&3; do

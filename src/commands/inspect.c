@@ -33,7 +33,11 @@ static void print_help(void)
         "  a run's folder       its zo.derivative, steps, losses, time, what the word it kept gained, files\n"
         "  a config             every key with its effective value, the evaluations of steps, looks and pictures, a\n"
         "                       step's arena by differences and by tangents, and the GPU memory its run needs\n"
-        "  a jobs file          each job's number, name, steps and pictures, or why it is wrong; model and output.dir\n"
+        "  a jobs file          each job's number, steps, name and pictures, or why it is wrong: keys, or photos\n"
+        "                       that are missing; model and output.dir; last, how many are wrong\n"
+        "\n"
+        "The exit code is 0 for a jobs file that run takes, even if some of its jobs are wrong. Scripts see it in the\n"
+        "last line, \"0 of 8 jobs are wrong\"; the second word of a wrong job's line is wrong.\n"
         "\n"
         "  --set KEY=VALUE      a config key, as for train\n"
         "  --job N|NAME         of a jobs file, this job only (may be given several times)\n"
@@ -44,7 +48,8 @@ static void print_help(void)
         "  zoodip inspect dataset/toybox/model\n"
         "  zoodip inspect configs/toybox.json --set zo.n=4\n"
         "  zoodip inspect results/toybox/learned_embeds.safetensors\n"
-        "  zoodip inspect configs/queues/toybox.json --job ball1\n");
+        "  zoodip inspect configs/queues/toybox.json --job ball1\n"
+        "  zoodip inspect jobs.json | awk '$2 == \"wrong\"'\n");
 }
 
 /* Text from a file, without control characters that would drive the reader's terminal. */

@@ -5,10 +5,15 @@
 #include <string.h>
 
 #include "base/memory.h"
+#include "base/progress.h"
 #include "commands/commands.h"
 #include "files/file.h"
 #include "files/json.h"
+#include "files/photos.h"
 #include "queue/jobs.h"
+
+/* So many jobs' photos are looked for: a network disk may take a millisecond for each. */
+static const int64_t photos_limit = 10000;
 
 static struct error looks_like_jobs(bool *is, const char *path, const char *text, int64_t size)
 {
@@ -17,6 +22,11 @@ static struct error looks_like_jobs(bool *is, const char *path, const char *text
     *is = cJSON_HasObjectItem(root, "jobs") || cJSON_HasObjectItem(root, "defaults");
     cJSON_Delete(root);
     return ok();
+}
+
+static bool is_wrong(const struct job *job)
+{
+    return job->status.state == JOB_FAILED;
 }
 
 struct widths {
@@ -42,15 +52,14 @@ static struct widths find_widths(const struct jobs *jobs)
 
 static void print_job(const struct job *job, int64_t number, struct widths w)
 {
-    bool wrong = job->status.state == JOB_FAILED;
     struct texts images = job->config.data.images;
-    printf("  %*lld  %-*s  ", w.number, (long long)number, w.name, job->name);
-    if (wrong) {
-        printf("%*s  %s\n", w.steps, "wrong", job->status.error.text);
+    printf("  %*lld  ", w.number, (long long)number);
+    if (is_wrong(job)) {
+        printf("%*s  %-*s  %s\n", w.steps, "wrong", w.name, job->name, job->status.error.text);
         return;
     }
     text_show_safely(images.items[0]);
-    printf("%*lld  %s", w.steps, (long long)job->steps, images.items[0]);
+    printf("%*lld  %-*s  %s", w.steps, (long long)job->steps, w.name, job->name, images.items[0]);
     if (images.count > 1)
         printf(" and %lld more", (long long)images.count - 1);
     printf("\n");
@@ -59,25 +68,48 @@ static void print_job(const struct job *job, int64_t number, struct widths w)
 static void print_head(struct jobs *jobs, const char *path)
 {
     struct job *right = jobs_first_pending(jobs);
-    int64_t wrong = 0;
-    for (int64_t i = 0; i < jobs->count; i++)
-        wrong += jobs->items[i].status.state == JOB_FAILED;
     text_show_safely(right->config.model);
     text_show_safely(jobs->folder);
     printf("%s: a jobs file\n", path);
-    printf("  jobs        %lld", (long long)jobs->count);
-    if (wrong)
-        printf(", %lld of them wrong", (long long)wrong);
-    printf("\n  model       %s\n  output.dir  %s\n\n", right->config.model, jobs->folder);
+    printf("  jobs        %lld\n", (long long)jobs->count);
+    printf("  model       %s\n  output.dir  %s\n\n", right->config.model, jobs->folder);
+}
+
+/* Makes those wrong that lack theirs. */
+static void look_for_photos(struct jobs *jobs, const int64_t *shown, int64_t count)
+{
+    struct progress progress;
+    progress_phase(&progress, "looking for the photos", count, "jobs");
+    for (int64_t i = 0; i < count; i++) {
+        struct job *job = &jobs->items[shown[i]];
+        struct error e = is_wrong(job) ? ok() : photos_check(&job->config);
+        if (e.code != ERROR_NONE)
+            job_fail(job, e);
+        progress_step(&progress, i + 1, "");
+    }
+    progress_end(&progress);
+}
+
+static void print_wrong(const struct jobs *jobs, const int64_t *shown, int64_t count)
+{
+    int64_t wrong = 0;
+    for (int64_t i = 0; i < count; i++)
+        wrong += is_wrong(&jobs->items[shown[i]]);
+    printf("\n%lld of %lld jobs are wrong", (long long)wrong, (long long)count);
+    if (count > photos_limit)
+        printf("; photos were looked for of the first %lld only", (long long)photos_limit);
+    printf("\n");
 }
 
 static void print_jobs(struct jobs *jobs, const char *path, const int64_t *shown, int64_t count)
 {
     struct widths w = find_widths(jobs);
     print_head(jobs, path);
-    printf("  %*s  %-*s  %*s  pictures\n", w.number, "job", w.name, "name", w.steps, "steps");
+    look_for_photos(jobs, shown, count < photos_limit ? count : photos_limit);
+    printf("  %*s  %*s  %-*s  pictures\n", w.number, "job", w.steps, "steps", w.name, "name");
     for (int64_t i = 0; i < count; i++)
         print_job(&jobs->items[shown[i]], shown[i] + 1, w);
+    print_wrong(jobs, shown, count);
 }
 
 /* Places of the jobs to show -> shown [their count]; all, if none is named. */

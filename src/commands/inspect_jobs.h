@@ -1,7 +1,8 @@
 /* commands/inspect_jobs.h
  *
  * What `zoodip inspect JOBS.json` shows: how many jobs, the model and the folder that they share, and a line for each,
- * with its number, or why it is wrong. Read as `zoodip run` reads it, in some 30 us a job.
+ * with its number, or why it is wrong; last, how many are wrong. Read as `zoodip run` reads it, in some 30 us a job; photos
+ * are looked for, those of the first 10,000 jobs.
  */
 #ifndef ZOODIP_COMMANDS_INSPECT_JOBS_H
 #define ZOODIP_COMMANDS_INSPECT_JOBS_H

@@ -105,6 +105,16 @@ struct error photos_list(const struct config *config, char ***paths, int64_t *co
     return config_blame(config, "data.images", e);
 }
 
+struct error photos_check(const struct config *config)
+{
+    char **paths = NULL;
+    int64_t count = 0;
+    struct text_few unused;
+    struct error e = photos_list(config, &paths, &count, &unused);
+    folder_list_free(paths, count);
+    return e;
+}
+
 void photos_warn_unused(const struct config *config, const struct text_few *unused)
 {
     struct error e =

@@ -16,6 +16,9 @@
  * and data.captions. */
 struct error photos_list(const struct config *config, char ***paths, int64_t *count, struct text_few *unused);
 
+/* Only whether there are any: its errors are photos_list's. */
+struct error photos_check(const struct config *config);
+
 /* Logs a warning that names them. */
 void photos_warn_unused(const struct config *config, const struct text_few *unused);
 

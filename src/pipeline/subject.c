@@ -186,16 +186,6 @@ struct error subject_read(struct subject *s, struct pipeline *p, struct config *
     return e;
 }
 
-static struct error check_photos(const struct config *config)
-{
-    char **paths = NULL;
-    int64_t count = 0;
-    struct text_few unused;
-    struct error e = photos_list(config, &paths, &count, &unused);
-    folder_list_free(paths, count);
-    return e;
-}
-
 struct error subject_check(struct pipeline *p, const struct config *config)
 {
     struct subject s = {0};
@@ -203,7 +193,7 @@ struct error subject_check(struct pipeline *p, const struct config *config)
     TRY(config_copy(&own, config));
     struct error e = read_mine(&s, p, &own, p);
     if (e.code == ERROR_NONE)
-        e = check_photos(config);
+        e = photos_check(config);
     subject_free(&s);
     config_free(&own);
     return e;
