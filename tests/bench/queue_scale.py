@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """How a queue of many subjects starts, what memory it takes, and what it saves over a run for each subject.
 
-    .venv/bin/python tests/bench/queue_scale.py                     everything, in at most four minutes
+    .venv/bin/python tests/bench/queue_scale.py                     everything, in at most five minutes
     .venv/bin/python tests/bench/queue_scale.py start --jobs 1 1000
 
 Toybox at 32 px, two steps a job, two ranks in two groups. **start**: queues of so many jobs, until all are done or a quarter of a
 minute has gone since the first steps (then SIGUSR1 ends them). Peak memory is the kernel's (VmHWM), of the rank that has more;
 growth is over the smallest queue, when the first jobs had learned their first step, and at the end. **list**: 100,000 jobs are
-read, shown, and begun. **peers**: 16 subjects as a queue, by a shell's loop, and by GNU parallel, which load the model for each.
+read, shown, begun, and looked at by `zoodip status`. **files**: what it costs to keep summary.json, index.html and status.json up to
+date, by strace, from the opening of a file to its new name: the median write, and with the mean time between two its share of the
+time of the rank that writes the most. One job is long, the others take about a second, and each that ends is news; of a file that was
+written once, the time to the next is what the program would wait (5 or 30 s, or 1,000 writes). **peers**: 16 subjects as a queue, by a shell's loop, and by GNU parallel, which load the model for each.
 
 Writes results/queue-scale.json, and of the starts results/queue-scale.png.
 """
@@ -21,6 +24,7 @@ import sys
 import tempfile
 import time
 from math import log10
+from statistics import median
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -48,11 +52,11 @@ def shown(value, form=".2f"):
     return None if value is None else format(value, form)
 
 
-def write_jobs(folder, count):
-    """A jobs file. The first job of each group is the longest, so that it begins first."""
+def write_jobs(folder, count, steps=lambda i: 3 if i < RANKS else 2):
+    """A jobs file; steps: of each job. The first job of each group is the longest, so that it begins first."""
     folder.mkdir(parents=True)
     jobs = [{"name": f"subject-{i}", "data": {"images": [str(SUBJECTS[i % len(SUBJECTS)] / "00.png")]},
-             "optim": {"steps": 3 if i < RANKS else 2}} for i in range(count)]
+             "optim": {"steps": steps(i)}} for i in range(count)]
     path = folder / "jobs.json"
     path.write_text(json.dumps({"defaults": recipe(folder / "out", **LITTLE), "jobs": jobs}))
     return path
@@ -64,13 +68,14 @@ def write_jobs(folder, count):
 class Watched:
     """A queue's run: when it loaded the model and learned its first step, and the peaks of its ranks' memory."""
 
-    def __init__(self, path):
+    def __init__(self, path, *tracer):
         self.path, self.output, self.peaks, self.ranks = path, path.parent / "out", {}, {}
         self.loads = self.steps = None
         self.log = path.parent / "log"
         self.began = time.time()
         with open(self.log, "w") as log:
-            self.process = subprocess.Popen(["mpirun", "--oversubscribe", "-np", str(RANKS), program("zoodip"), "run", str(path), "--groups", str(RANKS)],
+            self.process = subprocess.Popen(["mpirun", "--oversubscribe", "-np", str(RANKS), *tracer, program("zoodip"), "run", str(path),
+                                             "--groups", str(RANKS)],
                                             cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)
 
     def look(self):
@@ -229,6 +234,62 @@ def long_list(options, folder):
     return found
 
 
+# -------------------------------------------------------------------------------- files
+
+
+# The files that are kept up to date, and the least seconds between two of a kind.
+KEPT = {"summary.json": 5, "index.html": 30, "status.json": 5}
+TRACER = ["strace", "-DD", "-ff", "--seccomp-bpf", "-qq", "-ttt", "-T", "-s", "4096", "-e", "signal=none", "-e", "trace=openat,?rename,?renameat,renameat2"]
+OPENED = re.compile(r'([\d.]+) openat\(.*"(?:[^"]*/)?(?:(\S+)\.\d+\.tmp|\.unfinished)".*\) = \d')
+NAMED = re.compile(r'([\d.]+) rename(?:at2?)?\(.*"(?:[^"]*/)?([^"/]+)"(?:, \w+)?\) = 0 <([\d.]+)>')
+
+
+def writes(trace, end):
+    """{file: [(when it began, its seconds)...]} of a thread, until then."""
+    found, began = {name: [] for name in KEPT}, {}
+    for line in trace.read_text(errors="replace").splitlines():
+        if opened := OPENED.match(line):
+            began[opened[2] or "status.json"] = float(opened[1])
+        elif (named := NAMED.match(line)) and named[2] in KEPT and named[2] in began and float(named[1]) < end:
+            found[named[2]].append((began[named[2]], float(named[1]) + float(named[3]) - began[named[2]]))
+    return found
+
+
+def cost(name, each):
+    """Of one thread's writes of a file."""
+    took = median(seconds for _, seconds in each)
+    pause = (each[-1][0] - each[0][0]) / (len(each) - 1) if len(each) > 1 else max(KEPT[name], 0 if name == "status.json" else 1000 * took)
+    return dict(writes=len(each), milliseconds=took * 1e3, seconds_between=pause, share=took / pause)
+
+
+def measure_files(folder, count, seconds):
+    path = write_jobs(folder / str(count), count, lambda i: 1000000 if i == 0 else 200)
+    queue = Watched(path, *TRACER, "-o", str(path.parent / "trace"))
+    if queue.watch(lambda: queue.steps is not None, 60):
+        queue.watch(lambda: False, queue.steps + seconds)
+    end = time.time()
+    queue.stop()
+    threads = [writes(trace, end) for trace in path.parent.glob("trace.*")]
+    found = {name: max((cost(name, thread[name]) for thread in threads if thread[name]), key=lambda c: c["share"], default=None) for name in KEPT}
+    return dict(jobs=count, seconds=end - queue.began, done=jobs_done(queue.output), **found)
+
+
+def files(options, folder):
+    if subprocess.run(["bash", "-c", "strace -f --seccomp-bpf -o /dev/null true"], capture_output=True).returncode:
+        print("no strace here, or it may not look at programs\n")
+        return None
+    table("jobs", *(f"ms a write of {name}" for name in KEPT), *(f"% of the time, {name}" for name in KEPT), "jobs done", "s")
+    all_found = []
+    for count in sorted(options.files):
+        found = measure_files(folder / "files", count, options.seconds)
+        all_found.append(found)
+        costs = [found[name] for name in KEPT]
+        row(f"{count:,}", *(shown(c and c["milliseconds"]) for c in costs), *(shown(c and 100 * c["share"], ".3f") for c in costs),
+            f"{found['done']:,}", shown(found["seconds"], ".0f"))
+    print()
+    return all_found
+
+
 # -------------------------------------------------------------------------------- peers
 
 
@@ -256,7 +317,7 @@ def peers(options, folder):
     return {"subjects": count, "seconds": found}
 
 
-PARTS = {"start": start, "list": long_list, "peers": peers}
+PARTS = {"start": start, "list": long_list, "files": files, "peers": peers}
 
 
 def main():
@@ -264,6 +325,8 @@ def main():
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all when not given")
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 10, 100, 1000], help="queues to start")
     parser.add_argument("--long", type=int, default=100000, help="jobs of the long list")
+    parser.add_argument("--files", type=int, nargs="+", default=[1, 200, 1000, 10000], help="queues whose files' cost is measured")
+    parser.add_argument("--seconds", type=float, default=15, help="of their steps that are watched")
     parser.add_argument("--subjects", type=int, default=16, help="for the peers")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
