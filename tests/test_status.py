@@ -33,10 +33,15 @@ def facts(folder):
 
 
 def rows(folder):
-    """{job: its row of the table}, without the head."""
-    lines = status(folder).splitlines()
-    at = next(i for i, line in enumerate(lines) if re.match(r"job +state +step", line))
-    return {line.split()[0]: line for line in lines[at + 1:]}
+    """{job: its row of the table, and what follows below it}, without the head."""
+    found = {}
+    for line in re.split(r"^job +state +step.*\n", status(folder), flags=re.MULTILINE)[1].splitlines():
+        if line.startswith("    "):
+            found[name] += line[3:]
+        else:
+            name = re.split("  +", line)[0]
+            found[name] = line
+    return found
 
 
 def write(path, value):
@@ -221,7 +226,7 @@ def test_the_spool_of_this_version_is_shown(tmp_path):
     write(tmp_path / "inbox/dog.json", {"seed": 5})
     write(tmp_path / "inbox/bad.json", {"data.images": "/nowhere"})
     process = start(1, "run", tmp_path / "defaults.json", "--spool", str(tmp_path / "inbox"))
-    counts = dict.fromkeys(("running", "stopped", "cancelled", "waiting"), 0) | dict(done=1, failed=1)
+    counts = dict.fromkeys(("running", "gone", "stopped", "cancelled", "waiting"), 0) | dict(done=1, failed=1)
     until((tmp_path / "inbox/.zoodip-spool.json").exists, process)
     seen = until(lambda: (s := facts(tmp_path / "inbox"))["counts"] == counts and s, process)
     assert seen["kind"] == "spool" and seen["state"] == "running" and seen["pid"] == process.pid
@@ -246,11 +251,48 @@ def test_wrong_types_and_sizes_are_not_known(tmp_path):
     assert len(facts(tmp_path)["jobs"]) == 3 and len(rows(tmp_path)) == 3
 
 
-def test_a_file_that_is_cut_short_is_refused_or_passed_over(tmp_path):
+def test_a_job_that_is_gone_is_counted_so_and_leaves_no_time_for_the_whole(tmp_path):
+    here = dict(host=socket.gethostname(), pid=ended_process())
+    write(tmp_path / "summary.json", summary([result(name, "running") for name in "ab"]))
+    write(tmp_path / "a/status.json", running())
+    assert facts(tmp_path)["seconds_left"] > 3500
+    write(tmp_path / "b/status.json", running(**here))
+    seen = facts(tmp_path)
+    assert (seen["counts"]["running"], seen["counts"]["gone"], seen["seconds_left"]) == (1, 1, None)
+    assert "\n1 running, 1 gone\n" in status(tmp_path) and [j["name"] for j in seen["jobs"]] == ["a", "b"]
+
+
+def test_a_queue_without_news_counts_no_time_down(tmp_path):
+    long_ago = dict.fromkeys(("written", "moved"), time.time() - 600)
+    write(tmp_path / "summary.json", summary([result("a", "running", moved=time.time() - 600)], **long_ago))
+    seen = facts(tmp_path)
+    assert seen["silent"] and seen["seconds_left"] is None and " left," not in status(tmp_path)
+
+
+def test_a_row_whose_facts_are_old_says_how_old(tmp_path):
+    write(tmp_path / "summary.json", summary([result(name, "running") for name in "ab"]))
+    for name, age in (("a", 10), ("b", 200)):
+        write(tmp_path / name / "status.json", running(written=time.time() - age, moved=time.time() - age, interval=30, phase="decoding pictures"))
+    assert "ago" not in rows(tmp_path)["a"] and re.search("decoding pictures, 3:2. ago", rows(tmp_path)["b"])
+
+
+def test_what_has_ended_says_when_how_long_it_took_and_where_its_log_is(tmp_path):
+    at = time.mktime((2024, 11, 28, 23, 41, 0, 0, 0, -1))
+    write(tmp_path / "summary.json", summary([result("good", "done", seconds=754, finished=at, evaluations_per_second=7),
+                                              result("bad", "failed", seconds=0, reason="no", finished=at)], state="failed", seconds=5025, written=at))
+    write(tmp_path / "bad/log.txt", "")
+    shown, seen = status(tmp_path), rows(tmp_path)
+    assert re.search(r"queue, failed since 11-28 23:41", shown) and "1 failed, 1 done; took 1:23:45\n" in shown
+    assert re.search(r" -  +12:34  11-28 23:41$", seen["good"]) and f"log: {tmp_path}/bad/log.txt" in re.sub(r"\s+", " ", seen["bad"])
+    write(tmp_path / "run/status.json", {**running(began=at - 65, since=at), "state": "done", "seconds_left": None})
+    assert facts(tmp_path / "run")["seconds"] == 65 and " 1:05 " in rows(tmp_path / "run")["run"] and "\ntook 1:05\n" in status(tmp_path / "run")
+
+
+def test_a_file_that_is_cut_short_is_said_refused_or_passed_over(tmp_path):
     whole = json.dumps(summary([result("a", "running"), result("b", "done")]))
     for size in range(0, len(whole), 37):
         write(tmp_path / "q/summary.json", whole[:size])
-        refused(run(program("zoodip"), "status", tmp_path / "q", check=False), "summary.json: is no queue's summary")
+        assert "summary.json: is no queue's summary" in facts(tmp_path / "q")["warning"]
     write(tmp_path / "q/summary.json", whole)
     own = json.dumps(running(step=5))
     for size in (0, 1, len(own) // 2, len(own) - 1):
@@ -266,7 +308,7 @@ def test_a_hundred_thousand_jobs_are_listed_in_seconds(tmp_path):
                                               for i in range(100000)], written=1))  # so old that each one that waits is looked at
     began = time.monotonic()
     shown = status(tmp_path)
-    assert time.monotonic() - began < 10 and shown.count("\n") == 100003
+    assert time.monotonic() - began < 10 and shown.count("\n") == 100004, "and a failure's reason"
 
 
 # ---- other folders
@@ -279,6 +321,35 @@ def test_an_array_without_a_summary_is_its_jobs(tmp_path):
     seen = facts(tmp_path)
     assert [(j["name"], j["state"]) for j in seen["jobs"]] == [("one", "running"), ("two", "done")] and seen["state"] == "running"
     assert "jobs, running" in status(tmp_path) and "1 running, 1 done" in status(tmp_path)
+
+
+def test_an_array_is_what_its_tasks_are_whoever_wrote_the_summary(tmp_path):
+    """The task that ended last says that it was stopped, on one rank, and knows nothing of those that began since."""
+    jobs = [result("a", "done", finished=time.time() - 60), result("b", "stopped"), result("c", "waiting"), result("d", "waiting"),
+            result("e", "failed", reason="no")]
+    write(tmp_path / "summary.json", summary(jobs, array=True, state="stopped", ranks=1, groups=1, pid=ended_process(), host=socket.gethostname()))
+    assert "jobs, waiting\n1 failed, 1 stopped, 2 waiting, 1 done\n" in status(tmp_path) and facts(tmp_path)["tasks"] == 0
+    for name in "bce":  # two that were queued again, and one that was not
+        write(tmp_path / name / "status.json", running(ranks=4))
+    seen, shown = facts(tmp_path), status(tmp_path)
+    assert (seen["state"], seen["tasks"], seen["ranks"], seen["seconds_left"]) == ("running", 3, 12, None) and not seen["gone"]
+    assert "jobs, running" in shown and ", 3 tasks with 12 ranks in all\n3 running, 1 waiting, 1 done\n" in shown
+    write(tmp_path / "d/status.json", running(seconds_left=900))
+    assert 890 < facts(tmp_path)["seconds_left"] < 901, "when none waits: the longest of the tasks"
+    for name in "bcde":
+        write(tmp_path / name / "status.json", running(host=socket.gethostname(), pid=ended_process()))
+    assert "jobs, gone" in status(tmp_path) and "4 gone, 1 done" in status(tmp_path)
+
+
+def test_without_a_summary_that_can_be_read_the_jobs_are_those_that_have_a_folder(tmp_path):
+    write(tmp_path / "one/status.json", running())
+    write(tmp_path / "two/job.json", result("two", "done"))
+    write(tmp_path / "summary.json", json.dumps(summary([result(name, "waiting") for name in ("one", "two", "three")]))[:-30])
+    shown = status(tmp_path)
+    assert "\nwarning: " in shown and "summary.json: is no queue's summary" in shown and list(rows(tmp_path)) == ["one", "two"]
+    assert facts(tmp_path)["state"] == "running"
+    write(tmp_path / "summary.json", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    assert "git-lfs" in facts(tmp_path)["warning"]
 
 
 @pytest.fixture
@@ -300,6 +371,26 @@ def test_a_spool_is_its_files_and_their_results(spool):
     assert {j["name"]: j["state"] for j in seen["jobs"]} == {"dog": "running", "bad": "failed", "new": "waiting", "taken": "waiting", "old": "done",
                                                             "older": "done"}
     assert seen["jobs"][0]["step"] == 7 and "optim.stepz: unknown key" in rows(spool)["bad"]
+
+
+def test_a_name_of_a_spool_that_was_used_twice_is_two_rows(spool):
+    """old was done and then refused; older was done, refused, and the spool started again since; bad failed before it was done."""
+    now = time.time()
+    write(spool / "words/summary.json", summary([result("old", "failed", reason="finished before", finished=now)]))
+    for name, since, refusal in (("old", now - 100, now), ("older", now - 100, now), ("bad", now, now - 100)):
+        write(spool / "words" / name / "status.json", {**running(), "state": "done", "since": since})
+        for file in (f"done/{name}.json", f"failed/{name}.json", f"failed/{name}.txt"):
+            write(spool / file, f"{name} was finished\n")
+            os.utime(spool / file, (refusal, refusal))
+    seen = {j["name"]: (j["state"], j.get("reason")) for j in facts(spool)["jobs"]}
+    assert seen["old"] == seen["older"] == seen["bad"] == ("done", None) and "bad (again)" not in seen
+    assert seen["old (again)"] == ("failed", "finished before") and seen["older (again)"] == ("failed", "older was finished")
+    assert "failed" in rows(spool)["old (again)"] and "352/1000" in rows(spool)["old"]
+
+
+def test_a_cancelled_job_says_how_it_goes_on(spool):
+    write(spool / "words/summary.json", summary([result("cat", "cancelled")]))
+    assert "put its file into the spool again to go on" in rows(spool)["cat"]
 
 
 def test_a_spool_that_is_idle_runs_and_one_without_a_process_was_stopped(spool):
@@ -356,20 +447,63 @@ def test_seconds_are_checked(tmp_path):
     refused(run(program("zoodip"), "status", tmp_path, "--watch=soon", check=False), '--watch: "soon": expected a number')
 
 
-def test_on_a_terminal_the_rest_is_counted_and_lines_fit(tmp_path):
-    jobs = [result(f"{state}{i}", state, reason="r" * 200) for state in ("done", "running", "waiting") for i in range(9)]
-    write(tmp_path / "summary.json", summary(jobs))
+def test_an_array_is_watched_until_all_of_its_jobs_have_ended(tmp_path):
+    """What is stopped, or gone, may be queued again; and the summary is whose task ended last."""
+    write(tmp_path / "summary.json", summary([result("a", "done"), result("b", "stopped"), result("c", "waiting")], array=True, state="stopped"))
+    watcher = subprocess.Popen([program("zoodip"), "status", tmp_path, "--watch", "0.1"], stdout=subprocess.PIPE, text=True)
+    assert "jobs, waiting" in watcher.stdout.readline()
+    for name in "bc":
+        write(tmp_path / name / "status.json", {**running(), "state": "done"})
+    rest = watcher.communicate(timeout=10)[0]
+    assert watcher.returncode == 0 and "\n3 done" in rest.split(str(tmp_path))[-1] and "again" not in rest
+
+
+@pytest.mark.parametrize("file, facts", [("summary.json", summary([result("a", "running")])), ("status.json", running())])
+def test_watching_ends_with_what_is_gone_and_says_so(tmp_path, file, facts):
+    write(tmp_path / file, {**facts, "host": socket.gethostname(), "pid": ended_process()})
+    shown = status(tmp_path, "--watch", "0.1", timeout=10)
+    assert shown.endswith("\nits process is gone: nothing will change here until it is run again\n")
+    assert shown.count("left/took") == 1
+
+
+def screen(folder, height, width):
+    """What is on a terminal of this size before it is drawn a second time, over the first, in lines."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 16, 70, 0, 0))
-    child = subprocess.Popen([program("zoodip"), "status", tmp_path, "--watch", "0.1"], stdout=theirs, env={**os.environ, "TERM": "xterm"})
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+    child = subprocess.Popen([program("zoodip"), "status", folder, "--watch", "0.1"], stdout=theirs, env={**os.environ, "TERM": "xterm"})
     text = b""
-    while b"\x1b[" not in text:  # drawn a second time, over the first
+    while b"\x1b[J" not in text:
         text += os.read(ours, 4096)
     child.send_signal(signal.SIGINT)
     assert child.wait(timeout=10) == 0
     os.close(ours)
     os.close(theirs)
-    screen = text.decode().split("\x1b[")[0].split("\r\n")[:-1]
-    assert len(screen) == 15 and max(map(len, screen)) < 70 and f"\x1b[{len(screen)}A\x1b[J" in text.decode()
-    assert [line.split()[0] for line in screen[3:14]] == [*(f"running{i}" for i in range(9)), "waiting0", "waiting1"]
-    assert screen[-1] == "... 7 waiting, 9 done not shown; see --json"
+    lines = text.decode().split("\x1b[")[0].split("\r\n")[:-1]
+    assert len(lines) < height and max(map(len, lines)) < width and f"\x1b[{len(lines)}A\x1b[J" in text.decode()
+    return lines
+
+
+def test_on_a_terminal_the_rest_is_counted_and_lines_fit(tmp_path):
+    jobs = [result(f"{state}{i}", state, reason="r" * 200) for state in ("done", "running", "waiting") for i in range(9)]
+    write(tmp_path / "summary.json", summary(jobs))
+    lines = screen(tmp_path, 18, 70)
+    table = lines[1 + next(i for i, line in enumerate(lines) if line.startswith("job ")):]
+    assert [line.split()[0] for line in table[:-1]] == [*(f"running{i}" for i in range(9)), "waiting0", "waiting1"][:len(table) - 1]
+    assert re.fullmatch(r"\.\.\. [789] waiting, 9 done not shown; see --json", table[-1]) and len(lines) == 17
+
+
+def test_a_narrow_terminal_shows_fewer_columns_and_all_of_a_reason(tmp_path):
+    why = "photos/mug: does not exist, expected a folder with pictures, or one picture, to learn the word from"
+    write(tmp_path / "q/summary.json", summary([result("subject-with-a-long-name", "failed", reason=why), result("b", "running", seconds_left=75)],
+                                               reason="aborted: no news from rank 3"))
+    titles = {40: ["job", "state", "step"], 60: ["job", "state", "step", "left/took"], 80: ["job", "state", "step", "left/took", "since"],
+              140: ["job", "state", "step", "loss", "best validation", "rate", "left/took", "since"]}
+    for width, expected in titles.items():
+        lines = screen(tmp_path / "q", 40, width)
+        at = next(i for i, line in enumerate(lines) if line.startswith("job "))
+        assert re.split("  +", lines[at]) == expected
+        assert "aborted: no news from rank 3" in re.sub("\\s+", " ", " ".join(lines[:at])), "the head is whole, too"
+        assert re.match(r"b +running +352/1000" + (" .* 1:1" if width >= 60 else ""), lines[at + 1])
+        assert lines[at + 2].startswith("subject-with-") and all(line.startswith("    ") for line in lines[at + 3:])
+        assert " ".join(line.strip() for line in lines[at + 3:]) == why
+    assert re.search(f"^    {why}$", status(tmp_path / "q"), re.MULTILINE), "in a pipe, too"

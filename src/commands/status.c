@@ -23,11 +23,14 @@ static void print_help(void)
            "of an array's jobs, or the folder of a spool. It only reads.\n"
            "\n"
            "  --json             one JSON document with all jobs; times are seconds since 1970, null: not known\n"
-           "  --watch [SECONDS]  looks again every two seconds, or as many as given, until all has ended, or Ctrl-C\n"
+           "  --watch [SECONDS]  looks again every two seconds, or as many as given, until all has ended, or is\n"
+           "                     stopped or gone, or Ctrl-C; an array is watched until all of its jobs have ended\n"
            "\n"
            "A run is gone if it says that it runs and its process does not exist on this machine any more: run it\n"
-           "again with --resume. One that has not moved for ten times as long as its steps take has \"no news\". On a\n"
-           "terminal jobs that do not fit are only counted: those that run come first, then those that failed.\n"
+           "again with --resume. One that has not moved for ten times as long as its steps take has \"no news\"; of\n"
+           "one that said nothing for 15 seconds the row says how long ago that was. On a narrow terminal columns\n"
+           "are left out, and jobs that do not fit are only counted: those that run come first, then those that are\n"
+           "gone, and those that failed.\n"
            "\n"
            "examples:\n"
            "  zoodip status results/toybox\n"
@@ -35,10 +38,12 @@ static void print_help(void)
            "  zoodip status results/toybox --json\n");
 }
 
-/* What was drawn last, to be drawn over. */
+/* What was seen and drawn last, to be drawn over. */
 struct screen {
     bool terminal;
     int lines;
+    bool ended; /* nothing will change there by itself */
+    bool gone;  /* because its process is */
 };
 
 static void find_size(const struct screen *s, struct overview_view *view)
@@ -51,8 +56,8 @@ static void find_size(const struct screen *s, struct overview_view *view)
     view->rows = known ? size.ws_row : 24;
 }
 
-/* Reads and shows the folder once; *ended: nothing will change there by itself. */
-static struct error look(struct screen *s, const char *folder, bool json, bool *ended)
+/* Reads and shows the folder once. */
+static struct error look(struct screen *s, const char *folder, bool json)
 {
     struct overview o;
     struct overview_view view = {.out = stdout, .folder = folder, .now = clock_date()};
@@ -67,7 +72,8 @@ static struct error look(struct screen *s, const char *folder, bool json, bool *
             e = overview_print_json(&o, &view);
         else
             s->lines = overview_print(&o, &view);
-        *ended = overview_ended(&o);
+        s->ended = overview_ended(&o);
+        s->gone = o.all.gone;
     }
     overview_free(&o);
     return fflush(stdout) == 0 ? e : error_failed("cannot write to the standard output");
@@ -76,17 +82,18 @@ static struct error look(struct screen *s, const char *folder, bool json, bool *
 /* What was there a moment ago, and cannot be read now, may be back the next time. */
 static struct error watch(struct screen *s, const char *folder, bool json, double pause)
 {
-    bool ended = false;
     signals_watch(); // Ctrl-C is how one leaves
-    TRY(look(s, folder, json, &ended));
-    while (!ended && !signals_stop_requested()) {
+    TRY(look(s, folder, json));
+    while (!s->ended && !signals_stop_requested()) {
         clock_sleep(pause);
         if (signals_stop_requested())
             break;
-        struct error e = look(s, folder, json, &ended);
+        struct error e = look(s, folder, json);
         if (ferror(stdout))
             return e;
     }
+    if (s->ended && s->gone && !json)
+        printf("its process is gone: nothing will change here until it is run again\n");
     return ok();
 }
 
@@ -94,10 +101,9 @@ static struct error show(const char *folder, bool json, bool watched, double pau
 {
     const char *kind = getenv("TERM");
     struct screen screen = {.terminal = !json && isatty(STDOUT_FILENO) && kind && strcmp(kind, "dumb") != 0};
-    bool ended;
     if (pause < shortest_pause || pause > longest_pause)
         return error_input("--watch: %g: expected %g to %g seconds", pause, shortest_pause, longest_pause);
-    return watched ? watch(&screen, folder, json, pause) : look(&screen, folder, json, &ended);
+    return watched ? watch(&screen, folder, json, pause) : look(&screen, folder, json);
 }
 
 static struct error run(int argc, char **argv, const struct host *host)

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "files/file.h"
 #include "queue/jobs.h"
 #include "queue/overview_spool.h"
@@ -42,6 +43,8 @@ void overview_free(struct overview *o)
     for (int64_t i = 0; i < o->count; i++)
         seen_job_free(&o->jobs[i]);
     memory_free(o->jobs);
+    memory_free(o->results);
+    memory_free(o->warning);
     if (o->kind != OVERVIEW_RUN) // whose texts are the job's
         seen_job_free(&o->all);
     *o = (struct overview){0};
@@ -76,27 +79,13 @@ static bool read_metrics(struct seen_job *job, const char *folder)
     return true;
 }
 
-/* FOLDER/status.json, or else job.json, about the job of this name; false if neither can be read. */
-static bool read_job(struct seen_job *job, const char *folder, const char *name)
-{
-    *job = seen_job_unknown(name);
-    if (seen_job_read(job, SEEN_STATUS, folder, "status.json"))
-        return true;
-    seen_job_free(job);
-    *job = seen_job_unknown(name);
-    if (seen_job_read(job, SEEN_RESULT, folder, "job.json"))
-        return true;
-    seen_job_free(job);
-    return false;
-}
-
 /* A run's own folder; the one job that it adds is none if it holds nothing of a run. */
 static struct error read_run(struct overview *o, const char *folder)
 {
     struct seen_job job;
     const char *name = *path_name(folder) ? path_name(folder) : folder;
     o->kind = OVERVIEW_RUN;
-    if (read_job(&job, folder, name))
+    if (seen_job_look(&job, folder, name))
         return overview_add(o, &job);
     job = seen_job_unknown(name);
     if (read_metrics(&job, folder))
@@ -142,6 +131,8 @@ static struct error parse_summary(struct overview *o, const char *path, struct j
             whole = listed;
         } else if (json_piece_is(key, "groups")) {
             take_groups(o, value);
+        } else if (json_piece_is(key, "array")) {
+            o->kind = json_piece_is(value, "true") ? OVERVIEW_ARRAY : o->kind;
         } else {
             seen_job_take(&o->all, SEEN_STATUS, key, value);
         }
@@ -166,9 +157,10 @@ static void look_at_job(struct overview *o, const char *folder, struct seen_job 
     char path[PATH_SIZE];
     struct seen_job own;
     bool waits = listed->state == SEEN_WAITING, ended = !waits && listed->state != SEEN_RUNNING;
-    if (ended || !listed->name || job_name_check(listed->name).code != ERROR_NONE ||
+    bool again = o->kind == OVERVIEW_ARRAY && listed->state != SEEN_DONE; // its task may be queued again
+    if ((ended && !again) || !listed->name || job_name_check(listed->name).code != ERROR_NONE ||
         (waits && o->count > MANY && now - o->all.written < fresh) ||
-        path_join(path, folder, listed->name).code != ERROR_NONE || !read_job(&own, path, listed->name))
+        path_join(path, folder, listed->name).code != ERROR_NONE || !seen_job_look(&own, path, listed->name))
         return;
     struct seen_job judged = own; // the list is judged as a whole later
     seen_judge(&judged, now);
@@ -181,20 +173,61 @@ static void look_at_job(struct overview *o, const char *folder, struct seen_job 
     *listed = own;
 }
 
+static struct error read_summary(struct overview *o, const char *path)
+{
+    char *text;
+    int64_t size;
+    TRY(file_read(path, SUMMARY_LIMIT, &text, &size));
+    struct error e = parse_summary(o, path, (struct json_piece){text, size});
+    memory_free(text);
+    return e;
+}
+
+/* The folders of jobs in a folder whose summary is missing, or worth nothing. */
+static struct error read_array(struct overview *o, const char *folder)
+{
+    char path[PATH_SIZE], **names;
+    int64_t count;
+    TRY(folder_list(folder, &names, &count));
+    struct error e = ok();
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
+        struct seen_job job;
+        if (names[i][0] != '.' && path_join(path, folder, names[i]).code == ERROR_NONE && folder_exists(path) &&
+            seen_job_look(&job, path, names[i]))
+            e = overview_add(o, &job);
+    }
+    folder_list_free(names, count);
+    return e;
+}
+
+/* Nothing of a summary that cannot be read is believed. */
+static struct error do_without_summary(struct overview *o, const char *folder, struct error why)
+{
+    char text[600];
+    for (int64_t i = 0; i < o->count; i++)
+        seen_job_free(&o->jobs[i]);
+    seen_job_free(&o->all);
+    o->all = seen_job_unknown(NULL);
+    o->count = 0;
+    o->groups = -1;
+    snprintf(text, sizeof text, "%s; these are the jobs that have a folder", why.text);
+    text_show_safely(text);
+    o->warning = memory_string(text);
+    return read_array(o, folder);
+}
+
 /* false: there is no summary. */
 static struct error read_queue(struct overview *o, const char *folder, double now, bool *found)
 {
-    char path[PATH_SIZE], *text;
-    int64_t size;
+    char path[PATH_SIZE];
     struct stat status;
     TRY(path_join(path, folder, "summary.json"));
     *found = file_exists(path);
     if (!*found)
         return ok();
-    TRY(file_read(path, SUMMARY_LIMIT, &text, &size));
-    struct error e = parse_summary(o, path, (struct json_piece){text, size});
-    memory_free(text);
-    TRY(e);
+    struct error e = read_summary(o, path);
+    if (e.code != ERROR_NONE)
+        return do_without_summary(o, folder, e);
     if (isnan(o->all.written) && stat(path, &status) == 0)
         o->all.written = (double)status.st_mtime;
     for (int64_t i = 0; i < o->count; i++) {
@@ -205,32 +238,53 @@ static struct error read_queue(struct overview *o, const char *folder, double no
     return ok();
 }
 
-/* The folders of jobs in a folder without a summary. */
-static struct error read_array(struct overview *o, const char *folder)
-{
-    char path[PATH_SIZE], **names;
-    int64_t count;
-    TRY(folder_list(folder, &names, &count));
-    struct error e = ok();
-    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
-        struct seen_job job;
-        if (names[i][0] != '.' && path_join(path, folder, names[i]).code == ERROR_NONE && folder_exists(path) &&
-            read_job(&job, path, names[i]))
-            e = overview_add(o, &job);
-    }
-    folder_list_free(names, count);
-    return e;
-}
-
 /* -------------------------------------------------------------------------------- the whole */
 
 static int64_t state_of_all(const struct overview *o)
 {
-    static const int64_t order[] = {SEEN_RUNNING, SEEN_STOPPED, SEEN_WAITING, SEEN_FAILED, SEEN_CANCELLED, SEEN_DONE};
+    static const int64_t order[] = {SEEN_RUNNING, SEEN_GONE,      SEEN_STOPPED, SEEN_WAITING,
+                                    SEEN_FAILED,  SEEN_CANCELLED, SEEN_DONE};
     for (size_t i = 0; i < sizeof order / sizeof *order; i++)
         if (o->counts[order[i]] > 0)
-            return order[i];
+            return order[i] == SEEN_GONE ? SEEN_RUNNING : order[i];
     return SEEN_UNKNOWN;
+}
+
+/* Goes on without a doubt. */
+static bool is_live(const struct seen_job *job)
+{
+    return job->state == SEEN_RUNNING && !job->gone && !job->silent;
+}
+
+/* All tasks that run, as one: who wrote the summary last, and what it knew, is of no interest. */
+static void judge_array(struct overview *o)
+{
+    struct seen_job *all = &o->all;
+    int64_t ranks = 0, pending = 0;
+    double left = 0, began = NAN, last = NAN;
+    o->tasks = 0;
+    for (int64_t i = 0; i < o->count; i++) {
+        const struct seen_job *job = &o->jobs[i];
+        last = fmax(last, job->since);
+        pending += !is_live(job) && !seen_ended(job);
+        if (!is_live(job))
+            continue;
+        o->tasks++;
+        ranks += job->ranks > 0 ? job->ranks : 0;
+        left = job->seconds_left >= left || isnan(job->seconds_left) ? job->seconds_left : left;
+        began = fmin(began, job->began);
+    }
+    all->state = o->tasks > 0 ? SEEN_RUNNING : o->counts[SEEN_WAITING] > 0 ? SEEN_WAITING : state_of_all(o);
+    all->gone = all->state == SEEN_RUNNING && o->tasks == 0 && o->counts[SEEN_RUNNING] == 0;
+    all->silent = all->state == SEEN_RUNNING && o->tasks == 0 && !all->gone;
+    all->seconds_left = o->tasks > 0 && pending == 0 ? left : NAN;
+    all->seconds = last >= all->submitted ? last - all->submitted : NAN;
+    all->ranks = ranks > 0 ? ranks : -1;
+    all->began = began;
+    all->since = last;
+    all->pid = o->groups = -1;
+    memory_free(all->host);
+    all->host = NULL;
 }
 
 /* Jobs are judged by what they say themselves, or, if that is nothing, by who runs them. */
@@ -241,26 +295,30 @@ static void judge_all(struct overview *o, double now)
     for (int64_t i = 0; i < o->count; i++) {
         struct seen_job *job = &o->jobs[i];
         seen_judge(job, now);
-        if (job->state == SEEN_RUNNING && job->pid < 0 && o->all.gone)
+        if (job->state == SEEN_RUNNING && job->pid < 0 && o->all.gone && o->kind != OVERVIEW_ARRAY)
             job->gone = true;
         if (job->state < SEEN_STATES)
-            o->counts[job->state]++;
-        alive |= job->state == SEEN_RUNNING && !job->gone && !job->silent;
+            o->counts[seen_shown(job)]++;
+        alive |= is_live(job);
         o->all.moved = fmax(o->all.moved, job->moved);
     }
     if (alive || o->all.state == SEEN_UNKNOWN) // other tasks of an array may go on after the one that wrote last
         o->all.state = alive ? SEEN_RUNNING : state_of_all(o);
     if (alive)
         o->all.gone = false;
+    if (o->all.silent || o->all.gone || o->counts[SEEN_GONE] > 0)
+        o->all.seconds_left = NAN; // what is left has nobody who does it
     o->all.silent &= !alive && o->counts[SEEN_RUNNING] > 0;
+    if (o->kind == OVERVIEW_ARRAY)
+        judge_array(o);
 }
 
 /* The newest of those that have ended first, the others as they are listed. */
 static int compare_jobs(const void *a, const void *b)
 {
     const struct seen_job *x = a, *y = b;
-    if (x->state != y->state)
-        return x->state < y->state ? -1 : 1;
+    if (seen_shown(x) != seen_shown(y))
+        return seen_shown(x) < seen_shown(y) ? -1 : 1;
     double left = isnan(x->since) ? 0 : x->since, right = isnan(y->since) ? 0 : y->since;
     bool ended = x->state != SEEN_RUNNING && x->state != SEEN_WAITING;
     if (ended && left != right)
@@ -286,6 +344,8 @@ static struct error read_spool(struct overview *o, const char *folder, double no
     struct error e = overview_spool_open(&spool, results, folder);
     if (e.code == ERROR_NONE)
         e = read_queue(o, results, now, &found);
+    o->kind = OVERVIEW_SPOOL;
+    o->results = e.code == ERROR_NONE ? memory_string(results) : NULL;
     if (e.code == ERROR_NONE)
         e = overview_spool_add(o, folder, results);
     if (e.code == ERROR_NONE && spool.pid > 0) {
@@ -308,6 +368,7 @@ static struct error read_kind(struct overview *o, const char *folder, double now
     bool found;
     if (overview_is_spool(folder))
         return read_spool(o, folder, now);
+    o->results = memory_string(folder);
     o->kind = OVERVIEW_QUEUE;
     TRY(read_queue(o, folder, now, &found));
     if (!found)
@@ -328,7 +389,7 @@ static struct error read_kind(struct overview *o, const char *folder, double now
 struct error overview_read(struct overview *o, const char *folder, double now)
 {
     enum path_kind kind;
-    *o = (struct overview){.all = seen_job_unknown(NULL), .groups = -1};
+    *o = (struct overview){.all = seen_job_unknown(NULL), .groups = -1, .tasks = -1};
     TRY(path_look(folder, &kind));
     if (kind != PATH_FOLDER)
         return error_input("%s: %s, expected the folder of a run, of a queue or of a spool", folder,
@@ -345,5 +406,8 @@ struct error overview_read(struct overview *o, const char *folder, double now)
 
 bool overview_ended(const struct overview *o)
 {
-    return o->all.state != SEEN_RUNNING && o->all.state != SEEN_WAITING;
+    int64_t ended = o->counts[SEEN_DONE] + o->counts[SEEN_FAILED] + o->counts[SEEN_CANCELLED];
+    if (o->kind == OVERVIEW_ARRAY)
+        return ended == o->count;
+    return o->all.gone || (o->all.state != SEEN_RUNNING && o->all.state != SEEN_WAITING);
 }

@@ -18,7 +18,7 @@ struct overview_view {
     int rows, columns;  /* of a terminal; 0: as many as it takes */
 };
 
-/* Lines are cut at the columns, and jobs that do not fit into the rows are only counted. Returns how many lines. */
+/* Lines fit the columns, and jobs that do not fit into the rows are only counted. Returns how many lines. */
 int overview_print(const struct overview *o, const struct overview_view *view);
 
 /* Everything, jobs in the same order, times as seconds since 1970. */

@@ -1,9 +1,11 @@
 #include "queue/overview_spool.h"
 
 #include <cjson/cJSON.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/memory.h"
 #include "base/text.h"
@@ -95,6 +97,15 @@ static char *read_reason(const char *folder, const char *name)
     return text;
 }
 
+/* When failed/NAME.txt was written; NAN if it is not there. */
+static double refused_at(const char *folder, const char *name)
+{
+    char path[PATH_SIZE];
+    struct stat status;
+    snprintf(path, sizeof path, "%s/failed/%s.txt", folder, name);
+    return stat(path, &status) == 0 ? (double)status.st_mtime + 1e-9 * (double)status.st_mtim.tv_nsec : NAN;
+}
+
 /* One of the spool's folders, and what its files say about jobs that nothing else is known of. */
 struct part {
     const char *name; /* "": the spool's own folder */
@@ -107,16 +118,63 @@ struct visit {
     const char *folder, *results;
 };
 
+/* A job whose name had been used, by one that is finished and stays. Takes `reason` over. */
+static struct error add_refused(struct visit *v, const char *name, char *reason, double when)
+{
+    char again[PATH_SIZE];
+    snprintf(again, sizeof again, "%s (again)", name);
+    struct seen_job job = seen_job_unknown(again);
+    job.state = SEEN_FAILED;
+    job.reason = reason;
+    job.since = when;
+    return overview_add(v->o, &job);
+}
+
+/* A name that is in done/ and in failed/, and whose last word, known, is the failure: if its folder says that it is done,
+ * then that is what it is, and a job of the same name was refused, before or since. */
+static struct error see_finished(struct visit *v, struct seen_job *known, const char *name)
+{
+    char folder[PATH_SIZE];
+    struct seen_job own;
+    double when = refused_at(v->folder, name);
+    if (path_join(folder, v->results, name).code != ERROR_NONE || !seen_job_look(&own, folder, name))
+        return ok();
+    if (own.state != SEEN_DONE) {
+        seen_job_free(&own);
+        return ok();
+    }
+    char *reason = known->reason;
+    memory_free(own.name);
+    own.name = known->name; // which the known names borrow
+    known->name = known->reason = NULL;
+    seen_job_free(known);
+    *known = own;
+    if (!(when <= own.since))
+        return add_refused(v, name, reason, when);
+    memory_free(reason);
+    return ok();
+}
+
+/* A name that something is known of. */
+static struct error see_known(struct visit *v, const struct part *part, struct seen_job *known, const char *name)
+{
+    if (!*part->name && known->state > SEEN_RUNNING)
+        known->state = part->state; // it has been submitted again
+    if (part->state == SEEN_DONE && known->state == SEEN_FAILED)
+        return see_finished(v, known, name);
+    if (part->state == SEEN_FAILED && known->state == SEEN_DONE && refused_at(v->folder, name) > known->since)
+        return add_refused(v, name, read_reason(v->folder, name), refused_at(v->folder, name));
+    return ok();
+}
+
 /* name: without ".json". */
 static struct error see_file(struct visit *v, const struct part *part, const char *name)
 {
     struct seen_job job = seen_job_unknown(name);
     struct seen_job *known = find_known(&v->known, v->o, job.name);
-    if (known && !*part->name && known->state > SEEN_RUNNING)
-        known->state = part->state; // it has been submitted again
     if (known || !job.name || (!*part->name && strcmp(name, "summary") == 0 && path_same(v->folder, v->results))) {
         seen_job_free(&job);
-        return ok();
+        return known ? see_known(v, part, known, name) : ok();
     }
     char folder[PATH_SIZE];
     job.state = part->state;

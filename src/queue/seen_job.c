@@ -18,8 +18,8 @@
 enum { FILE_LIMIT = 1 << 20, TEXT_LIMIT = 600, INTERVALS = 10 };
 
 static const char *const state_names[] = {
-    [SEEN_RUNNING] = "running", [SEEN_FAILED] = "failed", [SEEN_STOPPED] = "stopped", [SEEN_CANCELLED] = "cancelled",
-    [SEEN_WAITING] = "waiting", [SEEN_DONE] = "done",     [SEEN_UNKNOWN] = "unknown"};
+    [SEEN_RUNNING] = "running",     [SEEN_GONE] = "gone",       [SEEN_FAILED] = "failed", [SEEN_STOPPED] = "stopped",
+    [SEEN_CANCELLED] = "cancelled", [SEEN_WAITING] = "waiting", [SEEN_DONE] = "done",     [SEEN_UNKNOWN] = "unknown"};
 
 const char *seen_name(int64_t state)
 {
@@ -56,6 +56,8 @@ static const struct member members[] = {
     {"ranks", "ranks", COUNT, AT(ranks)},
     {"host", "host", TEXT, AT(host)},
     {"pid", "pid", COUNT, AT(pid)},
+    {"seconds", "seconds", NUMBER, AT(seconds)},
+    {"submitted", "submitted", NUMBER, AT(submitted)},
     {"began", "began", NUMBER, AT(began)},
     {"since", "since", NUMBER, AT(since)},
     {NULL, "finished", NUMBER, AT(since)},
@@ -111,7 +113,7 @@ static int64_t state_of(const cJSON *value)
     int64_t state = 0;
     while (state < SEEN_UNKNOWN && !(cJSON_IsString(value) && strcmp(value->valuestring, state_names[state]) == 0))
         state++;
-    return state;
+    return state == SEEN_GONE ? SEEN_UNKNOWN : state;
 }
 
 static int64_t count_of(const cJSON *value)
@@ -184,6 +186,19 @@ bool seen_job_read(struct seen_job *job, enum seen_source source, const char *fo
     return good;
 }
 
+bool seen_job_look(struct seen_job *job, const char *folder, const char *name)
+{
+    *job = seen_job_unknown(name);
+    if (seen_job_read(job, SEEN_STATUS, folder, "status.json"))
+        return true;
+    seen_job_free(job);
+    *job = seen_job_unknown(name);
+    if (seen_job_read(job, SEEN_RESULT, folder, "job.json"))
+        return true;
+    seen_job_free(job);
+    return false;
+}
+
 /* -------------------------------------------------------------------------------- judging */
 
 /* Is it a process of this host that has ended? */
@@ -202,6 +217,8 @@ void seen_judge(struct seen_job *job, double now)
         job->moved = job->written;
     if (job->state != SEEN_RUNNING) {
         job->seconds_left = NAN;
+        if (!(job->seconds > 0)) // of a job that never began a step a summary says 0
+            job->seconds = job->state != SEEN_WAITING && job->since >= job->began ? job->since - job->began : NAN;
         return;
     }
     job->gone = is_gone(job);
@@ -210,6 +227,16 @@ void seen_judge(struct seen_job *job, double now)
         job->seconds_left = NAN;
     if (!isnan(job->seconds_left) && !isnan(job->written))
         job->seconds_left = fmax(0, job->seconds_left - fmax(0, now - job->written));
+}
+
+enum seen seen_shown(const struct seen_job *job)
+{
+    return job->gone ? SEEN_GONE : (enum seen)job->state;
+}
+
+bool seen_ended(const struct seen_job *job)
+{
+    return job->state == SEEN_DONE || job->state == SEEN_FAILED || job->state == SEEN_CANCELLED;
 }
 
 /* -------------------------------------------------------------------------------- printing */

@@ -13,8 +13,9 @@
 #include "base/error.h"
 #include "files/json_pieces.h"
 
-/* In the order in which one wants to see them. */
-enum seen { SEEN_RUNNING, SEEN_FAILED, SEEN_STOPPED, SEEN_CANCELLED, SEEN_WAITING, SEEN_DONE, SEEN_UNKNOWN };
+/* In the order in which one wants to see them. SEEN_GONE is what one that is said to be running is shown as when it is
+ * gone; no file says so. */
+enum seen { SEEN_RUNNING, SEEN_GONE, SEEN_FAILED, SEEN_STOPPED, SEEN_CANCELLED, SEEN_WAITING, SEEN_DONE, SEEN_UNKNOWN };
 enum { SEEN_STATES = SEEN_UNKNOWN };
 const char *seen_name(int64_t state);
 
@@ -25,8 +26,9 @@ struct seen_job {
     int64_t place; /* in the list that it is from */
     int64_t step, steps, best_step, group, ranks, pid;
     double loss, validation_first, validation_best, evaluations_per_second;
-    double seconds_left;                           /* after seen_judge: from now on */
-    double began, since, moved, interval, written; /* as in status.json */
+    double seconds_left;                                      /* after seen_judge: from now on */
+    double seconds;                                           /* what it took, of one that has ended */
+    double submitted, began, since, moved, interval, written; /* as in status.json */
     bool gone;   /* by seen_judge: on this host there is no process of its number any more */
     bool silent; /* by seen_judge: nothing has moved for ten times its interval */
 };
@@ -48,8 +50,18 @@ bool seen_job_parse(struct seen_job *job, enum seen_source source, struct json_p
  * when it was written was when the disk says so. */
 bool seen_job_read(struct seen_job *job, enum seen_source source, const char *folder, const char *name);
 
-/* Whether one that is said to be running still is, and what is left to do by now. */
+/* What a job's folder says about the job of this name: status.json, or else job.json; false if neither can be read, and
+ * then there is nothing to free. */
+bool seen_job_look(struct seen_job *job, const char *folder, const char *name);
+
+/* Whether one that is said to be running still is, and what is left to do by now, or what it took. */
 void seen_judge(struct seen_job *job, double now);
+
+/* After that: its state, or SEEN_GONE. */
+enum seen seen_shown(const struct seen_job *job);
+
+/* Has it ended, one way or another? What is stopped may go on. */
+bool seen_ended(const struct seen_job *job);
 
 struct cJSON;
 

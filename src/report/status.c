@@ -12,15 +12,15 @@
 
 enum { LOSSES = 100 }; /* steps that the loss is a mean over, as in a queue's summary */
 
-static const double usual_pause = 5, phase_pause = 1, longest_pause = 60; /* seconds between two writes */
+static const double usual_pause = 5, phase_pause = 1, longest_pause = 20; /* seconds between two writes */
 static const double share = 1e-3;                                         /* of the time, for writes */
 
 /* -------------------------------------------------------------------------------- the file */
 
-/* Seconds from the last write to the next. */
+/* Seconds from the last write to the next. One write that took long met a busy machine, two a slow disk. */
 static double pause_of(const struct run_status *s, double pause)
 {
-    return fmin(longest_pause, fmax(pause, s->cost / share));
+    return fmin(longest_pause, fmax(pause, fmin(s->cost, s->cost_before) / share));
 }
 
 static double known(int64_t count)
@@ -67,6 +67,7 @@ static void write_status(struct run_status *s, const char *state, const char *re
         held_write_lightly(&s->folder, "status.json", text); // what goes wrong is no matter of the run
     cJSON_free(text);
     s->written_at = clock_seconds();
+    s->cost_before = s->cost;
     s->cost = s->written_at - began;
     strcpy(s->told, s->phase);
 }

@@ -13,7 +13,7 @@
  * reads it judges by `moved` and `interval`, and on the same host by `pid`, whether it still holds.
  *
  * Written when something has moved, at most every five seconds, after a change of phase every second, and less often
- * where that takes more than a thousandth of the time, but at least every minute. It is never an error of the run: what
+ * where the last two both took more than a thousandth of the time, but at least every twenty seconds. It is never an error of the run: what
  * could not be written is tried again when it is due the next time.
  */
 #ifndef ZOODIP_REPORT_STATUS_H
@@ -40,7 +40,7 @@ struct run_status {
     double began, since, moved;                       /* seconds since 1970 */
     double moved_at, written_at;                      /* the same by clock_seconds */
     double longest;                                   /* seconds between two moves */
-    double cost;                                      /* seconds that the last write took */
+    double cost, cost_before;                         /* seconds that the last write took, and the one before */
     char phase[PROGRESS_BRIEF], told[PROGRESS_BRIEF]; /* now; as it was last written */
 };
 
