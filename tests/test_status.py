@@ -386,6 +386,9 @@ def test_a_name_of_a_spool_that_was_used_twice_is_two_rows(spool):
     assert seen["old"] == seen["older"] == seen["bad"] == ("done", None) and "bad (again)" not in seen
     assert seen["old (again)"] == ("failed", "finished before") and seen["older (again)"] == ("failed", "older was finished")
     assert "failed" in rows(spool)["old (again)"] and "352/1000" in rows(spool)["old"]
+    both = [result("old", "done", finished=now - 100), result("old", "failed", reason="finished before", finished=now)]
+    write(spool / "words/summary.json", summary(both))
+    assert [j["name"] for j in facts(spool)["jobs"] if j["name"].startswith("old (") or j["name"] == "old"] == ["old (again)", "old"]
 
 
 def test_a_cancelled_job_says_how_it_goes_on(spool):

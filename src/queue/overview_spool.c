@@ -118,12 +118,23 @@ struct visit {
     const char *folder, *results;
 };
 
-/* A job whose name had been used, by one that is finished and stays. Takes `reason` over. */
-static struct error add_refused(struct visit *v, const char *name, char *reason, double when)
+/* The name of a job whose name had been used, by one that is finished and stays. */
+static struct seen_job unknown_again(const char *name)
 {
     char again[PATH_SIZE];
     snprintf(again, sizeof again, "%s (again)", name);
-    struct seen_job job = seen_job_unknown(again);
+    return seen_job_unknown(again);
+}
+
+/* Such a job, unless the results tell of it. Takes `reason` over. */
+static struct error add_refused(struct visit *v, const char *name, char *reason, double when)
+{
+    struct seen_job job = unknown_again(name);
+    if (find_known(&v->known, v->o, job.name)) {
+        seen_job_free(&job);
+        memory_free(reason);
+        return ok();
+    }
     job.state = SEEN_FAILED;
     job.reason = reason;
     job.since = when;
@@ -202,12 +213,34 @@ static struct error see_part(struct visit *v, const struct part *part)
     return e;
 }
 
+/* Names that are listed as done and as failed: a spool's list keeps what is done, and only the last of what is not. */
+static struct error name_refused(struct overview *o)
+{
+    struct known known;
+    struct error e = sort_known(&known, o);
+    for (int64_t from = 0, to; from < known.count; from = to) {
+        bool done = false;
+        for (to = from; to < known.count && strcmp(known.jobs[to].name, known.jobs[from].name) == 0; to++)
+            done |= o->jobs[known.jobs[to].place].state == SEEN_DONE;
+        for (int64_t i = from; i < to && done; i++) {
+            struct seen_job *job = &o->jobs[known.jobs[i].place];
+            if (job->state != SEEN_FAILED)
+                continue;
+            char *name = job->name;
+            job->name = unknown_again(name).name;
+            memory_free(name);
+        }
+    }
+    memory_free(known.jobs);
+    return e;
+}
+
 struct error overview_spool_add(struct overview *o, const char *folder, const char *results)
 {
     static const struct part parts[] = {
         {"", SEEN_WAITING}, {"running", SEEN_WAITING}, {"failed", SEEN_FAILED}, {"done", SEEN_DONE}};
     struct visit v = {.o = o, .folder = folder, .results = results};
-    struct error e = ok();
+    struct error e = name_refused(o);
     for (size_t i = 0; i < sizeof parts / sizeof *parts && e.code == ERROR_NONE; i++) {
         e = sort_known(&v.known, o);
         if (e.code == ERROR_NONE)

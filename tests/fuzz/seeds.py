@@ -123,7 +123,7 @@ RESULT = {"name": "mug", "state": "failed", "reason": "no photo", "steps": 3, "s
 def summaries():
     jobs = [RESULT, {**RESULT, "name": "b", "state": "running"}, {"name": "c", "state": "waiting", "loss": None}]
     whole = {"state": "running", "groups": 2, "counts": {"waiting": 1}, "host": "node7", "pid": 1, "written": 1.8e9, "jobs": jobs}
-    return [text(whole), text(whole, indent=1), text({"jobs": []})]
+    return [text(whole), text({**whole, "array": True, "reason": "no news"}, indent=1), text({"jobs": []})]
 
 
 def words_of(seeds):
