@@ -116,9 +116,9 @@ struct error jobs_read(struct jobs *jobs, const struct jobs_source *source, cons
 /* An empty list for a spool, whose defaults it takes over; free it likewise, after an error too. */
 struct error jobs_begin(struct jobs *jobs, const struct jobs_source *source, struct cJSON *defaults);
 
-/* Adds a spool's job, on rank 0; *added is valid until the next one. It takes the place of one that has ended if that
- * has its name and is not done, or if the list has grown long. An error only if there is no memory: what is wrong with the job is in
- * its status. */
+/* Adds a spool's job, on rank 0; *added is valid until the next one. It takes the place of one that has ended if that has
+ * its name and is not done, or if the list has grown long. An error only if there is no memory: what is wrong with the
+ * job is in its status. */
 struct error jobs_add(struct jobs *jobs, const char *name, const struct cJSON *keys, double submitted,
                       struct job **added);
 
