@@ -27,8 +27,8 @@ struct option {
 };
 
 /* argv[1..]: two options that every command takes, --quiet, which silences status lines, and --log-format (base/log.h);
- * the rest fills what the table points at. `plain` [room] receives the arguments that are not options, in order; entries not given stay as they
- * are. */
+ * the rest fills what the table points at. `plain` [room] receives the arguments that are not options, in order; entries
+ * not given stay as they are. */
 struct error options_read(int argc, char **argv, const struct option *table, int64_t options, const char **plain,
                           int64_t room);
 

@@ -167,8 +167,8 @@ char *config_json(const struct config *config);
 /* One line of JSON that must be equal for a resume to make sense: the keys that change the training. Leaves out
  * output.* but validate_every, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run
  * may be moved or prolonged; optim.minutes, since time does not repeat itself; optim.min_gain without optim.patience,
- * zo.eps beside tangents and quant.tangents beside differences, which have no use for it; and model, data.images and data.captions, which are compared by
- * what they lead to (files/origin.h). NULL when out of memory; memory_free. */
+ * zo.eps beside tangents and quant.tangents beside differences, which have no use for it; and model, data.images and
+ * data.captions, which are compared by what they lead to (files/origin.h). NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);
 
 /* A recipe may be from before a key existed: adds such keys to the parsed text, each with what all runs did then. False

@@ -1,8 +1,8 @@
 /* queue/display.h
  *
  * What rank 0 shows of a queue: a live table on a terminal, plain lines elsewhere, only failed jobs under --quiet, and
- * at the end a table of all jobs, but in JSON. A job's own messages go to its log.txt, so the display writes to the stderr that the
- * process started with.
+ * at the end a table of all jobs, but in JSON. A job's own messages go to its log.txt, so the display writes to the
+ * stderr that the process started with.
  */
 #ifndef ZOODIP_QUEUE_DISPLAY_H
 #define ZOODIP_QUEUE_DISPLAY_H
