@@ -1,6 +1,7 @@
 #include "queue/display.h"
 
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -134,8 +135,12 @@ static void put_table(struct display *d)
     for (int64_t i = 0; i < jobs->count && d->lines < rows - 2; i++)
         if (all || jobs->items[i].status.state == JOB_RUNNING)
             put_row(d, &jobs->items[i], columns);
-    fprintf(d->out, "\033[K%lld of %lld done, %lld failed, %.0f s\n", (long long)count_state(jobs, JOB_DONE),
-            (long long)jobs->count, (long long)count_state(jobs, JOB_FAILED), clock_seconds() - d->results->began);
+    char so_far[32], left[48] = "";
+    progress_duration(so_far, clock_seconds() - d->results->began);
+    if (isfinite(d->results->left))
+        progress_duration(stpcpy(left, ", about "), d->results->left);
+    fprintf(d->out, "\033[K%lld of %lld done, %lld failed%s%s (%s so far)\n", (long long)count_state(jobs, JOB_DONE),
+            (long long)jobs->count, (long long)count_state(jobs, JOB_FAILED), left, *left ? " left" : "", so_far);
     d->lines++;
     fflush(d->out);
     d->table_when = clock_seconds();

@@ -95,7 +95,7 @@ struct error queue_page_write(const struct results *r)
         .running = is_running(r),
         .written = clock_date(),
         .seconds = clock_seconds() - r->began,
-        .left = results_left(r),
+        .left = r->left,
         .ranks = r->ranks,
         .groups = r->groups,
         .rows = rows,

@@ -32,7 +32,7 @@ static double read_submitted(const char *folder)
 
 void results_begin(struct results *r, struct jobs *jobs, bool continued)
 {
-    *r = (struct results){.jobs = jobs, .began = clock_seconds()};
+    *r = (struct results){.jobs = jobs, .began = clock_seconds(), .left = NAN};
     r->submitted = continued ? read_submitted(jobs->folder) : 0;
     if (r->submitted <= 0)
         r->submitted = clock_date();
@@ -85,11 +85,6 @@ void results_count(const struct results *r, int64_t *counts)
         counts[i] = 0;
     for (int64_t i = 0; i < r->jobs->count; i++)
         counts[r->jobs->items[i].status.state]++;
-}
-
-double results_left(const struct results *r)
-{
-    return r->ended ? NAN : schedule_left(r->jobs, r->groups);
 }
 
 bool results_others(const struct results *r)
@@ -169,7 +164,7 @@ static cJSON *head_json(const struct results *r)
     json_add_number(o, "moved", moved > 0 ? moved : NAN);
     json_add_number(o, "interval", fmax(summary_pause, dear * r->summary.took));
     json_add_number(o, "seconds", clock_seconds() - r->began);
-    json_add_number(o, "seconds_left", results_left(r));
+    json_add_number(o, "seconds_left", r->left);
     json_add_number(o, "ranks", r->ranks);
     json_add_number(o, "groups", r->groups);
     cJSON_AddStringToObject(o, "host", host);
@@ -251,6 +246,7 @@ static struct error write_one(struct results *r, struct due *due, double pause,
 {
     double began = clock_seconds(), before = due->took;
     due->news = false;
+    r->left = r->ended ? NAN : schedule_left(r->jobs, r->groups);
     struct error e = write(r);
     due->last = clock_seconds();
     due->took = due->last - began;

@@ -25,6 +25,7 @@ struct results {
     double submitted;   /* when the queue was first started, in seconds since 1970 */
     double began;       /* this run, by clock_seconds */
     int ranks, groups;  /* 0 until known */
+    double left;        /* seconds until all jobs have ended, as of the last summary; NAN if not known */
     bool ended;         /* nothing is under way any more */
     const char *reason; /* what ended it before its jobs, borrowed; NULL: nothing did */
 
@@ -49,9 +50,6 @@ bool results_others(const struct results *r);
 
 /* How many jobs are in each state -> counts [JOB_STATES]. */
 void results_count(const struct results *r, int64_t *counts);
-
-/* Seconds until all jobs have ended; NAN if not known. */
-double results_left(const struct results *r);
 
 /* A job has ended: what is about all of them is due sooner. */
 void results_note(struct results *r);
