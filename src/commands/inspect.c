@@ -48,8 +48,7 @@ static void print_help(void)
         "  zoodip inspect dataset/toybox/model\n"
         "  zoodip inspect configs/toybox.json --set zo.n=4\n"
         "  zoodip inspect results/toybox/learned_embeds.safetensors\n"
-        "  zoodip inspect configs/queues/toybox.json --job ball1\n"
-        "  zoodip inspect jobs.json | awk '$2 == \"wrong\"'\n");
+        "  zoodip inspect configs/queues/toybox.json --job ball1\n");
 }
 
 /* Text from a file, without control characters that would drive the reader's terminal. */
