@@ -250,12 +250,15 @@ def test_help_shows_every_option_and_examples():
     (["--steps", "1000"], ["--steps"]), (["--steps", "3.5"], ["--steps"]), (["--guidance", "nan"], ["--guidance"]),
     (["--guidance"], ["--guidance"]), (["--count", "0"], ["--count"]), (["--seed", "x"], ["--seed"]), (["--size", "0x64"], ["--size"]),
     (["--size", "64x66"], ["--size", "4"]), (["--size", "64x64x3"], ["--size"]), (["--scheduler", "PNDM"], ["--scheduler", "pndm"]),
-    (["--latents", "/nowhere.safetensors"], ["/nowhere.safetensors"]), (["--colour", "red"], ["--colour"]), (["toy"], ["toy"]),
-    (["--model", "/nowhere"], ["/nowhere"])], ids=str)
+    (["--latents", "/nowhere.safetensors"], ["/nowhere.safetensors"]), (["--colour", "red"], ["--colour"]), (["toy"], ["toy"])], ids=str)
 def test_options(tmp_path, options, words):
     output = tmp_path / "toy.png"
     refused(generate("--prompt", "a toy", "--output", output, *options, check=False), *words)
     assert not output.exists()
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    refused(generate("--prompt", "a toy", "--output", tmp_path / "toy.png", model="/nowhere", check=False), "/nowhere")
 
 
 @pytest.mark.parametrize("output", ["toy.jpg", "toy", ".png"])
@@ -311,7 +314,8 @@ def test_a_folder_that_takes_no_files_is_found_before_anything_is_drawn():
 
 @pytest.mark.parametrize("option", ["--prompt", "--negative"])
 def test_prompts_that_are_no_text(tmp_path, option):
-    refused(generate("--prompt", "a toy", option, "a \udcff toy", "--output", tmp_path / "toy.png", check=False), option, "UTF-8")
+    prompt = [] if option == "--prompt" else ["--prompt", "a toy"]
+    refused(generate(*prompt, option, "a \udcff toy", "--output", tmp_path / "toy.png", check=False), option, "UTF-8")
 
 
 @pytest.mark.parametrize("steps, guidance", [(3, 1), (2, 4)])

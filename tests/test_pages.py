@@ -211,6 +211,11 @@ def can_run(words):
             and not re.search(r"\[|\.\.\.|\b[A-Z]{3,}\b(?!=)", " ".join(w for w in zoodip if " " not in w)))
 
 
+def without(words, option):
+    """The words without an option and its value."""
+    return [w for before, w in zip(["", *words], words, strict=False) if option not in (before, w)]
+
+
 def shortened(words):
     """The same command, on toybox and for two steps."""
     zoodip = ours(words)
@@ -220,9 +225,9 @@ def shortened(words):
     if command == "train" and "--resume" not in zoodip:
         more += ["--overwrite"]  # what another command of the pages left
     if command == "bench":
-        more += ["--evaluations", "6"]
+        words, more = without(words, "--evaluations"), [*more, "--evaluations", "6"]
     if command == "generate":
-        more = ["--steps", "2"]
+        words, more = without(words, "--steps"), ["--steps", "2"]
     words = [str(BUILD / "zoodip") if w in ("zoodip", "build/zoodip") else w for w in words]
     # eight ranks share the machine's few cores
     return (["mpirun", "--oversubscribe", *words[1:]] if words[0] == "mpirun" else words) + more
