@@ -152,7 +152,11 @@ def test_a_program_hears_of_each_job_and_of_the_queue(tmp_path):
     hook, notes = tmp_path / "hook", tmp_path / "notes"
     hook.write_text(f'#!/bin/sh\necho "$1 $2" >>"{notes}"\nexit 3\n')
     hook.chmod(0o755)
-    path, output = write_jobs(tmp_path, jobs={"a": dict(optim__steps=2), "b": dict(optim__steps=1, data__images="none")}, output__on_end=str(hook))
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_text("no picture")
+    path, output = write_jobs(tmp_path, jobs={
+        "a": dict(optim__steps=2), "b": dict(optim__steps=1, data__images=str(tmp_path / "photos"), use_cc=False),
+        "never begun": dict(optim__steps=1, data__images="none")}, output__on_end=str(hook))
     done = queue(2, path, "--groups", "2", check=False)
     assert done.returncode == 1 and sorted(notes.read_text().splitlines()) == sorted([f"{output / 'a'} done", f"{output / 'b'} failed", f"{output} failed"])
     notes.unlink()

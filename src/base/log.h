@@ -61,6 +61,8 @@ void log_write(int descriptor, enum log_level level, const char *text, const str
 
 /* Lines of this thread go to another descriptor than stderr from now on; returns the one before. */
 int log_redirect(int descriptor);
+
+/* Where they go. */
 int log_descriptor(void);
 
 /* Draws a terminal's live line, over the one before; other lines appear above it. "": none. log_keep_live leaves it

@@ -1,14 +1,16 @@
 #include "cluster/comm.h"
 
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/memory.h"
 #include "base/progress.h"
 #include "cluster/transport.h"
 
-enum { BYTES_AT_ONCE = 1 << 30, NUMBERS_AT_ONCE = 1 << 26 };
+enum { BYTES_AT_ONCE = 1 << 30, NUMBERS_AT_ONCE = 1 << 26, LISTENER_SECONDS = 5 };
 
 struct comm {
     const struct transport *transport; /* NULL: alone */
@@ -225,14 +227,22 @@ struct error comm_meet(struct comm *comm, struct error mine, bool *stop)
     return slots[FAILED] > 0 ? comm_agree(comm, mine) : ok();
 }
 
+void comm_tell_abort(const struct comm_listener *listener, const char *text)
+{
+    if (!listener->abort)
+        return;
+    signal(SIGALRM, SIG_DFL);
+    alarm(LISTENER_SECONDS);
+    listener->abort(listener->arg, text);
+    alarm(0);
+}
+
 struct error comm_abort(struct comm *comm, struct error e)
 {
     if (e.code == ERROR_NONE || comm->place.size == 1)
         return e;
     log_error("rank %d: %s", comm->place.rank, e.text);
-    const struct comm_listener *l = &comm->settings.listener;
-    if (l->abort)
-        l->abort(l->arg, e.text);
+    comm_tell_abort(&comm->settings.listener, e.text);
     comm->transport->abort(comm->state, e.code);
     return e;
 }

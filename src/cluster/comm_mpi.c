@@ -159,8 +159,7 @@ static struct error end_all(struct mpi *m)
     const struct comm_listener *l = &m->settings->listener;
     if (is_first_alive(m)) {
         log_error("rank %d: %s", m->world_rank[m->rank], e.text);
-        if (l->abort)
-            l->abort(l->arg, e.text);
+        comm_tell_abort(l, e.text);
     }
     MPI_Abort(MPI_COMM_WORLD, ERROR_FAILED);
     return e;

@@ -41,6 +41,10 @@ struct transport {
     struct error (*wait_all)(void *state, int times);
 };
 
+/* Before all ranks are ended: tells the listener. What it does may need a disk that hangs, so after some seconds a signal
+ * ends this process, and with it all. */
+void comm_tell_abort(const struct comm_listener *listener, const char *text);
+
 #ifdef ZOODIP_MPI
 /* `settings` must outlive the transport. */
 struct error mpi_open(const struct transport **transport, void **state, struct comm_place *place,

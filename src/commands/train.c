@@ -107,6 +107,7 @@ static void tell_end(struct run *r, struct error e)
     }
     memory_free(r->on_end);
     memory_free(r->folder);
+    r->on_end = r->folder = NULL;
 }
 
 /* All ranks are about to be ended: whoever watches the run, and the user's program, hears why. */
@@ -164,6 +165,7 @@ static struct error train(struct run *r, const struct host *host, enum start sta
     bool opened = e.code == ERROR_NONE;
     if (opened)
         e = learn(r, start);
+    comm_listen(host->comm, (struct comm_listener){0});
     learning_end(&r->learning, e, NULL);
     if (e.code == ERROR_BAD_INPUT) // after any other error a restart, with --resume, still overwrites
         learning_withdraw(&r->learning);

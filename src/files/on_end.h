@@ -6,10 +6,9 @@
  *
  * with the run's folder and "done", "failed", "stopped" or "cancelled", when all files are written and the folder is free
  * for others. A PROGRAM without a slash is looked for on PATH. It runs in a session of its own, so that neither Ctrl-C nor
- * the end of mpirun takes it along, reads nothing, and what it prints goes where this thread's log lines
- * go at that moment. It
- * does not see what a launcher told this rank (OMPI_COMM_WORLD_RANK and the like), so that it may start zoodip, or
- * mpirun, itself.
+ * the end of mpirun takes it along, reads nothing, and what it prints goes where this thread's log lines go at that
+ * moment. It does not see what a launcher told this rank (OMPI_COMM_WORLD_RANK and the like), so that it may start
+ * zoodip, or mpirun, itself.
  *
  * Whatever becomes of it changes nothing in the run: that it cannot be started, ends with another code than 0 or is
  * killed, is a warning. Several may run at a time. Processes are started by posix_spawn, never by fork, which MPI does

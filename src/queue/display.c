@@ -114,11 +114,12 @@ static void put_row(struct display *d, const struct job *job, int columns)
     d->lines++;
 }
 
+/* Of this run; negative: in any state. */
 static int64_t count_state(const struct jobs *jobs, int64_t state)
 {
     int64_t count = 0;
     for (int64_t i = 0; i < jobs->count; i++)
-        count += jobs->items[i].status.state == state;
+        count += !jobs->items[i].past && (state < 0 || jobs->items[i].status.state == state);
     return count;
 }
 
@@ -127,20 +128,21 @@ static void put_table(struct display *d)
 {
     const struct jobs *jobs = d->results->jobs;
     int columns, rows = terminal_size(d, &columns);
-    bool all = jobs->count < rows - 2;
+    bool all = count_state(jobs, -1) < rows - 2;
     if (d->lines > 0)
         fprintf(d->out, "\033[%dA", d->lines);
     fprintf(d->out, "\033[J");
     d->lines = 0;
     for (int64_t i = 0; i < jobs->count && d->lines < rows - 2; i++)
-        if (all || jobs->items[i].status.state == JOB_RUNNING)
+        if (!jobs->items[i].past && (all || jobs->items[i].status.state == JOB_RUNNING))
             put_row(d, &jobs->items[i], columns);
     char so_far[32], left[48] = "";
     progress_duration(so_far, clock_seconds() - d->results->began);
     if (isfinite(d->results->left))
         progress_duration(stpcpy(left, ", about "), d->results->left);
     fprintf(d->out, "\033[K%lld of %lld done, %lld failed%s%s (%s so far)\n", (long long)count_state(jobs, JOB_DONE),
-            (long long)jobs->count, (long long)count_state(jobs, JOB_FAILED), left, *left ? " left" : "", so_far);
+            (long long)count_state(jobs, -1), (long long)count_state(jobs, JOB_FAILED), left, *left ? " left" : "",
+            so_far);
     d->lines++;
     fflush(d->out);
     d->table_when = clock_seconds();

@@ -288,16 +288,16 @@ struct error jobs_begin(struct jobs *jobs, const struct jobs_source *source, cJS
     return read_folder(jobs);
 }
 
-/* The place for a new job in a spool's list: that of one of the same name that has ended but is not done, or of the one
- * that ended first, if the list is long; NULL: a new place. */
-static struct job *reusable(const struct jobs *jobs, const char *name)
+/* The place for a new job in a spool's list: that of one of the same name that has ended but is not done, or is this
+ * one itself, which resumes; or of the one that ended first, if the list is long; NULL: a new place. */
+static struct job *reusable(const struct jobs *jobs, const char *name, enum start start)
 {
     struct job *oldest = NULL;
     for (int64_t i = 0; i < jobs->count; i++) {
         struct job *job = &jobs->items[i];
         if (job_is_pending(job))
             continue;
-        if (strcmp(job->name, name) == 0 && job->status.state != JOB_DONE)
+        if (strcmp(job->name, name) == 0 && (job->status.state != JOB_DONE || start == START_RESUME))
             return job;
         if (!oldest || job->status.finished < oldest->status.finished)
             oldest = job;
@@ -306,9 +306,9 @@ static struct job *reusable(const struct jobs *jobs, const char *name)
 }
 
 /* A place with a name and nothing else. */
-static struct error add_named(struct jobs *jobs, const char *name, struct job **added)
+static struct error add_named(struct jobs *jobs, const char *name, enum start start, struct job **added)
 {
-    struct job *job = reusable(jobs, name);
+    struct job *job = reusable(jobs, name, start);
     if (job) {
         job_free(job);
     } else {
@@ -318,15 +318,16 @@ static struct error add_named(struct jobs *jobs, const char *name, struct job **
         jobs->items = more;
         job = &more[jobs->count++];
     }
-    *job = (struct job){.name = memory_string(name), .sources = -1};
+    *job = (struct job){.name = memory_string(name), .start = start, .sources = -1};
     job->status = job_status_unknown(job - jobs->items);
     *added = job;
     return job->name ? ok() : error_memory("a job");
 }
 
-struct error jobs_add(struct jobs *jobs, const char *name, const cJSON *keys, double submitted, struct job **added)
+struct error jobs_add(struct jobs *jobs, const char *name, const cJSON *keys, enum start start, double submitted,
+                      struct job **added)
 {
-    TRY(add_named(jobs, name, added));
+    TRY(add_named(jobs, name, start, added));
     (*added)->submitted = submitted;
     return take_keys(jobs, *added, keys);
 }
@@ -337,7 +338,7 @@ struct error jobs_add_past(struct jobs *jobs, const char *name, const struct job
     struct job *job;
     char folder[PATH_SIZE];
     TRY(path_join(folder, jobs->folder, name));
-    TRY(add_named(jobs, name, &job));
+    TRY(add_named(jobs, name, START_NEW, &job));
     job->external = job->past = true;
     job->steps = wanted;
     job->submitted = submitted;

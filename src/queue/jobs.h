@@ -119,7 +119,7 @@ struct error jobs_begin(struct jobs *jobs, const struct jobs_source *source, str
 /* Adds a spool's job, on rank 0; *added is valid until the next one. It takes the place of one that has ended if that has
  * its name and is not done, or if the list has grown long. An error only if there is no memory: what is wrong with the
  * job is in its status. */
-struct error jobs_add(struct jobs *jobs, const char *name, const struct cJSON *keys, double submitted,
+struct error jobs_add(struct jobs *jobs, const char *name, const struct cJSON *keys, enum start start, double submitted,
                       struct job **added);
 
 /* The same for a job of which no more is known than how it ended, before this run. */

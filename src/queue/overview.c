@@ -351,8 +351,9 @@ static struct error read_spool(struct overview *o, const char *folder, double no
     if (e.code == ERROR_NONE && spool.pid > 0) {
         spool.state = SEEN_RUNNING;
         seen_judge(&spool, now);
-        bool stopped = o->all.written > spool.began && o->all.state == SEEN_STOPPED;
-        o->all.state = stopped || (spool.gone && o->all.state != SEEN_RUNNING) ? SEEN_STOPPED : SEEN_RUNNING;
+        bool ended = o->all.state == SEEN_STOPPED || o->all.state == SEEN_FAILED;
+        if (!ended || (o->all.written <= spool.began && !spool.gone)) // what an earlier start left says nothing
+            o->all.state = spool.gone && o->all.state != SEEN_RUNNING ? SEEN_STOPPED : SEEN_RUNNING;
         o->all.pid = spool.pid;
         o->all.began = spool.began;
         memory_free(o->all.host);

@@ -107,16 +107,18 @@ static void tick_all(void *arg)
     q->ticking = false;
 }
 
-/* A fatal error also goes to the original stderr, not only to the job's log. */
-static void print_abort(void *arg, const char *text)
+/* A fatal error also goes to the original stderr, not only to the job's log; and whoever watches is told, by those of
+ * rank 0 and the job's leader that notice it themselves. */
+static void tell_abort(void *arg, const char *text)
 {
     struct queue *q = arg;
-    if (q->work)
-        work_abort(q->work, text);
-    if (is_root(q))
-        roster_abort(&q->roster, text);
     if (q->work && q->work->job.name)
         job_log_fatal(&q->work->log, &q->work->job, comm_rank(q->parts.comm), text);
+    leave_log(q);
+    if (is_root(q))
+        roster_abort(&q->roster, text);
+    if (q->work)
+        work_abort(q->work, text);
 }
 
 /* The group works on one job. *last: its outcome. */
@@ -146,8 +148,8 @@ static struct error hand_out(struct queue *q)
     struct job_status last = no_job;
     TRY(comm_agree(q->parts.comm, handout_new(&q->handout, &parts)));
     q->roster.handout = q->handout;
-    comm_listen(q->serving.pipeline.comm, (struct comm_listener){tick_group, print_abort, q});
-    comm_listen(q->parts.comm, (struct comm_listener){tick_all, print_abort, q});
+    comm_listen(q->serving.pipeline.comm, (struct comm_listener){tick_group, tell_abort, q});
+    comm_listen(q->parts.comm, (struct comm_listener){tick_all, tell_abort, q});
     for (int64_t next = HANDOUT_LATER; next != HANDOUT_OVER;) {
         char *text;
         TRY(handout_next(q->handout, &last, &next, &text));
@@ -223,6 +225,7 @@ static struct error prepare(struct queue *q, int64_t first)
         TRY(jobs_plan(&q->jobs, &q->serving.pipeline));
     TRY(divide(q));
     TRY(comm_agree(q->parts.comm, is_root(q) ? open_roster(q, first) : ok()));
+    comm_listen(q->parts.comm, (struct comm_listener){.abort = tell_abort, .arg = q}); // while the model is loaded
     bool left = is_root(q) && jobs_first_pending(&q->jobs);
     TRY(comm_broadcast(q->parts.comm, &left, sizeof left, 0));
     return left ? queue_pipeline_load(&q->serving) : ok();
@@ -259,6 +262,8 @@ static struct error load_model(struct queue *q)
         if (stop || first == HANDOUT_OVER)
             return ok();
         struct error e = comm_agree(q->parts.comm, prepare(q, first));
+        if (e.code != ERROR_NONE)
+            comm_listen(q->parts.comm, (struct comm_listener){0});
         if (e.code != ERROR_NONE && !is_spool(q))
             return e;
         if (e.code != ERROR_NONE && !q->serving.loaded)
@@ -286,6 +291,7 @@ static struct error run(struct queue *q)
         roster_show_ended(&q->roster);
     if (q->serving.loaded)
         TRY(run_jobs(q));
+    comm_listen(q->parts.comm, (struct comm_listener){0});
     return comm_agree(q->parts.comm, is_root(q) ? roster_finish(&q->roster) : ok());
 }
 

@@ -48,7 +48,7 @@ struct error queue_run_spool(struct queue *q, struct jobs *jobs, const struct jo
                              const struct queue_supply *supply);
 struct jobs *queue_jobs(struct queue *q);
 
-/* On rank 0: a job that was added (jobs_add), with its start set, is judged by what lies in its folder. */
+/* On rank 0: a job that was added (jobs_add) is judged by what lies in its folder. */
 void queue_judge(struct queue *q, struct job *job);
 
 /* On rank 0: the job is not to be learned; if it is under way, it stops after its step, and has a checkpoint. */

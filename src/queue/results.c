@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/memory.h"
+#include "base/text.h"
 #include "files/file.h"
 #include "files/json.h"
 #include "report/metrics.h"
@@ -128,6 +129,8 @@ struct job_status result_status(int64_t job, struct json *json)
     found.best_step = json_integer(json, "best_step", 0, 0, most);
     snprintf(found.gain, sizeof found.gain, "%s", json_string(json, "word", ""));
     snprintf(found.ended, sizeof found.ended, "%s", json_string(json, "ended", ""));
+    text_show_safely(found.gain);
+    text_show_safely(found.ended);
     found.last = found.ended[0] ? found.step : 0;
     found.seconds = json_number(json, "seconds", 0);
     found.finished = found.since = json_number(json, "finished", 0);

@@ -64,8 +64,6 @@ static void show(struct roster *r, struct job *job)
     bool news = display_show(r->display, job), ended = news && job->status.state >= JOB_STOPPED;
     if (ended && !job_is_pending(job) && r->supply.ended)
         r->supply.ended(r->supply.arg, job);
-    if (ended && job->status.state >= JOB_STOPPED && job->folder)
-        on_end_start(&r->hooks, job->config.output.on_end, job->folder, job_state_name(job->status.state));
     on_end_reap(&r->hooks);
     if (ended)
         results_note(&r->results);
@@ -80,7 +78,10 @@ void roster_take_report(struct roster *r, const struct job_status *status)
         job->first_step = status->step - 1;
     if (job->cancelled && status->state == JOB_RUNNING)
         handout_cancel(r->handout, (int)status->group, status->job); // it may have been between two jobs before
+    bool ended = job->shown.state != status->state && status->state >= JOB_STOPPED;
     show(r, job);
+    if (ended && job->status.state == status->state) // else it waits for room on the disk
+        on_end_start(&r->hooks, job->config.output.on_end, job->folder, job_state_name(job->status.state));
 }
 
 void roster_fail(struct roster *r, struct job *job, struct error e)
@@ -92,15 +93,9 @@ void roster_fail(struct roster *r, struct job *job, struct error e)
 
 void roster_show_ended(struct roster *r)
 {
-    for (int64_t i = 0; i < r->jobs->count; i++) {
-        struct job *job = &r->jobs->items[i];
-        if (job->external || job_is_pending(job))
-            continue;
-        if (job->status.state == JOB_FAILED)
-            show(r, job);
-        else
-            display_show(r->display, job);
-    }
+    for (int64_t i = 0; i < r->jobs->count; i++)
+        if (!r->jobs->items[i].external && !job_is_pending(&r->jobs->items[i]))
+            show(r, &r->jobs->items[i]);
 }
 
 /* What can be found out of a job before it begins. */
@@ -312,14 +307,19 @@ static struct error write_results(struct roster *r)
 
 void roster_abort(struct roster *r, const char *text)
 {
-    for (int64_t i = 0; i < r->jobs->count; i++)
-        if (r->jobs->items[i].status.state == JOB_RUNNING)
-            r->jobs->items[i].status.state = JOB_STOPPED;
+    if (r->shared || r->results.groups == 0)
+        return;
+    on_end_start(&r->hooks, r->hook, r->jobs->folder, "failed"); // nobody is left to wait for it
+    for (int64_t i = 0; i < r->jobs->count; i++) {
+        struct job *job = &r->jobs->items[i];
+        if (job->status.state == JOB_RUNNING)
+            job->status.state = job->cancelled ? JOB_CANCELLED : JOB_STOPPED;
+    }
     r->results.reason = text;
     r->results.ended = true;
-    if (!r->shared && r->results.groups > 0 && check_folder(r).code == ERROR_NONE)
+    if (check_folder(r).code == ERROR_NONE)
         results_write(&r->results);
-    on_end_start(&r->hooks, r->shared ? NULL : r->hook, r->jobs->folder, "failed"); // nobody is left to wait for it
+    r->results.reason = NULL;
 }
 
 /* The others wait meanwhile. */

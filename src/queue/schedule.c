@@ -102,8 +102,8 @@ static double pace(const struct jobs *jobs, double now)
     for (int64_t i = 0; i < jobs->count; i++) {
         const struct job *job = &jobs->items[i];
         double part = part_done(job);
-        if (job->begun <= 0 || part <= 0)
-            continue;
+        if (job->begun <= 0 || part <= 0 || job->status.step <= job->first_step + 1)
+            continue; // one whose steps were all done before tells nothing
         seconds += (job->status.finished > 0 ? job->status.finished : now) - job->begun;
         cost += part * job->cost;
     }

@@ -150,10 +150,9 @@ static struct error add_job(struct spool *s, const char *name, bool resume)
     }
     if (e.code != ERROR_NONE || !config)
         return e;
-    e = jobs_add(queue_jobs(s->queue), name, config, submitted, &job);
+    e = jobs_add(queue_jobs(s->queue), name, config, resume ? START_RESUME : START_NEW, submitted, &job);
     cJSON_Delete(config);
     TRY(e);
-    job->start = resume ? START_RESUME : START_NEW;
     queue_judge(s->queue, job);
     return ok();
 }
@@ -303,7 +302,9 @@ static void end_job(void *arg, struct job *job)
     if (failed && job->cancelled)
         job->status.state = JOB_CANCELLED; // its file is not there to be moved
     else if (failed && error_is_full_disk(e)) {
-        job->status = job_status_unknown(job->status.job);
+        job->status.state = JOB_WAITING;
+        job->status.error = ok();
+        job->status.finished = 0;
         job->start = START_RESUME;
         wait_for_room(s, e);
         return;

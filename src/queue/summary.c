@@ -235,7 +235,8 @@ static struct error write_summary(const struct results *r)
     TRY(path_join(path, r->jobs->folder, "summary.json"));
     TRY(whole_file_begin(&file, path));
     struct error e = put_summary(file.stream, r);
-    return error_first(e, (r->ended ? whole_file_end : whole_file_end_lightly)(&file, e.code == ERROR_NONE));
+    return error_first(e,
+                       (r->ended && !r->reason ? whole_file_end : whole_file_end_lightly)(&file, e.code == ERROR_NONE));
 }
 
 /* -------------------------------------------------------------------------------- both */

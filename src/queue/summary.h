@@ -42,7 +42,7 @@ struct error results_recall(struct results *r);
 /* Seconds from a job's submission to its end; NAN while it is pending. */
 double results_turnaround(const struct results *r, const struct job *job);
 
-/* "running", "done", "failed" if some job has, or "stopped", as a spool always is at its end. */
+/* "running", "done", "failed" if some job has or all ranks were ended, or "stopped", as a spool is at its end. */
 const char *results_state(const struct results *r);
 
 /* Whether other runs learn jobs of the same file. */

@@ -13,8 +13,8 @@
  * reads it judges by `moved` and `interval`, and on the same host by `pid`, whether it still holds.
  *
  * Written when something has moved, at most every five seconds, after a change of phase every second, and less often
- * where the last two both took more than a thousandth of the time, but at least every twenty seconds. It is never an error of the run: what
- * could not be written is tried again when it is due the next time.
+ * where the last two both took more than a thousandth of the time, but at least every twenty seconds. It is never an
+ * error of the run: what could not be written is tried again when it is due the next time.
  */
 #ifndef ZOODIP_REPORT_STATUS_H
 #define ZOODIP_REPORT_STATUS_H
