@@ -16,7 +16,7 @@
 #include "queue/schedule.h"
 
 static const double summary_pause = 5, page_pause = 30; /* seconds between two of a kind, at least */
-static const double dear = 1000;                        /* and as many times what one takes */
+static const double dear = 2000;                        /* and as many times what one takes */
 
 /* "submitted" of FOLDER/summary.json, or 0. */
 static double read_submitted(const char *folder)
