@@ -152,11 +152,12 @@ static struct error hand_out(struct queue *q)
     comm_listen(q->parts.comm, (struct comm_listener){tick_all, tell_abort, q});
     for (int64_t next = HANDOUT_LATER; next != HANDOUT_OVER;) {
         char *text;
-        TRY(handout_next(q->handout, &last, &next, &text));
+        struct error e = handout_next(q->handout, &last, &next, &text);
         last = no_job;
-        if (next >= 0)
+        if (e.code == ERROR_NONE && next >= 0)
             run_job(q, next, text, &last);
         memory_free(text);
+        TRY(e);
     }
     return handout_end(q->handout);
 }
