@@ -491,8 +491,9 @@ def test_on_a_terminal_the_rest_is_counted_and_lines_fit(tmp_path):
     write(tmp_path / "summary.json", summary(jobs))
     lines = screen(tmp_path, 18, 70)
     table = lines[1 + next(i for i, line in enumerate(lines) if line.startswith("job ")):]
-    assert [line.split()[0] for line in table[:-1]] == [*(f"running{i}" for i in range(9)), "waiting0", "waiting1"][:len(table) - 1]
-    assert re.fullmatch(r"\.\.\. [789] waiting, 9 done not shown; see --json", table[-1]) and len(lines) == 17
+    shown = len(table) - 1  # the longer the folder's path, the more lines the head has
+    assert 9 < shown < 18 and [line.split()[0] for line in table[:-1]] == [f"{state}{i}" for state in ("running", "waiting") for i in range(9)][:shown]
+    assert table[-1] == f"... {18 - shown} waiting, 9 done not shown; see --json" and len(lines) == 17
 
 
 def test_a_narrow_terminal_shows_fewer_columns_and_all_of_a_reason(tmp_path):
