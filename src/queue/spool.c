@@ -18,7 +18,7 @@
 
 static const double first_wait = 1, longest_wait = 60; /* seconds until jobs that found a full disk are tried again */
 
-enum { WAITING_JOBS = 1000, PROBE_BYTES = 64 << 10 };
+enum { WAITING_JOBS = 1000, WAITING_BYTES = 32 << 20, PROBE_BYTES = 64 << 10 };
 
 /* Rank 0's. */
 struct spool {
@@ -222,28 +222,32 @@ static struct error look_at_running(struct spool *s)
     return e;
 }
 
-static int64_t count_waiting(const struct jobs *jobs)
+/* Jobs that wait are kept in memory, with their keys; others may wait in the folder. */
+static bool has_place(const struct jobs *jobs)
 {
-    int64_t count = 0;
-    for (int64_t i = 0; i < jobs->count; i++)
-        count += jobs->items[i].status.state == JOB_WAITING;
-    return count;
+    int64_t count = 0, bytes = 0;
+    for (int64_t i = 0; i < jobs->count; i++) {
+        const struct job *job = &jobs->items[i];
+        if (job->status.state != JOB_WAITING)
+            continue;
+        count++;
+        bytes += (int64_t)strlen(job->keys);
+    }
+    return count < WAITING_JOBS && bytes < WAITING_BYTES;
 }
 
 /* Files that have arrived. */
 static struct error look_at_new(struct spool *s)
 {
     char **names;
-    int64_t count, room = WAITING_JOBS - count_waiting(queue_jobs(s->queue));
+    int64_t count;
     struct error e = ok();
-    if (room <= 0 || !inbox_list(&s->inbox, true, &names, &count))
+    const struct jobs *jobs = queue_jobs(s->queue);
+    if (!has_place(jobs) || !inbox_list(&s->inbox, true, &names, &count))
         return ok();
-    for (int64_t i = 0; i < count && room > 0 && e.code == ERROR_NONE; i++) {
-        if (is_ours(s, names[i]) || is_pending(queue_jobs(s->queue), names[i]) || !inbox_take(&s->inbox, names[i]))
-            continue;
-        e = add_job(s, names[i], false);
-        room--;
-    }
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE && has_place(jobs); i++)
+        if (!is_ours(s, names[i]) && !is_pending(jobs, names[i]) && inbox_take(&s->inbox, names[i]))
+            e = add_job(s, names[i], false);
     folder_list_free(names, count);
     return e;
 }

@@ -3,31 +3,43 @@
 #include <cjson/cJSON.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "files/file.h"
 #include "files/json.h"
+#include "files/json_pieces.h"
 #include "queue/earlier.h"
 #include "queue/queue_page.h"
 #include "queue/results.h"
 #include "queue/schedule.h"
 
+enum { SUMMARY_LIMIT = 1 << 28 }; /* bytes */
+
 static const double summary_pause = 5, page_pause = 30; /* seconds between two of a kind, at least */
 static const double dear = 2000;                        /* and as many times what one takes */
 
-/* "submitted" of FOLDER/summary.json, or 0. */
+/* "submitted" of FOLDER/summary.json, which may be large, or 0. */
 static double read_submitted(const char *folder)
 {
-    struct json json;
-    char path[PATH_SIZE];
-    if (path_join(path, folder, "summary.json").code != ERROR_NONE || json_open(&json, path).code != ERROR_NONE)
+    char path[PATH_SIZE], *text;
+    int64_t size;
+    struct json_pieces pieces;
+    struct json_piece key, value;
+    double submitted = 0;
+    if (path_join(path, folder, "summary.json").code != ERROR_NONE || !file_exists(path) ||
+        file_read(path, SUMMARY_LIMIT, &text, &size).code != ERROR_NONE)
         return 0;
-    double submitted = json_number(&json, "submitted", 0);
-    json_close(&json);
-    return submitted;
+    bool more = json_pieces_open(&pieces, (struct json_piece){text, size});
+    while (more && submitted == 0 && (more = json_pieces_next(&pieces, &key, &value)))
+        if (json_piece_is(key, "submitted"))
+            submitted = strtod(value.text, NULL);
+    memory_free(text);
+    return isfinite(submitted) && submitted > 0 ? submitted : 0;
 }
 
 void results_begin(struct results *r, struct jobs *jobs, bool continued)
