@@ -15,7 +15,7 @@
 #include "report/gain.h"
 #include "report/metrics.h"
 
-enum { SUMMARY_LIMIT = 1 << 28, MEAN = 100, MANY = 1000 };
+enum { SUMMARY_LIMIT = 1 << 28, MANY = 1000 };
 
 static const double fresh = 15; /* seconds for which a summary of many jobs is believed about those that wait */
 
@@ -62,12 +62,8 @@ static bool read_metrics(struct seen_job *job, const char *folder)
         metrics_read(&lines, folder).code != ERROR_NONE)
         return false;
     const struct gain gain = gain_of(&lines);
-    double sum = 0;
-    int64_t from = lines.count > MEAN ? lines.count - MEAN : 0;
-    for (int64_t i = from; i < lines.count; i++)
-        sum += lines.losses[i];
     job->step = lines.count > 0 ? lines.steps[lines.count - 1] : 0;
-    job->loss = lines.count > 0 ? sum / (double)(lines.count - from) : NAN;
+    job->loss = metric_table_loss(&lines);
     job->validation_first = gain.start;
     job->validation_best = gain.best;
     job->best_step = gain.best_step;

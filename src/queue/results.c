@@ -253,11 +253,7 @@ void result_totals(struct job_status *s, const char *folder)
     s->seconds = 0;
     for (int64_t i = 0; i < lines.count; i++)
         s->seconds += lines.seconds[i];
-    int64_t tail = lines.count < 100 ? lines.count : 100;
-    double sum = 0;
-    for (int64_t i = lines.count - tail; i < lines.count; i++)
-        sum += lines.losses[i];
-    if (tail > 0)
-        s->loss = sum / (double)tail;
+    if (lines.count > 0)
+        s->loss = metric_table_loss(&lines);
     metric_table_free(&lines);
 }

@@ -337,6 +337,16 @@ void metric_table_free(struct metric_table *table)
     *table = (struct metric_table){0};
 }
 
+double metric_table_loss(const struct metric_table *table)
+{
+    const int64_t most = 100;
+    int64_t from = table->count > most ? table->count - most : 0;
+    double sum = 0;
+    for (int64_t i = from; i < table->count; i++)
+        sum += table->losses[i];
+    return table->count > 0 ? sum / (double)(table->count - from) : NAN;
+}
+
 static bool grow_numbers(double **numbers, int64_t count, int64_t room)
 {
     double *more = memory_grow(*numbers, count, &room, sizeof *more);

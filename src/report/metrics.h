@@ -69,6 +69,9 @@ struct metric_table {
 struct error metrics_read(struct metric_table *table, const char *folder);
 void metric_table_free(struct metric_table *table);
 
+/* The mean loss of the last steps, which differ much from one to the next; NAN without any. */
+double metric_table_loss(const struct metric_table *table);
+
 /* The steps whose lines follow one another without a gap from the first line on; both 0 if FOLDER/metrics.jsonl has no
  * lines, or cannot be read. */
 void metrics_range(const char *folder, int64_t *first, int64_t *last);
