@@ -22,7 +22,7 @@ BUILD = Path(os.environ.get("ZOODIP_BUILD", ROOT / "build"))
 TOYBOX = ROOT / "dataset" / "toybox"
 # What people start besides zoodip; launch/slurm/ has more, for sbatch.
 SCRIPTS = ["launch/bundle.sh", "launch/demo.sh", "launch/run.sh", "launch/setup.sh", "launch/slurm/submit.sh", "tests/run.sh", "tests/gpu/run.sh",
-           "tests/gpu/prepare", "tests/gpu/go", "tests/fuzz/run.sh", "dataset/get_dreambooth.sh"]
+           "tests/gpu/prepare", "tests/gpu/go", "tests/fuzz/run.sh", "dataset/get_dreambooth.sh", "dataset/get_model.sh"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HOME", str(ROOT / "build" / "hf"))
