@@ -6,6 +6,8 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -86,7 +88,7 @@ def test_the_hubs_own_client_brings_the_same_files(checkout, hub, tmp_path):
     checkout.get()
     theirs = ["--include", *"*.json tokenizer/*.txt *.fp16.safetensors".replace(" ", " --include ").split(), "--exclude", "safety_checker/*",
               "--exclude", "*non_ema*", "--exclude", "*notes*"]
-    run(ROOT / ".venv/bin/hf", "download", SD15, *theirs, "--revision", REVISION, "--local-dir", tmp_path / "theirs", env=checkout.env)
+    run(Path(sys.executable).with_name("hf"), "download", SD15, *theirs, "--revision", REVISION, "--local-dir", tmp_path / "theirs", env=checkout.env)
     for path, data in checkout.files().items():
         assert (tmp_path / "theirs" / path).read_bytes() == data
     assert sorted(p.name for p in (tmp_path / "theirs").rglob("*.safetensors")) == sorted(p.name for p in checkout.model.rglob("*.safetensors"))
