@@ -67,8 +67,18 @@ def token():
         return ""
 
 
+class Redirects(urllib.request.HTTPRedirectHandler):
+    """The token is for the hub alone: it goes along to another path there, but not to the store of large files."""
+
+    def redirect_request(self, request, *answer):
+        onward = super().redirect_request(request, *answer)
+        if onward and token() and (onward.type, onward.host) == (request.type, request.host):
+            onward.add_unredirected_header("Authorization", f"Bearer {token()}")
+        return onward
+
+
 def ask(path, begin=0):
-    """An answer of the hub's, from byte `begin` on. The token is for the hub alone, not for where it redirects to."""
+    """An answer of the hub's, from byte `begin` on."""
     request = urllib.request.Request(hub() + urllib.parse.quote(path, safe="/?="))
     if begin:
         request.add_header("Range", f"bytes={begin}-")
@@ -293,6 +303,7 @@ def get(folder, repo, revision, licence):
         say(f"{folder / wrong} is not as it came")
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         raise Refused("HF_HUB_OFFLINE is set: unset it for the download")
+    urllib.request.install_opener(urllib.request.build_opener(Redirects))
     told = listing(repo, revision or "main")
     try:
         files = files_needed(told, repo)

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlparse
 
 REVISION = "451f4fe16113bff5a5d2269ed5ad43b0592e9a14"
+SMALL, LARGE = ("/api/resolve-cache/",), ("/store/",)
 
 
 def blob(data):
@@ -19,13 +20,15 @@ class Hub(ThreadingHTTPServer):
     """files: {path: bytes}; weights are large files (LFS). What a test may change: `status`, what all requests end with; `body`, what
     they get instead of an answer; `altered`, paths whose last byte is sent wrong; `cut` and `stalled`, paths of which an answer that
     begins at their beginning ends, or waits, in the middle; `sizes`, of files that the hub claims to be larger. `asked` lists the
-    requests: method, path, Range; `tokens`, who asked."""
+    requests of files' contents and of the rest: method, path, Range; `tokens`, who asked the hub, `told`, who the store was told it was.
+
+    As on the hub, /resolve/ redirects: small files to another path of the hub's, large ones to a store at another address."""
     daemon_threads = True
 
     def __init__(self, repository, files):
         super().__init__(("127.0.0.1", 0), Answer)
         self.repository, self.files = repository, files
-        self.status, self.body, self.sizes, self.asked, self.tokens = None, None, {}, [], set()
+        self.status, self.body, self.sizes, self.asked, self.tokens, self.told = None, None, {}, [], set(), set()
         self.altered, self.cut, self.stalled = set(), set(), set()
         self.reached, self.going_on = threading.Event(), threading.Event()  # a stalled answer's middle; it may end
 
@@ -35,7 +38,7 @@ class Hub(ThreadingHTTPServer):
 
     def fetched(self):
         """The paths of the files that were sent, in that order."""
-        return [path.split(f"{REVISION}/")[1] for method, path, _ in self.asked if method == "GET" and "/resolve/" in path]
+        return [path.split(f"{REVISION}/")[1] for method, path, _ in self.asked if method == "GET" and path.startswith(SMALL + LARGE)]
 
     def facts(self, path):
         data = self.files[path]
@@ -72,7 +75,7 @@ class Answer(BaseHTTPRequestHandler):
     def do_GET(self):
         hub, path = self.server, unquote(urlparse(self.path).path)
         hub.asked.append((self.command, path, self.headers.get("Range")))
-        hub.tokens.add(self.headers.get("Authorization"))
+        (hub.told if path.startswith(LARGE) else hub.tokens).add(self.headers.get("Authorization"))
         if hub.status or hub.body is not None:
             return self.reply(hub.status or 200, hub.body or b"{}", X_Error_Code="RepoNotFound")
         api, files = f"/api/models/{hub.repository}/", f"/{hub.repository}/resolve/"
@@ -80,21 +83,32 @@ class Answer(BaseHTTPRequestHandler):
             return self.reply(200, json.dumps(hub.listing()).encode(), Content_Type="application/json")
         if path.startswith(f"{api}tree/{REVISION}"):
             return self.reply(200, json.dumps(hub.tree()).encode(), Content_Type="application/json")
-        if path.startswith(f"{files}{REVISION}/") and path.split(f"{REVISION}/")[1] in hub.files:
-            return self.send_file(path.split(f"{REVISION}/")[1])
+        if path.split(f"{REVISION}/")[-1] in hub.files:
+            file = path.split(f"{REVISION}/")[1]
+            if path.startswith(files):
+                return self.redirect(file)
+            if path.startswith(SMALL + LARGE):
+                return self.send_file(file)
         return self.reply(404, b"{}", X_Error_Code="EntryNotFound" if path.startswith(files) else "RepoNotFound")
 
     do_HEAD = do_GET
 
+    def redirect(self, path):
+        hub = self.server
+        size, name, large = hub.facts(path)
+        place = f"http://localhost:{hub.server_port}{LARGE[0]}" if large else SMALL[0]
+        self.reply(302 if large else 307, Location=f"{place}{REVISION}/{path}", X_Repo_Commit=REVISION, X_Linked_Size=size,
+                   X_Linked_ETag=f'"{large["sha256"] if large else name}"')
+
     def send_file(self, path):
         hub, data = self.server, self.server.files[path]
-        _, name, large = hub.facts(path)
+        size, name, large = hub.facts(path)
         tag = large["sha256"] if large else name
         if path in hub.altered:
             data = data[:-1] + bytes([data[-1] ^ 1])
         begin = int((re.match(r"bytes=(\d+)-", self.headers.get("Range") or "") or [0, 0])[1])
         self.send_response(206 if begin else 200)
-        headers = {"ETag": f'"{tag}"', "X-Repo-Commit": REVISION, "X-Linked-ETag": f'"{tag}"', "X-Linked-Size": len(data),
+        headers = {"ETag": f'"{tag}"', "X-Repo-Commit": REVISION, "X-Linked-ETag": f'"{tag}"', "X-Linked-Size": size,
                    "Content-Length": len(data) - begin, "Accept-Ranges": "bytes"}
         if begin:
             headers["Content-Range"] = f"bytes {begin}-{len(data) - 1}/{len(data)}"
