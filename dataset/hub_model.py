@@ -206,7 +206,8 @@ class Progress:
             self.said = now
             rate = (self.done - self.begun) / (now - self.start)
             left = (self.total - self.done) / rate if rate > 0 else 0
-            text = f"get_model: {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB, {rate / 1e6:.1f} MB/s, {left / 60:.1f} min left"
+            wait = f"{left / 60:.0f} min" if left > 99 else f"{left:.0f} s"
+            text = f"get_model: {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB, {rate / 1e6:.1f} MB/s, {wait} left"
             print(*(["\r" + text, "  "] if self.terminal else [text, "\n"]), sep="", end="", file=sys.stderr, flush=True)
 
     def end(self):
