@@ -68,6 +68,15 @@ def test_memory_is_planned_for_a_schedule_that_needs_several_steps(tmp_path):
     assert plans[0] == plans[1] and plans[0]["draw pictures"]["bytes"] > 0
 
 
+def test_latents_of_all_pictures_alike_still_meet_noise_of_their_own(tmp_path):
+    """A sampler that adds noise adds another to each picture of a count."""
+    save_file({"latents": np.random.default_rng(0).normal(size=(1, 4, 16, 16)).astype(np.float32)}, tmp_path / "l.safetensors")
+    for scheduler, alike in (("euler", True), ("euler_a", False)):
+        generate("--prompt", "a toy", "--steps", 3, "--latents", tmp_path / "l.safetensors", "--count", 2, "--scheduler", scheduler,
+                 "--output", tmp_path / "toy.png")
+        assert ((tmp_path / "toy-0001.png").read_bytes() == (tmp_path / "toy-0002.png").read_bytes()) == alike
+
+
 @pytest.mark.parametrize("width, height", [(72, 88), (40, 104)])
 def test_sizes_that_the_unet_cannot_halve_evenly(tmp_path, width, height):
     assert_same_picture(*draw_both(tmp_path, pipeline(), "a photo of a toy on the grass", width=width, height=height, steps=5))
@@ -85,8 +94,9 @@ def test_latents_for_every_picture_of_a_count(tmp_path):
         assert (tmp_path / "one.png").read_bytes() == (tmp_path / "new" / f"toy-000{i + 1}.png").read_bytes()
 
 
-def test_the_pictures_of_a_count_differ_and_the_first_is_that_of_one(tmp_path):
-    common = ["--prompt", "a toy", "--steps", 2, "--seed", 5]
+@pytest.mark.parametrize("scheduler", ["pndm", "euler_a"])
+def test_the_pictures_of_a_count_differ_and_the_first_is_that_of_one(tmp_path, scheduler):
+    common = ["--prompt", "a toy", "--steps", 2, "--seed", 5, "--scheduler", scheduler]
     generate(*common, "--count", 2, "--output", tmp_path / "toy.png")
     generate(*common, "--output", tmp_path / "one.png")
     first, second = (tmp_path / f"toy-000{i}.png" for i in (1, 2))
@@ -249,7 +259,7 @@ def test_help_shows_every_option_and_examples():
 @pytest.mark.parametrize("options, words", [
     (["--steps", "1000"], ["--steps"]), (["--steps", "3.5"], ["--steps"]), (["--guidance", "nan"], ["--guidance"]),
     (["--guidance"], ["--guidance"]), (["--count", "0"], ["--count"]), (["--seed", "x"], ["--seed"]), (["--size", "0x64"], ["--size"]),
-    (["--size", "64x66"], ["--size", "4"]), (["--size", "64x64x3"], ["--size"]), (["--scheduler", "PNDM"], ["--scheduler", "pndm"]),
+    (["--size", "64x66"], ["--size", "4"]), (["--size", "64x64x3"], ["--size"]), (["--scheduler", "heun"], ["--scheduler", "pndm"]),
     (["--latents", "/nowhere.safetensors"], ["/nowhere.safetensors"]), (["--colour", "red"], ["--colour"]), (["toy"], ["toy"])], ids=str)
 def test_options(tmp_path, options, words):
     output = tmp_path / "toy.png"

@@ -1,5 +1,7 @@
 """The noise schedule and the samplers are diffusers' own, made from the same scheduler_config.json by from_config."""
 import json
+import subprocess
+import sys
 
 import diffusers
 import numpy as np
@@ -12,8 +14,13 @@ from conftest import program, run
 NEEDS = "peers"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffusers' own warnings, about numpy
 
-SAMPLERS = {"pndm": diffusers.PNDMScheduler, "ddim": diffusers.DDIMScheduler, "euler": diffusers.EulerDiscreteScheduler,
-            "dpm++": diffusers.DPMSolverMultistepScheduler}
+# diffusers' class, and what from_config is given for it.
+DPM = diffusers.DPMSolverMultistepScheduler
+SAMPLERS = {"pndm": (diffusers.PNDMScheduler, {}), "ddim": (diffusers.DDIMScheduler, {}), "euler": (diffusers.EulerDiscreteScheduler, {}),
+            "euler_a": (diffusers.EulerAncestralDiscreteScheduler, {}), "dpm++": (DPM, {}),
+            "dpm++_karras": (DPM, dict(use_karras_sigmas=True)), "dpm++_sde": (DPM, dict(algorithm_type="sde-dpmsolver++")),
+            "dpm++_sde_karras": (DPM, dict(algorithm_type="sde-dpmsolver++", use_karras_sigmas=True)),
+            "unipc": (diffusers.UniPCMultistepScheduler, {}), "lcm": (diffusers.LCMScheduler, {})}
 
 # Stable Diffusion 1.5's, as it is published.
 SD15 = dict(_class_name="PNDMScheduler", beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
@@ -37,10 +44,14 @@ def folder_of(tmp_path, config):
     return folder
 
 
-def peer(kind, config):
+def peer(kind, config, **swaps):
     """diffusers' scheduler of that class for a model with that config file: from_pretrained, then from_config."""
     own = getattr(diffusers, config.get("_class_name", "PNDMScheduler")).from_config(dict(config))
-    return kind.from_config(own.config)
+    return kind.from_config(own.config, **swaps)
+
+
+def run_bytes(*command):
+    return subprocess.run([str(c) for c in command], capture_output=True, check=True).stdout
 
 
 def helper(folder, tensors, *arguments, check=True):
@@ -59,7 +70,7 @@ def worst(ours, theirs):
 # -------------------------------------------------------------------------------- training
 
 
-def compare_noise(tmp_path, config, prediction="epsilon"):
+def compare_noise(tmp_path, config, prediction="epsilon", within=1e-6):
     theirs = peer(diffusers.DDPMScheduler, config)
     steps = theirs.config.num_train_timesteps
     generator = torch.Generator().manual_seed(1)
@@ -68,9 +79,9 @@ def compare_noise(tmp_path, config, prediction="epsilon"):
     t = torch.arange(steps)
     target = theirs.get_velocity(latent, noise, t) if prediction == "v_prediction" else noise
     alphas = theirs.alphas_cumprod.numpy()
-    assert np.abs(ours["alphas"][:, 0] / alphas - 1).max() < 1e-6
-    assert worst(ours["noisy"], theirs.add_noise(latent, noise, t).numpy()) < 1e-6
-    assert worst(ours["target"], target.numpy()) < 1e-6
+    assert np.abs(ours["alphas"][:, 0] - alphas).max() < 1e-6 and ours["alphas"][-1, 0] == pytest.approx(alphas[-1], rel=1e-6, abs=0)
+    assert worst(ours["noisy"], theirs.add_noise(latent, noise, t).numpy()) < within
+    assert worst(ours["target"], target.numpy()) < within
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
@@ -82,13 +93,24 @@ def test_noise_and_target_at_every_timestep(tmp_path, name, prediction):
 # -------------------------------------------------------------------------------- sampling
 
 
-def walk(scheduler, steps, seed=0):
-    """diffusers' steps through random network outputs: timesteps, inputs, outputs, samples before and after."""
+def noise_of(call):
+    """What a step adds, by its address: the normals of stream 7 that follow the start latents and earlier steps' noise."""
+    seed, picture, stream = 3, 2, 7
+    out = run_bytes(program("tests/rng"), "normals", seed, picture, stream, (call + 1) * COUNT, COUNT)
+    return torch.from_numpy(np.frombuffer(out, np.float32).copy())[None]
+
+
+def walk(scheduler, steps, seed=0, exact=False):
+    """diffusers' steps through random network outputs: timesteps, inputs, outputs, samples before and after. exact: with its formulas
+    in double precision."""
     generator = torch.Generator().manual_seed(seed)
     scheduler.set_timesteps(steps)
+    if exact:
+        scheduler.sigmas = scheduler.sigmas.double()
     sample = torch.randn(1, COUNT, generator=generator) * scheduler.init_noise_sigma
     rows = {"inputs": [], "outputs": [], "before": [], "after": []}
-    for t in scheduler.timesteps:
+    for i, t in enumerate(scheduler.timesteps):
+        sys.modules[type(scheduler).__module__].randn_tensor = lambda *_, i=i, **__: noise_of(i)
         shown = scheduler.scale_model_input(sample, t)
         output = torch.randn(1, COUNT, generator=generator) + 0.3 * shown
         rows["before"].append(sample)
@@ -99,17 +121,20 @@ def walk(scheduler, steps, seed=0):
             **{name: torch.cat(values).numpy() for name, values in rows.items()}}
 
 
-def compare(tmp_path, sampler, config, steps):
-    scheduler = peer(SAMPLERS[sampler], config)
-    theirs = walk(scheduler, steps)
+def compare(tmp_path, sampler, config, steps, within=2e-6, apart=0, exact=False):
+    """Step by step, and all steps from the start. apart: how far timesteps between two of the schedule may lie from theirs."""
+    kind, swaps = SAMPLERS[sampler]
+    scheduler = peer(kind, config, **swaps)
+    theirs = walk(scheduler, steps, exact=exact or sampler == "unipc")
     folder = folder_of(tmp_path, config)
     stepwise = helper(folder, {"outputs": theirs["outputs"], "samples": theirs["before"]}, sampler, steps)
-    assert np.array_equal(stepwise["timesteps"][:, 0], theirs["timesteps"])
+    assert np.abs(stepwise["timesteps"][:, 0] - theirs["timesteps"]).max() <= apart
     assert abs(stepwise["init_sigma"].item() / float(scheduler.init_noise_sigma) - 1) < 1e-6
-    assert worst(stepwise["inputs"], theirs["inputs"]) < 1e-6
-    assert worst(stepwise["samples"], theirs["after"]) < 1e-6
+    assert worst(stepwise["inputs"], theirs["inputs"]) < within
+    if sampler != "unipc":  # which remembers its steps
+        assert worst(stepwise["samples"], theirs["after"]) < within
     alone = helper(folder, {"outputs": theirs["outputs"], "samples": theirs["before"][:1]}, sampler, steps)
-    assert worst(alone["samples"], theirs["after"]) < 5e-6, "the errors of the steps add up"
+    assert worst(alone["samples"], theirs["after"]) < 20 * within, "the errors of the steps add up"
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 20, 50])
@@ -122,17 +147,17 @@ def test_every_step(tmp_path, sampler, prediction, steps):
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_spacings_and_other_schedules(tmp_path, sampler, spacing):
-    for config in (SD15, SCHEDULES["linear"], SCHEDULES["short"]):
-        for steps in (7, 20):
-            compare(tmp_path, sampler, {**config, "timestep_spacing": spacing}, steps)
+    for config, steps in ((SD15, 7), (SCHEDULES["linear"], 20), (SCHEDULES["short"], 7)):
+        compare(tmp_path, sampler, {**config, "timestep_spacing": spacing}, steps)
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("sampler", ["pndm", "ddim", "euler", "dpm++", "lcm"])
 def test_timesteps_of_many_counts(tmp_path, sampler, spacing):
-    config = {**SD15, "timestep_spacing": spacing}
+    config = {**SD15, "timestep_spacing": spacing, "original_inference_steps": 1000}
     for steps in (4, 11, 33, 48, 96, 250, 333, 900):
-        scheduler = peer(SAMPLERS[sampler], config)
+        kind, swaps = SAMPLERS[sampler]
+        scheduler = peer(kind, config, **swaps)
         scheduler.set_timesteps(steps)
         calls = len(scheduler.timesteps)
         zeros = np.zeros((calls, 1))
@@ -169,7 +194,9 @@ def test_a_model_saved_with_another_scheduler(tmp_path, theirs):
     saved = getattr(diffusers, theirs)(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     config = json.loads(saved.to_json_string())
     for sampler in SAMPLERS:
-        if (theirs, sampler) != ("DEISMultistepScheduler", "dpm++"):  # diffusers itself fails on the algorithm_type there
+        # diffusers itself fails on DEIS's algorithm_type, and on UniPC's last step where lower_order_final is false
+        if (theirs, sampler) not in {("DEISMultistepScheduler", "dpm++"), ("DEISMultistepScheduler", "dpm++_karras"),
+                                     ("DPMSolverSinglestepScheduler", "unipc")}:
             compare(tmp_path, sampler, config, 12)
 
 
@@ -190,19 +217,13 @@ def test_training_takes_the_noise_of_any_sampler_and_pndm_its_settings(tmp_path,
 # -------------------------------------------------------------------------------- refusals
 
 
-# What a class heeds when it samples; PNDM has none of these, and training does not sample.
-SETTINGS = [
-    dict(thresholding=True), dict(use_karras_sigmas=True), dict(use_exponential_sigmas=True), dict(use_beta_sigmas=True),
-    dict(use_lu_lambdas=True), dict(algorithm_type="sde-dpmsolver++"), dict(solver_type="heun"), dict(solver_order=3),
-    dict(lambda_min_clipped=-5.1), dict(final_sigmas_type="sigma_min"), dict(interpolation_type="log_linear")]
-
-
 @pytest.mark.parametrize("changes", [
     dict(beta_schedule="sigmoid"), dict(beta_start=-1), dict(beta_end=2), dict(num_train_timesteps=0), dict(num_train_timesteps="many"),
     dict(prediction_type="sample"), dict(timestep_spacing="even"), dict(steps_offset=-1), dict(trained_betas=[0.1] * 999),
-    dict(trained_betas=[0.1] * 999 + [1]), dict(trained_betas="many"), dict(rescale_betas_zero_snr=True), dict(use_flow_sigmas=True),
-    dict(_class_name="FlowMatchEulerDiscreteScheduler"), *SETTINGS], ids=lambda c: next(iter(c)))
-def test_what_is_not_supported_is_refused_by_name(tmp_path, changes):
+    dict(trained_betas=[0.1] * 999 + [1]), dict(trained_betas="many"), dict(use_flow_sigmas=True), dict(rescale_betas_zero_snr="yes"),
+    dict(rescale_betas_zero_snr=True, trained_betas=[1e-9] * 1000), dict(_class_name="FlowMatchEulerDiscreteScheduler")],
+    ids=lambda c: next(iter(c)))
+def test_what_no_model_can_have_is_refused_by_name(tmp_path, changes):
     rows = np.zeros((1, 1))
     done = helper(folder_of(tmp_path, {**SD15, **changes}), {"outputs": rows, "samples": rows}, "ddim", 1, check=False)
     assert done.returncode == 2

@@ -16,8 +16,8 @@
 
 static void print_help(void)
 {
-    char samplers[128];
-    sampler_names(samplers, sizeof samplers);
+    char samplers[SAMPLER_NAMES];
+    sampler_names(samplers);
     printf(
         "usage: zoodip generate --model DIR --prompt TEXT --output FILE.png [OPTIONS]\n"
         "\n"
@@ -30,7 +30,10 @@ static void print_help(void)
         "  --negative TEXT      what not to draw (default: nothing)\n"
         "  --steps N            sampling steps (default 50)\n"
         "  --guidance X         classifier-free guidance; 1 or less: none (default 7.5)\n"
-        "  --scheduler NAME     %s (default %s)\n"
+        "  --scheduler NAME     %s; also as AUTOMATIC1111 or\n"
+        "                       diffusers call it, such as \"DPM++ 2M Karras\" (default pndm; ddim for a model with "
+        "zero\n"
+        "                       terminal SNR, from which pndm cannot begin)\n"
         "  --seed N             seed of the random latents (default 0)\n"
         "  --latents FILE       start latents instead: a safetensors file with `latents` F32 [1 or count, c, h, w]\n"
         "  --size WxH           pixels (default: the model's own size)\n"
@@ -45,7 +48,7 @@ static void print_help(void)
         "  zoodip generate --model dataset/toybox/model --prompt \"a photo of a toy on the beach\" --output toy.png\n"
         "  zoodip generate --model dataset/toybox/model --embedding results/toybox/learned_embeds.safetensors \\\n"
         "      --prompt \"a photo of a sks on the grass\" --count 4 --output sks.png\n",
-        samplers, sampler_name(sampler_default()));
+        samplers);
 }
 
 struct request {
@@ -269,8 +272,9 @@ static struct error prepare(struct session *s)
     struct generation *g = &s->generation;
     *g = (struct generation){
         .pipeline = &s->pipeline,
-        .sampler = sampler_find(r->scheduler),
+        .sampler = r->scheduler ? sampler_find(r->scheduler) : sampler_default(&s->pipeline.schedule),
         .steps = r->steps,
+        .seed = (uint64_t)r->seed,
         .guidance = r->guidance,
         .unload = true,
         .begin = begin_picture,
@@ -314,9 +318,11 @@ static struct error check_request(const struct request *r)
     size_t length = strlen(r->output);
     if (length < 5 || strcmp(r->output + length - 4, ".png") != 0)
         return error_input("--output: %s: expected a name ending in .png", r->output);
-    char samplers[128];
-    sampler_names(samplers, sizeof samplers);
-    return sampler_find(r->scheduler) ? ok() : error_input("--scheduler: \"%s\": expected %s", r->scheduler, samplers);
+    char samplers[SAMPLER_NAMES];
+    sampler_names(samplers);
+    return !r->scheduler || sampler_find(r->scheduler)
+               ? ok()
+               : error_input("--scheduler: \"%s\": expected %s", r->scheduler, samplers);
 }
 
 /* alone: a communicator of this rank, which does all the work. */
@@ -341,12 +347,7 @@ static struct error generate(const struct request *r, struct comm *alone, const 
 
 static struct error run(int argc, char **argv, const struct host *host)
 {
-    struct request r = {.negative = "",
-                        .scheduler = sampler_name(sampler_default()),
-                        .guidance = 7.5,
-                        .steps = 50,
-                        .count = 1,
-                        .device = "auto"};
+    struct request r = {.negative = "", .guidance = 7.5, .steps = 50, .count = 1, .device = "auto"};
     const char *none[1];
     const struct option table[] = {
         {.name = "model", .text = &r.model},

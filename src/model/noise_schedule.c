@@ -47,6 +47,40 @@ static const struct {
 } beta_schedules[] = {
     {"linear", beta_linear}, {"scaled_linear", beta_scaled_linear}, {"squaredcos_cap_v2", beta_cosine}};
 
+/* -------------------------------------------------------------------------------- betas to alphas */
+
+/* torch.cumprod of 1 - betas, which keeps its product in double; in place. */
+static void accumulate(float *betas, int64_t steps)
+{
+    double product = 1;
+    for (int64_t i = 0; i < steps; i++) {
+        product *= (double)(1.0f - betas[i]);
+        betas[i] = (float)product;
+    }
+}
+
+/* diffusers' rescale_zero_terminal_snr, float by float (Lin et al. 2023, algorithm 1): sqrt(abar) is shifted so that it
+ * ends with 0, and scaled so that it begins as before. */
+static void rescale(float *alphas_cumprod, int64_t steps)
+{
+    float first = sqrtf(alphas_cumprod[0]), last = sqrtf(alphas_cumprod[steps - 1]), scale = first / (first - last);
+    float before = 1;
+    for (int64_t i = 0; i < steps; i++) {
+        float root = (sqrtf(alphas_cumprod[i]) - last) * scale, bar = root * root;
+        alphas_cumprod[i] = 1.0f - (i == 0 ? bar : bar / before); // a beta again
+        before = bar;
+    }
+    accumulate(alphas_cumprod, steps);
+}
+
+static bool falls(const struct noise_schedule *s)
+{
+    bool all = s->alphas_cumprod[0] > 0;
+    for (int64_t i = 1; i < s->steps; i++)
+        all = all && s->alphas_cumprod[i] < s->alphas_cumprod[i - 1];
+    return all;
+}
+
 /* Betas that the file lists, instead of a rule that makes them. */
 static bool read_listed(struct json *j, struct noise_schedule *s)
 {
@@ -56,28 +90,19 @@ static bool read_listed(struct json *j, struct noise_schedule *s)
         return false;
     }
     bool listed = json_numbers(j, "trained_betas", betas, s->steps);
-    double product = 1;
     for (int64_t i = 0; i < s->steps && listed && j->error.code == ERROR_NONE; i++) {
         if (!(betas[i] > 0 && betas[i] < 1))
             json_wrong(j, "trained_betas", "expected numbers between 0 and 1");
-        product *= (double)(1.0f - (float)betas[i]);
-        s->alphas_cumprod[i] = (float)product;
+        s->alphas_cumprod[i] = (float)betas[i];
     }
     memory_free(betas);
     return listed;
 }
 
-static void read_alphas(struct json *j, struct noise_schedule *s)
+static void make_betas(struct json *j, struct noise_schedule *s)
 {
     double start = json_number(j, "beta_start", 0.0001), end = json_number(j, "beta_end", 0.02);
     const char *name = json_string(j, "beta_schedule", "linear");
-    s->alphas_cumprod = memory_alloc(s->steps, sizeof *s->alphas_cumprod);
-    if (!s->alphas_cumprod) {
-        j->error = error_memory("the noise schedule");
-        return;
-    }
-    if (read_listed(j, s))
-        return;
     if (!(start > 0 && start < 1))
         json_wrong(j, "beta_start", "expected a number between 0 and 1");
     if (!(end > 0 && end < 1))
@@ -85,18 +110,35 @@ static void read_alphas(struct json *j, struct noise_schedule *s)
     for (size_t k = 0; k < sizeof beta_schedules / sizeof *beta_schedules; k++) {
         if (strcmp(name, beta_schedules[k].name) != 0)
             continue;
-        double product = 1;
-        for (int64_t i = 0; i < s->steps; i++) {
-            product *= (double)(1.0f - beta_schedules[k].beta(start, end, s->steps, i));
-            s->alphas_cumprod[i] = (float)product;
-        }
+        s->cosine = beta_schedules[k].beta == beta_cosine;
+        for (int64_t i = 0; i < s->steps; i++)
+            s->alphas_cumprod[i] = beta_schedules[k].beta(start, end, s->steps, i);
         return;
     }
     json_wrong(j, "beta_schedule",
                "\"%.60s\" is not supported, only \"linear\", \"scaled_linear\", \"squaredcos_cap_v2\"", name);
 }
 
-static void read_choices(struct json *j, struct noise_schedule *s)
+static void read_alphas(struct json *j, struct noise_schedule *s)
+{
+    s->zero_snr = json_bool(j, "rescale_betas_zero_snr", false);
+    s->alphas_cumprod = memory_alloc(s->steps, sizeof *s->alphas_cumprod);
+    if (!s->alphas_cumprod) {
+        j->error = error_memory("the noise schedule");
+        return;
+    }
+    if (!read_listed(j, s))
+        make_betas(j, s);
+    accumulate(s->alphas_cumprod, s->steps);
+    if (s->zero_snr && falls(s))
+        rescale(s->alphas_cumprod, s->steps);
+    else if (s->zero_snr)
+        json_wrong(j, "rescale_betas_zero_snr", "true needs betas that add noise at every timestep, also in float");
+}
+
+/* -------------------------------------------------------------------------------- reading */
+
+static void read_prediction(struct json *j, struct noise_schedule *s)
 {
     const char *prediction = json_string(j, "prediction_type", "epsilon");
     if (strcmp(prediction, "v_prediction") == 0)
@@ -104,15 +146,6 @@ static void read_choices(struct json *j, struct noise_schedule *s)
     else if (strcmp(prediction, "epsilon") != 0)
         json_wrong(j, "prediction_type", "\"%.60s\" is not supported, only \"epsilon\" and \"v_prediction\"",
                    prediction);
-    static const char *const names[] = {"", "leading", "linspace", "trailing"};
-    const char *spacing = json_string(j, "timestep_spacing", "");
-    for (int i = 0; i < 4; i++)
-        if (strcmp(spacing, names[i]) == 0) {
-            s->spacing = (enum spacing)i;
-            return;
-        }
-    json_wrong(j, "timestep_spacing", "\"%.60s\" is not supported, only \"leading\", \"linspace\", \"trailing\"",
-               spacing);
 }
 
 /* Refuses the file if a key is present and not one of the names, a list that ends with NULL. */
@@ -152,25 +185,17 @@ static void refuse_noise(struct json *j)
                                           "TCDScheduler",
                                           NULL};
     only_one_of(j, "_class_name", classes);
-    json_only(j, "rescale_betas_zero_snr", "false");
     json_only(j, "use_flow_sigmas", "false");
 }
 
-/* The same for what would change a picture. Classes that share this schedule find each other's settings in its file, and
- * read another's value as their own default ("logrho" is DEIS's "midpoint"). */
-static void refuse_sampling(struct json *j)
+/* PNDM steps along the noise that is left of a sample's own, and divides by what is left of the picture. */
+static void refuse_pndm(struct json *j, struct noise_schedule *s)
 {
-    static const char *const algorithms[] = {"dpmsolver++", "deis", NULL};
-    static const char *const solvers[] = {"midpoint", "logrho", "bh1", "bh2", NULL};
-    static const char *const only[][2] = {
-        {"thresholding", "false"},    {"use_karras_sigmas", "false"},       {"use_exponential_sigmas", "false"},
-        {"use_beta_sigmas", "false"}, {"use_lu_lambdas", "false"},          {"lambda_min_clipped", "null"},
-        {"solver_order", "2"},        {"final_sigmas_type", "\"zero\""},    {"timestep_type", "\"discrete\""},
-        {"sigma_min", "null"},        {"interpolation_type", "\"linear\""}, {"sigma_max", "null"}};
-    only_one_of(j, "algorithm_type", algorithms);
-    only_one_of(j, "solver_type", solvers);
-    for (size_t i = 0; i < sizeof only / sizeof *only; i++)
-        json_only(j, only[i][0], only[i][1]);
+    struct error e = j->error;
+    j->error = ok();
+    json_wrong(j, "rescale_betas_zero_snr", "true is not supported by pndm; expected another sampler, such as ddim");
+    s->sampling.refused[CLASS_PNDM] = j->error;
+    j->error = e;
 }
 
 struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
@@ -181,21 +206,13 @@ struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
     struct json j;
     TRY(json_open(&j, path));
     s->steps = json_integer(&j, "num_train_timesteps", 1000, 2, 1 << 20);
-    s->steps_offset = json_integer(&j, "steps_offset", 0, 0, 1000);
-    // the samplers have different defaults
-    s->set_alpha_to_one = json_bool(&j, "set_alpha_to_one", false);
-    s->has_alpha_to_one = s->set_alpha_to_one || !json_bool(&j, "set_alpha_to_one", true);
-    s->clip_sample = json_bool(&j, "clip_sample", false);
-    s->has_clip_sample = s->clip_sample || !json_bool(&j, "clip_sample", true);
-    s->clip_range = (float)json_number(&j, "clip_sample_range", 1.0);
-    read_choices(&j, s);
+    read_prediction(&j, s);
     read_alphas(&j, s);
-    s->runge_kutta = !json_bool(&j, "skip_prk_steps", false);
+    sampling_read(&s->sampling, &j, s->steps);
+    if (s->zero_snr)
+        refuse_pndm(&j, s);
     refuse_noise(&j);
     struct error e = j.error;
-    j.error = ok();
-    refuse_sampling(&j);
-    s->not_plain = j.error;
     json_close(&j);
     if (e.code != ERROR_NONE)
         noise_schedule_free(s);
@@ -204,8 +221,8 @@ struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
 
 void noise_schedule_for_pictures(struct noise_schedule *s)
 {
-    s->steps_offset = 1;
-    s->clip_sample = false;
+    s->sampling.steps_offset = 1;
+    s->sampling.clip_sample = false;
 }
 
 void noise_schedule_free(struct noise_schedule *s)

@@ -10,23 +10,17 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "model/sampling.h"
 
 enum prediction { PREDICT_EPSILON, PREDICT_V };
-enum spacing { SPACING_DEFAULT, SPACING_LEADING, SPACING_LINSPACE, SPACING_TRAILING };
 
 struct noise_schedule {
     int64_t steps; /* num_train_timesteps */
     enum prediction prediction;
     float *alphas_cumprod; /* [steps] */
-
-    /* for samplers alone; has_: the config names it, so the sampler's own default does not apply */
-    enum spacing spacing; /* SPACING_DEFAULT: the config names none */
-    int64_t steps_offset;
-    bool set_alpha_to_one, has_alpha_to_one;
-    bool clip_sample, has_clip_sample;
-    float clip_range;
-    bool runge_kutta;       /* PNDM begins with Runge-Kutta steps: skip_prk_steps is false or absent */
-    struct error not_plain; /* the first setting of another sampler than PNDM that is not supported, or ok */
+    bool zero_snr; /* rescale_betas_zero_snr: at the last timestep alphas_cumprod is 0, and noise is all there is */
+    bool cosine;   /* beta_schedule is squaredcos_cap_v2 */
+    struct sampling sampling;
 };
 
 /* Reads FOLDER/scheduler/scheduler_config.json, whichever of the common classes wrote it; missing keys have diffusers'

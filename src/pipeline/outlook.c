@@ -51,7 +51,8 @@ struct run_evaluations outlook_evaluations(const struct config *c)
         .draws = looks.draws,
         .samples = c->output.sample_every > 0 ? (c->optim.steps - 1) / c->output.sample_every * prompts : 0,
         .pictures = 2 * prompts,
-        .each = (c->output.guidance > 1 ? 2 : 1) * sampler_calls(&schedule, sampler_default(), c->output.sample_steps)};
+        .each = (c->output.guidance > 1 ? 2 : 1) *
+                sampler_calls(&schedule, sampler_default(&schedule), c->output.sample_steps)};
     if (e.code == ERROR_NONE)
         noise_schedule_free(&schedule);
     return r;

@@ -82,7 +82,7 @@ static struct generation generation_of(const struct subject *s)
     int64_t side = s->resolution / s->pipeline->vae.factor;
     return (struct generation){
         .pipeline = s->pipeline,
-        .sampler = sampler_default(),
+        .sampler = sampler_default(&s->pipeline->schedule),
         .steps = s->config.output.sample_steps,
         .guidance = s->config.output.guidance,
         .length = s->length,
@@ -96,6 +96,14 @@ static struct generation generation_of(const struct subject *s)
     };
 }
 
+static void log_beginning(const struct generation *g, int64_t count)
+{
+    char note[80] = "";
+    if (g->pipeline->schedule.zero_snr)
+        snprintf(note, sizeof note, " by %s, as pndm cannot begin at zero terminal SNR", sampler_name(g->sampler));
+    log_line("generating %lld pictures in %lld steps each%s", (long long)count, (long long)g->steps, note);
+}
+
 /* unload: the networks are no longer needed. *spoiled: the error is that a picture is not a number. */
 static struct error generate(struct subject *s, const float *embedding, const struct subject_picture *items,
                              int64_t count, bool unload, bool *spoiled)
@@ -107,7 +115,7 @@ static struct error generate(struct subject *s, const float *embedding, const st
     generation.unload = unload;
     generation.arg = &set;
     if (comm_rank(pipeline->comm) == 0 && !pipeline->simulated)
-        log_line("generating %lld pictures in %lld steps each", (long long)count, (long long)generation.steps);
+        log_beginning(&generation, count);
     struct error e = generation_run(&generation, count);
     *spoiled = generation.only_spoiled;
     TRY(e);

@@ -20,7 +20,7 @@ struct pictures {
     struct picture *start, *learned;
 };
 
-/* Generates both words with PNDM, output.sample_steps and output.guidance. `last`: no subject follows, so the pipeline's
+/* Generates both words with the default sampler, output.sample_steps and output.guidance. `last`: no subject follows, so the pipeline's
  * networks are unloaded and the VAE need not fit beside them in memory. Collective in the group. embedding [vectors,
  * width]. Free with pictures_free. */
 struct error pictures_generate(struct pictures *p, struct subject *subject, const float *embedding, bool last);

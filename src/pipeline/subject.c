@@ -19,11 +19,13 @@
 static struct error check_sampler(const struct subject *s)
 {
     const struct config *c = &s->config;
+    const struct noise_schedule *schedule = &s->pipeline->schedule;
+    const struct sampler_type *type = sampler_default(schedule);
     struct sampler trial;
     if (c->output.prompts.count == 0)
         return ok();
-    TRY(config_blame(c, "output.sample_steps",
-                     sampler_new(&trial, &s->pipeline->schedule, sampler_default(), c->output.sample_steps, 1)));
+    TRY(sampler_check(schedule, type));
+    TRY(config_blame(c, "output.sample_steps", sampler_new(&trial, schedule, type, c->output.sample_steps, 1)));
     sampler_free(&trial);
     return ok();
 }
