@@ -213,7 +213,12 @@ SD15 = dict(
               up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3),
     vae=dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32))
 
-# All of its widths, also those of joined skips, in a third of its weights: one layer a block, one block of 1280, a narrow VAE.
+SD21 = dict(
+    text=dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu", vocab_size=49408),
+    unet=dict(SD15["unet"], attention_head_dim=(5, 10, 20, 20), sample_size=96, use_linear_projection=True, upcast_attention=True),
+    vae=dict(SD15["vae"], scaling_factor=0.18215))
+
+# All of SD 1.5's widths, also those of joined skips, in a third of its weights: one layer a block, one block of 1280, a narrow VAE.
 SD15_WIDTHS = dict(
     text=SD15["text"],
     unet=dict(SD15["unet"], block_out_channels=(320, 640, 1280), layers_per_block=1,

@@ -34,14 +34,14 @@ def checkpoint(output, step):
 @torch.no_grad()
 def changes_of(model, embedding, draws, basis):
     """-> losses [batch], slopes and mean squares of what the prediction changes, each [n, batch]."""
-    noisy, timestep = model.noisy(draws)
+    noisy, timestep, target = model.noisy(draws)
     batch, slopes, squares = len(timestep), [], []
     for z in basis:
         with forward_ad.dual_level():
             rows = forward_ad.make_dual(embedding.expand(batch, *embedding.shape).contiguous(), z.expand(batch, *z.shape).contiguous())
             hidden = model.hidden(rows, draws["input_ids"].long())
             predicted, change = forward_ad.unpack_dual(model.unet(noisy, timestep, hidden).sample)
-            error = (predicted - draws["noise"]).double()
+            error = (predicted - target).double()
             slopes.append(2 * (error * change.double()).flatten(1).mean(1))
             squares.append(change.double().square().flatten(1).mean(1))
     return error.square().flatten(1).mean(1), torch.stack(slopes), torch.stack(squares)

@@ -103,7 +103,8 @@ class CoordinatesLearner(Learner):
 class FrozenModel:
     """The frozen model and the pictures of a subject: losses of given embeddings, and their slopes, on given draws."""
 
-    def __init__(self, model, pictures, placeholder, vectors):
+    def __init__(self, model, pictures, placeholder, vectors, resolution=None):
+        """resolution: of photos that are square and have another; None: they have it."""
         model = Path(model)
         load = {"torch_dtype": torch.float32}
         # the eager attention is the one that knows forward mode
@@ -117,7 +118,10 @@ class FrozenModel:
         self.first = self.tokenizer.convert_tokens_to_ids(placeholder)
         self.text.resize_token_embeddings(len(self.tokenizer), mean_resizing=False)
         self.table = self.text.get_input_embeddings().weight
-        self.pictures = [np.asarray(Image.open(p).convert("RGB"), dtype=np.float32) / 127.5 - 1 for p in sorted(pictures)]
+        photos = [Image.open(p).convert("RGB") for p in sorted(pictures)]
+        if resolution:
+            photos = [photo.resize((resolution, resolution), Image.Resampling.BICUBIC) for photo in photos]
+        self.pictures = [np.asarray(photo, dtype=np.float32) / 127.5 - 1 for photo in photos]
 
     def word(self, word):
         ids = self.tokenizer(word, add_special_tokens=False).input_ids
@@ -128,28 +132,28 @@ class FrozenModel:
     def losses(self, embedding, draws, eps, own=False):
         """embedding [vectors, width]; draws: tensors of one step, directions [n, vectors, width], or if pictures have their
         own [batch n, ..] -> losses [n + 1, batch]."""
-        noisy, timestep, batch = *self.noisy(draws), len(draws["picture"])
+        noisy, timestep, target, batch = *self.noisy(draws), len(draws["picture"])
         rows = [embedding.expand(batch, *embedding.shape), *(embedding + eps * z for z in per_direction(draws, batch, own))]
         lanes, ids = len(rows), draws["input_ids"].long()
         errors = self.errors(torch.cat(rows), ids.repeat(lanes, 1), noisy.repeat(lanes, 1, 1, 1), timestep.repeat(lanes),
-                             draws["noise"].repeat(lanes, 1, 1, 1))
+                             target.repeat(lanes, 1, 1, 1))
         return errors.reshape(lanes, -1)
 
     @torch.no_grad()
     def slopes(self, embedding, draws, own=False):
         """By PyTorch's forward mode -> losses [batch], slopes [batch, n]."""
-        noisy, timestep, batch = *self.noisy(draws), len(draws["picture"])
+        noisy, timestep, target, batch = *self.noisy(draws), len(draws["picture"])
         slopes = []
         for z in per_direction(draws, batch, own):
             with forward_ad.dual_level():
                 rows = forward_ad.make_dual(embedding.expand(batch, *embedding.shape).contiguous(), z.contiguous())
-                errors = self.errors(rows, draws["input_ids"].long(), noisy, timestep, draws["noise"])
+                errors = self.errors(rows, draws["input_ids"].long(), noisy, timestep, target)
                 losses, slope = forward_ad.unpack_dual(errors)
                 slopes.append(slope)
         return losses, torch.stack(slopes, 1)
 
     def noisy(self, draws):
-        """Noisy latents and timesteps, [batch]."""
+        """Noisy latents, timesteps and what the network should predict, [batch]."""
         latents = []
         for picture, flip, posterior in zip(draws["picture"], draws["flip"], draws["posterior"]):
             pixels = torch.from_numpy(self.pictures[int(picture)].copy()).permute(2, 0, 1)[None]
@@ -157,12 +161,14 @@ class FrozenModel:
             latents.append(distribution.mean[0] + distribution.std[0] * posterior)
         latents = torch.stack(latents) * self.vae.config.scaling_factor
         timestep = draws["timestep"].long()
-        return self.schedule.add_noise(latents, draws["noise"], timestep), timestep
+        velocity = self.schedule.config.prediction_type == "v_prediction"
+        target = self.schedule.get_velocity(latents, draws["noise"], timestep) if velocity else draws["noise"]
+        return self.schedule.add_noise(latents, draws["noise"], timestep), timestep, target
 
-    def errors(self, rows, ids, noisy, timestep, noise):
+    def errors(self, rows, ids, noisy, timestep, target):
         """The loss of each lane, in double."""
         predicted = self.unet(noisy, timestep, self.hidden(rows, ids)).sample
-        return (predicted - noise).double().square().flatten(1).mean(1)
+        return (predicted - target).double().square().flatten(1).mean(1)
 
     def hidden(self, rows, ids):
         """Of each text [length] with the word's rows [vectors, width] of its own."""
