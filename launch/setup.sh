@@ -33,9 +33,13 @@ libcjson-dev        pkg-config --exists libcjson
 libutf8proc-dev     pkg-config --exists libutf8proc
 libpng-dev          pkg-config --exists libpng
 libjpeg62-turbo-dev pkg-config --exists libjpeg
+libwebp-dev         pkg-config --exists libwebp libwebpdemux
 zlib1g-dev          pkg-config --exists zlib
 liblapack-dev       pkg-config --exists lapack'
+# The program reads AVIF and HEIC pictures where it is built with these.
 test_packages='
+libavif-dev         pkg-config --exists libavif
+libheif-dev         pkg-config --exists libheif
 python3             command -v python3
 python3-venv        python3 -c "import ensurepip, venv"'
 standin_packages='

@@ -181,9 +181,10 @@ def test_the_container_recipe_takes_what_the_build_needs_to_where_it_builds():
 
 
 def test_the_container_has_the_packages_that_setup_installs():
-    """libjpeg-dev is Debian's libjpeg62-turbo-dev and Ubuntu's libjpeg-turbo8-dev; g++ is for nvcc, ssh for mpirun over hosts."""
+    """libjpeg-dev is Debian's libjpeg62-turbo-dev and Ubuntu's libjpeg-turbo8-dev; g++ is for nvcc, ssh for mpirun over hosts; AVIF and
+    HEIC are read in the container, too."""
     asked = re.search(r"program_packages='\n(.*?)'", text("launch/setup.sh"), re.S).group(1)
     needed = {line.split()[0] for line in asked.splitlines()}
     installed = set(re.search(r"apt-get install (.*)", recipe("post")).group(1).split()) - {"-y", "--no-install-recommends"}
-    assert installed - {"libjpeg-dev", "g++", "openssh-client"} == needed - {"libjpeg62-turbo-dev"}
+    assert installed - {"libjpeg-dev", "g++", "openssh-client", "libavif-dev", "libheif-dev"} == needed - {"libjpeg62-turbo-dev"}
     assert "libjpeg-dev" in installed

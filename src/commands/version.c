@@ -2,6 +2,7 @@
 
 #include "base/pool.h"
 #include "cluster/comm.h"
+#include "files/picture_formats.h"
 
 /* Its name, or why there is none. */
 static void print_device(FILE *stream, const struct device_kind *devices, const char *kind)
@@ -22,6 +23,7 @@ void version_print(FILE *stream, const struct device_kind *devices)
     print_device(stream, devices, "cpu");
     print_device(stream, devices, "cuda");
     fprintf(stream, "MPI: %s\n", comm_library());
+    picture_formats_print(stream);
     for (const struct device_kind *kind = devices; kind->name; kind++)
         if (kind->libraries)
             fprintf(stream, "%s", kind->libraries());

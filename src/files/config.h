@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 56 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 57 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -62,6 +62,7 @@ struct config {
         enum property property; /* which templates serve as captions */
         int64_t resolution;     /* pixels; 0: the model's own size */
         enum fit fit;
+        char *background; /* as picture_background takes it */
         bool flip;
         int64_t repeats;
         bool hold_out; /* the last picture is for validation alone */

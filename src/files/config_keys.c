@@ -40,6 +40,16 @@ static struct error check_placeholder(const struct config *config)
     return text_has_blank(word) ? error_input("\"%.60s\" contains white space, expected one word", word) : ok();
 }
 
+static struct error check_background(const struct config *config)
+{
+    uint8_t color[3];
+    bool shown;
+    return picture_background(config->data.background, color, &shown)
+               ? ok()
+               : error_input("is \"%.60s\", expected \"white\", \"black\", \"#rrggbb\" (as \"#ff8000\") or \"none\"",
+                             config->data.background);
+}
+
 static struct error check_timesteps(const struct config *config)
 {
     const int64_t *range = config->zo.timesteps;
@@ -79,7 +89,7 @@ const struct key config_keys[] = {
     {"device", NAME, AT(device), false, "\"auto\"", .names = device_names,
      .meaning = "what computes; auto takes a GPU if there is a working one"},
     {"data.images", TEXTS, AT(data.images), false, NULL, 1, 65536,
-     .meaning = "the subject's pictures: a folder, or a list of PNG and JPEG files"},
+     .meaning = "the subject's pictures: a folder, or a list of files"},
     {"data.captions", TEXT, AT(data.captions), false, "null",
      .meaning = "comprehensive captions, {subject: {file: \"a photo of a {} on ...\"}}; used with use_cc"},
     {"data.property", POSITION, AT(data.property), true, "\"object\"", .names = property_names,
@@ -88,6 +98,9 @@ const struct key config_keys[] = {
      .meaning = "pixels of the square that the model sees; 0: the model's own size"},
     {"data.fit", POSITION, AT(data.fit), true, "\"crop\"", .names = fit_names,
      .meaning = "how a picture becomes square: cropped, or squeezed"},
+    /* before: what lay under was seen, but only in transparent photos, whose pixels are compared anyway */
+    {"data.background", TEXT, AT(data.background), true, "\"white\"", .check = check_background, .before = "\"white\"",
+     .meaning = "what a transparent picture is laid over: white, black, #rrggbb, or none: the color that lies under"},
     {"data.flip", BOOLEAN, AT(data.flip), true, "true", .meaning = "mirror pictures left to right at random"},
     {"data.repeats", INTEGER, AT(data.repeats), true, "100", 1, 1000000,
      .meaning = "how often each picture is seen in one pass over the data"},

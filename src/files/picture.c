@@ -1,11 +1,12 @@
 #include "files/picture.h"
 
-#include <stdbool.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
 #include "files/file.h"
 #include "files/picture_decode.h"
+#include "files/picture_formats.h"
 
 enum { FILE_LIMIT = 1 << 30 };
 
@@ -26,35 +27,6 @@ void picture_free(struct picture *picture)
 {
     memory_free(picture->rgb);
     *picture = (struct picture){0};
-}
-
-static uint32_t number_at(const uint8_t *bytes, int64_t count, bool big)
-{
-    uint32_t value = 0;
-    for (int64_t i = 0; i < count; i++)
-        value |= (uint32_t)bytes[i] << 8 * (big ? count - 1 - i : i);
-    return value;
-}
-
-int exif_orientation(const uint8_t *exif, int64_t size)
-{
-    if (size < 8 || (memcmp(exif, "II", 2) != 0 && memcmp(exif, "MM", 2) != 0))
-        return 0;
-    bool big = exif[0] == 'M';
-    int64_t at = number_at(exif + 4, 4, big);
-    if (number_at(exif + 2, 2, big) != 42 || at > size - 2)
-        return 0;
-    int64_t fields = number_at(exif + at, 2, big);
-    at += 2;
-    for (int64_t i = 0; i < fields && at <= size - 12; i++, at += 12) {
-        uint32_t tag = number_at(exif + at, 2, big), type = number_at(exif + at + 2, 2, big);
-        uint32_t count = number_at(exif + at + 4, 4, big);
-        if (tag != 0x0112 || count != 1 || (type != 1 && type != 3 && type != 4))
-            continue;
-        uint32_t value = number_at(exif + at + 8, type == 3 ? 2 : type, big); /* types 1, 3, 4: 1, 2, 4 bytes */
-        return value >= 1 && value <= 8 ? (int)value : 1;
-    }
-    return 0;
 }
 
 /* Turns a picture according to its EXIF orientation. Each of the eight is: swap the axes or not, then mirror each or
@@ -86,46 +58,76 @@ static struct error orient(struct picture *picture, int orientation)
     return ok();
 }
 
-static const struct format {
-    const char *name, *magic;
-    int64_t length;
-    struct error (*decode)(struct picture *picture, int *orientation, const uint8_t *bytes, int64_t size);
-} formats[] = {
-    {"PNG", "\x89PNG\r\n\x1a\n", 8, png_decode},
-    {"JPEG", "\xff\xd8\xff", 3, jpeg_decode},
-    {"GIF", "GIF8", 4, NULL},
-    {"WebP or another RIFF", "RIFF", 4, NULL},
-    {"BMP", "BM", 2, NULL},
-    {"TIFF", "II*\0", 4, NULL},
-    {"TIFF", "MM\0*", 4, NULL},
-    {"HEIC or AVIF", "\0\0\0", 3, NULL},
-};
+/* -------------------------------------------------------------------------------- reading */
 
-static struct error decode(struct picture *picture, const uint8_t *bytes, int64_t size)
+struct error decoded_new(struct decoded *d, int64_t width, int64_t height, int channels)
 {
-    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
-        const struct format *f = &formats[i];
-        if (size < f->length || memcmp(bytes, f->magic, (size_t)f->length) != 0)
-            continue;
-        if (!f->decode)
-            return error_input("is a %s file, expected PNG or JPEG", f->name);
-        int orientation;
-        TRY(f->decode(picture, &orientation, bytes, size));
-        struct error e = orient(picture, orientation);
-        if (e.code != ERROR_NONE)
-            picture_free(picture);
-        return e;
-    }
-    return error_input("is not a picture: expected PNG or JPEG");
+    if (width < 1 || height < 1)
+        return error_input("%lld x %lld pixels are no picture", (long long)width, (long long)height);
+    if (width > PICTURE_PIXELS / height)
+        return error_input("%lld x %lld pixels are too many", (long long)width, (long long)height);
+    d->width = width;
+    d->height = height;
+    d->channels = channels;
+    d->pixels = memory_alloc(width * height, channels);
+    return d->pixels ? ok() : error_memory("a picture");
 }
 
-struct error picture_read(struct picture *picture, const char *path)
+/* Pillow's Image.alpha_composite over an opaque color, which rounds once: with 7 more bits, then by SHIFTFORDIV255. */
+static uint8_t lay_over(uint8_t color, uint8_t under, uint32_t alpha)
+{
+    enum { BITS = 7 };
+    uint32_t sum = (color * alpha << BITS) + (under * (255 - alpha) << BITS) + (0x80 << BITS);
+    return (uint8_t)(((sum >> 8) + sum) >> 8 >> BITS);
+}
+
+/* RGBA -> RGB, in place. */
+static void drop_alpha(struct decoded *d, const uint8_t *background)
+{
+    uint8_t *to = d->pixels, *from = d->pixels;
+    for (int64_t i = 0; i < d->width * d->height && d->channels == 4; i++, to += 3, from += 4) {
+        uint8_t alpha = background ? from[3] : 255;
+        for (int c = 0; c < 3; c++)
+            to[c] = alpha == 255 ? from[c] : lay_over(from[c], background[c], alpha);
+    }
+}
+
+static struct error decode(struct picture *picture, const uint8_t *bytes, int64_t size, const uint8_t *background)
+{
+    struct decoded d = {0};
+    struct error e = picture_decode(&d, bytes, size);
+    if (e.code == ERROR_NONE) {
+        drop_alpha(&d, background);
+        *picture = (struct picture){d.width, d.height, d.pixels};
+        e = orient(picture, d.orientation);
+    } else {
+        memory_free(d.pixels);
+    }
+    if (e.code != ERROR_NONE)
+        picture_free(picture);
+    return e;
+}
+
+bool picture_background(const char *name, uint8_t background[3], bool *shown)
+{
+    unsigned digits = strcmp(name, "white") == 0 ? 0xffffff : 0;
+    *shown = strcmp(name, "none") != 0;
+    if (*name == '#' && strlen(name) == 7 && strspn(name + 1, "0123456789abcdefABCDEF") == 6)
+        digits = (unsigned)strtoul(name + 1, NULL, 16);
+    else if (*shown && digits == 0 && strcmp(name, "black") != 0)
+        return false;
+    for (int c = 0; c < 3; c++)
+        background[c] = (uint8_t)(digits >> (16 - 8 * c));
+    return true;
+}
+
+struct error picture_read(struct picture *picture, const char *path, const uint8_t *background)
 {
     *picture = (struct picture){0};
     char *bytes;
     int64_t size;
     TRY(file_read(path, FILE_LIMIT, &bytes, &size));
-    struct error e = decode(picture, (const uint8_t *)bytes, size);
+    struct error e = decode(picture, (const uint8_t *)bytes, size, background);
     memory_free(bytes);
     return error_in(e, "%s", path);
 }

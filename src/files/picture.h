@@ -1,12 +1,17 @@
 /* files/picture.h
  *
- * Pictures in and out: PNG and JPEG decoded to 8-bit RGB as Pillow's Image.open(...).convert("RGB") gives them, EXIF
- * orientation applied (ImageOps.exif_transpose; in a JPEG also XMP's), resized and cropped as Pillow does. The bytes
- * are equal to Pillow's.
+ * Pictures in and out: PNG, JPEG, WebP and, where the program was built with their libraries, AVIF and HEIC, decoded to
+ * 8-bit RGB as Pillow's Image.open(...).convert("RGB") gives them, orientation applied (ImageOps.exif_transpose; in a
+ * JPEG, WebP or AVIF also XMP's), laid over a background (Image.alpha_composite), resized and cropped as Pillow does. The
+ * bytes are equal to Pillow's; in AVIF and HEIC where it comes with the same libraries.
+ *
+ * Where Pillow errs, we do not follow: gray PNGs of 16 bits keep their tones, where it makes all but the darkest 256
+ * white; and the transparent color of a PNG (tRNS) is compared with all of its bits where it has 2, 4 or 16.
  */
 #ifndef ZOODIP_FILES_PICTURE_H
 #define ZOODIP_FILES_PICTURE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/error.h"
@@ -24,9 +29,13 @@ enum fit {
 struct error picture_new(struct picture *picture, int64_t width, int64_t height); /* black */
 void picture_free(struct picture *picture);
 
-/* Reads a PNG or JPEG, recognized by its first bytes. Refuses other formats by name, and pictures of more than 2^28
- * pixels. */
-struct error picture_read(struct picture *picture, const char *path);
+/* Reads a picture, whose format its contents tell. What is transparent shows the background, a color [3]; NULL: the color
+ * that lies under it, which depends on who drew the picture. Refuses other formats by name, pictures of more than 2^28
+ * pixels, and files that are cut off before the last pixel. Of an animation the first picture. */
+struct error picture_read(struct picture *picture, const char *path, const uint8_t *background);
+
+/* "white", "black" or "#rrggbb" -> background [3]; "none": *shown false. Returns whether the name is one of these. */
+bool picture_background(const char *name, uint8_t background[3], bool *shown);
 
 /* Pillow's Image.resize((width, height), BICUBIC): separable, antialiased when it shrinks, 8-bit fixed point
  * between. */

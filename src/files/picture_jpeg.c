@@ -16,10 +16,10 @@ struct work {
     struct jpeg_decompress_struct jpeg;
     struct jpeg_error_mgr errors;
     struct jpeg_progress_mgr progress;
+    struct jpeg_source_mgr source;
     jmp_buf landing;
-    struct picture *picture;
+    struct decoded *decoded;
     uint8_t *cmyk; /* one row */
-    int *orientation;
     struct error error;
 };
 
@@ -39,11 +39,11 @@ static void on_error(j_common_ptr jpeg)
     fail(w, error_input("damaged JPEG: %s", text));
 }
 
-/* Level -1 is a warning: libjpeg continues with a guess. Pillow allows that, but not past the end of the file. */
+/* Level -1 is a warning: libjpeg continues with a guess, and so does Pillow. */
 static void on_message(j_common_ptr jpeg, int level)
 {
-    if (level < 0 && jpeg->err->msg_code == JWRN_JPEG_EOF)
-        fail(jpeg->client_data, error_input("JPEG is cut short"));
+    (void)jpeg;
+    (void)level;
 }
 
 static void on_progress(j_common_ptr jpeg)
@@ -53,44 +53,61 @@ static void on_progress(j_common_ptr jpeg)
         fail(w, error_input("JPEG of more than %d scans", SCAN_LIMIT));
 }
 
+/* -------------------------------------------------------------------------------- the bytes
+ *
+ * As Pillow hands them to libjpeg: there are no more than these. So libjpeg gives each row that they suffice for, and
+ * none that would be a guess; an end marker that is missing is not missed, unless libjpeg looks for further scans. */
+
+static void no_work(j_decompress_ptr jpeg)
+{
+    (void)jpeg;
+}
+
+static boolean no_more_bytes(j_decompress_ptr jpeg)
+{
+    (void)jpeg;
+    return FALSE;
+}
+
+static void skip_bytes(j_decompress_ptr jpeg, long count)
+{
+    struct jpeg_source_mgr *source = jpeg->src;
+    size_t skipped = count < 0 ? 0 : (size_t)count < source->bytes_in_buffer ? (size_t)count : source->bytes_in_buffer;
+    source->next_input_byte += skipped;
+    source->bytes_in_buffer -= skipped;
+}
+
+static void set_source(struct work *w, const uint8_t *bytes, int64_t size)
+{
+    w->source = (struct jpeg_source_mgr){bytes,      (size_t)size,           no_work, no_more_bytes,
+                                         skip_bytes, jpeg_resync_to_restart, no_work};
+    w->jpeg.src = &w->source;
+}
+
+/* -------------------------------------------------------------------------------- orientation */
+
 /* The data after `prefix` in the first APP1 marker that begins with it, or NULL. */
-static const uint8_t *app1(const struct work *w, const char *prefix, size_t length, size_t *size)
+static const uint8_t *app1(const struct work *w, const char *prefix, size_t length, int64_t *size)
 {
     for (jpeg_saved_marker_ptr m = w->jpeg.marker_list; m; m = m->next) {
         if (m->data_length < length || memcmp(m->data, prefix, length) != 0)
             continue;
-        *size = m->data_length - length;
+        *size = (int64_t)(m->data_length - length);
         return m->data + length;
     }
     return NULL;
 }
 
-/* tiff:Orientation="6" or <tiff:Orientation>6 in an XMP text: what Pillow uses if EXIF says nothing. */
-static int xmp_orientation(const uint8_t *text, size_t size)
-{
-    static const char name[] = "tiff:Orientation";
-    const uint8_t *end = text + size, *at = text;
-    while ((at = memmem(at, (size_t)(end - at), name, sizeof name - 1))) {
-        at += sizeof name - 1;
-        size_t mark = end - at >= 3 && memcmp(at, "=\"", 2) == 0 ? 2 : end - at >= 2 && *at == '>' ? 1 : 0;
-        if (mark && at[mark] >= '0' && at[mark] <= '9')
-            return at[mark] >= '1' && at[mark] <= '8' ? at[mark] - '0' : 0;
-    }
-    return 0;
-}
-
 static void read_orientation(struct work *w)
 {
-    size_t size;
+    int64_t size;
     const uint8_t *exif = app1(w, "Exif\0\0", 6, &size);
-    if (exif)
-        *w->orientation = exif_orientation(exif, (int64_t)size);
-    if (*w->orientation != 0)
-        return;
-    const uint8_t *xmp = app1(w, "http://ns.adobe.com/xap/1.0/", 29, &size);
-    if (xmp)
-        *w->orientation = xmp_orientation(xmp, size);
+    int found = exif ? exif_orientation(exif, size) : 0;
+    const uint8_t *xmp = found ? NULL : app1(w, "http://ns.adobe.com/xap/1.0/", 29, &size);
+    w->decoded->orientation = xmp ? xmp_orientation(xmp, size) : found;
 }
+
+/* -------------------------------------------------------------------------------- pixels */
 
 static uint8_t clip(int value)
 {
@@ -143,13 +160,19 @@ static bool fits(const struct work *w, int64_t size)
     return w->jpeg.arith_code || blocks * (w->jpeg.progressive_mode ? 1 : 2) <= 8 * size;
 }
 
+static _Noreturn void fail_short(struct work *w)
+{
+    fail(w, error_input("JPEG is cut short"));
+}
+
 static void read_rows(struct work *w)
 {
-    int64_t width = w->picture->width;
+    int64_t width = w->decoded->width;
     while (w->jpeg.output_scanline < w->jpeg.output_height) {
-        uint8_t *row = w->picture->rgb + 3 * width * w->jpeg.output_scanline;
+        uint8_t *row = w->decoded->pixels + 3 * width * w->jpeg.output_scanline;
         uint8_t *into = w->cmyk ? w->cmyk : row;
-        jpeg_read_scanlines(&w->jpeg, &into, 1);
+        if (jpeg_read_scanlines(&w->jpeg, &into, 1) != 1)
+            fail_short(w);
         if (w->cmyk)
             cmyk_to_rgb(row, w->cmyk, width);
         else if (w->jpeg.out_color_space == JCS_GRAYSCALE)
@@ -157,24 +180,29 @@ static void read_rows(struct work *w)
     }
 }
 
-static void read_all(struct work *w, const uint8_t *bytes, int64_t size)
+static void read_head(struct work *w, const uint8_t *bytes, int64_t size)
 {
     jpeg_create_decompress(&w->jpeg);
     w->jpeg.client_data = w;
     w->progress.progress_monitor = on_progress;
     w->jpeg.progress = &w->progress;
     jpeg_save_markers(&w->jpeg, JPEG_APP0 + 1, 0xffff);
-    jpeg_mem_src(&w->jpeg, bytes, (unsigned long)size);
-    jpeg_read_header(&w->jpeg, TRUE);
+    set_source(w, bytes, size);
+    if (jpeg_read_header(&w->jpeg, TRUE) != JPEG_HEADER_OK)
+        fail_short(w);
     read_orientation(w);
+}
+
+static void read_all(struct work *w, const uint8_t *bytes, int64_t size)
+{
+    read_head(w, bytes, size);
     int64_t width = w->jpeg.image_width, height = w->jpeg.image_height;
     if (width * height > PICTURE_PIXELS)
         fail(w, error_input("%lld x %lld pixels are too many", (long long)width, (long long)height));
     w->jpeg.out_color_space = form_of(w);
-    if (!fits(w, size))
-        fail(w, error_input("JPEG is cut short"));
-    jpeg_start_decompress(&w->jpeg);
-    if (picture_new(w->picture, width, height).code != ERROR_NONE ||
+    if (!fits(w, size) || !jpeg_start_decompress(&w->jpeg))
+        fail_short(w);
+    if (decoded_new(w->decoded, width, height, 3).code != ERROR_NONE ||
         (w->jpeg.out_color_space == JCS_CMYK && !(w->cmyk = memory_alloc(width, 4))))
         fail(w, error_memory("a picture"));
     read_rows(w);
@@ -187,15 +215,12 @@ static void guarded(struct work *w, const uint8_t *bytes, int64_t size)
         read_all(w, bytes, size);
 }
 
-struct error jpeg_decode(struct picture *picture, int *orientation, const uint8_t *bytes, int64_t size)
+struct error jpeg_decode(struct decoded *d, const uint8_t *bytes, int64_t size)
 {
-    *picture = (struct picture){0};
-    *orientation = 0;
     struct work *w = memory_alloc(1, sizeof *w);
     if (!w)
         return error_memory("a JPEG decoder");
-    w->picture = picture;
-    w->orientation = orientation;
+    w->decoded = d;
     w->jpeg.err = jpeg_std_error(&w->errors);
     w->jpeg.client_data = w;
     w->errors.error_exit = on_error;
@@ -205,7 +230,5 @@ struct error jpeg_decode(struct picture *picture, int *orientation, const uint8_
     memory_free(w->cmyk);
     struct error e = w->error;
     memory_free(w);
-    if (e.code != ERROR_NONE)
-        picture_free(picture);
     return e;
 }

@@ -12,11 +12,13 @@ struct work {
     png_structp png;
     png_infop info;
     png_bytepp rows;
-    struct picture *picture;
-    int *orientation;
-    const uint8_t *bytes; /* reading */
-    uint8_t *out;         /* writing */
-    int64_t at, size;     /* bytes done, and bytes present (or, when writing, room) */
+    struct decoded *decoded;       /* reading */
+    const uint8_t *bytes;          /* reading */
+    struct png_lines lines;        /* reading: what the pixels take */
+    int64_t cut;                   /* reading: see png_cut_chunk */
+    const struct picture *picture; /* writing */
+    uint8_t *out;                  /* writing */
+    int64_t at, size;              /* bytes done, and bytes present (or, when writing, room) */
     struct error error;
 };
 
@@ -40,12 +42,24 @@ static _Noreturn void fail(struct work *w, struct error e)
     png_longjmp(w->png, 1);
 }
 
+/* Pillow reads a file that was cut off if the pixels are all there. libpng asks for more bytes than there are when it has
+ * given out all rows that these hold, so then it is told either that this is the end, or that rows are missing. */
+static _Noreturn void fail_short(struct work *w)
+{
+    bool memory = false;
+    if (w->lines.passes > 0 && png_has_lines(w->bytes, w->size, &w->lines, &memory))
+        fail(w, ok());
+    fail(w, memory ? error_memory("a PNG decoder") : error_input("PNG is cut short"));
+}
+
 static void read_bytes(png_structp png, png_bytep out, size_t count)
 {
     struct work *w = png_get_io_ptr(png);
     if ((int64_t)count > w->size - w->at)
-        fail(w, error_input("PNG is cut short"));
+        fail_short(w);
     memcpy(out, w->bytes + w->at, count);
+    if (w->at == w->cut && count == 8) // a chunk's head: its pixels are as many as there are
+        png_save_uint_32(out, (png_uint_32)(w->size - w->at - 8));
     w->at += (int64_t)count;
 }
 
@@ -58,61 +72,59 @@ static void ignore_chunks(png_structp png)
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, names, (int)(sizeof names / 5));
 }
 
-/* Pillow's mode I;16 turns into RGB by clipping at 255. A row's 2-byte numbers are spread in place, last pixel
- * first. */
-static void clip_gray16(uint8_t *row, int64_t width)
+/* To 8 bits by the high byte, as Pillow does, but for gray of 16 bits without alpha: there its convert("RGB") makes all
+ * values over 255 white (mode I;16), which nobody wants to learn. */
+static void choose_form(struct work *w)
 {
-    for (int64_t x = width - 1; x >= 0; x--) {
-        uint8_t gray = row[2 * x] ? 255 : row[2 * x + 1];
-        row[3 * x] = row[3 * x + 1] = row[3 * x + 2] = gray;
+    png_set_strip_16(w->png);
+    png_set_expand(w->png);
+    png_set_gray_to_rgb(w->png);
+}
+
+static void measure_lines(struct work *w, int64_t width, int64_t height)
+{
+    bool interlaced = png_get_interlace_type(w->png, w->info) == PNG_INTERLACE_ADAM7;
+    int64_t bits = (int64_t)png_get_channels(w->png, w->info) * png_get_bit_depth(w->png, w->info);
+    w->lines = (struct png_lines){interlaced ? 7 : 1, {height}, {(width * bits + 7) / 8}};
+    for (int pass = 0; pass < 7 && interlaced; pass++) {
+        w->lines.rows[pass] = PNG_PASS_ROWS((png_uint_32)height, pass);
+        w->lines.bytes[pass] = (PNG_PASS_COLS((png_uint_32)width, pass) * bits + 7) / 8;
     }
 }
 
-static void choose_form(struct work *w, bool gray16)
-{
-    if (gray16)
-        return;
-    png_set_strip_16(w->png); /* the high byte, as Pillow takes it */
-    png_set_expand(w->png);
-    png_set_gray_to_rgb(w->png);
-    png_set_strip_alpha(w->png);
-}
-
-static void read_orientation(struct work *w)
+static void read_head(struct work *w)
 {
     png_uint_32 size = 0;
     png_bytep exif = NULL;
+    ignore_chunks(w->png);
+    png_set_user_limits(w->png, PICTURE_PIXELS, PICTURE_PIXELS);
+    png_read_info(w->png, w->info);
     if (png_get_eXIf_1(w->png, w->info, &size, &exif))
-        *w->orientation = exif_orientation(exif, size);
+        w->decoded->orientation = exif_orientation(exif, size);
 }
 
 static void read_all(struct work *w)
 {
-    ignore_chunks(w->png);
-    png_set_user_limits(w->png, PICTURE_PIXELS, PICTURE_PIXELS);
-    png_read_info(w->png, w->info);
+    read_head(w);
     int64_t width = png_get_image_width(w->png, w->info), height = png_get_image_height(w->png, w->info);
-    bool gray16 =
-        png_get_bit_depth(w->png, w->info) == 16 && png_get_color_type(w->png, w->info) == PNG_COLOR_TYPE_GRAY;
     if (width * height > PICTURE_PIXELS)
         fail(w, error_input("%lld x %lld pixels are too many", (long long)width, (long long)height));
     /* deflate packs at most 1032 to 1, so a small file that claims to be huge is refused before memory is allocated */
     if ((int64_t)png_get_rowbytes(w->png, w->info) * height > 1040 * w->size)
         fail(w, error_input("PNG is cut short"));
-    choose_form(w, gray16);
+    measure_lines(w, width, height);
+    choose_form(w);
     png_set_interlace_handling(w->png);
     png_read_update_info(w->png, w->info);
-    if (picture_new(w->picture, width, height).code != ERROR_NONE || !(w->rows = memory_alloc(height, sizeof *w->rows)))
-        fail(w, error_memory("a picture"));
-    if ((int64_t)png_get_rowbytes(w->png, w->info) != (gray16 ? 2 : 3) * width)
+    int channels = png_get_channels(w->png, w->info);
+    if ((channels != 3 && channels != 4) || (int64_t)png_get_rowbytes(w->png, w->info) != channels * width)
         fail(w, error_input("PNG of an unknown form"));
+    struct error e = decoded_new(w->decoded, width, height, channels);
+    if (e.code != ERROR_NONE || !(w->rows = memory_alloc(height, sizeof *w->rows)))
+        fail(w, error_memory("a picture"));
     for (int64_t y = 0; y < height; y++)
-        w->rows[y] = w->picture->rgb + 3 * width * y;
+        w->rows[y] = w->decoded->pixels + channels * width * y;
     png_read_image(w->png, w->rows);
-    png_read_end(w->png, w->info);
-    for (int64_t y = 0; y < height && gray16; y++)
-        clip_gray16(w->rows[y], width);
-    read_orientation(w);
 }
 
 /* Runs body; an error of libpng jumps back here. */
@@ -122,11 +134,9 @@ static void guarded(struct work *w, void (*body)(struct work *))
         body(w);
 }
 
-struct error png_decode(struct picture *picture, int *orientation, const uint8_t *bytes, int64_t size)
+struct error png_decode(struct decoded *d, const uint8_t *bytes, int64_t size)
 {
-    *picture = (struct picture){0};
-    *orientation = 0;
-    struct work w = {.picture = picture, .orientation = orientation, .bytes = bytes, .size = size};
+    struct work w = {.decoded = d, .bytes = bytes, .size = size, .cut = png_cut_chunk(bytes, size)};
     w.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &w, on_error, on_warning);
     w.info = w.png ? png_create_info_struct(w.png) : NULL;
     if (w.info) {
@@ -137,9 +147,8 @@ struct error png_decode(struct picture *picture, int *orientation, const uint8_t
     }
     png_destroy_read_struct(&w.png, &w.info, NULL);
     memory_free(w.rows);
-    if (w.error.code != ERROR_NONE)
-        picture_free(picture);
-    return w.error;
+    TRY(w.error);
+    return png_read_end_of(d, bytes, size);
 }
 
 static void write_bytes(png_structp png, png_bytep bytes, size_t count)
@@ -173,8 +182,7 @@ static void write_all(struct work *w)
 
 struct error picture_encode(const struct picture *picture, uint8_t **png, int64_t *size)
 {
-    struct picture borrowed = *picture;
-    struct work w = {.picture = &borrowed};
+    struct work w = {.picture = picture};
     w.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &w, on_error, on_warning);
     w.info = w.png ? png_create_info_struct(w.png) : NULL;
     if (w.info) {

@@ -77,7 +77,7 @@ static struct error put_step(FILE *out, const char *folder, int64_t step, int64_
     struct picture picture;
     TRY(film_path(path, folder, step, prompt));
     snprintf(label, sizeof label, "step %lld", (long long)step);
-    struct error e = picture_read(&picture, path);
+    struct error e = picture_read(&picture, path, NULL);
     if (e.code != ERROR_NONE) {
         fputs("<figure>", out);
         html_trouble(out, e);

@@ -23,18 +23,22 @@ static struct error add_source(struct dataset *s, const char *path)
 }
 
 /* small: a list of those that are enlarged. */
-static struct error read_picture(struct dataset *s, int64_t i, enum fit fit, int64_t resolution, struct text_few *small)
+static struct error read_picture(struct dataset *s, int64_t i, const struct config *config, int64_t resolution,
+                                 struct text_few *small)
 {
     const char *path = s->paths[i];
     struct picture whole;
+    uint8_t background[3];
+    bool shown = false;
+    picture_background(config->data.background, background, &shown);
     char name[PATH_SIZE + 64];
     TRY(add_source(s, path));
-    TRY(picture_read(&whole, path));
+    TRY(picture_read(&whole, path, shown ? background : NULL));
     if (whole.width < resolution || whole.height < resolution) {
         snprintf(name, sizeof name, "%s (%lldx%lld)", path_name(path), (long long)whole.width, (long long)whole.height);
         text_few_add(small, name);
     }
-    struct error e = picture_fit(&s->pictures[i], &whole, resolution, resolution, fit);
+    struct error e = picture_fit(&s->pictures[i], &whole, resolution, resolution, config->data.fit);
     picture_free(&whole);
     return error_in(e, "%s", path);
 }
@@ -61,7 +65,7 @@ static struct error share_pictures(struct dataset *s, const struct config *confi
     progress_phase(&progress, "reading pictures", s->count, "");
     for (int64_t i = 0; i < s->count && e.code == ERROR_NONE; i++) {
         struct picture *picture = &s->pictures[i];
-        e = comm_agree(comm, comm_rank(comm) == 0 ? read_picture(s, i, config->data.fit, resolution, &small)
+        e = comm_agree(comm, comm_rank(comm) == 0 ? read_picture(s, i, config, resolution, &small)
                                                   : picture_new(picture, resolution, resolution));
         if (e.code == ERROR_NONE)
             e = comm_broadcast(comm, picture->rgb, resolution * resolution * 3, 0);

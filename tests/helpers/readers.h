@@ -33,7 +33,7 @@ static inline struct error read_safetensors(const char *path)
 static inline struct error read_picture(const char *path)
 {
     struct picture picture, fitted;
-    TRY(picture_read(&picture, path));
+    TRY(picture_read(&picture, path, (const uint8_t[3]){9, 99, 199}));
     struct error e = picture_fit(&fitted, &picture, 8, 8, FIT_CROP);
     picture_free(&fitted);
     picture_free(&picture);
