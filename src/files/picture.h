@@ -1,8 +1,8 @@
 /* files/picture.h
  *
  * Pictures in and out: PNG, JPEG, WebP and, where the program was built with their libraries, AVIF and HEIC, decoded to
- * 8-bit RGB as Pillow's Image.open(...).convert("RGB") gives them, orientation applied (ImageOps.exif_transpose; in a
- * JPEG, WebP or AVIF also XMP's), laid over a background (Image.alpha_composite), resized and cropped as Pillow does. The
+ * 8-bit RGB as Pillow's Image.open(...).convert("RGB") gives them, orientation applied (ImageOps.exif_transpose, by EXIF
+ * or else XMP), laid over a background (Image.alpha_composite), resized and cropped as Pillow does. The
  * bytes are equal to Pillow's; in AVIF and HEIC where it comes with the same libraries.
  *
  * Where Pillow errs, we do not follow: gray PNGs of 16 bits keep their tones, where it makes all but the darkest 256

@@ -42,7 +42,7 @@ int exif_orientation(const uint8_t *exif, int64_t size);
  * or none of 1..8. */
 int xmp_orientation(const uint8_t *text, int64_t size);
 
-/* -------------------------------------------------------------------------------- a PNG's end */
+/* -------------------------------------------------------------------------------- a PNG's chunks */
 
 /* Lines of pixels as they lie in a PNG's stream, each after the byte that names its filter: one pass, or seven. */
 struct png_lines {
@@ -55,8 +55,8 @@ int64_t png_cut_chunk(const uint8_t *bytes, int64_t size);
 /* Whether the stream of a file that was cut off still holds all of these lines. memory: out of it. */
 bool png_has_lines(const uint8_t *bytes, int64_t size, const struct png_lines *lines, bool *memory);
 
-/* What comes after the pixels: the orientation, if a chunk there has one. An error if the file ends within a chunk that
- * Pillow reads there; it may end anywhere else, or go on with something that is no chunk. */
-struct error png_read_end_of(struct decoded *d, const uint8_t *bytes, int64_t size);
+/* What the other chunks say, before and after the pixels: the orientation. An error if the file ends within a chunk that
+ * Pillow reads after the pixels; it may end anywhere else, or go on with something that is no chunk. */
+struct error png_read_others(struct decoded *d, const uint8_t *bytes, int64_t size);
 
 #endif

@@ -67,7 +67,7 @@ static void read_bytes(png_structp png, png_bytep out, size_t count)
 static void ignore_chunks(png_structp png)
 {
     static const png_byte names[] =
-        "bKGD\0cHRM\0gAMA\0hIST\0iCCP\0iTXt\0oFFs\0pCAL\0pHYs\0sBIT\0sCAL\0sPLT\0sRGB\0sTER\0"
+        "bKGD\0cHRM\0eXIf\0gAMA\0hIST\0iCCP\0iTXt\0oFFs\0pCAL\0pHYs\0sBIT\0sCAL\0sPLT\0sRGB\0sTER\0"
         "tEXt\0tIME\0zTXt";
     png_set_keep_unknown_chunks(png, PNG_HANDLE_CHUNK_NEVER, names, (int)(sizeof names / 5));
 }
@@ -92,20 +92,11 @@ static void measure_lines(struct work *w, int64_t width, int64_t height)
     }
 }
 
-static void read_head(struct work *w)
+static void read_all(struct work *w)
 {
-    png_uint_32 size = 0;
-    png_bytep exif = NULL;
     ignore_chunks(w->png);
     png_set_user_limits(w->png, PICTURE_PIXELS, PICTURE_PIXELS);
     png_read_info(w->png, w->info);
-    if (png_get_eXIf_1(w->png, w->info, &size, &exif))
-        w->decoded->orientation = exif_orientation(exif, size);
-}
-
-static void read_all(struct work *w)
-{
-    read_head(w);
     int64_t width = png_get_image_width(w->png, w->info), height = png_get_image_height(w->png, w->info);
     if (width * height > PICTURE_PIXELS)
         fail(w, error_input("%lld x %lld pixels are too many", (long long)width, (long long)height));
@@ -148,7 +139,7 @@ struct error png_decode(struct decoded *d, const uint8_t *bytes, int64_t size)
     png_destroy_read_struct(&w.png, &w.info, NULL);
     memory_free(w.rows);
     TRY(w.error);
-    return png_read_end_of(d, bytes, size);
+    return png_read_others(d, bytes, size);
 }
 
 static void write_bytes(png_structp png, png_bytep bytes, size_t count)

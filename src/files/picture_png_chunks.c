@@ -103,31 +103,43 @@ bool png_has_lines(const uint8_t *bytes, int64_t size, const struct png_lines *l
     return !*memory && !seek_line(&s);
 }
 
-/* -------------------------------------------------------------------------------- what follows them */
+/* -------------------------------------------------------------------------------- what else there is */
 
-/* Where the chunk after the pixels begins. */
-static int64_t end_of_pixels(const uint8_t *bytes, int64_t size, bool *animated)
+/* The text of an iTXt chunk with XMP: after its keyword, two bytes that say that it is not packed, and two texts. */
+static const uint8_t *xmp_text(const struct chunk *c, int64_t *size)
 {
-    struct chunk c;
-    int64_t at = SIGNATURE;
-    for (bool inside = false; chunk_at(&c, bytes, size, at) && (!inside || is(&c, "IDAT")); at = c.next) {
-        inside = is(&c, "IDAT");
-        *animated = *animated || is(&c, "acTL");
+    static const char head[] = "XML:com.adobe.xmp\0\0";
+    const uint8_t *at = c->data, *end = c->data + c->length;
+    if (!is(c, "iTXt") || c->length <= (int64_t)sizeof head || memcmp(at, head, sizeof head) != 0)
+        return NULL;
+    at += sizeof head;
+    for (int skipped = 0; skipped < 2; skipped++) {
+        at = memchr(at, 0, (size_t)(end - at));
+        if (!at++)
+            return NULL;
     }
+    *size = end - at;
     return at;
 }
 
-struct error png_read_end_of(struct decoded *d, const uint8_t *bytes, int64_t size)
+struct error png_read_others(struct decoded *d, const uint8_t *bytes, int64_t size)
 {
     struct chunk c;
-    bool animated = false;
-    for (int64_t at = end_of_pixels(bytes, size, &animated); chunk_at(&c, bytes, size, at); at = c.next) {
-        if (is(&c, "IEND") || (animated && is(&c, "fcTL"))) /* the next picture of an animation */
+    bool behind = false, animated = false;
+    int exif = 0, xmp = 0;
+    for (int64_t at = SIGNATURE, length; chunk_at(&c, bytes, size, at) && !is(&c, "IEND"); at = c.next) {
+        behind = behind || is(&c, "IDAT");
+        animated = animated || is(&c, "acTL");
+        if (behind && animated && is(&c, "fcTL")) /* the next picture of an animation */
             break;
-        if (c.present < c.length)
+        if (c.present < c.length && !is(&c, "IDAT"))
             return error_input("PNG is cut short");
+        const uint8_t *text = xmp_text(&c, &length);
+        if (text)
+            xmp = xmp_orientation(text, length);
         if (is(&c, "eXIf"))
-            d->orientation = exif_orientation(c.data, c.length);
+            exif = exif_orientation(c.data, c.length);
     }
+    d->orientation = exif ? exif : xmp;
     return ok();
 }
