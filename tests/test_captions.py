@@ -1,4 +1,5 @@
-"""Captions: the templates of diffusers' textual inversion, or a file with one for each picture; with the word inserted."""
+"""Captions: the templates of diffusers' textual inversion, a file with one for each picture, or a file for each picture; with the
+word inserted."""
 import json
 import unicodedata
 
@@ -109,3 +110,42 @@ def test_a_folder_without_a_name_of_its_own(file):
 ])
 def test_a_caption_that_cannot_be_used(file, content, said):
     refused_by(file(content), ["dog/a.jpg"], said)
+
+
+# -------------------------------------------------------------------------------- a text file for each picture
+
+
+def beside(tmp_path, *contents, word="sks", check=True):
+    files = [tmp_path / f"{i}.txt" for i in range(len(contents))]
+    for file, content in zip(files, contents):
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return run(program("tests/captions"), "--beside", word, *files, check=check)
+
+
+@pytest.mark.parametrize("text", [
+    "a {} on grass", "a {} on grass\n", "\ufeffa {} on grass", "  \r\n\t a {} on grass \r\n \n", "\n\na sks on grass", "a SkS on grass"])
+def test_the_line_of_a_file(tmp_path, text):
+    assert [json.loads(line) for line in beside(tmp_path, text).stdout.splitlines()] == ["a sks on grass"]
+
+
+@pytest.mark.parametrize("word, text, template", [
+    ("mug", "mug, mugs, Mug mug2 _mug (mug)", "#, mugs, # mug2 _mug (#)"), ("<mug>", "a<mug>b <MUG>", "a#b #"), ("mug", "a {} and a mug", "a # and a mug"),
+    ("bär", "der bär\u3002bär-bären", "der #\u3002#-bären"), ("mug", "\u00e9mug mug\u00e9 mug\u2019s", "\u00e9mug mug\u00e9 #\u2019s"), ("x", "x{x}", "#{#}")])
+def test_where_the_word_goes(tmp_path, word, text, template):
+    """The new word itself marks its place, unless it is a part of another word, or there are braces."""
+    assert json.loads(beside(tmp_path, text, word=word).stdout) == template.replace("#", "sks")
+
+
+def test_lines_that_do_not_count_are_told_of(tmp_path):
+    said = beside(tmp_path, "a {}", "b {}\rc {}", "d {}\n\n \n", "\ne {}\n\nf").stdout.splitlines()
+    assert said == ['"a sks"', '"b sks"', '"d sks"', '"e sks"', "more: 1.txt, 3.txt"]
+
+
+@pytest.mark.parametrize("text, said", [
+    ("", "is empty"), (" \n\r\n", "is empty"), ("\ufeff", "is empty"), ("a photo of a mug", 'expected {} in the caption, where the word goes, or "sks", the word itself'),
+    (b"a {} in m\xfcnchen", "line 1, column 10: is not UTF-8 text"), ("a {}\n".encode("utf-16"), "line 1, column 1: is not UTF-8 text"),
+    ("a {}\0", "is a zero byte"), ("{}" * 2049, "at most 4096 bytes"), ("{}" + " " * 70000, "expected at most 65536"), ("sksy", "expected {}")])
+def test_a_file_that_cannot_be_used(tmp_path, text, said):
+    done = beside(tmp_path, "a {}", text, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"captions: {tmp_path / '1.txt'}: ") and said in done.stderr

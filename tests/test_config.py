@@ -176,7 +176,6 @@ WRONG_SETS = [
     ("token.placeholder=", 'token.placeholder: is "", expected a text'),
     ("token.placeholder=a b", 'token.placeholder: "a b" contains white space'),
     ("token.placeholder=a\u00a0b", "contains white space"),
-    ("use_cc=true", "--set: use_cc: is true, expected data.captions"),
     ("model=" + "x" * 5000, "model: is \"xxx"),
     ('zo={"n": 1, "n": 2}', "zo.n: is given twice"),
 ]

@@ -172,11 +172,7 @@ static struct error check_together(const struct config *config)
         return config_blame(config, "zo.rank",
                             error_input("is %lld, but zo.n is %lld; expected 0, or at least as many",
                                         (long long)config->zo.rank, (long long)config->zo.n));
-    TRY(check_method(config));
-    if (config->use_cc && !config->data.captions)
-        return config_blame(config, "use_cc",
-                            error_input("is true, expected data.captions to name the captions' file"));
-    return ok();
+    return check_method(config);
 }
 
 /* Adds a copy of a name to a list that has room for it. */

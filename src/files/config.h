@@ -5,7 +5,7 @@
  * kind, field, default, range, meaning); parsing, --set, defaults, errors and the list in --help all use it.
  *
  * Invariant: after config_read has returned without error every field lies in its key's range and the rules between
- * keys hold (timesteps in order, captions where use_cc asks for them). What depends on the model or the disk (does
+ * keys hold (timesteps in order, for instance). What depends on the model or the disk (does
  * the folder exist, is the initializer one token, does the resolution fit the VAE) is checked by the code that opens
  * those.
  *

@@ -91,7 +91,9 @@ const struct key config_keys[] = {
     {"data.images", TEXTS, AT(data.images), false, NULL, 1, 65536,
      .meaning = "the subject's pictures: a folder, or a list of files"},
     {"data.captions", TEXT, AT(data.captions), false, "null",
-     .meaning = "comprehensive captions, {subject: {file: \"a photo of a {} on ...\"}}; used with use_cc"},
+     .meaning =
+         "comprehensive captions, {subject: {file: \"a photo of a {} on ...\"}}; used with use_cc; null: those in a "
+         "picture's NAME.txt"},
     {"data.property", POSITION, AT(data.property), true, "\"object\"", .names = property_names,
      .meaning = "what the word names; chooses the templates that serve as captions without use_cc"},
     {"data.resolution", INTEGER, AT(data.resolution), true, "512", 0, 4096,
@@ -200,7 +202,8 @@ const struct key config_keys[] = {
     {"cluster.timeout", NUMBER, AT(cluster.timeout), false, "600", 1, 1e6,
      .meaning = "seconds that a rank waits for the others before it ends the run on all"},
     {"seed", INTEGER, AT(seed), true, "0", 0, 9007199254740991.0, .meaning = "all random numbers follow from it"},
-    {"use_cc", BOOLEAN, AT(use_cc), true, "false", .meaning = "use the captions of data.captions"},
+    {"use_cc", BOOLEAN, AT(use_cc), true, "false",
+     .meaning = "use the captions of data.captions, or of the text file beside each picture"},
 };
 
 static_assert(sizeof config_keys / sizeof *config_keys == CONFIG_KEYS, "CONFIG_KEYS counts the table's lines");

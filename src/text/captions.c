@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/memory.h"
 #include "base/text.h"
@@ -257,6 +258,118 @@ struct error captions_read(struct captions *c, const char *path, const char *con
     if (e.code != ERROR_NONE)
         captions_free(c);
     json_close(&json);
+    return e;
+}
+
+/* -------------------------------------------------------------------------------- a text file for each picture */
+
+enum { FILE_LIMIT = 1 << 16 };
+
+static bool is_of_word(int32_t c)
+{
+    enum character_kind kind = character_kind(c);
+    return kind == CHARACTER_LETTER || kind == CHARACTER_NUMBER || c == '_';
+}
+
+static bool begins_in_word(const char *text)
+{
+    int32_t c;
+    character_read(text, &c);
+    return is_of_word(c);
+}
+
+/* The last character before the end of a text, which is not empty. */
+static const char *last_character(const char *text, const char *end)
+{
+    do
+        end--;
+    while (end > text && ((unsigned char)*end & 0xc0) == 0x80);
+    return end;
+}
+
+/* Does the word stand at a place of the text, and not as a part of a longer one? All are valid UTF-8. */
+static bool is_at(const char *text, const char *at, const char *word)
+{
+    size_t length = strlen(word);
+    if (strncasecmp(at, word, length) != 0)
+        return false;
+    if (at > text && begins_in_word(word) && begins_in_word(last_character(text, at)))
+        return false;
+    return !at[length] || !begins_in_word(last_character(word, word + length)) || !begins_in_word(at + length);
+}
+
+/* The text with "{}" for every such place. NULL: out of memory. */
+static char *mark_word(const char *text, const char *word)
+{
+    char *template = memory_alloc(2 * (int64_t)strlen(text) + 1, 1), *to = template;
+    for (const char *at = text; *at && template;)
+        if (is_at(text, at, word)) {
+            to = stpcpy(to, "{}");
+            at += strlen(word);
+        } else {
+            *to++ = *at++;
+        }
+    return template;
+}
+
+/* Where the first line with text begins; the rest of it is cut off. *more: is there any? */
+static char *first_line(char *text, bool *more)
+{
+    static const char blank[] = " \t\r\n\f\v";
+    char *line = text + strspn(text, blank), *end = line + strcspn(line, "\r\n");
+    *more = end[strspn(end, blank)] != 0;
+    while (end > line && strchr(blank, end[-1]))
+        end--;
+    *end = 0;
+    return line;
+}
+
+static struct error make_template(char **template, char *text, const char *path, const char *word, bool *more)
+{
+    static const char byte_order_mark[] = "\xef\xbb\xbf";
+    const char *line =
+        first_line(text + (strncmp(text, byte_order_mark, 3) == 0 ? sizeof byte_order_mark - 1 : 0), more);
+    if (!*line)
+        return error_input("%s: is empty, expected a caption such as \"a photo of a {}\"", path);
+    if (strlen(line) > CAPTION_LIMIT)
+        return error_input("%s: expected a caption of at most %d bytes", path, CAPTION_LIMIT);
+    *template = strstr(line, "{}") ? memory_string(line) : mark_word(line, word);
+    if (!*template)
+        return error_memory("the captions");
+    return strstr(*template, "{}")
+               ? ok()
+               : error_input("%s: expected {} in the caption, where the word goes, or \"%.60s\", the "
+                             "word itself",
+                             path, word);
+}
+
+static struct error read_text(char **template, const char *path, const char *word, bool *more)
+{
+    char *text;
+    int64_t size;
+    TRY(file_read(path, FILE_LIMIT, &text, &size));
+    struct error e = json_check_text(path, text, size);
+    if (e.code == ERROR_NONE)
+        e = make_template(template, text, path, word, more);
+    memory_free(text);
+    return e;
+}
+
+struct error captions_beside(struct captions *c, char *const *files, int64_t count, const char *word,
+                             struct text_few *more)
+{
+    *more = (struct text_few){0};
+    TRY(alloc_templates(c, count));
+    struct error e = ok();
+    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++) {
+        bool longer = false;
+        e = read_text(&c->templates[i], files[i], word, &longer);
+        if (longer)
+            text_few_add(more, path_name(files[i]));
+    }
+    text_few_end(more);
+    if (e.code != ERROR_NONE)
+        captions_free(c);
     return e;
 }
 

@@ -1,25 +1,30 @@
 #include "zo/dataset.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <zlib.h>
 
 #include "base/log.h"
 #include "base/memory.h"
-#include "base/text.h"
 #include "files/file.h"
 #include "files/photos.h"
+#include "zo/masks.h"
 
 /* -------------------------------------------------------------------------------- pictures */
 
-/* A photo's part of dataset_sources. */
 static struct error add_source(struct dataset *s, const char *path)
 {
     uint32_t file;
     TRY(file_crc(path, &file));
     s->sources = (uint32_t)crc32_z(s->sources, (const void *)&file, sizeof file);
     return ok();
+}
+
+/* A photo's part of dataset_sources. */
+static struct error add_sources(struct dataset *s, int64_t i)
+{
+    TRY(add_source(s, s->paths[i]));
+    return s->photos.masks[i] ? add_source(s, s->photos.masks[i]) : ok();
 }
 
 /* small: a list of those that are enlarged. */
@@ -32,15 +37,18 @@ static struct error read_picture(struct dataset *s, int64_t i, const struct conf
     bool shown = false;
     picture_background(config->data.background, background, &shown);
     char name[PATH_SIZE + 64];
-    TRY(add_source(s, path));
+    TRY(add_sources(s, i));
     TRY(picture_read(&whole, path, shown ? background : NULL));
     if (whole.width < resolution || whole.height < resolution) {
         snprintf(name, sizeof name, "%s (%lldx%lld)", path_name(path), (long long)whole.width, (long long)whole.height);
         text_few_add(small, name);
     }
-    struct error e = picture_fit(&s->pictures[i], &whole, resolution, resolution, config->data.fit);
+    enum fit fit = config->data.fit;
+    struct error e = error_in(picture_fit(&s->pictures[i], &whole, resolution, resolution, fit), "%s", path);
+    if (e.code == ERROR_NONE && s->photos.masks[i])
+        e = mask_read(&s->masks[i], s->photos.masks[i], &whole, resolution, fit);
     picture_free(&whole);
-    return error_in(e, "%s", path);
+    return e;
 }
 
 static void warn_of_small(struct text_few *small, int64_t count, const struct config *config, int64_t resolution)
@@ -54,13 +62,33 @@ static void warn_of_small(struct text_few *small, int64_t count, const struct co
     log_warning("%s", config_blame(config, "data.images", e).text);
 }
 
+/* After rank 0 has read it, if the picture has one. */
+static struct error share_mask(struct dataset *s, int64_t i, int64_t resolution, struct comm *comm)
+{
+    int64_t size = resolution * resolution;
+    bool there = comm_rank(comm) == 0 && s->masks[i];
+    TRY(comm_broadcast(comm, &there, sizeof there, 0));
+    if (!there)
+        return ok();
+    if (comm_rank(comm) != 0)
+        s->masks[i] = memory_alloc(size, 1);
+    TRY(comm_agree(comm, s->masks[i] ? ok() : error_memory("a mask")));
+    return comm_broadcast(comm, s->masks[i], size, 0);
+}
+
+static struct error make_lists(struct dataset *s)
+{
+    s->pictures = memory_alloc(s->count, sizeof *s->pictures);
+    s->masks = s->masked ? memory_alloc(s->count, sizeof *s->masks) : NULL;
+    return s->pictures && (s->masks || !s->masked) ? ok() : error_memory("the pictures");
+}
+
 /* Rank 0 decodes; one photo is whole in its memory at a time. */
 static struct error share_pictures(struct dataset *s, const struct config *config, int64_t resolution,
                                    struct comm *comm)
 {
     struct text_few small = {0};
-    s->pictures = memory_alloc(s->count, sizeof *s->pictures);
-    struct error e = comm_agree(comm, s->pictures ? ok() : error_memory("the pictures"));
+    struct error e = comm_agree(comm, make_lists(s));
     struct progress progress;
     progress_phase(&progress, "reading pictures", s->count, "");
     for (int64_t i = 0; i < s->count && e.code == ERROR_NONE; i++) {
@@ -69,6 +97,8 @@ static struct error share_pictures(struct dataset *s, const struct config *confi
                                                   : picture_new(picture, resolution, resolution));
         if (e.code == ERROR_NONE)
             e = comm_broadcast(comm, picture->rgb, resolution * resolution * 3, 0);
+        if (e.code == ERROR_NONE && s->masked)
+            e = share_mask(s, i, resolution, comm);
         progress_step(&progress, i + 1, "");
     }
     progress_end(&progress);
@@ -79,10 +109,14 @@ static struct error share_pictures(struct dataset *s, const struct config *confi
 
 /* -------------------------------------------------------------------------------- captions */
 
-static struct error find_captions(struct dataset *s, const struct config *config)
+/* more: of files beside pictures, those with lines that do not count. */
+static struct error find_captions(struct dataset *s, const struct config *config, struct text_few *more)
 {
+    *more = (struct text_few){0};
     if (!config->use_cc)
         return captions_templates(&s->captions, config->data.property == PROPERTY_STYLE);
+    if (!config->data.captions)
+        return captions_beside(&s->captions, s->photos.captions, s->count, config->token.placeholder, more);
     enum path_kind kind;
     TRY(config_blame(config, "data.captions", path_look(config->data.captions, &kind)));
     if (kind != PATH_FILE)
@@ -99,14 +133,25 @@ static void add_captions(struct dataset *s)
     }
 }
 
+static struct error find_photos(struct dataset *s, const struct config *config)
+{
+    struct error e = photos_list(config, &s->photos);
+    s->count = s->photos.count;
+    s->paths = s->photos.paths;
+    s->photos.paths = NULL;
+    for (int64_t i = 0; i < s->count && e.code == ERROR_NONE; i++)
+        s->masked += s->photos.masks[i] != NULL;
+    return e;
+}
+
 static struct error find_sources(struct dataset *s, const struct config *config)
 {
-    struct text_few unused;
-    TRY(photos_list(config, &s->paths, &s->count, &unused));
-    TRY(find_captions(s, config));
+    struct text_few more;
+    TRY(find_photos(s, config));
+    TRY(find_captions(s, config, &more));
     add_captions(s);
     for (int64_t i = 0; i < s->count; i++)
-        TRY(add_source(s, s->paths[i]));
+        TRY(add_sources(s, i));
     return ok();
 }
 
@@ -119,12 +164,19 @@ struct error dataset_sources(const struct config *config, uint32_t *crc)
     return e;
 }
 
-/* A caption is cut off before the word ends: a fault of the file, or, with templates, of too many vectors. */
-static struct error too_long(const struct config *config, const char *text, int64_t length)
+/* The file that caption i is from; NULL: none, it is a template. */
+static const char *file_of(const struct dataset *s, const struct config *config, int64_t i)
 {
-    struct error e = error_input("\"%.200s\": the word is not among its first %lld tokens; %s", text, (long long)length,
-                                 config->use_cc ? "shorten the caption" : "expected fewer vectors");
-    return config->use_cc ? error_in(e, "%s", config->data.captions) : config_blame(config, "token.vectors", e);
+    return !config->use_cc ? NULL : config->data.captions ? config->data.captions : s->photos.captions[i];
+}
+
+/* A caption is cut off before the word ends: a fault of the file, or, with templates, of too many vectors. */
+static struct error too_long(const struct dataset *s, const struct config *config, int64_t i, const char *text)
+{
+    const char *file = file_of(s, config, i);
+    struct error e = error_input("\"%.200s\": the word is not among its first %lld tokens; %s", text,
+                                 (long long)s->length, file ? "shorten the caption" : "expected fewer vectors");
+    return file ? error_in(e, "%s", file) : config_blame(config, "token.vectors", e);
 }
 
 /* What is worth a warning, and its first example. */
@@ -148,12 +200,12 @@ static struct error encode_text(struct dataset *s, int64_t i, const char *text, 
 {
     int32_t *ids = s->ids + i * s->length;
     struct error e = tokenizer_encode(tokenizer, text, ids, s->length);
-    TRY(config->use_cc ? error_in(e, "%s", config->data.captions) : e);
+    TRY(config->use_cc ? error_in(e, "%s", file_of(s, config, i)) : e);
     int64_t seen = 0;
     for (int64_t k = 0; k < s->length; k++)
         seen += ids[k] == first_id + config->token.vectors - 1;
     if (seen == 0)
-        return too_long(config, text, s->length);
+        return too_long(s, config, i, text);
     struct error cut = tokenizer_check_length(tokenizer, text, s->length);
     if (cut.code == ERROR_BAD_INPUT && notes->cut++ == 0) {
         notes->first_cut = cut;
@@ -170,8 +222,8 @@ static void warn_of_captions(const struct dataset *s, const struct config *confi
     if (notes->cut > 1)
         snprintf(more, sizeof more, "; so are %lld more captions", (long long)notes->cut - 1);
     if (notes->cut && config->use_cc)
-        log_warning("%s: %s: %s%s", config->data.captions, path_name(s->paths[notes->cut_at]), notes->first_cut.text,
-                    more);
+        log_warning("%s: %s: %s%s", file_of(s, config, notes->cut_at), path_name(s->paths[notes->cut_at]),
+                    notes->first_cut.text, more);
     struct error twice = error_input("\"%.60s\" also stands where {} is not, in %lld of %lld captions such as "
                                      "\"%.150s\", and is the new word there, too",
                                      config->token.placeholder, (long long)notes->twice, (long long)s->captions.count,
@@ -205,10 +257,9 @@ static struct error encode_captions(struct dataset *s, const struct config *conf
 static struct error find_all(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
                              int32_t first_id, int64_t length)
 {
-    struct text_few unused;
-    TRY(photos_list(config, &s->paths, &s->count, &unused));
-    if (unused.count)
-        photos_warn_unused(config, &unused);
+    struct text_few more;
+    TRY(find_photos(s, config));
+    photos_warn_unused(config, &s->photos);
     if (config->data.hold_out && s->count < 2)
         return config_blame(config, "data.hold_out",
                             error_input("is true, but data.images has 1 picture, expected 2 or more: one to learn from "
@@ -217,7 +268,9 @@ static struct error find_all(struct dataset *s, const struct config *config, con
         return config_blame(config, "data.repeats",
                             error_input("%lld times %lld pictures is more than one epoch can hold",
                                         (long long)config->data.repeats, (long long)s->count));
-    TRY(find_captions(s, config));
+    TRY(find_captions(s, config, &more));
+    if (more.count)
+        log_warning("of a caption's file only the first line counts; more lines are in: %s", more.text);
     add_captions(s);
     return encode_captions(s, config, tokenizer, first_id, length);
 }
@@ -272,8 +325,9 @@ static struct error make_room(struct dataset *s, int64_t count, int64_t captions
 
 static struct error share_found(struct dataset *s, int64_t length, struct comm *comm)
 {
-    int64_t sizes[] = {s->count, s->captions.count};
+    int64_t sizes[] = {s->count, s->captions.count, s->masked};
     TRY(comm_broadcast(comm, sizes, sizeof sizes, 0));
+    s->masked = sizes[2];
     TRY(comm_agree(comm, comm_rank(comm) == 0 ? ok() : make_room(s, sizes[0], sizes[1], length)));
     TRY(share_paths(s, sizes[0], comm));
     return comm_broadcast(comm, s->ids, s->captions.count * s->length * (int64_t)sizeof *s->ids, 0);
@@ -299,7 +353,7 @@ struct dataset dataset_borrow(const struct dataset *from)
 {
     struct dataset s = *from;
     s.borrowed = true;
-    s.moments[0] = s.moments[1] = NULL;
+    s.moments[0] = s.moments[1] = s.weights[0] = s.weights[1] = NULL;
     return s;
 }
 
@@ -310,9 +364,13 @@ static void free_read(struct dataset *s)
             memory_free(s->paths[i]);
         if (s->pictures)
             picture_free(&s->pictures[i]);
+        if (s->masks)
+            memory_free(s->masks[i]);
     }
     memory_free(s->paths);
     memory_free(s->pictures);
+    memory_free(s->masks);
+    photos_free(&s->photos);
     captions_free(&s->captions);
     memory_free(s->ids);
 }
@@ -321,120 +379,14 @@ void dataset_free(struct dataset *s)
 {
     if (!s->borrowed)
         free_read(s);
-    memory_free(s->moments[0]);
-    memory_free(s->moments[1]);
-    *s = (struct dataset){0};
-}
-
-/* -------------------------------------------------------------------------------- latents */
-
-struct encoding {
-    struct device *device;
-    const struct vae *vae;
-    struct tensor pixels, moments;
-    struct program *program;
-    float *host; /* the pixels, before they are written to the device */
-    struct progress *progress;
-    int64_t done; /* pictures, before these */
-};
-
-static struct error encode_body(void *arg)
-{
-    struct encoding *e = arg;
-    struct tensor moments = vae_encode(e->device, e->vae, e->pixels);
-    op_copy(e->device, e->moments, moments, (struct tensor){0});
-    device_free(e->device, &moments);
-    return ok();
-}
-
-/* Pixels 0..255 as the network wants them, [-1, 1]: x / 127.5 - 1, as diffusers' textual inversion scales them. */
-static void scale_pixels(float *to, const struct picture *from, bool mirrored)
-{
-    for (int64_t y = 0; y < from->height; y++)
-        for (int64_t x = 0; x < from->width; x++) {
-            const uint8_t *pixel = from->rgb + 3 * (y * from->width + (mirrored ? from->width - 1 - x : x));
-            for (int c = 0; c < 3; c++)
-                *to++ = (float)((double)pixel[c] / 127.5 - 1.0);
-        }
-}
-
-static struct error encode_share(struct dataset *s, const struct encoding *e, struct comm *comm)
-{
-    int64_t numbers = s->height * s->width * 2 * s->channels;
-    for (int64_t i = comm_rank(comm); i < s->count; i += comm_size(comm))
-        for (int m = 0; m < (s->flip ? 2 : 1); m++) {
-            scale_pixels(e->host, &s->pictures[i], m);
-            device_write(e->device, e->pixels, e->host);
-            TRY(program_run(e->program));
-            device_read(e->device, s->moments[m] + i * numbers, e->moments);
-            TRY(device_wait(e->device));
-            if (!dtype_finite(s->moments[m] + i * numbers, F32, numbers)) // the clamp below would hide it
-                return error_failed("%.200s: its latents hold a value that is not a number (or infinite): the "
-                                    "weights of the model's vae are too large, or overflow fp16 on a GPU (then set "
-                                    "quant.activations to bf16)",
-                                    s->paths[i]);
-            int64_t done = i + comm_size(comm); // as far as the other ranks keep pace
-            if (m == s->flip)
-                progress_step(e->progress, e->done + (done < s->count ? done : s->count), "");
-        }
-    return ok();
-}
-
-static struct error make_encoding(struct dataset *s, struct encoding *e)
-{
-    int64_t resolution = s->pictures[0].height, numbers = s->height * s->width * 2 * s->channels;
-    e->host = memory_alloc(resolution * resolution * 3, sizeof *e->host);
-    if (!e->host)
-        return error_memory("a picture");
-    for (int m = 0; m < (s->flip ? 2 : 1); m++) {
-        s->moments[m] = memory_alloc(s->count * numbers, sizeof *s->moments[m]);
-        if (!s->moments[m])
-            return error_memory("the latents");
+    for (int m = 0; m < 2; m++) {
+        memory_free(s->moments[m]);
+        memory_free(s->weights[m]);
     }
-    TRY(device_alloc_state(e->device, F32, 1, resolution, resolution, 3, &e->pixels));
-    TRY(device_alloc_state(e->device, F32, 1, s->height, s->width, 2 * s->channels, &e->moments));
-    return program_new(e->device, encode_body, e, &e->program);
-}
-
-static struct error encode_mine(struct dataset *s, struct encoding e, struct comm *comm)
-{
-    struct device *device = e.device;
-    const struct vae *vae = e.vae;
-    s->channels = vae->config.latent_channels;
-    s->height = s->width = s->pictures[0].height / vae->config.factor;
-    struct error error = make_encoding(s, &e);
-    if (error.code == ERROR_NONE)
-        error = encode_share(s, &e, comm);
-    program_free(e.program);
-    device_free_state(device, &e.pixels);
-    device_free_state(device, &e.moments);
-    memory_free(e.host);
-    return error;
-}
-
-struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm,
-                            struct progress *progress, int64_t done)
-{
-    const struct encoding e = {.device = device, .vae = vae, .progress = progress, .done = done};
-    TRY(comm_agree(comm, encode_mine(s, e, comm)));
-    int64_t bytes = s->height * s->width * 2 * s->channels * (int64_t)sizeof(float);
-    for (int64_t i = 0; i < s->count; i++)
-        for (int m = 0; m < (s->flip ? 2 : 1); m++)
-            TRY(comm_broadcast(comm, (char *)s->moments[m] + i * bytes, bytes, (int)(i % comm_size(comm))));
-    return ok();
+    *s = (struct dataset){0};
 }
 
 int64_t dataset_validated(const struct dataset *s, int64_t draw)
 {
     return s->trained < s->count ? s->trained : draw % s->count;
-}
-
-void dataset_moments(const struct dataset *s, bool mirrored, int64_t position, float *moments)
-{
-    int64_t c = s->channels;
-    const float *from = s->moments[mirrored] + position * 2 * c;
-    for (int64_t k = 0; k < c; k++) {
-        moments[k] = from[k];
-        moments[c + k] = expf(0.5f * fminf(fmaxf(from[c + k], -30.0f), 20.0f));
-    }
 }

@@ -17,6 +17,7 @@
 #include "queue/overview_show.h"
 #include "readers.h"
 #include "report/metrics.h"
+#include "text/captions.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -40,6 +41,17 @@ static struct error read_embedding(const char *path)
     struct embedding word;
     TRY(embedding_read(&word, path));
     embedding_free(&word);
+    return ok();
+}
+
+static struct error read_caption(const char *path)
+{
+    char file[PATH_SIZE];
+    snprintf(file, sizeof file, "%s", path);
+    struct captions captions;
+    struct text_few more;
+    TRY(captions_beside(&captions, &(char *){file}, 1, "m\xc3\xbcg", &more));
+    captions_free(&captions);
     return ok();
 }
 
@@ -146,6 +158,7 @@ static const struct target targets[] = {
     {"heic", {"x.heic"}, false, read_picture, NULL},
     {"checkpoint", {"step-7.safetensors"}, false, read_mended_checkpoint, NULL},
     {"embedding", {"word.safetensors"}, false, read_embedding, NULL},
+    {"caption", {"x.txt"}, false, read_caption, NULL},
     {"metrics", {"metrics.jsonl"}, true, read_metrics, NULL},
     {"summary", {"summary.json"}, true, read_overview, NULL},
     {"status", {"status.json", "job.json"}, true, read_overview, NULL},

@@ -139,7 +139,8 @@ def main(build, folder):
         "vocabulary": vocabularies(), "tokenizer": tokenizers(),
         "png": pictures("PNG", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"], [{"compress_level": 0}]),
         "jpeg": pictures("JPEG", ["RGB", "L", "CMYK"], [{"progressive": True}, {"subsampling": 0, "restart_marker_blocks": 1}]),
-        "checkpoint": checkpoints(build), "embedding": embeddings(), "metrics": metrics(), "summary": summaries(),
+        "checkpoint": checkpoints(build), "embedding": embeddings(),
+        "caption": ["a photo of a {} on grass\n".encode(), "\ufeffmüg, mügs\r\nmore".encode()], "metrics": metrics(), "summary": summaries(),
         "status": [text(STATUS), text(STATUS, indent=1) + b"\0" + text(RESULT), b"\0" + text(RESULT)],
     }
     for target, inputs in seeds.items():
