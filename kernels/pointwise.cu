@@ -164,10 +164,10 @@ enum { LOSS_THREADS = 1024 };
 
 struct loss_args {
     struct view<double> slots;
-    struct view<const float> pred, target;
-    struct view<int32_t> map, of; /* of: tangent lanes' primals */
-    int target_lanes, primal;     /* primal: lanes of pred */
-    double scale;                 /* of tangents */
+    struct view<const float> pred, target, mask; /* mask: a weight for each position of target, or no data */
+    struct view<int32_t> map, of;                /* of: tangent lanes' primals */
+    int target_lanes, primal;                    /* primal: lanes of pred */
+    double scale;                                /* of tangents */
     struct bad_content *bad_content;
 };
 
@@ -191,7 +191,8 @@ __global__ void __launch_bounds__(LOSS_THREADS) mean_squared_error(const struct 
         int position = (int)(i / channels), channel = (int)(i % channels);
         double away =
             (double)row_of(a.pred, primal, position)[channel] - (double)row_of(a.target, from, position)[channel];
-        sum = fma(away, tangent ? (double)row_of(a.pred, lane, position)[channel] : away, sum);
+        double other = tangent ? (double)row_of(a.pred, lane, position)[channel] : away;
+        sum = fma(away, a.mask.data ? (double)*row_of(a.mask, from, position) * other : other, sum);
     }
     sum = sum_over_warp(sum);
     if (thread % 32 == 0)
@@ -246,9 +247,11 @@ void cuda_timestep(struct device *device, struct tensor y, struct tensor t, bool
     launch(device, "embed_timestep", embed_timestep, grid_over(y.channels / 2 + 1, y.lanes), THREADS, 0, a);
 }
 
-void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
+void cuda_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map,
+               struct tensor mask)
 {
     struct loss_args a = {};
+    a.mask = view_of<const float>(mask);
     a.slots = view_of<double>(slots);
     a.pred = view_of<const float>(pred);
     a.target = view_of<const float>(target);

@@ -210,7 +210,8 @@ def test_timestep(both, flip, shift, dim):
 def test_loss(both, height, width, channels, lanes):
     pred, target = torch.randn(4, height, width, channels), torch.randn(4, height, width, channels)
     map = torch.tensor(lanes, dtype=torch.int32).reshape(1, 1, 1, 4)
-    agree(*both("loss", {"x": pred, "target": target, "map": map}, height=1, width=1, channels=1), 1e-14)
+    for mask in ({}, {"k": torch.rand(4, height, width, 1)}):
+        agree(*both("loss", {"x": pred, "target": target, "map": map, **mask}, height=1, width=1, channels=1), 1e-14)
 
 
 @pytest.mark.parametrize("velocity", [0, 1])

@@ -277,6 +277,16 @@ def test_loss_is_the_mean_squared_error_in_double(op):
     assert torch.allclose(ours.flatten(), theirs, rtol=1e-14, atol=0)
 
 
+def test_a_mask_weighs_the_errors_of_places(op):
+    pred, target, mask = torch.randn(4, 9, 7, 4), torch.randn(2, 9, 7, 4), torch.rand(2, 9, 7, 1)
+    for lanes in ([0, 1, 1, 0], [1, 1, 1, 1]):
+        ours = op("loss", {"x": pred, "target": target, "k": mask, "map": torch.tensor(lanes, dtype=torch.int32).reshape(1, 1, 1, 4)}, height=1, width=1, channels=1)
+        theirs = ((pred.double() - target[lanes].double()).square() * mask[lanes].double()).mean((1, 2, 3))
+        assert torch.allclose(ours.flatten(), theirs, rtol=1e-14, atol=0)
+    with pytest.raises(pytest.fail.Exception, match="op_loss"):
+        op("loss", {"x": pred, "target": target, "k": mask[:1], "map": torch.zeros(1, 1, 1, 4, dtype=torch.int32)}, height=1, width=1, channels=1)
+
+
 @pytest.mark.parametrize("velocity", [0, 1])
 @pytest.mark.parametrize("sampled", [True, False])
 def test_noise_is_added_to_a_posterior_sample_or_to_its_mean(op, sampled, velocity):

@@ -245,11 +245,15 @@ def test_embedding_has_directions_at_the_words_places_alone(with_tangents, log2)
 
 @pytest.mark.parametrize("slice", [0, 1])
 @pytest.mark.parametrize("log2", [-6, 0])
-def test_slope_is_the_derivative_of_the_loss(with_tangents, slice, log2):
+@pytest.mark.parametrize("masked", [False, True])
+def test_slope_is_the_derivative_of_the_loss(with_tangents, slice, log2, masked):
     pred, target, lanes = torch.randn(LANES, 9, 7, 5), torch.randn(2, 9, 7, 5), torch.tensor([1, 0, 1], dtype=torch.int32)[OF.long()]
-    ours = with_tangents("loss", {"x": pred, "target": target, "map": lanes.reshape(1, 1, 1, LANES)}, height=1, width=1, channels=1, log2=log2, slice=slice)
-    target = target.double()[lanes.long()]
-    loss = lambda pred, primal=False: (pred - (target[:PRIMAL] if primal else target[PRIMAL:])).square().mean((1, 2, 3))
+    mask = torch.rand(2, 9, 7, 1)
+    tensors = {"x": pred, "target": target, "map": lanes.reshape(1, 1, 1, LANES), **({"k": mask} if masked else {})}
+    ours = with_tangents("loss", tensors, height=1, width=1, channels=1, log2=log2, slice=slice)
+    target, mask = target.double()[lanes.long()], mask.double()[lanes.long()] if masked else torch.ones(LANES, 1, 1, 1)
+    loss = lambda pred, primal=False: ((pred - (target[:PRIMAL] if primal else target[PRIMAL:])).square()
+                                       * (mask[:PRIMAL] if primal else mask[PRIMAL:])).mean((1, 2, 3))
     values, slopes = forward_mode(loss, pred)
     assert torch.allclose(ours.flatten(), torch.cat([values, slopes / 2.0**log2]), rtol=1e-13, atol=1e-15)
 

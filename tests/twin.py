@@ -122,6 +122,7 @@ class FrozenModel:
         if resolution:
             photos = [photo.resize((resolution, resolution), Image.Resampling.BICUBIC) for photo in photos]
         self.pictures = [np.asarray(photo, dtype=np.float32) / 127.5 - 1 for photo in photos]
+        self.masks = None  # or of each picture its grey values [height, width] from 0 to 1
 
     def word(self, word):
         ids = self.tokenizer(word, add_special_tokens=False).input_ids
@@ -136,7 +137,7 @@ class FrozenModel:
         rows = [embedding.expand(batch, *embedding.shape), *(embedding + eps * z for z in per_direction(draws, batch, own))]
         lanes, ids = len(rows), draws["input_ids"].long()
         errors = self.errors(torch.cat(rows), ids.repeat(lanes, 1), noisy.repeat(lanes, 1, 1, 1), timestep.repeat(lanes),
-                             target.repeat(lanes, 1, 1, 1))
+                             target.repeat(lanes, 1, 1, 1), self.weights(draws).repeat(lanes, 1, 1, 1))
         return errors.reshape(lanes, -1)
 
     @torch.no_grad()
@@ -147,7 +148,7 @@ class FrozenModel:
         for z in per_direction(draws, batch, own):
             with forward_ad.dual_level():
                 rows = forward_ad.make_dual(embedding.expand(batch, *embedding.shape).contiguous(), z.contiguous())
-                errors = self.errors(rows, draws["input_ids"].long(), noisy, timestep, target)
+                errors = self.errors(rows, draws["input_ids"].long(), noisy, timestep, target, self.weights(draws))
                 losses, slope = forward_ad.unpack_dual(errors)
                 slopes.append(slope)
         return losses, torch.stack(slopes, 1)
@@ -165,10 +166,17 @@ class FrozenModel:
         target = self.schedule.get_velocity(latents, draws["noise"], timestep) if velocity else draws["noise"]
         return self.schedule.add_noise(latents, draws["noise"], timestep), timestep, target
 
-    def errors(self, rows, ids, noisy, timestep, target):
+    def errors(self, rows, ids, noisy, timestep, target, weights):
         """The loss of each lane, in double."""
         predicted = self.unet(noisy, timestep, self.hidden(rows, ids)).sample
-        return (predicted - target).double().square().flatten(1).mean(1)
+        return ((predicted - target).double().square() * weights).flatten(1).mean(1)
+
+    def weights(self, draws):
+        """[batch, 1, height, width] of the latents, as kohya's sd-scripts makes them of masks."""
+        if self.masks is None:
+            return torch.ones(len(draws["picture"]), 1, 1, 1)
+        masks = [self.masks[int(picture)].flip(1) if flip else self.masks[int(picture)] for picture, flip in zip(draws["picture"], draws["flip"])]
+        return torch.nn.functional.interpolate(torch.stack(masks)[:, None], size=draws["noise"].shape[2:], mode="area")
 
     def hidden(self, rows, ids):
         """Of each text [length] with the word's rows [vectors, width] of its own."""

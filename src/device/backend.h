@@ -64,7 +64,7 @@ typedef void embed_op(struct device *device, struct tensor y, struct tensor ids,
                       const struct weight *positions, struct tensor rows, int64_t first);
 typedef void timestep_op(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
 typedef void loss_op(struct device *device, struct tensor slots, struct tensor pred, struct tensor target,
-                     struct tensor map);
+                     struct tensor map, struct tensor mask);
 typedef void draw_op(struct device *device, struct tensor y, struct tensor step, uint64_t seed, uint32_t stream);
 typedef void add_noise_op(struct device *device, struct tensor noisy, struct tensor target, struct tensor timesteps,
                           const struct add_noise *n);

@@ -219,7 +219,7 @@ int64_t program_bytes(const struct program *program); /* of arena that it needs 
  *     op_norm           gain r (x. - mean x. - x^ mean(x^ x.)), r = 1 / sqrt(var + eps), x^ = (x - mean x) r; then a'
  *     op_attention      s. = (q. kt + q k.t) / sqrt(head size), y. = p (s. - mean s.) v + p v., means weighted by p
  *     op_copy           x., zero where x has primal lanes only
- *     op_loss           2 mean((pred - target) pred.) / scale: the slope of its primal's loss along the direction
+ *     op_loss           2 mean(mask (pred - target) pred.) / scale: the slope of its primal's loss along the direction
  *
  * A tangent reads its primal and no other tangent, so the invariant above holds for both. Where an op has more to keep
  * of the primal than its tensors hold, it takes a tensor of its own in both passes.
@@ -288,9 +288,11 @@ void op_embed(struct device *device, struct tensor y, struct tensor ids, const s
  * get_timestep_embedding(t, dim, flip_sin_to_cos, downscale_freq_shift = shift). */
 void op_timestep(struct device *device, struct tensor y, struct tensor t, bool flip_sin_to_cos, float shift);
 
-/* slots F64 [lanes, 1, 1, 1] = mean over one lane of (pred - target)^2, summed in double in a fixed order. `target` may
- * have lane_stride 0 or be mapped: lane l is compared with lane map[l] of target (map as in op_copy). */
-void op_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map);
+/* slots F64 [lanes, 1, 1, 1] = mean over one lane of mask (pred - target)^2, summed in double in a fixed order. `target`
+ * may have lane_stride 0 or be mapped: lane l is compared with lane map[l] of target (map as in op_copy). mask: a weight
+ * for each position of a lane of target, F32 [target's lanes, height, width, 1], or base NULL: 1. */
+void op_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map,
+             struct tensor mask);
 
 /* ---- several ranks, with a GPU each ----
  *

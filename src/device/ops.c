@@ -329,20 +329,23 @@ void op_timestep(struct device *d, struct tensor y, struct tensor t, bool flip_s
         d->ops->timestep(d, y, t, flip_sin_to_cos, shift);
 }
 
-static struct error check_loss(struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
+static struct error check_loss(struct tensor slots, struct tensor pred, struct tensor target, struct tensor map,
+                               struct tensor mask)
 {
     if (!usable(slots, F64) || slots.lanes != pred.lanes || tensor_positions(slots) != 1 || slots.channels != 1)
         return wrong("op_loss", slots, pred);
     if (!usable(pred, F32) || !usable(target, F32) || pred.height != target.height || pred.width != target.width ||
         pred.channels != target.channels || !fits_map(map, pred.lanes, target.lanes))
         return wrong("op_loss", pred, target);
-    return ok();
+    bool fits = !mask.base || (usable(mask, F32) && same_places(mask, target) && mask.channels == 1);
+    return fits ? ok() : wrong("op_loss", target, mask);
 }
 
-void op_loss(struct device *d, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
+void op_loss(struct device *d, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map,
+             struct tensor mask)
 {
-    if (ready(d, check_loss(slots, pred, target, map)))
-        d->ops->loss(d, slots, pred, target, map);
+    if (ready(d, check_loss(slots, pred, target, map, mask)))
+        d->ops->loss(d, slots, pred, target, map, mask);
 }
 
 /* -------------------------------------------------------------------------------- a training step */

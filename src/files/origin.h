@@ -18,7 +18,7 @@
 enum origin_fact {
     ORIGIN_RECIPE,   /* the config's keys that shape the training, see config_recipe */
     ORIGIN_MODEL,    /* the model folder's contents, see model/contents.h */
-    ORIGIN_PICTURES, /* how many, and their pixels after fitting, in any order */
+    ORIGIN_PICTURES, /* how many, and their pixels and masks' after fitting, in any order */
     ORIGIN_ORDER,    /* their pixels in their order, which draws refer to */
     ORIGIN_CAPTIONS, /* their token ids */
     ORIGIN_DEVICE,   /* what computes, see device_model; may change, and the bits with it */

@@ -249,12 +249,15 @@ struct error pipeline_link(struct pipeline *p, const struct config *config)
 
 /* -------------------------------------------------------------------------------- loading */
 
-void pipeline_log_encoding(const struct pipeline *p, const struct comm *comm, int64_t pictures)
+void pipeline_log_encoding(const struct pipeline *p, const struct comm *comm, int64_t pictures, int64_t masked)
 {
     int ranks = comm_size(comm);
+    char masks[64] = "";
+    if (masked)
+        snprintf(masks, sizeof masks, ", %lld with masks", (long long)masked);
     if (comm_rank(comm) == 0 && !p->simulated)
-        log_line("%s, %d rank%s; encoding %lld pictures", device_name(p->device), ranks, ranks == 1 ? "" : "s",
-                 (long long)pictures);
+        log_line("%s, %d rank%s; encoding %lld pictures%s", device_name(p->device), ranks, ranks == 1 ? "" : "s",
+                 (long long)pictures, masks);
 }
 
 struct error pipeline_vae(struct pipeline *p, struct comm *comm, bool encoder, bool decoder, struct vae *vae)

@@ -95,7 +95,7 @@ struct error pipeline_divide(struct pipeline *p, int group);
 struct error pipeline_link(struct pipeline *p, const struct config *config);
 
 /* Rank 0 logs what computes for `comm` and how many pictures it will encode; and what pipeline_load will load. */
-void pipeline_log_encoding(const struct pipeline *p, const struct comm *comm, int64_t pictures);
+void pipeline_log_encoding(const struct pipeline *p, const struct comm *comm, int64_t pictures, int64_t masked);
 void pipeline_log_loading(const struct pipeline *p);
 
 /* The VAE, in memory shared by the node's ranks of `comm`. Collective there. Free with vae_free. */

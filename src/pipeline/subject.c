@@ -283,7 +283,7 @@ void subject_close(struct subject *s)
 struct error subject_encode(struct subject *s)
 {
     struct pipeline *p = s->pipeline;
-    pipeline_log_encoding(p, p->comm, s->dataset.count);
+    pipeline_log_encoding(p, p->comm, s->dataset.count, s->dataset.masked);
     struct vae vae;
     TRY(pipeline_vae(p, p->comm, true, false, &vae));
     struct progress progress;
@@ -294,14 +294,17 @@ struct error subject_encode(struct subject *s)
     return e;
 }
 
-/* Of pictures and captions as all ranks have them. */
+/* Of pictures, with their masks, and captions as all ranks have them. */
 static void find_contents(struct subject *s)
 {
     const struct dataset *set = &s->dataset;
     uint32_t order = 0, any_order[2] = {0}; // sums in which the order does not count
     for (int64_t i = 0; i < set->count; i++) {
         const struct picture *picture = &set->pictures[i];
-        uint32_t own = fingerprint_bytes(0, picture->rgb, picture->width * picture->height * 3);
+        int64_t pixels = picture->width * picture->height;
+        uint32_t own = fingerprint_bytes(0, picture->rgb, pixels * 3);
+        if (set->masked && set->masks[i])
+            own = fingerprint_bytes(own, set->masks[i], pixels);
         order = fingerprint_bytes(order, &own, sizeof own);
         any_order[0] += own;
         any_order[1] ^= own;

@@ -65,6 +65,9 @@ struct error dataset_encode(struct dataset *s, struct device *device, const stru
 /* The picture of a validation's draw: all in turn, or with data.hold_out the last alone. */
 int64_t dataset_validated(const struct dataset *s, int64_t draw);
 
+/* What a picture's places count in the loss, [height, width], after dataset_encode; NULL: all alike, no picture has a mask. */
+const float *dataset_weights(const struct dataset *s, bool mirrored, int64_t picture);
+
 /* Mean and standard deviation of the posterior at a position -> moments [channels of means, channels of deviations].
  * position: of [count, height, width]; log-variance clamped to [-30, 20] (diffusers' DiagonalGaussianDistribution). */
 void dataset_moments(const struct dataset *s, bool mirrored, int64_t position, float *moments);

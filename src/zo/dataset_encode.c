@@ -124,3 +124,9 @@ void dataset_moments(const struct dataset *s, bool mirrored, int64_t position, f
         moments[c + k] = expf(0.5f * fminf(fmaxf(from[c + k], -30.0f), 20.0f));
     }
 }
+
+const float *dataset_weights(const struct dataset *s, bool mirrored, int64_t picture)
+{
+    const float *all = s->weights[mirrored];
+    return all ? all + picture * s->height * s->width : NULL;
+}

@@ -5,7 +5,8 @@
  *     ids, rows ─► text encoder ─► hidden ─┐
  *     noisy latents, timesteps ──────────► UNet ─► prediction ─► squared error, a double per lane
  *
- * The error is the mean over all numbers of a prediction and its target.
+ * The error is the mean over all numbers of a prediction and its target, each times its place's weight if the pictures
+ * have masks (zo/masks.h).
  *
  * A lane is evaluated on one of the batch's pictures (`map`); what depends on the picture alone is computed once for
  * all its lanes.
@@ -32,6 +33,7 @@ struct evaluator_shape {
     int32_t first_id;                /* of the word's tokens */
     bool tangents;                   /* lanes from `pictures` on are tangents */
     bool predictions;                /* are kept */
+    bool masked;                     /* places of pictures have weights */
 };
 
 struct evaluator {
@@ -41,6 +43,7 @@ struct evaluator {
     struct evaluator_shape shape;
     struct tensor ids, rows, target, losses;
     struct unet_input in;
+    struct tensor mask;        /* F32 [pictures, height, width, 1]: the weights, if there are any */
     struct tensor predictions; /* F32, a latent for each lane, if they are kept: a tangent lane's are derivatives */
 };
 
@@ -49,7 +52,7 @@ struct error evaluator_new(struct evaluator *e, struct device *device, const str
                            const struct unet *unet, const struct evaluator_shape *shape);
 void evaluator_free(struct evaluator *e);
 
-/* The ops of one batch, from its inputs (ids, rows, in, target) to its losses, and predictions: for the body of a
+/* The ops of one batch, from its inputs (ids, rows, in, target, mask) to its losses, and predictions: for the body of a
  * program. */
 void evaluator_forward(const struct evaluator *e);
 

@@ -28,6 +28,24 @@ static struct error gather(struct training *t)
     return ok();
 }
 
+/* What the places of picture b count, [height, width]; NULL: all alike. */
+static const float *weights_of(const struct training *t, int64_t b)
+{
+    const struct dataset *set = t->parts.dataset;
+    return dataset_weights(set, t->draws.flip[b], t->draws.picture[b]);
+}
+
+/* How many of a picture's numbers count, each by its weight. */
+static double numbers_of(const struct training *t, int64_t b)
+{
+    const struct dataset *set = t->parts.dataset;
+    const float *w = weights_of(t, b);
+    double sum = 0;
+    for (int64_t k = 0; k < set->height * set->width; k++)
+        sum += w ? (double)w[k] : 1;
+    return sum * (double)set->channels;
+}
+
 /* mean(p^2) of picture b's prediction along direction i = 1..n. Slots are as struct step_slots has them. */
 static double curvature(const struct training *t, const struct step_slots *s, int64_t i, int64_t b)
 {
@@ -35,10 +53,11 @@ static double curvature(const struct training *t, const struct step_slots *s, in
     const float *tangent = g->predictions + (s->batch + b * s->n + i - 1) * g->numbers;
     const float *plus = g->predictions + (i * s->batch + b) * g->numbers;
     const float *minus = g->predictions + ((s->sides == 2 ? s->n + i : 0) * s->batch + b) * g->numbers;
+    const float *w = weights_of(t, b);
     double unit = s->tangents ? t->parts.text->tangent_scale : (double)s->sides * s->eps, sum = 0;
     for (int64_t k = 0; k < g->numbers; k++) {
         double p = s->tangents ? (double)tangent[k] : (double)plus[k] - (double)minus[k];
-        sum += p * p;
+        sum += w ? (double)w[k / t->parts.dataset->channels] * p * p : p * p;
     }
     return sum / (unit * unit) / (double)g->numbers;
 }
@@ -47,9 +66,10 @@ static double curvature(const struct training *t, const struct step_slots *s, in
 static void choose_moves(struct training *t, const struct step_slots *s)
 {
     const struct gauss_newton *g = &t->gauss_newton;
-    double tau = t->parts.config->optim.lr, squares = 0;
-    double loss = step_mean(t->slots, 1, s->batch), numbers = (double)(s->batch * g->numbers);
-    double lambda = DOUBT * loss / (numbers * tau * tau);
+    double tau = t->parts.config->optim.lr, squares = 0, numbers = 0;
+    for (int64_t b = 0; b < s->batch; b++)
+        numbers += numbers_of(t, b);
+    double lambda = DOUBT * step_mean(t->slots, 1, s->batch) / (numbers * tau * tau);
     for (int64_t i = 0; i < s->n; i++) {
         double a = 0, half_slope = step_slope(s, t->slots, i + 1, 0, s->batch) / 2;
         for (int64_t b = 0; b < s->batch; b++)

@@ -12,6 +12,7 @@
  *
  *     h_i = KEPT h_i + a_i,    c_i = -b_i / (h_i + lambda),    lambda = DOUBT loss / (B N tau^2),   tau = optim.lr
  *
+ * (with masks, zo/masks.h, all means are of w r^2, w r p_i, w p_i^2, and B N is the sum of the weights w of all numbers),
  * all together at most REACH tau sqrt(n) long, and shorter in proportion as the learning rate falls. That is a Kalman
  * filter for each coordinate: h_i says how well the pictures so far, the older the less, know it, and lambda what was
  * known before: that it lies some tau away, as rows of the token table do; a_i being a mean of B N numbers, that counts

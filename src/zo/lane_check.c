@@ -115,6 +115,7 @@ static struct error check_little(struct training *t, int64_t side)
     struct step little = {0};
     double unused;
     corners.height = corners.width = side;
+    corners.weights[0] = corners.weights[1] = NULL; // a corner may well be black
     parts.dataset = &corners;
     share.count = share.count < PIECES ? share.count : PIECES;
     struct error e = lane_sources_new(&sources, &parts);

@@ -1,5 +1,7 @@
 #include "zo/lanes.h"
 
+#include <string.h>
+
 #include "base/memory.h"
 
 /* -------------------------------------------------------------------------------- what lanes choose from */
@@ -26,6 +28,22 @@ static struct error put_moments(struct lane_sources *s, const struct training_pa
     return write_and_free(parts->device, s->moments, all);
 }
 
+/* In the order of the moments. */
+static struct error put_weights(struct lane_sources *s, const struct training_parts *parts)
+{
+    const struct dataset *set = parts->dataset;
+    int64_t sides = set->weights[1] ? 2 : 1, places = set->count * set->height * set->width;
+    if (!set->weights[0])
+        return ok();
+    TRY(device_alloc_state(parts->device, F32, sides * set->count, set->height, set->width, 1, &s->weights));
+    float *all = memory_alloc(sides * places, sizeof *all);
+    if (!all)
+        return error_memory("the masks");
+    for (int64_t m = 0; m < sides; m++)
+        memcpy(all + m * places, set->weights[m], (size_t)places * sizeof *all);
+    return write_and_free(parts->device, s->weights, all);
+}
+
 static struct error put_levels(struct lane_sources *s, const struct training_parts *parts)
 {
     const struct noise_schedule *schedule = parts->schedule;
@@ -44,12 +62,14 @@ struct error lane_sources_new(struct lane_sources *s, const struct training_part
     TRY(device_alloc_state(parts->device, I32, set->captions.count, 1, set->length, 1, &s->captions));
     device_write(parts->device, s->captions, set->ids);
     TRY(put_moments(s, parts));
+    TRY(put_weights(s, parts));
     return put_levels(s, parts);
 }
 
 void lane_sources_free(struct lane_sources *s, struct device *device)
 {
     device_free_state(device, &s->moments);
+    device_free_state(device, &s->weights);
     device_free_state(device, &s->levels);
     device_free_state(device, &s->captions);
 }
@@ -59,23 +79,27 @@ void lane_sources_free(struct lane_sources *s, struct device *device)
 enum { CHOICE = 3 }; /* integers of a picture */
 
 /* For each batch, one after the other: choice [pictures][3], each lane's caption [lanes], its direction [lanes] and
- * its picture [lanes]. */
-static int64_t integers_of_batch(int64_t pictures, int64_t lanes)
+ * its picture [lanes], and with masks each picture's row of the weights [pictures]. */
+static int64_t integers_of_batch(int64_t pictures, int64_t lanes, bool masked)
 {
-    return CHOICE * pictures + 3 * lanes;
+    return (CHOICE + masked) * pictures + 3 * lanes;
 }
 
-int64_t lanes_integers(const struct lanes_shape *s)
+int64_t lanes_integers(const struct lanes_shape *s, const struct dataset *dataset)
 {
-    return s->batches * integers_of_batch(s->pictures, s->lanes);
+    return s->batches * integers_of_batch(s->pictures, s->lanes, dataset->weights[0]);
 }
 
 struct lane_choices lanes_choices(const struct lanes *l, int64_t batch)
 {
     const struct evaluator_shape *e = &l->evaluator.shape;
-    int32_t *first = l->contents + batch * integers_of_batch(e->pictures, e->lanes);
-    int32_t *caption = first + CHOICE * e->pictures;
-    return (struct lane_choices){(int32_t(*)[CHOICE])first, caption, caption + e->lanes, caption + 2 * e->lanes};
+    int32_t *first = l->contents + batch * integers_of_batch(e->pictures, e->lanes, e->masked);
+    int32_t *caption = first + CHOICE * e->pictures, *last = caption + 3 * e->lanes;
+    return (struct lane_choices){.picture = (int32_t(*)[CHOICE])first,
+                                 .mask = e->masked ? last : NULL,
+                                 .caption = caption,
+                                 .direction = caption + e->lanes,
+                                 .picture_of = caption + 2 * e->lanes};
 }
 
 void lanes_write(const struct lanes *l)
@@ -135,6 +159,8 @@ void lanes_prepare(const struct lanes *l, int64_t batch, const struct lane_draws
                                 .scaling = l->parts.scaling_factor,
                                 .velocity = l->parts.schedule->prediction == PREDICT_V};
     op_add_noise(d, e->in.sample, e->target, e->in.timestep, &n);
+    if (e->shape.masked)
+        op_copy(d, e->mask, l->sources->weights, on_device(l, c.mask, 1, e->shape.pictures));
     op_copy(d, e->ids, l->sources->captions, on_device(l, c.caption, 1, e->shape.lanes));
     prepare_rows(l, &c, draws);
     op_copy(d, e->in.map, on_device(l, c.picture_of, 1, e->shape.lanes), (struct tensor){0});
@@ -163,6 +189,7 @@ struct error lanes_new(struct lanes *l, const struct training_parts *parts, cons
                                           .pictures = s->pictures,
                                           .tangents = s->tangents,
                                           .predictions = s->predictions,
+                                          .masked = set->weights[0],
                                           .height = set->height,
                                           .width = set->width,
                                           .channels = set->channels,
@@ -172,7 +199,7 @@ struct error lanes_new(struct lanes *l, const struct training_parts *parts, cons
                                           .first_id = parts->first_id};
     struct error e = evaluator_new(&l->evaluator, parts->device, parts->text, parts->unet, &shape);
     if (e.code == ERROR_NONE && !l->shared)
-        e = keep_integers(l, lanes_integers(s));
+        e = keep_integers(l, lanes_integers(s, set));
     if (e.code != ERROR_NONE)
         lanes_free(l);
     return e;

@@ -25,6 +25,7 @@
 /* What lanes choose from, on the device, the same for every step. */
 struct lane_sources {
     struct tensor moments;  /* F32: of every picture, then of every mirrored one, as struct add_noise has them */
+    struct tensor weights;  /* F32 [.., height, width, 1]: of the same pictures, if any has a mask */
     struct tensor levels;   /* F32: of every timestep, as struct add_noise has them */
     struct tensor captions; /* I32 [captions, 1, length, 1] */
 };
@@ -51,8 +52,8 @@ struct lanes_shape {
     int32_t *contents;      /* the host, and sent by it; base NULL: the lanes' own, which lanes_write sends */
 };
 
-/* How many integers choose the lanes of a shape. */
-int64_t lanes_integers(const struct lanes_shape *shape);
+/* How many integers choose the lanes of a shape, of a dataset's pictures. */
+int64_t lanes_integers(const struct lanes_shape *shape, const struct dataset *dataset);
 
 /* `sources` is borrowed. Free with lanes_free. */
 struct error lanes_new(struct lanes *l, const struct training_parts *parts, const struct lane_sources *sources,
@@ -63,6 +64,7 @@ void lanes_free(struct lanes *l);
  * is written must not be changed before the next device_wait. */
 struct lane_choices {
     int32_t (*picture)[3]; /* [pictures]: row of the moments, timestep, place among the normals */
+    int32_t *mask;         /* [pictures]: row of the weights, the same as of the moments; NULL without masks */
     int32_t *caption;      /* [lanes]: row of the captions */
     int32_t *direction;    /* [lanes]: as op_perturb takes it; of a tangent lane the row of the directions, from 0 */
     int32_t *picture_of;   /* [lanes]: the picture of the batch that a lane is evaluated on; of the first lanes of a

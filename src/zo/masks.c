@@ -41,7 +41,7 @@ struct error mask_read(uint8_t **grey, const char *path, const struct picture *p
 {
     struct picture mask, fitted;
     *grey = NULL;
-    TRY(picture_read(&mask, path));
+    TRY(picture_read(&mask, path, NULL));
     struct error e = ok();
     if (!same_shape(&mask, photo))
         e = error_input("%s: has %lldx%lld pixels, its photo %lldx%lld; expected the same, or the same shape", path,

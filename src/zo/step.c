@@ -34,6 +34,8 @@ static void choose_pictures(const struct step *s, const struct lane_choices *to,
         choice[0] = (int32_t)(d->picture[b] + (d->flip[b] ? all : 0));
         choice[1] = d->timestep[b];
         choice[2] = (int32_t)b;
+        if (to->mask)
+            to->mask[p] = choice[0];
     }
 }
 
@@ -387,7 +389,7 @@ static struct error make(struct step *s, const struct lane_sources *sources, boo
 {
     struct device *d = s->parts.device;
     struct lanes_shape shape = shape_lanes(s);
-    TRY(keep_tensors(s, lanes_integers(&shape)));
+    TRY(keep_tensors(s, lanes_integers(&shape, s->parts.dataset)));
     shape.integers = s->integers;
     shape.contents = step_block_at(&s->block, s->integers);
     if (s->share.count > 0)

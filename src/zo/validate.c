@@ -37,6 +37,8 @@ static void choose(const struct validation *v, int64_t first, int64_t end)
         choice[1] = rng_integer(seed, 0, STREAM_TIMESTEP, (uint64_t)draw, (int32_t)c->zo.timesteps[0],
                                 (int32_t)c->zo.timesteps[1]);
         choice[2] = (int32_t)draw;
+        if (to.mask)
+            to.mask[k] = choice[0];
         to.caption[k] = set->caption_per_picture
                             ? (int32_t)picture
                             : rng_integer(seed, 0, STREAM_CAPTION, (uint64_t)draw, 0, (int32_t)set->captions.count);

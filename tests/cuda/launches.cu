@@ -134,7 +134,7 @@ static void rest(struct device *device)
         cuda_copy(device, tensor_of(U8, 1, 4, channels), tensor_of(U8, 1, 4, channels), none);
     cuda_embed(device, x, tensor_of(I32, 1, 64, 1), &table, &table, one, 77);
     cuda_timestep(device, x, one, true, 0);
-    cuda_loss(device, one, x, x, none);
+    cuda_loss(device, one, x, x, none, none);
     cuda_draw(device, x, one, 0, 0);
     cuda_perturb(device, one, one, one, one, 1e-3);
     cuda_mix(device, one, one, one);

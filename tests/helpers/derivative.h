@@ -174,7 +174,7 @@ static inline struct error derivative_body(void *arg)
     op_copy(d, r->hidden, in.hidden, (struct tensor){0});
     struct tensor predicted = unet_forward(d, &r->unet, &in);
     op_copy(d, r->predicted, predicted, (struct tensor){0});
-    op_loss(d, r->losses, predicted, r->target, in.map);
+    op_loss(d, r->losses, predicted, r->target, in.map, (struct tensor){0});
     device_free(d, &predicted);
     device_free(d, &in.hidden);
     tangents_end(d);

@@ -7,7 +7,7 @@
  * Tensors: `x` [lanes, height, width, channels] and whichever the op needs of `k`, `v`, `map`, `target`, `rows`,
  * `lane_bias`, `residual` of the same form; `weight` [out, in, kh, kw], 4-bit codes as in a file or a table [rows,
  * dim], `scale`, `shift`, `bias`, `positions`; the result is `y` (height=, width=, channels= give its shape if it is
- * not x's). Numbers: bits, gated, act, threads, device (1: the GPU), bfloat, stride, pad, up, groups, eps (in
+ * not x's); `k` is the mask of `loss`. Numbers: bits, gated, act, threads, device (1: the GPU), bfloat, stride, pad, up, groups, eps (in
  * millionths), heads, causal, first, flip, shift, seed, stream (of `draw`, whose x holds the step in every lane),
  * velocity (of `add_noise`), repeat (prints GFLOP/s), slice (reads x as the middle of wider channels), in_place (y is
  * the residual, or a norm's x); for 4-bit codes, the shape that they do not show: out, in, kernel, cycle.
@@ -83,7 +83,8 @@ static int64_t lane_of(const struct run *r, int64_t i)
 static bool picked_from(const struct run *r, const char *name)
 {
     const char *op = r->job->name;
-    return strcmp(name, "target") == 0 || (strcmp(op, "add_noise") == 0 && strcmp(name, "rows") != 0) ||
+    return strcmp(name, "target") == 0 || (strcmp(op, "loss") == 0 && strcmp(name, "k") == 0) ||
+           (strcmp(op, "add_noise") == 0 && strcmp(name, "rows") != 0) ||
            (strcmp(op, "copy") == 0 && strcmp(name, "x") == 0 && r->map.base);
 }
 
@@ -246,7 +247,7 @@ static void run_op(struct run *r, struct tensor y)
         op_draw(d, y, tensor_lanes(r->x, 0, 1), (uint64_t)number(j, "seed", 0),
                 (uint32_t)(number(j, "stream", 0) + r->first));
     else if (strcmp(j->name, "loss") == 0)
-        op_loss(d, y, r->x, r->target, r->map);
+        op_loss(d, y, r->x, r->target, r->map, r->k);
     else if (strcmp(j->name, "add_noise") == 0)
         add_noise(r, y);
 }

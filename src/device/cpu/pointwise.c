@@ -172,15 +172,16 @@ void cpu_timestep(struct device *device, struct tensor y, struct tensor t, bool 
 
 struct loss {
     const struct kernels *kernels;
-    struct tensor slots, pred, target, map;
+    struct tensor slots, pred, target, map, mask;
     int64_t primal; /* lanes, others being tangents */
     struct tangents tangents;
 };
 
-/* Runs of numbers that lie one after the other in predictions and targets: a whole lane, or each of its positions. */
+/* Runs of numbers of one weight that lie one after the other in predictions and targets: a whole lane, or each of its
+ * positions. */
 static int64_t runs_of(const struct loss *l)
 {
-    bool dense = l->pred.row_stride == l->pred.channels && l->target.row_stride == l->target.channels;
+    bool dense = !l->mask.base && l->pred.row_stride == l->pred.channels && l->target.row_stride == l->target.channels;
     return dense ? 1 : tensor_positions(l->pred);
 }
 
@@ -195,17 +196,19 @@ static void loss_task(void *arg, int64_t lane, int thread)
     double sum = 0;
     for (int64_t r = 0; r < runs; r++) {
         const float *pred = tensor_row(l->pred, primal, r), *target = tensor_row(l->target, from, r);
-        sum += tangent ? l->kernels->error_product(pred, target, tensor_row(l->pred, lane, r), count)
-                       : l->kernels->squared_error(pred, target, count);
+        double run = tangent ? l->kernels->error_product(pred, target, tensor_row(l->pred, lane, r), count)
+                             : l->kernels->squared_error(pred, target, count);
+        sum += l->mask.base ? (double)*tensor_row(l->mask, from, r) * run : run;
     }
     double mean = tangent ? 2 * sum / (double)numbers / l->tangents.scale : sum / (double)numbers;
     ((double *)tensor_data(l->slots))[lane * l->slots.lane_stride] = mean;
 }
 
-void cpu_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map)
+void cpu_loss(struct device *device, struct tensor slots, struct tensor pred, struct tensor target, struct tensor map,
+              struct tensor mask)
 {
     const struct cpu *cpu = cpu_of(device);
-    struct loss l = {.kernels = cpu->kernels, .slots = slots, .pred = pred, .target = target, .map = map};
+    struct loss l = {.kernels = cpu->kernels, .slots = slots, .pred = pred, .target = target, .map = map, .mask = mask};
     l.primal = primal_lanes(device, pred);
     l.tangents = device->tangents;
     if (names_missing_lane(map, pred.lanes, target.lanes))
