@@ -13,19 +13,21 @@
 
 #define DPM(its_name, title, theirs, has_karras, has_sde)                                                              \
     {                                                                                                                  \
-        .name = its_name, .names = {title, theirs}, .class = CLASS_DPM, .own_spacing = SPACING_LINSPACE, .spare = 1,   \
-        .sigmas = true, .spread = true, .karras = has_karras, .sde = has_sde, .step = sampler_step_dpm                 \
+        .name = its_name, .label = title, .names = {theirs}, .class = CLASS_DPM, .own_spacing = SPACING_LINSPACE,      \
+        .spare = 1, .sigmas = true, .spread = true, .karras = has_karras, .sde = has_sde, .step = sampler_step_dpm     \
     }
 
 static const struct sampler_type types[] = {
     {.name = "pndm",
-     .names = {"PLMS", "PNDMScheduler"},
+     .label = "PLMS",
+     .names = {"PNDMScheduler"},
      .class = CLASS_PNDM,
      .own_spacing = SPACING_LEADING,
      .calls = sampler_calls_pndm,
      .space = sampler_space_pndm,
      .step = sampler_step_pndm},
     {.name = "ddim",
+     .label = "DDIM",
      .names = {"DDIMScheduler"},
      .class = CLASS_DDIM,
      .own_spacing = SPACING_LEADING,
@@ -33,6 +35,7 @@ static const struct sampler_type types[] = {
      .clips = true,
      .step = sampler_step_ddim},
     {.name = "euler",
+     .label = "Euler",
      .names = {"EulerDiscreteScheduler"},
      .class = CLASS_EULER,
      .own_spacing = SPACING_LINSPACE,
@@ -42,6 +45,7 @@ static const struct sampler_type types[] = {
      .spread = true,
      .step = sampler_step_euler},
     {.name = "euler_a",
+     .label = "Euler a",
      .names = {"Euler ancestral", "EulerAncestralDiscreteScheduler"},
      .class = CLASS_ANCESTRAL,
      .own_spacing = SPACING_LINSPACE,
@@ -54,6 +58,7 @@ static const struct sampler_type types[] = {
     DPM("dpm++_sde", "DPM++ 2M SDE", NULL, false, true),
     DPM("dpm++_sde_karras", "DPM++ 2M SDE Karras", NULL, true, true),
     {.name = "unipc",
+     .label = "UniPC",
      .names = {"UniPCMultistepScheduler"},
      .class = CLASS_UNIPC,
      .own_spacing = SPACING_LINSPACE,
@@ -62,6 +67,7 @@ static const struct sampler_type types[] = {
      .spread = true,
      .step = sampler_step_unipc},
     {.name = "lcm",
+     .label = "LCM",
      .names = {"LCMScheduler"},
      .class = CLASS_LCM,
      .space = sampler_space_lcm,
@@ -87,7 +93,7 @@ static bool names_agree(const char *a, const char *b)
 const struct sampler_type *sampler_find(const char *name)
 {
     for (size_t i = 0; i < TYPES; i++) {
-        bool found = names_agree(name, types[i].name);
+        bool found = names_agree(name, types[i].name) || names_agree(name, types[i].label);
         for (int k = 0; k < OTHER_NAMES && types[i].names[k]; k++)
             found = found || names_agree(name, types[i].names[k]);
         if (found)
@@ -105,6 +111,11 @@ const struct sampler_type *sampler_default(const struct noise_schedule *schedule
 const char *sampler_name(const struct sampler_type *type)
 {
     return type->name;
+}
+
+const char *sampler_label(const struct sampler_type *type)
+{
+    return type->label;
 }
 
 void sampler_names(char text[SAMPLER_NAMES])

@@ -29,6 +29,9 @@ const struct sampler_type *sampler_default(const struct noise_schedule *schedule
 
 const char *sampler_name(const struct sampler_type *type);
 
+/* Its name in AUTOMATIC1111, such as "DPM++ 2M", which the texts in pictures use (report/parameters.h). */
+const char *sampler_label(const struct sampler_type *type);
+
 /* All names, for help and errors: "pndm, ddim, .. or lcm". */
 enum { SAMPLER_NAMES = 160 };
 void sampler_names(char text[SAMPLER_NAMES]);

@@ -16,7 +16,9 @@
 enum { OTHER_NAMES = 2 };
 
 struct sampler_type {
-    const char *name, *names[OTHER_NAMES]; /* names: AUTOMATIC1111's and diffusers', where they are not the same */
+    const char *name;
+    const char *label;              /* as AUTOMATIC1111 names it */
+    const char *names[OTHER_NAMES]; /* diffusers', and others that users type */
     enum sampler_class class;
     enum spacing own_spacing; /* of the timesteps, if the model's config names none */
     int64_t spare;            /* timesteps that are spaced at the clean end and not visited */
