@@ -11,6 +11,7 @@
 #include "files/safetensors.h"
 #include "pipeline/generation.h"
 #include "pipeline/memory_plan.h"
+#include "pipeline/prompts.h"
 #include "pipeline/words.h"
 #include "text/tokenizer.h"
 
@@ -28,6 +29,9 @@ static void print_help(void)
         "  --embedding WORD=FILE  the same under another name: for two words that were both learned as sks\n"
         "  --prompt TEXT        what to draw\n"
         "  --negative TEXT      what not to draw (default: nothing)\n"
+        "  --prompt-syntax NAME  plain (default): one text, of which 77 tokens count; a1111: AUTOMATIC1111's, with "
+        "weights\n"
+        "                       (word:1.3), (word), [word], chunks of 75 tokens, as many as it takes, and BREAK\n"
         "  --steps N            sampling steps (default 50)\n"
         "  --guidance X         classifier-free guidance; 1 or less: none (default 7.5)\n"
         "  --scheduler NAME     %s; also as AUTOMATIC1111 or\n"
@@ -52,7 +56,7 @@ static void print_help(void)
 }
 
 struct request {
-    const char *model, *prompt, *negative, *scheduler, *latents, *size, *output, *device;
+    const char *model, *prompt, *negative, *syntax, *scheduler, *latents, *size, *output, *device;
     double guidance;
     int64_t steps, seed, count;
     struct text_list embeddings;
@@ -63,7 +67,7 @@ struct session {
     struct pipeline pipeline;
     struct tokenizer *tokenizer;
     struct words words;
-    int32_t *ids; /* of the negative prompt, if there is guidance, and of the prompt */
+    struct prompts prompts;
     float *start; /* [given, h, w, c] from --latents; NULL: drawn */
     int64_t given;
     struct generation generation;
@@ -74,21 +78,24 @@ static bool guided(const struct request *r)
     return r->guidance > 1;
 }
 
+static enum prompt_syntax syntax_of(const struct request *r)
+{
+    return strcmp(r->syntax, "a1111") == 0 ? SYNTAX_A1111 : SYNTAX_PLAIN;
+}
+
 /* -------------------------------------------------------------------------------- prompts */
 
 static struct error encode_prompts(struct session *s)
 {
     const struct request *r = s->request;
-    int64_t length = s->generation.length;
-    int32_t *ids = s->ids = memory_alloc(2 * length, sizeof *s->ids);
-    if (!ids)
-        return error_memory("the prompt");
-    if (guided(r)) {
-        TRY(words_encode(&s->words, "--negative", r->negative, ids, length));
-        ids += length;
-    } else if (*r->negative)
+    struct generation *g = &s->generation;
+    const struct prompt_source sources[] = {{"--negative", r->negative, true}, {"--prompt", r->prompt, false}};
+    if (!guided(r) && *r->negative)
         log_warning("--negative: is not used, because --guidance is 1 or less");
-    TRY(words_encode(&s->words, "--prompt", r->prompt, ids, length));
+    const int64_t first = guided(r) ? 0 : 1;
+    TRY(prompts_read(&s->prompts, &s->words, sources + first, 2 - first, syntax_of(r), g->length));
+    g->chunks = s->prompts.chunks;
+    g->weights = s->prompts.weights;
     words_warn_unnamed(&s->words);
     return ok();
 }
@@ -218,8 +225,9 @@ static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *lat
     struct session *s = arg;
     const struct request *r = s->request;
     const struct generation *g = &s->generation;
-    int64_t lanes = guided(r) ? 2 : 1, numbers = g->height * g->width * s->pipeline.vae.latent_channels;
-    memcpy(ids, s->ids, (size_t)(lanes * g->length) * sizeof *ids);
+    const struct prompts *p = &s->prompts;
+    int64_t numbers = g->height * g->width * s->pipeline.vae.latent_channels;
+    memcpy(ids, p->ids, (size_t)(p->lanes * p->chunks * p->length) * sizeof *ids);
     if (s->given)
         memcpy(latents, s->start + (s->given > 1 ? i : 0) * numbers, (size_t)numbers * sizeof *latents);
     else
@@ -302,7 +310,7 @@ static void free_all(struct session *s)
 {
     words_free(&s->words);
     tokenizer_free(s->tokenizer);
-    memory_free(s->ids);
+    prompts_free(&s->prompts);
     memory_free(s->start);
     pipeline_close(&s->pipeline);
 }
@@ -318,6 +326,8 @@ static struct error check_request(const struct request *r)
     size_t length = strlen(r->output);
     if (length < 5 || strcmp(r->output + length - 4, ".png") != 0)
         return error_input("--output: %s: expected a name ending in .png", r->output);
+    if (strcmp(r->syntax, "plain") != 0 && syntax_of(r) == SYNTAX_PLAIN)
+        return error_input("--prompt-syntax: \"%s\": expected plain or a1111", r->syntax);
     char samplers[SAMPLER_NAMES];
     sampler_names(samplers);
     return !r->scheduler || sampler_find(r->scheduler)
@@ -347,13 +357,14 @@ static struct error generate(const struct request *r, struct comm *alone, const 
 
 static struct error run(int argc, char **argv, const struct host *host)
 {
-    struct request r = {.negative = "", .guidance = 7.5, .steps = 50, .count = 1, .device = "auto"};
+    struct request r = {.negative = "", .syntax = "plain", .guidance = 7.5, .steps = 50, .count = 1, .device = "auto"};
     const char *none[1];
     const struct option table[] = {
         {.name = "model", .text = &r.model},
         {.name = "embedding", .many = &r.embeddings},
         {.name = "prompt", .text = &r.prompt},
         {.name = "negative", .text = &r.negative},
+        {.name = "prompt-syntax", .text = &r.syntax},
         {.name = "steps", .integer = &r.steps, .low = 1, .high = 1 << 20},
         {.name = "guidance", .number = &r.guidance},
         {.name = "scheduler", .text = &r.scheduler},

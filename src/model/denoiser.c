@@ -20,7 +20,7 @@ static struct error predict_body(void *arg)
 {
     struct denoiser *d = arg;
     struct device *device = d->setup.device;
-    const struct unet_input in = {d->sample, d->timestep, d->hidden, d->map};
+    const struct unet_input in = {d->sample, d->timestep, d->context, d->map};
     struct tensor predicted = unet_forward(device, d->setup.unet, &in);
     op_copy(device, d->predicted, predicted, (struct tensor){0});
     device_free(device, &predicted);
@@ -30,11 +30,12 @@ static struct error predict_body(void *arg)
 static struct error keep_tensors(struct denoiser *d)
 {
     const struct denoiser_setup *s = &d->setup;
-    int64_t width = s->text->config.width, rows = s->vectors ? s->vectors : 1;
+    int64_t width = s->text->config.width, rows = s->vectors ? s->vectors : 1, texts = d->lanes * s->chunks;
     int64_t channels = s->unet->config.in_channels;
-    TRY(device_alloc_state(s->device, I32, d->lanes, 1, s->length, 1, &d->ids));
-    TRY(device_alloc_state(s->device, F32, d->lanes, 1, rows, width, &d->rows));
-    TRY(device_alloc_state(s->device, F32, d->lanes, 1, s->length, width, &d->hidden));
+    TRY(device_alloc_state(s->device, I32, texts, 1, s->length, 1, &d->ids));
+    TRY(device_alloc_state(s->device, F32, texts, 1, rows, width, &d->rows));
+    TRY(device_alloc_state(s->device, F32, texts, 1, s->length, width, &d->hidden));
+    d->context = tensor_within(d->hidden, 0, F32, d->lanes, 1, s->chunks * s->length, width);
     TRY(device_alloc_state(s->device, F32, 1, s->height, s->width, channels, &d->sample));
     TRY(device_alloc_state(s->device, F32, 1, 1, 1, 1, &d->timestep));
     TRY(device_alloc_state(s->device, I32, 1, 1, 1, d->lanes, &d->map)); // zeros: all lanes have the same picture
@@ -77,10 +78,10 @@ static struct error write_rows(struct denoiser *d, const float *rows)
 {
     struct device *device = d->setup.device;
     int64_t count = d->setup.vectors * d->setup.text->config.width;
-    float *all = memory_alloc(d->lanes * count, sizeof *all);
+    float *all = memory_alloc(d->ids.lanes * count, sizeof *all);
     if (!all)
         return error_memory("learned words");
-    for (int64_t l = 0; l < d->lanes; l++)
+    for (int64_t l = 0; l < d->ids.lanes; l++)
         memcpy(all + l * count, rows, (size_t)count * sizeof *all);
     device_write(device, d->rows, all);
     struct error e = device_wait(device);
@@ -88,15 +89,46 @@ static struct error write_rows(struct denoiser *d, const float *rows)
     return e;
 }
 
+/* A chunk's numbers z [length, width] times its weights, with the mean that they had before. */
+static void weigh(float *z, const float *weights, int64_t length, int64_t width)
+{
+    double before = 0, after = 0;
+    for (int64_t i = 0; i < length * width; i++) {
+        before += (double)z[i];
+        z[i] *= weights[i / width];
+        after += (double)z[i];
+    }
+    for (int64_t i = 0; i < length * width; i++)
+        z[i] *= (float)(before / after);
+}
+
+static struct error weigh_prompts(struct denoiser *d)
+{
+    struct device *device = d->setup.device;
+    int64_t length = d->setup.length, numbers = d->hidden.lane_stride;
+    float *z = memory_alloc(d->hidden.lanes * numbers, sizeof *z);
+    if (!z)
+        return error_memory("the prompt's weights");
+    device_read(device, z, d->hidden);
+    struct error e = device_wait(device);
+    for (int64_t l = 0; l < d->hidden.lanes; l++)
+        weigh(z + l * numbers, d->setup.weights + l * length, length, d->hidden.channels);
+    device_write(device, d->hidden, z);
+    e = error_first(e, device_wait(device));
+    memory_free(z);
+    return e;
+}
+
 static struct error encode_prompts(struct denoiser *d, const int32_t *ids, const float *rows)
 {
     struct device *device = d->setup.device;
-    TRY(text_encoder_add_ids(device, d->setup.text, ids, d->lanes * d->setup.length));
+    TRY(text_encoder_add_ids(device, d->setup.text, ids, d->ids.lanes * d->setup.length));
     device_write(device, d->ids, ids);
     if (d->setup.vectors)
         TRY(write_rows(d, rows));
     TRY(program_run(d->encode));
-    return device_wait(device);
+    TRY(device_wait(device));
+    return d->setup.weights ? weigh_prompts(d) : ok();
 }
 
 /* uncond + guidance (cond - uncond), into the first lane. */

@@ -3,11 +3,15 @@
  * Makes a picture from a prompt, as diffusers' StableDiffusionPipeline does, in two halves, so that UNet and VAE need
  * not be in memory together:
  *
- *     denoiser  ids ─► text encoder ─► hidden ─┐
+ *     denoiser  ids ─► text encoder ─► hidden (x weights) ─┐
  *               start latents ─► [UNet ─► guidance ─► sampler step] x calls ─► latents
  *     decoder   latents / scaling_factor ─► VAE decoder ─► 8 bits
  *
  * With guidance the negative prompt is lane 0 and the prompt lane 1 of one batch; both get the same latents.
+ *
+ * A prompt is one chunk of ids or several, each encoded as if it stood alone; the UNet attends to all of them, joined
+ * along the tokens. Weights multiply the numbers of their tokens; then the mean of each chunk's numbers is restored, as in
+ * AUTOMATIC1111 (modules/sd_emphasis.py, EmphasisOriginal): z w mean(z) / mean(z w).
  */
 #ifndef ZOODIP_MODEL_DENOISER_H
 #define ZOODIP_MODEL_DENOISER_H
@@ -32,7 +36,9 @@ struct denoiser_setup {
     const struct sampler_type *sampler;
     int64_t steps;
     double guidance;       /* above 1: two lanes, negative and prompt; else one, the prompt */
-    int64_t length;        /* ids of a prompt */
+    int64_t length;        /* ids of a chunk of a prompt */
+    int64_t chunks;        /* of a prompt */
+    const float *weights;  /* [lanes, chunks, length], one for each id; NULL: all are 1 */
     int64_t height, width; /* of the latents */
     int64_t vectors;       /* rows of learned words, 0 for none */
     int32_t first_id;      /* the id of row 0; the others follow */
@@ -45,7 +51,9 @@ struct denoiser {
     /* private */
     struct denoiser_setup setup;
     int64_t lanes;
-    struct tensor ids, rows, hidden, sample, timestep, map, predicted;
+    struct tensor ids, rows, hidden; /* a lane for each chunk */
+    struct tensor context;           /* the same memory, the chunks of a prompt joined */
+    struct tensor sample, timestep, map, predicted;
     struct program *encode, *predict;
     float *input, *outputs; /* host: NHWC */
 };
@@ -56,7 +64,7 @@ void denoiser_free(struct denoiser *d);
 /* Called after every call of the UNet; an error from it ends the picture. */
 typedef struct error denoiser_tick(void *arg, int64_t call, int64_t calls);
 
-/* Picture number `picture`. ids [lanes, length], the negative prompt's first; rows [vectors, width]. latents [height, width, channels]: standard
+/* Picture number `picture`. ids [lanes, chunks, length], the negative prompt's first; rows [vectors, width]. latents [height, width, channels]: standard
  * normal numbers, which become the picture's latents; NaN if a network gave a number that is not finite. */
 struct error denoiser_run(struct denoiser *d, uint64_t picture, const int32_t *ids, const float *rows, float *latents,
                           denoiser_tick *tick, void *arg);

@@ -109,7 +109,7 @@ static struct error denoise(struct run *r, struct denoiser *d, int32_t *ids, int
 static struct error denoise_pictures(struct run *r, struct denoiser *d)
 {
     const struct pipeline *p = r->generation->pipeline;
-    int32_t *ids = memory_alloc(2 * r->generation->length, sizeof *ids);
+    int32_t *ids = memory_alloc(2 * r->generation->chunks * r->generation->length, sizeof *ids);
     struct error e = ids ? ok() : error_memory("a prompt");
     progress_phase(&r->progress, "generating pictures", r->count, "");
     for (int64_t first = 0; first < r->count && e.code == ERROR_NONE; first += comm_size(p->comm)) {
@@ -135,6 +135,8 @@ static struct error denoise_share(struct run *r)
         .guidance = g->guidance,
         .seed = g->seed,
         .length = g->length,
+        .chunks = g->chunks,
+        .weights = p->simulated ? NULL : g->weights,
         .height = g->height,
         .width = g->width,
         .vectors = g->vectors,

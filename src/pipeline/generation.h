@@ -19,7 +19,9 @@ struct generation {
     int64_t steps;         /* a simulated GPU does as few as the sampler allows: they need as much memory */
     uint64_t seed;         /* of the noise that some samplers add to a picture on the way, by its number */
     double guidance;       /* above 1: with a negative prompt */
-    int64_t length;        /* ids of a prompt */
+    int64_t length;        /* ids of a chunk of a prompt */
+    int64_t chunks;        /* of a prompt; see denoiser_setup */
+    const float *weights;  /* of its ids, the same for all pictures; NULL: all are 1 */
     int64_t height, width; /* of the latents */
     const float *rows;     /* [vectors, width of an embedding]: learned words */
     int64_t vectors;       /* 0: none */

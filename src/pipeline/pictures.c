@@ -86,6 +86,7 @@ static struct generation generation_of(const struct subject *s)
         .steps = s->config.output.sample_steps,
         .guidance = s->config.output.guidance,
         .length = s->length,
+        .chunks = 1,
         .height = side,
         .width = side,
         .vectors = s->config.token.vectors,

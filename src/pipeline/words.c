@@ -107,6 +107,12 @@ static bool is_whole(const struct word *word, const int32_t *ids, int64_t length
     return seen == word->learned.vectors;
 }
 
+void words_mark(struct words *w, const int32_t *ids, int64_t length)
+{
+    for (int64_t i = 0; i < w->count; i++)
+        w->items[i].named = w->items[i].named || is_whole(&w->items[i], ids, length);
+}
+
 struct error words_encode(struct words *w, const char *option, const char *prompt, int32_t *ids, int64_t length)
 {
     TRY(error_in(tokenizer_encode(w->tokenizer, prompt, ids, length), "%s", option));
@@ -116,8 +122,7 @@ struct error words_encode(struct words *w, const char *option, const char *promp
     else
         TRY(cut);
     w->limit = cut.code != ERROR_NONE ? length : w->limit;
-    for (int64_t i = 0; i < w->count; i++)
-        w->items[i].named = w->items[i].named || is_whole(&w->items[i], ids, length);
+    words_mark(w, ids, length);
     return ok();
 }
 

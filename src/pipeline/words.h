@@ -14,8 +14,9 @@ struct words {
     int64_t vectors;  /* of all words */
     float *rows;      /* [vectors, width] */
 
+    struct tokenizer *tokenizer; /* that knows them */
+
     /* private */
-    struct tokenizer *tokenizer;
     struct word *items; /* [count] */
     int64_t count;
     int64_t limit; /* ids that count of a prompt that is longer; 0: none is */
@@ -30,6 +31,9 @@ void words_free(struct words *w);
 /* A prompt as tokenizer_encode does it. Logs a warning if it is longer; notes the words that are whole among the ids.
  * `option` gave the prompt, for the warning and for errors. */
 struct error words_encode(struct words *w, const char *option, const char *prompt, int32_t *ids, int64_t length);
+
+/* Notes the words that are whole among these ids. */
+void words_mark(struct words *w, const int32_t *ids, int64_t length);
 
 /* Logs a warning for each word that no encoded prompt contains. */
 void words_warn_unnamed(const struct words *w);

@@ -134,6 +134,13 @@ static const struct added_word *several(const struct added_words *w, int32_t id)
     return NULL;
 }
 
+int64_t added_words_at_ids(const struct added_words *w, const int32_t *ids, int64_t count)
+{
+    const struct added_word *a = several(w, ids[0]);
+    int64_t more = a ? a->more_count : 0;
+    return more < count && more && memcmp(ids + 1, a->more, (size_t)more * sizeof *a->more) == 0 ? more + 1 : 1;
+}
+
 int64_t added_words_spell_out(const struct added_words *w, const int32_t *found, int64_t found_count, int32_t *ids,
                               int64_t room)
 {
@@ -144,8 +151,7 @@ int64_t added_words_spell_out(const struct added_words *w, const int32_t *found,
         for (int64_t k = 0; k <= more; k++, count++)
             if (count < room)
                 ids[count] = k ? a->more[k - 1] : found[i];
-        if (more && more < found_count - i && memcmp(found + i + 1, a->more, (size_t)more * sizeof *a->more) == 0)
-            i += more;
+        i += added_words_at_ids(w, found + i, found_count - i) - 1;
     }
     return count;
 }

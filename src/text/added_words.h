@@ -57,4 +57,7 @@ const struct added_word *added_words_at(const struct added_words *w, const char 
 int64_t added_words_spell_out(const struct added_words *w, const int32_t *found, int64_t found_count, int32_t *ids,
                               int64_t room);
 
+/* How many ids at the beginning of a list are all vectors of one word of several; else 1. */
+int64_t added_words_at_ids(const struct added_words *w, const int32_t *ids, int64_t count);
+
 #endif

@@ -174,16 +174,25 @@ static int64_t room_of(int64_t length)
     return length > 2 ? length - 2 : 0;
 }
 
-struct error tokenizer_encode(const struct tokenizer *t, const char *text, int32_t *ids, int64_t length)
+int64_t tokenizer_word_at(const struct tokenizer *t, const int32_t *ids, int64_t count)
 {
-    int64_t count, room = room_of(length);
-    TRY(tokenizer_pieces(t, text, ids + 1, room, &count));
-    count = count < room ? count : room;
+    return added_words_at_ids(&t->added, ids, count);
+}
+
+void tokenizer_frame(const struct tokenizer *t, int32_t *ids, int64_t count, int64_t length)
+{
     ids[0] = t->special[SPECIAL_START];
     if (length > 1)
         ids[count + 1] = t->special[SPECIAL_END];
     for (int64_t i = count + 2; i < length; i++)
         ids[i] = t->special[SPECIAL_PADDING];
+}
+
+struct error tokenizer_encode(const struct tokenizer *t, const char *text, int32_t *ids, int64_t length)
+{
+    int64_t count, room = room_of(length);
+    TRY(tokenizer_pieces(t, text, ids + 1, room, &count));
+    tokenizer_frame(t, ids, count < room ? count : room, length);
     return ok();
 }
 

@@ -45,6 +45,12 @@ struct error tokenizer_add(struct tokenizer *tokenizer, const char *word, int64_
 struct error tokenizer_pieces(const struct tokenizer *tokenizer, const char *text, int32_t *ids, int64_t room,
                               int64_t *count);
 
+/* How many of these ids, `count` or fewer, stand for one word of several vectors that begins there; else 1. */
+int64_t tokenizer_word_at(const struct tokenizer *tokenizer, const int32_t *ids, int64_t count);
+
+/* Writes start, end and padding around the `count` ids that ids [length] holds from place 1 on; at least two fewer. */
+void tokenizer_frame(const struct tokenizer *tokenizer, int32_t *ids, int64_t count, int64_t length);
+
 /* start, ids, end, padding: exactly `length` ids, cut where the text is longer. */
 struct error tokenizer_encode(const struct tokenizer *tokenizer, const char *text, int32_t *ids, int64_t length);
 
