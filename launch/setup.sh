@@ -35,6 +35,7 @@ libpng-dev          pkg-config --exists libpng
 libjpeg62-turbo-dev pkg-config --exists libjpeg
 libwebp-dev         pkg-config --exists libwebp libwebpdemux
 zlib1g-dev          pkg-config --exists zlib
+libssl-dev          pkg-config --exists libcrypto
 liblapack-dev       pkg-config --exists lapack'
 # The program reads AVIF and HEIC pictures where it is built with these.
 test_packages='

@@ -390,11 +390,11 @@ def test_the_folder_has_the_sources_and_all_libraries_of_a_build_there(prepared,
     run("cmake", "-B", tmp_path / "build", "-S", tmp_path, *options, f"-DCMAKE_PREFIX_PATH={carried}", "-DZOODIP_CUDA=OFF",
         env={"PATH": f"{carried / 'bin'}:{os.environ['PATH']}", "CPATH": str(carried / "include")})
     cache = (tmp_path / "build" / "CMakeCache.txt").read_text()
-    for name in ("bin/pkg-config", "lib/libcjson", "lib/libutf8proc", "lib/libpng", "lib/libjpeg", "lib/libwebp", "lib/libwebpdemux", "lib/libz"):
+    for name in ("bin/pkg-config", "lib/libcjson", "lib/libutf8proc", "lib/libpng", "lib/libjpeg", "lib/libwebp", "lib/libwebpdemux", "lib/libz", "lib/libcrypto"):
         assert f"={carried}/{name}" in cache
     assert "GNU Make" in run(carried / "bin" / "make", "--version").stdout
     headers = run("gcc", "-M", f"-I{carried / 'include'}", f"-I{tmp_path / 'src'}", *(tmp_path / "src").rglob("*.c"), cwd=tmp_path).stdout
-    assert not [word for word in headers.split() if re.search(r"^/usr/.*(cJSON|utf8proc|png|jpeg|jconfig|jerror|webp|zlib|zconf)", word)]
+    assert not [word for word in headers.split() if re.search(r"^/usr/.*(cJSON|utf8proc|png|jpeg|jconfig|jerror|webp|openssl|zlib|zconf)", word)]
 
 
 @needs_nvcc

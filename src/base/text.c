@@ -1,6 +1,7 @@
 #include "base/text.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
@@ -99,6 +100,15 @@ void text_show_safely(char *text)
         if (code < 0)
             memset(text, '?', bytes);
         text += bytes;
+    }
+}
+
+void text_number(char out[TEXT_NUMBER], double value)
+{
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(out, TEXT_NUMBER, "%.*g", digits, value);
+        if (strtod(out, NULL) == value)
+            return;
     }
 }
 

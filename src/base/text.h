@@ -43,6 +43,10 @@ void text_few_end(struct text_few *few);
  * cut), by '?'. */
 void text_show_safely(char *text);
 
+/* A number in as few digits as lead back to it: 7.5, 0.1, 7. */
+enum { TEXT_NUMBER = 32 };
+void text_number(char out[TEXT_NUMBER], double value);
+
 /* The text as a string of JSON, with its quotes, safe in the same way and without line breaks of any kind. It is cut, in
  * whole characters, where `size` (3 or more) ends. */
 void text_as_json(char *out, size_t size, const char *text);

@@ -8,11 +8,13 @@
 #include "commands/commands.h"
 #include "commands/options.h"
 #include "files/file.h"
-#include "files/safetensors.h"
 #include "pipeline/generation.h"
 #include "pipeline/memory_plan.h"
+#include "pipeline/model_label.h"
 #include "pipeline/prompts.h"
+#include "pipeline/start_latents.h"
 #include "pipeline/words.h"
+#include "report/parameters.h"
 #include "text/tokenizer.h"
 
 static void print_help(void)
@@ -38,12 +40,16 @@ static void print_help(void)
         "                       diffusers call it, such as \"DPM++ 2M Karras\" (default pndm; ddim for a model with "
         "zero\n"
         "                       terminal SNR, from which pndm cannot begin)\n"
-        "  --seed N             seed of the random latents (default 0)\n"
+        "  --seed N             seed of the random latents (default 0); of --count pictures the next has N + 1, and so "
+        "on\n"
         "  --latents FILE       start latents instead: a safetensors file with `latents` F32 [1 or count, c, h, w]\n"
         "  --size WxH           pixels (default: the model's own size)\n"
         "  --count N            number of pictures (default 1); several are named FILE-0001.png, ... and all are\n"
         "                       written at the end\n"
         "  --output FILE.png    where to write\n"
+        "  --bits N             8, 4, 16 or 32: quantizes text encoder and UNet first, as quant.bits of a run "
+        "(default: as\n"
+        "                       they are stored)\n"
         "  --device NAME        auto (default: a GPU if there is one), cpu or cuda\n"
         "  --quiet              only warnings and errors on stderr\n"
         "  --log-format F       plain (the default), or json: each line on stderr as an object of JSON\n"
@@ -51,14 +57,18 @@ static void print_help(void)
         "examples:\n"
         "  zoodip generate --model dataset/toybox/model --prompt \"a photo of a toy on the beach\" --output toy.png\n"
         "  zoodip generate --model dataset/toybox/model --embedding results/toybox/learned_embeds.safetensors \\\n"
-        "      --prompt \"a photo of a sks on the grass\" --count 4 --output sks.png\n",
+        "      --prompt \"a photo of a sks on the grass\" --count 4 --output sks.png\n"
+        "  zoodip generate --model dataset/toybox/model --prompt-syntax a1111 --negative \"(blurry:1.2)\" \\\n"
+        "      --prompt \"a photo of a (toy:1.3) on the [beach]\" --output toy.png\n"
+        "\n"
+        "Each picture says what it was drawn from, in a text that AUTOMATIC1111 reads (PNG info).\n",
         samplers);
 }
 
 struct request {
     const char *model, *prompt, *negative, *syntax, *scheduler, *latents, *size, *output, *device;
     double guidance;
-    int64_t steps, seed, count;
+    int64_t steps, seed, count, bits;
     struct text_list embeddings;
 };
 
@@ -68,8 +78,9 @@ struct session {
     struct tokenizer *tokenizer;
     struct words words;
     struct prompts prompts;
-    float *start; /* [given, h, w, c] from --latents; NULL: drawn */
-    int64_t given;
+    struct start_latents start; /* from --latents; count 0: drawn */
+    struct model_label label;
+    char *word_hashes;
     struct generation generation;
 };
 
@@ -129,54 +140,20 @@ static struct error read_size(struct session *s)
     return ok();
 }
 
-/* [n, c, h, w] -> [n, h, w, c] */
-static struct error copy_latents(struct session *s, const struct entry *t)
-{
-    int64_t places = s->generation.height * s->generation.width, channels = t->shape[1];
-    float *flat = memory_alloc(t->count, sizeof *flat);
-    s->start = memory_alloc(t->count, sizeof *s->start);
-    if (!flat || !s->start) {
-        memory_free(flat);
-        return error_memory("the latents");
-    }
-    dtype_to_float(flat, t->data, t->type, t->count);
-    for (int64_t n = 0; n < t->shape[0]; n++)
-        for (int64_t c = 0; c < channels; c++)
-            for (int64_t p = 0; p < places; p++)
-                s->start[(n * places + p) * channels + c] = flat[(n * channels + c) * places + p];
-    s->given = t->shape[0];
-    memory_free(flat);
-    return ok();
-}
-
 static struct error read_latents(struct session *s)
 {
     const char *path = s->request->latents;
-    int64_t channels = s->pipeline.vae.latent_channels;
-    struct safetensors file;
-    TRY(safetensors_open(&file, path));
-    const struct entry *t = safetensors_find(&file, "latents");
-    struct error e = ok();
-    if (!t)
-        e = error_input("%s: tensor latents: is missing", path);
-    else if (t->dimensions != 4 || t->shape[1] != channels || !dtype_is_weight(t->type))
-        e = error_input("%s: tensor latents: expected F32 [1 or count, %lld, h, w]", path, (long long)channels);
-    else if (!dtype_finite(t->data, t->type, t->count))
-        e = error_input("%s: tensor latents: holds a value that is not a number (or infinite)", path);
-    else if (t->shape[0] != 1 && t->shape[0] != s->request->count)
-        e = error_input("%s: tensor latents: %lld pictures, expected 1 or --count %lld", path, (long long)t->shape[0],
-                        (long long)s->request->count);
-    else if (s->request->size && (t->shape[2] != s->generation.height || t->shape[3] != s->generation.width))
-        e = error_input("%s: tensor latents: its size is not that of --size", path);
-    else if (t->shape[2] < 1 || t->shape[3] < 1 || t->shape[2] > 1024 || t->shape[3] > 1024)
-        e = error_input("%s: tensor latents: height and width must lie in 1 to 1024", path);
-    else {
-        s->generation.height = t->shape[2];
-        s->generation.width = t->shape[3];
-        e = copy_latents(s, t);
-    }
-    safetensors_close(&file);
-    return e;
+    const struct start_latents *l = &s->start;
+    struct generation *g = &s->generation;
+    TRY(start_latents_read(&s->start, path, s->pipeline.vae.latent_channels));
+    if (l->count != 1 && l->count != s->request->count)
+        return error_input("%s: tensor latents: %lld pictures, expected 1 or --count %lld", path, (long long)l->count,
+                           (long long)s->request->count);
+    if (s->request->size && (l->height != g->height || l->width != g->width))
+        return error_input("%s: tensor latents: its size is not that of --size", path);
+    g->height = l->height;
+    g->width = l->width;
+    return ok();
 }
 
 /* -------------------------------------------------------------------------------- output */
@@ -228,20 +205,48 @@ static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *lat
     const struct prompts *p = &s->prompts;
     int64_t numbers = g->height * g->width * s->pipeline.vae.latent_channels;
     memcpy(ids, p->ids, (size_t)(p->lanes * p->chunks * p->length) * sizeof *ids);
-    if (s->given)
-        memcpy(latents, s->start + (s->given > 1 ? i : 0) * numbers, (size_t)numbers * sizeof *latents);
-    else
-        rng_normals((uint64_t)r->seed, (uint64_t)i, STREAM_SAMPLE, 0, numbers, latents);
+    if (s->start.count)
+        memcpy(latents, s->start.values + (s->start.count > 1 ? i : 0) * numbers, (size_t)numbers * sizeof *latents);
+    else // so that any of them can be drawn alone
+        rng_normals((uint64_t)r->seed + (uint64_t)i, 0, STREAM_SAMPLE, 0, numbers, latents);
     return ok();
+}
+
+/* What picture i says about itself. */
+static struct error describe(const struct session *s, int64_t i, char **text)
+{
+    const struct request *r = s->request;
+    const struct generation *g = &s->generation;
+    const struct parameters p = {
+        .prompt = r->prompt,
+        .negative = guided(r) ? r->negative : "",
+        .sampler = sampler_label(g->sampler),
+        .steps = g->steps,
+        .seed = (int64_t)((uint64_t)r->seed + (uint64_t)i),
+        .latents = r->latents ? path_name(r->latents) : NULL,
+        .width = g->width * s->pipeline.vae.factor,
+        .height = g->height * s->pipeline.vae.factor,
+        .guidance = g->guidance,
+        .bits = (int)r->bits,
+        .model = s->label.name,
+        .model_hash = s->label.hash,
+        .word_hashes = s->word_hashes,
+        .plain = syntax_of(r) == SYNTAX_PLAIN,
+        .padded = s->prompts.padded,
+    };
+    return parameters_text(&p, text);
 }
 
 static struct error write_picture(void *arg, int64_t i, struct picture *picture)
 {
     const struct session *s = arg;
-    char path[PATH_SIZE];
+    char path[PATH_SIZE], *text = NULL;
     struct error e = output_path(path, s->request, i);
     if (e.code == ERROR_NONE)
-        e = picture_write(picture, path);
+        e = describe(s, i, &text);
+    if (e.code == ERROR_NONE)
+        e = picture_write(picture, path, text);
+    memory_free(text);
     picture_free(picture);
     if (e.code == ERROR_NONE)
         log_line("wrote %s", path);
@@ -311,7 +316,8 @@ static void free_all(struct session *s)
     words_free(&s->words);
     tokenizer_free(s->tokenizer);
     prompts_free(&s->prompts);
-    memory_free(s->start);
+    start_latents_free(&s->start);
+    memory_free(s->word_hashes);
     pipeline_close(&s->pipeline);
 }
 
@@ -326,6 +332,8 @@ static struct error check_request(const struct request *r)
     size_t length = strlen(r->output);
     if (length < 5 || strcmp(r->output + length - 4, ".png") != 0)
         return error_input("--output: %s: expected a name ending in .png", r->output);
+    if (r->bits && r->bits != 4 && r->bits != 8 && r->bits != 16 && r->bits != 32)
+        return error_input("--bits: %lld: expected 4, 8, 16 or 32", (long long)r->bits);
     if (strcmp(r->syntax, "plain") != 0 && syntax_of(r) == SYNTAX_PLAIN)
         return error_input("--prompt-syntax: \"%s\": expected plain or a1111", r->syntax);
     char samplers[SAMPLER_NAMES];
@@ -338,13 +346,17 @@ static struct error check_request(const struct request *r)
 /* alone: a communicator of this rank, which does all the work. */
 static struct error generate(const struct request *r, struct comm *alone, const struct device_kind *devices)
 {
-    const struct pipeline_choice choice = {.model = r->model, .device = r->device};
+    const struct pipeline_choice choice = {.model = r->model, .device = r->device, .bits = (int)r->bits};
     struct session s = {.request = r};
     TRY(check_request(r));
     TRY(pipeline_open(&s.pipeline, &choice, alone, devices));
     struct error e = prepare(&s);
     if (e.code == ERROR_NONE)
         e = pipeline_compare(&s.pipeline, NULL);
+    if (e.code == ERROR_NONE)
+        e = model_label_read(&s.label, &s.pipeline);
+    if (e.code == ERROR_NONE)
+        e = words_hashes(&s.words, &s.word_hashes);
     if (e.code == ERROR_NONE) {
         if (device_note(s.pipeline.device)[0])
             log_line("%s", device_note(s.pipeline.device));
@@ -371,6 +383,7 @@ static struct error run(int argc, char **argv, const struct host *host)
         {.name = "seed", .integer = &r.seed},
         {.name = "latents", .text = &r.latents},
         {.name = "size", .text = &r.size},
+        {.name = "bits", .integer = &r.bits},
         {.name = "count", .integer = &r.count, .low = 1, .high = 9999},
         {.name = "output", .text = &r.output},
         {.name = "device", .text = &r.device},

@@ -44,8 +44,9 @@ struct error picture_resize(struct picture *to, const struct picture *from, int6
 /* Resized to the target's shape in one of the two ways. */
 struct error picture_fit(struct picture *to, const struct picture *from, int64_t width, int64_t height, enum fit fit);
 
-/* Writes an 8-bit RGB PNG, whole or not at all. */
-struct error picture_write(const struct picture *picture, const char *path);
+/* Writes an 8-bit RGB PNG, whole or not at all. parameters: what it says about itself (report/parameters.h), UTF-8, as
+ * Pillow and with it AUTOMATIC1111 write it: a chunk tEXt of that name if Latin-1 can hold it, else iTXt. NULL: none. */
+struct error picture_write(const struct picture *picture, const char *path, const char *parameters);
 
 /* The PNG bytes in memory, for the report. Free with memory_free. */
 struct error picture_encode(const struct picture *picture, uint8_t **png, int64_t *size);

@@ -18,6 +18,8 @@ struct work {
     int64_t cut;                   /* reading: see png_cut_chunk */
     const struct picture *picture; /* writing */
     uint8_t *out;                  /* writing */
+    const char *text;              /* writing: the chunk `parameters`, or NULL */
+    char *latin;                   /* the same in Latin-1, or NULL */
     int64_t at, size;              /* bytes done, and bytes present (or, when writing, room) */
     struct error error;
 };
@@ -160,20 +162,53 @@ static void write_bytes(png_structp png, png_bytep bytes, size_t count)
     w->at += (int64_t)count;
 }
 
+/* Whether a text of UTF-8 has only characters of Latin-1, which are a byte each, or two that begin so. */
+static bool is_latin(const char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text > 0xc3)
+            return false;
+    return true;
+}
+
+static void write_text(struct work *w)
+{
+    static char key[] = "parameters", language[] = "";
+    png_text text = {.compression = PNG_ITXT_COMPRESSION_NONE, .key = key, .lang = language, .lang_key = language};
+    w->latin = memory_string(w->text);
+    if (!w->latin)
+        fail(w, error_memory("a picture's text"));
+    text.text = w->latin;
+    if (is_latin(w->text)) {
+        char *to = w->latin;
+        for (const unsigned char *c = (const unsigned char *)w->text; *c; c++) {
+            bool two = *c >= 0x80 && c[1];
+            *to++ = (char)(two ? (*c & 3) << 6 | (c[1] & 0x3f) : *c);
+            c += two;
+        }
+        *to = 0;
+        text.compression = PNG_TEXT_COMPRESSION_NONE;
+        text.text_length = strlen(w->latin);
+    }
+    png_set_text(w->png, w->info, &text, 1);
+}
+
 static void write_all(struct work *w)
 {
     const struct picture *p = w->picture;
     png_set_IHDR(w->png, w->info, (png_uint_32)p->width, (png_uint_32)p->height, 8, PNG_COLOR_TYPE_RGB,
                  PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+    if (w->text)
+        write_text(w);
     png_write_info(w->png, w->info);
     for (int64_t y = 0; y < p->height; y++)
         png_write_row(w->png, p->rgb + 3 * p->width * y);
     png_write_end(w->png, w->info);
 }
 
-struct error picture_encode(const struct picture *picture, uint8_t **png, int64_t *size)
+static struct error encode(const struct picture *picture, const char *text, uint8_t **png, int64_t *size)
 {
-    struct work w = {.picture = picture};
+    struct work w = {.picture = picture, .text = text};
     w.png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &w, on_error, on_warning);
     w.info = w.png ? png_create_info_struct(w.png) : NULL;
     if (w.info) {
@@ -183,6 +218,7 @@ struct error picture_encode(const struct picture *picture, uint8_t **png, int64_
         w.error = error_memory("a PNG encoder");
     }
     png_destroy_write_struct(&w.png, &w.info);
+    memory_free(w.latin);
     if (w.error.code != ERROR_NONE) {
         memory_free(w.out);
         return error_failed("cannot write a PNG: %s", w.error.text);
@@ -192,11 +228,16 @@ struct error picture_encode(const struct picture *picture, uint8_t **png, int64_
     return ok();
 }
 
-struct error picture_write(const struct picture *picture, const char *path)
+struct error picture_encode(const struct picture *picture, uint8_t **png, int64_t *size)
+{
+    return encode(picture, NULL, png, size);
+}
+
+struct error picture_write(const struct picture *picture, const char *path, const char *parameters)
 {
     uint8_t *png;
     int64_t size;
-    TRY(error_in(picture_encode(picture, &png, &size), "%s", path));
+    TRY(error_in(encode(picture, parameters, &png, &size), "%s", path));
     struct error e = file_write_whole(path, png, size);
     memory_free(png);
     return e;

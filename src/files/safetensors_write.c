@@ -58,6 +58,7 @@ static char *make_header(const struct entry *const *entries, int64_t count, cons
     return text;
 }
 
+/* progress: NULL for none. */
 static void write_parts(FILE *stream, const char *header, const struct entry *const *entries, int64_t count,
                         struct progress *progress)
 {
@@ -72,7 +73,8 @@ static void write_parts(FILE *stream, const char *header, const struct entry *co
         if (entries[i]->count)
             fwrite(entries[i]->data, (size_t)dtype_size(entries[i]->type), (size_t)entries[i]->count, stream);
         written += entry_bytes(entries[i]);
-        progress_step(progress, written / PROGRESS_MEGABYTE, "");
+        if (progress)
+            progress_step(progress, written / PROGRESS_MEGABYTE, "");
     }
 }
 
@@ -93,19 +95,58 @@ static struct error write_file(const char *path, const char *header, const struc
     return e;
 }
 
+/* What a file is made of. */
+struct parts {
+    const struct entry **sorted; /* [count] */
+    char *header;
+    int64_t count;
+};
+
+/* what: is being made, for the error. Free with parts_free, after an error too. */
+static struct error parts_new(struct parts *p, const char *what, const struct entry *entries, int64_t entry_count,
+                              const char *const *metadata, int64_t metadata_count)
+{
+    *p = (struct parts){.sorted = memory_alloc(entry_count, sizeof *p->sorted), .count = entry_count};
+    if (!p->sorted)
+        return error_memory(what);
+    for (int64_t i = 0; i < entry_count; i++)
+        p->sorted[i] = &entries[i];
+    if (entry_count)
+        qsort(p->sorted, (size_t)entry_count, sizeof *p->sorted, compare_for_file);
+    p->header = make_header(p->sorted, entry_count, metadata, metadata_count);
+    return p->header ? ok() : error_memory(what);
+}
+
+static void parts_free(struct parts *p)
+{
+    cJSON_free(p->header);
+    memory_free(p->sorted);
+}
+
 struct error safetensors_write(const char *path, const struct entry *entries, int64_t entry_count,
                                const char *const *metadata, int64_t metadata_count)
 {
-    const struct entry **sorted = memory_alloc(entry_count, sizeof *sorted);
-    if (!sorted)
-        return error_memory(path);
-    for (int64_t i = 0; i < entry_count; i++)
-        sorted[i] = &entries[i];
-    if (entry_count)
-        qsort(sorted, (size_t)entry_count, sizeof *sorted, compare_for_file);
-    char *header = make_header(sorted, entry_count, metadata, metadata_count);
-    struct error e = header ? write_file(path, header, sorted, entry_count) : error_memory(path);
-    cJSON_free(header);
-    memory_free(sorted);
+    struct parts p;
+    struct error e = parts_new(&p, path, entries, entry_count, metadata, metadata_count);
+    if (e.code == ERROR_NONE)
+        e = write_file(path, p.header, p.sorted, entry_count);
+    parts_free(&p);
+    return e;
+}
+
+struct error safetensors_encode(char **bytes, size_t *size, const struct entry *entries, int64_t entry_count,
+                                const char *const *metadata, int64_t metadata_count)
+{
+    static const char what[] = "a file of tensors";
+    struct parts p;
+    *bytes = NULL;
+    struct error e = parts_new(&p, what, entries, entry_count, metadata, metadata_count);
+    FILE *stream = e.code == ERROR_NONE ? open_memstream(bytes, size) : NULL;
+    if (stream)
+        write_parts(stream, p.header, p.sorted, entry_count, NULL);
+    bool failed = !stream || ferror(stream);
+    if ((stream && fclose(stream) != 0) || failed)
+        e = error_first(e, error_memory(what));
+    parts_free(&p);
     return e;
 }

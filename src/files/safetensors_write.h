@@ -7,10 +7,16 @@
 #ifndef ZOODIP_FILES_SAFETENSORS_WRITE_H
 #define ZOODIP_FILES_SAFETENSORS_WRITE_H
 
+#include <stddef.h>
+
 #include "files/safetensors.h"
 
 /* Entries with `data` filled in; metadata: pairs (key, value), NULL if there are none. */
 struct error safetensors_write(const char *path, const struct entry *entries, int64_t entry_count,
                                const char *const *metadata, int64_t metadata_count);
+
+/* The bytes of that file, in memory. Free *bytes with free(), also after an error. */
+struct error safetensors_encode(char **bytes, size_t *size, const struct entry *entries, int64_t entry_count,
+                                const char *const *metadata, int64_t metadata_count);
 
 #endif

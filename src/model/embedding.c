@@ -1,5 +1,6 @@
 #include "model/embedding.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -8,16 +9,35 @@
 
 enum { VECTORS_LIMIT = 1 << 12 };
 
+static const char *const metadata[] = {"format", "pt"};
+
+static struct entry entry_of(const char *placeholder, const float *rows, int64_t vectors, int64_t dim)
+{
+    return (struct entry){.name = placeholder,
+                          .type = F32,
+                          .dimensions = 2,
+                          .shape = {vectors, dim},
+                          .count = vectors * dim,
+                          .data = rows};
+}
+
 struct error embedding_write(const char *path, const char *placeholder, const float *rows, int64_t vectors, int64_t dim)
 {
-    const struct entry entry = {.name = placeholder,
-                                .type = F32,
-                                .dimensions = 2,
-                                .shape = {vectors, dim},
-                                .count = vectors * dim,
-                                .data = rows};
-    static const char *const metadata[] = {"format", "pt"};
+    const struct entry entry = entry_of(placeholder, rows, vectors, dim);
     return safetensors_write(path, &entry, 1, metadata, 1);
+}
+
+struct error embedding_hash(char text[SHA256_TEXT], const char *placeholder, const float *rows, int64_t vectors,
+                            int64_t dim)
+{
+    const struct entry entry = entry_of(placeholder, rows, vectors, dim);
+    char *bytes;
+    size_t size;
+    struct error e = safetensors_encode(&bytes, &size, &entry, 1, metadata, 1);
+    if (e.code == ERROR_NONE)
+        e = sha256_bytes(text, bytes, (int64_t)size);
+    free(bytes);
+    return e;
 }
 
 /* Numbers of 64 bits may be infinite as floats. */

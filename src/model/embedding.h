@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "files/sha256.h"
 
 struct embedding {
     char *placeholder;
@@ -20,6 +21,10 @@ struct embedding {
 /* Writes rows [vectors, dim], whole or not at all. */
 struct error embedding_write(const char *path, const char *placeholder, const float *rows, int64_t vectors,
                              int64_t dim);
+
+/* The SHA-256 of the file that embedding_write would write. */
+struct error embedding_hash(char text[SHA256_TEXT], const char *placeholder, const float *rows, int64_t vectors,
+                            int64_t dim);
 
 /* Reads a file that holds one tensor [vectors, dim] or [dim], of any float type and finite numbers. Free with
  * embedding_free. */

@@ -8,6 +8,7 @@
 #include "base/rng.h"
 #include "files/file.h"
 #include "pipeline/generation.h"
+#include "pipeline/picture_texts.h"
 #include "report/film.h"
 #include "text/captions.h"
 
@@ -34,14 +35,14 @@ static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *lat
     const struct subject_picture *item = &set->items[i];
     int64_t side = s->resolution / pipeline->vae.factor, length = s->length;
     char *text;
-    TRY(captions_fill(s->config.output.prompts.items[item->prompt], item->word, &text));
+    TRY(picture_prompt(s, item->word, item->prompt, &text));
     bool guided = s->config.output.guidance > 1;
     struct error e = guided ? tokenizer_encode(s->tokenizer, "", ids, length) : ok();
     if (e.code == ERROR_NONE)
         e = tokenizer_encode(s->tokenizer, text, guided ? ids + length : ids, length);
     memory_free(text);
     // both words start from the same latents, every prompt from others
-    rng_normals((uint64_t)s->config.seed, (uint64_t)item->prompt, STREAM_SAMPLE, 0,
+    rng_normals((uint64_t)picture_seed(s, item->prompt), 0, STREAM_SAMPLE, 0,
                 side * side * pipeline->vae.latent_channels, latents);
     return e;
 }
@@ -139,6 +140,26 @@ static struct error name_prompts(struct pictures *p, const struct texts *prompts
     return ok();
 }
 
+/* The commands of both words' pictures. */
+static struct error find_commands(struct pictures *p, const struct subject *s)
+{
+    const struct config *c = &s->config;
+    const char *const words[] = {c->token.initializer, c->token.placeholder};
+    int64_t prompts = c->output.prompts.count;
+    TRY(path_join(p->word, c->output.dir, "learned_embeds.safetensors"));
+    p->texts = memory_alloc(2 * prompts, sizeof *p->texts);
+    p->commands = memory_alloc(2 * prompts, sizeof *p->commands);
+    if (!p->texts || !p->commands)
+        return error_memory("the pictures");
+    for (int64_t i = 0; i < 2 * prompts; i++) {
+        TRY(picture_prompt(s, words[i / prompts], i % prompts, &p->texts[i]));
+        TRY(picture_command(s, i % prompts, p->texts[i], p->word, &p->commands[i]));
+    }
+    p->shown.start_commands = p->commands;
+    p->shown.learned_commands = p->commands + prompts;
+    return ok();
+}
+
 /* All but the generated pictures. */
 static struct error name_all(struct pictures *p, const struct subject *s)
 {
@@ -165,7 +186,8 @@ static struct error name_all(struct pictures *p, const struct subject *s)
     TRY(captions_fill("learned word \"{}\"", c->token.placeholder, &p->labels[1]));
     p->shown.start_label = p->labels[0];
     p->shown.learned_label = p->labels[1];
-    return name_prompts(p, &c->output.prompts);
+    TRY(name_prompts(p, &c->output.prompts));
+    return find_commands(p, s);
 }
 
 static struct error generate_both(struct pictures *p, struct subject *s, const float *embedding, bool last)
@@ -204,6 +226,10 @@ void pictures_free(struct pictures *p)
         picture_free(&p->learned[i]);
         memory_free(p->prompts[i]);
     }
+    for (int64_t i = 0; i < 2 * p->shown.prompt_count && p->texts; i++)
+        memory_free(p->texts[i]);
+    memory_free(p->texts);
+    memory_free(p->commands);
     memory_free(p->start);
     memory_free(p->learned);
     memory_free(p->prompts);
@@ -226,16 +252,25 @@ static struct error add_event(const struct subject *s, const struct picture *pic
     return metrics_add_picture(metrics, step, tag, picture);
 }
 
-static struct error save_samples(const struct subject *s, const struct picture *pictures, int64_t count, int64_t step,
-                                 struct metrics *metrics)
+static struct error save_sample(const struct subject *s, const float *embedding, const struct picture *picture,
+                                int64_t step, int64_t prompt)
+{
+    char path[PATH_SIZE], *text;
+    TRY(film_path(path, s->config.output.dir, step, prompt));
+    TRY(picture_parameters(s, prompt, embedding, &text));
+    struct error e = picture_write(picture, path, text);
+    memory_free(text);
+    return e;
+}
+
+static struct error save_samples(const struct subject *s, const float *embedding, const struct picture *pictures,
+                                 int64_t count, int64_t step, struct metrics *metrics)
 {
     char path[PATH_SIZE];
     TRY(path_join(path, s->config.output.dir, "samples"));
     TRY(folder_make(path));
-    for (int64_t i = 0; i < count; i++) {
-        TRY(film_path(path, s->config.output.dir, step, i));
-        TRY(picture_write(&pictures[i], path));
-    }
+    for (int64_t i = 0; i < count; i++)
+        TRY(save_sample(s, embedding, &pictures[i], step, i));
     for (int64_t i = 0; i < count; i++)
         TRY(add_event(s, &pictures[i], step, i, metrics));
     return ok();
@@ -277,7 +312,7 @@ struct error pictures_sample(struct subject *s, const float *embedding, int64_t 
         e = generate(s, embedding, items, count, false, &spoiled);
     bool saves = comm_rank(s->pipeline->comm) == 0 && !s->pipeline->simulated;
     if (saves && (e.code == ERROR_NONE || spoiled))
-        warn_of(spoiled ? e : save_samples(s, pictures, count, step, metrics));
+        warn_of(spoiled ? e : save_samples(s, embedding, pictures, count, step, metrics));
     e = spoiled ? ok() : e;
     for (int64_t i = 0; i < count && pictures; i++)
         picture_free(&pictures[i]);

@@ -7,6 +7,7 @@
 #ifndef ZOODIP_PIPELINE_PICTURES_H
 #define ZOODIP_PIPELINE_PICTURES_H
 
+#include "files/file.h"
 #include "pipeline/subject.h"
 #include "report/metrics.h"
 #include "report/report.h"
@@ -17,6 +18,9 @@ struct pictures {
     /* private: what it points to; names borrow from the subject */
     const char **names;
     char **prompts, *labels[2];
+    char **texts;                  /* [2 * prompts]: the start word's prompts, then the learned word's */
+    struct draw_command *commands; /* the same */
+    char word[PATH_SIZE];          /* the learned word's file */
     struct picture *start, *learned;
 };
 

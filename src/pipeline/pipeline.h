@@ -13,6 +13,7 @@
 #include "cluster/comm.h"
 #include "device/device.h"
 #include "files/config.h"
+#include "files/sha256.h"
 #include "model/noise_schedule.h"
 #include "model/text_encoder.h"
 #include "model/unet.h"
@@ -52,6 +53,7 @@ struct pipeline {
     bool simulated;    /* on a simulated GPU */
 
     /* private */
+    char file_hash[SHA256_TEXT]; /* of a model that is one file; see model_label.h */
     struct pipeline_choice choice;
     int least_bits;
     bool quantizes;           /* weights become codes in pipeline_load */

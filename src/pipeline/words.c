@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "files/sha256.h"
 #include "model/embedding.h"
 
 struct word {
@@ -135,4 +136,24 @@ void words_warn_unnamed(const struct words *w)
         if (!w->items[i].named)
             log_warning("%s not contain \"%s\", the word of %s", where, w->items[i].learned.placeholder,
                         w->items[i].file);
+}
+
+struct error words_hashes(const struct words *w, char **text)
+{
+    char hash[SHA256_TEXT];
+    int64_t size = 1;
+    for (int64_t i = 0; i < w->count; i++)
+        size += (int64_t)strlen(w->items[i].learned.placeholder) + WORD_HASH + 4;
+    char *to = *text = memory_alloc(size, 1);
+    if (!to)
+        return error_memory("the words' names");
+    for (int64_t i = 0; i < w->count; i++) {
+        const struct word *word = &w->items[i];
+        if (!word->named)
+            continue;
+        TRY(sha256_file(hash, word->file));
+        to += snprintf(to, (size_t)(*text + size - to), "%s%s: %.*s", to > *text ? ", " : "", word->learned.placeholder,
+                       WORD_HASH, hash);
+    }
+    return ok();
 }

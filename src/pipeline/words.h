@@ -9,6 +9,8 @@
 #include "base/text.h"
 #include "text/tokenizer.h"
 
+enum { WORD_HASH = 12 }; /* digits of a word's hash */
+
 struct words {
     int32_t first_id; /* the id of row 0; the others follow */
     int64_t vectors;  /* of all words */
@@ -37,5 +39,9 @@ void words_mark(struct words *w, const int32_t *ids, int64_t length);
 
 /* Logs a warning for each word that no encoded prompt contains. */
 void words_warn_unnamed(const struct words *w);
+
+/* The words that the prompts name, each with the first 12 digits of its file's SHA-256, as AUTOMATIC1111 shows them: "sks:
+ * 0123456789ab, mug: ..."; "" if there are none. Free *text with memory_free. */
+struct error words_hashes(const struct words *w, char **text);
 
 #endif

@@ -60,18 +60,47 @@ static struct error list_steps(const char *folder, int64_t last_step, int64_t **
     return ok();
 }
 
-static struct error put_frame(FILE *out, const struct picture *picture, const char *label)
+/* The command of a step's picture, if the word of that step was kept. */
+static struct error put_command(FILE *out, const char *folder, const struct draw_command *learned, int64_t step,
+                                int64_t prompt)
+{
+    char name[64], word[PATH_SIZE], picture[PATH_SIZE];
+    struct draw_command command = *learned;
+    snprintf(name, sizeof name, "learned_embeds-steps-%lld.safetensors", (long long)step);
+    TRY(path_join(word, folder, name));
+    TRY(film_path(picture, folder, step, prompt));
+    if (!learned->embedding)
+        return draw_command_put(out, &command, path_name(picture));
+    command.embedding = word;
+    return file_exists(word) ? draw_command_put(out, &command, path_name(picture)) : ok();
+}
+
+static struct error begin_frame(FILE *out, const struct picture *picture, const char *label)
 {
     fputs("<figure>", out);
     TRY(html_picture(out, picture, label, FRAME_SIDE));
     fputs("<figcaption>", out);
     html_text(out, label);
-    fputs("</figcaption></figure>\n", out);
+    fputs("</figcaption>", out);
+    return ok();
+}
+
+static void end_frame(FILE *out)
+{
+    fputs("</figure>\n", out);
+}
+
+/* Of a picture that the page has with its command already. */
+static struct error put_frame(FILE *out, const struct picture *picture, const char *label)
+{
+    TRY(begin_frame(out, picture, label));
+    end_frame(out);
     return ok();
 }
 
 /* A picture that cannot be read must not keep the others off the page. */
-static struct error put_step(FILE *out, const char *folder, int64_t step, int64_t prompt)
+static struct error put_step(FILE *out, const char *folder, const struct report_pictures *p, int64_t step,
+                             int64_t prompt)
 {
     char path[PATH_SIZE], label[64];
     struct picture picture;
@@ -81,11 +110,14 @@ static struct error put_step(FILE *out, const char *folder, int64_t step, int64_
     if (e.code != ERROR_NONE) {
         fputs("<figure>", out);
         html_trouble(out, e);
-        fputs("</figure>\n", out);
+        end_frame(out);
         return ok();
     }
-    e = put_frame(out, &picture, label);
+    e = begin_frame(out, &picture, label);
     picture_free(&picture);
+    if (e.code == ERROR_NONE && p->learned_commands)
+        e = put_command(out, folder, &p->learned_commands[prompt], step, prompt);
+    end_frame(out);
     return e;
 }
 
@@ -97,7 +129,7 @@ static struct error put_strip(FILE *out, const char *folder, const struct report
     fputs("</p>\n<div class=\"film\">\n", out);
     TRY(put_frame(out, &p->start[prompt], "start"));
     for (int64_t i = 0; i < count; i++)
-        TRY(put_step(out, folder, steps[i], prompt));
+        TRY(put_step(out, folder, p, steps[i], prompt));
     TRY(put_frame(out, &p->learned[prompt], "learned"));
     fputs("</div>\n", out);
     return ok();

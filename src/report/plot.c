@@ -120,7 +120,7 @@ struct error plot_write(const char *folder)
         put_losses(&p, &chart);
         put_validations(&p, &chart);
     }
-    e = picture_write(&p, path);
+    e = picture_write(&p, path, NULL);
     picture_free(&p);
     chart_free(&chart);
     return e;

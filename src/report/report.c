@@ -38,29 +38,43 @@ static struct error put_photos(FILE *out, const struct report_pictures *p)
     return ok();
 }
 
+/* A word's pictures of all prompts. */
+struct row {
+    const char *label, *name; /* name: of the files that their commands write */
+    const struct picture *pictures;
+    const struct draw_command *commands; /* or NULL */
+};
+
 /* A picture in its row; the page shows the label where a line of columns begins. */
-static struct error put_cell(FILE *out, const struct report_pictures *p, const char *label,
-                             const struct picture *picture)
+static struct error put_cell(FILE *out, const struct report_pictures *p, const struct row *row, int64_t prompt)
 {
+    char output[64];
     fputs("<p class=\"row\">", out);
-    html_text(out, label);
+    html_text(out, row->label);
     fputs("</p>", out);
-    return html_picture(out, picture, label, most_side(p));
+    TRY(html_picture(out, &row->pictures[prompt], row->label, most_side(p)));
+    snprintf(output, sizeof output, "%s-%lld.png", row->name, (long long)prompt + 1);
+    return row->commands ? draw_command_put(out, &row->commands[prompt], output) : ok();
 }
 
 /* A column a prompt: the learned word's picture is always under that of the start word. */
 static struct error put_prompts(FILE *out, const struct report_pictures *p)
 {
+    const struct row start = {p->start_label, "start", p->start, p->start_commands};
+    const struct row learned = {p->learned_label, "learned", p->learned, p->learned_commands};
     begin_columns(out, p, "");
     for (int64_t i = 0; i < p->prompt_count; i++) {
         fputs("<figure>", out);
-        TRY(put_cell(out, p, p->start_label, &p->start[i]));
-        TRY(put_cell(out, p, p->learned_label, &p->learned[i]));
+        TRY(put_cell(out, p, &start, i));
+        TRY(put_cell(out, p, &learned, i));
         fputs("<figcaption>", out);
         html_text(out, p->prompts[i]);
         fputs("</figcaption></figure>\n", out);
     }
     fputs("</div>\n", out);
+    if (p->learned_commands)
+        fputs("<p class=\"note\">Each command draws its picture again, in the folder where the run was started.</p>\n",
+              out);
     return ok();
 }
 

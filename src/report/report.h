@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "files/picture.h"
+#include "report/draw_command.h"
 
 /* What a run has to show: the subject's photos, and for every prompt a picture of the word that learning started from
  * above one of the learned word. */
@@ -21,6 +22,8 @@ struct report_pictures {
     const struct picture *start, *learned; /* [prompt_count] */
     int64_t prompt_count;
     const char *start_label, *learned_label; /* of their rows */
+
+    const struct draw_command *start_commands, *learned_commands; /* [prompt_count]; NULL: not known */
 };
 
 struct report {

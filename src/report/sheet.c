@@ -84,7 +84,7 @@ struct error sheet_write(const char *folder, const struct report_pictures *p, in
     memset(s.picture.rgb, 255, (size_t)(s.picture.width * s.picture.height * 3));
     struct error e = fill(&s, p);
     if (e.code == ERROR_NONE)
-        e = picture_write(&s.picture, path);
+        e = picture_write(&s.picture, path, NULL);
     picture_free(&s.picture);
     return e;
 }

@@ -24,7 +24,7 @@ need() {
         esac
     done
     for library in libcjson:libcjson-dev libutf8proc:libutf8proc-dev libpng:libpng-dev libjpeg:libjpeg-dev libwebpdemux:libwebp-dev \
-        zlib:zlib1g-dev lapack:liblapack-dev; do
+        zlib:zlib1g-dev libcrypto:libssl-dev lapack:liblapack-dev; do
         pkg-config --exists "${library%%:*}" 2>/dev/null || missing+=("${library#*:}")
     done
     [ ${#missing[@]} = 0 ] || refuse "missing, by their names in Debian and Ubuntu; as root: apt-get install ${missing[*]}"

@@ -6,7 +6,7 @@
 #   tests/gpu/run.sh
 #
 # Needs a GPU, a CUDA toolkit of 12.4 or newer, cmake, make, gcc, pkg-config, python3, and the libraries cJSON, utf8proc,
-# libpng, libjpeg, libwebp, zlib and LAPACK; for a machine that lacks these there is tests/gpu/prepare. PyTorch, diffusers, transformers,
+# libpng, libjpeg, libwebp, zlib, OpenSSL and LAPACK; for a machine that lacks these there is tests/gpu/prepare. PyTorch, diffusers, transformers,
 # optimum-quanto and pytest are taken from .venv or from python3 (environment PYTHON names another one), compute-sanitizer
 # and ncu from the toolkit; a part whose tools are missing is reported as skipped.
 # Exit codes: 0 everything that ran passed, 1 something failed, 2 the machine lacks something essential.

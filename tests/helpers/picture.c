@@ -25,7 +25,7 @@ static struct error run(int argc, char **argv)
         picture = fitted;
     }
     if (e.code == ERROR_NONE)
-        e = picture_write(&picture, argv[2]);
+        e = picture_write(&picture, argv[2], NULL);
     picture_free(&picture);
     return e;
 }
