@@ -95,8 +95,8 @@ def test_noise_and_target_at_every_timestep(tmp_path, name, prediction):
 
 def noise_of(call):
     """What a step adds, by its address: the normals of stream 7 that follow the start latents and earlier steps' noise."""
-    seed, picture, stream = 3, 2, 7
-    out = run_bytes(program("tests/rng"), "normals", seed, picture, stream, (call + 1) * COUNT, COUNT)
+    seed, step, stream = 3, 0, 7
+    out = run_bytes(program("tests/rng"), "normals", seed, step, stream, (call + 1) * COUNT, COUNT)
     return torch.from_numpy(np.frombuffer(out, np.float32).copy())[None]
 
 

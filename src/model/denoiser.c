@@ -175,13 +175,12 @@ static struct error sample_latents(struct denoiser *d, struct sampler *s, float 
     return ok();
 }
 
-struct error denoiser_run(struct denoiser *d, uint64_t picture, const int32_t *ids, const float *rows, float *latents,
+struct error denoiser_run(struct denoiser *d, uint64_t seed, const int32_t *ids, const float *rows, float *latents,
                           denoiser_tick *tick, void *arg)
 {
     struct sampler s;
     TRY(sampler_new(&s, d->setup.schedule, d->setup.sampler, d->setup.steps, d->numbers));
-    s.seed = d->setup.seed;
-    s.picture = picture;
+    s.seed = seed;
     for (int64_t k = 0; k < d->numbers; k++)
         latents[k] *= (float)s.init_sigma;
     struct error e = encode_prompts(d, ids, rows);

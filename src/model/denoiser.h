@@ -42,7 +42,6 @@ struct denoiser_setup {
     int64_t height, width; /* of the latents */
     int64_t vectors;       /* rows of learned words, 0 for none */
     int32_t first_id;      /* the id of row 0; the others follow */
-    uint64_t seed;         /* of the noise that some samplers add: see model/sampler.h */
 };
 
 struct denoiser {
@@ -64,9 +63,10 @@ void denoiser_free(struct denoiser *d);
 /* Called after every call of the UNet; an error from it ends the picture. */
 typedef struct error denoiser_tick(void *arg, int64_t call, int64_t calls);
 
-/* Picture number `picture`. ids [lanes, chunks, length], the negative prompt's first; rows [vectors, width]. latents [height, width, channels]: standard
- * normal numbers, which become the picture's latents; NaN if a network gave a number that is not finite. */
-struct error denoiser_run(struct denoiser *d, uint64_t picture, const int32_t *ids, const float *rows, float *latents,
+/* seed: the picture's, of the noise that some samplers add. ids [lanes, chunks, length], the negative prompt's first;
+ * rows [vectors, width]. latents [height, width, channels]: standard normal numbers, which become the picture's latents;
+ * NaN if a network gave a number that is not finite. */
+struct error denoiser_run(struct denoiser *d, uint64_t seed, const int32_t *ids, const float *rows, float *latents,
                           denoiser_tick *tick, void *arg);
 
 /* All fields are private. */

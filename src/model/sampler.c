@@ -243,6 +243,6 @@ float *sampler_keep(struct sampler *s, const float *output)
 
 const float *sampler_draw(struct sampler *s, int64_t i)
 {
-    rng_normals(s->seed, s->picture, STREAM_SAMPLE, (uint64_t)((i + 1) * s->count), s->count, s->noise);
+    rng_normals(s->seed, 0, STREAM_SAMPLE, (uint64_t)((i + 1) * s->count), s->count, s->noise);
     return s->noise;
 }

@@ -51,8 +51,7 @@ struct sampler {
     int64_t calls;     /* of the network */
     double *timesteps; /* [calls] */
     double init_sigma; /* start latents are noise times this */
-    uint64_t seed;     /* set by the caller: the address of the noise that is added, */
-    uint64_t picture;  /* as the step of STREAM_SAMPLE */
+    uint64_t seed;     /* set by the caller: of the noise that is added */
 
     /* private */
     const struct noise_schedule *schedule;

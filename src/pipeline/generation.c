@@ -103,7 +103,7 @@ static struct error denoise(struct run *r, struct denoiser *d, int32_t *ids, int
     if (!latents)
         return error_memory("a picture");
     TRY(g->begin(g->arg, i, ids, latents));
-    return denoiser_run(d, (uint64_t)i, ids, g->rows, latents, tick, r);
+    return denoiser_run(d, g->seed + (uint64_t)i, ids, g->rows, latents, tick, r);
 }
 
 static struct error denoise_pictures(struct run *r, struct denoiser *d)
@@ -133,7 +133,6 @@ static struct error denoise_share(struct run *r)
         .sampler = g->sampler,
         .steps = steps_of(g),
         .guidance = g->guidance,
-        .seed = g->seed,
         .length = g->length,
         .chunks = g->chunks,
         .weights = p->simulated ? NULL : g->weights,

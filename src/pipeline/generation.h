@@ -17,7 +17,7 @@ struct generation {
     struct pipeline *pipeline;
     const struct sampler_type *sampler;
     int64_t steps;         /* a simulated GPU does as few as the sampler allows: they need as much memory */
-    uint64_t seed;         /* of the noise that some samplers add to a picture on the way, by its number */
+    uint64_t seed;         /* of picture 0's noise that some samplers add on the way; picture i has seed + i */
     double guidance;       /* above 1: with a negative prompt */
     int64_t length;        /* ids of a chunk of a prompt */
     int64_t chunks;        /* of a prompt; see denoiser_setup */

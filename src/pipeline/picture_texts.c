@@ -43,7 +43,7 @@ static struct error describe(const struct subject *s, int64_t prompt, const char
     const struct parameters p = {
         .prompt = text,
         .negative = "",
-        .sampler = sampler_label(sampler_default()),
+        .sampler = sampler_label(sampler_default(&s->pipeline->schedule)),
         .steps = c->output.sample_steps,
         .seed = picture_seed(s, prompt),
         .width = s->resolution,
@@ -87,7 +87,7 @@ struct error picture_command(const struct subject *s, int64_t prompt, const char
         .device = device_identity(s->pipeline->device) ? "cuda" : "cpu",
         .embedding = names ? file : NULL,
         .prompt = text,
-        .sampler = sampler_name(sampler_default()),
+        .sampler = sampler_name(sampler_default(&s->pipeline->schedule)),
         .steps = c->output.sample_steps,
         .seed = picture_seed(s, prompt),
         .width = s->resolution,

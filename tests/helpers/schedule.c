@@ -53,7 +53,6 @@ static struct error sample(const struct noise_schedule *schedule, const struct s
     if (e.code == ERROR_NONE)
         e = sampler_new(&s, schedule, type, steps, count);
     s.seed = 3;
-    s.picture = 2;
     if (e.code == ERROR_NONE && (rows < s.calls || (starts != 1 && starts < s.calls)))
         e = error_input("the network is called %lld times", (long long)s.calls);
     float *inputs = memory_alloc(s.calls * count, sizeof *inputs),
