@@ -36,6 +36,8 @@ int exif_orientation(const uint8_t *exif, int64_t size)
 int xmp_orientation(const uint8_t *text, int64_t size)
 {
     static const char name[] = "tiff:Orientation";
+    if (size < 1) // and perhaps no text
+        return 0;
     const uint8_t *end = text + size, *at = text;
     while ((at = memmem(at, (size_t)(end - at), name, sizeof name - 1))) {
         at += sizeof name - 1;

@@ -5,7 +5,7 @@
 
 #include <libheif/heif.h>
 
-enum { SIDE_LIMIT = 1 << 14 }; /* libheif's kind of limit: the square has PICTURE_PIXELS */
+enum { SIDE_LIMIT = 1 << PICTURE_BITS / 2 }; /* libheif's kind of limit: the square has PICTURE_PIXELS */
 
 struct work {
     struct heif_context *context;

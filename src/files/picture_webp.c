@@ -1,5 +1,7 @@
 #include "files/picture_decode.h"
 
+#include <string.h>
+
 #include <webp/decode.h>
 #include <webp/demux.h>
 
@@ -19,21 +21,35 @@ static int read_orientation(const WebPDemuxer *demuxer)
     return found;
 }
 
-/* An animation's first picture may be a part of its canvas, which is transparent elsewhere. */
-static struct error read_frame(struct decoded *d, const WebPIterator *frame)
+/* The pixels, for WebPFree: libwebp's memory, which a header that lies about the size does not touch. */
+static struct error decode_frame(uint8_t **rgba, const WebPIterator *frame)
 {
-    const WebPData *data = &frame->fragment;
-    WebPBitstreamFeatures features;
-    if (!frame->complete || WebPGetFeatures(data->bytes, data->size, &features) != VP8_STATUS_OK)
-        return error_input("WebP is cut short");
-    int64_t stride = d->width * 4, first = 4 * (d->width * frame->y_offset + frame->x_offset);
-    if (features.width != frame->width || features.height != frame->height ||
-        frame->x_offset + frame->width > d->width || frame->y_offset + frame->height > d->height)
-        return error_input("damaged WebP: its picture and its canvas do not agree");
-    if (!WebPDecodeRGBAInto(data->bytes, data->size, d->pixels + first, (size_t)(stride * d->height - first),
-                            (int)stride))
+    int width, height;
+    *rgba = WebPDecodeRGBA(frame->fragment.bytes, frame->fragment.size, &width, &height);
+    if (!*rgba)
         return error_input("damaged WebP, or cut short");
-    return ok();
+    if (width == frame->width && height == frame->height)
+        return ok();
+    WebPFree(*rgba);
+    *rgba = NULL;
+    return error_input("damaged WebP: it says twice how large its picture is");
+}
+
+/* An animation's first picture may be a part of its canvas, which is transparent elsewhere. */
+static struct error read_frame(struct decoded *d, const WebPIterator *frame, int64_t width, int64_t height)
+{
+    uint8_t *rgba;
+    if (width * height > PICTURE_PIXELS)
+        return error_input("%lld x %lld pixels are too many", (long long)width, (long long)height);
+    if (frame->x_offset + frame->width > width || frame->y_offset + frame->height > height)
+        return error_input("damaged WebP: its picture is larger than its canvas");
+    TRY(decode_frame(&rgba, frame));
+    struct error e = decoded_new(d, width, height, 4);
+    for (int64_t y = 0; y < frame->height && e.code == ERROR_NONE; y++)
+        memcpy(d->pixels + 4 * ((frame->y_offset + y) * width + frame->x_offset), rgba + 4 * y * frame->width,
+               (size_t)frame->width * 4);
+    WebPFree(rgba);
+    return e;
 }
 
 /* As Pillow has it: without the flag that there is alpha, what alpha the stream has does not count. */
@@ -49,10 +65,8 @@ static struct error decode(struct decoded *d, const WebPDemuxer *demuxer, bool a
     d->orientation = read_orientation(demuxer);
     if (!WebPDemuxGetFrame(demuxer, 1, &frame))
         return error_input("WebP without a picture");
-    struct error e =
-        decoded_new(d, WebPDemuxGetI(demuxer, WEBP_FF_CANVAS_WIDTH), WebPDemuxGetI(demuxer, WEBP_FF_CANVAS_HEIGHT), 4);
-    if (e.code == ERROR_NONE)
-        e = read_frame(d, &frame);
+    struct error e = read_frame(d, &frame, WebPDemuxGetI(demuxer, WEBP_FF_CANVAS_WIDTH),
+                                WebPDemuxGetI(demuxer, WEBP_FF_CANVAS_HEIGHT));
     if (e.code == ERROR_NONE && !alpha)
         forget_alpha(d);
     WebPDemuxReleaseIterator(&frame);

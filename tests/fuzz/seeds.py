@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """seeds.py BUILD FOLDER: writes the inputs that fuzzing begins with, sound ones of every form, into FOLDER/TARGET/, and for
 those that hold text the words that mutations insert, into FOLDER/TARGET.dict. BUILD is the folder of a build with sanitizers and the helper program `damage`."""
+import base64
 import io
 import json
 import re
@@ -97,6 +98,15 @@ def pictures(kind, modes, options):
     return out
 
 
+# 4 x 4 pixels, since not everyone's Pillow writes HEIC.
+HEIC = (
+    "AAAAHGZ0eXBoZWl4AAAAAG1pZjFoZWl4bWlhZgAAAX5tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAACJpbG9jAAAAAERAAAEAAQAAAAABog"
+    "ABAAAAAAAAAC8AAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRtAAAAAAABAAAA/mlwcnAAAADeaXBjbwAAAHdodmNDAQQIAAAAnjgAAAAAHvAA"
+    "/P/4+AAADwNgAAEAF0ABDAH//wQIAAADAJ44AAADAAAeugJAYQABACpCAQEECAAAAwCeOAAAAwAAHpAEECCy3VXTXNwENBgQAAADAZAAAAMAEIBiAAEACEQBwXMYMBiQAA"
+    "AAE2NvbHJuY2x4AAEADQAGgAAAABRpc3BlAAAAAAAAAEAAAABAAAAAKGNsYXAAAAAEAAAAAQAAAAQAAAAB////xAAAAAL////EAAAAAgAAABBwaXhpAAAAAAMICAgAAAAY"
+    "aXBtYQAAAAAAAAABAAEFgQIDBYQAAAA3bWRhdAAAACsoAa8EEhMtYPgAonp2uZp30Nzagfjcd6d3a8UGMzQUqoC7xEDqs1q2WuGS")
+
+
 def checkpoints(build):
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([build / "tests" / "damage", "make-checkpoint"], input=folder + "\n", text=True, check=True, stdout=subprocess.DEVNULL)
@@ -139,6 +149,8 @@ def main(build, folder):
         "vocabulary": vocabularies(), "tokenizer": tokenizers(),
         "png": pictures("PNG", ["RGB", "RGBA", "L", "LA", "P", "1", "I;16"], [{"compress_level": 0}]),
         "jpeg": pictures("JPEG", ["RGB", "L", "CMYK"], [{"progressive": True}, {"subsampling": 0, "restart_marker_blocks": 1}]),
+        "webp": pictures("WEBP", ["RGB", "RGBA"], [{"lossless": True}, {"save_all": True, "append_images": [Image.new("RGB", (7, 5))]}]),
+        "avif": pictures("AVIF", ["RGB", "RGBA", "L"], [{"range": "limited"}, {"subsampling": "4:4:4"}]), "heic": [base64.b64decode(HEIC)],
         "checkpoint": checkpoints(build), "embedding": embeddings(),
         "caption": ["a photo of a {} on grass\n".encode(), "\ufeffmüg, mügs\r\nmore".encode()], "metrics": metrics(), "summary": summaries(),
         "status": [text(STATUS), text(STATUS, indent=1) + b"\0" + text(RESULT), b"\0" + text(RESULT)],
@@ -147,7 +159,7 @@ def main(build, folder):
         (folder / target).mkdir(parents=True, exist_ok=True)
         for i, data in enumerate(inputs):
             (folder / target / f"seed-{i}").write_bytes(data)
-        if target in ("png", "jpeg"):
+        if target in ("png", "jpeg", "webp", "avif", "heic"):
             continue
         escaped = [re.sub(rb'([\\"])', rb"\\\1", word).decode() for word in words_of(inputs)]
         (folder / f"{target}.dict").write_text("".join(f'"{word}"\n' for word in escaped))
