@@ -10,7 +10,8 @@ from conftest import TOYBOX, mpirun, program, recipe, refused, run
 
 QUICK = True
 BEAR = TOYBOX / "subjects" / "bear5"
-ENDINGS = ".png, .jpg, .jpeg, .jfif"
+VERSION = run(program("zoodip"), "--version").stdout
+ENDINGS = ".png, .jpg, .jpeg, .jfif, .webp" + ", .avif" * ("AVIF (" in VERSION) + ", .heic, .heif" * ("HEIC (" in VERSION)
 
 
 def write(tmp_path, **changes):
@@ -46,6 +47,16 @@ def test_nothing_is_said_of_a_folder_of_pictures_alone(tmp_path):
     assert warnings(tmp_path, data__images=[str(photos / "00.png")]) == []
 
 
+@pytest.mark.parametrize("ending, package", [("avif", "libavif-dev"), ("heic", "libheif-dev")])
+def test_pictures_that_this_program_was_not_built_for_keep_no_run_from_starting(tmp_path, ending, package):
+    photos = photos_with(tmp_path, f"a.{ending}")
+    if f".{ending}" in ENDINGS:  # then it is a picture, and a damaged one is an error
+        refused(run(program("zoodip"), "train", write(tmp_path, data__images=str(photos)), check=False), f"a.{ending}", "is not a picture")
+    else:
+        told, = warnings(tmp_path, data__images=str(photos))
+        assert f"not used: a.{ending}" in told and f"install {package} and build zoodip again, or convert to PNG" in told
+
+
 def test_captions_beside_the_pictures_are_used(tmp_path):
     photos = photos_with(tmp_path, "notes.txt")
     (photos / "cc.json").write_text(json.dumps({f"0{i}.png": "a {}" for i in range(5)}))
@@ -54,18 +65,18 @@ def test_captions_beside_the_pictures_are_used(tmp_path):
     assert warnings(tmp_path, data__images=str(photos)) == [told % "cc.json, notes.txt"]
 
 
-@pytest.mark.parametrize("names, told", [
-    (["a.webp"], "a.webp"),
-    (["7.HEIC", "b.tiff", "c.bmp", "more/", "png"], "7.HEIC, b.tiff, c.bmp, more/, png"),
-    ([f"{i}.txt" for i in range(10, 40)], "10.txt, 11.txt, 12.txt, 13.txt, 14.txt and 25 more"),
-    (["é" * 60 + ".avif", "\n.gif"], "?.gif, " + "é" * 25 + "..."),
-    (["more.png/"], "more.png/"),
+@pytest.mark.parametrize("names, told, remedy", [
+    (["a.pdf"], "a.pdf", ""),
+    (["7.GIF", "b.tiff", "b2.TIF", "more/", "png"], "7.GIF, b.tiff, b2.TIF, more/, png", "; GIF: convert it to PNG; TIFF: convert it to PNG"),
+    ([f"{i}.txt" for i in range(10, 40)], "10.txt, 11.txt, 12.txt, 13.txt, 14.txt and 25 more", ""),
+    (["é" * 60 + ".jxl", "\n.bmp"], "?.bmp, " + "é" * 25 + "...", "; BMP: convert it to PNG; JPEG XL: convert it to PNG"),
+    (["more.png/", "more.gif/"], "more.gif/, more.png/", ""),
 ], ids=lambda v: str(v)[:20])
-def test_files_that_are_not_used_are_named_once(tmp_path, names, told):
+def test_files_that_are_not_used_are_named_once(tmp_path, names, told, remedy):
     photos = photos_with(tmp_path, *names)
-    expected = [f'data.images: "{photos}": not used: {told}; pictures are {ENDINGS}']
+    expected = [f'data.images: "{photos}": not used: {told}; pictures are {ENDINGS}{remedy}']
     assert warnings(tmp_path, data__images=str(photos)) == expected
-    if names == ["a.webp"]:
+    if names == ["a.pdf"]:
         assert warnings(tmp_path, 2, data__images=str(photos)) == expected
 
 
@@ -73,8 +84,9 @@ def test_a_folder_without_pictures_says_what_is_there(tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
     config = write(tmp_path, data__images=str(photos))
-    for name, told in ((".hidden", f'"{photos}": no pictures here ({ENDINGS})\n'), ("a.HEIC", f"({ENDINGS}), only a.HEIC\n"),
-                       ("b.webp", f"({ENDINGS}), only a.HEIC, b.webp\n")):
+    bmp = "; BMP: convert it to PNG"
+    for name, told in ((".hidden", f'"{photos}": no pictures here ({ENDINGS})\n'), ("a.BMP", f"({ENDINGS}), only a.BMP{bmp}\n"),
+                       ("b.odt", f"({ENDINGS}), only a.BMP, b.odt{bmp}\n")):
         (photos / name).write_text("")
         done = run(program("zoodip"), "train", config, check=False)
         refused(done, "data.images")

@@ -8,19 +8,7 @@
 #include "base/memory.h"
 #include "files/file.h"
 
-#define ENDINGS ".png, .jpg, .jpeg, .jfif"
-
 static const char caption_ending[] = ".txt", mask_ending[] = "-mask.png";
-
-static bool has_picture_ending(const char *name)
-{
-    static const char *const endings[] = {".png", ".jpg", ".jpeg", ".jfif"};
-    const char *dot = strrchr(name, '.');
-    for (size_t i = 0; dot && i < sizeof endings / sizeof *endings; i++)
-        if (strcasecmp(dot, endings[i]) == 0)
-            return true;
-    return false;
-}
 
 /* Also in capitals, which no picture's mask has: such a file is no picture either. */
 static bool has_mask_ending(const char *name)
@@ -106,7 +94,7 @@ static struct error add_path(struct photos *p, const char *path)
 static bool is_picture(const struct listing *l, int64_t i)
 {
     const char *name = l->names[i];
-    return l->kinds[i] != PATH_FOLDER && !is_left_behind(name) && has_picture_ending(name) && !has_mask_ending(name);
+    return l->kinds[i] != PATH_FOLDER && !is_left_behind(name) && picture_is_named(name) && !has_mask_ending(name);
 }
 
 /* Is there a picture that is called like a name without that ending? */
@@ -149,6 +137,8 @@ static void note_unused(const struct config *config, const struct listing *l, in
     if ((config->data.captions && path_same(path, config->data.captions)) ||
         (!folder && is_used(config, l, l->names[i], &kind)))
         return;
+    if (!folder && kind == UNUSED_FILES)
+        picture_add_remedy(p->remedy, l->names[i]);
     snprintf(shown, sizeof shown, "%s%s", l->names[i], folder ? "/" : "");
     text_few_add(&p->unused[kind], shown);
 }
@@ -230,7 +220,7 @@ static struct error none_here(const char *place, const struct photos *p)
         if (p->unused[k].count)
             snprintf(only + used, sizeof only - used, "%s%s", used ? ", " : ", only ", p->unused[k].text);
     }
-    return error_input("\"%.150s\": no pictures here (" ENDINGS ")%.300s", place, only);
+    return error_input("\"%.150s\": no pictures here (%s)%.300s%s", place, picture_endings, only, p->remedy);
 }
 
 static struct error list(const struct config *config, struct photos *p)
@@ -275,12 +265,13 @@ struct error photos_check(const struct config *config)
 void photos_warn_unused(const struct config *config, const struct photos *p)
 {
     static const char *const why[UNUSED_KINDS] = {
-        [UNUSED_FILES] = "pictures are " ENDINGS,
+        [UNUSED_FILES] = "pictures are ",
         [UNUSED_CAPTIONS] = "captions beside pictures count with use_cc and without data.captions",
         [UNUSED_MASKS] = "a picture NAME.png or NAME.jpg has its mask in NAME-mask.png"};
     for (int k = 0; k < UNUSED_KINDS; k++) {
-        struct error e =
-            error_input("\"%.150s\": not used: %s; %s", config->data.images.items[0], p->unused[k].text, why[k]);
+        bool files = k == UNUSED_FILES;
+        struct error e = error_input("\"%.150s\": not used: %s; %s%s%s", config->data.images.items[0],
+                                     p->unused[k].text, why[k], files ? picture_endings : "", files ? p->remedy : "");
         if (p->unused[k].count)
             log_warning("%s", config_blame(config, "data.images", e).text);
     }

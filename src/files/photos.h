@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/text.h"
 #include "files/config.h"
+#include "files/picture_formats.h"
 
 /* What is there and goes unused: files that are nothing of the above (other than hidden files, those that Windows leaves,
  * and data.captions), captions that the config does not ask for, masks without a picture. */
@@ -22,6 +23,7 @@ struct photos {
     char **captions; /* [count]: each picture's NAME.txt, if the config takes captions from there, else NULL */
     char **masks;    /* [count]: a picture's NAME-mask.png; NULL where it has none */
     struct text_few unused[UNUSED_KINDS];
+    char remedy[PICTURE_REMEDY]; /* "; TIFF: ...": what would make pictures of the first kind be read */
 };
 
 /* What data.images means. Captions that use_cc takes from beside the pictures are all there. Free with photos_free, after an

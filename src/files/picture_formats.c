@@ -1,4 +1,5 @@
 #include "files/picture_formats.h"
+#include "files/picture_decode.h"
 
 #include <string.h>
 #include <strings.h>

@@ -12,7 +12,8 @@
 #include <stdio.h>
 
 #include "base/error.h"
-#include "files/picture_decode.h"
+
+struct decoded;
 
 /* Decodes whichever format the bytes have, as picture_decode.h says; refuses one that is not read by its name. */
 struct error picture_decode(struct decoded *d, const uint8_t *bytes, int64_t size);
