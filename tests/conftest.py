@@ -213,7 +213,8 @@ SD15 = dict(
               up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3),
     vae=dict(block_out_channels=(128, 256, 512, 512), layers_per_block=2, norm_num_groups=32))
 
-SD21 = dict(
+SD21 = dict(  # of as many layers, larger weights would magnify each other's rounding
+    std=0.03,
     text=dict(hidden_size=1024, intermediate_size=4096, num_hidden_layers=23, num_attention_heads=16, hidden_act="gelu", vocab_size=49408),
     unet=dict(SD15["unet"], attention_head_dim=(5, 10, 20, 20), sample_size=96, use_linear_projection=True, upcast_attention=True),
     vae=dict(SD15["vae"], scaling_factor=0.18215))
@@ -243,7 +244,7 @@ def make_model(folder, shape, dtype="float32", seed=0, parts=("text_encoder", "u
         text = CLIPTextModel(CLIPTextConfig(**{**dict(vocab_size=1571, max_position_embeddings=77, bos_token_id=1569,
                                                       eos_token_id=1570, pad_token_id=1570), **shape["text"]}))
         for name, p in text.named_parameters():
-            p.data.normal_(std=0.15 if p.dim() > 1 else 0.1).add_(1.0 if "norm" in name and "weight" in name else 0.0)
+            p.data.normal_(std=shape.get("std", 0.15) if p.dim() > 1 else 0.1).add_(1.0 if "norm" in name and "weight" in name else 0.0)
         text.to(kind).save_pretrained(folder / "text_encoder")
     if "unet" in parts:
         unet = UNet2DConditionModel(**{**dict(sample_size=8, in_channels=4, out_channels=4,
