@@ -24,7 +24,8 @@ static void print_help(void)
     printf(
         "usage: zoodip generate --model DIR --prompt TEXT --output FILE.png [OPTIONS]\n"
         "\n"
-        "Draws pictures from a prompt, with words that were learned.\n"
+        "Draws pictures from a prompt, with words that were learned. Each says what it was drawn from, in a text that\n"
+        "AUTOMATIC1111 reads (PNG Info).\n"
         "\n"
         "  --model DIR          a diffusers model folder\n"
         "  --embedding FILE     a learned word, for use in the prompt (may be given several times)\n"
@@ -59,9 +60,7 @@ static void print_help(void)
         "  zoodip generate --model dataset/toybox/model --embedding results/toybox/learned_embeds.safetensors \\\n"
         "      --prompt \"a photo of a sks on the grass\" --count 4 --output sks.png\n"
         "  zoodip generate --model dataset/toybox/model --prompt-syntax a1111 --negative \"(blurry:1.2)\" \\\n"
-        "      --prompt \"a photo of a (toy:1.3) on the [beach]\" --output toy.png\n"
-        "\n"
-        "Each picture says what it was drawn from, in a text that AUTOMATIC1111 reads (PNG info).\n",
+        "      --prompt \"a photo of a (toy:1.3) on the [beach]\" --output toy.png\n",
         samplers);
 }
 

@@ -18,6 +18,8 @@
 #include "readers.h"
 #include "report/metrics.h"
 #include "text/captions.h"
+#include "text/characters.h"
+#include "text/weighted_prompt.h"
 
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -97,6 +99,26 @@ static struct error read_overview(const char *path)
     return e;
 }
 
+/* A prompt from a command line, which is no file: everything that reads it is given valid UTF-8. */
+static struct error read_prompt(const char *path)
+{
+    char *text, *composed;
+    int64_t size;
+    TRY(file_read(path, 1 << 20, &text, &size));
+    struct error e = characters_compose(text, &composed);
+    if (e.code == ERROR_NONE) {
+        const char *part;
+        struct weighted_prompt prompt;
+        if (weighted_prompt_find(text, &part) > (int64_t)strlen(text))
+            e = error_failed("a part is longer than its text");
+        e = error_first(e, weighted_prompt_read(&prompt, text, false));
+        weighted_prompt_free(&prompt);
+        memory_free(composed);
+    }
+    memory_free(text);
+    return error_in(e, "%s", path);
+}
+
 /* A checkpoint whose checksum is wrong is read once more with the right one, which the error names. */
 static struct error read_mended_checkpoint(const char *path)
 {
@@ -161,6 +183,7 @@ static const struct target targets[] = {
     {"caption", {"x.txt"}, false, read_caption, NULL},
     {"metrics", {"metrics.jsonl"}, true, read_metrics, NULL},
     {"summary", {"summary.json"}, true, read_overview, NULL},
+    {"prompt", {"prompt.txt"}, false, read_prompt, NULL},
     {"status", {"status.json", "job.json"}, true, read_overview, NULL},
 };
 

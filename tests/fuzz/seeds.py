@@ -136,6 +136,10 @@ def summaries():
     return [text(whole), text({**whole, "array": True, "reason": "no news"}, indent=1), text({"jobs": []})]
 
 
+def prompts():
+    return [b"a (toy:1.3), [grass] ((red)) BREAK \\(b\\)", b"(a (b:0.5) [c", b"[a:b:0.5] <lora:x:1> [a|b] AND", "süß (猫: 1.1 ) ] )".encode()]
+
+
 def words_of(seeds):
     """The quoted words of the seeds that are text, and what breaks numbers and strings."""
     found = {word for seed in seeds for word in re.findall(rb'"[A-Za-z_.|<>/]{2,40}"', seed)}
@@ -153,6 +157,7 @@ def main(build, folder):
         "avif": pictures("AVIF", ["RGB", "RGBA", "L"], [{"range": "limited"}, {"subsampling": "4:4:4"}]), "heic": [base64.b64decode(HEIC)],
         "checkpoint": checkpoints(build), "embedding": embeddings(),
         "caption": ["a photo of a {} on grass\n".encode(), "\ufeffmüg, mügs\r\nmore".encode()], "metrics": metrics(), "summary": summaries(),
+        "prompt": prompts(),
         "status": [text(STATUS), text(STATUS, indent=1) + b"\0" + text(RESULT), b"\0" + text(RESULT)],
     }
     for target, inputs in seeds.items():
