@@ -22,12 +22,14 @@ static void print_help(void)
     char samplers[SAMPLER_NAMES];
     sampler_names(samplers);
     printf(
-        "usage: zoodip generate --model DIR --prompt TEXT --output FILE.png [OPTIONS]\n"
+        "usage: zoodip generate --model DIR|FILE --prompt TEXT --output FILE.png [OPTIONS]\n"
         "\n"
         "Draws pictures from a prompt, with words that were learned. Each says what it was drawn from, in a text that\n"
         "AUTOMATIC1111 reads (PNG Info).\n"
         "\n"
-        "  --model DIR          a diffusers model folder\n"
+        "  --model DIR|FILE     a diffusers model folder, or a checkpoint in a single .safetensors file\n"
+        "  --prediction NAME    what the model predicts, epsilon or v (default: as the model says)\n"
+        "  --tokenizer DIR      another tokenizer than the model's own (for a checkpoint, that is CLIP's)\n"
         "  --embedding FILE     a learned word, for use in the prompt (may be given several times)\n"
         "  --embedding WORD=FILE  the same under another name: for two words that were both learned as sks\n"
         "  --prompt TEXT        what to draw\n"
@@ -60,12 +62,13 @@ static void print_help(void)
         "  zoodip generate --model dataset/toybox/model --embedding results/toybox/learned_embeds.safetensors \\\n"
         "      --prompt \"a photo of a sks on the grass\" --count 4 --output sks.png\n"
         "  zoodip generate --model dataset/toybox/model --prompt-syntax a1111 --negative \"(blurry:1.2)\" \\\n"
-        "      --prompt \"a photo of a (toy:1.3) on the [beach]\" --output toy.png\n",
+        "      --prompt \"a photo of a (toy:1.3) on the [beach]\" --output toy.png\n"
+        "  zoodip generate --model CHECKPOINT.safetensors --prompt \"a photo of a toy\" --output toy.png\n",
         samplers);
 }
 
 struct request {
-    const char *model, *prompt, *negative, *syntax, *scheduler, *latents, *size, *output, *device;
+    const char *model, *prompt, *negative, *syntax, *scheduler, *latents, *size, *output, *device, *prediction, *tokenizer;
     double guidance;
     int64_t steps, seed, count, bits;
     struct text_list embeddings;
@@ -112,12 +115,10 @@ static struct error encode_prompts(struct session *s)
 
 static struct error read_words(struct session *s)
 {
-    char folder[PATH_SIZE];
-    TRY(path_join(folder, s->request->model, "tokenizer"));
-    TRY(tokenizer_load(&s->tokenizer, folder));
+    const struct tokenizer *base;
+    TRY(pipeline_tokenizer(&s->pipeline, &base));
+    TRY(tokenizer_derive(&s->tokenizer, base));
     s->generation.length = tokenizer_length(s->tokenizer, s->pipeline.text_config.positions);
-    if (tokenizer_size(s->tokenizer) > s->pipeline.text_config.vocab)
-        return error_input("%s: has more tokens than vocab_size in text_encoder/config.json", folder);
     return words_read(&s->words, &s->request->embeddings, s->tokenizer, s->pipeline.text_config.width);
 }
 
@@ -345,9 +346,14 @@ static struct error check_request(const struct request *r)
 /* alone: a communicator of this rank, which does all the work. */
 static struct error generate(const struct request *r, struct comm *alone, const struct device_kind *devices)
 {
-    const struct pipeline_choice choice = {.model = r->model, .device = r->device, .bits = (int)r->bits};
+    const struct pipeline_choice choice = {.model = r->model,
+                                           .tokenizer = r->tokenizer,
+                                           .prediction = prediction_named(r->prediction),
+                                           .device = r->device,
+                                            .bits = (int)r->bits};
     struct session s = {.request = r};
     TRY(check_request(r));
+    TRY(error_in(prediction_check(r->prediction), "--prediction"));
     TRY(pipeline_open(&s.pipeline, &choice, alone, devices));
     struct error e = prepare(&s);
     if (e.code == ERROR_NONE)
@@ -372,6 +378,8 @@ static struct error run(int argc, char **argv, const struct host *host)
     const char *none[1];
     const struct option table[] = {
         {.name = "model", .text = &r.model},
+        {.name = "prediction", .text = &r.prediction},
+        {.name = "tokenizer", .text = &r.tokenizer},
         {.name = "embedding", .many = &r.embeddings},
         {.name = "prompt", .text = &r.prompt},
         {.name = "negative", .text = &r.negative},

@@ -8,13 +8,13 @@
 #include "base/text.h"
 #include "commands/commands.h"
 #include "commands/inspect_jobs.h"
+#include "commands/inspect_model.h"
 #include "commands/options.h"
 #include "files/config.h"
 #include "files/file.h"
 #include "files/json.h"
 #include "files/origin.h"
 #include "files/safetensors.h"
-#include "model/model_folder.h"
 #include "pipeline/derivative.h"
 #include "pipeline/memory_plan.h"
 #include "pipeline/outlook.h"
@@ -24,10 +24,12 @@
 static void print_help(void)
 {
     printf(
-        "usage: zoodip inspect PATH [--set KEY=VALUE]... [--job N|NAME]... [--quiet] [--log-format F]\n"
+        "usage: zoodip inspect PATH [--set KEY=VALUE]... [--job N|NAME]... [--prediction P] [--quiet] [--log-format "
+        "F]\n"
         "\n"
         "Shows what PATH holds:\n"
         "  a model folder       its parts, their shapes, number types, parameters and bytes, and what is quantized\n"
+        "  a checkpoint file    the same of a Stable Diffusion 1.x or 2.x in a single .safetensors file\n"
         "  a safetensors file   metadata and tensors (a learned word, weights, latents)\n"
         "  a checkpoint         its step, its zo.derivative, what it was made from and on, norms of its tensors\n"
         "  a run's folder       its zo.derivative, steps, losses, time, what the word it kept gained, files\n"
@@ -41,6 +43,7 @@ static void print_help(void)
         "\n"
         "  --set KEY=VALUE      a config key, as for train\n"
         "  --job N|NAME         of a jobs file, this job only (may be given several times)\n"
+        "  --prediction P       what a model predicts, epsilon or v (default: as it says)\n"
         "  --quiet              only warnings and errors on stderr; for a config, no table of its memory plan\n"
         "  --log-format F       plain (the default), or json: each line on stderr as an object of JSON, and no table\n"
         "\n"
@@ -49,13 +52,6 @@ static void print_help(void)
         "  zoodip inspect configs/toybox.json --set zo.n=4\n"
         "  zoodip inspect results/toybox/learned_embeds.safetensors\n"
         "  zoodip inspect configs/queues/toybox.json --job ball1\n");
-}
-
-/* Text from a file, without control characters that would drive the reader's terminal. */
-static void print_text(const char *text)
-{
-    for (; *text; text++)
-        putchar((unsigned char)*text < 0x20 || *text == 0x7f ? '?' : *text);
 }
 
 /* -------------------------------------------------------------------------------- safetensors */
@@ -98,7 +94,7 @@ static void print_entries(const struct safetensors *file, bool norms)
         char shape[128];
         show_shape(shape, entry);
         printf("  ");
-        print_text(entry->name);
+        inspect_text(entry->name);
         printf("%*s  %-4s  %-20s", width - (int)strnlen(entry->name, (size_t)width), "", dtype_name(entry->type),
                shape);
         if (norms && has_norm(entry->type))
@@ -118,120 +114,20 @@ static struct error inspect_safetensors(const char *path)
     }
     const char *step = safetensors_metadata(&file, "step");
     bool checkpoint = step && safetensors_metadata(&file, "recipe") && safetensors_metadata(&file, "crc32");
-    print_text(path);
+    inspect_text(path);
     printf(": %s, %lld tensors, %lld numbers, %lld bytes\n", checkpoint ? "a checkpoint" : "safetensors",
            (long long)file.entry_count, (long long)numbers, (long long)bytes);
     for (int64_t i = 0; i < file.metadata_count; i++) {
         printf("  ");
-        print_text(file.metadata[2 * i]);
+        inspect_text(file.metadata[2 * i]);
         printf(" = ");
-        print_text(file.metadata[2 * i + 1]);
+        inspect_text(file.metadata[2 * i + 1]);
         printf("\n");
     }
     if (checkpoint)
         printf("  zo.derivative = %s\n", derivative_name(recipe_derivative(safetensors_metadata(&file, "recipe"))));
     print_entries(&file, numbers <= 1000000); /* a few numbers: reading them all takes no time */
     safetensors_close(&file);
-    return ok();
-}
-
-/* -------------------------------------------------------------------------------- model folders */
-
-struct part {
-    const char *name;
-    const char *keys[8]; /* the keys of its config.json that give its shape */
-};
-
-static const struct part parts[] = {
-    {"text_encoder",
-     {"hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "vocab_size",
-      "hidden_act"}},
-    {"unet",
-     {"block_out_channels", "layers_per_block", "attention_head_dim", "cross_attention_dim", "in_channels",
-      "sample_size"}},
-    {"vae", {"block_out_channels", "layers_per_block", "latent_channels", "scaling_factor", "sample_size"}},
-    {"scheduler", {"_class_name", "num_train_timesteps", "beta_schedule", "beta_start", "beta_end", "prediction_type"}},
-};
-
-static struct error print_config_keys(const char *folder, const struct part *part)
-{
-    char name[64], path[PATH_SIZE];
-    bool scheduler = strcmp(part->name, "scheduler") == 0;
-    snprintf(name, sizeof name, "%s/%s", part->name, scheduler ? "scheduler_config.json" : "config.json");
-    struct json json;
-    TRY(path_join(path, folder, name));
-    TRY(json_open(&json, path));
-    for (int i = 0; i < 8 && part->keys[i]; i++) {
-        const cJSON *value = cJSON_GetObjectItemCaseSensitive(json.root, part->keys[i]);
-        char *text = value ? cJSON_PrintUnformatted(value) : NULL;
-        if (text) {
-            printf("    %s ", part->keys[i]);
-            print_text(text);
-            printf("\n");
-        }
-        cJSON_free(text);
-    }
-    json_close(&json);
-    return ok();
-}
-
-/* How many numbers a tensor of 4-bit codes stands for: it has as many rows as its scales. */
-static int64_t packed_count(const struct safetensors *file, const struct entry *codes)
-{
-    char name[512];
-    snprintf(name, sizeof name, "%.*s._scale", (int)(strlen(codes->name) - strlen("._data._data")), codes->name);
-    const struct entry *scale = safetensors_find(file, name);
-    if (!scale || scale->dimensions < 1 || codes->dimensions < 1 || codes->count == 0)
-        return 2 * codes->count;
-    return scale->shape[0] * (codes->count / codes->shape[0]);
-}
-
-/* Numbers, bytes and types of a part's weights; scales and shifts of quantized layers count as bytes, not as
- * parameters. */
-static struct error print_weights(const char *folder, const char *part)
-{
-    char path[PATH_SIZE];
-    struct safetensors file;
-    TRY(model_folder_weights(path, folder, part));
-    TRY(safetensors_open(&file, path));
-    int64_t parameters = 0, bytes = 0, quantized = 0, packed4 = 0, types[DTYPE_COUNT] = {0};
-    for (int64_t i = 0; i < file.entry_count; i++) {
-        const struct entry *entry = &file.entries[i];
-        bytes += entry_bytes(entry);
-        if (text_ends_with(entry->name, "_scale") || text_ends_with(entry->name, "_shift"))
-            continue;
-        bool packed = text_ends_with(entry->name, ".weight._data._data");
-        parameters += packed ? packed_count(&file, entry) : entry->count;
-        types[entry->type] += entry->count;
-        quantized += packed || text_ends_with(entry->name, ".weight._data");
-        packed4 += packed;
-    }
-    printf("    %lld parameters, %.1f MB (", (long long)parameters, (double)bytes / 1e6);
-    const char *comma = "";
-    for (int type = 0; type < DTYPE_COUNT; type++)
-        if (types[type]) {
-            printf("%s%s", comma, dtype_name((enum dtype)type));
-            comma = ", ";
-        }
-    printf("), ");
-    if (quantized)
-        printf("%lld layers quantized to %s\n", (long long)quantized, packed4 ? "4 bits" : "int8");
-    else
-        printf("not quantized\n");
-    safetensors_close(&file);
-    return ok();
-}
-
-static struct error inspect_model(const char *folder)
-{
-    print_text(folder);
-    printf(": a model folder\n");
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        printf("\n  %s\n", parts[i].name);
-        TRY(print_config_keys(folder, &parts[i]));
-        if (strcmp(parts[i].name, "scheduler") != 0)
-            TRY(print_weights(folder, parts[i].name));
-    }
     return ok();
 }
 
@@ -266,7 +162,7 @@ static void print_losses(const struct metric_table *lines)
     printf("  steps             %lld, in %.1f s\n", steps, time);
     if (lines->ended) {
         printf("  ended by          ");
-        print_text(lines->ended);
+        inspect_text(lines->ended);
         printf("\n");
     }
     if (used)
@@ -284,9 +180,9 @@ static struct error print_files(const char *folder, const char *inside)
     TRY(folder_list(path, &names, &count));
     for (int64_t i = 0; i < count; i++) {
         printf("  ");
-        print_text(strcmp(inside, ".") == 0 ? "" : inside);
+        inspect_text(strcmp(inside, ".") == 0 ? "" : inside);
         printf("%s", strcmp(inside, ".") == 0 ? "" : "/");
-        print_text(names[i]);
+        inspect_text(names[i]);
         printf("\n");
     }
     folder_list_free(names, count);
@@ -305,7 +201,7 @@ static struct error inspect_run(const char *folder)
 {
     struct metric_table lines;
     TRY(metrics_read(&lines, folder));
-    print_text(folder);
+    inspect_text(folder);
     printf(": a run\n");
     print_losses(&lines);
     metric_table_free(&lines);
@@ -423,14 +319,14 @@ static struct error inspect_config(const char *path, const struct text_list *set
     return e;
 }
 
-static struct error inspect_folder(const char *path)
+static struct error inspect_folder(const char *path, enum prediction_choice prediction)
 {
     char inside[PATH_SIZE];
     enum path_kind kind;
     TRY(path_join(inside, path, "model_index.json"));
     TRY(path_look(inside, &kind));
     if (kind == PATH_FILE)
-        return inspect_model(path);
+        return inspect_model(path, prediction);
     TRY(path_join(inside, path, "metrics.jsonl"));
     TRY(path_look(inside, &kind));
     if (kind == PATH_FILE)
@@ -454,8 +350,22 @@ static struct error inspect_json(const char *path, const struct text_list *sets,
     return which->count ? error_input("--job: %s: is no jobs file", path) : inspect_config(path, sets, comm);
 }
 
+static struct error inspect_file(const char *path, enum prediction_choice prediction)
+{
+    char reason[INSPECT_REASON];
+    if (inspect_is_checkpoint(path, reason))
+        return inspect_model(path, prediction);
+    TRY(inspect_safetensors(path));
+    if (*reason) {
+        printf("\nnot a model: ");
+        inspect_text(reason);
+        printf("\n");
+    }
+    return ok();
+}
+
 static struct error inspect_path(const char *path, const struct text_list *sets, const struct text_list *which,
-                                 struct comm *comm)
+                                 enum prediction_choice prediction, struct comm *comm)
 {
     enum path_kind kind;
     TRY(path_look(path, &kind));
@@ -463,19 +373,22 @@ static struct error inspect_path(const char *path, const struct text_list *sets,
         return inspect_json(path, sets, which, comm);
     if (which->count)
         return error_input("--job: %s: is no jobs file", path);
-    return kind == PATH_FOLDER ? inspect_folder(path) : inspect_safetensors(path);
+    return kind == PATH_FOLDER ? inspect_folder(path, prediction) : inspect_file(path, prediction);
 }
 
 static struct error run(int argc, char **argv, const struct host *host)
 {
-    const char *path = NULL;
+    const char *path = NULL, *prediction = NULL;
     struct text_list sets = {0}, which = {0};
-    const struct option table[] = {{.name = "set", .many = &sets}, {.name = "job", .many = &which}};
+    const struct option table[] = {
+        {.name = "set", .many = &sets}, {.name = "job", .many = &which}, {.name = "prediction", .text = &prediction}};
     struct error e = options_read(argc, argv, table, sizeof table / sizeof *table, &path, 1);
     if (e.code == ERROR_NONE && !path)
         e = error_input("inspect: expected one PATH; see zoodip inspect --help");
+    if (e.code == ERROR_NONE)
+        e = error_in(prediction_check(prediction), "--prediction");
     if (e.code == ERROR_NONE && comm_rank(host->comm) == 0)
-        e = inspect_path(path, &sets, &which, host->comm);
+        e = inspect_path(path, &sets, &which, prediction_named(prediction), host->comm);
     memory_free(sets.items);
     memory_free(which.items);
     return comm_agree(host->comm, e);

@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 57 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 59 }; /* lines of the table, each a field of struct config */
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -54,7 +54,9 @@ enum directions_per { DIRECTIONS_PER_STEP, DIRECTIONS_PER_PICTURE };
 
 /* Texts are owned and end in zero; device and activations point at static names. */
 struct config {
-    char *model;        /* a diffusers folder */
+    char *model;        /* a diffusers folder, or a checkpoint in a single file */
+    char *tokenizer;    /* the folder of another tokenizer than the model's own, or NULL */
+    char *prediction;   /* "epsilon", "v", or NULL: as the model says */
     const char *device; /* "auto", "cpu" or "cuda", as device_open takes it */
     struct {
         struct texts images;    /* one folder, or files: as written, not opened here */

@@ -74,6 +74,14 @@ static struct error check_bits(const struct config *config)
     return ok();
 }
 
+static struct error check_prediction(const struct config *config)
+{
+    const char *text = config->prediction;
+    if (text && strcmp(text, "epsilon") != 0 && strcmp(text, "v") != 0)
+        return error_input("is \"%.60s\", expected \"epsilon\", \"v\" or null", text);
+    return ok();
+}
+
 static struct error check_tangents(const struct config *config)
 {
     int64_t bits = config->quant.tangents;
@@ -85,7 +93,12 @@ static struct error check_tangents(const struct config *config)
 #define AT(field) offsetof(struct config, field)
 
 const struct key config_keys[] = {
-    {"model", TEXT, AT(model), false, NULL, .meaning = "a model folder, as diffusers saves it"},
+    {"model", TEXT, AT(model), false, NULL,
+     .meaning = "a model folder, as diffusers saves it, or a checkpoint in one file, FILE.safetensors"},
+    {"tokenizer", TEXT, AT(tokenizer), false, "null",
+     .meaning = "a folder with a tokenizer, in place of the model's own; null: its own, or CLIP's for a checkpoint"},
+    {"prediction", TEXT, AT(prediction), false, "null", .check = check_prediction,
+     .meaning = "what the model predicts, epsilon or v; null: as the model says"},
     {"device", NAME, AT(device), false, "\"auto\"", .names = device_names,
      .meaning = "what computes; auto takes a GPU if there is a working one"},
     {"data.images", TEXTS, AT(data.images), false, NULL, 1, 65536,

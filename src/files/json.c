@@ -259,6 +259,13 @@ int64_t json_strings(struct json *json, const char *key, const char **out, int64
     return length;
 }
 
+void json_same(struct json *json, const char *key, const char *only, const char *alias)
+{
+    const char *value = json_string(json, key, only);
+    if (strcmp(value, only) != 0 && strcmp(value, alias) != 0)
+        json_wrong(json, key, "\"%.60s\" is not supported, only \"%s\" (\"%s\")", value, only, alias);
+}
+
 void json_only(struct json *json, const char *key, const char *only)
 {
     const cJSON *value = value_of(json, key);

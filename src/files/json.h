@@ -60,6 +60,9 @@ int64_t json_strings(struct json *json, const char *key, const char **out, int64
  * "\"silu\""). */
 void json_only(struct json *json, const char *key, const char *only);
 
+/* The same for a string with two names. */
+void json_same(struct json *json, const char *key, const char *only, const char *alias);
+
 /* "FILE: KEY: text" as the settings' error, unless there is one already. */
 __attribute__((format(printf, 3, 4))) void json_wrong(struct json *json, const char *key, const char *format, ...);
 

@@ -408,8 +408,19 @@ void safetensors_close(struct safetensors *file)
     memory_free(file->mappings);
     memory_free(file->entries);
     memory_free(file->metadata);
+    memory_free(file->names);
     memory_free(file->path);
     *file = (struct safetensors){0};
+}
+
+struct error safetensors_rename(struct safetensors *file, struct entry *entries, int64_t count, char *names)
+{
+    memory_free(file->entries);
+    memory_free(file->names);
+    file->entries = entries;
+    file->entry_count = count;
+    file->names = names;
+    return sort_entries(file);
 }
 
 int64_t entry_bytes(const struct entry *entry)

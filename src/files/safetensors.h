@@ -36,12 +36,17 @@ struct safetensors {
     char **metadata;          /* key, value, key, value, ... */
     struct mapping *mappings; /* private */
     int64_t mapping_count;
+    char *names; /* private: of entries that were renamed, or NULL */
 };
 
 /* Opens PATH. A PATH that ends in ".json" is an index: opens all the shards of its weight_map, plain names of files in
  * the same folder. Errors: FILE: tensor NAME: what is wrong, what was expected. Nothing is owned after an error. */
 struct error safetensors_open(struct safetensors *file, const char *path);
 void safetensors_close(struct safetensors *file);
+
+/* Puts others in the place of a file's entries: views of the same data under names in `names`. Takes over both, which
+ * memory_free frees; an error too. ERROR_BAD_INPUT: two have the same name. */
+struct error safetensors_rename(struct safetensors *file, struct entry *entries, int64_t count, char *names);
 
 /* The length of its data. */
 int64_t entry_bytes(const struct entry *entry);

@@ -1,6 +1,7 @@
 #include "model/contents.h"
 
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <zlib.h>
@@ -10,6 +11,7 @@
 #include "base/progress.h"
 #include "files/file.h"
 #include "files/safetensors.h"
+#include "model/model_source.h"
 
 /* Threads take pieces; a piece is looked at in blocks that stay in a core's cache between the two looks. */
 enum { PIECE = 4 << 20, BLOCK = 64 << 10, TEXT_LIMIT = 256 << 20 };
@@ -54,13 +56,11 @@ static void cut_tensor(struct pass *p, const struct safetensors *file, const str
     p->bytes += entry_bytes(t);
 }
 
-static struct error open_parts(struct pass *p, const char *folder)
+static struct error open_parts(struct pass *p, const char *model)
 {
     int64_t count = 0;
     for (int i = 0; i < MODEL_PARTS; i++) {
-        char path[PATH_SIZE];
-        TRY(model_folder_weights(path, folder, model_parts[i]));
-        TRY(safetensors_open(&p->files[i], path));
+        TRY(model_part_open(&p->files[i], model, model_parts[i]));
         p->opened++;
         for (int64_t k = 0; k < p->files[i].entry_count; k++)
             count += pieces_of(&p->files[i].entries[k]);
@@ -124,6 +124,15 @@ static uint32_t crc_text(uint32_t crc, const char *text)
     return (uint32_t)crc32_z(crc, (const void *)text, strlen(text) + 1);
 }
 
+/* transformers writes a text encoder's names with "text_model." or, from 5.0 on, without: the same tensors. */
+static uint32_t crc_name(uint32_t crc, const char *part, const char *name)
+{
+    static const char prefix[] = "text_model.";
+    if (strcmp(part, "text_encoder") == 0 && strncmp(name, prefix, strlen(prefix)) != 0)
+        crc = (uint32_t)crc32_z(crc, (const void *)prefix, strlen(prefix));
+    return crc_text(crc, name);
+}
+
 /* The CRC-32 of each tensor's name, type, shape and bytes, in the order of names: that of one thread and one piece. */
 static uint32_t combine(const struct pass *p)
 {
@@ -133,7 +142,7 @@ static uint32_t combine(const struct pass *p)
         crc = crc_text(crc, model_parts[i]);
         for (int64_t k = 0; k < p->files[i].entry_count; k++) {
             const struct entry *t = &p->files[i].entries[k];
-            crc = crc_text(crc_text(crc, t->name), dtype_name(t->type));
+            crc = crc_text(crc_name(crc, model_parts[i], t->name), dtype_name(t->type));
             crc = (uint32_t)crc32_z(crc, (const void *)t->shape, (size_t)t->dimensions * sizeof *t->shape);
             for (int64_t n = pieces_of(t); n > 0; n--, piece++)
                 crc = (uint32_t)crc32_combine(crc, piece->crc, piece->count * dtype_size(t->type));
@@ -142,10 +151,10 @@ static uint32_t combine(const struct pass *p)
     return crc;
 }
 
-struct error contents_tensors(const char *folder, int threads, uint32_t *crc)
+struct error contents_tensors(const char *model, int threads, uint32_t *crc)
 {
     struct pass p = {0};
-    struct error e = open_parts(&p, folder);
+    struct error e = open_parts(&p, model);
     if (e.code == ERROR_NONE)
         e = run(&p, threads);
     if (e.code == ERROR_NONE)
@@ -204,67 +213,87 @@ uint32_t contents_settings(uint32_t crc, const struct text_config *text, const s
     return crc_floats(crc, schedule->alphas_cumprod, schedule->steps);
 }
 
-struct error contents_texts(uint32_t *crc, const char *folder)
+/* Files of FOLDER, under their names there behind GROUP: "unet/config.json". */
+static struct error add_texts(uint32_t *crc, const char *folder, const char *group, const char *const *names)
 {
-    static const char *const names[] = {"text_encoder/config.json",
-                                        "unet/config.json",
-                                        "vae/config.json",
-                                        "scheduler/scheduler_config.json",
-                                        "tokenizer/tokenizer.json",
-                                        "tokenizer/vocab.json",
-                                        "tokenizer/merges.txt",
-                                        "tokenizer/tokenizer_config.json",
-                                        "tokenizer/special_tokens_map.json",
-                                        "tokenizer/added_tokens.json"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char path[PATH_SIZE], *text;
+    for (int i = 0; names[i]; i++) {
+        char path[PATH_SIZE], name[64], *text;
         int64_t size;
+        snprintf(name, sizeof name, "%s%s", group, names[i]);
         TRY(path_join(path, folder, names[i]));
         struct error e = file_read(path, TEXT_LIMIT, &text, &size);
         if (e.code == ERROR_BAD_INPUT)
             continue;
         TRY(e);
-        *crc = (uint32_t)crc32_z(crc_text(*crc, names[i]), (const void *)&size, sizeof size);
+        *crc = (uint32_t)crc32_z(crc_text(*crc, name), (const void *)&size, sizeof size);
         *crc = (uint32_t)crc32_z(*crc, (const void *)text, (size_t)size);
         memory_free(text);
     }
     return ok();
 }
 
-static uint32_t stamp_file(uint32_t crc, const char *folder, const char *name)
+struct error contents_texts(uint32_t *crc, const char *model, const char *tokenizer)
 {
-    char path[PATH_SIZE];
+    static const char *const settings[] = {"text_encoder/config.json", "unet/config.json", "vae/config.json",
+                                           "scheduler/scheduler_config.json", NULL};
+    static const char *const words[] = {
+        "tokenizer.json",          "vocab.json",        "merges.txt", "tokenizer_config.json",
+        "special_tokens_map.json", "added_tokens.json", NULL};
+    char folder[PATH_SIZE];
+    const char *pads;
+    if (!model_is_file(model)) // a file's settings follow from its tensors
+        TRY(add_texts(crc, model, "", settings));
+    struct error e = model_tokenizer_folder(folder, model, tokenizer, &pads);
+    if (e.code == ERROR_BAD_INPUT)
+        return ok();
+    TRY(e);
+    return add_texts(crc, folder, "tokenizer/", words);
+}
+
+static uint32_t stamp_file(uint32_t crc, const char *path, const char *name)
+{
     struct stat found;
-    if (path_join(path, folder, name).code != ERROR_NONE || stat(path, &found) != 0)
+    if (stat(path, &found) != 0)
         return crc;
     const int64_t facts[] = {(int64_t)found.st_ino, found.st_size, found.st_mtim.tv_sec, found.st_mtim.tv_nsec};
     return (uint32_t)crc32_z(crc_text(crc, name), (const void *)facts, sizeof facts);
 }
 
-uint32_t contents_stamp(const char *folder)
+static uint32_t stamp_files(uint32_t crc, const char *folder)
+{
+    char path[PATH_SIZE], **files;
+    int64_t count;
+    if (folder_list(folder, &files, &count).code != ERROR_NONE)
+        return crc;
+    for (int64_t i = 0; i < count; i++)
+        if (path_join(path, folder, files[i]).code == ERROR_NONE)
+            crc = stamp_file(crc, path, files[i]);
+    folder_list_free(files, count);
+    return crc;
+}
+
+uint32_t contents_stamp(const char *model)
 {
     static const char *const names[] = {"text_encoder", "unet", "vae", "tokenizer", "scheduler"};
     uint32_t crc = 0;
+    if (model_is_file(model))
+        return stamp_file(crc, model, "");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char path[PATH_SIZE], **files;
-        int64_t count;
-        if (path_join(path, folder, names[i]).code != ERROR_NONE ||
-            folder_list(path, &files, &count).code != ERROR_NONE)
-            continue;
-        for (int64_t k = 0; k < count; k++)
-            crc = stamp_file(crc, path, files[k]);
-        folder_list_free(files, count);
+        char folder[PATH_SIZE];
+        if (path_join(folder, model, names[i]).code == ERROR_NONE)
+            crc = stamp_files(crc, folder);
     }
     return crc;
 }
 
-struct contents_place contents_place_of(const char *folder)
+struct contents_place contents_place_of(const char *model)
 {
     struct contents_place place = {0};
+    bool whole = model_is_file(model);
     for (int i = 0; i < MODEL_PARTS; i++) {
         char path[PATH_SIZE];
         struct stat found;
-        if (path_join(path, folder, model_parts[i]).code != ERROR_NONE || stat(path, &found) != 0)
+        if (path_join(path, model, model_parts[i]).code != ERROR_NONE || stat(whole ? model : path, &found) != 0)
             continue;
         place.device[i] = found.st_dev;
         place.folder[i] = found.st_ino;

@@ -49,34 +49,29 @@ static struct error not_a_model(const char *folder)
     return error_input("\"%.300s\": has no text_encoder, unet or vae; expected a diffusers model folder", folder);
 }
 
-static const char *const checkpoints[] = {".safetensors", ".ckpt", ".pt", ".pth", ".bin"};
-
-static bool is_checkpoint(const char *name, bool pickled)
-{
-    for (size_t i = pickled; i < sizeof checkpoints / sizeof *checkpoints; i++)
-        if (text_ends_with(name, checkpoints[i]))
-            return true;
-    return false;
-}
-
 struct error model_folder_check(const char *folder)
 {
     enum path_kind kind;
     bool found;
     TRY(path_look(folder, &kind));
-    if (kind == PATH_FILE)
-        return error_input("\"%.300s\": exists but is a file; expected a diffusers model folder%s", folder,
-                           is_checkpoint(folder, false)
-                               ? ", as diffusers' StableDiffusionPipeline.from_single_file(FILE)"
-                                 ".save_pretrained(FOLDER) makes it"
-                               : "");
-    if (kind == PATH_NOTHING)
-        return error_input("\"%.300s\": no such folder; expected a diffusers model folder", folder);
+    if (kind != PATH_FOLDER)
+        return text_ends_with(folder, ".safetensors")
+                   ? error_input("\"%.300s\": no such file; expected a checkpoint, or a diffusers model folder", folder)
+                   : error_input("\"%.300s\": no such folder; expected a diffusers model folder", folder);
     TRY(holds_model(folder, &found));
     return found ? ok() : not_a_model(folder);
 }
 
 /* -------------------------------------------------------------------------------- weights */
+
+bool model_file_is_pickled(const char *name)
+{
+    static const char *const ends[] = {".ckpt", ".pt", ".pth", ".bin"};
+    for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
+        if (text_ends_with(name, ends[i]))
+            return true;
+    return false;
+}
 
 static bool leads_nowhere(const char *directory, const char *name)
 {
@@ -100,7 +95,7 @@ static struct error no_weights(const char *directory, const char *part, const ch
     for (int64_t i = 0; i < count; i++)
         if (text_ends_with(names[i], ".safetensors") && leads_nowhere(directory, names[i]))
             e = error_input("%s/%s: is a link that leads nowhere; was the file fetched?", directory, names[i]);
-        else if (is_checkpoint(names[i], true))
+        else if (model_file_is_pickled(names[i]))
             e = error_input("%s: only pickled weights here (%.60s), which are not read; save the model with diffusers' "
                             "save_pretrained(FOLDER, safe_serialization=True)",
                             directory, names[i]);
@@ -115,14 +110,18 @@ struct error model_folder_weights(char path[PATH_SIZE], const char *folder, cons
         "diffusion_pytorch_model.safetensors.index.json",
         "diffusion_pytorch_model.fp16.safetensors",
         "diffusion_pytorch_model.safetensors.index.fp16.json",
+        "diffusion_pytorch_model.safetensors.fp16.index.json",
         "diffusion_pytorch_model.bf16.safetensors",
         "diffusion_pytorch_model.safetensors.index.bf16.json",
+        "diffusion_pytorch_model.safetensors.bf16.index.json",
         "model.safetensors",
         "model.safetensors.index.json",
         "model.fp16.safetensors",
         "model.safetensors.index.fp16.json",
+        "model.safetensors.fp16.index.json",
         "model.bf16.safetensors",
         "model.safetensors.index.bf16.json",
+        "model.safetensors.bf16.index.json",
         "diffusion_pytorch_model.non_ema.safetensors",
     };
     char directory[PATH_SIZE];

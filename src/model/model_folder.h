@@ -6,6 +6,8 @@
 #ifndef ZOODIP_MODEL_MODEL_FOLDER_H
 #define ZOODIP_MODEL_MODEL_FOLDER_H
 
+#include <stdbool.h>
+
 #include "base/error.h"
 #include "files/file.h"
 
@@ -15,6 +17,9 @@ extern const char *const model_parts[MODEL_PARTS];
 
 /* ERROR_BAD_INPUT if FOLDER does not exist or holds none of the parts. */
 struct error model_folder_check(const char *folder);
+
+/* Whether it is named as what torch.save writes. */
+bool model_file_is_pickled(const char *name);
 
 /* The file in FOLDER/PART that has the weights. */
 struct error model_folder_weights(char path[PATH_SIZE], const char *folder, const char *part);

@@ -4,8 +4,7 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "files/file.h"
-#include "files/json.h"
+#include "model/model_source.h"
 
 /* torch.linspace in float: steps from both ends, so that both are exact. */
 static float linspace(double start, double end, int64_t steps, int64_t i)
@@ -138,12 +137,13 @@ static void read_alphas(struct json *j, struct noise_schedule *s)
 
 /* -------------------------------------------------------------------------------- reading */
 
-static void read_prediction(struct json *j, struct noise_schedule *s)
+static void read_prediction(struct json *j, struct noise_schedule *s, enum prediction_choice choice)
 {
     const char *prediction = json_string(j, "prediction_type", "epsilon");
-    if (strcmp(prediction, "v_prediction") == 0)
+    s->prediction = PREDICT_EPSILON;
+    if (choice == PREDICTION_V || (choice == PREDICTION_AS_MODEL && strcmp(prediction, "v_prediction") == 0))
         s->prediction = PREDICT_V;
-    else if (strcmp(prediction, "epsilon") != 0)
+    else if (choice == PREDICTION_AS_MODEL && strcmp(prediction, "epsilon") != 0)
         json_wrong(j, "prediction_type", "\"%.60s\" is not supported, only \"epsilon\" and \"v_prediction\"",
                    prediction);
 }
@@ -198,15 +198,14 @@ static void refuse_pndm(struct json *j, struct noise_schedule *s)
     j->error = e;
 }
 
-struct error noise_schedule_read(struct noise_schedule *s, const char *folder)
+struct error noise_schedule_read(struct noise_schedule *s, const char *model, enum prediction_choice prediction)
 {
     *s = (struct noise_schedule){0};
     char path[PATH_SIZE];
-    TRY(path_join(path, folder, "scheduler/scheduler_config.json"));
     struct json j;
-    TRY(json_open(&j, path));
+    TRY(model_json(&j, path, model, "scheduler/scheduler_config.json", prediction));
     s->steps = json_integer(&j, "num_train_timesteps", 1000, 2, 1 << 20);
-    read_prediction(&j, s);
+    read_prediction(&j, s, prediction);
     read_alphas(&j, s);
     sampling_read(&s->sampling, &j, s->steps);
     if (s->zero_snr)

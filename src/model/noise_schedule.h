@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "model/prediction.h"
 #include "model/sampling.h"
 
 enum prediction { PREDICT_EPSILON, PREDICT_V };
@@ -23,10 +24,10 @@ struct noise_schedule {
     struct sampling sampling;
 };
 
-/* Reads FOLDER/scheduler/scheduler_config.json, whichever of the common classes wrote it; missing keys have diffusers'
- * defaults. Refuses, by key, what is not supported and changes the noise. Settings of a sampler change nothing in
- * training: they are left to sampler_check. */
-struct error noise_schedule_read(struct noise_schedule *s, const char *folder);
+/* Reads a model's scheduler/scheduler_config.json (model/model_source.h), whichever of the common classes wrote it;
+ * missing keys have diffusers' defaults; `prediction` rules over prediction_type. Refuses, by key, what is not supported
+ * and changes the noise. Settings of a sampler change nothing in training: they are left to sampler_check. */
+struct error noise_schedule_read(struct noise_schedule *s, const char *model, enum prediction_choice prediction);
 void noise_schedule_free(struct noise_schedule *s);
 
 /* What StableDiffusionPipeline changes in a model's schedule when it loads it (pipeline_stable_diffusion.py, __init__):

@@ -16,13 +16,13 @@
 #include "files/whole_folder.h"
 #include "model/contents.h"
 #include "model/model_folder.h"
+#include "model/model_source.h"
+#include "model/settings_copy.h"
 
 /* A layer becomes at most five entries and eleven blocks of memory: codes, scale, shift, two ones, six names. */
-enum { COPY_LIMIT = 64 << 20, NAME_ROOM = 512, PER_LAYER = 5, OWNED_PER_LAYER = 11 };
+enum { NAME_ROOM = 512, PER_LAYER = 5, OWNED_PER_LAYER = 11 };
 
-static const char *const copied[] = {"", "text_encoder", "unet", "vae", "tokenizer", "scheduler"};
 static const char text_weights[] = "model.safetensors", weights[] = "diffusion_pytorch_model.safetensors";
-static const char map_name[] = "quanto_qmap.json";
 
 /* The tensors of one part being written: its entries, and the memory that we allocated for them. */
 struct part {
@@ -188,7 +188,7 @@ static struct error write_part(struct part *p, const char *folder, const char *f
     char path[PATH_SIZE];
     TRY(path_join(path, folder, file_name));
     TRY(safetensors_write(path, p->entries, p->count, metadata, 1));
-    TRY(path_join(path, folder, map_name));
+    TRY(path_join(path, folder, settings_quanto_map));
     char *text = cJSON_Print(p->map);
     if (!text)
         return error_memory("the quantization map");
@@ -212,14 +212,13 @@ const char *quantized_weights(const char *part)
     return strcmp(part, "text_encoder") == 0 ? text_weights : weights;
 }
 
-static struct error quantize_part(const char *folder, const char *out, const char *part, int bits)
+static struct error quantize_part(const char *model, const char *out, const char *part, int bits)
 {
-    char path[PATH_SIZE], to[PATH_SIZE];
-    TRY(model_folder_weights(path, folder, part));
+    char to[PATH_SIZE];
     TRY(path_join(to, out, part));
     TRY(folder_make(to));
     struct part p = {.bits = bits};
-    TRY(safetensors_open(&p.in, path));
+    TRY(model_part_open(&p.in, model, part));
     struct error e = fill_part(&p, part);
     if (e.code == ERROR_NONE)
         e = write_part(&p, to, quantized_weights(part));
@@ -227,63 +226,19 @@ static struct error quantize_part(const char *folder, const char *out, const cha
     return e;
 }
 
-/* Configs and vocabularies, but not what belongs to the weights. */
-static bool is_copied(const char *name)
-{
-    return (text_ends_with(name, ".json") || text_ends_with(name, ".txt")) && !strstr(name, ".index.") &&
-           strcmp(name, map_name) != 0;
-}
-
 /* Whether that may be a file of a quantized model. */
 static bool is_written(const char *name)
 {
-    return is_copied(name) || strcmp(name, map_name) == 0 || strcmp(name, text_weights) == 0 ||
+    return settings_are(name) || strcmp(name, settings_quanto_map) == 0 || strcmp(name, text_weights) == 0 ||
            strcmp(name, weights) == 0;
 }
 
 static bool is_folder(const char *name)
 {
-    for (size_t i = 1; i < sizeof copied / sizeof *copied; i++)
-        if (strcmp(name, copied[i]) == 0)
+    for (int i = 1; settings_folders[i]; i++)
+        if (strcmp(name, settings_folders[i]) == 0)
             return true;
     return false;
-}
-
-static struct error copy_file(const char *from, const char *to, const char *name)
-{
-    char source[PATH_SIZE], target[PATH_SIZE], *data;
-    int64_t size;
-    TRY(path_join(source, from, name));
-    TRY(path_join(target, to, name));
-    enum path_kind kind;
-    TRY(path_look(source, &kind));
-    if (kind != PATH_FILE)
-        return ok();
-    TRY(file_read(source, COPY_LIMIT, &data, &size));
-    struct error e = file_write_whole(target, data, size);
-    memory_free(data);
-    return e;
-}
-
-/* Copies small files from FOLDER/SUB to OUT/SUB. */
-static struct error copy_files(const char *folder, const char *out, const char *sub)
-{
-    char from[PATH_SIZE], to[PATH_SIZE], **names;
-    int64_t count;
-    TRY(path_join(from, folder, sub));
-    TRY(path_join(to, out, sub));
-    enum path_kind kind;
-    TRY(path_look(from, &kind));
-    if (kind != PATH_FOLDER)
-        return ok();
-    TRY(folder_make(to));
-    TRY(folder_list(from, &names, &count));
-    struct error e = ok();
-    for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
-        if (is_copied(names[i]))
-            e = copy_file(from, to, names[i]);
-    folder_list_free(names, count);
-    return e;
 }
 
 /* What of the folder OUT is not of a model that was quantized; "" if it is all. */
@@ -333,35 +288,53 @@ static struct error check_output(const char *folder, const char *out, bool overw
                : ok();
 }
 
-struct error quantized_write_part(const char *folder, const char *out, const char *part, int bits)
+struct error quantized_write_part(const char *model, const char *out, const char *part, int bits)
 {
-    TRY(copy_files(folder, out, part));
-    return quantize_part(folder, out, part, bits);
+    TRY(settings_copy_part(model, part, out));
+    return quantize_part(model, out, part, bits);
 }
 
-static struct error write_all(const char *folder, const char *out, int bits, void (*progress)(const char *part))
+static struct error write_all(const struct quantized_source *source, const char *out, int bits,
+                              void (*progress)(const char *part))
 {
-    for (size_t i = 0; i < sizeof copied / sizeof *copied; i++)
-        TRY(copy_files(folder, out, copied[i]));
+    TRY(settings_copy(source->model, source->tokenizer, source->prediction, out));
     for (int i = 0; i < MODEL_PARTS; i++) {
         progress(model_parts[i]);
-        TRY(quantize_part(folder, out, model_parts[i], bits));
+        TRY(quantize_part(source->model, out, model_parts[i], bits));
     }
     return ok();
 }
 
-struct error quantized_write(const char *folder, const char *out, int bits, bool overwrite,
+/* What would otherwise be found when hours have passed. */
+static struct error check_source(const struct quantized_source *source)
+{
+    struct tokenizer *tokenizer;
+    char path[PATH_SIZE];
+    struct json scheduler;
+    TRY(error_in(model_check(source->model), "--model"));
+    if (model_is_file(source->model)) {
+        TRY(model_json(&scheduler, path, source->model, "scheduler/scheduler_config.json", source->prediction));
+        json_close(&scheduler);
+    }
+    if (!source->tokenizer && !model_is_file(source->model))
+        return ok();
+    TRY(model_tokenizer_load(&tokenizer, source->model, source->tokenizer));
+    tokenizer_free(tokenizer);
+    return ok();
+}
+
+struct error quantized_write(const struct quantized_source *source, const char *out, int bits, bool overwrite,
                              void (*progress)(const char *part))
 {
     uint32_t contents;
     struct whole_folder whole;
-    TRY(error_in(model_folder_check(folder), "--model"));
-    TRY(error_in(check_output(folder, out, overwrite), "--output"));
-    TRY(contents_tensors(folder, pool_default_threads(1), &contents));
+    TRY(check_source(source));
+    TRY(error_in(check_output(source->model, out, overwrite), "--output"));
+    TRY(contents_tensors(source->model, pool_default_threads(1), &contents));
     TRY(error_in(whole_folder_begin(&whole, out, "", 1), "--output"));
-    struct error e = write_all(folder, whole.temporary, bits, progress);
+    struct error e = write_all(source, whole.temporary, bits, progress);
     if (e.code == ERROR_NONE)
-        e = error_in(check_output(folder, out, overwrite), "--output"); // minutes have passed
+        e = error_in(check_output(source->model, out, overwrite), "--output"); // minutes have passed
     struct error ended = whole_folder_end(&whole, e.code == ERROR_NONE);
     return error_first(e, ended);
 }

@@ -18,15 +18,23 @@
 #include <stdbool.h>
 
 #include "base/error.h"
+#include "model/prediction.h"
 
-/* Writes the model of FOLDER in `bits` (8 or 4) to the folder OUT, which appears whole or stays as it was
+/* What is quantized. */
+struct quantized_source {
+    const char *model;     /* a folder, or a single file, of which a folder is made (model/model_source.h) */
+    const char *tokenizer; /* the folder of another tokenizer than its own, or NULL */
+    enum prediction_choice prediction; /* what the copy says of it */
+};
+
+/* Writes the model of SOURCE in `bits` (8 or 4) to the folder OUT, which appears whole or stays as it was
  * (files/whole_folder.h). OUT must be new or empty; with `overwrite` it may hold another quantized model, and nothing
  * else. progress(part) is called before each part. */
-struct error quantized_write(const char *folder, const char *out, int bits, bool overwrite,
+struct error quantized_write(const struct quantized_source *source, const char *out, int bits, bool overwrite,
                              void (*progress)(const char *part));
 
 /* Writes one part of it, of `model_parts`, to the folder OUT, which exists. */
-struct error quantized_write_part(const char *folder, const char *out, const char *part, int bits);
+struct error quantized_write_part(const char *model, const char *out, const char *part, int bits);
 
 /* The name of the file with the weights of a part that was written. */
 const char *quantized_weights(const char *part);

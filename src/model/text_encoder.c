@@ -7,17 +7,17 @@
 #include "files/file.h"
 #include "files/json.h"
 #include "model/blocks.h"
+#include "model/model_source.h"
 
 struct text_layer {
     const struct weight *norm1, *qkv, *out, *norm2, *fc1, *fc2;
 };
 
-struct error text_config_read(struct text_config *c, const char *folder)
+struct error text_config_read(struct text_config *c, const char *model)
 {
     char path[PATH_SIZE];
-    TRY(path_join(path, folder, "text_encoder/config.json"));
     struct json j;
-    TRY(json_open(&j, path));
+    TRY(model_json(&j, path, model, "text_encoder/config.json", PREDICTION_AS_MODEL));
     const char *type = json_string(&j, "model_type", "clip_text_model");
     if (strcmp(type, "clip_text_model") != 0)
         json_wrong(&j, "model_type", "\"%.60s\" is not supported, only \"clip_text_model\"", type);

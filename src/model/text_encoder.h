@@ -31,8 +31,8 @@ struct text_encoder {
     const struct weight *final_norm;
 };
 
-/* Reads FOLDER/text_encoder/config.json; refuses, by key and value, what is not CLIP. */
-struct error text_config_read(struct text_config *c, const char *folder);
+/* Reads a model's text_encoder/config.json (model/model_source.h); refuses, by key and value, what is not CLIP. */
+struct error text_config_read(struct text_config *c, const char *model);
 
 /* Loads FOLDER/text_encoder with its linear weights kept in `bits` (0: as stored). Free with text_encoder_free. */
 struct error text_encoder_load(struct text_encoder *t, struct device *d, const char *folder, int bits,

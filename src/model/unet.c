@@ -143,7 +143,7 @@ static void load(void *arg, struct weights *w)
 struct error unet_load(struct unet *u, struct device *d, const char *folder, int bits, struct store store)
 {
     *u = (struct unet){0};
-    struct error e = unet_config_read(&u->config, folder);
+    struct error e = unet_config_read(&u->config, folder, PREDICTION_AS_MODEL);
     if (e.code != ERROR_NONE)
         return weights_refuse(store, e);
     u->layers = memory_alloc(1, sizeof *u->layers);

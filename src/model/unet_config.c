@@ -2,8 +2,7 @@
 
 #include <string.h>
 
-#include "files/file.h"
-#include "files/json.h"
+#include "model/model_source.h"
 
 /* Which blocks of a list attend to the text: `cross` is the type that does, `plain` the one that does not. */
 static void read_block_types(struct json *j, const char *key, int64_t blocks, const char *cross, const char *plain,
@@ -33,7 +32,6 @@ static void read_per_block(struct json *j, const char *key, int64_t blocks, int6
 static void refuse_variants(struct json *j)
 {
     static const char *const only[][2] = {
-        {"act_fn", "\"silu\""},
         {"mid_block_type", "\"UNetMidBlock2DCrossAttn\""},
         {"resnet_time_scale_shift", "\"default\""},
         {"time_embedding_type", "\"positional\""},
@@ -95,19 +93,29 @@ static void read_blocks(struct json *j, struct unet_config *c)
     read_per_block(j, "num_attention_heads", c->blocks, 1 << 12, c->heads);
 }
 
-struct error unet_config_read(struct unet_config *c, const char *folder)
+/* One number, or height and width. */
+static int64_t read_sample_size(struct json *j)
+{
+    int64_t size[2] = {64, 64};
+    int64_t count = json_integers(j, "sample_size", size, 2, 1, 1, 4096);
+    if (count == 2 && size[0] != size[1])
+        json_wrong(j, "sample_size", "%lld x %lld is not supported, only a square", (long long)size[0],
+                   (long long)size[1]);
+    return size[0];
+}
+
+struct error unet_config_read(struct unet_config *c, const char *model, enum prediction_choice prediction)
 {
     *c = (struct unet_config){0};
     char path[PATH_SIZE];
-    TRY(path_join(path, folder, "unet/config.json"));
     struct json j;
-    TRY(json_open(&j, path));
+    TRY(model_json(&j, path, model, "unet/config.json", prediction));
     const char *class_name = json_string(&j, "_class_name", "UNet2DConditionModel");
     if (strcmp(class_name, "UNet2DConditionModel") != 0)
         json_wrong(&j, "_class_name", "\"%.60s\" is not supported, only \"UNet2DConditionModel\"", class_name);
     c->in_channels = json_integer(&j, "in_channels", 4, 1, 64);
     c->out_channels = json_integer(&j, "out_channels", 4, 1, 64);
-    c->sample_size = json_integer(&j, "sample_size", 64, 1, 4096);
+    c->sample_size = read_sample_size(&j);
     read_blocks(&j, c);
     c->cross_dim = json_integer(&j, "cross_attention_dim", 1280, 1, 1 << 16);
     c->groups = json_integer(&j, "norm_num_groups", 32, 1, 1 << 14);
@@ -122,6 +130,7 @@ struct error unet_config_read(struct unet_config *c, const char *folder)
         json_wrong(&j, "conv_in_kernel", "expected an odd number");
     json_bool(&j, "use_linear_projection", false); // 1 x 1 convolution or linear: the same numbers here
     json_bool(&j, "upcast_attention", false);      // attention is computed in fp32 anyway
+    json_same(&j, "act_fn", "silu", "swish");
     refuse_variants(&j);
     if (j.error.code == ERROR_NONE)
         check_divisions(&j, c);

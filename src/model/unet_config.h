@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/error.h"
+#include "model/prediction.h"
 
 enum { UNET_BLOCKS = 8, UNET_LAYERS = 17, UNET_DEPTH = 16 };
 
@@ -25,7 +26,7 @@ struct unet_config {
     bool flip_sin_to_cos;
 };
 
-/* Reads FOLDER/unet/config.json; refuses, by key and value, what this network is not. */
-struct error unet_config_read(struct unet_config *c, const char *folder);
+/* Reads a model's unet/config.json (model/model_source.h); refuses, by key and value, what this network is not. */
+struct error unet_config_read(struct unet_config *c, const char *model, enum prediction_choice prediction);
 
 #endif

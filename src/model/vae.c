@@ -7,6 +7,7 @@
 #include "files/file.h"
 #include "files/json.h"
 #include "model/blocks.h"
+#include "model/model_source.h"
 
 static const float vae_eps = 1e-6f; /* fixed by AutoencoderKL: encoder and decoder pass resnet_eps = 1e-6 */
 
@@ -48,12 +49,11 @@ static void refuse_other_blocks(struct json *j, const char *key, int64_t blocks,
             json_wrong(j, key, "\"%.60s\" is not supported, only \"%s\"", types[i], only);
 }
 
-struct error vae_config_read(struct vae_config *c, const char *folder)
+struct error vae_config_read(struct vae_config *c, const char *model)
 {
     char path[PATH_SIZE];
-    TRY(path_join(path, folder, "vae/config.json"));
     struct json j;
-    TRY(json_open(&j, path));
+    TRY(model_json(&j, path, model, "vae/config.json", PREDICTION_AS_MODEL));
     const char *class_name = json_string(&j, "_class_name", "AutoencoderKL");
     if (strcmp(class_name, "AutoencoderKL") != 0)
         json_wrong(&j, "_class_name", "\"%.60s\" is not supported, only \"AutoencoderKL\"", class_name);
@@ -72,7 +72,7 @@ struct error vae_config_read(struct vae_config *c, const char *folder)
     c->post_quant_conv = json_bool(&j, "use_post_quant_conv", true);
     refuse_other_blocks(&j, "down_block_types", c->blocks, "DownEncoderBlock2D");
     refuse_other_blocks(&j, "up_block_types", c->blocks, "UpDecoderBlock2D");
-    json_only(&j, "act_fn", "\"silu\"");
+    json_same(&j, "act_fn", "silu", "swish");
     json_only(&j, "mid_block_add_attention", "true");
     json_only(&j, "shift_factor", "0");
     json_only(&j, "latents_mean", "null");

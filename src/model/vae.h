@@ -32,8 +32,8 @@ struct vae {
     struct vae_layers *layers; /* private */
 };
 
-/* Reads FOLDER/vae/config.json; refuses, by key and value, what this network is not. */
-struct error vae_config_read(struct vae_config *c, const char *folder);
+/* Reads a model's vae/config.json (model/model_source.h); refuses, by key and value, what this network is not. */
+struct error vae_config_read(struct vae_config *c, const char *model);
 
 /* Loads the requested halves of FOLDER/vae. Free with vae_free. */
 struct error vae_load(struct vae *v, struct device *d, const char *folder, int bits, bool with_encoder,

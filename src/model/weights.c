@@ -6,7 +6,7 @@
 
 #include "base/memory.h"
 #include "device/quantize.h"
-#include "model/model_folder.h"
+#include "model/model_source.h"
 
 enum { NAME_ROOM = 256 };
 
@@ -70,9 +70,7 @@ struct error weights_refuse(struct store store, struct error e)
 static struct error measure(struct weights *w, const char *folder, const char *part,
                             void (*load)(void *arg, struct weights *w), void *arg)
 {
-    char path[PATH_SIZE];
-    TRY(model_folder_weights(path, folder, part));
-    TRY(safetensors_open(&w->file, path));
+    TRY(model_part_open(&w->file, folder, part));
     device_store_begin(w->device, NULL, 0, false);
     load(arg, w);
     w->memory_bytes = device_store_bytes(w->device);

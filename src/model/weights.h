@@ -60,8 +60,7 @@ struct weights {
 /* Call this if a load fails before weights_load: the other ranks of the store wait for this rank's result. */
 struct error weights_refuse(struct store store, struct error e);
 
-/* Opens the weights in FOLDER/PART under whichever of diffusers' and transformers' file names exists: sharded or not,
- * with a variant (fp16) or not; calls load(arg, weights) twice, once to measure and once to fill. bits 0: each layer as
+/* Opens the weights of a model's part (model/model_source.h); calls load(arg, weights) twice, once to measure and once to fill. bits 0: each layer as
  * the file has it. */
 struct error weights_load(struct weights *w, struct device *device, const char *folder, const char *part, int bits,
                           struct store store, void (*load)(void *arg, struct weights *w), void *arg);

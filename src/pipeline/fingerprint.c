@@ -38,19 +38,19 @@ uint32_t fingerprint_text(uint32_t crc, const char *text)
     return fingerprint_bytes(crc, text, (int64_t)strlen(text) + 1);
 }
 
-struct error fingerprint_model(struct comm *comm, const char *folder, struct model_files *files)
+struct error fingerprint_model(struct comm *comm, const char *model, const char *tokenizer, struct model_files *files)
 {
-    const struct contents_place mine = contents_place_of(folder);
+    const struct contents_place mine = contents_place_of(model);
     struct contents_place first = mine;
     TRY(comm_broadcast_local(comm, &first, sizeof first));
     bool reads = comm_local_rank(comm) == 0 || memcmp(&first, &mine, sizeof mine) != 0;
     uint32_t own = 0;
     struct error e = ok();
     if (reads) // the node's other ranks wait, so their share of the cores is free
-        e = contents_tensors(folder, pool_default_threads(1), &own);
+        e = contents_tensors(model, pool_default_threads(1), &own);
     TRY(comm_agree(comm, e));
     uint32_t node = own;
     TRY(comm_broadcast_local(comm, &node, sizeof node));
     *files = (struct model_files){.tensors = reads ? own : node};
-    return comm_agree(comm, contents_texts(&files->texts, folder));
+    return comm_agree(comm, contents_texts(&files->texts, model, tokenizer));
 }

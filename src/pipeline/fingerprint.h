@@ -24,14 +24,14 @@ struct error fingerprint_compare(struct comm *comm, const struct fingerprint *fi
 uint32_t fingerprint_bytes(uint32_t crc, const void *data, int64_t bytes);
 uint32_t fingerprint_text(uint32_t crc, const char *text);
 
-/* What a model folder's files hold (model/contents.h), as CRC-32. */
+/* What a model's files hold (model/contents.h), as CRC-32. */
 struct model_files {
     uint32_t tensors, texts;
 };
 
 /* Reads them. The tensors are read once on each node, by its first rank, and by those that find others under the model's
  * path (another working folder, a container); an error on one rank is returned on all. Collective; the numbers still
- * have to be compared. */
-struct error fingerprint_model(struct comm *comm, const char *folder, struct model_files *files);
+ * have to be compared. `tokenizer` as model_tokenizer_folder takes it. */
+struct error fingerprint_model(struct comm *comm, const char *model, const char *tokenizer, struct model_files *files);
 
 #endif

@@ -40,7 +40,7 @@ static double work_left(const struct outlook *o, double pace)
 struct run_evaluations outlook_evaluations(const struct config *c)
 {
     struct noise_schedule schedule;
-    struct error e = noise_schedule_read(&schedule, c->model);
+    struct error e = noise_schedule_read(&schedule, c->model, prediction_named(c->prediction));
     if (e.code != ERROR_NONE)
         schedule = (struct noise_schedule){0};
     int64_t lanes = (c->zo.sides * c->zo.n + 1) * c->optim.batch_size, prompts = c->output.prompts.count;

@@ -11,7 +11,7 @@
 #include "cluster/shared_memory.h"
 #include "files/file.h"
 #include "model/contents.h"
-#include "model/model_folder.h"
+#include "model/model_source.h"
 #include "pipeline/gpu_link.h"
 #include "pipeline/quant_cache.h"
 
@@ -44,6 +44,8 @@ struct pipeline_choice pipeline_choice_of(const struct config *config)
 {
     return (struct pipeline_choice){
         .model = config->model,
+        .tokenizer = config->tokenizer,
+        .prediction = prediction_named(config->prediction),
         .device = config->device,
         .bits = (int)config->quant.bits,
         .bfloat = strcmp(config->quant.activations, "bf16") == 0,
@@ -73,14 +75,33 @@ static struct error check_parts(const struct pipeline *p)
     return ok();
 }
 
+static struct error load_tokenizer(struct pipeline *p)
+{
+    char folder[PATH_SIZE];
+    const char *pads;
+    TRY(model_tokenizer_folder(folder, p->model, p->choice.tokenizer, &pads));
+    TRY(model_tokenizer_load(&p->tokenizer, p->model, p->choice.tokenizer));
+    int32_t size = tokenizer_size(p->tokenizer);
+    if (size <= p->text_config.vocab)
+        return ok();
+    tokenizer_free(p->tokenizer);
+    p->tokenizer = NULL;
+    return error_input("%s: %d tokens, but the text encoder's vocab_size is %lld", folder, size,
+                       (long long)p->text_config.vocab);
+}
+
 static struct error read_settings(struct pipeline *p)
 {
-    TRY(blame(&p->choice, "model", model_folder_check(p->model)));
+    TRY(blame(&p->choice, "model", model_check(p->model)));
     TRY(text_config_read(&p->text_config, p->model));
-    TRY(unet_config_read(&p->unet_config, p->model));
+    TRY(unet_config_read(&p->unet_config, p->model, p->choice.prediction));
     TRY(vae_config_read(&p->vae, p->model));
-    TRY(noise_schedule_read(&p->schedule, p->model));
+    TRY(noise_schedule_read(&p->schedule, p->model, p->choice.prediction));
     noise_schedule_for_pictures(&p->schedule);
+    if (p->choice.tokenizer)
+        TRY(blame(&p->choice, "tokenizer", load_tokenizer(p)));
+    else if (model_is_file(p->model))
+        TRY(load_tokenizer(p));
     return check_parts(p);
 }
 
@@ -126,7 +147,8 @@ static struct error open_all(struct pipeline *p, const struct device_kind *devic
 {
     p->model = memory_string(p->choice.model);
     p->cache = p->choice.cache ? memory_string(p->choice.cache) : NULL;
-    if (!p->model || (p->choice.cache && !p->cache))
+    p->chosen_tokenizer = p->choice.tokenizer ? memory_string(p->choice.tokenizer) : NULL;
+    if (!p->model || (p->choice.cache && !p->cache) || (p->choice.tokenizer && !p->chosen_tokenizer))
         return error_memory("the model's name");
     TRY(blame(&p->choice, "quant.cache", quant_cache_check(p->cache)));
     TRY(read_settings(p));
@@ -144,10 +166,17 @@ struct error pipeline_open(struct pipeline *p, const struct pipeline_choice *cho
     progress_end(&progress);
     p->choice.model = p->model;
     p->choice.cache = p->cache;
+    p->choice.tokenizer = p->chosen_tokenizer;
     p->choice.config = NULL; // it need not outlive this call
     if (e.code != ERROR_NONE)
         pipeline_close(p);
     return e;
+}
+
+/* Either may be NULL. */
+static bool texts_differ(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) != 0 : a != b;
 }
 
 /* The first key in which they differ, or NULL. */
@@ -159,7 +188,11 @@ static const char *find_difference(const struct pipeline_choice *a, const struct
         return "device";
     if (a->bits != b->bits)
         return "quant.bits";
-    if (!a->cache != !b->cache || (a->cache && strcmp(a->cache, b->cache) != 0))
+    if (texts_differ(a->tokenizer, b->tokenizer))
+        return "tokenizer";
+    if (a->prediction != b->prediction)
+        return "prediction";
+    if (texts_differ(a->cache, b->cache))
         return "quant.cache";
     return a->bfloat != b->bfloat ? "quant.activations" : NULL;
 }
@@ -185,7 +218,7 @@ struct error pipeline_recheck(struct pipeline *p)
     TRY(comm_sum(p->comm, &changed, 1));
     if (changed == 0)
         return ok();
-    TRY(fingerprint_model(p->comm, p->model, &now));
+    TRY(fingerprint_model(p->comm, p->model, p->choice.tokenizer, &now));
     struct error e = ok();
     if (now.tensors != p->files.tensors || now.texts != p->files.texts)
         e = error_input("%s: holds another model than the one that was loaded from there; start again to learn with it",
@@ -197,13 +230,8 @@ struct error pipeline_recheck(struct pipeline *p)
 
 struct error pipeline_tokenizer(struct pipeline *p, const struct tokenizer **tokenizer)
 {
-    char folder[PATH_SIZE];
-    TRY(path_join(folder, p->model, "tokenizer"));
     if (!p->tokenizer)
-        TRY(tokenizer_load(&p->tokenizer, folder));
-    if (tokenizer_size(p->tokenizer) > p->text_config.vocab)
-        return error_input("%s: %d tokens, but the text encoder's vocab_size is %lld", folder,
-                           tokenizer_size(p->tokenizer), (long long)p->text_config.vocab);
+        TRY(load_tokenizer(p));
     *tokenizer = p->tokenizer;
     return ok();
 }
@@ -211,7 +239,7 @@ struct error pipeline_tokenizer(struct pipeline *p, const struct tokenizer **tok
 struct error pipeline_compare(struct pipeline *p, const struct config *config)
 {
     p->stamp = contents_stamp(p->model); // first, so that what changes meanwhile is noticed
-    TRY(fingerprint_model(p->all, p->model, &p->files));
+    TRY(fingerprint_model(p->all, p->model, p->choice.tokenizer, &p->files));
     p->contents = contents_settings(p->files.tensors, &p->text_config, &p->unet_config, &p->vae, &p->schedule);
     if (comm_size(p->all) == 1)
         return ok();
@@ -232,6 +260,7 @@ void pipeline_close(struct pipeline *p)
     device_close(p->device);
     memory_free(p->model);
     memory_free(p->cache);
+    memory_free(p->chosen_tokenizer);
     if (p->comm != p->all)
         comm_close(p->comm);
     *p = (struct pipeline){0};

@@ -23,7 +23,9 @@
 
 /* What a pipeline is opened for. */
 struct pipeline_choice {
-    const char *model;           /* a diffusers folder */
+    const char *model;     /* a diffusers folder, or a checkpoint in a single file */
+    const char *tokenizer; /* the folder of another tokenizer than its own, or NULL */
+    enum prediction_choice prediction;
     const char *device;          /* as device_open takes it; must outlive the pipeline */
     int bits;                    /* of text encoder and UNet: 4, 8, 16 or 32; 0: as stored */
     bool bfloat;                 /* see device_set_activations */
@@ -56,10 +58,10 @@ struct pipeline {
     char file_hash[SHA256_TEXT]; /* of a model that is one file; see model_label.h */
     struct pipeline_choice choice;
     int least_bits;
-    bool quantizes;           /* weights become codes in pipeline_load */
-    char *cache;              /* the choice's */
-    struct model_files files; /* as they were when the weights were checked */
-    uint32_t stamp;           /* of these files */
+    bool quantizes;                 /* weights become codes in pipeline_load */
+    char *cache, *chosen_tokenizer; /* the choice's */
+    struct model_files files;       /* as they were when the weights were checked */
+    uint32_t stamp;                 /* of these files */
 };
 
 /* Opens the device and checks model folder, settings and the shapes of all weights; reads no weight. Not collective.
@@ -86,7 +88,7 @@ const char *pipeline_difference(const struct config *a, const struct config *b);
 /* Whether a config may be learned in this pipeline, which was opened for another. */
 struct error pipeline_serves(const struct pipeline *p, const struct config *config);
 
-/* The model's tokenizer, read at the first call. A subject derives its own from it, to add its word. Not collective. */
+/* The model's tokenizer, or the one chosen for it, read at the first call. A subject derives its own from it, to add its word. Not collective. */
 struct error pipeline_tokenizer(struct pipeline *p, const struct tokenizer **tokenizer);
 
 /* From here on this rank works with those that pass the same group. Collective over all. */

@@ -411,6 +411,15 @@ struct error tokenizer_load(struct tokenizer **tokenizer, const char *folder)
     return e;
 }
 
+struct error tokenizer_pad_with(struct tokenizer *t, const char *token)
+{
+    int32_t id = find_id(t, token);
+    if (id < 0)
+        return error_input("\"%.60s\" is not in the vocabulary", token);
+    t->special[SPECIAL_PADDING] = id;
+    return ok();
+}
+
 struct error tokenizer_derive(struct tokenizer **tokenizer, const struct tokenizer *base)
 {
     struct tokenizer *t = memory_alloc(1, sizeof *t);

@@ -23,6 +23,9 @@ struct tokenizer;
  * key. */
 struct error tokenizer_load(struct tokenizer **tokenizer, const char *folder);
 
+/* Texts are filled up with that token from now on, whatever the folder says. */
+struct error tokenizer_pad_with(struct tokenizer *tokenizer, const char *token);
+
 /* A tokenizer for a word of one's own: knows what `base` knows now, and words added to either are unknown to the other.
  * It costs 6 KB, for it reads the vocabulary of the base (of 49,408 pieces: 6 MB): the base must outlive it. Several
  * threads may each use one of the same base, as long as nothing is added to the base. */

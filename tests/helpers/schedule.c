@@ -81,7 +81,7 @@ static struct error run(int argc, char **argv)
     if (argc != 4 && argc != 6)
         return error_input("usage: schedule MODEL_DIR IN OUT [SAMPLER STEPS]");
     struct noise_schedule schedule;
-    TRY(noise_schedule_read(&schedule, argv[1]));
+    TRY(noise_schedule_read(&schedule, argv[1], PREDICTION_AS_MODEL));
     struct safetensors in;
     struct error e = safetensors_open(&in, argv[2]);
     if (e.code == ERROR_NONE) {
