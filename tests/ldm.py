@@ -2,9 +2,12 @@
 scripts/convert_diffusers_to_original_stable_diffusion.py does; and what diffusers itself makes of such a file."""
 import json
 import re
+import struct
 from pathlib import Path
 
+import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 RESNET = [("norm1", "in_layers.0"), ("conv1", "in_layers.2"), ("norm2", "out_layers.0"), ("conv2", "out_layers.3"),
@@ -128,3 +131,22 @@ def from_diffusers(path, folder):
     else:
         parts["text_encoder"] = utils.convert_ldm_clip_checkpoint(tensors)
     return parts
+
+
+def write_shapes(path, shapes, metadata=None, dtype="F16", size=2):
+    """A safetensors file of zeros that takes no room on the disk: {name: shape}."""
+    header, at = {"__metadata__": metadata} if metadata else {}, 0
+    for name, shape in shapes.items():
+        end = at + size * int(np.prod(shape, dtype=object))
+        header[name], at = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, end]}, end
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        file.truncate(8 + len(text) + at)
+    return path
+
+
+def shapes_of(path):
+    """{name: shape} of a safetensors file."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118: no mapping

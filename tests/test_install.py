@@ -43,7 +43,7 @@ def test_the_program_runs_through_its_link_too(prefix):
 
 
 def test_recipes_toybox_and_launchers_are_where_a_checkout_has_them(prefix):
-    for path in tracked("configs", "dataset/toybox", "launch/run.sh", "launch/demo.sh", "launch/slurm", "LICENSE", "README.md"):
+    for path in tracked("configs", "dataset/clip", "dataset/toybox", "launch/run.sh", "launch/demo.sh", "launch/slurm", "LICENSE", "README.md"):
         ours, installed = ROOT / path, prefix / "share/zoodip" / path
         assert installed.read_bytes() == ours.read_bytes(), path
         assert os.access(installed, os.X_OK) == os.access(ours, os.X_OK), path
@@ -109,6 +109,8 @@ def test_the_man_page_is_clean(page, checker):
     (["run", "jobs.json", "--set", "zo.n", "=", "4", "--gr"], ["--groups"]),
     (["generate", "--model", "dataset/toy"], ["dataset/toybox"]),
     (["generate", "--model", "=", "dataset/toy"], ["dataset/toybox"]),
+    (["quantize", "--model", "dataset/toybox/learned/bear5.s"], ["dataset/toybox/learned/bear5.safetensors"]),
+    (["quantize", "--output", "dataset/toybox/learned/bear5.s"], []),
     (["status", "dataset/toy"], ["dataset/toybox"]),
     (["status", "dataset/toybox", "--w"], ["--watch"]),
     (["inspect", "dataset/"], [])], ids=" ".join)

@@ -59,6 +59,9 @@ _zoodip() {
     elif [[ $before == --* && $help == *"  $before DIR "* ]]; then
         compopt -o filenames 2>/dev/null
         _zoodip_offer "$current" < <(compgen -d -- "$current")
+    elif [[ $before == --* && $help == *"  $before DIR|FILE "* ]]; then
+        compopt -o filenames 2>/dev/null
+        _zoodip_offer "$current" < <(compgen -f -X '!*.safetensors' -- "$current"; compgen -d -- "$current")
     elif [[ $before != --* && $help == "usage: zoodip $command DIR "* ]]; then
         compopt -o filenames 2>/dev/null
         _zoodip_offer "$current" < <(compgen -d -- "$current")

@@ -68,7 +68,8 @@ static void print_help(void)
 }
 
 struct request {
-    const char *model, *prompt, *negative, *syntax, *scheduler, *latents, *size, *output, *device, *prediction, *tokenizer;
+    const char *model, *prompt, *negative, *syntax, *scheduler, *latents, *size, *output, *device, *prediction,
+        *tokenizer;
     double guidance;
     int64_t steps, seed, count, bits;
     struct text_list embeddings;
@@ -350,7 +351,7 @@ static struct error generate(const struct request *r, struct comm *alone, const 
                                            .tokenizer = r->tokenizer,
                                            .prediction = prediction_named(r->prediction),
                                            .device = r->device,
-                                            .bits = (int)r->bits};
+                                           .bits = (int)r->bits};
     struct session s = {.request = r};
     TRY(check_request(r));
     TRY(error_in(prediction_check(r->prediction), "--prediction"));

@@ -46,7 +46,7 @@ static struct error read_header(struct mapping *map, const char *path, int64_t *
     uint64_t length = 0;
     for (int i = 7; i >= 0; i--)
         length = length << 8 | map->start[i];
-    if (length > HEADER_LIMIT && is_pickled(map->start))
+    if ((length > HEADER_LIMIT || (int64_t)length > map->size - 8) && is_pickled(map->start))
         return error_input(
             "%s: is pickled, as PyTorch's .bin, .ckpt and .pt are, which are not read; expected safetensors "
             "(in Python: safetensors.torch.save_file(torch.load(FILE, weights_only=True), OTHER))",

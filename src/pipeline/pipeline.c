@@ -66,12 +66,13 @@ static struct error blame(const struct pipeline_choice *choice, const char *key,
 static struct error check_parts(const struct pipeline *p)
 {
     const struct unet_config *unet = &p->unet_config;
+    const char *inside = model_is_file(p->model) ? ": " : "/";
     if (unet->cross_dim != p->text_config.width)
-        return error_input("%s/unet/config.json: cross_attention_dim: %lld, but the text encoder is %lld wide",
-                           p->model, (long long)unet->cross_dim, (long long)p->text_config.width);
+        return error_input("%s%sunet/config.json: cross_attention_dim: %lld, but the text encoder is %lld wide",
+                           p->model, inside, (long long)unet->cross_dim, (long long)p->text_config.width);
     if (unet->in_channels != p->vae.latent_channels || unet->out_channels != p->vae.latent_channels)
-        return error_input("%s/unet/config.json: in_channels, out_channels: expected %lld, the VAE's latent_channels",
-                           p->model, (long long)p->vae.latent_channels);
+        return error_input("%s%sunet/config.json: in_channels, out_channels: expected %lld, the VAE's latent_channels",
+                           p->model, inside, (long long)p->vae.latent_channels);
     return ok();
 }
 

@@ -12,6 +12,12 @@
 #include "files/safetensors_write.h"
 #include "helper.h"
 #include "model/embedding.h"
+#include "model/model_folder.h"
+#include "model/model_source.h"
+#include "model/noise_schedule.h"
+#include "model/text_encoder.h"
+#include "model/unet_config.h"
+#include "model/vae.h"
 #include "queue/jobs.h"
 #include "queue/overview.h"
 #include "queue/overview_show.h"
@@ -54,6 +60,27 @@ static struct error read_caption(const char *path)
     struct text_few more;
     TRY(captions_beside(&captions, &(char *){file}, 1, "m\xc3\xbcg", &more));
     captions_free(&captions);
+    return ok();
+}
+
+/* A model in one file: its settings, then every byte of its parts. */
+static struct error read_single_file(const char *path)
+{
+    struct text_config text;
+    struct unet_config unet;
+    struct vae_config vae;
+    struct noise_schedule schedule;
+    TRY(model_check(path));
+    TRY(text_config_read(&text, path));
+    TRY(unet_config_read(&unet, path, PREDICTION_AS_MODEL));
+    TRY(vae_config_read(&vae, path));
+    TRY(noise_schedule_read(&schedule, path, PREDICTION_V));
+    noise_schedule_free(&schedule);
+    for (int i = 0; i < MODEL_PARTS; i++) {
+        struct safetensors file;
+        TRY(model_part_open(&file, path, model_parts[i]));
+        TRY(use_tensors(&file));
+    }
     return ok();
 }
 
@@ -181,6 +208,7 @@ static const struct target targets[] = {
     {"checkpoint", {"step-7.safetensors"}, false, read_mended_checkpoint, NULL},
     {"embedding", {"word.safetensors"}, false, read_embedding, NULL},
     {"caption", {"x.txt"}, false, read_caption, NULL},
+    {"single_file", {"x.safetensors"}, false, read_single_file, NULL},
     {"metrics", {"metrics.jsonl"}, true, read_metrics, NULL},
     {"summary", {"summary.json"}, true, read_overview, NULL},
     {"prompt", {"prompt.txt"}, false, read_prompt, NULL},

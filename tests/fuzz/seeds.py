@@ -118,6 +118,54 @@ def embeddings():
             safetensors({"string_to_param": ("F32", [1, 4])}), safetensors({"emb_params": ("F32", [1, 4])})]
 
 
+def single_files():
+    """The smallest checkpoints: one block, one layer, four channels."""
+    def layer(name, *shape):
+        return {f"{name}.weight": ("F16", list(shape)), f"{name}.bias": ("F16", [shape[0]])}
+
+    def resnet(name, inner, to="", wide=4):
+        norm1, conv1, norm2, conv2, shortcut = inner
+        return layer(f"{name}.{norm1}", wide) | layer(f"{name}.{conv1}", 4, wide, 3, 3) | layer(f"{name}.{norm2}", 4) | layer(
+            f"{name}.{conv2}", 4, 4, 3, 3) | (layer(f"{name}.{to}", 4, 16) if to else {}) | (layer(f"{name}.{shortcut}", 4, wide, 1, 1) if wide > 4 else {})
+
+    unet, old = "model.diffusion_model.", ("in_layers.0", "in_layers.2", "out_layers.0", "out_layers.3", "skip_connection")
+    t = layer(unet + "time_embed.0", 16, 4) | layer(unet + "time_embed.2", 16, 16) | layer(unet + "input_blocks.0.0", 4, 4, 3, 3)
+    t |= layer(unet + "out.0", 4) | layer(unet + "out.2", 4, 4, 3, 3)
+    for at, wide in (("input_blocks.1.0", 4), ("middle_block.0", 4), ("middle_block.2", 4), ("output_blocks.0.0", 8), ("output_blocks.1.0", 8)):
+        t |= resnet(unet + at, old, "emb_layers.1", wide)
+    block = unet + "middle_block.1"
+    for name, shape in (("norm", [4]), ("proj_in", [4, 4, 1, 1]), ("proj_out", [4, 4, 1, 1])):
+        t |= layer(f"{block}.{name}", *shape)
+    block += ".transformer_blocks.0"
+    for name, shape in (("norm1", [4]), ("norm2", [4]), ("norm3", [4]), ("attn1.to_out.0", [4, 4]), ("attn2.to_out.0", [4, 4]),
+                        ("ff.net.0.proj", [32, 4]), ("ff.net.2", [4, 16])):
+        t |= layer(f"{block}.{name}", *shape)
+    t |= {f"{block}.attn{n}.to_{k}.weight": ("F16", [4, 4]) for n in (1, 2) for k in "qkv"}
+    vae, new = "first_stage_model.", ("norm1", "conv1", "norm2", "conv2", "nin_shortcut")
+    t |= layer(vae + "quant_conv", 8, 8, 1, 1) | layer(vae + "post_quant_conv", 4, 4, 1, 1)
+    for half, sides in (("encoder", (3, 8)), ("decoder", (4, 3))):
+        t |= layer(f"{vae}{half}.conv_in", 4, sides[0], 3, 3) | layer(f"{vae}{half}.norm_out", 4) | layer(f"{vae}{half}.conv_out", sides[1], 4, 3, 3)
+        t |= resnet(f"{vae}{half}.mid.block_1", new) | resnet(f"{vae}{half}.mid.block_2", new) | layer(f"{vae}{half}.mid.attn_1.norm", 4)
+        for k in ("q", "k", "v", "proj_out"):
+            t |= layer(f"{vae}{half}.mid.attn_1.{k}", 4, 4, 1, 1)
+    for at in ("encoder.down.0.block.0", "decoder.up.0.block.0", "decoder.up.0.block.1"):
+        t |= resnet(vae + at, new)
+    first, text = dict(t), "cond_stage_model.transformer.text_model."
+    first |= {text + "embeddings.token_embedding.weight": ("F16", [5, 4]), text + "embeddings.position_embedding.weight": ("F16", [3, 4])}
+    for name, shape in (("layer_norm1", [4]), ("layer_norm2", [4]), ("mlp.fc1", [6, 4]), ("mlp.fc2", [4, 6]), ("self_attn.q_proj", [4, 4]),
+                        ("self_attn.k_proj", [4, 4]), ("self_attn.v_proj", [4, 4]), ("self_attn.out_proj", [4, 4])):
+        first |= layer(f"{text}encoder.layers.0.{name}", *shape)
+    second, open_clip = dict(t), "cond_stage_model.model."
+    second |= {open_clip + "token_embedding.weight": ("F16", [5, 4]), open_clip + "positional_embedding": ("F16", [3, 4])}
+    for n in (0, 1):
+        at = f"{open_clip}transformer.resblocks.{n}"
+        second |= {f"{at}.attn.in_proj_weight": ("F16", [12, 4]), f"{at}.attn.in_proj_bias": ("F16", [12])} | layer(f"{at}.attn.out_proj", 4, 4)
+        second |= layer(f"{at}.ln_1", 4) | layer(f"{at}.ln_2", 4) | layer(f"{at}.mlp.c_fc", 6, 4) | layer(f"{at}.mlp.c_proj", 4, 6)
+    first |= layer(text + "final_layer_norm", 4)
+    second |= layer(open_clip + "ln_final", 4)
+    return [safetensors(first), safetensors(second, {"modelspec.prediction_type": "v"}), safetensors({**first, "ztsnr": ("F16", [0])})]
+
+
 def metrics():
     line = {"loss": 0.25, "losses": [0.25, 0.26, None], "grad_norm": 1e-3, "removed": 2, "lr": 0.03, "seconds": 0.5, "evaluations_per_second": 6}
     lines = [text({"step": k, **line, **({"validation_loss": 0.2} if k == 2 else {})}) for k in range(1, 6)]
@@ -155,7 +203,7 @@ def main(build, folder):
         "jpeg": pictures("JPEG", ["RGB", "L", "CMYK"], [{"progressive": True}, {"subsampling": 0, "restart_marker_blocks": 1}]),
         "webp": pictures("WEBP", ["RGB", "RGBA"], [{"lossless": True}, {"save_all": True, "append_images": [Image.new("RGB", (7, 5))]}]),
         "avif": pictures("AVIF", ["RGB", "RGBA", "L"], [{"range": "limited"}, {"subsampling": "4:4:4"}]), "heic": [base64.b64decode(HEIC)],
-        "checkpoint": checkpoints(build), "embedding": embeddings(),
+        "checkpoint": checkpoints(build), "embedding": embeddings(), "single_file": single_files(),
         "caption": ["a photo of a {} on grass\n".encode(), "\ufeffmüg, mügs\r\nmore".encode()], "metrics": metrics(), "summary": summaries(),
         "prompt": prompts(),
         "status": [text(STATUS), text(STATUS, indent=1) + b"\0" + text(RESULT), b"\0" + text(RESULT)],

@@ -15,19 +15,25 @@
 #include "text/tokenizer.h"
 #include "zo/checkpoint.h"
 
+/* Reads every byte, and closes the file: one outside the mapping crashes here. */
+static inline struct error use_tensors(struct safetensors *file)
+{
+    unsigned sum = 0;
+    for (int64_t i = 0; i < file->entry_count; i++) {
+        const unsigned char *bytes = file->entries[i].data;
+        for (int64_t k = 0; k < file->entries[i].count * dtype_size(file->entries[i].type); k++)
+            sum = sum * 31 + bytes[k];
+    }
+    bool found = file->entry_count == 0 || safetensors_find(file, file->entries[0].name);
+    safetensors_close(file);
+    return found || sum == 0 ? ok() : error_failed("an entry cannot be found");
+}
+
 static inline struct error read_safetensors(const char *path)
 {
     struct safetensors file;
     TRY(safetensors_open(&file, path));
-    unsigned sum = 0; /* reads every byte: one outside the mapping crashes here */
-    for (int64_t i = 0; i < file.entry_count; i++) {
-        const unsigned char *bytes = file.entries[i].data;
-        for (int64_t k = 0; k < file.entries[i].count * dtype_size(file.entries[i].type); k++)
-            sum = sum * 31 + bytes[k];
-    }
-    bool found = file.entry_count == 0 || safetensors_find(&file, file.entries[0].name);
-    safetensors_close(&file);
-    return found || sum == 0 ? ok() : error_failed("%s: an entry cannot be found", path);
+    return error_in(use_tensors(&file), "%s", path);
 }
 
 static inline struct error read_picture(const char *path)
