@@ -23,8 +23,11 @@ WRONG = {
     "data.captions": ("/nope.json", '"/nope.json": no such file'),
     "token.initializer": ("qqqq", '"qqqq" is 4 tokens for this model; expected a word that is one token'),
     "token.placeholder": ("toy</w>", '"toy</w>" is already a token of this model; choose another word'),
+    "prediction": ("x", 'is "x", expected "epsilon", "v" or null'),
+    "tokenizer": ("/nope", "/nope: no such folder"),
     "model": ("/nope", '"/nope": no such folder; expected a diffusers model folder'),
 }
+SHARED = ["model", "tokenizer"]  # by all jobs of a queue
 keys = pytest.mark.parametrize("key", WRONG)
 
 
@@ -104,7 +107,7 @@ def test_a_value_in_a_queues_defaults_or_in_a_job_or_set_for_all(tmp_path, key):
 
 def test_a_queue_keeps_the_blame_with_each_job(tmp_path):
     jobs = tmp_path / "jobs.json"
-    wrong = {key: value for key, value in WRONG.items() if key != "model"}
+    wrong = {key: value for key, value in WRONG.items() if key not in SHARED}
     jobs.write_text(json.dumps({"defaults": recipe(tmp_path / "out", optim__steps=1, output__prompts=[]),
                                 "jobs": [{"name": "good"}, *({"name": key, key: value} for key, (value, _) in wrong.items())]}))
     done = run(program("zoodip"), "run", jobs, check=False)
@@ -127,7 +130,7 @@ def test_a_file_in_a_spool_is_blamed_by_the_name_it_was_given(tmp_path):
     said = {path.stem: path.read_text() for path in (spool / "failed").glob("*.txt")}
     assert said == {"cut": f"{spool}/cut.json: line 1, column 2: is not valid JSON\n",
                     **{key: f"{spool}/{key}.json: {key}: {text}\n" for key, (_, text) in WRONG.items()},
-                    "model": f"{spool}/model.json: model: differs from the loaded model's\n"}  # another job's error came first
+                    **{key: f"{spool}/{key}.json: {key}: differs from the loaded model's\n" for key in SHARED}}  # another job's error came first
 
 
 def test_a_spools_defaults_are_blamed_by_their_own_name_before_any_job_arrives(tmp_path):
