@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from conftest import ROOT, TOYBOX, learned, losses_of, make_model, mpirun, program, refused, run, write_recipe
+from conftest import ROOT, TOYBOX, learned, losses_of, make_model, mpirun, program, recipe, refused, run, write_recipe
 from ldm import from_diffusers, to_single_file
 from test_models import compare, forward, inputs_for
 
@@ -236,3 +236,56 @@ def test_a_file_with_another_table_asks_for_a_tokenizer(models, tmp_path):
     refused(generate(file, tmp_path / "x.png", check=False), "1571 tokens", "49408", "--tokenizer", "the key tokenizer")
     refused(generate(file, tmp_path / "x.png", "--tokenizer", tmp_path / "nowhere", check=False), "--tokenizer", "no such folder")
     refused(generate(file, tmp_path / "x.png", "--tokenizer", ROOT / "dataset/clip", check=False), "--tokenizer", "49408 tokens", "1571")
+
+
+def test_where_clips_tokenizer_is_looked_for(models, tmp_path):
+    """Beside the program, as a checkout or a bundle has it, then as it is installed."""
+    def change(tensors):
+        key = "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight"
+        tensors[key] = torch.nn.functional.pad(tensors[key], (0, 0, 0, 49408 - 1571))
+    file = to_single_file(models("first")[0], tmp_path / "x.safetensors", change=change)
+    (tmp_path / "bin").mkdir()
+    shutil.copy(program("zoodip"), tmp_path / "bin/zoodip")
+    for place in ("share/zoodip/dataset/clip", "dataset/clip"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "vocab.json").write_text("broken")
+        done = run(tmp_path / "bin/zoodip", "generate", "--model", file, "--prompt", "a toy", "--output", tmp_path / "x.png", check=False)
+        refused(done, f"{tmp_path}/bin/../{place}/vocab.json")
+
+
+def test_a_cache_keeps_what_is_made_of_the_file(models, tmp_path):
+    _, file = models("first")
+    words = []
+    for name, cache in (("plain", None), ("first", str(tmp_path / "cache")), ("again", str(tmp_path / "cache"))):
+        config, output = write_recipe(tmp_path / name, model=str(file), tokenizer=str(WORDS), quant__cache=cache, optim__steps=2, output__prompts=[])
+        log = run(program("zoodip"), "train", config).stderr
+        words.append(learned(output))
+        assert ("weights come from" in log, "weights are kept in" in log) == (name == "again", name == "first")
+    assert words[0] == words[1] == words[2]
+
+
+def test_a_queue_learns_with_the_file(models, tmp_path):
+    _, file = models("second")
+    jobs = tmp_path / "jobs.json"
+    job = recipe(tmp_path / "out", model=str(file), tokenizer=str(WORDS), prediction="v", optim__steps=2, output__prompts=[])
+    jobs.write_text(json.dumps({"defaults": job, "jobs": [{"name": "a"}, {"name": "b", "seed": 2}]}))
+    run(program("zoodip"), "run", jobs)
+    assert all((tmp_path / "out" / name / "learned_embeds.safetensors").exists() for name in "ab")
+    jobs.write_text(json.dumps({"defaults": job, "jobs": [{"name": "c"}, {"name": "d", "prediction": "epsilon"}]}))
+    refused(run(program("zoodip"), "run", jobs, check=False), "prediction", "all jobs share one loaded model")
+
+
+def test_a_schedule_that_ends_in_noise_alone(models, tmp_path):
+    """`ztsnr`: as diffusers' DDIM with rescale_betas_zero_snr and trailing timesteps."""
+    folder, _ = models("first")
+    file = to_single_file(folder, tmp_path / "x.safetensors", change=lambda t: t.update(v_pred=torch.zeros(0), ztsnr=torch.zeros(0)))
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    settings = json.loads((copy / "scheduler/scheduler_config.json").read_text())
+    settings |= dict(_class_name="DDIMScheduler", prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
+    (copy / "scheduler/scheduler_config.json").write_text(json.dumps(settings))
+    for model in (copy, file):
+        generate(model, tmp_path / f"{model.name}.png", "--tokenizer", WORDS, "--scheduler", "ddim")
+    assert (pixels(tmp_path / "copy.png") == pixels(tmp_path / "x.safetensors.png")).all()
+    generate(folder, tmp_path / "plain.png", "--tokenizer", WORDS, "--scheduler", "ddim", "--prediction", "v")
+    assert (pixels(tmp_path / "copy.png") != pixels(tmp_path / "plain.png")).any()
