@@ -132,11 +132,11 @@ def brands(major, *others):
 
 
 REFUSED = {
-    "gif": (lambda: encoded(noise(9, 9, 1), "GIF"), "is a picture in the format GIF, expected PNG, JPEG, WebP", "convert it to PNG"),
+    "gif": (lambda: encoded(noise(9, 9, 1), "GIF"), "is a picture in the format GIF, expected one of PNG, JPEG, WebP", "convert it to PNG"),
     "bmp": (lambda: encoded(noise(9, 9), "BMP"), "is a picture in the format BMP", "convert it to PNG"),
     "tiff": (lambda: encoded(noise(9, 9), "TIFF"), "is a picture in the format TIFF", "convert it to PNG"),
     "jxl": (lambda: b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(20), "is a picture in the format JPEG XL", "convert it to PNG"),
-    "avi": (lambda: b"RIFF" + struct.pack("<I", 4) + b"AVI ", "is not a picture: expected PNG, JPEG, WebP", ""),
+    "avi": (lambda: b"RIFF" + struct.pack("<I", 4) + b"AVI ", "is not a picture: expected one of PNG, JPEG, WebP", ""),
     "mp4": (lambda: brands(b"isom", b"mp41") + bytes(99), "is not a picture", ""),
     "cut.webp": (lambda: encoded(noise(90, 90), "WEBP")[:-40], "damaged WebP, or cut short", ""),
     "huge.webp": (lambda: webp_of_a_part(0, 0, 1 << 15, 1 << 15), "32768 x 32768 pixels are too many", ""),

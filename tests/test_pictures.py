@@ -217,8 +217,8 @@ MISTAKES = {
     "cut.jpg": (lambda: saved("JPEG")[:-100], "JPEG is cut short"),
     "cutprogressive.jpg": (lambda: saved("JPEG", progressive=True)[:-100], "JPEG is cut short"),
     "start.jpg": (lambda: saved("JPEG")[:20], "JPEG"),
-    "text.png": (lambda: b"hello", "is not a picture: expected PNG, JPEG, WebP"),
-    "empty.png": (lambda: b"", "is not a picture: expected PNG, JPEG, WebP"),
+    "text.png": (lambda: b"hello", "is not a picture: expected one of PNG, JPEG, WebP"),
+    "empty.png": (lambda: b"", "is not a picture: expected one of PNG, JPEG, WebP"),
 }
 
 

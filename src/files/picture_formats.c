@@ -25,7 +25,7 @@
 #define HEIF_NAME   ""
 #endif
 
-#define EXPECTED       "expected PNG, JPEG, WebP" AVIF_NAME HEIF_NAME
+#define EXPECTED       "expected one of PNG, JPEG, WebP" AVIF_NAME HEIF_NAME
 #define CONVERT        "convert it to PNG"
 #define BUILD(package) "install " package " and build zoodip again, or convert to PNG"
 
