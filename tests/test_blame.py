@@ -21,7 +21,8 @@ WRONG = {
     "data.resolution": (63, "is 63, expected a multiple of 4, the VAE's factor"),
     "data.images": ("/nope", '"/nope": no such file or folder'),
     "data.captions": ("/nope.json", '"/nope.json": no such file'),
-    "token.initializer": ("qqqq", '"qqqq" is 4 tokens for this model; expected a word that is one token'),
+    "token.initializer": ("mug.pt", '"mug.pt": is taken for a file, and only a learned word in .safetensors is read; expected that, or words without '
+                                    "a slash"),
     "token.placeholder": ("toy</w>", '"toy</w>" is already a token of this model; choose another word'),
     "prediction": ("x", 'is "x", expected "epsilon", "v" or null'),
     "tokenizer": ("/nope", "/nope: no such folder"),
@@ -146,7 +147,7 @@ def test_a_missing_key_is_blamed_on_the_source_that_should_have_it(tmp_path):
     lacking = json.loads(config.read_text())
     del lacking["token"]["initializer"]
     config.write_text(json.dumps(lacking))
-    said = "token.initializer: is missing, expected a known word to start learning from"
+    said = "token.initializer: is missing, expected where learning starts: a known word, several, or the path of a learned word's .safetensors"
     assert last_line("train", config) == f"zoodip: {config}: {said}"
     assert last_line("train", ROOT / "configs" / "toybox.json", "--set", "token.initializer=null") == f"zoodip: --set: {said}"
     jobs = tmp_path / "jobs.json"

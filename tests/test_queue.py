@@ -213,7 +213,7 @@ def test_a_wrong_job_fails_alone(tmp_path):
     (photos / "02.png").write_bytes(b"no picture")
     path, output = write_jobs(tmp_path, jobs={
         "unknown key": dict(zo__nn=2), "bad value": dict(zo__n=0), "missing photos": dict(data__images="/nowhere/at/all"),
-        "broken photo": dict(data__images=str(photos), use_cc=False), "no word": dict(token__initializer="toy toy"),
+        "broken photo": dict(data__images=str(photos), use_cc=False), "no word": dict(token__initializer="no/word"),
         "blocked": dict(optim__steps=3), "good": dict(optim__steps=3)})
     (output / "blocked" / "learned_embeds.safetensors").mkdir(parents=True)  # the word cannot be written
     done = queue(2, path, "--groups", "2", check=False, timeout=60)

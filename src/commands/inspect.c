@@ -236,6 +236,7 @@ static void add_step(cJSON *root, const struct config_plan *plan)
     cJSON *step = cJSON_AddObjectToObject(root, "step");
     cJSON_AddStringToObject(step, "derivative", derivative_name(plan->takes));
     cJSON_AddNumberToObject(step, "lr", plan->lr);
+    cJSON_AddNumberToObject(step, "vectors", (double)plan->vectors);
     cJSON *arenas = cJSON_AddObjectToObject(step, "arena_bytes");
     cJSON_AddNumberToObject(arenas, "difference", (double)plan->difference);
     if (plan->tangent)

@@ -124,6 +124,16 @@ bool config_gives(const struct config *config, const char *key)
     return k && config->given[k - config_keys];
 }
 
+bool config_initializer_is_file(const struct config *config)
+{
+    static const char *const endings[] = {".safetensors", ".pt", ".bin"};
+    const char *text = config->token.initializer;
+    bool file = text && strchr(text, '/');
+    for (size_t i = 0; i < sizeof endings / sizeof *endings; i++)
+        file = file || (text && text_ends_with(text, endings[i]));
+    return file;
+}
+
 static struct error fill_default(struct config *config, const struct key *key)
 {
     if (!key->fallback)
@@ -277,6 +287,7 @@ static struct error copy_sources(struct config *to, const struct config *from)
         TRY(add_source(&to->sources, from->sources.items[to->sources.count]));
     memcpy(to->source_of, from->source_of, sizeof to->source_of);
     memcpy(to->given, from->given, sizeof to->given);
+    memcpy(to->initializer_contents, from->initializer_contents, sizeof to->initializer_contents);
     return ok();
 }
 
@@ -314,10 +325,11 @@ static cJSON *group_of(cJSON *root, const struct key *key)
     return group ? group : cJSON_AddObjectToObject(root, name);
 }
 
-static bool add_key(cJSON *root, const struct config *config, const struct key *key)
+static bool add_key(cJSON *root, const struct config *config, const struct key *key, bool contents)
 {
     cJSON *group = group_of(root, key);
-    cJSON *value = config_value_json(config, key);
+    bool known = contents && key->offset == offsetof(struct config, token.initializer) && *config->initializer_contents;
+    cJSON *value = known ? cJSON_CreateString(config->initializer_contents) : config_value_json(config, key);
     if (group && value && cJSON_AddItemToObject(group, config_last_part(key->name), value))
         return true;
     cJSON_Delete(value);
@@ -344,7 +356,7 @@ static char *to_text(const struct config *config, bool only_training, bool inden
     bool good = root != NULL;
     for (int i = 0; i < CONFIG_KEYS && good; i++)
         if (!only_training || shapes_training(config, &config_keys[i]))
-            good = add_key(root, config, &config_keys[i]);
+            good = add_key(root, config, &config_keys[i], only_training);
     char *printed = !good ? NULL : indented ? cJSON_Print(root) : cJSON_PrintUnformatted(root);
     cJSON_Delete(root);
     char *text = printed ? memory_alloc((int64_t)strlen(printed) + 2, 1) : NULL;

@@ -6,7 +6,7 @@
  *
  * Invariant: after config_read has returned without error every field lies in its key's range and the rules between
  * keys hold (timesteps in order, for instance). What depends on the model or the disk (does
- * the folder exist, is the initializer one token, does the resolution fit the VAE) is checked by the code that opens
+ * the folder exist, does the model know the initializer, does the resolution fit the VAE) is checked by the code that opens
  * those.
  *
  * Errors are ERROR_BAD_INPUT, "SOURCE: KEY: what is wrong, what was expected". SOURCE is what gave the key its value (a
@@ -30,6 +30,10 @@ struct texts {
 };
 
 enum { CONFIG_KEYS = 59 }; /* lines of the table, each a field of struct config */
+
+/* How a recipe calls a word that was read from a file. */
+#define CONFIG_WORD_FILE "a word of CRC-32 "
+enum { CONFIG_CONTENTS = 40 };
 
 enum property { PROPERTY_OBJECT, PROPERTY_STYLE };
 
@@ -71,7 +75,7 @@ struct config {
     } data;
     struct {
         char *placeholder;
-        char *initializer;
+        char *initializer; /* a text, or a learned word's file: config_initializer_is_file */
         int64_t vectors;
     } token;
     struct {
@@ -125,6 +129,10 @@ struct config {
     int64_t seed;
     bool use_cc;
 
+    /* What the initializer's file holds, for the recipe: CONFIG_WORD_FILE and its CRC-32 once it has been read
+     * (pipeline/initializer.h), else "". */
+    char initializer_contents[CONFIG_CONTENTS];
+
     /* Private: what gave the values, for config_blame. */
     struct texts sources;
     unsigned char source_of[CONFIG_KEYS]; /* the source of each key, in the table's order */
@@ -159,6 +167,10 @@ struct error config_blame(const struct config *config, const char *key, struct e
 /* Whether some layer or --set gives the key a value, so that it is not the default. */
 bool config_gives(const struct config *config, const char *key);
 
+/* Whether token.initializer is a path: it has a slash, or ends as the files of words do (.safetensors, or .pt and .bin,
+ * which are not read). Not of a config without it. */
+bool config_initializer_is_file(const struct config *config);
+
 /* An independent copy; nothing is owned after an error. */
 struct error config_copy(struct config *to, const struct config *from);
 
@@ -171,7 +183,8 @@ char *config_json(const struct config *config);
  * output.* but validate_every, cluster.*, device, and optim.steps if the schedule does not depend on it, so that a run
  * may be moved or prolonged; optim.minutes, since time does not repeat itself; optim.min_gain without optim.patience,
  * zo.eps beside tangents and quant.tangents beside differences, which have no use for it; and model, data.images and
- * data.captions, which are compared by what they lead to (files/origin.h). NULL when out of memory; memory_free. */
+ * data.captions, which are compared by what they lead to (files/origin.h). Of an initializer's file it says what that
+ * holds, once that is known. NULL when out of memory; memory_free. */
 char *config_recipe(const struct config *config);
 
 /* A recipe may be from before a key existed: adds such keys to the parsed text, each with what all runs did then. False

@@ -104,6 +104,21 @@ int64_t recipe_tangents(const char *text)
     return bits > 0 ? (int64_t)bits : 0; // else it is a text, auto
 }
 
+bool recipe_initializer(const char *text, char contents[CONFIG_CONTENTS], int64_t *vectors)
+{
+    cJSON *recipe = parse_recipe(text);
+    const cJSON *token = cJSON_GetObjectItemCaseSensitive(recipe, "token");
+    const char *said = cJSON_GetStringValue(cJSON_GetObjectItemCaseSensitive(token, "initializer"));
+    double count = cJSON_GetNumberValue(cJSON_GetObjectItemCaseSensitive(token, "vectors"));
+    bool file = said && strncmp(said, CONFIG_WORD_FILE, strlen(CONFIG_WORD_FILE)) == 0 && count >= 1;
+    if (file) {
+        snprintf(contents, CONFIG_CONTENTS, "%s", said);
+        *vectors = (int64_t)count;
+    }
+    cJSON_Delete(recipe);
+    return file;
+}
+
 double recipe_rate(const char *text)
 {
     cJSON *recipe = parse_recipe(text);

@@ -49,6 +49,9 @@ enum derivative recipe_derivative(const char *recipe);
 /* Its quant.tangents, as struct config has it. */
 int64_t recipe_tangents(const char *recipe);
 
+/* What it says of an initializer's file and of the word's vectors; false if the run started from a text, or it is none. */
+bool recipe_initializer(const char *recipe, char contents[CONFIG_CONTENTS], int64_t *vectors);
+
 /* Its learning rate; 0 if it does not say. */
 double recipe_rate(const char *recipe);
 

@@ -167,6 +167,8 @@ struct error memory_plan_config(struct config_plan *plan, const char *path, cons
     if (e.code == ERROR_NONE) {
         plan->takes = s.config.zo.derivative;
         plan->lr = s.config.optim.lr;
+        plan->vectors = s.config.token.vectors;
+        initializer_log(&s.initializer, &s.config);
         plan->rate_was_auto = s.rate_was_auto;
         e = find_arenas(plan, &s);
         s.config.zo.derivative = asked;

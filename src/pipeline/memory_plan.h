@@ -27,6 +27,7 @@ struct config_plan {
     struct memory_plan on; /* what it needs of a GPU, from the first phase to the last */
     double lr;             /* that it takes, and whether that was auto */
     bool rate_was_auto;
+    int64_t vectors;                    /* of the word, which the initializer's file may say */
     enum derivative takes, takes_there; /* the zo.derivative that it takes on the CPU, and on a GPU */
     int64_t difference;                 /* bytes of a step's arena by differences, on one rank of the CPU */
     int64_t tangent;                    /* the same by tangents; 0 with zo.sides 2 */

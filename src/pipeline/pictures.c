@@ -14,9 +14,11 @@
 
 /* -------------------------------------------------------------------------------- words on prompts */
 
-/* One word on one prompt, and where its picture goes. */
+/* One word on one prompt, and where its picture goes. The word before its first step is a text, or, if it is a file's, the
+ * vectors that follow those of the new word. */
 struct subject_picture {
     const char *word;
+    bool second;
     int64_t prompt;
     struct picture *picture;
 };
@@ -41,6 +43,9 @@ static struct error begin_picture(void *arg, int64_t i, int32_t *ids, float *lat
     if (e.code == ERROR_NONE)
         e = tokenizer_encode(s->tokenizer, text, guided ? ids + length : ids, length);
     memory_free(text);
+    for (int64_t k = 0; k < (guided ? 2 : 1) * length && item->second; k++)
+        if (ids[k] >= s->first_id)
+            ids[k] += (int32_t)s->config.token.vectors;
     // both words start from the same latents, every prompt from others
     rng_normals((uint64_t)picture_seed(s, item->prompt), 0, STREAM_SAMPLE, 0,
                 side * side * pipeline->vae.latent_channels, latents);
@@ -106,14 +111,16 @@ static void log_beginning(const struct generation *g, int64_t count)
     log_line("generating %lld pictures in %lld steps each%s", (long long)count, (long long)g->steps, note);
 }
 
-/* unload: the networks are no longer needed. *spoiled: the error is that a picture is not a number. */
-static struct error generate(struct subject *s, const float *embedding, const struct subject_picture *items,
+/* rows: the new word's, `words` times as many with those of a second one. unload: the networks are no longer needed.
+ * *spoiled: the error is that a picture is not a number. */
+static struct error generate(struct subject *s, const float *rows, int64_t words, const struct subject_picture *items,
                              int64_t count, bool unload, bool *spoiled)
 {
     struct pipeline *pipeline = s->pipeline;
     struct picture_set set = {s, items};
     struct generation generation = generation_of(s);
-    generation.rows = embedding;
+    generation.rows = rows;
+    generation.vectors *= words;
     generation.unload = unload;
     generation.arg = &set;
     if (comm_rank(pipeline->comm) == 0 && !pipeline->simulated)
@@ -144,16 +151,19 @@ static struct error name_prompts(struct pictures *p, const struct texts *prompts
 static struct error find_commands(struct pictures *p, const struct subject *s)
 {
     const struct config *c = &s->config;
-    const char *const words[] = {c->token.initializer, c->token.placeholder};
+    bool file = s->initializer.word.rows;
+    const char *const words[] = {file ? c->token.placeholder : c->token.initializer, c->token.placeholder};
+    const char *const files[] = {p->start_word, p->word};
     int64_t prompts = c->output.prompts.count;
     TRY(path_join(p->word, c->output.dir, "learned_embeds.safetensors"));
+    snprintf(p->start_word, sizeof p->start_word, "%s=%s", c->token.placeholder, c->token.initializer);
     p->texts = memory_alloc(2 * prompts, sizeof *p->texts);
     p->commands = memory_alloc(2 * prompts, sizeof *p->commands);
     if (!p->texts || !p->commands)
         return error_memory("the pictures");
     for (int64_t i = 0; i < 2 * prompts; i++) {
         TRY(picture_prompt(s, words[i / prompts], i % prompts, &p->texts[i]));
-        TRY(picture_command(s, i % prompts, p->texts[i], p->word, &p->commands[i]));
+        TRY(picture_command(s, i % prompts, p->texts[i], files[i / prompts], &p->commands[i]));
     }
     p->shown.start_commands = p->commands;
     p->shown.learned_commands = p->commands + prompts;
@@ -182,7 +192,8 @@ static struct error name_all(struct pictures *p, const struct subject *s)
     };
     for (int64_t i = 0; i < photos; i++)
         p->names[i] = path_name(s->dataset.paths[i]);
-    TRY(captions_fill("start word \"{}\"", c->token.initializer, &p->labels[0]));
+    const char *start = c->token.initializer;
+    TRY(captions_fill("start word \"{}\"", s->initializer.word.rows ? path_name(start) : start, &p->labels[0]));
     TRY(captions_fill("learned word \"{}\"", c->token.placeholder, &p->labels[1]));
     p->shown.start_label = p->labels[0];
     p->shown.learned_label = p->labels[1];
@@ -190,20 +201,35 @@ static struct error name_all(struct pictures *p, const struct subject *s)
     return find_commands(p, s);
 }
 
+/* The rows of the new word, and of the word before its first step. */
+static float *join_rows(const struct subject *s, const float *embedding)
+{
+    int64_t numbers = s->config.token.vectors * s->pipeline->text_config.width;
+    float *rows = memory_alloc(2 * numbers, sizeof *rows);
+    if (rows) {
+        memcpy(rows, embedding, (size_t)numbers * sizeof *rows);
+        memcpy(rows + numbers, s->start, (size_t)numbers * sizeof *rows);
+    }
+    return rows;
+}
+
 static struct error generate_both(struct pictures *p, struct subject *s, const float *embedding, bool last)
 {
     const struct config *c = &s->config;
     int64_t prompts = c->output.prompts.count;
-    bool spoiled;
+    bool spoiled, file = s->initializer.word.rows;
     struct subject_picture *items = memory_alloc(2 * prompts, sizeof *items);
-    struct error e = items ? ok() : error_memory("the pictures");
+    float *both = file ? join_rows(s, embedding) : NULL;
+    struct error e = items && (both || !file) ? ok() : error_memory("the pictures");
     for (int64_t i = 0; i < prompts && items; i++) {
-        items[2 * i] = (struct subject_picture){c->token.initializer, i, &p->start[i]};
-        items[2 * i + 1] = (struct subject_picture){c->token.placeholder, i, &p->learned[i]};
+        const char *start = file ? c->token.placeholder : c->token.initializer;
+        items[2 * i] = (struct subject_picture){start, file, i, &p->start[i]};
+        items[2 * i + 1] = (struct subject_picture){c->token.placeholder, false, i, &p->learned[i]};
     }
     e = comm_agree(s->pipeline->comm, e);
     if (e.code == ERROR_NONE && prompts > 0)
-        e = generate(s, embedding, items, 2 * prompts, last, &spoiled);
+        e = generate(s, file ? both : embedding, file ? 2 : 1, items, 2 * prompts, last, &spoiled);
+    memory_free(both);
     memory_free(items);
     return e;
 }
@@ -306,10 +332,10 @@ struct error pictures_sample(struct subject *s, const float *embedding, int64_t 
     struct subject_picture *items = memory_alloc(count, sizeof *items);
     struct error e = pictures && items ? ok() : error_memory("the samples");
     for (int64_t i = 0; i < count && e.code == ERROR_NONE; i++)
-        items[i] = (struct subject_picture){c->token.placeholder, i, &pictures[i]};
+        items[i] = (struct subject_picture){c->token.placeholder, false, i, &pictures[i]};
     e = comm_agree(s->pipeline->comm, e);
     if (e.code == ERROR_NONE && count > 0)
-        e = generate(s, embedding, items, count, false, &spoiled);
+        e = generate(s, embedding, 1, items, count, false, &spoiled);
     bool saves = comm_rank(s->pipeline->comm) == 0 && !s->pipeline->simulated;
     if (saves && (e.code == ERROR_NONE || spoiled))
         warn_of(spoiled ? e : save_samples(s, embedding, pictures, count, step, metrics));

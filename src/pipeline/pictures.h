@@ -18,15 +18,16 @@ struct pictures {
     /* private: what it points to; names borrow from the subject */
     const char **names;
     char **prompts, *labels[2];
-    char **texts;                  /* [2 * prompts]: the start word's prompts, then the learned word's */
-    struct draw_command *commands; /* the same */
-    char word[PATH_SIZE];          /* the learned word's file */
+    char **texts;                   /* [2 * prompts]: the start word's prompts, then the learned word's */
+    struct draw_command *commands;  /* the same */
+    char word[PATH_SIZE];           /* the learned word's file */
+    char start_word[2 * PATH_SIZE]; /* of token.initializer, where that is a file: its word, called like the new one */
     struct picture *start, *learned;
 };
 
-/* Generates both words with the default sampler, output.sample_steps and output.guidance. `last`: no subject follows, so the pipeline's
- * networks are unloaded and the VAE need not fit beside them in memory. Collective in the group. embedding [vectors,
- * width]. Free with pictures_free. */
+/* Generates both words with the default sampler, output.sample_steps and output.guidance. `last`: no subject follows, so
+ * the pipeline's networks are unloaded and the VAE need not fit beside them in memory. Collective in the group.
+ * embedding [vectors, width]. Free with pictures_free. */
 struct error pictures_generate(struct pictures *p, struct subject *subject, const float *embedding, bool last);
 
 /* How many evaluations pictures of one or two words on every prompt take as long as (generation_cost). */

@@ -69,20 +69,6 @@ static struct error check_model(struct subject *s)
     return check_sampler(s);
 }
 
-/* One token that the model knows. */
-static struct error read_initializer(struct subject *s)
-{
-    const char *word = s->config.token.initializer;
-    int64_t count;
-    TRY(tokenizer_pieces(s->tokenizer, word, &s->initializer_id, 1, &count));
-    if (count != 1)
-        return error_input("\"%.200s\" is %lld tokens for this model; expected a word that is one token", word,
-                           (long long)count);
-    if (s->initializer_id >= s->pipeline->text_config.vocab)
-        return error_input("\"%.200s\" has no row in the model's token embedding", word);
-    return ok();
-}
-
 /* Whether a text is one token of the model, a word as prompts have it. */
 static struct error find_word(const struct tokenizer *t, const char *word, bool *found)
 {
@@ -99,7 +85,7 @@ static struct error read_words(struct subject *s, struct pipeline *model)
     const struct tokenizer *base;
     TRY(pipeline_tokenizer(model, &base));
     TRY(tokenizer_derive(&s->tokenizer, base));
-    TRY(config_blame(c, "token.initializer", read_initializer(s)));
+    TRY(initializer_tokens(&s->initializer, c, s->tokenizer, s->pipeline->text_config.vocab));
     s->length = tokenizer_length(s->tokenizer, s->pipeline->text_config.positions);
     TRY(config_blame(c, "token.placeholder", find_word(s->tokenizer, c->token.placeholder, &s->plain_word)));
     return config_blame(c, "token.placeholder",
@@ -112,6 +98,7 @@ static struct error read_mine(struct subject *s, struct pipeline *p, struct conf
     *s = (struct subject){.pipeline = p, .config = *config};
     *config = (struct config){0};
     s->rate_was_auto = learning_rate_settle(&s->config, p->table_rms);
+    TRY(initializer_open(&s->initializer, &s->config, p->text_config.width));
     s->recipe = config_recipe(&s->config);
     if (!s->recipe)
         return error_memory("the recipe");
@@ -123,13 +110,13 @@ static struct error read_mine(struct subject *s, struct pipeline *p, struct conf
 static struct error compare_ranks(const struct subject *s)
 {
     struct comm *comm = s->pipeline->comm;
-    const int64_t word[] = {s->resolution, s->length, s->first_id, s->initializer_id};
+    const int64_t word[] = {s->resolution, s->length, s->first_id, initializer_sum(&s->initializer)};
     // all of it, not only the recipe: steps, prompts and so on decide how often the ranks meet
     char *config = config_json(&s->config);
     TRY(comm_agree(comm, config ? ok() : error_memory("the config")));
     const struct fingerprint fingerprints[] = {
         {"the config", fingerprint_text(0, config)},
-        {"the model's tokenizer or settings", fingerprint_bytes(0, word, sizeof word)}};
+        {"the model's tokenizer or settings, or the initializer's file", fingerprint_bytes(0, word, sizeof word)}};
     memory_free(config);
     return fingerprint_compare(comm, fingerprints, sizeof fingerprints / sizeof *fingerprints);
 }
@@ -203,6 +190,7 @@ struct error subject_check(struct pipeline *p, const struct config *config)
 
 void subject_log_choices(const struct subject *s)
 {
+    initializer_log(&s->initializer, &s->config);
     derivative_log(&s->config, s->pipeline, s->derivative_why);
     if (s->rate_was_auto)
         learning_rate_log(&s->config);
@@ -220,7 +208,8 @@ struct error subject_again(struct subject *s, struct pipeline *p, struct config 
 
 void subject_free(struct subject *s)
 {
-    memory_free(s->initializer);
+    memory_free(s->start);
+    initializer_free(&s->initializer);
     dataset_free(&s->dataset);
     tokenizer_free(s->tokenizer);
     memory_free(s->recipe);
@@ -338,9 +327,10 @@ struct error subject_start(struct subject *s)
 {
     find_contents(s);
     const struct text_encoder *text = &s->pipeline->text;
-    s->initializer = memory_alloc(text->config.width, sizeof *s->initializer);
+    int64_t vectors = s->config.token.vectors;
+    s->start = memory_alloc(vectors * text->config.width, sizeof *s->start);
     struct error e =
-        s->initializer ? text_encoder_row(text, s->initializer_id, s->initializer) : error_memory("the initializer");
+        s->start ? initializer_rows(&s->initializer, text, vectors, s->start) : error_memory("the initializer");
     return comm_agree(s->pipeline->comm, e);
 }
 
@@ -358,7 +348,7 @@ struct training_parts subject_parts(const struct subject *s)
         .schedule = &p->schedule,
         .scaling_factor = p->vae.scaling_factor,
         .first_id = s->first_id,
-        .initializer = s->initializer,
+        .start = s->start,
         .origin = origin_of(s),
     };
 }

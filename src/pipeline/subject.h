@@ -7,6 +7,7 @@
 #define ZOODIP_PIPELINE_SUBJECT_H
 
 #include "files/config.h"
+#include "pipeline/initializer.h"
 #include "pipeline/pipeline.h"
 #include "text/tokenizer.h"
 #include "zo/dataset.h"
@@ -28,9 +29,9 @@ struct subject {
     /* private */
     char *recipe;                             /* see config_recipe */
     char contents[ORIGIN_FACTS][ORIGIN_TEXT]; /* the origin's facts that are known by a CRC-32 */
-    int32_t initializer_id;
-    bool plain_word;    /* the model has a word that is called like the new one */
-    float *initializer; /* [width] */
+    struct initializer initializer;
+    bool plain_word; /* the model has a word that is called like the new one */
+    float *start;    /* [vectors, width]: the word before the first step */
 };
 
 /* Takes the config over, decides which derivative and rate the run takes (pipeline/derivative.h, learning_rate.h),

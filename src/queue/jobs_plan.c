@@ -4,21 +4,32 @@
 
 #include "base/memory.h"
 #include "base/progress.h"
+#include "pipeline/fingerprint.h"
 #include "pipeline/memory_plan.h"
 #include "queue/assignment.h"
 #include "queue/job_folders.h"
 
-/* The keys that memory depends on; the size of the model is the same for all. */
-enum { SHAPE = 13 };
+/* The keys that memory depends on, the last one for the vectors of an initializer's file; the size of the model is the same
+ * for all. */
+enum { SHAPE = 14 };
 
 static void find_shape(const struct job *job, int64_t shape[SHAPE])
 {
     const struct config *c = &job->config;
-    const int64_t keys[SHAPE] = {c->data.resolution,        c->zo.n,          c->zo.sides,
-                                 c->zo.derivative,          c->zo.directions, c->zo.rank,
-                                 c->zo.directions_per,      c->zo.tau,        c->optim.batch_size,
-                                 c->optim.method,           c->token.vectors, c->output.prompts.count > 0,
-                                 c->output.sample_every > 0};
+    const int64_t keys[SHAPE] = {c->data.resolution,
+                                 c->zo.n,
+                                 c->zo.sides,
+                                 c->zo.derivative,
+                                 c->zo.directions,
+                                 c->zo.rank,
+                                 c->zo.directions_per,
+                                 c->zo.tau,
+                                 c->optim.batch_size,
+                                 c->optim.method,
+                                 c->token.vectors,
+                                 c->output.prompts.count > 0,
+                                 c->output.sample_every > 0,
+                                 config_initializer_is_file(c) ? fingerprint_text(0, c->token.initializer) : 0};
     memcpy(shape, keys, sizeof keys);
 }
 

@@ -139,7 +139,8 @@ struct job_status result_status(int64_t job, struct json *json)
     return found;
 }
 
-/* Has an earlier run of the job another recipe than the job has now? auto takes what is there. */
+/* Has an earlier run of the job another recipe than the job has now? auto takes what is there,
+ * and so does what is known once an initializer's file has been read. */
 static bool differs(char difference[RECIPE_DIFFERENCE], const char *theirs, const struct job *job)
 {
     struct config as_there = job->config;
@@ -149,6 +150,12 @@ static bool differs(char difference[RECIPE_DIFFERENCE], const char *theirs, cons
         as_there.quant.tangents = recipe_tangents(theirs);
     if (as_there.optim.lr == 0)
         as_there.optim.lr = recipe_rate(theirs);
+    if (config_initializer_is_file(&job->config) && !*job->config.initializer_contents) {
+        int64_t vectors;
+        bool file = recipe_initializer(theirs, as_there.initializer_contents, &vectors);
+        if (file && !config_gives(&job->config, "token.vectors"))
+            as_there.token.vectors = vectors;
+    }
     char *ours = config_recipe(&as_there);
     bool differ = !ours || recipe_differs(difference, theirs, ours);
     memory_free(ours);

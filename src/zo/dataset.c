@@ -27,6 +27,12 @@ static struct error add_sources(struct dataset *s, int64_t i)
     return s->photos.masks[i] ? add_source(s, s->photos.masks[i]) : ok();
 }
 
+/* That of a word's file that learning starts from. */
+static struct error add_start(struct dataset *s, const struct config *config)
+{
+    return config_initializer_is_file(config) ? add_source(s, config->token.initializer) : ok();
+}
+
 /* small: a list of those that are enlarged. */
 static struct error read_picture(struct dataset *s, int64_t i, const struct config *config, int64_t resolution,
                                  struct text_few *small)
@@ -103,6 +109,8 @@ static struct error share_pictures(struct dataset *s, const struct config *confi
     }
     progress_end(&progress);
     if (e.code == ERROR_NONE)
+        e = comm_agree(comm, comm_rank(comm) == 0 ? add_start(s, config) : ok());
+    if (e.code == ERROR_NONE)
         warn_of_small(&small, s->count, config, resolution);
     return e.code == ERROR_NONE ? comm_broadcast(comm, &s->sources, sizeof s->sources, 0) : e;
 }
@@ -152,7 +160,7 @@ static struct error find_sources(struct dataset *s, const struct config *config)
     add_captions(s);
     for (int64_t i = 0; i < s->count; i++)
         TRY(add_sources(s, i));
-    return ok();
+    return add_start(s, config);
 }
 
 struct error dataset_sources(const struct config *config, uint32_t *crc)

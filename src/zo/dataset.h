@@ -50,7 +50,8 @@ struct error dataset_read(struct dataset *s, const struct config *config, const 
                           int32_t first_id, int64_t resolution, int64_t length, struct comm *comm);
 void dataset_free(struct dataset *s);
 
-/* The CRC-32 of what dataset_read would read: the photos' files and their masks', in their order, and the captions. Where it is the same,
+/* The CRC-32 of what dataset_read would read: the photos' files and their masks', in their order, the captions, and the initializer's file if
+ * there is one. Where it is the same,
  * so are pixels and captions, and finding out takes less time than decoding. Not collective. */
 struct error dataset_sources(const struct config *config, uint32_t *crc);
 

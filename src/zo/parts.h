@@ -26,9 +26,9 @@ struct training_parts {
     const struct unet *unet;
     const struct noise_schedule *schedule;
     float scaling_factor;
-    int32_t first_id;         /* of the word's tokens */
-    const float *initializer; /* [dim of one vector] */
-    struct origin origin;     /* what the run stands on */
+    int32_t first_id;     /* of the word's tokens */
+    const float *start;   /* [vectors, dim of one]: the word before the first step */
+    struct origin origin; /* what the run stands on */
 };
 
 #endif

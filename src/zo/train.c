@@ -306,8 +306,7 @@ static struct error make_state(struct training *t)
     t->start = memory_alloc(t->state.dim, sizeof *t->start);
     if (!t->start)
         return error_memory("the training state");
-    for (int64_t i = 0; i < vectors; i++)
-        memcpy(t->start + i * width, t->parts.initializer, (size_t)width * sizeof *t->start);
+    memcpy(t->start, t->parts.start, (size_t)t->state.dim * sizeof *t->start);
     memcpy(t->state.embedding, t->start, (size_t)t->state.dim * sizeof *t->start);
     coordinates_shape(&t->state, c, width);
     const struct draw_shape shape = draw_shape_of(c, set->trained, set->caption_per_picture ? 0 : set->captions.count,
