@@ -7,6 +7,7 @@ import io
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,14 +136,19 @@ def draw_again(command, folder):
 @pytest.mark.parametrize("changes", [
     dict(quant__bits=8, token__vectors=2, output__sample_every=2, output__save_every=4, output__guidance=3.5),
     dict(quant__bits=4, output__guidance=1, seed=12345),
-    dict(token__initializer="ball", token__placeholder="toy")], ids=["8 bits", "4 bits", "a prompt that names the word itself"])
+    dict(token__initializer="ball", token__placeholder="toy"), dict(token__initializer="red ball", prediction="v", tokenizer=str(MODEL / "tokenizer")),
+    dict(token__initializer="word.safetensors")],
+    ids=["8 bits", "4 bits", "a prompt that names the word itself", "several words, and another model", "from a learned word"])
 def test_the_commands_of_a_report_draw_its_pictures(tmp_path, changes):
     prompts = ["a photo of a {} on the \"beach\" & it's <b>", "a {}, a toy"]
+    if changes.get("token__initializer") == "word.safetensors":
+        make_word(tmp_path, "word", 2)
+        changes = {**changes, "token__initializer": str(tmp_path / "word.safetensors")}
     config, output = write_recipe(tmp_path / "it's here", **{**dict(optim__steps=6, output__prompts=prompts, output__sample_steps=3), **changes})
     run(program("zoodip"), "train", config)
     found = commands(output)
     samples = {2: False, 4: True, 6: True} if "output__sample_every" in changes else {}
-    assert [label for label, _, _ in found if not label.startswith("step")] == [f'start word "{changes.get("token__initializer", "toy")}"', f'learned word "{changes.get("token__placeholder", "sks")}"'] * 2
+    assert [label for label, _, _ in found if not label.startswith("step")] == [f'start word "{Path(changes.get("token__initializer", "toy")).name}"', f'learned word "{changes.get("token__placeholder", "sks")}"'] * 2
     assert [label for label, _, _ in found if label.startswith("step")] == [f"step {step}" for _ in prompts for step, kept in samples.items() if kept and step < 6]
     for label, theirs, command in found:
         assert pixels(draw_again(command, tmp_path)) == theirs, (label, command)

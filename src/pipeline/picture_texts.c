@@ -84,6 +84,8 @@ struct error picture_command(const struct subject *s, int64_t prompt, const char
     TRY(find_word(s, text, &names));
     *command = (struct draw_command){
         .model = c->model,
+        .tokenizer = c->tokenizer,
+        .prediction = c->prediction,
         .device = device_identity(s->pipeline->device) ? "cuda" : "cpu",
         .embedding = names ? file : NULL,
         .prompt = text,

@@ -153,7 +153,7 @@ static struct error find_commands(struct pictures *p, const struct subject *s)
     const struct config *c = &s->config;
     bool file = s->initializer.word.rows;
     const char *const words[] = {file ? c->token.placeholder : c->token.initializer, c->token.placeholder};
-    const char *const files[] = {p->start_word, p->word};
+    const char *const files[] = {file ? p->start_word : p->word, p->word};
     int64_t prompts = c->output.prompts.count;
     TRY(path_join(p->word, c->output.dir, "learned_embeds.safetensors"));
     snprintf(p->start_word, sizeof p->start_word, "%s=%s", c->token.placeholder, c->token.initializer);

@@ -32,6 +32,10 @@ static void put_line(FILE *out, const struct draw_command *c, const char *output
     text_number(guidance, c->guidance);
     fputs("zoodip generate", out);
     put_option(out, "model", c->model);
+    if (c->tokenizer)
+        put_option(out, "tokenizer", c->tokenizer);
+    if (c->prediction)
+        put_option(out, "prediction", c->prediction);
     if (c->embedding)
         put_option(out, "embedding", c->embedding);
     put_option(out, "prompt", c->prompt);
