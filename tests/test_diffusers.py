@@ -145,3 +145,22 @@ def test_a_run_goes_on_with_a_model_that_diffusers_saved_again(tmp_path):
     pipeline().to(dtype=torch.float16).save_pretrained(tmp_path / "again")  # as toybox's files hold them
     done = run(program("zoodip"), "train", config, "--resume", "--set", f"model={tmp_path / 'again'}", "--set", "optim.steps=6")
     assert "resuming after step 4" in done.stderr
+
+
+def test_the_word_under_the_name_that_automatic1111_gives_its_tensor(tmp_path):
+    """Not written unless asked for. Programs that look for it are told the word beside the file."""
+    config, output = write_recipe(tmp_path, optim__steps=3, token__vectors=2, output__prompts=[], output__emb_params=True, output__save_every=2)
+    said = run(program("zoodip"), "train", config).stderr
+    path = output / "learned_embeds-emb_params.safetensors"
+    (name, rows), = load_file(path).items()
+    learned = load_file(output / "learned_embeds.safetensors")["sks"]
+    assert name == "emb_params" and np.array_equal(rows, learned) and f"wrote {path}" in said
+    pipe = pipeline()
+    pipe.load_textual_inversion(str(output), weight_name=path.name, token="<mug>")
+    ids = pipe.tokenizer.convert_tokens_to_ids(["<mug>", "<mug>_1"])
+    assert np.array_equal(pipe.text_encoder.get_input_embeddings().weight[ids].detach().numpy(), learned)
+    path.unlink()
+    run(program("zoodip"), "train", config, "--resume")  # nothing is left to do but to write what is missing
+    assert np.array_equal(load_file(path)["emb_params"], learned)
+    run(program("zoodip"), "train", config, "--overwrite", "--set", "output.emb_params=false")
+    assert not path.exists()

@@ -68,6 +68,8 @@ static void log_done(const struct run *r)
                                         "grid.png", "report.html"};
     for (size_t i = 0; i < sizeof files / sizeof *files; i++)
         log_line("wrote %s/%s", c->output.dir, files[i]);
+    if (c->output.emb_params)
+        log_line("wrote %s/learned_embeds-emb_params.safetensors", c->output.dir);
     int64_t from, to;
     metrics_range(c->output.dir, &from, &to);
     if (from == 1 && to == t->state.step)

@@ -29,7 +29,7 @@ struct texts {
     int64_t count;
 };
 
-enum { CONFIG_KEYS = 59 }; /* lines of the table, each a field of struct config */
+enum { CONFIG_KEYS = 60 }; /* lines of the table, each a field of struct config */
 
 /* How a recipe calls a word that was read from a file. */
 #define CONFIG_WORD_FILE "a word of CRC-32 "
@@ -121,6 +121,7 @@ struct config {
         int64_t sample_steps;      /* the sampler's, for each of these pictures */
         double guidance;           /* of these pictures; 1 or less: none */
         struct texts prompts;      /* "{}" stands for the word; none: no pictures */
+        bool emb_params;           /* the best word also as AUTOMATIC1111 names its tensor */
         char *on_end;              /* a program (files/on_end.h), or NULL */
     } output;
     struct {

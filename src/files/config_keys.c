@@ -211,6 +211,8 @@ const struct key config_keys[] = {
     {"output.prompts", TEXTS, AT(output.prompts), false,
      "[\"a photo of a {}\", \"a photo of a {} on the beach\", \"a photo of a {} in the snow\", \"a painting of a {}\"]",
      0, 64, .meaning = "pictures' prompts; {} stands for the word, or the initializer for comparison; []: no pictures"},
+    {"output.emb_params", BOOLEAN, AT(output.emb_params), false, "false",
+     .meaning = "also write the word with its tensor called emb_params, for programs that ask for that"},
     {"output.on_end", TEXT, AT(output.on_end), false, "null",
      .meaning = "a program to run when it has ended, with output.dir and done, failed or stopped as its arguments"},
     {"cluster.timeout", NUMBER, AT(cluster.timeout), false, "600", 1, 1e6,

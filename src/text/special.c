@@ -254,10 +254,12 @@ static struct error open_settings(struct settings *settings, const char *folder)
     return ok();
 }
 
-/* Folders without a limit leave it out, or name a number such as 1e30. */
+/* Folders without a limit leave it out, or name a number such as 1e30; old ones call it max_len. What tokenizer.json says of
+ * truncation is not it: transformers does not take that for a limit. */
 static struct error read_max_length(struct special_tokens *s, const struct settings *settings)
 {
-    static const char key[] = "model_max_length";
+    bool old = !cJSON_HasObjectItem(settings->config.root, "model_max_length");
+    const char *key = old ? "max_len" : "model_max_length";
     const cJSON *value = cJSON_GetObjectItemCaseSensitive(settings->config.root, key);
     s->max_length = INT64_MAX;
     if (!value || cJSON_IsNull(value))

@@ -22,6 +22,7 @@ struct item {
 static const struct item items[] = {
     {"", "learned_embeds.safetensors", true},
     {"", "learned_embeds-last.safetensors", true},
+    {"", "learned_embeds-emb_params.safetensors", true},
     {"", "learned_embeds-steps-#.safetensors", true},
     {"", "metrics.jsonl", true},
     {"", "loss.png", true},

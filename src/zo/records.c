@@ -12,7 +12,8 @@
 #include "zo/previous.h"
 #include "zo/train.h"
 
-static const char best_name[] = "learned_embeds.safetensors", last_name[] = "learned_embeds-last.safetensors";
+static const char best_name[] = "learned_embeds.safetensors", last_name[] = "learned_embeds-last.safetensors",
+                  params_name[] = "learned_embeds-emb_params.safetensors";
 
 enum { NAME_SIZE = 64 };
 
@@ -22,13 +23,19 @@ static void step_name(char name[NAME_SIZE], int64_t step)
     snprintf(name, NAME_SIZE, "learned_embeds-steps-%lld.safetensors", (long long)step);
 }
 
+/* What the tensor in a file of that name is called. */
+static const char *tensor_name(const struct training *t, const char *name)
+{
+    return strcmp(name, params_name) == 0 ? "emb_params" : t->parts.config->token.placeholder;
+}
+
 static struct error write_word(const struct training *t, const char *name, const float *rows)
 {
     const struct config *c = t->parts.config;
     char path[PATH_SIZE];
     TRY(path_join(path, c->output.dir, name));
     int64_t vectors = c->token.vectors;
-    return embedding_write(path, c->token.placeholder, rows, vectors, t->state.dim / vectors);
+    return embedding_write(path, tensor_name(t, name), rows, vectors, t->state.dim / vectors);
 }
 
 /* Adds the present word to those to be written. */
@@ -50,8 +57,11 @@ static struct error add_word(struct training *t)
 /* The newest word, and the best so far, which follow each other. */
 static struct error write_newest(const struct training *t, const float *rows)
 {
+    const float *best = t->state.looked.best_step > 0 ? t->state.best : rows;
     struct error e = write_word(t, last_name, rows);
-    return error_first(e, write_word(t, best_name, t->state.looked.best_step > 0 ? t->state.best : rows));
+    if (t->parts.config->output.emb_params)
+        e = error_first(e, write_word(t, params_name, best));
+    return error_first(e, write_word(t, best_name, best));
 }
 
 /* Writes the words that are still to be written; those that cannot be stay. */
@@ -159,7 +169,7 @@ static struct error keep_word(const struct training *t, const char *name, const 
     char path[PATH_SIZE];
     int64_t vectors = c->token.vectors;
     TRY(path_join(path, c->output.dir, name));
-    if (embedding_is(path, c->token.placeholder, rows, vectors, t->state.dim / vectors))
+    if (embedding_is(path, tensor_name(t, name), rows, vectors, t->state.dim / vectors))
         return ok();
     TRY(write_word(t, name, rows));
     log_line("%s: was missing, or was not the word of step %lld: written anew", path, (long long)step);
@@ -174,6 +184,8 @@ struct error records_keep_words(const struct training *t)
     step_name(name, s->step);
     struct error e = keep_word(t, name, s->embedding, s->step);
     e = error_first(e, keep_word(t, last_name, s->embedding, s->step));
+    if (t->parts.config->output.emb_params)
+        e = error_first(e, keep_word(t, params_name, state_kept(s), state_kept_step(s)));
     return error_first(e, keep_word(t, best_name, state_kept(s), state_kept_step(s)));
 }
 

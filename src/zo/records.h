@@ -2,7 +2,8 @@
  *
  * What a run writes into output.dir while it learns: metrics; the word after every save_every steps and at the end,
  * each time also the best so far (learned_embeds.safetensors, see state_kept) and the same word as the last
- * (learned_embeds-last.safetensors); checkpoints. All of this is rank 0's alone. A file that cannot be written does not
+ * (learned_embeds-last.safetensors), with output.emb_params also the best one with AUTOMATIC1111's name for the tensor
+ * (learned_embeds-emb_params.safetensors); checkpoints. All of this is rank 0's alone. A file that cannot be written does not
  * end the training: that is a warning, and the next save tries again, with the words of earlier steps too. At the end
  * everything is on the disk, or records_finish says what is not.
  */
