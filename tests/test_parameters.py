@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 import a1111
 from conftest import BUILD, program, refused, run, write_recipe
-from test_generate import MODEL, generate, make_word, pixels
+from test_generate import MODEL, changed_model, generate, make_word, pixels
 
 NEEDS = "peers"
 
@@ -53,6 +53,8 @@ def test_the_text_of_a_picture(tmp_path):
     (["--guidance", 1, "--negative", "a cat"], {"Negative prompt": "", "CFG scale": "1"}, []),
     (["--guidance", 0.1], {"CFG scale": "0.1"}, ["Emphasis", "Bits", "TI hashes"]),
     (["--scheduler", "euler", "--seed", -3], {"Sampler": "Euler", "Seed": "-3"}, []),
+    (["--scheduler", "DPM++ 2M Karras"], {"Sampler": "DPM++ 2M", "Schedule type": "Karras"}, []),
+    (["--scheduler", "euler_a"], {"Sampler": "Euler a"}, ["Schedule type"]),
     (["--scheduler", "dpm++", "--bits", 8], {"Sampler": "DPM++ 2M", "Bits": "8"}, []),
     (["--scheduler", "ddim", "--negative", "a (dark) cat"], {"Sampler": "DDIM", "Emphasis": "None", "Negative prompt": "a (dark) cat"}, []),
     (["--negative", "a (dark:1.2) cat", "--prompt-syntax", "a1111"], {"Negative prompt": "a (dark:1.2) cat"}, ["Emphasis", "Pad conds"]),
@@ -61,6 +63,13 @@ def test_settings(tmp_path, options, expected, absent):
     found = drawn(tmp_path, *options)
     assert expected.items() <= found.items(), found
     assert not set(absent) & set(found)
+
+
+@pytest.mark.parametrize("key, said", [("use_karras_sigmas", "Karras"), ("use_exponential_sigmas", "Exponential")])
+def test_how_a_models_config_spreads_sigmas(tmp_path, key, said):
+    model = changed_model(tmp_path / "model", **{key: True})
+    assert drawn(tmp_path, "--scheduler", "euler", model=model)["Schedule type"] == said
+    assert "Schedule type" not in drawn(tmp_path, model=model)  # pndm knows nothing of it
 
 
 @pytest.mark.parametrize("prompt", ["a toy", "ein süßer Hund, ÿ×", "猫 auf 🌱", "a\ntoy", "it's a \"toy\": \\ red, 5", "naïve 猫"])

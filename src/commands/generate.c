@@ -222,6 +222,7 @@ static struct error describe(const struct session *s, int64_t i, char **text)
         .prompt = r->prompt,
         .negative = guided(r) ? r->negative : "",
         .sampler = sampler_label(g->sampler),
+        .schedule = sampler_schedule_label(&s->pipeline.schedule, g->sampler),
         .steps = g->steps,
         .seed = (int64_t)((uint64_t)r->seed + (uint64_t)i),
         .latents = r->latents ? path_name(r->latents) : NULL,

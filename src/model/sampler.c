@@ -118,6 +118,13 @@ const char *sampler_label(const struct sampler_type *type)
     return type->label;
 }
 
+const char *sampler_schedule_label(const struct noise_schedule *schedule, const struct sampler_type *type)
+{
+    const struct sampling *with = &schedule->sampling;
+    bool karras = type->karras || with->karras;
+    return !type->spread ? NULL : karras ? "Karras" : with->exponential ? "Exponential" : NULL;
+}
+
 void sampler_names(char text[SAMPLER_NAMES])
 {
     size_t used = 0;

@@ -38,12 +38,15 @@ static struct error describe(const struct subject *s, int64_t prompt, const char
                              char **parameters)
 {
     const struct config *c = &s->config;
+    const struct noise_schedule *schedule = &s->pipeline->schedule;
+    const struct sampler_type *sampler = sampler_default(schedule);
     struct model_label label;
     TRY(model_label_read(&label, s->pipeline));
     const struct parameters p = {
         .prompt = text,
         .negative = "",
-        .sampler = sampler_label(sampler_default(&s->pipeline->schedule)),
+        .sampler = sampler_label(sampler),
+        .schedule = sampler_schedule_label(schedule, sampler),
         .steps = c->output.sample_steps,
         .seed = picture_seed(s, prompt),
         .width = s->resolution,

@@ -26,14 +26,15 @@ static void put_file(FILE *out, const char *name, const char *file)
     put_setting(out, name, shown);
 }
 
-/* "DPM++ 2M Karras" is a sampler and how its steps are spread. */
-static void put_sampler(FILE *out, const char *label)
+/* "DPM++ 2M Karras" is a sampler and how it spreads its sigmas. */
+static void put_sampler(FILE *out, const char *label, const char *schedule)
 {
-    static const char karras[] = " Karras";
-    bool spread = text_ends_with(label, karras);
-    fprintf(out, "Sampler: %.*s, ", (int)(strlen(label) - (spread ? strlen(karras) : 0)), label);
-    if (spread)
-        put_setting(out, "Schedule type", karras + 1);
+    size_t size = strlen(label);
+    if (schedule && text_ends_with(label, schedule))
+        size -= strlen(schedule) + 1;
+    fprintf(out, "Sampler: %.*s, ", (int)size, label);
+    if (schedule)
+        put_setting(out, "Schedule type", schedule);
 }
 
 static bool has_brackets(const struct parameters *p)
@@ -50,7 +51,7 @@ static void put_all(FILE *out, const struct parameters *p)
     if (*p->negative)
         fprintf(out, "Negative prompt: %s\n", p->negative);
     fprintf(out, "Steps: %lld, ", (long long)p->steps);
-    put_sampler(out, p->sampler);
+    put_sampler(out, p->sampler, p->schedule);
     fprintf(out, "CFG scale: %s, ", guidance);
     if (p->latents)
         put_file(out, "Latents", p->latents);
