@@ -170,6 +170,16 @@ def test_a_mask_of_another_shape_or_all_black_is_refused(tmp_path):
     refused(said(), f"{photos}/a-mask.png")
 
 
+def test_transparent_places_do_not_count(tmp_path):
+    """Whatever colour lies under them; a mask without white is refused, so this one is of use only if it is black there."""
+    photos = photos_of(tmp_path / "photos", a__png=(80, 80))
+    config, _ = settings(tmp_path, photos, optim__steps=1)
+    for alpha, white in ((0, False), (255, True)):
+        Image.new("RGBA", (80, 80), (255, 255, 255, alpha)).save(photos / "a-mask.png")
+        done = run(program("zoodip"), "train", config, "--quiet", check=False)
+        assert (done.returncode == 0) == white and ("is black all over" in done.stderr) != white
+
+
 def test_a_mask_lies_over_its_photo_as_it_is_shown(tmp_path):
     """The photo is turned by its EXIF data."""
     photos, exif = tmp_path / "photos", Image.Exif()

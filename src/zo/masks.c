@@ -39,9 +39,10 @@ static struct error take_grey(uint8_t **grey, const char *path, const struct pic
 
 struct error mask_read(uint8_t **grey, const char *path, const struct picture *photo, int64_t side, enum fit fit)
 {
+    static const uint8_t black[3] = {0};
     struct picture mask, fitted;
     *grey = NULL;
-    TRY(picture_read(&mask, path, NULL));
+    TRY(picture_read(&mask, path, black));
     struct error e = ok();
     if (!same_shape(&mask, photo))
         e = error_input("%s: has %lldx%lld pixels, its photo %lldx%lld; expected the same, or the same shape", path,

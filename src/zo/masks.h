@@ -1,6 +1,7 @@
 /* zo/masks.h
  *
- * A mask says how much each place of a photo counts in the loss: white fully, black not at all, grey in proportion.
+ * A mask says how much each place of a photo counts in the loss: white fully, black and transparent not at all, grey in
+ * proportion.
  *
  * Equals the masked loss of kohya's sd-scripts: the mask is fitted as its photo is, and becomes a weight for each
  * position of the latent by F.interpolate(mode="area"), which for whole factors is the mean of a square of pixels. The
