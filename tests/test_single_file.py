@@ -2,7 +2,6 @@
 the file is the same model as the folder that diffusers makes of it; what is no such checkpoint is refused by its name."""
 import json
 import shutil
-import struct
 
 import numpy as np
 import pytest
@@ -12,6 +11,8 @@ from safetensors.torch import load_file, save_file
 
 from conftest import ROOT, TOYBOX, learned, losses_of, make_model, mpirun, program, recipe, refused, run, write_recipe
 from ldm import from_diffusers, to_single_file
+import test_parameters
+from test_parameters import commands, draw_again
 from test_models import compare, forward, inputs_for
 
 NEEDS = "peers"
@@ -289,3 +290,13 @@ def test_a_schedule_that_ends_in_noise_alone(models, tmp_path):
     assert (pixels(tmp_path / "copy.png") == pixels(tmp_path / "x.safetensors.png")).all()
     generate(folder, tmp_path / "plain.png", "--tokenizer", WORDS, "--scheduler", "ddim", "--prediction", "v")
     assert (pixels(tmp_path / "copy.png") != pixels(tmp_path / "plain.png")).any()
+
+
+def test_the_reports_command_draws_with_the_same_tokenizer_and_prediction(models, tmp_path):
+    _, file = models("second")
+    config, output = write_recipe(tmp_path, model=str(file), tokenizer=str(WORDS), prediction="v", optim__steps=1, output__prompts=["a photo of a {}"],
+                                  output__sample_steps=2, data__resolution=32)
+    run(program("zoodip"), "train", config)
+    for _, theirs, command in commands(output):
+        assert f"--tokenizer {WORDS} --prediction v " in command
+        assert test_parameters.pixels(draw_again(command, tmp_path)) == theirs

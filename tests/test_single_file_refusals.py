@@ -2,15 +2,13 @@
 to do, whatever is wrong with it; and the settings that follow from the shapes of the published models."""
 import json
 import random
-import struct
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from conftest import SD15, TOYBOX, make_model, program, refused, run, slice_of, write_recipe
-from ldm import clip_to_ldm, shapes_of, to_single_file, unet_to_ldm, vae_to_ldm, write_shapes
-from test_single_file import FIRST, WORDS, SECOND
+from conftest import SD15, make_model, program, refused, run, slice_of, write_recipe
+from ldm import clip_to_ldm, open_clip_to_ldm, shapes_of, to_single_file, unet_to_ldm, vae_to_ldm, write_shapes
+from test_single_file import FIRST, WORDS
 
 NEEDS = "peers"
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer.text_model."
@@ -45,7 +43,9 @@ def test_the_small_checkpoint_itself_is_taken(sound, tmp_path):
 # ---------------------------------------------------------------- other kinds
 
 OTHERS = {
-    "SDXL": (lambda s: {"conditioner.embedders.0.transformer.text_model.final_layer_norm.bias": [8], "conditioner.embedders.1.model.ln_final.bias": [8]}, "a Stable Diffusion XL checkpoint"),
+    "SDXL": (
+        lambda s: {"conditioner.embedders.0.transformer.text_model.final_layer_norm.bias": [8], "conditioner.embedders.1.model.ln_final.bias": [8]},
+        "a Stable Diffusion XL checkpoint"),
     "SDXL refiner": (lambda s: {"conditioner.embedders.0.model.ln_final.bias": [8]}, "a Stable Diffusion XL refiner"),
     "SD 3": (lambda s: {UNET + "joint_blocks.0.x_block.attn.qkv.weight": [8, 8]}, "a Stable Diffusion 3 checkpoint"),
     "Flux": (lambda s: {"double_blocks.0.img_attn.qkv.weight": [8, 8]}, "a Flux checkpoint"),
@@ -58,9 +58,11 @@ OTHERS = {
     "embedding of diffusers": (lambda s: {"<mug>": [768]}, "a learned embedding"),
     "embedding of a1111": (lambda s: {"emb_params": [2, 768]}, "a learned embedding"),
     "ControlNet": (lambda s: {"control_model.input_blocks.0.0.weight": [8, 4, 3, 3]}, "a ControlNet"),
-    "ControlNet of diffusers": (lambda s: {"controlnet_cond_embedding.conv_in.weight": [8, 3, 3, 3], "down_blocks.0.resnets.0.norm1.bias": [8]}, "a ControlNet"),
+    "ControlNet of diffusers": (lambda s: {"controlnet_cond_embedding.conv_in.weight": [8, 3, 3, 3], "down_blocks.0.resnets.0.norm1.bias": [8]},
+        "a ControlNet"),
     "UNet of a folder": (lambda s: {"conv_in.weight": [8, 4, 3, 3], "down_blocks.0.resnets.0.norm1.bias": [8]}, "a UNet alone"),
-    "text encoder of a folder": (lambda s: {"text_model.final_layer_norm.bias": [8], "text_model.embeddings.token_embedding.weight": [9, 8]}, "a text encoder alone"),
+    "text encoder of a folder": (lambda s: {"text_model.final_layer_norm.bias": [8], "text_model.embeddings.token_embedding.weight": [9, 8]},
+        "a text encoder alone"),
     "nothing": (lambda s: {}, "no checkpoint of a model"),
     "something": (lambda s: {f"x{i}.weight": [3, 3, 3] for i in range(9)}, "no checkpoint of a model"),
     "inpainting": (lambda s: {**s, IN: [32, 9, 3, 3]}, "an inpainting checkpoint"),
@@ -114,14 +116,17 @@ DAMAGE = {
     "no downsampler": (lambda s: {k: v for k, v in s.items() if "input_blocks.2.0.op" not in k}, "input_blocks.2.0"),
     "a resnet less": (lambda s: {k: v for k, v in s.items() if ".output_blocks.3." not in k}, "output_blocks"),
     "no norm": (lambda s: {k: v for k, v in s.items() if k != UNET + "out.0.bias"}, "out.0.bias: is missing"),
-    "no text layer's bias": (lambda s: {k: v for k, v in s.items() if k != TEXT + "encoder.layers.1.mlp.fc1.bias"}, "layers.1.mlp.fc1.bias: is missing"),
-    "no VAE attention": (lambda s: {k: v for k, v in s.items() if k != VAE + "decoder.mid.attn_1.q.weight"}, "decoder.mid.attn_1.q.weight: is missing"),
+    "no text layer's bias": (lambda s: {k: v for k, v in s.items() if k != TEXT + "encoder.layers.1.mlp.fc1.bias"},
+        "layers.1.mlp.fc1.bias: is missing"),
+    "no VAE attention": (lambda s: {k: v for k, v in s.items() if k != VAE + "decoder.mid.attn_1.q.weight"},
+        "decoder.mid.attn_1.q.weight: is missing"),
     "attention in a VAE's block": (lambda s: {**s, VAE + "encoder.down.1.attn.0.q.weight": [48, 48, 1, 1]}, "encoder.down.1.attn"),
     "flat convolution": (lambda s: {**s, UNET + "input_blocks.1.0.in_layers.2.weight": [32 * 32 * 9]}, "input_blocks.1.0.in_layers.2.weight"),
     "a scalar": (lambda s: {**s, UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight": []}, "attn2.to_k.weight"),
     "other channels": (lambda s: {**s, UNET + "input_blocks.3.0.in_layers.2.weight": [40, 32, 3, 3]}, "shape"),
     "no channels": (lambda s: {**s, UNET + "input_blocks.1.0.in_layers.2.weight": [0, 32, 3, 3]}, "block_out_channels"),
-    "another width": (lambda s: {**s, TEXT + "embeddings.token_embedding.weight": [1571, 96]}, "cross_attention_dim: 128, but the text encoder is 96 wide"),
+    "another width": (lambda s: {**s, TEXT + "embeddings.token_embedding.weight": [1571, 96]},
+        "cross_attention_dim: 128, but the text encoder is 96 wide"),
     "a huge number": (lambda s: {**s, UNET + "input_blocks.99999999999999999999.0.op.weight": [1]}, "input_blocks"),
     "many layers": (lambda s: {**s, TEXT + "encoder.layers.5000.mlp.fc1.bias": [1]}, "layers"),
     "deep": (lambda s: {**s, UNET + "input_blocks.1.1.transformer_blocks.400.norm1.bias": [1]}, "transformer_blocks"),
@@ -182,8 +187,6 @@ def true_shapes(model):
 
 
 def test_settings_of_the_published_models(tmp_path):
-    from ldm import open_clip_to_ldm
-
     for name, model in (("1.x", SD15), ("2.x", SD21)):
         tensors, text, unet = true_shapes(model)
         with torch.device("meta"):
