@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 
 import a1111
 from conftest import BUILD, program, refused, run, write_recipe
+from ldm import to_single_file
 from test_generate import MODEL, changed_model, generate, make_word, pixels
 
 NEEDS = "peers"
@@ -93,6 +94,12 @@ def test_names_that_would_end_a_setting_are_quoted(tmp_path):
     assert drawn(tmp_path, model=".", cwd=tmp_path / name)["Model"] == name
 
 
+def test_a_checkpoint_is_known_by_its_files_hash(tmp_path):
+    path = to_single_file(MODEL, tmp_path / "my model.safetensors")
+    found = drawn(tmp_path, "--tokenizer", MODEL / "tokenizer", model=path)
+    assert (found["Model"], found["Model hash"]) == ("my model", hashlib.sha256(path.read_bytes()).hexdigest()[:10])
+
+
 def test_words_that_no_prompt_names_are_left_out(tmp_path):
     sks, bix = make_word(tmp_path, "sks", 1), make_word(tmp_path, "bix", 1, seed=1)
     options = ["--embedding", f"<a>={sks}", "--embedding", bix]
@@ -146,13 +153,15 @@ def draw_again(command, folder):
     dict(quant__bits=8, token__vectors=2, output__sample_every=2, output__save_every=4, output__guidance=3.5),
     dict(quant__bits=4, output__guidance=1, seed=12345),
     dict(token__initializer="ball", token__placeholder="toy"), dict(token__initializer="red ball", prediction="v", tokenizer=str(MODEL / "tokenizer")),
-    dict(token__initializer="word.safetensors")],
-    ids=["8 bits", "4 bits", "a prompt that names the word itself", "several words, and another model", "from a learned word"])
+    dict(token__initializer="word.safetensors"), dict(token__vectors=2, model="my model.safetensors", tokenizer=str(MODEL / "tokenizer"))],
+    ids=["8 bits", "4 bits", "a prompt that names the word itself", "several words, and another model", "from a learned word", "a checkpoint"])
 def test_the_commands_of_a_report_draw_its_pictures(tmp_path, changes):
     prompts = ["a photo of a {} on the \"beach\" & it's <b>", "a {}, a toy"]
     if changes.get("token__initializer") == "word.safetensors":
         make_word(tmp_path, "word", 2)
         changes = {**changes, "token__initializer": str(tmp_path / "word.safetensors")}
+    if "model" in changes:
+        changes = {**changes, "model": str(to_single_file(MODEL, tmp_path / changes["model"]))}
     config, output = write_recipe(tmp_path / "it's here", **{**dict(optim__steps=6, output__prompts=prompts, output__sample_steps=3), **changes})
     run(program("zoodip"), "train", config)
     found = commands(output)
