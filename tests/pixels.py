@@ -22,7 +22,9 @@ def ours(path, *arguments):
 
 
 def pillow(path):
-    return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a palette with several alphas
+        return ImageOps.exif_transpose(Image.open(path)).convert("RGB")
 
 
 def same_as_pillow(path):
@@ -82,6 +84,6 @@ def encoded(pixels, kind, **options):
 def over(path, color):
     """Pillow's picture, laid over an opaque color."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a palette with several alphas
+        warnings.simplefilter("ignore")
         image = ImageOps.exif_transpose(Image.open(path)).convert("RGBA")
     return np.array(Image.alpha_composite(Image.new("RGBA", image.size, color), image).convert("RGB"))

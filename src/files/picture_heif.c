@@ -18,6 +18,10 @@ static struct error failed(struct heif_error e)
 {
     if (e.code == heif_error_Memory_allocation_error && e.subcode != heif_suberror_Security_limit_exceeded)
         return error_memory("a HEIC decoder");
+    if (e.code == heif_error_Unsupported_feature || e.code == heif_error_Unsupported_filetype)
+        return error_input("HEIC that libheif does not decode here: %.200s; install libheif-plugin-libde265 if it is "
+                           "missing, or convert to PNG",
+                           e.message);
     return e.code ? error_input("damaged HEIC, or cut short: %.300s", e.message) : ok();
 }
 
