@@ -2,8 +2,8 @@
  *
  * Pictures in and out: PNG, JPEG, WebP and, where the program was built with their libraries, AVIF and HEIC, decoded to
  * 8-bit RGB as Pillow's Image.open(...).convert("RGB") gives them, orientation applied (ImageOps.exif_transpose, by EXIF
- * or else XMP), laid over a background (Image.alpha_composite), resized and cropped as Pillow does. The
- * bytes are equal to Pillow's; in AVIF and HEIC where it comes with the same libraries.
+ * or else XMP), laid over a background (Image.alpha_composite), resized and cropped as Pillow does. The bytes are equal to
+ * Pillow's; in AVIF and HEIC where it comes with the same libraries.
  *
  * Where Pillow errs, we do not follow: gray PNGs of 16 bits keep their tones, where it makes all but the darkest 256
  * white; and the transparent color of a PNG (tRNS) is compared with all of its bits where it has 2, 4 or 16.
