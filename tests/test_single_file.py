@@ -300,3 +300,37 @@ def test_the_reports_command_draws_with_the_same_tokenizer_and_prediction(models
     for _, theirs, command in commands(output):
         assert f"--tokenizer {WORDS} --prediction v " in command
         assert test_parameters.pixels(draw_again(command, tmp_path)) == theirs
+
+
+# ---------------------------------------------------------------- folders as people have them
+
+def edit(path, **keys):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+def shards_with_an_older_name(model):
+    """diffusers 0.2x wrote the variant before "index"."""
+    whole = model / "unet/diffusion_pytorch_model.safetensors"
+    tensors, shard = load_file(whole), "diffusion_pytorch_model-00001-of-00001.fp16.safetensors"
+    save_file(tensors, model / "unet" / shard)
+    (model / "unet/diffusion_pytorch_model.safetensors.fp16.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(tensors, shard)}))
+    whole.unlink()
+
+
+@pytest.mark.parametrize("change", [
+    shards_with_an_older_name, lambda m: edit(m / "unet/config.json", act_fn="swish"), lambda m: edit(m / "vae/config.json", act_fn="swish"),
+    lambda m: edit(m / "unet/config.json", sample_size=[16, 16])], ids=["fp16.index", "swish", "swish in the VAE", "sample_size as a list"])
+def test_other_spellings_of_a_folder_are_the_same_model(tmp_path, change):
+    model = tmp_path / "model"
+    shutil.copytree(TOYBOX / "model", model)
+    change(model)
+    generate(TOYBOX / "model", tmp_path / "plain.png", size=None)
+    generate(model, tmp_path / "x.png", size=None)
+    assert (pixels(tmp_path / "plain.png") == pixels(tmp_path / "x.png")).all()
+
+
+def test_a_model_that_is_not_square_is_refused(tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(TOYBOX / "model", model)
+    edit(model / "unet/config.json", sample_size=[16, 24])
+    refused(generate(model, tmp_path / "x.png", check=False), "unet/config.json: sample_size: 16 x 24 is not supported, only a square")

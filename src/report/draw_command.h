@@ -15,7 +15,7 @@
 struct draw_command {
     const char *model, *device;
     const char *tokenizer, *prediction; /* NULL: the model's own */
-    const char *embedding; /* a learned word's file; NULL: the prompt has none */
+    const char *embedding;              /* a learned word's file; NULL: the prompt has none */
     const char *prompt, *sampler;
     int64_t steps, seed;
     int64_t width, height; /* in pixels */
