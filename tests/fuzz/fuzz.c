@@ -15,6 +15,7 @@
 #include "model/model_folder.h"
 #include "model/model_source.h"
 #include "model/noise_schedule.h"
+#include "model/sampler.h"
 #include "model/text_encoder.h"
 #include "model/unet_config.h"
 #include "model/vae.h"
@@ -81,6 +82,31 @@ static struct error read_single_file(const char *path)
         TRY(model_part_open(&file, path, model_parts[i]));
         TRY(use_tensors(&file));
     }
+    return ok();
+}
+
+/* A schedule and what it says to samplers, each of which then takes its steps. */
+static struct error read_schedule(const char *model)
+{
+    static const char *const names[] = {"pndm",         "ddim",      "euler", "euler_a",
+                                        "dpm++_karras", "dpm++_sde", "unipc", "lcm"};
+    enum { STEPS = 5 };
+    struct noise_schedule schedule;
+    TRY(noise_schedule_read(&schedule, model, PREDICTION_AS_MODEL));
+    for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
+        const struct sampler_type *type = sampler_find(names[k]);
+        struct sampler s;
+        if (sampler_check(&schedule, type).code != ERROR_NONE ||
+            sampler_new(&s, &schedule, type, STEPS, 1).code != ERROR_NONE)
+            continue;
+        float sample = 1, input;
+        for (int64_t i = 0; i < s.calls; i++) {
+            sampler_input(&s, i, &sample, &input);
+            sampler_step(&s, i, &input, &sample);
+        }
+        sampler_free(&s);
+    }
+    noise_schedule_free(&schedule);
     return ok();
 }
 
@@ -209,6 +235,7 @@ static const struct target targets[] = {
     {"embedding", {"word.safetensors"}, false, read_embedding, NULL},
     {"caption", {"x.txt"}, false, read_caption, NULL},
     {"single_file", {"x.safetensors"}, false, read_single_file, NULL},
+    {"schedule", {"scheduler/scheduler_config.json"}, true, read_schedule, NULL},
     {"metrics", {"metrics.jsonl"}, true, read_metrics, NULL},
     {"summary", {"summary.json"}, true, read_overview, NULL},
     {"prompt", {"prompt.txt"}, false, read_prompt, NULL},
@@ -255,6 +282,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     if (!mkdtemp(folder))
         stop("cannot make the folder", folder);
     log_set_quiet(true);
+    char schedules[PATH_SIZE];
+    check(path_join(schedules, folder, "scheduler"));
+    check(folder_make(schedules));
     write_shards();
     return 0;
 }

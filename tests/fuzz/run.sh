@@ -9,7 +9,7 @@
 # Exit codes: 0 nothing found, 1 something found, 2 wrong arguments or missing packages.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-all='safetensors index settings config jobs vocabulary tokenizer png jpeg webp avif heic checkpoint embedding caption single_file metrics summary status prompt'
+all='safetensors index settings config jobs vocabulary tokenizer png jpeg webp avif heic checkpoint embedding caption single_file schedule metrics summary status prompt'
 
 say() {
     echo "fuzz: $*" >&2

@@ -172,6 +172,16 @@ def metrics():
     return [b"\n".join(lines) + b"\n", b"\n".join(lines)[:-9]]
 
 
+def schedules():
+    common = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000, "steps_offset": 1}
+    karras = {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True, "algorithm_type": "sde-dpmsolver++", "solver_type": "heun",
+              "solver_order": 2, "lower_order_final": False, "euler_at_final": True, "final_sigmas_type": "sigma_min", "sigma_min": 0.03, "sigma_max": 14}
+    zero = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "prediction_type": "v_prediction", "clip_sample": True,
+            "clip_sample_range": 2.0, "set_alpha_to_one": False, "original_inference_steps": 40, "timestep_scaling": 10.0}
+    other = {"beta_schedule": "squaredcos_cap_v2", "num_train_timesteps": 9, "use_lu_lambdas": True, "use_exponential_sigmas": False}
+    return [text({**common, **more}) for more in (karras, zero, other)] + [text({"num_train_timesteps": 7, "trained_betas": [0.1] * 7, "solver_type": "bh1"})]
+
+
 STATUS = {"name": "dog6", "state": "running", "phase": "encoding pictures 3/8", "step": 3, "steps": 9, "loss": 0.02, "validation_first": 0.03,
           "validation_best": 0.02, "best_step": 2, "evaluations_per_second": 9.5, "seconds_left": 60, "ranks": 2, "host": "node7", "pid": 4711,
           "began": 1.79e9, "since": 1.79e9, "moved": 1.8e9, "interval": 5, "written": 1.8e9}
@@ -204,7 +214,7 @@ def main(build, folder):
         "webp": pictures("WEBP", ["RGB", "RGBA"], [{"lossless": True}, {"save_all": True, "append_images": [Image.new("RGB", (7, 5))]}]),
         "avif": pictures("AVIF", ["RGB", "RGBA", "L"], [{"range": "limited"}, {"subsampling": "4:4:4"}]), "heic": [base64.b64decode(HEIC)],
         "checkpoint": checkpoints(build), "embedding": embeddings(), "single_file": single_files(),
-        "caption": ["a photo of a {} on grass\n".encode(), "\ufeffmüg, mügs\r\nmore".encode()], "metrics": metrics(), "summary": summaries(),
+        "caption": ["a photo of a {} on grass\n".encode(), "\ufeffmüg, mügs\r\nmore".encode()], "schedule": schedules(), "metrics": metrics(), "summary": summaries(),
         "prompt": prompts(),
         "status": [text(STATUS), text(STATUS, indent=1) + b"\0" + text(RESULT), b"\0" + text(RESULT)],
     }
