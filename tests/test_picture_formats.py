@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from conftest import program, run
-from pixels import encoded, noise, ours, picture, pillow, same_as_pillow
+from pixels import encoded, noise, ours, over, picture, pillow, same_as_pillow
 
 QUICK = True
 VERSION = run(program("zoodip"), "--version").stdout
@@ -120,7 +120,10 @@ def webp_of_a_part(x, y, width=40, height=30, flags=0x12):
 @pytest.mark.parametrize("flags", [0x12, 0x02])
 @pytest.mark.parametrize("place", [(0, 0), (4, 6), (28, 20)])
 def test_an_animation_whose_first_picture_is_a_part(write, place, flags):
-    same_as_pillow(write(webp_of_a_part(*place, flags=flags)))
+    """What it does not cover is transparent; but without the flag for alpha (16) nothing is."""
+    path = write(webp_of_a_part(*place, flags=flags))
+    same_as_pillow(path)
+    np.testing.assert_array_equal(ours(path, "over", "#204060"), over(path, (0x20, 0x40, 0x60)))
 
 
 # What is refused
