@@ -119,6 +119,21 @@ def test_a_run_knows_the_file_by_its_contents(tmp_path):
     assert done.returncode == 2 and re.search(r'another recipe: token.initializer is "a word of CRC-32 \w+" there and "a word of CRC-32 \w+" here', done.stderr)
 
 
+@pytest.mark.parametrize("inside", ["learned_embeds.safetensors", "old/learned_embeds.safetensors"])
+def test_a_word_that_the_run_would_replace_is_refused(tmp_path, inside):
+    config, output = settings(tmp_path, "toy")
+    run(program("zoodip"), "train", config)
+    if inside.startswith("old/"):
+        (output / "old").mkdir()
+        shutil.copy(output / "learned_embeds.safetensors", output / "old")
+    (tmp_path / "link").symlink_to(output)
+    for path in (output / inside, tmp_path / "link" / inside):
+        done = run(program("zoodip"), "train", config, "--overwrite", "--set", f"token.initializer={path}", check=False)
+        assert done.returncode == 2 and f"--set: token.initializer: {path}: lies in output.dir" in done.stderr
+    shutil.copy(output / "learned_embeds.safetensors", tmp_path / "out.safetensors")
+    run(program("zoodip"), "train", config, "--overwrite", "--set", f"token.initializer={tmp_path / 'out.safetensors'}")
+
+
 def test_jobs_of_a_queue(tmp_path):
     """Also where one job has more vectors than the other; what is finished stays, and a changed file is told of."""
     word_file(tmp_path / "word.safetensors")

@@ -1,6 +1,8 @@
 #include "pipeline/initializer.h"
 
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -19,6 +21,21 @@ static struct error check_word(const struct embedding *word, const char *path, i
     if (word->vectors > MOST)
         return error_input("%s: has %lld vectors, expected at most %d", path, (long long)word->vectors, MOST);
     return ok();
+}
+
+/* A run's own words would take its place, so that the run could not be resumed. */
+static struct error check_place(const char *path, const char *folder)
+{
+    char file[PATH_MAX], own[PATH_MAX];
+    if (!realpath(path, file) || !realpath(folder, own)) // the folder need not be there yet
+        return ok();
+    size_t length = strlen(own);
+    return strncmp(file, own, length) == 0 && file[length] == '/'
+               ? error_input(
+                     "%s: lies in output.dir, where the run writes its own words; expected a copy elsewhere, or "
+                     "another output.dir",
+                     path)
+               : ok();
 }
 
 static struct error read_word(struct embedding *word, const char *path, int64_t width)
@@ -56,6 +73,7 @@ struct error initializer_open(struct initializer *i, struct config *config, int6
     if (!config_initializer_is_file(config))
         return ok();
     TRY(config_blame(config, "token.initializer", read_word(&i->word, config->token.initializer, width)));
+    TRY(config_blame(config, "token.initializer", check_place(config->token.initializer, config->output.dir)));
     return settle(config, &i->word);
 }
 

@@ -6,7 +6,8 @@
  *     of as many tokens as the word has        a row each
  *     vectors, "red mug" and 2
  *     of another number of tokens              all vectors are the mean of the rows
- *     a file, "results/mug/x.safetensors"      its own vectors, of which token.vectors, unless given, is the number
+ *     a file, "results/mug/x.safetensors"      its own vectors, of which token.vectors, unless given, is the number; not one
+ *                                              that lies in output.dir
  */
 #ifndef ZOODIP_PIPELINE_INITIALIZER_H
 #define ZOODIP_PIPELINE_INITIALIZER_H
