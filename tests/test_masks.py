@@ -39,7 +39,7 @@ def masked_photos(folder, fit="crop"):
         mask = Image.new("L", (4, 4), 255)
         if mask_size:
             mask = Image.fromarray(generator.integers(0, 256, (7, 5), dtype=np.uint8)).resize(mask_size)
-            mask.save(folder / f"0{i}-mask.png")
+            mask.save(folder / f"0{i}-{'masklabel' if i == 2 else 'mask'}.png")
         masks.append(torch.from_numpy(np.asarray(fitted(mask, fit), dtype=np.float32) / 255))
     return pictures, masks
 
@@ -83,7 +83,7 @@ def test_masks_are_in_looks_and_white_ones_change_nothing(tmp_path):
     masked_photos(tmp_path / "photos")
     shutil.copytree(tmp_path / "photos", tmp_path / "white")
     shutil.copytree(tmp_path / "photos", tmp_path / "plain")
-    for path in (tmp_path / "photos").glob("*-mask.png"):
+    for path in (tmp_path / "photos").glob("*-mask*.png"):
         (tmp_path / "plain" / path.name).unlink()
         Image.new("RGB", Image.open(path).size, "white").save(tmp_path / "white" / path.name)
     found = {}
@@ -144,9 +144,10 @@ def photos_of(folder, **sizes):
 
 
 def test_a_mask_is_never_a_picture(tmp_path):
-    photos = photos_of(tmp_path / "photos", a__png=(80, 80), a_mask__png=(80, 80), b_mask__png=(80, 80), c__jpg=(80, 64), c_mask__png=(40, 32), d_mask__PNG=(8, 8), d__jpeg=(80, 80))
+    photos = photos_of(tmp_path / "photos", a__png=(80, 80), a_mask__png=(80, 80), b_mask__png=(80, 80), c__jpg=(80, 64), c_mask__png=(40, 32), d_mask__PNG=(8, 8), d__jpeg=(80, 80),
+                       e_masklabel__png=(8, 8))
     told = f'data.images: "%s": not used: b-mask.png, {{}}; a picture NAME.png or NAME.jpg has its mask in NAME-mask.png'
-    assert warnings(tmp_path, data__images=str(photos)) == [(told % photos).replace("{}", "d-mask.PNG")]
+    assert warnings(tmp_path, data__images=str(photos)) == [(told % photos).replace("{}", "d-mask.PNG, e-masklabel.png")]
     listed = [str(photos / name) for name in ("a.png", "a-mask.png", "c.jpg", "b-mask.png")]
     assert warnings(tmp_path, data__images=listed) == [(told % listed[0]).replace(", {}", "")]
     for path in photos.glob("[a-d].*"):

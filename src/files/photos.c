@@ -8,13 +8,22 @@
 #include "base/memory.h"
 #include "files/file.h"
 
-static const char caption_ending[] = ".txt", mask_ending[] = "-mask.png";
+static const char caption_ending[] = ".txt";
 
-/* Also in capitals, which no picture's mask has: such a file is no picture either. */
-static bool has_mask_ending(const char *name)
+/* The second is OneTrainer's. */
+static const char *const mask_endings[] = {"-mask.png", "-masklabel.png"};
+enum { MASK_ENDINGS = sizeof mask_endings / sizeof *mask_endings };
+
+/* The one that a name has, or NULL. Also in capitals, which no picture's mask has: such a file is no picture either. */
+static const char *mask_ending_of(const char *name)
 {
-    size_t length = strlen(name), end = sizeof mask_ending - 1;
-    return length > end && strcasecmp(name + length - end, mask_ending) == 0;
+    size_t length = strlen(name);
+    for (int i = 0; i < MASK_ENDINGS; i++) {
+        size_t end = strlen(mask_endings[i]);
+        if (length > end && strcasecmp(name + length - end, mask_endings[i]) == 0)
+            return mask_endings[i];
+    }
+    return NULL;
 }
 
 /* Hidden files, and others that file managers leave beside pictures. */
@@ -66,7 +75,8 @@ static struct error look_beside_all(const struct config *config, struct photos *
         return error_memory("the list of pictures");
     bool wanted = config->use_cc && !config->data.captions;
     for (int64_t i = 0; i < p->count; i++) {
-        TRY(look_beside(p->paths[i], mask_ending, &p->masks[i]));
+        for (int k = 0; k < MASK_ENDINGS && !p->masks[i]; k++)
+            TRY(look_beside(p->paths[i], mask_endings[k], &p->masks[i]));
         if (!wanted)
             continue;
         TRY(look_beside(p->paths[i], caption_ending, &p->captions[i]));
@@ -94,7 +104,7 @@ static struct error add_path(struct photos *p, const char *path)
 static bool is_picture(const struct listing *l, int64_t i)
 {
     const char *name = l->names[i];
-    return l->kinds[i] != PATH_FOLDER && !is_left_behind(name) && picture_is_named(name) && !has_mask_ending(name);
+    return l->kinds[i] != PATH_FOLDER && !is_left_behind(name) && picture_is_named(name) && !mask_ending_of(name);
 }
 
 /* Is there a picture that is called like a name without that ending? */
@@ -119,9 +129,10 @@ static bool has_picture(const struct listing *l, const char *name, const char *e
 /* Whether a file that is no picture is used beside one; if not, as what it could be. */
 static bool is_used(const struct config *config, const struct listing *l, const char *name, enum unused_kind *kind)
 {
-    *kind = has_mask_ending(name) ? UNUSED_MASKS : UNUSED_FILES;
-    if (text_ends_with(name, mask_ending))
-        return has_picture(l, name, mask_ending);
+    const char *mask = mask_ending_of(name);
+    *kind = mask ? UNUSED_MASKS : UNUSED_FILES;
+    if (mask)
+        return text_ends_with(name, mask) && has_picture(l, name, mask);
     if (!text_ends_with(name, caption_ending) || !has_picture(l, name, caption_ending))
         return false;
     *kind = UNUSED_CAPTIONS;
@@ -180,12 +191,12 @@ static struct error list_folder(const struct config *config, const char *folder,
 /* A list may name masks, too. Those of its pictures are found beside them. */
 static bool is_listed_mask(const struct texts *images, int64_t i, bool *used)
 {
-    const char *path = images->items[i];
-    size_t stem = strlen(path) - strlen(mask_ending);
+    const char *path = images->items[i], *ending = mask_ending_of(path_name(path));
     *used = false;
-    if (!has_mask_ending(path_name(path)))
+    if (!ending)
         return false;
-    for (int64_t k = 0; k < images->count && !*used && text_ends_with(path, mask_ending); k++)
+    size_t stem = strlen(path) - strlen(ending);
+    for (int64_t k = 0; k < images->count && !*used && text_ends_with(path, ending); k++)
         *used = stem_of(images->items[k]) == stem && strncmp(images->items[k], path, stem) == 0;
     return true;
 }

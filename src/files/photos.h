@@ -1,7 +1,7 @@
 /* files/photos.h
  *
  * Which files are the subject's pictures: those of a folder, or the files of a list; and what lies beside a picture
- * NAME.jpg: its caption NAME.txt and its mask NAME-mask.png. A file that is called like a mask is never a picture.
+ * NAME.jpg: its caption NAME.txt and its mask NAME-mask.png or NAME-masklabel.png. A file that is called like a mask is never a picture.
  */
 #ifndef ZOODIP_FILES_PHOTOS_H
 #define ZOODIP_FILES_PHOTOS_H
@@ -21,7 +21,7 @@ struct photos {
     int64_t count;
     char **paths;    /* [count], in the order of their names, or of the list */
     char **captions; /* [count]: each picture's NAME.txt, if the config takes captions from there, else NULL */
-    char **masks;    /* [count]: a picture's NAME-mask.png; NULL where it has none */
+    char **masks;    /* [count]: a picture's mask; NULL where it has none */
     struct text_few unused[UNUSED_KINDS];
     char remedy[PICTURE_REMEDY]; /* "; TIFF: ...": what would make pictures of the first kind be read */
 };
