@@ -20,7 +20,7 @@ from conftest import ROOT, TOYBOX, run
 
 NEEDS = "peers"
 SOURCES = ["base/*.c", "cluster/*.c", "files/*.c", "text/*.c", *(f"zo/{name}.c" for name in ("basis", "checkpoint", "ending", "looks", "state", "subspace"))]
-LIBRARIES = ["-lcjson", "-lutf8proc", "-lpng", "-ljpeg", "-lz", "-lcrypto", "-llapack", "-lpthread", "-lm"]
+LIBRARIES = ["-lcjson", "-lutf8proc", "-lpng", "-ljpeg", "-lwebpdemux", "-lwebp", "-lz", "-lcrypto", "-llapack", "-lpthread", "-lm"]
 
 
 @pytest.fixture(scope="session")
