@@ -8,8 +8,10 @@ import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from conftest import (NIGHTLY, ON_GPU, ROOT, SHAPES, TOYBOX, cuda_program, learned, losses_of, metrics, needs_cuda, program, refused, run, slice_of,
@@ -305,6 +307,17 @@ def test_a_bench_too_large_for_the_memory_is_refused(tiny, mixed):
     done = run(*bench, check=False, env={"ZOODIP_STANDIN_MEMORY": str(needed - 1)})
     assert done.returncode == 2 and "are free; lower data.resolution" in done.stderr and not done.stdout
     run(*bench, env={"ZOODIP_STANDIN_MEMORY": str(needed)})
+
+
+def test_weighed_prompts_of_several_chunks_are_planned_and_drawn_as_on_the_cpu(random_models, tmp_path):
+    options = ["generate", "--model", random_models("plain"), "--prompt-syntax", "a1111", "--prompt", "a (red:1.3) toy, " * 20, "--negative", "[dark]",
+               "--steps", 1, "--size", "16x16"]
+    done = run(cuda_program("zoodip"), *options, "--output", tmp_path / "cuda.png")
+    planned, taken = map(int, re.search(r"(\d+) bytes planned, (\d+) taken", done.stderr).groups())
+    assert planned == taken
+    run(program("zoodip"), *options, "--device", "cpu", "--output", tmp_path / "cpu.png")
+    ours, theirs = (np.asarray(Image.open(tmp_path / name)).astype(int) for name in ("cuda.png", "cpu.png"))
+    assert theirs.std() > 5 and abs(ours - theirs).max() <= 1
 
 
 @standin_only
