@@ -147,10 +147,12 @@ static struct error name_prompts(struct pictures *p, const struct texts *prompts
     return ok();
 }
 
-/* The commands of both words' pictures. */
+/* The commands of both words' pictures; none where a GPU multiplies bfloat16 numbers, as generate does not. */
 static struct error find_commands(struct pictures *p, const struct subject *s)
 {
     const struct config *c = &s->config;
+    if (device_identity(s->pipeline->device) && strcmp(c->quant.activations, "bf16") == 0)
+        return ok();
     bool file = s->initializer.word.rows;
     const char *const words[] = {file ? c->token.placeholder : c->token.initializer, c->token.placeholder};
     const char *const files[] = {file ? p->start_word : p->word, p->word};
