@@ -1,28 +1,22 @@
-"""What dataset/get_model.sh does; its head says how it is used. The standard library is enough for it.
+"""What dataset/get_model.sh does; its head says how it is used. The hub's own client, huggingface_hub, asks and fetches: it knows
+tokens, mirrors, proxies, retries and Xet. It is imported only where it is needed, so that what is here is compared without it.
 
-A file gets its name only once its size and hash are what the hub says. Until then it is in models/MODEL/.partial/, named by its
-hash, and a later call goes on at its end; the hub's own client, hf download, begins such a file again. The last file to be written is
-models/MODEL/.zoodip-source: a line with repository and revision, then the files with their SHA-256, in sha256sum's form.
+The client downloads into models/MODEL/.partial/. A file leaves that folder for its place only once its size and hash are what the
+hub says. The last file to be written is models/MODEL/.zoodip-source: a line with repository and revision, then the files with
+their SHA-256, in sha256sum's form.
 """
 import argparse
-import errno
 import fcntl
 import hashlib
-import http.client
-import json
 import os
 import re
 import shutil
 import sys
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections import namedtuple
 from pathlib import Path
 
 Known = namedtuple("Known", "licence space repo revision")
-File = namedtuple("File", "path size hash")  # hash: SHA-256, or Git's SHA-1 of what is no large file there
+File = namedtuple("File", "path size hash")  # hash: SHA-256, or Git's SHA-1 of what is no large file there; size: None if untold
 
 # Stability AI withdrew its repositories of Stable Diffusion 2 in November 2025; sd2-community keeps copies of them.
 MODELS = {
@@ -36,7 +30,6 @@ LICENCES = {
 TOKENIZER = ["vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
 STEMS = {"text_encoder": "model", "unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}
 DEFAULT_FOLDER = "models/stable-diffusion-v1-5"  # of configs/sd15-fast.json
-TRIES = 5  # without a byte in between
 CHUNK = 1 << 20
 
 
@@ -53,57 +46,56 @@ def say(text):
     print(f"get_model: {text}", file=sys.stderr, flush=True)
 
 
-def hub():
-    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
-
-
-def token():
-    """As the hub's own client finds it."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
-    try:
-        return os.environ.get("HF_TOKEN") or Path(os.environ.get("HF_TOKEN_PATH") or Path(home, "token")).read_text().strip()
-    except OSError:
-        return ""
-
-
-class Redirects(urllib.request.HTTPRedirectHandler):
-    """The token is for the hub alone: it goes along to another path there, but not to the store of large files."""
-
-    def redirect_request(self, request, *answer):
-        onward = super().redirect_request(request, *answer)
-        if onward and token() and (onward.type, onward.host) == (request.type, request.host):
-            onward.add_unredirected_header("Authorization", f"Bearer {token()}")
-        return onward
-
-
-def ask(path, begin=0):
-    """An answer of the hub's, from byte `begin` on."""
-    request = urllib.request.Request(hub() + urllib.parse.quote(path, safe="/?="))
-    if begin:
-        request.add_header("Range", f"bytes={begin}-")
-    if token():
-        request.add_unredirected_header("Authorization", f"Bearer {token()}")
-    return urllib.request.urlopen(request, timeout=30)
-
-
 # -------------------------------------------------------------------------------- what the hub has
 
 
-def listing(repo, revision):
-    """What the hub says of the repository: an object with `sha` and `siblings`."""
+def client():
+    """The hub's client; where there is none, the script's exit code 3 tells get_model.sh to install it."""
     try:
-        with ask(f"/api/models/{repo}/revision/{revision}?blobs=true") as reply:
-            return json.load(reply)
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403, 404):
-            raise Failure(f"{hub()} has no {repo} at {revision}, or not for everyone ({error.code}): --repo OWNER/MODEL names another "
+        import huggingface_hub
+    except ImportError:
+        sys.exit(3)
+    return huggingface_hub
+
+
+def hub():
+    return client().constants.ENDPOINT
+
+
+def status_of(error):
+    """The HTTP status that one of the client's errors is about, or that of the error behind it; None without one."""
+    while error and not hasattr(error, "response"):
+        error = error.__cause__
+    return error.response.status_code if error else None
+
+
+def reason(error):
+    """What one of the client's errors comes from, in a few words: the hub's answer, the network or the disk."""
+    if status_of(error):
+        return f"{hub()} answers {status_of(error)}"
+    while error.__cause__:
+        error = error.__cause__
+    return getattr(error, "strerror", None) or (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def listing(repo, revision):
+    """What the hub says of the repository: the client's ModelInfo."""
+    try:
+        return client().HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=30)
+    except client().errors.OfflineModeIsEnabled:
+        raise Refused("HF_HUB_OFFLINE is set: unset it for the download")
+    except client().errors.HFValidationError as error:
+        raise Refused(f"--repo {repo}: {reason(error)}")
+    except Exception as error:  # those of the network, of JSON and of what is missing in an answer have no base in common
+        status = status_of(error)
+        if status in (401, 403, 404):
+            raise Failure(f"{hub()} has no {repo} at {revision}, or not for everyone ({status}): --repo OWNER/MODEL names another "
                           "copy of the model, and HF_TOKEN says who you are")
-        raise Failure(f"{hub()} answers {error.code} when asked for {repo}: try again later")
-    except ValueError:
-        raise Failure(f"{hub()} does not answer as the hub does: is HF_ENDPOINT right, and are you past the network's login page?")
-    except (OSError, http.client.HTTPException) as error:
-        raise Failure(f"{hub()} cannot be reached: {getattr(error, 'reason', error) or type(error).__name__}: is there a network?")
+        if status:
+            raise Failure(f"{reason(error)} when asked for {repo}: try again later")
+        if isinstance(error, (AttributeError, KeyError, TypeError, ValueError)):
+            raise Failure(f"{hub()} does not answer as the hub does: is HF_ENDPOINT right, and are you past the network's login page?")
+        raise Failure(f"{hub()} cannot be reached: {reason(error)}: is there a network?")
 
 
 def weights(paths, part):
@@ -118,24 +110,33 @@ def weights(paths, part):
     return {stem + ".safetensors"}
 
 
+def facts(repo, revision, listed):
+    """Size and hash of a file. The listing has them, and where it does not, as some mirrors', the headers of the file itself."""
+    size, digest = (listed.lfs.size, listed.lfs.sha256) if listed.lfs else (listed.size, listed.blob_id)
+    kind = "[0-9a-f]{64}" if listed.lfs or listed.rfilename.endswith(".safetensors") else "[0-9a-f]{40}"
+    if not isinstance(size, int) or size < 0 or not re.fullmatch(kind, str(digest)):
+        try:
+            told = client().HfApi().get_hf_file_metadata(url=client().hf_hub_url(repo, listed.rfilename, revision=revision, endpoint=hub()))
+        except Exception as error:
+            raise Failure(f"{reason(error)} when asked for {listed.rfilename}: try again later")
+        size, digest = told.size, told.etag
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", str(digest)):
+        raise Failure(f"{hub()} has no hash of {listed.rfilename} to compare it with: is HF_ENDPOINT a mirror of the hub?")
+    return File(listed.rfilename, size, digest)
+
+
 def files_needed(told, repo):
-    """The files that zoodip needs of all that the hub lists."""
-    files = {}
-    for one in told["siblings"]:
-        large = one.get("lfs") or {}
-        files[one["rfilename"]] = File(one["rfilename"], int(large.get("size", one["size"])), large.get("sha256") or one["blobId"])
+    """The names of the files that zoodip needs of all that the hub lists, and what the hub says of each."""
+    listed = {one.rfilename: one for one in told.siblings}
     needed = {"model_index.json", "scheduler/scheduler_config.json"}
     for part in STEMS:
-        needed |= weights(files, part) | {f"{part}/config.json"}
-    needed |= {f"tokenizer/{name}" for name in TOKENIZER} & files.keys()
+        needed |= weights(listed, part) | {f"{part}/config.json"}
+    needed |= {f"tokenizer/{name}" for name in TOKENIZER} & listed.keys()
     if "tokenizer/tokenizer.json" not in needed:
         needed |= {"tokenizer/vocab.json", "tokenizer/merges.txt"}
-    for path in sorted(needed - files.keys()):
+    for path in sorted(needed - listed.keys()):
         raise Failure(f"{repo} has no {path}: it is no diffusers folder of a Stable Diffusion with safetensors")
-    for file in files.values():
-        if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", file.hash) or file.size < 0:
-            raise ValueError("not a hash or a size")
-    return [files[path] for path in sorted(needed)]
+    return [facts(repo, told.sha, listed[path]) for path in sorted(needed)]
 
 
 # -------------------------------------------------------------------------------- what is here
@@ -151,7 +152,7 @@ def hash_of(path, kind):
 
 
 def is_right(path, file):
-    return path.is_file() and path.stat().st_size == file.size and hash_of(path, len(file.hash)) == file.hash
+    return path.is_file() and file.size in (None, path.stat().st_size) and hash_of(path, len(file.hash)) == file.hash
 
 
 def recorded(folder):
@@ -191,93 +192,38 @@ def missing(folder, files, known, repo):
 # -------------------------------------------------------------------------------- how it comes
 
 
-class Progress:
-    """Says how far the download is: on a terminal in one line, else in a line every half a minute."""
-
-    def __init__(self, total, begun):
-        self.total, self.done, self.begun = total, begun, begun
-        self.start = self.said = time.monotonic()
-        self.terminal = sys.stderr.isatty()
-
-    def add(self, size):
-        self.done += size
-        now = time.monotonic()
-        if now - self.said > (0.5 if self.terminal else 30):
-            self.said = now
-            rate = (self.done - self.begun) / (now - self.start)
-            left = (self.total - self.done) / rate if rate > 0 else 0
-            wait = f"{left / 60:.0f} min" if left > 99 else f"{left:.0f} s"
-            text = f"get_model: {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB, {rate / 1e6:.1f} MB/s, {wait} left"
-            print(*(["\r" + text, "  "] if self.terminal else [text, "\n"]), sep="", end="", file=sys.stderr, flush=True)
-
-    def end(self):
-        if self.terminal:
-            print(file=sys.stderr)
-
-
-def receive(part, address, file, progress):
-    """Appends what one answer brings to the open file `part`."""
-    begin = part.seek(0, os.SEEK_END)
-    with ask(address, begin) as reply:
-        if begin and reply.status != 206:  # all of it, from the beginning
-            part.truncate(0)
-            progress.add(-begin)
-        for chunk in iter(lambda: reply.read(CHUNK), b""):
-            part.write(chunk)
-            progress.add(len(chunk))
-            if part.tell() > file.size:
-                return
-    if part.tell() < file.size:
-        raise ConnectionError("the transfer broke off")
-
-
-def fetch(path, partial, address, file, progress):
-    """Downloads a file, goes on where an earlier try ended, compares it with its hash, and only then gives it its name."""
-    tries = 0
-    with open(partial, "ab") as part:
-        while part.seek(0, os.SEEK_END) < file.size:
-            before = part.tell()
-            try:
-                receive(part, address, file, progress)
-            except (OSError, http.client.HTTPException) as error:
-                if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                    raise Failure(f"{partial}: {error.strerror}; the same command goes on")
-                if isinstance(error, urllib.error.HTTPError) and error.code < 500 and error.code != 429:
-                    raise Failure(f"{hub()} answers {error.code} when asked for {file.path}; the same command goes on")
-                tries = 0 if part.tell() > before else tries + 1
-                if tries == TRIES:
-                    raise Failure(f"{file.path} broke off after {part.tell() / 1e6:.0f} of {file.size / 1e6:.0f} MB: "
-                                  f"{getattr(error, 'reason', error)}; the same command goes on")
-                time.sleep(tries)
-        part.flush()
-        os.fsync(part.fileno())
-    if not is_right(partial, file):
-        partial.unlink()
+def fetch(partial, file, repo, revision):
+    """The path in `partial` of a file that the client brought; it is what the hub says it is."""
+    cached = client().try_to_load_from_cache(repo, file.path, revision=revision)
+    spoilt = isinstance(cached, str) and not is_right(Path(cached), file)  # the client takes its cache's word for it
+    try:
+        came = Path(client().hf_hub_download(repo, file.path, revision=revision, local_dir=partial, force_download=spoilt))
+    except Exception as error:  # of the network, of Xet or of the disk: they have no base in common
+        raise Failure(f"{file.path} did not come: {reason(error)}; the same command goes on with it")
+    if not is_right(came, file):
+        came.unlink()
         raise Failure(f"{file.path} came, but is not what the hub says it is (hash {file.hash}): the same command fetches it again")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(partial, path)
+    return came
 
 
 def download(folder, files, repo, revision):
-    partials = folder / ".partial"
-    partials.mkdir(parents=True, exist_ok=True)
-    lock = os.open(partials, os.O_RDONLY)  # held until this process ends
+    partial = folder / ".partial"
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial, os.O_RDONLY)  # held until this process ends
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise Failure(f"another call fetches {folder} already")
-    begun = sum(min((partials / file.hash).stat().st_size, file.size) for file in files if (partials / file.hash).exists())
-    total = sum(file.size for file in files)
-    free = shutil.disk_usage(partials).free
-    if total - begun > free:
-        raise Failure(f"{folder} needs {(total - begun) / 1e6:.0f} MB more, but its disk has {free / 1e6:.0f} MB left")
-    say(f"fetching {len(files)} files, {total / 1e6:.0f} MB" + (f", of which {begun / 1e6:.0f} are here" if begun else ""))
-    progress = Progress(total, begun)
-    try:
-        for file in files:
-            fetch(folder / file.path, partials / file.hash, f"/{repo}/resolve/{revision}/{file.path}", file, progress)
-    finally:
-        progress.end()
+    for left in partial.rglob("*.????????.incomplete"):  # of a call that was killed: the client would never look at it again
+        left.unlink()
+    total, free = sum(file.size or 0 for file in files), shutil.disk_usage(partial).free
+    if total > free:
+        raise Failure(f"{folder} needs {total / 1e6:.0f} MB more, but its disk has {free / 1e6:.0f} MB left")
+    say(f"fetching {len(files)} files, {total / 1e6:.0f} MB")
+    for file in files:
+        came = fetch(partial, file, repo, revision)
+        (folder / file.path).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(came, folder / file.path)
 
 
 def record(folder, files, repo, revision):
@@ -302,23 +248,18 @@ def get(folder, repo, revision, licence):
         if wrong is None:
             return
         say(f"{folder / wrong} is not as it came")
-    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        raise Refused("HF_HUB_OFFLINE is set: unset it for the download")
-    urllib.request.install_opener(urllib.request.build_opener(Redirects))
     told = listing(repo, revision or "main")
-    try:
-        files = files_needed(told, repo)
-        revision = re.fullmatch("[0-9a-f]{40}", told["sha"])[0]
-        licence = licence or str((told.get("cardData") or {}).get("license") or "unknown")
-    except (AttributeError, KeyError, TypeError, ValueError):
+    if not told.siblings or not re.fullmatch("[0-9a-f]{40}", str(told.sha)):
         raise Failure(f"{hub()} answers in a form that is not the hub's")
+    files = files_needed(told, repo)
     if (folder / "unet").exists():
         say(f"comparing what is in {folder} with what the hub has")
     left = missing(folder, files, known, repo)
     if left:
-        say(f"{repo}, revision {revision[:7]}; licence: {LICENCES.get(licence, f'{licence!r}, see {hub()}/{repo}')}")
-        download(folder, left, repo, revision)
-    record(folder, files, repo, revision)
+        licence = str(licence or getattr(told.card_data, "license", None) or "unknown")
+        say(f"{repo}, revision {told.sha[:7]}; licence: {LICENCES.get(licence, f'{licence!r}, see {hub()}/{repo}')}")
+        download(folder, left, repo, told.sha)
+    record(folder, files, repo, told.sha)
 
 
 def list_models():

@@ -19,8 +19,9 @@ def blob(data):
 class Hub(ThreadingHTTPServer):
     """files: {path: bytes}; weights are large files (LFS). What a test may change: `status`, what all requests end with; `body`, what
     they get instead of an answer; `altered`, paths whose last byte is sent wrong; `cut` and `stalled`, paths of which an answer that
-    begins at their beginning ends, or waits, in the middle; `sizes`, of files that the hub claims to be larger. `asked` lists the
-    requests of files' contents and of the rest: method, path, Range; `tokens`, who asked the hub, `told`, who the store was told it was.
+    begins at their beginning ends, or waits, in the middle; `sizes`, of files that the hub claims to be larger; `bare`, whether the list of
+    files has their names alone, as some mirrors'. `asked` lists the requests of files' contents and of the rest: method, path, Range;
+    `tokens`, who asked the hub, `told`, who the store was told it was.
 
     As on the hub, /resolve/ redirects: small files to another path of the hub's, large ones to a store at another address."""
     daemon_threads = True
@@ -28,7 +29,7 @@ class Hub(ThreadingHTTPServer):
     def __init__(self, repository, files):
         super().__init__(("127.0.0.1", 0), Answer)
         self.repository, self.files = repository, files
-        self.status, self.body, self.sizes, self.asked, self.tokens, self.told = None, None, {}, [], set(), set()
+        self.status, self.body, self.sizes, self.bare, self.asked, self.tokens, self.told = None, None, {}, False, [], set(), set()
         self.altered, self.cut, self.stalled = set(), set(), set()
         self.reached, self.going_on = threading.Event(), threading.Event()  # a stalled answer's middle; it may end
 
@@ -48,14 +49,9 @@ class Hub(ThreadingHTTPServer):
 
     def listing(self):
         """What /api/models/.../revision/...?blobs=true says."""
-        siblings = [{"rfilename": path, "size": size, "blobId": name, **({"lfs": large} if large else {})}
+        siblings = [{"rfilename": path, **({} if self.bare else {"size": size, "blobId": name, **({"lfs": large} if large else {})})}
                     for path, (size, name, large) in ((path, self.facts(path)) for path in self.files)]
         return {"id": self.repository, "sha": REVISION, "cardData": {"license": "creativeml-openrail-m"}, "siblings": siblings}
-
-    def tree(self):
-        """What /api/models/.../tree/... says."""
-        return [{"type": "file", "path": path, "size": size, "oid": name, **({"lfs": {**large, "oid": large["sha256"]}} if large else {})}
-                for path, (size, name, large) in ((path, self.facts(path)) for path in self.files)]
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -81,8 +77,6 @@ class Answer(BaseHTTPRequestHandler):
         api, files = f"/api/models/{hub.repository}/", f"/{hub.repository}/resolve/"
         if re.match(rf"{api}revision/({REVISION}|main)$", path):
             return self.reply(200, json.dumps(hub.listing()).encode(), Content_Type="application/json")
-        if path.startswith(f"{api}tree/{REVISION}"):
-            return self.reply(200, json.dumps(hub.tree()).encode(), Content_Type="application/json")
         if path.split(f"{REVISION}/")[-1] in hub.files:
             file = path.split(f"{REVISION}/")[1]
             if path.startswith(files):
