@@ -12,9 +12,9 @@
 # HF_ENDPOINT (a mirror), HF_HOME, HF_HUB_DISABLE_XET, https_proxy and what else it documents.
 #
 # Each file is compared with the size and the hash that the hub has of it before it gets its place; the hashes are kept in the
-# model's folder, so that a later call only compares, without the network. After an interruption the same command goes on: files
-# that were complete stay. Of the file in the middle nothing is kept by today's clients; those before 1.20 or so go on in it.
-# Within a call the client goes on by itself after a connection broke off.
+# model's folder, so that a later call only compares, without the network. After Ctrl-C, or whatever else ended it, the same command
+# goes on: files that were complete stay, the one in the middle begins again. A connection that breaks is taken up again within the
+# call, in the middle of the file. (So does huggingface_hub 2.4; 1.3 gives up then, and goes on in the middle with the next call.)
 # Exit codes: 0 the model is there, 1 it could not be had, 2 bad arguments or python3 is missing, 130 interrupted.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -64,7 +64,7 @@ def hub():
 
 def status_of(error):
     """The HTTP status that one of the client's errors is about, or that of the error behind it; None without one."""
-    while error and not hasattr(error, "response"):
+    while error and getattr(error, "response", None) is None:
         error = error.__cause__
     return error.response.status_code if error else None
 
