@@ -72,7 +72,7 @@ static struct error write_page(const char *folder, const char *text, int64_t pho
     const struct report report = {
         .title = text,
         .summary = text,
-        .pictures = {pictures[0], texts, photos, texts, pictures[1], pictures[2], prompts, text, text},
+        .pictures = {pictures[0], texts, photos, texts, pictures[1], pictures[2], prompts, text, text, NULL, NULL},
         .facts = texts,
         .fact_count = 1,
         .config = text,
