@@ -130,7 +130,8 @@ def test_the_line_of_a_file(tmp_path, text):
 
 @pytest.mark.parametrize("word, text, template", [
     ("mug", "mug, mugs, Mug mug2 _mug (mug)", "#, mugs, # mug2 _mug (#)"), ("<mug>", "a<mug>b <MUG>", "a#b #"), ("mug", "a {} and a mug", "a # and a mug"),
-    ("bär", "der bär\u3002bär-bären", "der #\u3002#-bären"), ("mug", "\u00e9mug mug\u00e9 mug\u2019s", "\u00e9mug mug\u00e9 #\u2019s"), ("x", "x{x}", "#{#}")])
+    ("bär", "der bär\u3002bär-bären", "der #\u3002#-bären"), ("mug", "\u00e9mug mug\u00e9 mug\u2019s", "\u00e9mug mug\u00e9 #\u2019s"), ("x", "x{x}", "#{#}"),
+    ("mug", "a mug \\(cup\\) \\é \\\\", "a # \\(cup\\) \\é \\\\")])
 def test_where_the_word_goes(tmp_path, word, text, template):
     """The new word itself marks its place, unless it is a part of another word, or there are braces."""
     assert json.loads(beside(tmp_path, text, word=word).stdout) == template.replace("#", "sks")

@@ -32,9 +32,9 @@ struct error json_check_text(const char *source, const char *text, int64_t size)
         utf8proc_int32_t code;
         utf8proc_ssize_t length = utf8proc_iterate((const utf8proc_uint8_t *)text + at, size - at, &code);
         bool zero = length > 0 && code == 0;
-        if (code == '\\' && length > 0) { // of an escape, whose second character may be another backslash
+        if (code == '\\' && length > 0) { // of an escape, which may be that of another backslash
             zero = size - at >= 6 && memcmp(text + at, "\\u0000", 6) == 0;
-            length = size - at >= 2 && text[at + 1] != 0 ? 2 : 1;
+            length = size - at >= 2 && text[at + 1] == '\\' ? 2 : 1;
         }
         if (length <= 0 || zero) {
             show_place(place, text, text + at);
