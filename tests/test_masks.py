@@ -128,9 +128,11 @@ def test_a_queue_says_if_a_finished_job_has_other_masks_now(tmp_path):
     jobs = tmp_path / "jobs.json"
     jobs.write_text(json.dumps({"defaults": json.loads(config.read_text()), "jobs": [{"name": "a"}, {"name": "b", "data.images": [str(tmp_path / "photos/04.png")]}]}))
     run(program("zoodip"), "run", jobs)
-    (tmp_path / "photos" / "01-mask.png").unlink()
-    said = run(program("zoodip"), "run", jobs, "--resume", check=False).stderr
-    assert "a: is finished and stays as it is, with other photos or captions than it has now" in said and " b: is finished" not in said
+    mask, photo = (tmp_path / "photos" / name for name in ("01-mask.png", "01a.png"))
+    for change in (lambda: mask.rename(photo), photo.unlink):  # the same file as a photo, then none
+        change()
+        said = run(program("zoodip"), "run", jobs, "--resume", check=False).stderr
+        assert "a: is finished and stays as it is, with other photos or captions than it has now" in said and " b: is finished" not in said
 
 
 # -------------------------------------------------------------------------------- which file is a mask

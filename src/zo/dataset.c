@@ -20,11 +20,15 @@ static struct error add_source(struct dataset *s, const char *path)
     return ok();
 }
 
-/* A photo's part of dataset_sources. */
+/* A photo's part of dataset_sources, where the same file counts for something else as a mask than as a photo. */
 static struct error add_sources(struct dataset *s, int64_t i)
 {
+    static const char mark[] = "mask";
     TRY(add_source(s, s->paths[i]));
-    return s->photos.masks[i] ? add_source(s, s->photos.masks[i]) : ok();
+    if (!s->photos.masks[i])
+        return ok();
+    s->sources = (uint32_t)crc32_z(s->sources, (const void *)mark, sizeof mark);
+    return add_source(s, s->photos.masks[i]);
 }
 
 /* That of a word's file that learning starts from. */
