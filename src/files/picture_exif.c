@@ -12,8 +12,8 @@ static uint32_t number_at(const uint8_t *bytes, int64_t count, bool big)
 
 int exif_orientation(const uint8_t *exif, int64_t size)
 {
-    if (size >= 6 && memcmp(exif, "Exif\0\0", 6) == 0)
-        return exif_orientation(exif + 6, size - 6);
+    for (; size >= 6 && memcmp(exif, "Exif\0\0", 6) == 0; size -= 6) /* some write it twice */
+        exif += 6;
     if (size < 8 || (memcmp(exif, "II", 2) != 0 && memcmp(exif, "MM", 2) != 0))
         return 0;
     bool big = exif[0] == 'M';
