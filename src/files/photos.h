@@ -1,7 +1,8 @@
 /* files/photos.h
  *
  * Which files are the subject's pictures: those of a folder, or the files of a list; and what lies beside a picture
- * NAME.jpg: its caption NAME.txt and its mask NAME-mask.png or NAME-masklabel.png. A file that is called like a mask is never a picture.
+ * NAME.jpg: its caption NAME.txt and its mask NAME-mask.png or NAME-masklabel.png. A file that is called
+ * like a mask is never a picture.
  */
 #ifndef ZOODIP_FILES_PHOTOS_H
 #define ZOODIP_FILES_PHOTOS_H

@@ -30,7 +30,8 @@ uint32_t contents_settings(uint32_t crc, const struct text_config *text, const s
                            const struct vae_config *vae, const struct noise_schedule *schedule);
 
 /* Continues a CRC-32 with the small texts beside the tensors, byte by byte (configs, scheduler, and the tokenizer, from
- * the folder `tokenizer`, or where the model has it if that is NULL): for ranks that should read the same files. Those that are not there are left out: the code that needs them reports it. */
+ * the folder `tokenizer`, or where the model has it if that is NULL): for ranks that should read the same files.
+ * Those that are not there are left out: the code that needs them reports it. */
 struct error contents_texts(uint32_t *crc, const char *model, const char *tokenizer);
 
 /* Where a model's tensors lie: processes of one machine for which it is equal read the same files. */

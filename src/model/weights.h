@@ -60,8 +60,8 @@ struct weights {
 /* Call this if a load fails before weights_load: the other ranks of the store wait for this rank's result. */
 struct error weights_refuse(struct store store, struct error e);
 
-/* Opens the weights of a model's part (model/model_source.h); calls load(arg, weights) twice, once to measure and once to fill. bits 0: each layer as
- * the file has it. */
+/* Opens the weights of a model's part (model/model_source.h); calls load(arg, weights) twice, once to measure and
+ * once to fill. bits 0: each layer as the file has it. */
 struct error weights_load(struct weights *w, struct device *device, const char *folder, const char *part, int bits,
                           struct store store, void (*load)(void *arg, struct weights *w), void *arg);
 void weights_free(struct weights *w);

@@ -88,7 +88,8 @@ const char *pipeline_difference(const struct config *a, const struct config *b);
 /* Whether a config may be learned in this pipeline, which was opened for another. */
 struct error pipeline_serves(const struct pipeline *p, const struct config *config);
 
-/* The model's tokenizer, or the one chosen for it, read at the first call. A subject derives its own from it, to add its word. Not collective. */
+/* The model's tokenizer, or the one chosen for it, read at the first call. A subject derives its own from it, to
+ * add its word. Not collective. */
 struct error pipeline_tokenizer(struct pipeline *p, const struct tokenizer **tokenizer);
 
 /* From here on this rank works with those that pass the same group. Collective over all. */

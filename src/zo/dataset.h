@@ -44,29 +44,31 @@ struct dataset {
 
 /* Finds and reads the pictures and their masks, fits them to resolution x resolution, reads or makes the captions. An error
  * names the key, file or caption at fault; rank 0 logs warnings: files of a folder that are not used, pictures that are
- * enlarged, captions that are cut off or say the word once too often, lines of a caption's file after its first. `first_id`.. are the word's tokens: every caption must keep
- * them within `length`. Collective: config, resolution and length are the same on all ranks, and so is what they get. */
+ * enlarged, captions that are cut off or say the word once too often, lines of a caption's file after its first.
+ * `first_id`.. are the word's tokens: every caption must keep them within `length`. Collective: config, resolution and
+ * length are the same on all ranks, and so is what they get. */
 struct error dataset_read(struct dataset *s, const struct config *config, const struct tokenizer *tokenizer,
                           int32_t first_id, int64_t resolution, int64_t length, struct comm *comm);
 void dataset_free(struct dataset *s);
 
-/* The CRC-32 of what dataset_read would read: the photos' files and their masks', in their order, the captions, and the initializer's file if
- * there is one. Where it is the same,
- * so are pixels and captions, and finding out takes less time than decoding. Not collective. */
+/* The CRC-32 of what dataset_read would read: the captions, the photos' files and their masks', in their order; and of the
+ * initializer's file, if there is one. Where it is the same, so are they all, and finding out takes less time than
+ * decoding. Not collective. */
 struct error dataset_sources(const struct config *config, uint32_t *crc);
 
 /* The same pictures, masks and captions, not yet encoded; `from` outlives them. */
 struct dataset dataset_borrow(const struct dataset *from);
 
-/* Encodes the pictures, and finds the weights of their masks: each rank encodes a share, then all ranks get all of them. `progress`: a phase that the caller
- * has begun, of which `done` pictures are done already. Collective. */
+/* Encodes the pictures, and finds the weights of their masks: each rank encodes a share, then all ranks get all of them.
+ * `progress`: a phase that the caller has begun, of which `done` pictures are done already. Collective. */
 struct error dataset_encode(struct dataset *s, struct device *device, const struct vae *vae, struct comm *comm,
                             struct progress *progress, int64_t done);
 
 /* The picture of a validation's draw: all in turn, or with data.hold_out the last alone. */
 int64_t dataset_validated(const struct dataset *s, int64_t draw);
 
-/* What a picture's places count in the loss, [height, width], after dataset_encode; NULL: all alike, no picture has a mask. */
+/* What a picture's places count in the loss, [height, width], after dataset_encode; NULL: all alike, no picture has a
+ * mask. */
 const float *dataset_weights(const struct dataset *s, bool mirrored, int64_t picture);
 
 /* Mean and standard deviation of the posterior at a position -> moments [channels of means, channels of deviations].
