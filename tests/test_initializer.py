@@ -148,7 +148,7 @@ def test_jobs_of_a_queue(tmp_path):
     assert "is finished and stays" not in again and "2 jobs finished before" in again
     word_file(tmp_path / "word.safetensors", dtype=np.float16)
     again = run(program("zoodip"), "run", jobs, "--resume", check=False).stderr
-    assert "file: is finished and stays as it is, with other photos or captions" in again
+    assert "file: is finished and stays as it is, with other photos, captions or first word" in again
 
 
 def pictures_of(output):

@@ -132,7 +132,7 @@ def test_a_queue_says_if_a_finished_job_has_other_masks_now(tmp_path):
     for change in (lambda: mask.rename(photo), photo.unlink):  # the same file as a photo, then none
         change()
         said = run(program("zoodip"), "run", jobs, "--resume", check=False).stderr
-        assert "a: is finished and stays as it is, with other photos or captions than it has now" in said and " b: is finished" not in said
+        assert "a: is finished and stays as it is, with other photos, captions or first word than it has now" in said and " b: is finished" not in said
 
 
 # -------------------------------------------------------------------------------- which file is a mask

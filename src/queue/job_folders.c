@@ -34,11 +34,11 @@ static void compare_sources(const struct job *job)
     uint32_t now;
     struct error e = job->sources < 0 ? ok() : dataset_sources(&job->config, &now);
     if (e.code != ERROR_NONE)
-        log_warning("%s: is finished and stays as it is; its photos or captions cannot be read now: %s", job->name,
-                    e.text);
+        log_warning("%s: is finished and stays as it is; its photos, captions or first word cannot be read now: %s",
+                    job->name, e.text);
     else if (job->sources >= 0 && job->sources != now)
-        log_warning("%s: is finished and stays as it is, with other photos or captions than it has now; --overwrite "
-                    "learns it anew",
+        log_warning("%s: is finished and stays as it is, with other photos, captions or first word than it has now; "
+                    "--overwrite learns it anew",
                     job->name);
 }
 
