@@ -239,6 +239,26 @@ def test_no_network_is_said(checkout):
     one_line(said, "HF_HUB_OFFLINE")
 
 
+OLD_CLIENT = """
+class constants: ENDPOINT = "http://hub"
+class errors: OfflineModeIsEnabled = HFValidationError = EOFError
+class HfApi:
+    def model_info(self, *_, **__):
+        error = ConnectionError("no route")
+        error.response = None
+        raise error
+"""
+
+
+def test_no_network_is_said_with_a_client_that_asks_through_requests(checkout):
+    """Its errors have the answer None."""
+    (checkout.folder / "old").mkdir()
+    (checkout.folder / "old/huggingface_hub.py").write_text(OLD_CLIENT)
+    code, said = checkout.get(PYTHONPATH=str(checkout.folder / "old"))
+    assert code == 1
+    one_line(said, "cannot be reached", "no route")
+
+
 def test_a_repository_that_is_no_such_model_is_said(checkout, hub):
     del hub.files["vae/config.json"]
     one_line(checkout.get()[1], SD15, "vae/config.json")
