@@ -136,7 +136,7 @@ def test_a_folder_that_holds_no_model_is_called_that_and_nothing_is_written(tmp_
     make(folder)
     option, source = (["--set", f"model={folder}"], "--set: model") if command[0] == "bench" else (["--model", folder], "--model")
     done = run(program("zoodip"), *(word.format(tmp_path) for word in command), *option, check=False)
-    assert (done.returncode, done.stderr) == (2, f'zoodip: {source}: "{folder}": {said}; expected a diffusers model folder\n')
+    assert (done.returncode, done.stderr) == (2, f'zoodip: {source}: "{folder}": {said}; expected a diffusers model folder, or a checkpoint in FILE.safetensors\n')
     assert not (tmp_path / "x.png").exists() and not (tmp_path / "q").exists()
 
 

@@ -26,7 +26,7 @@ WRONG = {
     "token.placeholder": ("toy</w>", '"toy</w>" is already a token of this model; choose another word'),
     "prediction": ("x", 'is "x", expected "epsilon", "v" or null'),
     "tokenizer": ("/nope", "/nope: no such folder"),
-    "model": ("/nope", '"/nope": no such folder; expected a diffusers model folder'),
+    "model": ("/nope", '"/nope": no such folder; expected a diffusers model folder, or a checkpoint in FILE.safetensors'),
 }
 SHARED = ["model", "tokenizer"]  # by all jobs of a queue
 keys = pytest.mark.parametrize("key", WRONG)

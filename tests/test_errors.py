@@ -223,13 +223,6 @@ def test_a_folder_above_the_model_is_answered_with_the_model(tmp_path):
     assert train(config, "--set", f"model={snapshot}").returncode == 0
 
 
-@pytest.mark.parametrize("name", ["v1-5-pruned.ckpt", "v1-5-pruned.safetensors"])
-def test_a_checkpoint_in_one_file_is_answered_with_how_to_make_a_folder_of_it(tmp_path, name):
-    (tmp_path / name).write_bytes(b"PK\3\4")
-    config, _ = write_recipe(tmp_path, model=str(tmp_path / name), **TINY)
-    refused(train(config), f'"{tmp_path / name}": exists but is a file; expected a diffusers model folder', "from_single_file(FILE).save_pretrained(FOLDER)")
-
-
 @pytest.mark.parametrize("part, name", [("text_encoder", "pytorch_model.bin"), ("unet", "diffusion_pytorch_model.bin"), ("vae", "vae.pt"),
                                         ("unet", "diffusion_pytorch_model.fp16.bin"), ("unet", "diffusion_pytorch_model.ckpt")])
 def test_pickled_weights_are_called_that(tmp_path, part, name):

@@ -4,6 +4,8 @@
 
 const char *const model_parts[MODEL_PARTS] = {"text_encoder", "unet", "vae"};
 
+static const char a_model[] = "expected a diffusers model folder, or a checkpoint in FILE.safetensors";
+
 /* Has the folder one of the parts? */
 static struct error holds_model(const char *folder, bool *found)
 {
@@ -46,7 +48,7 @@ static struct error not_a_model(const char *folder)
     if (found)
         return error_input("\"%.200s\": holds a model one folder further down; expected that one: %.250s", folder,
                            path);
-    return error_input("\"%.300s\": has no text_encoder, unet or vae; expected a diffusers model folder", folder);
+    return error_input("\"%.300s\": has no text_encoder, unet or vae; %s", folder, a_model);
 }
 
 struct error model_folder_check(const char *folder)
@@ -55,9 +57,8 @@ struct error model_folder_check(const char *folder)
     bool found;
     TRY(path_look(folder, &kind));
     if (kind != PATH_FOLDER)
-        return text_ends_with(folder, ".safetensors")
-                   ? error_input("\"%.300s\": no such file; expected a checkpoint, or a diffusers model folder", folder)
-                   : error_input("\"%.300s\": no such folder; expected a diffusers model folder", folder);
+        return error_input("\"%.300s\": no such %s; %s", folder,
+                           text_ends_with(folder, ".safetensors") ? "file" : "folder", a_model);
     TRY(holds_model(folder, &found));
     return found ? ok() : not_a_model(folder);
 }

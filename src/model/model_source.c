@@ -23,7 +23,9 @@ static struct error open_file(struct single_file *f, const char *path)
                            "diffusers.StableDiffusionPipeline.from_single_file(\"%.200s\").save_pretrained(\"FOLDER\")",
                            path, path);
     if (!text_ends_with(path, ".safetensors"))
-        return error_input("\"%.300s\": exists but is a file; expected a diffusers model folder", path);
+        return error_input("\"%.300s\": exists but is a file; expected a diffusers model folder, or a checkpoint in "
+                           "FILE.safetensors",
+                           path);
     return single_file_open(f, path);
 }
 
