@@ -121,8 +121,10 @@ const char *sampler_label(const struct sampler_type *type)
 const char *sampler_schedule_label(const struct noise_schedule *schedule, const struct sampler_type *type)
 {
     const struct sampling *with = &schedule->sampling;
-    bool karras = type->karras || with->karras;
-    return !type->spread ? NULL : karras ? "Karras" : with->exponential ? "Exponential" : NULL;
+    bool dpm = type->class == CLASS_DPM && !with->lu; // for which AUTOMATIC1111's own choice is not even
+    if (!type->spread)
+        return NULL;
+    return type->karras || with->karras ? "Karras" : with->exponential ? "Exponential" : dpm ? "Uniform" : NULL;
 }
 
 void sampler_names(char text[SAMPLER_NAMES])

@@ -32,7 +32,8 @@ const char *sampler_name(const struct sampler_type *type);
 /* Its name in AUTOMATIC1111, such as "DPM++ 2M", which the texts in pictures use (report/parameters.h). */
 const char *sampler_label(const struct sampler_type *type);
 
-/* How it spreads the sigmas of a model's schedule, in the same words: "Karras" or "Exponential"; NULL: as timesteps are. */
+/* How it spreads the sigmas of a model's schedule, in the same words: "Karras" or "Exponential"; as timesteps are: NULL, or
+ * "Uniform" where AUTOMATIC1111 would take that name for one of the others ("DPM++ 2M" alone is Karras there). */
 const char *sampler_schedule_label(const struct noise_schedule *schedule, const struct sampler_type *type);
 
 /* All names, for help and errors: "pndm, ddim, .. or lcm". */
