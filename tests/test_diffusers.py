@@ -116,7 +116,7 @@ SDE = dict(algorithm_type="sde-dpmsolver++")
 @pytest.mark.parametrize("scheduler, theirs, swaps, case", [
     ("euler", "EulerDiscreteScheduler", {}, {}), ("Euler a", "EulerAncestralDiscreteScheduler", {}, {}),
     ("dpm++", "DPMSolverMultistepScheduler", {}, {}), ("DPM++ 2M Karras", "DPMSolverMultistepScheduler", dict(use_karras_sigmas=True), {}),
-    ("dpm++_sde", "DPMSolverMultistepScheduler", SDE, {}), ("unipc", "UniPCMultistepScheduler", {}, {}),
+    ("dpm++_2m_sde", "DPMSolverMultistepScheduler", SDE, {}), ("unipc", "UniPCMultistepScheduler", {}, {}),
     ("lcm", "LCMScheduler", {}, dict(steps=4, guidance=1.5)),
 ], ids=str)
 def test_other_samplers(tmp_path, monkeypatch, scheduler, theirs, swaps, case):

@@ -147,12 +147,12 @@ def photos_of(folder, **sizes):
 
 def test_a_mask_is_never_a_picture(tmp_path):
     photos = photos_of(tmp_path / "photos", a__png=(80, 80), a_mask__png=(80, 80), b_mask__png=(80, 80), c__jpg=(80, 64), c_mask__png=(40, 32), d_mask__PNG=(8, 8), d__jpeg=(80, 80),
-                       e_masklabel__png=(8, 8))
+                       e_masklabel__png=(8, 8), g__png=(80, 80), g_mask__jpg=(80, 80))
     told = f'data.images: "%s": not used: b-mask.png, {{}}; a picture NAME.png or NAME.jpg has its mask in NAME-mask.png'
-    assert warnings(tmp_path, data__images=str(photos)) == [(told % photos).replace("{}", "d-mask.PNG, e-masklabel.png")]
+    assert warnings(tmp_path, data__images=str(photos)) == [(told % photos).replace("{}", "d-mask.PNG, e-masklabel.png, g-mask.jpg")]
     listed = [str(photos / name) for name in ("a.png", "a-mask.png", "c.jpg", "b-mask.png")]
     assert warnings(tmp_path, data__images=listed) == [(told % listed[0]).replace(", {}", "")]
-    for path in photos.glob("[a-d].*"):
+    for path in [*photos.glob("[a-g].*"), photos / "g-mask.jpg"]:
         path.unlink()
     config, _ = settings(tmp_path / "none", photos)
     refused(run(program("zoodip"), "train", config, check=False), "no pictures here (", "only ", "a-mask.png, b-mask.png")

@@ -2,6 +2,8 @@
 import numpy as np
 import pytest
 
+from conftest import refused
+from test_generate import generate
 from test_schedulers import SAMPLERS, SD15, compare, compare_noise, folder_of, helper, peer
 
 NEEDS = "peers"
@@ -167,9 +169,14 @@ def test_a_setting_that_a_sampler_heeds_and_does_not_know_is_refused_by_name(tmp
 @pytest.mark.parametrize("names", [
     ["pndm", "PNDM", "PLMS", "PNDMScheduler"], ["ddim", "DDIM"], ["euler", "Euler", "EulerDiscreteScheduler"],
     ["euler_a", "Euler a", "euler-a", "Euler Ancestral"], ["dpm++", "DPM++ 2M", "dpm++2m", "DPMSolverMultistepScheduler"],
-    ["dpm++_karras", "DPM++ 2M Karras", "dpm++2m_karras", "dpm++-2m-karras"], ["dpm++_sde", "DPM++ 2M SDE"],
-    ["dpm++_sde_karras", "DPM++ 2M SDE Karras"], ["unipc", "UniPC"], ["lcm", "LCM"]], ids=lambda names: names[0])
+    ["dpm++_karras", "DPM++ 2M Karras", "dpm++2m_karras", "dpm++-2m-karras"], ["dpm++_2m_sde", "DPM++ 2M SDE"],
+    ["dpm++_2m_sde_karras", "DPM++ 2M SDE Karras"], ["unipc", "UniPC"], ["lcm", "LCM"]], ids=lambda names: names[0])
 def test_samplers_go_by_the_names_that_people_know(tmp_path, names):
     rows = np.random.default_rng(0).normal(size=(6, 8))
     results = [helper(folder_of(tmp_path, SD15), {"outputs": rows, "samples": rows[:1]}, name, 5)["samples"] for name in names]
     assert all(np.array_equal(results[0], other) for other in results)
+
+
+@pytest.mark.parametrize("name", ["DPM++ SDE", "DPM++ SDE Karras", "DPM++ 2S a", "Heun"])
+def test_what_is_another_sampler_elsewhere_is_none_here(tmp_path, name):
+    refused(generate("--prompt", "a toy", "--scheduler", name, "--output", tmp_path / "x.png", check=False), "--scheduler", f'"{name}"', "dpm++_2m_sde")

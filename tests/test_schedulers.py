@@ -18,8 +18,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # diffuse
 DPM = diffusers.DPMSolverMultistepScheduler
 SAMPLERS = {"pndm": (diffusers.PNDMScheduler, {}), "ddim": (diffusers.DDIMScheduler, {}), "euler": (diffusers.EulerDiscreteScheduler, {}),
             "euler_a": (diffusers.EulerAncestralDiscreteScheduler, {}), "dpm++": (DPM, {}),
-            "dpm++_karras": (DPM, dict(use_karras_sigmas=True)), "dpm++_sde": (DPM, dict(algorithm_type="sde-dpmsolver++")),
-            "dpm++_sde_karras": (DPM, dict(algorithm_type="sde-dpmsolver++", use_karras_sigmas=True)),
+            "dpm++_karras": (DPM, dict(use_karras_sigmas=True)), "dpm++_2m_sde": (DPM, dict(algorithm_type="sde-dpmsolver++")),
+            "dpm++_2m_sde_karras": (DPM, dict(algorithm_type="sde-dpmsolver++", use_karras_sigmas=True)),
             "unipc": (diffusers.UniPCMultistepScheduler, {}), "lcm": (diffusers.LCMScheduler, {})}
 
 # Stable Diffusion 1.5's, as it is published.

@@ -118,28 +118,14 @@ def test_a_word_is_learned_from_what_the_photos_are_over(tmp_path):
     assert word(tmp_path, "black", data__images=photos, data__background="black") != learned(tmp_path / "white")
 
 
-def test_a_run_is_known_by_its_background(tmp_path):
-    photos = cut_out(tmp_path / "photos")
+@pytest.mark.parametrize("opaque, here, same", [
+    (True, "black", True), (False, "#ffffff", True), (False, "black", False), (False, "none", False)])
+def test_a_run_goes_on_over_another_background_only_with_the_same_pixels(tmp_path, opaque, here, same):
+    photos = cut_out(tmp_path / "photos", opaque)
     word(tmp_path, "out", data__images=photos)
-    changed = train(tmp_path, "out", "--resume", data__images=photos, data__background="black", optim__steps=3)
-    assert changed.returncode == 2 and 'data.background is "white" there and "black" here' in changed.stderr
-    assert train(tmp_path, "out", "--resume", data__images=photos, optim__steps=3).returncode == 0
-
-
-def test_a_run_from_before_the_key_goes_on_unless_its_pixels_are_others(tmp_path):
-    for name, opaque in (("flat", True), ("clear", False)):
-        photos = cut_out(tmp_path / f"{name}-photos", opaque)
-        word(tmp_path, name, data__images=photos, data__background="none")  # which all runs had then
-        change_checkpoint(tmp_path / name / "checkpoints/step-2.safetensors", without_background)
-        done = train(tmp_path, name, "--resume", data__images=photos, optim__steps=3)
-        assert done.returncode == (0 if opaque else 2), done.stderr
-        assert opaque or "made with other pictures" in done.stderr
-
-
-def without_background(facts):
-    made_with = json.loads(facts["recipe"])
-    del made_with["data"]["background"]
-    facts["recipe"] = json.dumps(made_with, separators=(",", ":"))
+    changed = train(tmp_path, "out", "--resume", data__images=photos, data__background=here, optim__steps=3)
+    assert changed.returncode == (0 if same else 2)
+    assert same or "made with other pictures, masks or data.background" in changed.stderr
 
 
 @pytest.mark.parametrize("color", ["red", "#fff", "#12345g", "#1234567", "", "White"])

@@ -390,7 +390,7 @@ static struct error run(int argc, char **argv, const struct host *host)
         {.name = "steps", .integer = &r.steps, .low = 1, .high = 1 << 20},
         {.name = "guidance", .number = &r.guidance},
         {.name = "scheduler", .text = &r.scheduler},
-        {.name = "seed", .integer = &r.seed},
+        {.name = "seed", .integer = &r.seed, .low = 0, .high = INT64_MAX - 9999},
         {.name = "latents", .text = &r.latents},
         {.name = "size", .text = &r.size},
         {.name = "bits", .integer = &r.bits},

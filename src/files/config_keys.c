@@ -113,8 +113,8 @@ const struct key config_keys[] = {
      .meaning = "pixels of the square that the model sees; 0: the model's own size"},
     {"data.fit", POSITION, AT(data.fit), true, "\"crop\"", .names = fit_names,
      .meaning = "how a picture becomes square: cropped, or squeezed"},
-    /* before: what lay under was seen, but only in transparent photos, whose pixels are compared anyway */
-    {"data.background", TEXT, AT(data.background), true, "\"white\"", .check = check_background, .before = "\"white\"",
+    /* not in the recipe: only transparent photos heed it, and a run is known by its photos' pixels */
+    {"data.background", TEXT, AT(data.background), false, "\"white\"", .check = check_background,
      .meaning = "what a transparent picture is laid over: white, black, #rrggbb, or none: the color that lies under"},
     {"data.flip", BOOLEAN, AT(data.flip), true, "true", .meaning = "mirror pictures left to right at random"},
     {"data.repeats", INTEGER, AT(data.repeats), true, "100", 1, 1000000,

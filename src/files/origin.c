@@ -159,7 +159,7 @@ static void add_pictures(struct list *list, const char *theirs, const char *ours
     if (there != here)
         add(list, "other pictures (%lld there and %lld here)", there, here);
     else
-        add(list, "other pictures");
+        add(list, "other pictures, masks or data.background");
 }
 
 struct error origin_compare(const struct origin *theirs, const struct origin *ours)

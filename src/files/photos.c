@@ -101,10 +101,25 @@ static struct error add_path(struct photos *p, const char *path)
     return p->paths[p->count++] ? ok() : error_memory("the list of pictures");
 }
 
+static bool has_picture(const struct listing *l, const char *name, const char *ending);
+
+/* A picture's mask in another format than PNG, which is not read as one: not a photo either. */
+static bool is_odd_mask(const struct listing *l, const char *name)
+{
+    size_t stem = stem_of(name);
+    for (int i = 0; i < MASK_ENDINGS; i++) {
+        size_t end = strlen(mask_endings[i]) - strlen(".png");
+        if (stem > end && strncasecmp(name + stem - end, mask_endings[i], end) == 0)
+            return picture_is_named(name) && has_picture(l, name, name + stem - end);
+    }
+    return false;
+}
+
 static bool is_picture(const struct listing *l, int64_t i)
 {
     const char *name = l->names[i];
-    return l->kinds[i] != PATH_FOLDER && !is_left_behind(name) && picture_is_named(name) && !mask_ending_of(name);
+    return l->kinds[i] != PATH_FOLDER && !is_left_behind(name) && picture_is_named(name) && !mask_ending_of(name) &&
+           !is_odd_mask(l, name);
 }
 
 /* Is there a picture that is called like a name without that ending? */
@@ -130,7 +145,7 @@ static bool has_picture(const struct listing *l, const char *name, const char *e
 static bool is_used(const struct config *config, const struct listing *l, const char *name, enum unused_kind *kind)
 {
     const char *mask = mask_ending_of(name);
-    *kind = mask ? UNUSED_MASKS : UNUSED_FILES;
+    *kind = mask || is_odd_mask(l, name) ? UNUSED_MASKS : UNUSED_FILES;
     if (mask)
         return text_ends_with(name, mask) && has_picture(l, name, mask);
     if (!text_ends_with(name, caption_ending) || !has_picture(l, name, caption_ending))

@@ -48,8 +48,10 @@ static struct error read_header(struct mapping *map, const char *path, int64_t *
         length = length << 8 | map->start[i];
     if ((length > HEADER_LIMIT || (int64_t)length > map->size - 8) && is_pickled(map->start))
         return error_input(
-            "%s: is pickled, as PyTorch's .bin, .ckpt and .pt are, which are not read; expected safetensors "
-            "(in Python: safetensors.torch.save_file(torch.load(FILE, weights_only=True), OTHER))",
+            "%s: is pickled, as PyTorch's .bin, .ckpt and .pt are, which are not read; expected safetensors (in "
+            "Python: "
+            "safetensors.torch.save_file(TENSORS, FILE), where TENSORS are torch.load's, its \"state_dict\", or of a "
+            "learned word its \"string_to_param\")",
             path);
     if (length > HEADER_LIMIT)
         return error_input("%s: is not a safetensors file (a header of %llu bytes, expected at most %d)", path,

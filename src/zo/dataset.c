@@ -31,9 +31,16 @@ static struct error add_sources(struct dataset *s, int64_t i)
     return add_source(s, s->photos.masks[i]);
 }
 
-/* That of a word's file that learning starts from. */
-static struct error add_start(struct dataset *s, const struct config *config)
+/* Those of a background other than white, and of a word's file that learning starts from. */
+static struct error add_others(struct dataset *s, const struct config *config)
 {
+    static const uint8_t white[3] = {255, 255, 255};
+    uint8_t background[4] = {0};
+    bool shown = false;
+    picture_background(config->data.background, background, &shown);
+    background[3] = shown;
+    if (!shown || memcmp(background, white, sizeof white) != 0)
+        s->sources = (uint32_t)crc32_z(s->sources, background, sizeof background);
     return config_initializer_is_file(config) ? add_source(s, config->token.initializer) : ok();
 }
 
@@ -113,7 +120,7 @@ static struct error share_pictures(struct dataset *s, const struct config *confi
     }
     progress_end(&progress);
     if (e.code == ERROR_NONE)
-        e = comm_agree(comm, comm_rank(comm) == 0 ? add_start(s, config) : ok());
+        e = comm_agree(comm, comm_rank(comm) == 0 ? add_others(s, config) : ok());
     if (e.code == ERROR_NONE)
         warn_of_small(&small, s->count, config, resolution);
     return e.code == ERROR_NONE ? comm_broadcast(comm, &s->sources, sizeof s->sources, 0) : e;
@@ -164,7 +171,7 @@ static struct error find_sources(struct dataset *s, const struct config *config)
     add_captions(s);
     for (int64_t i = 0; i < s->count; i++)
         TRY(add_sources(s, i));
-    return add_start(s, config);
+    return add_others(s, config);
 }
 
 struct error dataset_sources(const struct config *config, uint32_t *crc)

@@ -33,8 +33,10 @@ static struct error take_grey(uint8_t **grey, const char *path, const struct pic
         return ok();
     memory_free(*grey);
     *grey = NULL;
-    return error_input(
-        "%s: is black all over, so nothing of its photo would count; expected white where the subject is", path);
+    return error_input("%s: is black all over, or where data.fit leaves something of it, so nothing of its photo would "
+                       "count; expected "
+                       "white where the subject is",
+                       path);
 }
 
 struct error mask_read(uint8_t **grey, const char *path, const struct picture *photo, int64_t side, enum fit fit)

@@ -88,8 +88,8 @@ static struct error read_single_file(const char *path)
 /* A schedule and what it says to samplers, each of which then takes its steps. */
 static struct error read_schedule(const char *model)
 {
-    static const char *const names[] = {"pndm",         "ddim",      "euler", "euler_a",
-                                        "dpm++_karras", "dpm++_sde", "unipc", "lcm"};
+    static const char *const names[] = {"pndm",         "ddim",         "euler", "euler_a",
+                                        "dpm++_karras", "dpm++_2m_sde", "unipc", "lcm"};
     enum { STEPS = 5 };
     struct noise_schedule schedule;
     TRY(noise_schedule_read(&schedule, model, PREDICTION_AS_MODEL));
