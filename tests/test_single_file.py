@@ -183,6 +183,7 @@ def test_a_folders_prediction_can_be_overruled_and_written(tmp_path):
     run(program("zoodip"), "quantize", "--model", model, "--prediction", "v", "--output", made)
     assert json.loads((made / "scheduler/scheduler_config.json").read_text())["prediction_type"] == "v_prediction"
     assert (pixels(tmp_path / "eps.png") != pixels(tmp_path / "v.png")).any()
+    assert 'prediction_type "v_prediction"' in run(program("zoodip"), "inspect", model, "--prediction", "v").stdout
     refused(generate(model, tmp_path / "x.png", "--prediction", "sample", check=False), "--prediction", "epsilon or v")
 
 

@@ -37,6 +37,10 @@ static struct error print_config_keys(const char *model, const struct part *part
     snprintf(name, sizeof name, "%s/%s", part->name, scheduler ? "scheduler_config.json" : "config.json");
     struct json json;
     TRY(model_json(&json, path, model, name, prediction));
+    if (scheduler && prediction != PREDICTION_AS_MODEL) { // which rules over what a folder says
+        cJSON_DeleteItemFromObjectCaseSensitive(json.root, "prediction_type");
+        cJSON_AddStringToObject(json.root, "prediction_type", prediction_type(prediction));
+    }
     for (int i = 0; i < 8 && part->keys[i]; i++) {
         const cJSON *value = cJSON_GetObjectItemCaseSensitive(json.root, part->keys[i]);
         char *text = value ? cJSON_PrintUnformatted(value) : NULL;

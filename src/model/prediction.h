@@ -13,6 +13,9 @@ enum prediction_choice { PREDICTION_AS_MODEL, PREDICTION_EPSILON, PREDICTION_V }
 /* "epsilon" or "v"; anything else, and NULL, is PREDICTION_AS_MODEL. */
 enum prediction_choice prediction_named(const char *text);
 
+/* What a scheduler_config.json calls it. Not of PREDICTION_AS_MODEL. */
+const char *prediction_type(enum prediction_choice choice);
+
 /* ERROR_BAD_INPUT if a text that is not NULL names none. */
 struct error prediction_check(const char *text);
 

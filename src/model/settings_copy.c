@@ -138,8 +138,7 @@ static struct error copy_folder(const char *model, enum prediction_choice predic
     }
     if (prediction == PREDICTION_AS_MODEL)
         return ok();
-    return change_json(out, "scheduler/scheduler_config.json", "prediction_type",
-                       prediction == PREDICTION_V ? "v_prediction" : "epsilon");
+    return change_json(out, "scheduler/scheduler_config.json", "prediction_type", prediction_type(prediction));
 }
 
 struct error settings_copy(const char *model, const char *tokenizer, enum prediction_choice prediction, const char *out)
