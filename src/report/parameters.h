@@ -21,7 +21,7 @@
 struct parameters {
     const char *prompt, *negative; /* negative: "" for none */
     const char *sampler;           /* its label, such as "DPM++ 2M Karras" */
-    const char *schedule;          /* how it spreads its sigmas, such as "Karras"; NULL: as AUTOMATIC1111 does by itself */
+    const char *schedule;          /* how sigmas are spread, such as "Karras"; NULL: as AUTOMATIC1111 does by itself */
     int64_t steps, seed;
     const char *latents; /* the name of the file with start latents, in place of the seed; NULL: none */
     int64_t width, height;
