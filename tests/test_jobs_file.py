@@ -54,6 +54,11 @@ def test_each_job_has_its_number_and_what_it_learns_or_why_it_cannot(tmp_path):
     assert said.splitlines()[-2:] == ["", "2 of 4 jobs are wrong"]
 
 
+def test_a_job_without_its_first_word_is_wrong(tmp_path):
+    said = inspect(write_jobs(tmp_path, {"a": {}, "b": dict(token__initializer="words/mug.safetensors")})).stdout
+    assert [row[1] for row in rows(said)] == ["5", "wrong"] and 'token.initializer: "words/mug.safetensors": no such file' in said
+
+
 def test_jobs_without_their_photos_are_wrong(tmp_path):
     path = write_jobs(tmp_path, {"there": {}, "no folder": dict(data__images="nowhere"), "no photo": dict(data__images=["photos/a.png", "b.png"]),
                                  "none inside": dict(data__images="photos/empty")})

@@ -272,7 +272,7 @@ def edit_scheduler(folder):
 
 
 @pytest.mark.parametrize("ranks, change, said", [
-    (1, lambda f: shutil.copy(TOYBOX / "subjects/duck6/02.png", f / "bear5/02.png"), "made with other pictures; expected"),
+    (1, lambda f: shutil.copy(TOYBOX / "subjects/duck6/02.png", f / "bear5/02.png"), "made with other pictures, masks or data.background; expected"),
     (3, lambda f: (f / "bear5/04.png").unlink(), "made with other pictures (5 there and 4 here); expected"),
     (1, lambda f: swap(f / "bear5", "01.png", "03.png"), "made with the same pictures in another order, which is that of their names"),
     (1, edit_captions, "made with other captions; expected"),
@@ -349,7 +349,7 @@ def test_a_job_with_other_contents_fails_and_the_others_go_on(tmp_path):
     assert done.returncode == 1, done.stderr
     told = {job["name"]: job for job in json.loads((tmp_path / "out" / "summary.json").read_text())["jobs"]}
     assert told["bear5"]["state"] == "done" and told["bear5"]["steps"] == 16
-    assert told["duck6"]["state"] == "failed" and "step-8.safetensors: made with other pictures; expected" in told["duck6"]["reason"]
+    assert told["duck6"]["state"] == "failed" and "step-8.safetensors: made with other pictures, masks or data.background; expected" in told["duck6"]["reason"]
 
 
 def test_a_fresh_start_forgets_older_checkpoints(tmp_path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import TOYBOX, change_checkpoint, learned, program, recipe, refused, run
+from conftest import TOYBOX, learned, program, recipe, refused, run
 from pixels import CHANNELS, chunk, encoded, noise, ours, over, pillow, png
 
 QUICK = True

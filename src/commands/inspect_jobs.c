@@ -75,6 +75,15 @@ static void print_head(struct jobs *jobs, const char *path)
     printf("  model       %s\n  output.dir  %s\n\n", right->config.model, jobs->folder);
 }
 
+static struct error check_files(const struct config *config)
+{
+    TRY(photos_check(config));
+    if (!config_initializer_is_file(config) || file_exists(config->token.initializer))
+        return ok();
+    return config_blame(config, "token.initializer",
+                        error_input("\"%.300s\": no such file", config->token.initializer));
+}
+
 /* Makes those wrong that lack theirs. */
 static void look_for_photos(struct jobs *jobs, const int64_t *shown, int64_t count)
 {
@@ -82,7 +91,7 @@ static void look_for_photos(struct jobs *jobs, const int64_t *shown, int64_t cou
     progress_phase(&progress, "looking for the photos", count, "jobs");
     for (int64_t i = 0; i < count; i++) {
         struct job *job = &jobs->items[shown[i]];
-        struct error e = is_wrong(job) ? ok() : photos_check(&job->config);
+        struct error e = is_wrong(job) ? ok() : check_files(&job->config);
         if (e.code != ERROR_NONE)
             job_fail(job, e);
         progress_step(&progress, i + 1, "");
