@@ -151,7 +151,7 @@ def test_the_first_key_that_differs_is_named_with_its_group(folder, theirs, ours
 
 @pytest.mark.parametrize("ours, said", [
     (dict(MODEL="n"), "another model (weights or settings)"),
-    (dict(PICTURES="3, q", ORDER="q"), "other pictures"),
+    (dict(PICTURES="3, q", ORDER="q"), "other pictures, masks or data.background"),
     (dict(PICTURES="2, q", ORDER="q", CAPTIONS="q"), "other pictures (3 there and 2 here)"),
     (dict(ORDER="q", CAPTIONS="q"), "the same pictures in another order, which is that of their names or of data.images"),
     (dict(CAPTIONS="q"), "other captions"),
