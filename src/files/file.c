@@ -408,10 +408,10 @@ struct error path_join(char out[PATH_SIZE], const char *folder, const char *name
     return ok();
 }
 
-static bool lies_within(const char *root, const char *path)
+bool path_lies_within(const char *folder, const char *path)
 {
-    size_t length = strlen(root);
-    return strncmp(path, root, length) == 0 && (path[length] == '/' || path[length] == 0 || strcmp(root, "/") == 0);
+    size_t length = strlen(folder);
+    return strncmp(path, folder, length) == 0 && (path[length] == '/' || path[length] == 0 || strcmp(folder, "/") == 0);
 }
 
 /* Where a link leads; even a dangling link counts, since writing would follow it. */
@@ -421,7 +421,7 @@ static struct error link_within(const char *root, const char *path)
     char real[PATH_MAX];
     if (lstat(path, &status) != 0 || !S_ISLNK(status.st_mode))
         return ok();
-    if (!realpath(path, real) || !lies_within(root, real))
+    if (!realpath(path, real) || !path_lies_within(root, real))
         return error_input("%s: is a link that leads out of %s", path, root);
     return ok();
 }

@@ -62,6 +62,9 @@ bool path_same(const char *a, const char *b);
 /* Whether PATH leads to the file or folder that is open as `descriptor`. */
 bool path_is_of(const char *path, int descriptor);
 
+/* Whether a path is FOLDER, or lies in it. Both as realpath gives them. */
+bool path_lies_within(const char *folder, const char *path);
+
 /* path_look as a question, for what may be left out: also false where one cannot look. */
 bool file_exists(const char *path);
 bool folder_exists(const char *path);

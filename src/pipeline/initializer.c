@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/memory.h"
+#include "files/file.h"
 #include "pipeline/fingerprint.h"
 
 enum { MOST = 64 }; /* tokens of a text, and vectors: as many as token.vectors may be */
@@ -29,8 +30,7 @@ static struct error check_place(const char *path, const char *folder)
     char file[PATH_MAX], own[PATH_MAX];
     if (!realpath(path, file) || !realpath(folder, own)) // the folder need not be there yet
         return ok();
-    size_t length = strlen(own);
-    return strncmp(file, own, length) == 0 && file[length] == '/'
+    return path_lies_within(own, file)
                ? error_input(
                      "%s: lies in output.dir, where the run writes its own words; expected a copy elsewhere, or "
                      "another output.dir",
@@ -129,11 +129,13 @@ struct error initializer_rows(const struct initializer *i, const struct text_enc
                               float *rows)
 {
     int64_t width = text->config.width;
-    if (i->word.rows)
+    if (i->word.rows) {
         memcpy(rows, i->word.rows, (size_t)(vectors * width) * sizeof *rows);
-    else if (i->count != vectors)
+        return ok();
+    }
+    if (i->count != vectors)
         return fill_mean(i, text, vectors, rows);
-    for (int64_t k = 0; k < vectors && !i->word.rows; k++)
+    for (int64_t k = 0; k < vectors; k++)
         TRY(text_encoder_row(text, i->ids[k], rows + k * width));
     return ok();
 }

@@ -80,13 +80,13 @@ static struct error load_tokenizer(struct pipeline *p)
 {
     char folder[PATH_SIZE];
     const char *pads;
-    TRY(model_tokenizer_folder(folder, p->model, p->choice.tokenizer, &pads));
     TRY(model_tokenizer_load(&p->tokenizer, p->model, p->choice.tokenizer));
     int32_t size = tokenizer_size(p->tokenizer);
     if (size <= p->text_config.vocab)
         return ok();
     tokenizer_free(p->tokenizer);
     p->tokenizer = NULL;
+    TRY(model_tokenizer_folder(folder, p->model, p->choice.tokenizer, &pads));
     return error_input("%s: %d tokens, but the text encoder's vocab_size is %lld", folder, size,
                        (long long)p->text_config.vocab);
 }

@@ -51,8 +51,8 @@ struct error dataset_read(struct dataset *s, const struct config *config, const 
                           int32_t first_id, int64_t resolution, int64_t length, struct comm *comm);
 void dataset_free(struct dataset *s);
 
-/* The CRC-32 of what dataset_read would read: the captions, the photos' files and their masks', in their order; and of the
- * initializer's file, if there is one. Where it is the same, so are they all, and finding out takes less time than
+/* The CRC-32 of what dataset_read would read: the captions, the photos' files and their masks', in their order; and of a
+ * background other than white and the initializer's file, if there are any. Where it is the same, so are they all, and finding out takes less time than
  * decoding. Not collective. */
 struct error dataset_sources(const struct config *config, uint32_t *crc);
 
